@@ -1,0 +1,113 @@
+"""The configuration: one frozen struct, presets in TOML beside it, overrides on top; unknown keys are errors."""
+
+from __future__ import annotations
+
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ..errors import UsageError
+from .sizes import parse_size
+
+Predictor = Literal["none", "table", "noise", "opposite", "oracle"]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything a run depends on. Build it with `Config.load`."""
+
+    model: str = ""
+    """Folder of a Hugging Face checkpoint (config.json and safetensors), or a hub id."""
+    revision: str = ""
+    """Revision of a hub id; empty: its default branch."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What to compute in; auto: what the checkpoint says."""
+    tier: Literal["disk", "host"] = "disk"
+    """Where experts come from on a miss: the checkpoint's files, or a shared-memory store filled once at start."""
+    expert_memory: str = "25%"
+    """Expert slots: bytes (900MB, 1GiB) or a percentage of the model's experts."""
+    host_memory: str = "100%"
+    """Host store, tier `host` only; it must hold every expert."""
+    kv_memory: str = "512MiB"
+    """Budget of the KV caches of all running sequences."""
+    batch_size: int = 8
+    """Sequences that step together in one unit."""
+    units: Literal["auto", "one", "two"] = "auto"
+    """Units in flight; auto measures both and keeps the faster."""
+    prefill_tokens: int = 2048
+    """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
+    queue_limit: int = 10_000
+    """Requests that may wait; one more is refused as busy."""
+    predictor: Predictor = "table"
+    """Who forecasts routing. noise and opposite lie on purpose; oracle reads `oracle_routes`."""
+    oracle_routes: str = ""
+    """Recording of an earlier run of the same requests, for predictor = oracle."""
+    compute_threads: int = 0
+    """Threads of the compute process; 0: all cores of this machine up to 2, else all but one."""
+    reads_in_flight: int = 2
+    """Reader threads of the loader."""
+    record: str = ""
+    """Folder for a recording of every step and its logits' digests, for `expertflow verify` and the oracle."""
+    timeline: str = ""
+    """File for the spans of all stages in Chrome's trace format."""
+    start_timeout_s: float = 300.0
+    """How long a stage may take to become ready."""
+    restart_limit: int = 5
+    """Deaths of one stage within a minute after which the engine stops with the first cause."""
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
+        for name in ("expert_memory", "host_memory", "kv_memory"):
+            parse_size(getattr(self, name), name)
+
+    @classmethod
+    def load(cls, preset: str = "cpu-disk", **overrides: Any) -> Config:
+        """A preset (name, or path of a TOML file) with overrides.
+
+        Raises UsageError for an unknown preset, an unknown key or a value of the wrong type.
+        """
+        values = {**_read_preset(preset), **overrides}
+        if isinstance(values.get("model"), Path):
+            values["model"] = os.fspath(values["model"])
+        return _convert(values, cls, preset)
+
+
+def _convert(values: dict[str, Any], kind: type[Config], where: str) -> Config:
+    try:
+        return msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        known = ", ".join(kind.__struct_fields__)
+        raise UsageError(str(error), f"configuration ({where})", f"Known options: {known}") from error
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    try:
+        return msgspec.toml.decode(_preset_bytes(preset))
+    except msgspec.DecodeError as error:
+        raise UsageError(f"not valid TOML: {error}", preset, "Correct the file") from error
+
+
+def _preset_bytes(preset: str) -> bytes:
+    if preset.endswith(".toml") and Path(preset).is_file():
+        return Path(preset).read_bytes()
+    shipped = resources.files(__package__)
+    file = shipped / f"{preset}.toml"
+    if not file.is_file():
+        names = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))
+        raise UsageError(f"no preset '{preset}'", "preset", f"Choose one of: {', '.join(names)}, or a .toml file")
+    return file.read_bytes()
+
+
+def _check_counts(config: Config) -> None:
+    for name in ("batch_size", "prefill_tokens", "queue_limit", "reads_in_flight"):
+        if getattr(config, name) < 1:
+            raise UsageError(f"must be at least 1, not {getattr(config, name)}", name, "Give a positive number")
+    for name in ("compute_threads", "restart_limit"):
+        if getattr(config, name) < 0:
+            raise UsageError(f"must not be negative, but is {getattr(config, name)}", name, "Give 0 or more")
+    if not config.start_timeout_s > 0:
+        raise UsageError("must be above 0", "start_timeout_s", "Give seconds")
+    if config.predictor == "oracle" and not config.oracle_routes:
+        raise UsageError("predictor 'oracle' needs a recording", "oracle_routes", "Record a run first (record=FOLDER)")

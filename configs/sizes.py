@@ -1,0 +1,46 @@
+"""Memory sizes as people write them: `900MB`, `1GiB`, `25%`."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from ..errors import UsageError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
+
+
+class Size(msgspec.Struct, frozen=True):
+    """Either bytes or a share (0.25 for 25 %) of something known later; the other one is None."""
+
+    count_bytes: int | None
+    share: float | None
+
+    def of(self, whole_bytes: int) -> int:
+        """Bytes, given the whole that a percentage refers to."""
+        if self.count_bytes is not None:
+            return self.count_bytes
+        return round((self.share or 0.0) * whole_bytes)
+
+
+def parse_size(text: str, where: str) -> Size:
+    """Read a size; raises UsageError naming `where` (the option)."""
+    match = _PATTERN.fullmatch(text)
+    if match is None or (match[2] != "%" and match[2].upper() not in _UNITS):
+        raise UsageError(f"cannot read the size '{text}'", where, "Write for example 900MB, 1GiB or 25%")
+    number = float(match[1])
+    if match[2] != "%":
+        return Size(int(number * _UNITS[match[2].upper()]), None)
+    if not 0 < number <= 100:
+        raise UsageError(f"a percentage must be above 0 and at most 100, not {text}", where, "Write for example 25%")
+    return Size(None, number / 100)
+
+
+def format_size(count_bytes: float) -> str:
+    """Bytes for people, in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count_bytes >= size:
+            return f"{count_bytes / size:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{int(count_bytes)} B"

@@ -1,0 +1,1 @@
+"""How the processes talk: messages, codec, links, shared memory, run directory."""

@@ -1,0 +1,36 @@
+"""The base of every message: a frozen, tagged struct, a MessagePack map with the class name under `type`."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Subclasses repeat `frozen=True`: type checkers ask for it."""
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How one request chooses tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One sequence handed to compute: its number, all its ids so far, how many of them were generated, and its sampling."""
+
+    number: int
+    token_ids: list[int]
+    generated: int
+    sampling: Sampling
+
+
+class ErrorFacts(msgspec.Struct, frozen=True):
+    """A typed error on the wire (see `errors.error_from_code`)."""
+
+    code: str
+    what: str
+    where: str = ""
+    remedy: str = ""

@@ -1,0 +1,61 @@
+"""What a client receives from the scheduler."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .base import ErrorFacts, Message
+
+
+class Welcome(Message, frozen=True, kw_only=True):
+    """Facts of the engine: where the tokenizer lies and what a prompt may be."""
+
+    model: str
+    vocabulary: int
+    context: int
+    eos_ids: list[int]
+    queue_limit: int
+
+
+class Accepted(Message, frozen=True):
+    """The request is recorded and will end in exactly one `Finished` or `Refused`."""
+
+    request_id: str
+
+
+class Tokens(Message, frozen=True):
+    """Newly generated ids, the first of them at output position `offset`."""
+
+    request_id: str
+    offset: int
+    token_ids: list[int]
+
+
+class Timings(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one request, in nanoseconds from acceptance."""
+
+    queued_ns: int
+    first_token_ns: int
+    total_ns: int
+    recomputed: int = 0
+    """How often the sequence was computed again because a process died."""
+
+
+class Finished(Message, frozen=True, kw_only=True):
+    """The end of a request: `finish_reason` is `stop`, `length`, `cancelled` or `deadline`."""
+
+    request_id: str
+    token_ids: list[int]
+    finish_reason: str
+    timings: Timings
+
+
+class Refused(Message, frozen=True):
+    """The end of a request that was not accepted or failed; `request_id` is empty if the message could not be read."""
+
+    request_id: str
+    error: ErrorFacts
+
+
+ToClient = Welcome | Accepted | Tokens | Finished | Refused
+TO_CLIENT: msgspec.msgpack.Decoder[ToClient] = msgspec.msgpack.Decoder(ToClient)

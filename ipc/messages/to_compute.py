@@ -1,0 +1,60 @@
+"""What compute receives: steps from the scheduler, residency from the loader."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .base import Message, Row
+
+
+class RunStep(Message, frozen=True, kw_only=True):
+    """One step of one unit. Steps are numbered by the scheduler and run in order.
+
+    In this order: rows in `drop` leave the unit, units in `join` are appended to it, and then either `admit` (a prefill:
+    the unit is new and starts with these rows) or every row's last token is run. The answer is `Stepped`.
+    """
+
+    number: int
+    unit: int
+    drop: list[int] = []
+    join: list[int] = []
+    admit: list[Row] = []
+
+
+class Forget(Message, frozen=True):
+    """Drop a unit and its cache without running it (all its rows were cancelled)."""
+
+    unit: int
+
+
+class Split(Message, frozen=True):
+    """Move `rows` of `unit` to the new unit `into` before the next step."""
+
+    unit: int
+    rows: list[int]
+    into: int
+
+
+ComputeFromScheduler = RunStep | Forget | Split
+COMPUTE_FROM_SCHEDULER: msgspec.msgpack.Decoder[ComputeFromScheduler] = msgspec.msgpack.Decoder(ComputeFromScheduler)
+
+
+class Filled(Message, frozen=True):
+    """Slot `slot` now holds this expert and belongs to compute (R1)."""
+
+    slot: int
+    layer: int
+    expert: int
+
+
+class Recall(Message, frozen=True):
+    """Give these slots back at the end of `layer` of step `step`, or now (`step` = -1) (R3)."""
+
+    slots: list[int]
+    step: int = -1
+    layer: int = -1
+
+
+
+ComputeFromLoader = Filled | Recall
+COMPUTE_FROM_LOADER: msgspec.msgpack.Decoder[ComputeFromLoader] = msgspec.msgpack.Decoder(ComputeFromLoader)

@@ -1,0 +1,62 @@
+"""What the loader receives: needs and returns from compute, plans from the predictor."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .base import Message
+
+
+class Need(Message, frozen=True):
+    """Compute waits for these experts of `layer` in step `step`: all that are still missing (R4)."""
+
+    step: int
+    layer: int
+    experts: list[int]
+
+
+class Given(Message, frozen=True):
+    """These slots are the loader's again; nothing reads them any more (R1, I3). `step`, `layer`: where compute is."""
+
+    slots: list[int]
+    step: int
+    layer: int
+
+
+class Used(Message, frozen=True, kw_only=True):
+    """The routing of a whole step, pads left out (R2).
+
+    `experts` is uint16 [tokens, layers, top_k] in row-major order; `token_ids`, `rows` and `positions` have one entry a token.
+    """
+
+    step: int
+    token_ids: list[int]
+    rows: list[int]
+    positions: list[int]
+    top_k: int
+    experts: bytes
+    hits: int
+    misses: int
+    stall_ns: int
+
+
+class Holding(Message, frozen=True):
+    """First message of compute to a loader of a new epoch: slot -> (layer, expert) it holds, and its open need (R9)."""
+
+    slots: dict[int, tuple[int, int]]
+    need: Need | None = None
+
+
+LoaderFromCompute = Need | Given | Used | Holding
+LOADER_FROM_COMPUTE: msgspec.msgpack.Decoder[LoaderFromCompute] = msgspec.msgpack.Decoder(LoaderFromCompute)
+
+
+class Plan(Message, frozen=True):
+    """Advice for step `step`: uint8 scores [layers, experts], 255 = certain (R5). `protect`: score from which an expert counts."""
+
+    step: int
+    scores: bytes
+
+
+LoaderFromPredictor = Plan
+LOADER_FROM_PREDICTOR: msgspec.msgpack.Decoder[LoaderFromPredictor] = msgspec.msgpack.Decoder(LoaderFromPredictor)

@@ -1,0 +1,24 @@
+"""What the predictor receives: coming steps from the scheduler, actual routing from the loader."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .base import Message
+from .to_loader import Used
+
+
+class Forecast(Message, frozen=True, kw_only=True):
+    """The tokens that step `step` will run: one entry a token in `token_ids`, `rows` and `positions`."""
+
+    step: int
+    token_ids: list[int]
+    rows: list[int]
+    positions: list[int]
+
+
+PredictorFromScheduler = Forecast
+PREDICTOR_FROM_SCHEDULER: msgspec.msgpack.Decoder[PredictorFromScheduler] = msgspec.msgpack.Decoder(PredictorFromScheduler)
+
+PredictorFromLoader = Used
+PREDICTOR_FROM_LOADER: msgspec.msgpack.Decoder[PredictorFromLoader] = msgspec.msgpack.Decoder(PredictorFromLoader)

@@ -1,0 +1,53 @@
+"""What the scheduler receives: from clients, from compute, from the predictor's link (nothing)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .base import ErrorFacts, Message, Sampling
+
+
+class Hello(Message, frozen=True):
+    """A client asks what it talks to; the answer is `Welcome`."""
+
+
+class Submit(Message, frozen=True, kw_only=True):
+    """One request. Sent again with the same id (after a reconnect) it is not run twice: what is known is sent again."""
+
+    request_id: str
+    prompt_ids: list[int]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    eos_ids: list[int] | None = None
+    """None: the model's own; an empty list: none."""
+    deadline_ms: int | None = None
+    """Counted from acceptance; past it the request ends with finish reason `deadline`."""
+
+
+class Cancel(Message, frozen=True):
+    """End a request between two steps; it finishes with reason `cancelled` and the tokens it has."""
+
+    request_id: str
+
+
+FromClient = Hello | Submit | Cancel
+FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
+
+
+class Stepped(Message, frozen=True, kw_only=True):
+    """A step is done. `tokens[i]` is the next token of row `rows[i]`; `failed` rows have left the unit."""
+
+    number: int
+    unit: int
+    rows: list[int]
+    tokens: list[int]
+    failed: dict[int, ErrorFacts] = {}
+    busy_ns: int
+    stall_ns: int
+    kv_bytes: int
+    digest: bytes = b""
+    """Of the logits of this step (only when recording)."""
+
+
+FromCompute = Stepped
+FROM_COMPUTE: msgspec.msgpack.Decoder[FromCompute] = msgspec.msgpack.Decoder(FromCompute)

@@ -1,0 +1,1 @@
+"""What a person runs: supervisor, client, command line, monitor."""

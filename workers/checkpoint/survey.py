@@ -1,0 +1,84 @@
+"""What is known of a checkpoint once it was surveyed: plain data, readable without torch.
+
+The surveyor (surveyor.py) makes it, in a process of its own; the loader reads by it and compute views slots by it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+
+
+class SlotTensor(msgspec.Struct, frozen=True):
+    """One parameter of an expert inside a slot: `region_bytes` is where its region starts in the slot."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    count_bytes: int
+    region_bytes: int
+
+
+class Piece(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of file bytes that becomes a run of a slot tensor; every expert has the same pieces at other places.
+
+    `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `shape` matrix, then cast if needed).
+    """
+
+    tensor: int
+    position_bytes: int
+    """Within the slot tensor."""
+    count_bytes: int
+    """In the slot."""
+    source_bytes: int
+    """In the file."""
+    source_dtype: str
+    source_shape: list[int]
+    operation: Literal["copy", "cast", "transpose"] = "copy"
+
+
+class Survey(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint: sizes, special tokens, and where the bytes of every expert lie."""
+
+    folder: str
+    model_type: str
+    architecture: str
+    dtype: str
+    vocabulary: int
+    context: int
+    eos_ids: list[int]
+    layers: int
+    """MoE layers, in the order they run."""
+    experts: int
+    top_k: int
+    module_names: list[str]
+    """Of the experts module of each MoE layer."""
+    skeleton_bytes: int
+    checkpoint_bytes: int
+    kv_bytes_per_token: int
+    """Of one padded position of one row, all layers; an upper bound from the configuration, compute probes the real one."""
+    files: list[str]
+    tensors: list[SlotTensor]
+    pieces: list[Piece]
+    places: bytes
+    """int64 [layers, experts, pieces, 2]: file index, offset of the piece in that file."""
+    stride_bytes: int
+    """Of one slot."""
+    block_bytes: int
+    """Alignment of direct reads; 1 when experts are too small for them and reads are buffered."""
+
+    @property
+    def expert_bytes(self) -> int:
+        """Payload of one expert."""
+        return sum(tensor.count_bytes for tensor in self.tensors)
+
+    @property
+    def expert_count(self) -> int:
+        return self.layers * self.experts
+
+    def place_table(self) -> np.ndarray:
+        """int64 [layers, experts, pieces, 2]: file index and offset."""
+        shape = (self.layers, self.experts, len(self.pieces), 2)
+        return np.frombuffer(self.places, dtype=np.int64).reshape(shape)
