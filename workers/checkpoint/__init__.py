@@ -1,0 +1,1 @@
+"""Safetensors and conversions: where every expert's bytes lie. Shared by the workers and `expertflow plan`."""

@@ -1,0 +1,99 @@
+"""A checkpoint's architecture as transformers builds it: its class, its experts modules, its skeleton. Imports torch.
+
+Models are recognised by structure: an experts module is one that transformers dispatches through its experts interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+from ...errors import CheckpointError
+from .resolve import read_config
+
+EXPERTS_IMPLEMENTATION = "expertflow"
+_SUPPORTED = "Use a causal language model whose experts transformers dispatches itself (OLMoE, Mixtral, Qwen-MoE, ...)"
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a checkpoint folder; raises CheckpointError for what cannot be run."""
+    read_config(folder)
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        first_line = str(error).splitlines()[0]
+        raise CheckpointError(f"transformers cannot read its config.json ({first_line})", str(folder), _SUPPORTED) from error
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The causal language model class of a configuration."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise CheckpointError(f"'{config.model_type}' is not a causal language model", "config.json", _SUPPORTED)
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return found[0] if isinstance(found, tuple) else found
+
+
+def resolve_dtype(config: PreTrainedConfig, wanted: str) -> torch.dtype:
+    """The dtype to compute in: `wanted`, or for auto what the configuration says (float32 if it says nothing)."""
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    return getattr(torch, stored) if isinstance(stored, str) else stored or torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16` for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def experts_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The experts modules in the order of their layers: those that transformers dispatches through its interface."""
+    for name, module in model.named_modules():
+        if hasattr(module, "_apply_gate") and hasattr(module, "has_gate") and hasattr(module, "num_experts"):
+            yield name, module
+
+
+def expert_parameters(module: Any) -> dict[str, torch.Tensor]:
+    """The parameters of an experts module that have one slice an expert: [experts, ...]."""
+    own = module.named_parameters(recurse=False)
+    return {name: tensor for name, tensor in own if tensor.ndim >= 2 and tensor.shape[0] == module.num_experts}
+
+
+def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The whole model without memory."""
+    with torch.device("meta"):
+        return model_class(config)._from_config(config, dtype=dtype)
+
+
+def skeleton_class(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A subclass of a model class that has no routed experts: everything else loads through `from_pretrained` as ever.
+
+    The library looks conversions up by class name and module, so both stay.
+    """
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, *args, **kwargs)
+        for _, module in experts_modules(self):
+            for name in expert_parameters(module):
+                delattr(module, name)
+            # The library would otherwise initialise the parameters that are gone.
+            module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]
+
+    body: dict[str, Any] = {"__init__": __init__, "__module__": kind.__module__}
+    ignored = list(kind._keys_to_ignore_on_load_unexpected or [])
+    body["_keys_to_ignore_on_load_unexpected"] = [*ignored, r"experts\."]
+    return type(kind.__name__, (kind,), body)
+
+
+def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it."""
+    config = load_config(folder)
+    kind = skeleton_class(model_class(config))
+    model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation=EXPERTS_IMPLEMENTATION)
+    return model.eval()

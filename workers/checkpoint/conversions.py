@@ -1,0 +1,130 @@
+"""From transformers' own loading rules to pieces: which file bytes become which bytes of which expert.
+
+Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are rename,
+stack, stack and concatenate, and transpose; any other operation is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import msgspec
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    Transpose,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+
+from ...errors import CheckpointError
+from .headers import StoredTensor
+
+
+class Source(msgspec.Struct):
+    """What a model parameter is made of: stored tensors by source pattern, in the library's order, and the operations."""
+
+    patterns: list[str]
+    operations: list[Any]
+    stored: dict[str, list[StoredTensor]]
+
+
+def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> dict[str, Source]:
+    """For every parameter of `model` (on the meta device) that the checkpoint has: its source."""
+    mapping = get_model_conversion_mapping(model)
+    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
+    wanted = model.state_dict()
+    sources: dict[str, Source] = {}
+    for key in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
+        if name not in wanted and key in wanted:
+            name, pattern = key, None
+        if name in wanted:
+            _add(sources, name, pattern, converters, stored[key])
+    return sources
+
+
+def _add(
+    sources: dict[str, Source], name: str, pattern: str | None, converters: list[WeightConverter], tensor: StoredTensor
+) -> None:
+    if name not in sources:
+        rule = next((rule for rule in converters if pattern in rule.source_patterns), None) if pattern else None
+        sources[name] = Source(
+            list(rule.source_patterns) if rule else [""], list(rule.operations) if rule else [], defaultdict(list)
+        )
+    sources[name].stored[pattern or ""].append(tensor)
+
+
+class ExpertPart(msgspec.Struct, frozen=True):
+    """One run of a parameter's expert slice: the same for all experts but for `at` (file, offset) per expert."""
+
+    shape: list[int]
+    transposed: bool
+    dtype: str
+    at: list[tuple[int, int]]
+
+
+def expert_parts(name: str, source: Source, shape: list[int]) -> list[ExpertPart]:
+    """The parts of one expert of parameter `name` ([experts, ...] = `shape`), in the order they lie in its slice.
+
+    Raises CheckpointError for an operation that is not a rename, stack, concatenate or transpose.
+    """
+    stacked, transposed = _read_operations(name, source)
+    tensors = [source.stored.get(pattern, []) for pattern in source.patterns]
+    parts = [_stacked_part(name, each, shape[0]) if stacked else _sliced_part(name, each[0]) for each in tensors if each]
+    transposed = transposed and (not _checks_shape(source) or [shape[0], *parts[0].shape] != shape)
+    parts = [msgspec.structs.replace(part, transposed=transposed) for part in parts]
+    _check_shape(name, parts, shape)
+    return parts
+
+
+def _read_operations(name: str, source: Source) -> tuple[bool, bool]:
+    stacked = transposed = False
+    for operation in source.operations:
+        match operation:
+            case MergeModulelist(dim=0) if not stacked:
+                stacked = True
+            case Concatenate(dim=1) if stacked and not transposed:
+                pass
+            case Transpose() if sorted((operation.dim0 % 3, operation.dim1 % 3)) == [1, 2] and len(source.patterns) == 1:
+                transposed = True
+            case _:
+                kind = type(operation).__name__
+                remedy = "Save the model once with a recent transformers, which stores experts plainly"
+                raise CheckpointError(f"experts need the conversion '{kind}', which cannot be read in place", name, remedy)
+    return stacked, transposed
+
+
+def _checks_shape(source: Source) -> bool:
+    return any(getattr(operation, "check_dims", False) for operation in source.operations)
+
+
+def _stacked_part(name: str, tensors: list[StoredTensor], experts: int) -> ExpertPart:
+    if len(tensors) != experts:
+        what = f"has {len(tensors)} of {experts} experts"
+        raise CheckpointError(what, name, "The checkpoint is incomplete; download it again")
+    first = tensors[0]
+    if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
+        raise CheckpointError("experts differ in shape or type", name, "Such checkpoints are not supported")
+    return ExpertPart(first.shape, False, first.dtype, [(tensor.file, tensor.offset_bytes) for tensor in tensors])
+
+
+def _sliced_part(name: str, tensor: StoredTensor) -> ExpertPart:
+    experts = tensor.shape[0]
+    each = tensor.count_bytes // experts
+    places = [(tensor.file, tensor.offset_bytes + expert * each) for expert in range(experts)]
+    return ExpertPart(tensor.shape[1:], False, tensor.dtype, places)
+
+
+def _check_shape(name: str, parts: list[ExpertPart], shape: list[int]) -> None:
+    turned = [part.shape[::-1] if part.transposed else part.shape for part in parts]
+    total = [sum(each[0] for each in turned), *turned[0][1:]]
+    if total != shape[1:] or any(len(part.at) != shape[0] for part in parts):
+        what = f"stored experts have shape {total}, the configuration asks for {shape[1:]}"
+        raise CheckpointError(what, name, "config.json and the weights do not belong together")

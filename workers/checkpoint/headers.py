@@ -1,0 +1,116 @@
+"""Reads the headers of safetensors files: names, types, shapes and byte ranges, never the weights.
+
+The format: 8 bytes of header length (little endian), a JSON header, then the data that its offsets refer to.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from ...errors import CheckpointError
+
+HEADER_LIMIT_BYTES = 100_000_000
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+class StoredTensor(msgspec.Struct, frozen=True):
+    """One tensor in a file. `offset_bytes` counts from the start of the file."""
+
+    name: str
+    file: int
+    dtype: str
+    shape: list[int]
+    offset_bytes: int
+    count_bytes: int
+
+
+class _Entry(msgspec.Struct):
+    dtype: str
+    shape: list[int]
+    data_offsets: tuple[int, int]
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint folder, by its index if it has one.
+
+    Raises CheckpointError when there are none, or when the index names a file that is not there.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return _indexed_files(index)
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return [single]
+    raise CheckpointError("has no model.safetensors and no model.safetensors.index.json", str(folder), _REDOWNLOAD)
+
+
+_REDOWNLOAD = "Download the checkpoint again, in safetensors format"
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    try:
+        table = msgspec.json.decode(index.read_bytes(), type=dict[str, msgspec.Raw])
+        names = sorted(set(msgspec.json.decode(table["weight_map"], type=dict[str, str]).values()))
+    except (msgspec.DecodeError, KeyError) as error:
+        raise CheckpointError(f"is not a readable index ({error})", str(index), _REDOWNLOAD) from error
+    files = [index.parent / name for name in names]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"names the shard {file.name}, which is missing", str(index), _REDOWNLOAD)
+    return files
+
+
+def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
+    """All tensors of all files by name; raises CheckpointError for a truncated or garbled file."""
+    tensors: dict[str, StoredTensor] = {}
+    for number, file in enumerate(files):
+        for name, entry, start in _read_header(file):
+            low, high = entry.data_offsets
+            dtype = DTYPES.get(entry.dtype, entry.dtype)
+            tensors[name] = StoredTensor(name, number, dtype, entry.shape, start + low, high - low)
+    return tensors
+
+
+def _read_header(file: Path) -> list[tuple[str, _Entry, int]]:
+    size_bytes = os.path.getsize(file)
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size_bytes < 8 or length > min(HEADER_LIMIT_BYTES, size_bytes - 8):
+            raise CheckpointError("is not a safetensors file, or is cut off in its header", str(file), _REDOWNLOAD)
+        raw = stream.read(length)
+    entries = _decode_header(raw, file)
+    _check_ranges(entries, 8 + length, size_bytes, file)
+    return [(name, entry, 8 + length) for name, entry in entries.items()]
+
+
+def _decode_header(raw: bytes, file: Path) -> dict[str, _Entry]:
+    try:
+        table = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+        table.pop("__metadata__", None)
+        return {name: msgspec.json.decode(value, type=_Entry) for name, value in table.items()}
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"has a garbled header ({error})", str(file), _REDOWNLOAD) from error
+
+
+def _check_ranges(entries: dict[str, _Entry], start: int, size_bytes: int, file: Path) -> None:
+    for name, entry in entries.items():
+        low, high = entry.data_offsets
+        if start + high > size_bytes or low > high or low < 0:
+            what = f"is cut off: tensor {name} ends at byte {start + high}, the file has {size_bytes}"
+            raise CheckpointError(what, str(file), _REDOWNLOAD)
+        _check_length(name, entry, file)
+
+
+def _check_length(name: str, entry: _Entry, file: Path) -> None:
+    item_bytes = DTYPE_BYTES.get(DTYPES.get(entry.dtype, ""))
+    if item_bytes is None:
+        return
+    expected = item_bytes
+    for extent in entry.shape:
+        expected *= extent
+    if entry.data_offsets[1] - entry.data_offsets[0] != expected:
+        raise CheckpointError(f"tensor {name} has not the length its shape {entry.shape} asks for", str(file), _REDOWNLOAD)

@@ -1,0 +1,109 @@
+"""How an expert lies in a slot, and which runs of file bytes fill it. numpy only.
+
+A slot has one region a tensor. Direct reads need equal offsets modulo the block in file and memory, so a region
+starts at a block and holds its tensor at the offset that the file happens to have, with room for the rest of the last block.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from .headers import DTYPE_BYTES
+from .survey import Piece, SlotTensor, Survey
+
+DIRECT_BLOCK_BYTES = 4096
+DIRECT_FROM_BYTES = 256 * 1024
+SMALL_ALIGNMENT_BYTES = 64
+
+
+def block_for(expert_bytes: int) -> int:
+    """Block of direct reads, or 1 where experts are so small that the guards would outweigh them."""
+    return DIRECT_BLOCK_BYTES if expert_bytes >= DIRECT_FROM_BYTES else 1
+
+
+def place_regions(shapes: dict[str, list[int]], dtype: str, block_bytes: int) -> tuple[list[SlotTensor], int]:
+    """Regions of the tensors of one expert, one after the other, and the stride of a slot."""
+    alignment = max(block_bytes, SMALL_ALIGNMENT_BYTES)
+    tensors, at = [], 0
+    for name, shape in shapes.items():
+        count = int(np.prod(shape)) * DTYPE_BYTES[dtype]
+        tensors.append(SlotTensor(name, shape, dtype, count, at))
+        guard = alignment if block_bytes > 1 else 0
+        at += _round_up(count, alignment) + guard
+    return tensors, at
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def tensor_positions(survey: Survey) -> np.ndarray:
+    """int64 [layers, experts, tensors]: byte position of every tensor of every expert within its slot."""
+    places = survey.place_table()
+    positions = np.empty((survey.layers, survey.experts, len(survey.tensors)), dtype=np.int64)
+    for number, tensor in enumerate(survey.tensors):
+        positions[:, :, number] = tensor.region_bytes + _offsets_in_region(survey, places, number)
+    return positions
+
+
+def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.ndarray:
+    first = next(i for i, piece in enumerate(survey.pieces) if piece.tensor == tensor)
+    offsets = places[:, :, first, 1] % survey.block_bytes
+    # A file offset that is no multiple of the item would give an unaligned view: read such tensors through a bounce.
+    usable = (offsets % DTYPE_BYTES[survey.tensors[tensor].dtype] == 0) & (survey.pieces[first].operation == "copy")
+    return np.where(usable, offsets, 0)
+
+
+class Run(msgspec.Struct, frozen=True):
+    """File bytes that fill slot bytes. `piece` is None when they are copied as they are, else its bytes are converted.
+
+    `opens`, `closes`: the run begins (ends) its tensor, so a direct read may spill the rest of its first (last) block into
+    the room before (the guard behind) it.
+    """
+
+    file: int
+    offset_bytes: int
+    count_bytes: int
+    position_bytes: int
+    piece: Piece | None
+    opens: bool
+    closes: bool
+
+
+class ReadPlan:
+    """The runs of any expert of a survey: neighbours in both file and slot are read in one go."""
+
+    def __init__(self, survey: Survey) -> None:
+        self._pieces = survey.pieces
+        self._places = survey.place_table()
+        self._positions = tensor_positions(survey)
+
+    def runs(self, layer: int, expert: int) -> list[Run]:
+        """What to read for one expert, in file order."""
+        runs: list[Run] = []
+        for number, piece in enumerate(self._pieces):
+            run = self._run(layer, expert, number, piece)
+            if runs and _continues(runs[-1], run):
+                joined = runs[-1].count_bytes + run.count_bytes
+                runs[-1] = msgspec.structs.replace(runs[-1], count_bytes=joined, closes=run.closes)
+            else:
+                runs.append(run)
+        return sorted(runs, key=lambda run: (run.file, run.offset_bytes))
+
+    def _run(self, layer: int, expert: int, number: int, piece: Piece) -> Run:
+        file, offset = (int(value) for value in self._places[layer, expert, number])
+        position = int(self._positions[layer, expert, piece.tensor]) + piece.position_bytes
+        converted = None if piece.operation == "copy" else piece
+        closes = number + 1 == len(self._pieces) or self._pieces[number + 1].tensor != piece.tensor
+        return Run(file, offset, piece.source_bytes, position, converted, piece.position_bytes == 0, closes)
+
+
+def _continues(earlier: Run, later: Run) -> bool:
+    return (
+        earlier.piece is None
+        and later.piece is None
+        and earlier.file == later.file
+        and earlier.offset_bytes + earlier.count_bytes == later.offset_bytes
+        and earlier.position_bytes + earlier.count_bytes == later.position_bytes
+    )

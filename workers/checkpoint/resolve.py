@@ -1,0 +1,62 @@
+"""From what the user calls a model to a folder with config.json and safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError, UsageError
+
+WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def resolve_folder(model: str, revision: str = "") -> Path:
+    """The folder of a local checkpoint, or of a hub id's snapshot (downloaded if it is not cached).
+
+    Raises UsageError for an empty name, a file, or a name that is neither a folder nor a hub id.
+    """
+    if not model:
+        raise UsageError("no model given", "model", "Name a checkpoint folder or a hub id")
+    path = Path(model).expanduser()
+    if path.is_file():
+        raise UsageError("is a file, not a folder", str(path), f"Give its folder: {path.parent}")
+    if path.is_dir():
+        return path.resolve()
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise UsageError("no such folder", model, "Give a checkpoint folder or a hub id (owner/name)")
+    return _fetch_snapshot(model, revision)
+
+
+def _fetch_snapshot(model: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision or None, allow_patterns=WANTED_FILES))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        remedy = "Check the name and the connection, or give a local folder"
+        raise UsageError(f"not a local folder, and the hub gave no such model ({type(error).__name__})", model, remedy) from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder, with quantised models refused by name."""
+    file = folder / "config.json"
+    if not file.is_file():
+        raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
+    try:
+        config = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"is not valid JSON ({error})", str(file), "Download the checkpoint again") from error
+    _refuse_quantised(config, file)
+    return config
+
+
+def _refuse_quantised(config: dict[str, Any], file: Path) -> None:
+    text = config.get("text_config")
+    nested = text.get("quantization_config") if isinstance(text, dict) else None
+    quantised = config.get("quantization_config") or nested
+    if quantised:
+        method = quantised.get("quant_method", "unknown") if isinstance(quantised, dict) else quantised
+        remedy = "Use the unquantised (bf16, fp16 or fp32) checkpoint"
+        raise CheckpointError(f"quantisation '{method}' is not supported", str(file), remedy)

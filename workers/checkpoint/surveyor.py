@@ -1,0 +1,158 @@
+"""Surveys a checkpoint from its headers and configuration alone. Imports torch, so it runs in a process of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+
+from ...errors import CheckpointError
+from .architecture import build_on_meta, dtype_name, expert_parameters, experts_modules, load_config, resolve_dtype
+from .conversions import ExpertPart, Source, expert_parts, match_sources
+from .headers import DTYPE_BYTES, checkpoint_files, read_headers
+from .layout import block_for, place_regions
+from .resolve import resolve_folder
+from .survey import Piece, SlotTensor, Survey
+
+
+def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Survey:
+    """Everything the other processes need to know of a checkpoint.
+
+    Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor or
+    shard, a truncated file.
+    """
+    folder = resolve_folder(model, revision)
+    config = load_config(folder)
+    wanted = resolve_dtype(config, dtype)
+    files = checkpoint_files(folder)
+    stored = read_headers(files)
+    skeleton = build_on_meta(config, wanted)
+    modules = dict(experts_modules(skeleton))
+    if not modules:
+        what = f"'{config.model_type}' has no routed experts that transformers dispatches"
+        raise CheckpointError(what, str(folder), "ExpertFlow runs Mixture-of-Experts models; use a plain runtime")
+    sources = match_sources(skeleton, stored)
+    _check_complete(skeleton, sources, folder)
+    experts = _ExpertBytes(modules, sources, dtype_name(wanted))
+    special = _special_tokens(folder, config)
+    return Survey(
+        folder=str(folder),
+        model_type=config.model_type,
+        architecture=type(skeleton).__name__,
+        dtype=dtype_name(wanted),
+        vocabulary=config.get_text_config().vocab_size,
+        context=getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31,
+        eos_ids=special,
+        layers=len(modules),
+        experts=experts.count,
+        top_k=_top_k(skeleton, config),
+        module_names=list(modules),
+        skeleton_bytes=_skeleton_bytes(skeleton, modules),
+        checkpoint_bytes=sum(file.stat().st_size for file in files),
+        kv_bytes_per_token=0,
+        files=[str(file) for file in files],
+        tensors=experts.tensors,
+        pieces=experts.pieces,
+        places=experts.places.tobytes(),
+        stride_bytes=experts.stride_bytes,
+        block_bytes=experts.block_bytes,
+    )
+
+
+class _ExpertBytes:
+    """The slot layout and the places of all experts, checked to be alike in every layer."""
+
+    def __init__(self, modules: dict[str, Any], sources: dict[str, Source], dtype: str) -> None:
+        first = next(iter(modules.values()))
+        self.count: int = first.num_experts
+        shapes = {name: list(tensor.shape) for name, tensor in expert_parameters(first).items()}
+        self._check_alike(modules, shapes)
+        expert_bytes = sum(int(np.prod(shape[1:])) * DTYPE_BYTES[dtype] for shape in shapes.values())
+        self.block_bytes = block_for(expert_bytes)
+        slices = {name: shape[1:] for name, shape in shapes.items()}
+        self.tensors, self.stride_bytes = place_regions(slices, dtype, self.block_bytes)
+        layers = [self._parts_of(layer, shapes, sources) for layer in modules]
+        self.pieces = _pieces(layers[0], self.tensors)
+        self._check_pieces(layers)
+        self.places = np.array([[part.at for parts in layer for part in parts] for layer in layers], dtype=np.int64)
+        self.places = np.ascontiguousarray(self.places.transpose(0, 2, 1, 3))
+
+    def _parts_of(self, layer: str, shapes: dict[str, list[int]], sources: dict[str, Source]) -> list[list[ExpertPart]]:
+        return [expert_parts(f"{layer}.{name}", sources[f"{layer}.{name}"], shape) for name, shape in shapes.items()]
+
+    def _check_alike(self, modules: dict[str, Any], shapes: dict[str, list[int]]) -> None:
+        for name, module in modules.items():
+            if {key: list(tensor.shape) for key, tensor in expert_parameters(module).items()} != shapes:
+                raise CheckpointError("experts differ between layers", name, "Such models are not supported")
+
+    def _check_pieces(self, layers: list[list[list[ExpertPart]]]) -> None:
+        for number, layer in enumerate(layers):
+            if _pieces(layer, self.tensors) != self.pieces:
+                what = "experts are stored differently in different layers"
+                raise CheckpointError(what, f"MoE layer {number}", "Save the model once with a recent transformers")
+
+
+def _pieces(parts: list[list[ExpertPart]], tensors: list[SlotTensor]) -> list[Piece]:
+    pieces = []
+    for number, (tensor, own) in enumerate(zip(tensors, parts, strict=True)):
+        at = 0
+        for part in own:
+            pieces.append(_piece(number, tensor, part, at))
+            at += pieces[-1].count_bytes
+    return pieces
+
+
+def _piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int) -> Piece:
+    if part.dtype not in DTYPE_BYTES:
+        remedy = "Use the unquantised (bf16, fp16 or fp32) checkpoint"
+        raise CheckpointError(f"experts are stored as {part.dtype}, which is not supported", tensor.name, remedy)
+    items = int(np.prod(part.shape))
+    same = "copy" if part.dtype == tensor.dtype else "cast"
+    return Piece(
+        tensor=number,
+        position_bytes=at,
+        count_bytes=items * DTYPE_BYTES[tensor.dtype],
+        source_bytes=items * DTYPE_BYTES[part.dtype],
+        source_dtype=part.dtype,
+        source_shape=part.shape,
+        operation="transpose" if part.transposed else same,
+    )
+
+
+def _check_complete(model: PreTrainedModel, sources: dict[str, Source], folder: Path) -> None:
+    tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
+    optional = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or []]
+    for name in model.state_dict():
+        if name in sources or name in tied or any(pattern.search(name) for pattern in optional):
+            continue
+        raise CheckpointError(f"tensor {name} is missing", str(folder), "The checkpoint is incomplete; download it again")
+
+
+def _top_k(model: PreTrainedModel, config: PreTrainedConfig) -> int:
+    text = config.get_text_config()
+    for name in ("num_experts_per_tok", "top_k", "moe_topk", "moe_k"):
+        if isinstance(value := getattr(text, name, None), int):
+            return value
+    for module in model.modules():
+        if isinstance(value := getattr(module, "top_k", None), int):
+            return value
+    raise CheckpointError("does not say how many experts a token uses", "config.json", "Set num_experts_per_tok")
+
+
+def _skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any]) -> int:
+    routed = {id(tensor) for module in modules.values() for tensor in expert_parameters(module).values()}
+    tensors: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
+    return sum(tensor.nbytes for tensor in tensors if id(tensor) not in routed)
+
+
+def _special_tokens(folder: Path, config: PreTrainedConfig) -> list[int]:
+    eos = config.get_text_config().eos_token_id
+    if (folder / "generation_config.json").is_file():
+        eos = GenerationConfig.from_pretrained(folder).eos_token_id or eos
+    if eos is None:
+        return []
+    return [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]

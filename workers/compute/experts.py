@@ -1,0 +1,100 @@
+"""The routed experts of one layer, computed over slots; registered with transformers' experts interface.
+
+All tokens of an expert go through one call, each (token, choice) product goes to its own row and rows are reduced once in
+top-k order: the result does not depend on which experts came late (I1a).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn.functional import linear
+
+from .slots import ExpertWeights
+
+
+class ExpertFeed(Protocol):
+    """Brings the experts of a layer, in whatever order they are there; weights are valid until the next one is asked for."""
+
+    def stream(self, layer: int, experts: list[int]) -> Iterable[tuple[int, ExpertWeights]]: ...
+
+
+class StepRouting:
+    """What the experts layers and the step share: which positions are real, and the routes they saw.
+
+    `real` is a bool tensor [tokens] or None when there are no pads. `routes[layer]` is uint16 [real tokens, top-k].
+    """
+
+    def __init__(self) -> None:
+        self.real: torch.Tensor | None = None
+        self.routes: dict[int, np.ndarray] = {}
+
+    def begin(self, real: torch.Tensor | None) -> None:
+        """Start a step; `real` = None where every position is a token."""
+        self.real = None if real is None else real.nonzero().squeeze(-1)
+        self.routes.clear()
+
+
+class ExpertsLayer:
+    """Attached to an experts module in place of its weights."""
+
+    def __init__(self, layer: int, feed: ExpertFeed, routing: StepRouting) -> None:
+        self._layer, self._feed, self._routing = layer, feed, routing
+
+    def forward(self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+        """hidden [tokens, width], routes [tokens, k] and their weights -> [tokens, width]; pads give zeros."""
+        real = self._routing.real
+        if real is None:
+            return self._compute(module, hidden, top_k_index, top_k_weights)
+        out = torch.zeros_like(hidden)
+        out[real] = self._compute(module, hidden[real], top_k_index[real], top_k_weights[real])
+        return out
+
+    def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        tokens, top_k = index.shape
+        routes = index.numpy()
+        self._routing.routes[self._layer] = routes.astype(np.uint16)
+        order, experts, bounds = group_by_expert(routes)
+        gathered = hidden[torch.from_numpy(order // top_k)]
+        products = torch.empty_like(gathered)
+        ranges = {expert: (bounds[i], bounds[i + 1]) for i, expert in enumerate(experts)}
+        for expert, own in self._feed.stream(self._layer, experts):
+            low, high = ranges[expert]
+            products[low:high] = run_expert(module, own, gathered[low:high])
+        return self._reduce(products, order, weights, tokens, top_k).to(hidden.dtype)
+
+    def _reduce(self, products: torch.Tensor, order: np.ndarray, weights: torch.Tensor, tokens: int, top_k: int) -> torch.Tensor:
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        weighted = products[torch.from_numpy(place)] * weights.reshape(-1, 1)
+        return weighted.view(tokens, top_k, -1).sum(dim=1)
+
+
+def group_by_expert(routes: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
+    """Stable order of the (token, choice) pairs by expert, the experts hit, and where each begins in that order (and the end)."""
+    flat = routes.reshape(-1)
+    order = np.argsort(flat, kind="stable")
+    experts, starts = np.unique(flat[order], return_index=True)
+    return order, experts.tolist(), [*starts.tolist(), flat.size]
+
+
+def run_expert(module: Any, weights: ExpertWeights, rows: torch.Tensor) -> torch.Tensor:
+    """One expert on its rows [n, width], by the flags that transformers sets on the experts module."""
+    first = "gate_up_proj" if module.has_gate else "up_proj"
+    inner = _project(module, weights, first, rows)
+    inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+    out = _project(module, weights, "down_proj", inner)
+    return module.post_expert_norm(out) if module.has_post_expert_norm else out
+
+
+def _project(module: Any, weights: ExpertWeights, name: str, rows: torch.Tensor) -> torch.Tensor:
+    weight = weights[name].t() if module.is_transposed else weights[name]
+    return linear(rows, weight, weights[f"{name}_bias"] if module.has_bias else None)
+
+
+def dispatch(module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+    """The function registered with transformers: hands over to the layer that was attached to the module."""
+    return module.expertflow_layer.forward(module, hidden, top_k_index, top_k_weights)

@@ -1,0 +1,22 @@
+"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from ..checkpoint.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
+from ..checkpoint.survey import Survey
+from .experts import ExpertFeed, ExpertsLayer, StepRouting, dispatch
+
+
+def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTrainedModel:
+    """The skeleton of a surveyed checkpoint with every experts module bound to `feed`."""
+    ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
+    model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
+    for layer, (_, module) in enumerate(experts_modules(model)):
+        module.expertflow_layer = ExpertsLayer(layer, feed, routing)  # pyright: ignore[reportArgumentType]
+    return model

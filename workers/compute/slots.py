@@ -1,0 +1,46 @@
+"""Views of expert slots as torch tensors, without a copy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ..checkpoint.layout import tensor_positions
+from ..checkpoint.survey import Survey
+
+ExpertWeights = dict[str, torch.Tensor]
+"""Parameter name (as in the experts module) -> the slice of one expert."""
+
+
+class SlotViews:
+    """What lies in a slot, given which expert it holds. `memory` is the slot arena, uint8."""
+
+    def __init__(self, memory: np.ndarray, survey: Survey) -> None:
+        # from_numpy keeps the buffer's export alive: the map cannot be closed under a tensor.
+        self._memory = torch.from_numpy(memory)
+        self._stride_bytes = survey.stride_bytes
+        self._tensors = survey.tensors
+        self._positions = tensor_positions(survey).tolist()
+        self._views: dict[tuple[int, int, int], ExpertWeights] = {}
+
+    def weights(self, slot: int, layer: int, expert: int) -> ExpertWeights:
+        """The weights of an expert that lies in `slot`; views are kept, as making them costs more than a small matmul."""
+        key = (slot, layer, expert)
+        found = self._views.get(key)
+        if found is None:
+            found = self._views[key] = self._make(slot, layer, expert)
+        return found
+
+    def _make(self, slot: int, layer: int, expert: int) -> ExpertWeights:
+        base = slot * self._stride_bytes
+        return {
+            tensor.name: self._view(base + position, tensor.shape, tensor.dtype)
+            for tensor, position in zip(self._tensors, self._positions[layer][expert], strict=True)
+        }
+
+    def _view(self, start: int, shape: list[int], dtype: str) -> torch.Tensor:
+        kind: torch.dtype = getattr(torch, dtype)
+        count = math.prod(shape) * kind.itemsize
+        return self._memory[start : start + count].view(kind).view(shape)

@@ -1,0 +1,101 @@
+"""Reads checkpoint bytes into memory, past the page cache where the file system allows it."""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+
+import msgspec
+import numpy as np
+
+from ..checkpoint.layout import Run
+
+CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 4096
+
+
+class Span(msgspec.Struct, frozen=True):
+    """`count_bytes` from `offset_bytes` of a file to `start_bytes` of memory.
+
+    `lands`: both are block-aligned and the rest of the last block is free, so a direct read needs no bounce.
+    """
+
+    start_bytes: int
+    offset_bytes: int
+    count_bytes: int
+    lands: bool
+
+
+def chunk_spans(run: Run, base_bytes: int) -> list[Span]:
+    """The run in chunks of at most CHUNK_BYTES, for a slot that starts at `base_bytes`."""
+    start, offset, count = base_bytes + run.position_bytes, run.offset_bytes, run.count_bytes
+    lead = offset % BLOCK_BYTES
+    lands = run.opens and start % BLOCK_BYTES == lead
+    if lands:
+        start, offset, count = start - lead, offset - lead, count + lead
+    spans = []
+    for at in range(0, count, CHUNK_BYTES):
+        size = min(CHUNK_BYTES, count - at)
+        fits = lands and (run.closes or size % BLOCK_BYTES == 0)
+        spans.append(Span(start + at, offset + at, size, fits))
+    return spans
+
+
+class BounceBuffer:
+    """Block-aligned scratch memory of one reader thread."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, CHUNK_BYTES + 2 * BLOCK_BYTES)
+        self.array = np.frombuffer(self._memory, dtype=np.uint8)
+
+
+class CheckpointFile:
+    """One safetensors file, opened for direct reads if possible (else buffered, and the pages dropped after use)."""
+
+    def __init__(self, path: str, direct: bool) -> None:
+        self.path = path
+        self.direct = direct
+        self._descriptor = self._open(path)
+
+    def _open(self, path: str) -> int:
+        if self.direct:
+            try:
+                return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+        self.direct = False
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def read(self, memory: np.ndarray, span: Span, bounce: BounceBuffer) -> None:
+        """Fill `memory` (uint8, block-aligned) by `span`. Raises OSError when the file is too short."""
+        if not self.direct:
+            self._read_exactly(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, span.count_bytes)
+            os.posix_fadvise(self._descriptor, span.offset_bytes, span.count_bytes, os.POSIX_FADV_DONTNEED)
+        elif span.lands:
+            whole = span.count_bytes + -span.count_bytes % BLOCK_BYTES
+            self._read_exactly(memory[span.start_bytes :][:whole], span.offset_bytes, span.count_bytes)
+        else:
+            self._read_bounced(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, bounce)
+
+    def _read_bounced(self, target: np.ndarray, offset_bytes: int, bounce: BounceBuffer) -> None:
+        at = 0
+        while at < target.size:
+            lead = (offset_bytes + at) % BLOCK_BYTES
+            count = min(target.size - at, CHUNK_BYTES)
+            whole = lead + count + -(lead + count) % BLOCK_BYTES
+            self._read_exactly(bounce.array[:whole], offset_bytes + at - lead, lead + count)
+            target[at : at + count] = bounce.array[lead : lead + count]
+            at += count
+
+    def _read_exactly(self, target: np.ndarray, offset_bytes: int, least_bytes: int) -> None:
+        done = 0
+        while done < least_bytes:
+            count = os.preadv(self._descriptor, [memoryview(target[done:])], offset_bytes + done)
+            if count == 0:
+                raise OSError(errno.EIO, f"the file ends {least_bytes - done} bytes early", self.path)
+            done += count

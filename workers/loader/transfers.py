@@ -1,0 +1,170 @@
+"""Moves experts into slots: reader threads over one urgency-ordered queue of chunks, so that a need never waits long (R6).
+
+Sources behind one interface: the checkpoint's files (disk -> slot) and the shared host store (memory -> slot).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from ..checkpoint.casting import convert_piece
+from ..checkpoint.layout import ReadPlan, Run
+from ..checkpoint.survey import Survey
+from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans
+
+Chunk = Callable[[BounceBuffer], None]
+
+
+class ExpertSource(Protocol):
+    """Where experts come from: the chunks that bring one expert to `base_bytes` of `memory`, in any order."""
+
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]: ...
+
+
+class FileSource:
+    """Experts from the checkpoint's files, converted on the way where the model asks for it."""
+
+    def __init__(self, survey: Survey) -> None:
+        self._dtypes = [tensor.dtype for tensor in survey.tensors]
+        self._plan = ReadPlan(survey)
+        self._files = [CheckpointFile(path, direct=survey.block_bytes > 1) for path in survey.files]
+
+    @property
+    def direct(self) -> bool:
+        """Whether all files are read past the page cache."""
+        return all(file.direct for file in self._files)
+
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        for run in self._plan.runs(layer, expert):
+            if run.piece is None:
+                chunks += [self._plain(memory, run.file, span) for span in chunk_spans(run, base_bytes)]
+            else:
+                chunks.append(self._converted(memory, base_bytes, run))
+        return chunks
+
+    def _plain(self, memory: np.ndarray, file: int, span: Span) -> Chunk:
+        return lambda bounce: self._files[file].read(memory, span, bounce)
+
+    def _converted(self, memory: np.ndarray, base_bytes: int, run: Run) -> Chunk:
+        def convert(bounce: BounceBuffer) -> None:
+            piece = run.piece
+            if piece is None:
+                return
+            raw = np.empty(run.count_bytes, dtype=np.uint8)
+            self._files[run.file].read(raw, Span(0, run.offset_bytes, run.count_bytes, lands=False), bounce)
+            values = convert_piece(raw, piece, self._dtypes[piece.tensor])
+            start = base_bytes + run.position_bytes
+            memory[start : start + values.size] = values
+
+        return convert
+
+
+class StoreSource:
+    """Experts from the host store: every expert of the model, laid out as in its slot."""
+
+    def __init__(self, store: np.ndarray, survey: Survey) -> None:
+        self._store, self._survey = store, survey
+
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        stride = self._survey.stride_bytes
+        source = (layer * self._survey.experts + expert) * stride
+        return [self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, stride - at)) for at in range(0, stride, CHUNK_BYTES)]
+
+    def _copy(self, memory: np.ndarray, target: int, source: int, count: int) -> Chunk:
+        return lambda bounce: np.copyto(memory[target : target + count], self._store[source : source + count])
+
+
+class Transfer(msgspec.Struct):
+    """One expert on its way into a slot."""
+
+    slot: int
+    layer: int
+    expert: int
+    left: int
+    started_ns: int = 0
+    error: OSError | None = None
+
+
+class TransferEngine:
+    """Reader threads that fill slots chunk by chunk, urgent chunks first.
+
+    `done(transfer)` is called from a reader thread once the last chunk of a transfer has ended, well or not.
+    """
+
+    def __init__(
+        self,
+        source: ExpertSource,
+        memory: np.ndarray,
+        stride_bytes: int,
+        threads: int,
+        done: Callable[[Transfer], None],
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._source, self._memory, self._stride_bytes = source, memory, stride_bytes
+        self._done, self._clock_ns = done, clock_ns
+        self._queue: list[tuple[int, int, Transfer, Chunk]] = []
+        self._order = itertools.count()
+        self._state = threading.Condition()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, name=f"reader-{n}", daemon=True) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    def start(self, slot: int, layer: int, expert: int, urgent: bool) -> None:
+        """Begin to fill `slot`; urgent transfers overtake the chunks of others."""
+        chunks = self._source.chunks(self._memory, slot * self._stride_bytes, layer, expert)
+        transfer = Transfer(slot, layer, expert, len(chunks))
+        with self._state:
+            for chunk in chunks:
+                heapq.heappush(self._queue, (0 if urgent else 1, next(self._order), transfer, chunk))
+            self._state.notify_all()
+
+    def promote(self, slot: int) -> None:
+        """Make the transfer into `slot` urgent (a need waits for it)."""
+        with self._state:
+            self._queue = [(0 if entry[2].slot == slot else entry[0], *entry[1:]) for entry in self._queue]
+            heapq.heapify(self._queue)
+
+    def close(self) -> None:
+        """Let the chunks in progress end and drop the rest."""
+        with self._state:
+            self._closed = True
+            self._queue.clear()
+            self._state.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        bounce = BounceBuffer()
+        while (taken := self._take()) is not None:
+            transfer, chunk = taken
+            try:
+                chunk(bounce)
+            except OSError as error:
+                transfer.error = error
+            self._finish(transfer)
+
+    def _take(self) -> tuple[Transfer, Chunk] | None:
+        with self._state:
+            while not self._queue and not self._closed:
+                self._state.wait()
+            if self._closed:
+                return None
+            _, _, transfer, chunk = heapq.heappop(self._queue)
+            transfer.started_ns = transfer.started_ns or self._clock_ns()
+            return transfer, chunk
+
+    def _finish(self, transfer: Transfer) -> None:
+        with self._state:
+            transfer.left -= 1
+            last = transfer.left == 0
+        if last:
+            self._done(transfer)
