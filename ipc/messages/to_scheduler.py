@@ -22,6 +22,8 @@ class Submit(Message, frozen=True, kw_only=True):
     """None: the model's own; an empty list: none."""
     deadline_ms: int | None = None
     """Counted from acceptance; past it the request ends with finish reason `deadline`."""
+    resume_ids: list[int] = []
+    """Output that an earlier scheduler delivered before it died: it counts as generated and is not made again (I4)."""
 
 
 class Cancel(Message, frozen=True):

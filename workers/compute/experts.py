@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
+from .routing import StepRouting
 from .slots import ExpertWeights
 
 
@@ -20,22 +21,6 @@ class ExpertFeed(Protocol):
     """Brings the experts of a layer, in whatever order they are there; weights are valid until the next one is asked for."""
 
     def stream(self, layer: int, experts: list[int]) -> Iterable[tuple[int, ExpertWeights]]: ...
-
-
-class StepRouting:
-    """What the experts layers and the step share: which positions are real, and the routes they saw.
-
-    `real` is a bool tensor [tokens] or None when there are no pads. `routes[layer]` is uint16 [real tokens, top-k].
-    """
-
-    def __init__(self) -> None:
-        self.real: torch.Tensor | None = None
-        self.routes: dict[int, np.ndarray] = {}
-
-    def begin(self, real: torch.Tensor | None) -> None:
-        """Start a step; `real` = None where every position is a token."""
-        self.real = None if real is None else real.nonzero().squeeze(-1)
-        self.routes.clear()
 
 
 class ExpertsLayer:
@@ -56,7 +41,7 @@ class ExpertsLayer:
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         tokens, top_k = index.shape
         routes = index.numpy()
-        self._routing.routes[self._layer] = routes.astype(np.uint16)
+        self._routing.add(self._layer, routes)
         order, experts, bounds = group_by_expert(routes)
         gathered = hidden[torch.from_numpy(order // top_k)]
         products = torch.empty_like(gathered)

@@ -10,7 +10,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..checkpoint.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from ..checkpoint.survey import Survey
-from .experts import ExpertFeed, ExpertsLayer, StepRouting, dispatch
+from .experts import ExpertFeed, ExpertsLayer, dispatch
+from .routing import StepRouting
 
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTrainedModel:

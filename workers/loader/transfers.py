@@ -90,6 +90,7 @@ class Transfer(msgspec.Struct):
     expert: int
     left: int
     started_ns: int = 0
+    ended_ns: int = 0
     error: OSError | None = None
 
 
@@ -167,4 +168,5 @@ class TransferEngine:
             transfer.left -= 1
             last = transfer.left == 0
         if last:
+            transfer.ended_ns = self._clock_ns()
             self._done(transfer)

@@ -1,0 +1,45 @@
+"""What a stage is told when it is started."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from ..configs.schema import Config
+
+
+class SharedMemory(msgspec.Struct, frozen=True):
+    """An `Arena` on its way to another process."""
+
+    fd: int
+    size_bytes: int
+
+
+class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One start of one stage. Descriptors are numbers in the started process."""
+
+    stage: str
+    epoch: int
+    run_dir: str
+    config: Config
+    survey_path: str
+    memory: dict[str, SharedMemory] = {}
+    """`slots`: S slots of the survey's stride; `host` (tier host): all experts by layer, then expert, a stride each."""
+    supervisor_pid: int = 0
+    death_fd: int = -1
+    """The read end of a pipe that closes with the supervisor."""
+
+
+def write_spec(spec: StageSpec) -> int:
+    """A descriptor from which `read_spec` reads; the caller passes it on and closes it."""
+    fd = os.memfd_create("spec", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(msgspec.msgpack.encode(spec))
+    return fd
+
+
+def read_spec(fd: int) -> StageSpec:
+    """Read and close."""
+    with open(fd, "rb") as file:
+        return msgspec.msgpack.decode(os.pread(fd, os.fstat(file.fileno()).st_size, 0), type=StageSpec)

@@ -1,0 +1,136 @@
+"""Who lives, who is ready, who hears of whom: the supervisor's decisions, without a process or a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ..errors import EngineError, ExpertFlowError, error_from_code
+from ..ipc.addresses import Party
+from ..ipc.messages import Failed, Peer, Ready
+
+STORM_SECONDS = 60.0
+
+
+class Spawn(NamedTuple):
+    """Start this stage with this epoch."""
+
+    party: Party
+
+
+class Tell(NamedTuple):
+    """Send a message to a stage."""
+
+    party: Party
+    message: Peer
+
+
+class Kill(NamedTuple):
+    """End a stage that does not become ready; its death is then handled like any other."""
+
+    party: Party
+
+
+class GiveUp(NamedTuple):
+    """End the engine; `cause` is what the user sees."""
+
+    cause: ExpertFlowError
+
+
+Action = Spawn | Tell | Kill | GiveUp
+
+
+class Member:
+    """What is known of one stage."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.started_s = 0.0
+        self.facts: dict[str, int | float | str] | None = None
+        self.failure: ExpertFlowError | None = None
+        self.overdue = False
+        self.deaths: list[tuple[float, ExpertFlowError]] = []
+
+    @property
+    def ready(self) -> bool:
+        return self.facts is not None
+
+
+class Roster:
+    """Until every stage was ready once, any death ends the engine; afterwards the stage is started again.
+
+    More than `restart_limit` deaths of one stage within a minute end the engine with the first of their causes.
+    """
+
+    def __init__(self, peers: Mapping[str, Iterable[str]], restart_limit: int, start_timeout_s: float) -> None:
+        self.members = {stage: Member() for stage in peers}
+        self.complete = False
+        self._peers = {stage: [peer for peer in names if peer in peers] for stage, names in peers.items()}
+        self._restart_limit = restart_limit
+        self._start_timeout_s = start_timeout_s
+
+    def start(self, now_s: float) -> list[Action]:
+        """Start every stage."""
+        return [self._spawn(stage, now_s) for stage in self.members]
+
+    def is_current(self, party: Party | None) -> bool:
+        """Whether a message of this party counts: older epochs are dead, whatever is still under way from them."""
+        return party is not None and party.stage in self.members and self.members[party.stage].epoch == party.epoch
+
+    def ready(self, message: Ready) -> list[Action]:
+        """A stage is ready: it and its ready peers hear of each other."""
+        member = self.members[message.stage]
+        member.facts = message.facts
+        self.complete = self.complete or all(each.ready for each in self.members.values())
+        actions: list[Action] = []
+        for peer in self._peers[message.stage]:
+            if self.members[peer].ready:
+                actions += [self._introduce(peer, message.stage), self._introduce(message.stage, peer)]
+        return actions
+
+    def failed(self, message: Failed) -> None:
+        """A stage gives the reason of the death that follows."""
+        facts = message.error
+        self.members[message.stage].failure = error_from_code(facts.code, facts.what, facts.where, facts.remedy)
+
+    def died(self, stage: str, end: EngineError, now_s: float) -> list[Action]:
+        """A stage has ended as `end` says; its own words about it count more."""
+        member = self.members[stage]
+        cause = member.failure or (self._late(stage) if member.overdue else end)
+        if not self.complete:
+            return [GiveUp(cause)]
+        recent = [death for death in member.deaths if now_s - death[0] < STORM_SECONDS]
+        member.deaths = [*recent, (now_s, cause)]
+        if len(member.deaths) > self._restart_limit:
+            return [GiveUp(_storm(stage, member.deaths))]
+        return [self._spawn(stage, now_s)]
+
+    def tick(self, now_s: float) -> list[Action]:
+        """Time passes: a stage that has not become ready in time is ended."""
+        actions: list[Action] = []
+        for stage, member in self.members.items():
+            waiting = member.epoch and not member.ready and not member.overdue
+            if waiting and now_s - member.started_s > self._start_timeout_s:
+                member.overdue = True
+                actions.append(Kill(Party(stage, member.epoch)))
+        return actions
+
+    def _spawn(self, stage: str, now_s: float) -> Spawn:
+        member = self.members[stage]
+        member.epoch += 1
+        member.started_s, member.facts, member.failure, member.overdue = now_s, None, None, False
+        return Spawn(Party(stage, member.epoch))
+
+    def _introduce(self, stage: str, to: str) -> Tell:
+        member = self.members[stage]
+        return Tell(Party(to, self.members[to].epoch), Peer(stage, member.epoch, member.facts or {}))
+
+    def _late(self, stage: str) -> EngineError:
+        text = f"was not ready after {self._start_timeout_s:g} s"
+        return EngineError(text, f"stage {stage}", "Raise start_timeout_s if the machine is slow")
+
+
+def _storm(stage: str, deaths: list[tuple[float, ExpertFlowError]]) -> EngineError:
+    first = deaths[0][1]
+    text = f"died {len(deaths)} times within a minute; the first time: {first}"
+    return EngineError(text, f"stage {stage}", "Remove the cause, or raise restart_limit")

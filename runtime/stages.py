@@ -1,0 +1,59 @@
+"""Which stages there are, and what each is started with."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from ..configs.schema import Config
+from ..ipc.wiring import decoders_of
+
+
+class StagePlan(NamedTuple):
+    """How one stage is started: `python ARGUMENTS… SPEC_FD`, with `environment` on top of ours."""
+
+    stage: str
+    arguments: tuple[str, ...]
+    environment: dict[str, str] = {}
+    memory: tuple[str, ...] = ()
+    """The shared memory it is given, if there is such."""
+    nice: int = 0
+
+    @property
+    def peers(self) -> set[str]:
+        return set(decoders_of(self.stage))
+
+
+def stage_plans(config: Config) -> list[StagePlan]:
+    """The stages of an engine; the slowest to start comes first."""
+    return [
+        _worker("compute", compute_threads(config), ("slots",), waits="active"),
+        _worker("loader", 1, ("slots", "host")),
+        _worker("predictor", 1, nice=10),
+        _worker("scheduler", 1),
+    ]
+
+
+def compute_threads(config: Config) -> int:
+    """What the configuration says, else all cores up to two, else all but one (left to loader and scheduler)."""
+    cores = len(os.sched_getaffinity(0))
+    return config.compute_threads or (cores if cores <= 2 else cores - 1)
+
+
+def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0, waits: str = "passive") -> StagePlan:
+    # -P: a folder of the user's that bears the name of a module must not be imported instead of it.
+    arguments = ("-P", "-m", f"expertflow.workers.{stage}")
+    return StagePlan(stage, arguments, _environment(threads, waits), memory, nice)
+
+
+def _environment(threads: int, waits: str) -> dict[str, str]:
+    """Read by the numeric libraries when they are imported: a spinning thread takes a core from everybody else."""
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    spinning = {"KMP_BLOCKTIME": "0"} if waits == "passive" else {"KMP_BLOCKTIME": "1", "GOMP_SPINCOUNT": "10000"}
+    return {
+        **dict.fromkeys(counts, str(threads)),
+        **({"OMP_WAIT_POLICY": "passive"} if waits == "passive" else {}),
+        **spinning,
+        "TOKENIZERS_PARALLELISM": "false",
+        "MALLOC_ARENA_MAX": "2",
+    }

@@ -1,0 +1,119 @@
+"""The claims that a recording can prove or disprove (docs: invariants I1a, I1b, I1c)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ...ipc.messages import RunStep
+from ...workers.checkpoint.survey import Survey
+from ...workers.checkpoint.surveyor import survey_checkpoint
+from ...workers.compute.probe import probe
+from ...workers.compute.recording import read_steps
+from ...workers.checkpoint.architecture import load_config
+from .reference import Sequence, reference_logits
+from .replay import replay
+from .report import BFLOAT16, FLOAT32, RESIDENT, Check
+
+LOGIT_TOLERANCE = 1e-4
+TIE_NOISES = 10
+TIE_SHARE = 0.005
+BFLOAT16_RATIO = 1.25
+
+
+class Verification:
+    """A recording under examination. `limit`: sequences compared with transformers (all are compared bit by bit)."""
+
+    def __init__(self, folder: Path, model: str, revision: str = "", dtype: str = "auto", limit: int = 32) -> None:
+        self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
+        self._survey = survey_checkpoint(model, revision, dtype)
+        self._abilities = probe(load_config(Path(self._survey.folder)))
+
+    def resident(self) -> Check:
+        """I1a: the logits of every recorded step have the same bits when all experts are resident."""
+        steps = rows = 0
+        for step in replay(self._folder, self._survey, self._abilities):
+            if wrong := step.differing_rows():
+                where = step.rows.index(wrong[0])
+                detail = f"first difference: step {step.recorded.number}, row {wrong[0]}, output {step.output_indices[where]}"
+                return Check(claim=RESIDENT, holds=False, detail=detail)
+            steps, rows = steps + 1, rows + len(step.rows)
+        return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared")
+
+    def float32(self) -> Check:
+        """I1b: the same batches in float32 against transformers in float32, each sequence alone."""
+        sequences = self._sequences("float32")
+        reference = reference_logits(self._survey.folder, torch.float32, sequences)
+        found = [compare(sequence, logits) for sequence, logits in zip(sequences, reference, strict=True)]
+        noise = max(each.difference for each in found)
+        scale = max(each.scale for each in found)
+        other = [each for each in found if each.first_mismatch is not None]
+        unexcused = [each for each in other if each.gap >= TIE_NOISES * noise]
+        holds = not unexcused and noise <= LOGIT_TOLERANCE * scale and len(other) <= TIE_SHARE * len(found)
+        tokens = sum(len(sequence.token_ids) for sequence in sequences)
+        detail = f"{len(found)} sequences, {tokens} tokens; {len(other)} with a certified tie, {len(unexcused)} without; "
+        return Check(claim=FLOAT32, holds=holds, detail=detail + f"largest logit difference {noise / scale:.1e} of the largest logit")
+
+    def bfloat16(self) -> Check:
+        """I1c: our bfloat16 error against float32 is at most 1.25 times that of transformers in bfloat16."""
+        sequences = self._sequences("bfloat16")
+        exact = reference_logits(self._survey.folder, torch.float32, sequences)
+        theirs = reference_logits(self._survey.folder, torch.bfloat16, sequences)
+        our_error = _mean_error([torch.stack(each.logits).float() for each in sequences], exact)
+        their_error = _mean_error(theirs, exact)
+        ratio = our_error / their_error
+        return Check(claim=BFLOAT16, holds=ratio <= BFLOAT16_RATIO, detail=f"{ratio:.2f} times (mean over {len(exact)} sequences)")
+
+    def checks(self) -> list[Check]:
+        """All that apply to the dtype of the recording."""
+        found = [self.resident(), self.float32()]
+        return [*found, self.bfloat16()] if self._survey.dtype == "bfloat16" else found
+
+    def _sequences(self, dtype: str) -> list[Sequence]:
+        survey = self._survey if self._survey.dtype == dtype else self._survey_in(dtype)
+        wanted = _prompts(self._folder, self._limit)
+        for step in replay(self._folder, survey, self._abilities):
+            tokens = dict(zip(step.recorded.rows, step.recorded.tokens, strict=True))
+            for place, (row, index) in enumerate(zip(step.rows, step.output_indices, strict=True)):
+                sequence = wanted.get(row)
+                if sequence is not None and row in tokens and index == len(sequence.token_ids):
+                    sequence.token_ids.append(tokens[row])
+                    sequence.logits.append(step.logits[place].clone())
+        return [sequence for sequence in wanted.values() if sequence.token_ids]
+
+    def _survey_in(self, dtype: str) -> Survey:
+        return survey_checkpoint(self._model, self._revision, dtype)
+
+
+def _prompts(folder: Path, limit: int) -> dict[int, Sequence]:
+    admitted = (entry for start in read_steps(str(folder)) for entry in start if isinstance(entry, RunStep))
+    rows = [row for step in admitted for row in step.admit if not row.generated]
+    return {row.number: Sequence(row.token_ids, [], []) for row in rows[:limit]}
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One sequence against the reference. `gap`: of the reference's two best logits where the best tokens first differ."""
+
+    difference: float
+    scale: float
+    first_mismatch: int | None
+    gap: float
+
+
+def compare(sequence: Sequence, reference: torch.Tensor) -> Comparison:
+    """Our logits of a sequence against the reference's [generated, vocabulary]."""
+    ours = torch.stack(sequence.logits).float()
+    wrong = (ours.argmax(-1) != reference.argmax(-1)).nonzero().flatten().tolist()
+    gap = 0.0
+    if wrong:
+        best = reference[wrong[0]].topk(2).values
+        gap = float(best[0] - best[1])
+    difference = float((ours - reference).abs().max())
+    return Comparison(difference, float(reference.abs().max()), wrong[0] if wrong else None, gap)
+
+
+def _mean_error(logits: list[torch.Tensor], exact: list[torch.Tensor]) -> float:
+    errors = [float((mine - true).abs().mean()) for mine, true in zip(logits, exact, strict=True)]
+    return sum(errors) / len(errors)

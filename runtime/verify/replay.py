@@ -1,0 +1,82 @@
+"""Runs a recording again, step by step, in this process with every expert resident and the recorded tokens forced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import torch
+
+from ...configs.sizes import format_size
+from ...errors import BudgetError, UsageError
+from ...ipc.available import available_bytes
+from ...ipc.messages import RunStep, Stepped
+from ...workers.checkpoint.survey import Survey
+from ...workers.compute.recording import Recorded, digest_rows, read_steps
+from ...workers.compute.sampling import RowFailed
+from ...workers.compute.unit import RowAbilities, Unit
+from ..local import LocalRuntime
+
+
+class ReplayedStep(msgspec.Struct, frozen=True):
+    """A step of the recording and its logits [rows, vocabulary] now; `output_indices[i]` is of row `rows[i]`'s next token."""
+
+    recorded: Stepped
+    rows: list[int]
+    output_indices: list[int]
+    logits: torch.Tensor
+
+    def differing_rows(self) -> list[int]:
+        """Rows whose logits have other bits than the recorded ones."""
+        now, then = digest_rows(self.logits), self.recorded.digest
+        width = len(now) // max(len(self.rows), 1)
+        return [row for i, row in enumerate(self.rows) if now[i * width :][:width] != then[i * width :][:width]]
+
+
+class _Forced:
+    """A chooser that gives every row the token it had, and keeps the logits."""
+
+    def __init__(self) -> None:
+        self.recorded: Stepped | None = None
+        self.seen: ReplayedStep | None = None
+
+    def choose(self, step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
+        if self.recorded is None:
+            raise UsageError("a step has no result", f"step {step.number}", "Record again")
+        tokens = dict(zip(self.recorded.rows, self.recorded.tokens, strict=True))
+        self.seen = ReplayedStep(self.recorded, unit.numbers, unit.output_indices, logits)
+        return [tokens.get(row, RowFailed("failed when it was recorded", "step")) for row in unit.numbers]
+
+
+def replay(folder: Path, survey: Survey, abilities: RowAbilities | None = None) -> Iterator[ReplayedStep]:
+    """Every recorded step with its logits as they are now. Raises UsageError for a folder without a recording."""
+    _check_memory(survey)
+    starts = list(read_steps(str(folder)))
+    if not any(starts):
+        raise UsageError("holds no recorded steps", str(folder), "Run with record=FOLDER first")
+    for start in starts:
+        forced = _Forced()
+        with LocalRuntime(survey, survey.expert_count, abilities, choose=forced.choose) as runtime:
+            yield from _replay_start(runtime, start, forced)
+
+
+def _replay_start(runtime: LocalRuntime, start: list[Recorded], forced: _Forced) -> Iterator[ReplayedStep]:
+    step: RunStep | None = None
+    for entry in start:
+        if isinstance(entry, RunStep):
+            step = entry
+        elif not isinstance(entry, Stepped):
+            runtime.order(entry)
+        elif step is not None:
+            forced.recorded, forced.seen = entry, None
+            runtime.run(step)
+            if forced.seen is not None:
+                yield forced.seen
+
+
+def _check_memory(survey: Survey) -> None:
+    needed, there = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes, available_bytes()
+    if needed > there:
+        what = f"running everything resident takes {format_size(needed)}, {format_size(there)} are available"
+        raise BudgetError(what, "verify", "Verify on a machine with more memory")

@@ -1,0 +1,18 @@
+"""What verification found, as plain data: the process that shows it need not import torch."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One claim and whether it holds; `detail` carries the figures or the first difference."""
+
+    claim: str
+    holds: bool
+    detail: str
+
+
+RESIDENT = "bit-identical to the same batches with everything resident"
+FLOAT32 = "tokens equal to transformers in float32"
+BFLOAT16 = "error against float32 at most 1.25 times that of transformers"

@@ -1,0 +1,109 @@
+"""Random histories for hypothesis: what the model uses, and an order in which things happen, die or lie."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from expertflow.ipc.messages import Given, Holding, Need, Plan, Used
+from expertflow.workers.compute.holdings import Holdings
+from expertflow.workers.loader.ledger import Ledger
+from hypothesis import strategies as st
+
+from expertflow.tests.residency.world import Shape, World
+
+MISCHIEF = 40
+"""A byte from here on lets something happen that could happen anyway; those below do something out of the ordinary."""
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    """From one slot to more than there are experts."""
+    layers, experts = draw(st.integers(1, 3)), draw(st.integers(2, 5))
+    top_k = draw(st.integers(1, min(3, experts)))
+    slots = draw(st.integers(1, layers * experts + 1))
+    return Shape(slots, layers, experts, top_k, draw(st.integers(1, 3)))
+
+
+@st.composite
+def programs(draw: st.DrawFn, shape: Shape) -> list[list[list[int]]]:
+    """Up to four steps; two units taking turns look just like this to the cores."""
+    steps = draw(st.integers(1, 4))
+    layer = st.lists(st.integers(0, shape.experts - 1), min_size=1, max_size=shape.experts, unique=True)
+    step = st.lists(layer, min_size=shape.layers, max_size=shape.layers)
+    return draw(st.lists(step, min_size=steps, max_size=steps))
+
+
+def make_ledger(shape: Shape) -> Ledger:
+    return Ledger(shape.slots, shape.layers, shape.experts, shape.top_k, fills_in_flight=shape.fills_in_flight)
+
+
+def make_holdings(shape: Shape) -> Holdings:
+    return Holdings(shape.slots, shape.layers, shape.experts)
+
+
+def play(world: World, history: bytes) -> None:
+    """Two bytes a turn: what happens, and to which of several. Then everything settles."""
+    for what, which in zip(history[::2], history[1::2], strict=False):
+        if what < MISCHIEF:
+            _do_mischief(world, what, which)
+            continue
+        actions = world.enabled()
+        if actions:
+            world.perform(actions[what % len(actions)], which)
+    world.settle()
+
+
+def _do_mischief(world: World, what: int, which: int) -> None:
+    mischief: tuple[Callable[[World, int], None], ...] = (_kill_loader, _kill_compute, _fail, _lie, _foresee, _babble)
+    mischief[what % len(mischief)](world, which)
+
+
+def _kill_loader(world: World, which: int) -> None:
+    world.kill_loader()
+
+
+def _kill_compute(world: World, which: int) -> None:
+    if not world.finished:
+        world.kill_compute()
+
+
+def _fail(world: World, which: int) -> None:
+    world.perform("fill fails", which)
+
+
+def _lie(world: World, which: int) -> None:
+    """Noise for a step near or far, now and then of the wrong length."""
+    dice = random.Random(which)
+    length = world.shape.layers * world.shape.experts + dice.choice((0, 0, 0, 0, -1, 3))
+    step = dice.choice((world.number, world.number, world.number + 1, world.number + 2, -1, 0, 1 << 40))
+    world.advise(Plan(step, dice.randbytes(max(length, 0))))
+
+
+def _foresee(world: World, which: int) -> None:
+    """The truth about the current step or a coming one."""
+    ahead = which % 3
+    steps = world.program[world.done_steps + ahead :]
+    if steps:
+        world.advise(Plan(world.number + ahead, truth(world.shape, steps[0])))
+
+
+def truth(shape: Shape, step: list[list[int]]) -> bytes:
+    return bytes(255 * (expert in used) for used in step for expert in range(shape.experts))
+
+
+def _babble(world: World, which: int) -> None:
+    """Messages that say nothing, which neither core may act upon."""
+    far = 1 << 20
+    nothing = {"token_ids": [1], "rows": [1], "positions": [1], "top_k": 1, "hits": 0, "misses": 0, "stall_ns": 0}
+    babble: tuple[Any, ...] = (
+        Given([far, -1], -1, -1),
+        Given([], world.number, far),
+        Need(-1, 0, [0]),
+        Need(world.number, far, [0]),
+        Used(step=world.number, experts=b"abc", **nothing),
+        Used(step=-1, experts=bytes(2 * world.shape.layers), **nothing),
+        Holding({}) if world.loader_knows and world.ledger.statistics().held else Given([far], -1, -1),
+    )
+    world.tell_ledger(babble[which % len(babble)])

@@ -1,0 +1,151 @@
+"""Runs the scheduler's steps over units: rows leave, units join, one forward, one token a row. Knows no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import torch
+
+from ...errors import EngineError
+from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
+from .experts import StepRouting
+from .residency import ComputeStopped, Residency
+from .sampling import RowFailed, choose_all
+from .unit import RowAbilities, Unit
+
+Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
+"""The tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
+
+
+def sample(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
+    """Choose by each row's own sampling parameters."""
+    return choose_all(logits, unit.samplings, unit.output_indices)
+
+
+class Executor:
+    """The units of this process and what can be done to them."""
+
+    def __init__(
+        self,
+        model: Any,
+        abilities: RowAbilities,
+        routing: StepRouting,
+        residency: Residency,
+        clock_ns: Callable[[], int],
+        choose: Chooser = sample,
+    ) -> None:
+        self._model, self._abilities = model, abilities
+        self._routing, self._residency = routing, residency
+        self._clock_ns, self._choose = clock_ns, choose
+        self._units: dict[int, Unit] = {}
+        self.tokens_done = 0
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of the caches of all units, now."""
+        return sum(unit.kv_bytes for unit in self._units.values())
+
+    def forget_all(self) -> None:
+        """Drop every unit: their scheduler is gone."""
+        self._units.clear()
+
+    def forget(self, order: Forget) -> None:
+        """Drop one unit and its cache."""
+        self._units.pop(order.unit, None)
+
+    def split(self, order: Split) -> None:
+        """Move rows to a new unit."""
+        self._units[order.into] = self._unit(order.unit).split(order.rows)
+
+    @torch.inference_mode()
+    def run(self, step: RunStep) -> tuple[Stepped, Used | None]:
+        """One step and the routing it had; rows that cannot go on are in `Stepped.failed` and have left the unit."""
+        started_ns, before = self._clock_ns(), self._residency.counts
+        self._residency.begin_step(step.number)
+        unit = self._prepare(step)
+        rows = [row.number for row in step.admit] or unit.numbers
+        try:
+            chosen = self._choose(step, unit, self._forward(unit, step))
+            used = self._routing.used(step.number, self._residency.counts - before)
+        except ComputeStopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
+            chosen, used = self._rescue(step, unit, error), None
+        tokens, failed = self._settle(self._units[step.unit], rows, chosen)
+        stepped = Stepped(
+            number=step.number,
+            unit=step.unit,
+            rows=list(tokens),
+            tokens=list(tokens.values()),
+            failed=failed,
+            busy_ns=self._clock_ns() - started_ns,
+            stall_ns=(self._residency.counts - before).stall_ns,
+            kv_bytes=self.kv_bytes,
+        )
+        self.tokens_done += len(tokens)
+        return stepped, used
+
+    def _prepare(self, step: RunStep) -> Unit:
+        if step.admit:
+            self._units[step.unit] = Unit(self._model.config, self._abilities)
+            return self._units[step.unit]
+        unit = self._unit(step.unit)
+        unit.drop(step.drop)
+        for other in step.join:
+            unit.join(self._unit(other))
+            del self._units[other]
+        return unit
+
+    def _unit(self, number: int) -> Unit:
+        if number not in self._units:
+            raise EngineError(f"step for unit {number}, which is not here", "compute", "This is a bug")
+        return self._units[number]
+
+    def _forward(self, unit: Unit, step: RunStep) -> torch.Tensor:
+        inputs = unit.prepare_prefill(step.admit) if step.admit else unit.prepare_step()
+        self._routing.begin(inputs.tokens)
+        return unit.run(self._model, inputs)
+
+    def _rescue(self, step: RunStep, unit: Unit, error: Exception) -> list[int | RowFailed]:
+        """Recompute the rows of a broken step one by one, so that only the guilty one fails."""
+        rows = step.admit or [Row(row.number, row.token_ids, row.generated, row.sampling) for row in unit.rows]
+        survivors = self._units[step.unit] = Unit(self._model.config, self._abilities)
+        chosen: list[int | RowFailed] = []
+        for row in rows:
+            alone = Unit(self._model.config, self._abilities)
+            outcome = self._run_alone(step, alone, row) if len(rows) > 1 else _failure(error)
+            chosen.append(outcome)
+            if not isinstance(outcome, RowFailed):
+                survivors.join(alone)
+        return chosen
+
+    def _run_alone(self, step: RunStep, unit: Unit, row: Row) -> int | RowFailed:
+        try:
+            alone = msgspec.structs.replace(step, drop=[], join=[], admit=[row])
+            return self._choose(alone, unit, self._forward(unit, alone))[0]
+        except ComputeStopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - this row is the guilty one
+            return _failure(error)
+
+    def _settle(
+        self, unit: Unit, rows: list[int], chosen: list[int | RowFailed]
+    ) -> tuple[dict[int, int], dict[int, ErrorFacts]]:
+        outcome = dict(zip(rows, chosen, strict=True))
+        failed = {row: _facts(each) for row, each in outcome.items() if isinstance(each, RowFailed)}
+        tokens = {row: each for row, each in outcome.items() if not isinstance(each, RowFailed)}
+        unit.drop([row for row in failed if row in unit.numbers])
+        unit.append([tokens[row] for row in unit.numbers])
+        return tokens, failed
+
+
+def _failure(error: Exception) -> RowFailed:
+    if isinstance(error, RowFailed):
+        return error
+    return RowFailed(f"{type(error).__name__}: {error}", "step", "Send the request again; if it fails again, report it")
+
+
+def _facts(error: RowFailed) -> ErrorFacts:
+    return ErrorFacts(error.code, error.what, error.where, error.remedy)

@@ -1,0 +1,95 @@
+"""Writes what compute did, step by step, so that it can be run again: `expertflow verify`, the oracle predictor.
+
+A folder with two files for every start of compute, each a stream of MessagePack messages: `steps.EPOCH.msgpack`
+(Split, Forget, and every RunStep followed by its `Stepped`, with a digest of its logits) and `routes.EPOCH.msgpack` (Used).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+
+from ...ipc.messages import Forget, RunStep, Split, Stepped, Used
+from .executor import Chooser
+from .sampling import RowFailed
+from .unit import Unit
+
+DIGEST_BYTES = 8
+Recorded = RunStep | Split | Forget | Stepped
+
+
+def digest_rows(logits: torch.Tensor) -> bytes:
+    """8 bytes a row of logits [rows, vocabulary]: equal bits, equal digests."""
+    raw = logits.contiguous().view(torch.uint8).numpy()
+    return b"".join(hashlib.blake2b(row.tobytes(), digest_size=DIGEST_BYTES).digest() for row in raw)
+
+
+class Recording:
+    """Files of one start of compute; without a folder nothing is written, nor digested."""
+
+    def __init__(self, steps: BinaryIO | None, routes: BinaryIO | None) -> None:
+        self._steps, self._routes = steps, routes
+        self._encoder = msgspec.msgpack.Encoder()
+        self._digest = b""
+
+    @classmethod
+    def open(cls, folder: str, epoch: int) -> Recording:
+        """Start the files of epoch `epoch` in `folder` (made if needed); an empty name records nothing."""
+        if not folder:
+            return cls(None, None)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        files = [open(Path(folder, f"{name}.{epoch}.msgpack"), "wb", buffering=0) for name in ("steps", "routes")]  # noqa: SIM115
+        return cls(*files)
+
+    def watch(self, choose: Chooser) -> Chooser:
+        """The same chooser, with the logits it sees digested."""
+        if self._steps is None:
+            return choose
+
+        def watched(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
+            self._digest = digest_rows(logits)
+            return choose(step, unit, logits)
+
+        return watched
+
+    def order(self, message: Split | Forget) -> None:
+        """An order that changes units without running them."""
+        if self._steps is not None:
+            self._steps.write(self._encoder.encode(message))
+
+    def step(self, order: RunStep, result: Stepped, used: Used | None) -> None:
+        """A step that ran, what came of it, and its routing."""
+        if self._steps is None or self._routes is None:
+            return
+        digested = msgspec.structs.replace(result, digest=self._digest)
+        self._steps.write(self._encoder.encode(order) + self._encoder.encode(digested))
+        if used is not None:
+            self._routes.write(self._encoder.encode(used))
+
+
+def read_steps(folder: str) -> Iterator[list[Recorded]]:
+    """The recorded steps of every start of compute, one list a start; a torn last message is left out."""
+    decoder: msgspec.msgpack.Decoder[Recorded] = msgspec.msgpack.Decoder(Recorded)
+    for file in sorted(Path(folder).glob("steps.*.msgpack"), key=lambda path: int(path.suffixes[0][1:])):
+        yield [decoder.decode(raw) for raw in split_stream(file.read_bytes())]
+
+
+def split_stream(raw: bytes) -> Iterator[bytes]:
+    """The single messages of a stream of MessagePack messages."""
+    import msgpack
+
+    unpacker = msgpack.Unpacker(max_buffer_size=0)
+    unpacker.feed(raw)
+    start = 0
+    while True:
+        try:
+            unpacker.skip()
+        except msgpack.OutOfData:
+            return
+        yield raw[start : unpacker.tell()]
+        start = unpacker.tell()

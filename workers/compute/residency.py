@@ -1,0 +1,89 @@
+"""Brings the experts of a layer to the kernel: the holdings core, the slot views, and the wait for what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ...ipc.messages import ComputeFromLoader, Message
+from .holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
+from .slots import ExpertWeights, SlotViews
+
+
+class FeedCounts(NamedTuple):
+    """Hits and misses: experts that were there, or not, when their layer began; time spent waiting for the latter."""
+
+    hits: int
+    misses: int
+    stall_ns: int
+
+    def __sub__(self, other: FeedCounts) -> FeedCounts:
+        return FeedCounts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class ComputeStopped(Exception):
+    """The process was asked to end while a step ran."""
+
+
+class Residency:
+    """An `ExpertFeed` over holdings.
+
+    `send` takes messages to the loader; `wait` blocks until the loader has said something and returns it (or raises
+    ComputeStopped); `poll` returns at once what has come. Neither is called while everything a layer needs is there.
+    """
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        views: SlotViews,
+        send: Callable[[Message], None],
+        wait: Callable[[], list[ComputeFromLoader]],
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._holdings, self._views = holdings, views
+        self._send, self._wait, self._clock_ns = send, wait, clock_ns
+        self._step = -1
+        self._stall_ns = 0
+
+    @property
+    def counts(self) -> FeedCounts:
+        """Since the start."""
+        return FeedCounts(self._holdings.hits, self._holdings.misses, self._stall_ns)
+
+    def begin_step(self, number: int) -> None:
+        self._step = number
+
+    def receive(self, message: ComputeFromLoader) -> None:
+        """Take in what the loader said between layers."""
+        self._perform(self._holdings.handle(message))
+
+    def loader_joined(self) -> None:
+        """A new loader is there: tell it what is held and still needed (R9)."""
+        self._perform(self._holdings.handle(LoaderJoined()))
+
+    def stream(self, layer: int, experts: list[int]) -> Iterator[tuple[int, ExpertWeights]]:
+        """The experts of one layer as they are there (R4): what is held first, arrivals at once."""
+        runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
+        while True:
+            for expert, slot in runs:
+                yield expert, self._views.weights(slot, layer, expert)
+                self._perform(self._holdings.handle(Computed([expert])))
+            if self._holdings.layer_done:
+                break
+            runs = self._await_arrivals()
+        self._perform(self._holdings.handle(LayerEnded()))
+
+    def _await_arrivals(self) -> list[tuple[int, int]]:
+        started_ns = self._clock_ns()
+        messages = self._wait()
+        self._stall_ns += self._clock_ns() - started_ns
+        return [run for message in messages for run in self._perform(self._holdings.handle(message))]
+
+    def _perform(self, actions: list[Any]) -> list[tuple[int, int]]:
+        runs: list[tuple[int, int]] = []
+        for action in actions:
+            if isinstance(action, Run):
+                runs += action.experts
+            else:
+                self._send(action)
+        return runs

@@ -1,0 +1,35 @@
+"""Rotary embeddings whose frequencies depend on the length of the batch: how long a sequence is still exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+def rope_limits(config: PreTrainedConfig) -> int | None:
+    """The largest length at which a row does not depend on its neighbours or its past; None: no such limit.
+
+    `dynamic` rescales all frequencies with the longest row beyond the original length, cached keys keep the old ones.
+    `longrope` changes to other frequencies there, for the whole batch. Both are exact up to the original length.
+    """
+    text = config.get_text_config(decoder=True)
+    limits = [_limit(text, parameters) for parameters in _rope_parameters(text)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _rope_parameters(config: PreTrainedConfig) -> list[dict[str, Any]]:
+    """The parameters of the model, or of each of its layer types."""
+    own = getattr(config, "rope_parameters", None) or {}
+    nested = [each for each in own.values() if isinstance(each, dict)]
+    return nested or [own]
+
+
+def _limit(config: Any, parameters: dict[str, Any]) -> int | None:
+    kind = parameters.get("rope_type", "default")
+    if "dynamic" in kind:
+        return int(config.max_position_embeddings)
+    if kind == "longrope":
+        original = parameters.get("original_max_position_embeddings")
+        return int(original or getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings)
+    return None

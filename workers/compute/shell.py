@@ -1,0 +1,148 @@
+"""The compute process: steps from the scheduler to the executor, experts from the loader while a step waits for them."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+import torch
+
+from ...ipc.events import Event, PeerJoined, Received, Stopping
+from ...ipc.messages import ComputeFromLoader, Forget, RunStep, Split
+from ...ipc.messages.to_compute import ComputeFromScheduler
+from ...ipc.stage import Stage
+from ..checkpoint.survey import Survey
+from .executor import Executor, sample
+from .holdings import Holdings
+from .model import load_model
+from .kv_cost import kv_cost
+from .probe import probe
+from .recording import Recording
+from .residency import ComputeStopped, Residency
+from .routing import StepRouting
+from .slots import SlotViews
+
+LANE_COMPUTE, LANE_STALL = 0, 1
+
+
+class ComputeShell:
+    """One start of compute. Steps wait in a queue while one runs; what the loader says is taken in at once."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        survey = stage.survey(Survey)
+        slots = stage.arena("slots").array
+        holdings = Holdings(slots.size // survey.stride_bytes, survey.layers, survey.experts)
+        self._steps: deque[ComputeFromScheduler] = deque()
+        self._arrivals: list[ComputeFromLoader] = []
+        self._scheduler_epoch = 0
+        self._waiting_on = ""
+        routing = StepRouting()
+        self._residency = Residency(
+            holdings, SlotViews(slots, survey), lambda message: stage.send("loader", message), self._wait, time.monotonic_ns
+        )
+        model = load_model(survey, self._residency, routing)
+        self._abilities = probe(model.config)
+        self._kv = kv_bytes(model.config, model.dtype)
+        self._recording = Recording.open(stage.config.record, stage.spec.epoch)
+        self._executor = Executor(
+            model, self._abilities, routing, self._residency, time.monotonic_ns, self._recording.watch(sample)
+        )
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop."""
+        self._stage.ready(self._facts())
+        try:
+            while self._stage.running:
+                self._route(self._stage.poll(0 if self._steps else 1000))
+                self._hear_loader()
+                if self._steps:
+                    self._obey(self._steps.popleft())
+                if self._stage.publish_due:
+                    self._publish()
+        except ComputeStopped:
+            pass
+        self._publish()
+
+    def _facts(self) -> dict[str, int | float | str]:
+        abilities = self._abilities
+        return {
+            "padding": int(abilities.padding),
+            "moving": int(abilities.moving),
+            "reason": abilities.reason,
+            "kv_bytes_per_position": self._kv.per_position_bytes,
+            "kv_bytes_per_row": self._kv.per_row_bytes,
+            "threads": torch.get_num_threads(),
+        }
+
+    def _route(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Received("scheduler", message):
+                    self._steps.append(message)
+                case Received("loader", message):
+                    self._arrivals.append(message)
+                case PeerJoined("loader"):
+                    self._arrivals.clear()
+                    self._residency.loader_joined()
+                case PeerJoined("scheduler", epoch):
+                    self._scheduler_epoch = epoch
+                    self._steps.clear()
+                    self._steps.append(_NewScheduler())
+                case Stopping(gently=False):
+                    raise ComputeStopped
+                case _:
+                    pass
+
+    def _hear_loader(self) -> None:
+        arrivals, self._arrivals = self._arrivals, []
+        for message in arrivals:
+            self._residency.receive(message)
+
+    def _wait(self) -> list[ComputeFromLoader]:
+        """Block until the loader has said something; the scheduler's messages queue up meanwhile."""
+        started_ns = time.monotonic_ns()
+        self._waiting_on = "loader"
+        while not self._arrivals:
+            self._route(self._stage.poll(1000))
+            if self._stage.publish_due:
+                self._publish()
+        self._waiting_on = ""
+        self._stage.add_span("stall", started_ns, time.monotonic_ns(), LANE_STALL)
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def _obey(self, order: Any) -> None:
+        match order:
+            case RunStep():
+                self._run_step(order)
+            case Forget():
+                self._executor.forget(order)
+                self._recording.order(order)
+            case Split():
+                self._executor.split(order)
+                self._recording.order(order)
+            case _:
+                self._executor.forget_all()
+
+    def _run_step(self, step: RunStep) -> None:
+        epoch = self._scheduler_epoch
+        name = "prefill" if step.admit else "decode"
+        with self._stage.span(name, LANE_COMPUTE, step=step.number, unit=step.unit):
+            stepped, used = self._executor.run(step)
+        if used is not None:
+            self._stage.send("loader", used)
+        self._recording.step(step, stepped, used)
+        if epoch == self._scheduler_epoch:
+            self._stage.send("scheduler", stepped)
+
+    def _publish(self) -> None:
+        counters: dict[str, int | float] = {**self._residency.counts._asdict(), "kv_bytes": self._executor.kv_bytes}
+        self._stage.publish(
+            done=self._executor.tokens_done, queue=len(self._steps), waiting_on=self._waiting_on, counters=counters
+        )
+
+
+class _NewScheduler:
+    """Placed before the steps of a new scheduler: the units of its predecessor are dropped first."""

@@ -1,0 +1,120 @@
+"""A scaled-down copy of a configuration: the same kinds of layers in the same order, sizes that run in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from ...errors import CheckpointError
+
+VOCABULARY = 64
+WINDOW = 6
+HIDDEN, HEADS, HEAD = 32, 4, 8
+
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "sliding_window": WINDOW,
+    "attention_chunk_size": WINDOW,
+    "hidden_size": HIDDEN,
+    "head_dim": HEAD,
+    "num_attention_heads": HEADS,
+    "intermediate_size": 32,
+    "dense_intermediate_size": 32,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "shared_intermediate_size": 16,
+    "num_experts": 8,
+    "num_local_experts": 8,
+    "n_routed_experts": 8,
+    "moe_num_experts": 8,
+    "num_experts_per_tok": 2,
+    "moe_k": 2,
+    "topk_group": 1,
+    "n_group": 2,
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": HEAD,
+    "qk_rope_head_dim": HEAD,
+    "qk_head_dim": 2 * HEAD,
+    "v_head_dim": HEAD,
+    "index_head_dim": 2 * HEAD,
+    "index_n_heads": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": HEAD,
+    "linear_value_head_dim": HEAD,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+}
+"""Largest values; a smaller one stays."""
+
+_NOT_PER_LAYER = frozenset({"architectures", "eos_token_id"})
+
+
+def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Raises CheckpointError for a configuration that varies layer by layer in a way that is not a plain list."""
+    text = config.get_text_config(decoder=True)
+    values = text.to_dict()
+    if values.get("per_layer_config"):
+        raise CheckpointError("its layers differ in ways that are not listed by layer", "config.json")
+    layers = distinct_layers(text)
+    for name, value in values.items():
+        if _is_per_layer(name, value, text.num_hidden_layers):
+            values[name] = [value[layer] for layer in layers]
+        elif name in _SIZES and isinstance(value, int):
+            values[name] = min(value, _SIZES[name])
+    values |= _dependent(text, layers)
+    return type(text)(**values)
+
+
+def distinct_layers(config: Any) -> list[int]:
+    """The first layer of every kind, and at least two layers."""
+    first: dict[Any, int] = {}
+    for layer in range(config.num_hidden_layers):
+        first.setdefault(_kind(config, layer), layer)
+    layers = sorted(first.values())
+    if len(layers) == 1 and config.num_hidden_layers > 1:
+        layers.append(layers[0] + 1)
+    return layers
+
+
+def _kind(config: Any, layer: int) -> tuple[Any, ...]:
+    lists = [value for name, value in config.to_dict().items() if _is_per_layer(name, value, config.num_hidden_layers)]
+    dense = layer < (getattr(config, "first_k_dense_replace", 0) or 0) or layer in (_mlp_only(config) or [])
+    return (dense, *(repr(each[layer]) for each in lists))
+
+
+def _is_per_layer(name: str, value: Any, layers: int) -> bool:
+    return isinstance(value, list) and len(value) == layers and layers > 1 and name not in _NOT_PER_LAYER
+
+
+def _mlp_only(config: Any) -> list[int] | None:
+    return getattr(config, "mlp_only_layers", None)
+
+
+def _dependent(config: Any, layers: list[int]) -> dict[str, Any]:
+    """What follows from the chosen layers and sizes."""
+    values: dict[str, Any] = {"num_hidden_layers": len(layers), "initializer_range": 0.2, "eos_token_id": None}
+    heads = getattr(config, "num_key_value_heads", None)
+    if heads is not None:
+        values["num_key_value_heads"] = HEADS if heads == config.num_attention_heads else min(heads, HEADS // 2)
+    dense = getattr(config, "first_k_dense_replace", None)
+    if dense is not None:
+        values["first_k_dense_replace"] = sum(layer < dense for layer in layers)
+    if _mlp_only(config) is not None:
+        values["mlp_only_layers"] = [place for place, layer in enumerate(layers) if layer in config.mlp_only_layers]
+    if getattr(config, "decoder_sparse_step", None) is not None:
+        values["decoder_sparse_step"] = 1
+    values["rope_parameters"] = _shorter_factors(config)
+    return values
+
+
+def _shorter_factors(config: Any) -> dict[str, Any] | None:
+    """longrope lists one factor a frequency; there are fewer frequencies now."""
+    parameters = getattr(config, "rope_parameters", None)
+    if not parameters:
+        return parameters
+    wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    count = {name: len(value) * HEAD // wide for name, value in parameters.items() if name in ("short_factor", "long_factor")}
+    return {name: value[: count[name]] if name in count else value for name, value in parameters.items()}

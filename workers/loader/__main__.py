@@ -1,0 +1,16 @@
+"""The loader process."""
+
+from __future__ import annotations
+
+from ...ipc.entry import run_stage
+from ...ipc.stage import Stage
+
+
+def main(stage: Stage) -> None:
+    from .shell import LoaderShell
+
+    LoaderShell(stage).run()
+
+
+if __name__ == "__main__":
+    run_stage(main)

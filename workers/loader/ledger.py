@@ -1,0 +1,313 @@
+"""The loader's side of the residency protocol: which expert lives in which slot, what is brought next, what goes.
+
+A pure core: `handle(event)` returns what to do. The rules R1–R9 are told in docs/architecture.md.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import assert_never
+
+import msgspec
+
+from ...ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
+from ..routing import read_routing, used_keys
+from .advice import Advice
+from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
+from .policy import Lru, Policy
+from .prefetched import Prefetched
+from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
+from .victims import NEVER, Victims
+
+
+class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters since the start, except `free`, `filling` and `held`, which say how the slots stand now."""
+
+    loads: int
+    """Transfers that ended well; `prefetches` of them (and of the failed) began because of a prediction."""
+    failed: int
+    prefetches: int
+    useful: int
+    """Prefetches that their step, or a later one, used while they were there."""
+    wasted: int
+    promoted: int
+    """Prefetches that came late: compute asked for the expert while it was filling."""
+    evictions: int
+    dropped: int
+    """Predictions whose layer began before they were there."""
+    strange: int
+    """Messages, or parts of them, that made no sense and were ignored."""
+    free: int
+    filling: int
+    held: int
+
+
+class Ledger:
+    """The owner of all slots that compute does not hold. It fills nothing before it has heard `Holding` (R9).
+
+    `fills_in_flight` transfers run at a time, besides as many urgent ones. `recalls_ahead` (None: chosen) slots at most
+    are free or asked for in favour of prefetches.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        layers: int,
+        experts: int,
+        top_k: int,
+        policy: Policy | None = None,
+        *,
+        fills_in_flight: int = 2,
+        recalls_ahead: int | None = None,
+        wanted_score: int = 127,
+    ) -> None:
+        self._layers, self._experts = layers, experts
+        self._fills_in_flight = fills_in_flight
+        self._recalls_ahead = max(2 * fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
+        self._roomy = slots >= layers * experts
+        self._prefetch_limit = slots if self._roomy else max(slots - top_k, 0)
+        self._table = SlotTable(slots)
+        self._advice = Advice(layers, experts, wanted_score)
+        self._policy = policy or Lru()
+        self._prefetched = Prefetched()
+        self._victims = Victims(self._table, self._advice, self._policy, self._prefetched)
+        self._heard = False
+        self._need: dict[int, None] = {}
+        self._failed_keys: set[int] = set()
+        self._actions: list[LedgerAction] = []
+        self._counts: defaultdict[str, int] = defaultdict(int)
+
+    def handle(self, event: LedgerEvent) -> list[LedgerAction]:
+        """Takes one event in; what to do about it comes back, in the order in which it has to be done."""
+        self._take_in(event)
+        if self._heard:
+            self._serve_needs()
+            if not self._need:
+                self._prefetch()
+        actions, self._actions = self._actions, []
+        return actions
+
+    def _take_in(self, event: LedgerEvent) -> None:
+        match event:
+            case FillDone():
+                self._on_fill_done(event)
+            case Given():
+                self._on_given(event)
+            case Need():
+                self._on_need(event)
+            case Used():
+                self._on_used(event)
+            case Plan():
+                self._counts["strange"] += not self._advice.take(event)
+            case Holding():
+                self._on_holding(event)
+            case ComputeJoined():
+                self._on_compute_joined()
+            case _:
+                assert_never(event)
+
+    # What happens
+
+    def _on_fill_done(self, done: FillDone) -> None:
+        slot = self._slot(done.slot, Owner.FILLING)
+        if slot is None:
+            return
+        if done.ok:
+            self._counts["loads"] += 1
+            self._need.pop(slot.key, None)
+            self._failed_keys.discard(slot.key)
+            self._table.hold(slot)
+            self._policy.loaded(slot.key)
+            self._announce(slot)
+        else:
+            self._counts["failed"] += 1
+            self._failed_keys.add(slot.key)  # never prefetched again, or a broken file would be read in a loop
+            self._prefetched.void(slot.key)
+            self._table.release(slot)
+
+    def _on_given(self, given: Given) -> None:
+        self._move(given.step, given.layer)
+        for number in given.slots:
+            slot = self._slot(number, Owner.HELD)
+            if slot is not None:
+                self._counts["evictions"] += 1
+                self._policy.evicted(slot.key)
+                self._prefetched.evicted(slot.key, self._advice.position)
+                self._table.release(slot)
+
+    def _on_need(self, need: Need) -> None:
+        if not self._move(need.step, need.layer):
+            return
+        first_key = need.layer * self._experts
+        known = [expert for expert in need.experts if 0 <= expert < self._experts]
+        self._counts["strange"] += len(need.experts) - len(known)
+        self._need.clear()
+        for key in (first_key + expert for expert in known):
+            slot = self._table.where.get(key)
+            if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: compute is about to hear of it
+                self._need[key] = None
+                self._promote(slot)
+
+    def _promote(self, slot: Slot | None) -> None:
+        if slot is not None and not slot.urgent:
+            slot.urgent = True
+            self._actions.append(PromoteFill(slot.number))
+            self._counts["promoted"] += self._prefetched.void(slot.key)
+
+    def _on_used(self, used: Used) -> None:
+        routing = read_routing(used, self._layers, self._experts)
+        if routing is None or used.step < 0:
+            self._counts["strange"] += 1
+            return
+        first_tick = used.step * self._layers
+        keys = used_keys(routing, self._experts).tolist()
+        for key in keys:
+            self._policy.used(key, first_tick + key // self._experts)
+        last_tick = first_tick + self._layers - 1
+        self._prefetched.judge(set(keys), self._table.where.keys(), last_tick)
+        if last_tick > self._advice.position:
+            self._move_to(last_tick)
+
+    def _on_holding(self, holding: Holding) -> None:
+        """Only a ledger that has heard nothing yet learns from the table; another knows better than a new compute."""
+        if not self._heard:
+            self._heard = True
+            self._adopt(holding.slots)
+        if holding.need is not None:
+            self._on_need(holding.need)
+
+    def _adopt(self, slots: dict[int, tuple[int, int]]) -> None:
+        useless = []
+        for number, (layer, expert) in slots.items():
+            slot = self._slot(number, Owner.FREE)
+            if slot is None:
+                continue
+            key = self._key(layer, expert)
+            self._table.adopt(slot, key)
+            if key == NO_KEY:
+                useless.append(slot)
+            else:
+                self._policy.loaded(key)
+        self._recall(useless, NOW)
+
+    def _on_compute_joined(self) -> None:
+        self._need.clear()
+        self._table.void_recalls()
+        for slot in list(self._table.held()):
+            if slot.key == NO_KEY:
+                self._table.release(slot)
+            else:
+                self._announce(slot)
+
+    def _move(self, step: int, layer: int) -> bool:
+        """Compute says where it is; a negative step says that it has not begun. False: that cannot be."""
+        if step < 0:
+            return False
+        if not 0 <= layer < self._layers:
+            self._counts["strange"] += 1
+            return False
+        self._move_to(step * self._layers + layer)
+        return True
+
+    def _move_to(self, tick: int) -> None:
+        begun = self._advice.move(tick)
+        self._counts["dropped"] += sum(key not in self._table.where for key in begun)
+
+    # What to do about it
+
+    def _serve_needs(self) -> None:
+        """Needs take free slots first, then slots that compute is asked for now."""
+        missing = [key for key in self._need if key not in self._table.where]
+        startable = min(len(missing), len(self._table.free), self._fills_in_flight - self._table.urgent_fills())
+        for key in missing[: max(startable, 0)]:
+            self._start(key, urgent=True)
+        waiting = len(missing) - max(startable, 0)
+        shortage = waiting - len(self._table.free) - self._table.returning_now()
+        if shortage > 0:
+            self._recall(self._victims.for_needs(shortage), NOW)
+
+    def _prefetch(self) -> None:
+        for due, key in list(islice(self._wanted(), self._prefetches_startable())):
+            self._start(key, urgent=False)
+            self._prefetched.bring(key, due)
+            self._counts["prefetches"] += 1
+        if not self._roomy:
+            self._recall_ahead()
+
+    def _prefetches_startable(self) -> int:
+        idle = self._fills_in_flight - len(self._table.filling)
+        return max(min(idle, len(self._table.free), self._prefetch_room()), 0)
+
+    def _prefetch_room(self) -> int:
+        """How many more experts may be there ahead of their need: needs must always find top-k slots (R5)."""
+        return self._prefetch_limit - self._prefetched.waiting(self._advice.position)
+
+    def _recall_ahead(self) -> None:
+        """Asks for slots that the next prefetches will want, so that none waits for a round trip (R3)."""
+        supply = len(self._table.free) + len(self._table.recalled)
+        window = min(self._recalls_ahead, self._prefetch_room())
+        if supply >= window:
+            return
+        for due, _ in islice(self._wanted(), supply, window):
+            choice = self._victims.for_prefetch(due)
+            if choice is not None:
+                victim, tick = choice
+                self._recall([victim], tick)
+
+    def _wanted(self) -> Iterator[tuple[int, int]]:
+        """(due tick, key) of what is worth bringing in ahead of need, the first due first."""
+        everything: Iterable[tuple[int, int]] = ()
+        if self._roomy:
+            everything = ((NEVER, key) for key in range(self._layers * self._experts))
+        skipped = set(self._failed_keys)
+        for due, key in chain(self._advice.coming(), everything):
+            if key not in self._table.where and key not in skipped:
+                skipped.add(key)
+                yield due, key
+
+    # Small steps
+
+    def _start(self, key: int, urgent: bool) -> None:
+        slot = self._table.start(key, urgent)
+        self._actions.append(StartFill(slot.number, *divmod(key, self._experts), urgent))
+
+    def _announce(self, slot: Slot) -> None:
+        self._actions.append(Filled(slot.number, *divmod(slot.key, self._experts)))
+
+    def _recall(self, slots: list[Slot], tick: int) -> None:
+        for slot in slots:
+            self._table.recall(slot, tick)
+        if slots:
+            step, layer = (-1, -1) if tick == NOW else divmod(tick, self._layers)
+            self._actions.append(Recall([slot.number for slot in slots], step, layer))
+
+    def _slot(self, number: int, owner: Owner) -> Slot | None:
+        """The slot if it exists and belongs to `owner`; otherwise the message makes no sense and is counted."""
+        slot = self._table.slots[number] if 0 <= number < self._table.count else None
+        if slot is None or slot.owner is not owner:
+            self._counts["strange"] += 1
+            return None
+        return slot
+
+    def _key(self, layer: int, expert: int) -> int:
+        """NO_KEY if there is no such expert, or if it is in a slot already."""
+        key = layer * self._experts + expert
+        if 0 <= layer < self._layers and 0 <= expert < self._experts and key not in self._table.where:
+            return key
+        self._counts["strange"] += 1
+        return NO_KEY
+
+    def statistics(self) -> LedgerStatistics:
+        """How it went so far."""
+        named = ("loads", "failed", "prefetches", "promoted", "evictions", "dropped", "strange")
+        free, filling = len(self._table.free), len(self._table.filling)
+        return LedgerStatistics(
+            **{name: self._counts[name] for name in named},
+            useful=self._prefetched.useful,
+            wasted=self._prefetched.wasted,
+            free=free,
+            filling=filling,
+            held=self._table.count - free - filling,
+        )

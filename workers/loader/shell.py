@@ -1,0 +1,116 @@
+"""The loader process: messages to the ledger, the ledger's actions to reader threads and to compute."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import queue
+import time
+
+from ...errors import CheckpointError
+from ...ipc.events import PeerJoined, Received
+from ...ipc.messages import Used
+from ...ipc.stage import Stage
+from ..checkpoint.survey import Survey
+from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from .ledger import Ledger
+from .store import fill_store
+from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
+
+FIRST_EPOCH = 1
+
+
+class LoaderShell:
+    """One start of the loader. The ledger decides, this carries out."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._survey = stage.survey(Survey)
+        self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
+        slots = stage.arena("slots").array
+        self._slots = slots.size // self._survey.stride_bytes
+        self._ledger = Ledger(
+            self._slots,
+            self._survey.layers,
+            self._survey.experts,
+            self._survey.top_k,
+            fills_in_flight=2 * stage.config.reads_in_flight,
+        )
+        self._lane_ends_ns: dict[int, int] = {}
+        self._engine = TransferEngine(
+            self._source(), slots, self._survey.stride_bytes, stage.config.reads_in_flight, self._on_done, time.monotonic_ns
+        )
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop."""
+        stage = self._stage
+        stage.ready({"slots": self._slots, "slot_bytes": self._survey.stride_bytes, "expert_bytes": self._survey.expert_bytes})
+        try:
+            while stage.running:
+                for event in stage.poll(1000):
+                    self._take_in(event)
+                self._collect_transfers()
+                if stage.publish_due:
+                    self._publish()
+        finally:
+            self._engine.close()
+        self._publish()
+
+    def _source(self) -> ExpertSource:
+        files = FileSource(self._survey)
+        if self._stage.config.tier == "disk":
+            return files
+        store = self._stage.arena("host").array
+        # A successor finds the store as its predecessor filled it.
+        if self._stage.spec.epoch == FIRST_EPOCH:
+            fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
+        return StoreSource(store, self._survey)
+
+    def _take_in(self, event: object) -> None:
+        match event:
+            case PeerJoined("compute"):
+                self._decide(ComputeJoined())
+            case Received("compute", Used() as used):
+                self._stage.send("predictor", used)
+                self._decide(used)
+            case Received(_, message):
+                self._decide(message)
+            case _:
+                pass
+
+    def _decide(self, event: LedgerEvent) -> None:
+        for action in self._ledger.handle(event):
+            match action:
+                case StartFill():
+                    self._engine.start(action.slot, action.layer, action.expert, action.urgent)
+                case PromoteFill():
+                    self._engine.promote(action.slot)
+                case _:
+                    self._stage.send("compute", action)
+
+    def _on_done(self, transfer: Transfer) -> None:
+        """Called from a reader thread: hand over and wake the loop."""
+        self._done.put(transfer)
+        os.write(self._stage.wake_fd, b"t")
+
+    def _collect_transfers(self) -> None:
+        while not self._done.empty():
+            transfer = self._done.get()
+            if transfer.error is not None:
+                what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
+                raise CheckpointError(what, self._survey.folder, "Check the disk and the checkpoint's files")
+            self._draw(transfer)
+            self._decide(FillDone(transfer.slot))
+
+    def _draw(self, transfer: Transfer) -> None:
+        """One lane for each transfer in flight, so that spans of a lane never overlap."""
+        detail: dict[str, int | str] = {"layer": transfer.layer, "expert": transfer.expert}
+        lane = next(lane for lane in itertools.count() if self._lane_ends_ns.get(lane, 0) <= transfer.started_ns)
+        self._lane_ends_ns[lane] = transfer.ended_ns
+        self._stage.add_span("load", transfer.started_ns, transfer.ended_ns, lane, detail)
+
+    def _publish(self) -> None:
+        facts = self._ledger.statistics()
+        counters: dict[str, int | float] = {name: getattr(facts, name) for name in facts.__struct_fields__}
+        counters["bytes"] = facts.loads * self._survey.expert_bytes
+        self._stage.publish(done=facts.loads, queue=facts.filling, counters=counters)

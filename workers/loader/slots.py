@@ -1,0 +1,98 @@
+"""Who owns each slot, and what is in it. An expert's key is layer * experts + expert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+NO_KEY = -1
+NOW = -1
+"""Recalled without delay. Other recalls carry the tick (step * layers + layer) after which compute returns the slot."""
+NOT_RECALLED = -2
+
+
+class Owner(Enum):
+    """FREE and FILLING slots are the loader's, HELD ones are compute's (R1)."""
+
+    FREE = "free"
+    FILLING = "filling"
+    HELD = "held"
+
+
+@dataclass(slots=True)
+class Slot:
+    """One slot. `urgent` matters while it is filling, `recall` while it is held."""
+
+    number: int
+    owner: Owner = Owner.FREE
+    key: int = NO_KEY
+    urgent: bool = False
+    recall: int = NOT_RECALLED
+
+
+@dataclass
+class SlotTable:
+    """All slots and the only ways in which they change hands: free → filling → held → free."""
+
+    count: int
+    slots: list[Slot] = field(init=False)
+    where: dict[int, Slot] = field(init=False, default_factory=dict)
+    """Key → the one slot that is filling with it or holds it."""
+    filling: dict[int, Slot] = field(init=False, default_factory=dict)
+    recalled: dict[int, Slot] = field(init=False, default_factory=dict)
+    """Slots that compute was asked for and has not returned yet."""
+    free: list[Slot] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slots = [Slot(number) for number in range(self.count)]
+        self.free = self.slots[::-1]
+
+    def start(self, key: int, urgent: bool) -> Slot:
+        """A free slot begins to fill with `key`."""
+        slot = self.free.pop()
+        slot.owner, slot.key, slot.urgent = Owner.FILLING, key, urgent
+        self.where[key] = self.filling[slot.number] = slot
+        return slot
+
+    def hold(self, slot: Slot) -> None:
+        """A filled slot becomes compute's."""
+        self.filling.pop(slot.number, None)
+        slot.owner, slot.urgent = Owner.HELD, False
+
+    def adopt(self, slot: Slot, key: int) -> None:
+        """A free slot turns out to be held by compute, with `key` in it (NO_KEY: with something of no use)."""
+        self.free.remove(slot)
+        slot.owner, slot.key = Owner.HELD, key
+        if key != NO_KEY:
+            self.where[key] = slot
+
+    def recall(self, slot: Slot, tick: int) -> None:
+        """Compute is asked to return the slot after `tick` (or NOW)."""
+        slot.recall = tick
+        self.recalled[slot.number] = slot
+
+    def release(self, slot: Slot) -> None:
+        """The slot is free again, whatever it was."""
+        self.filling.pop(slot.number, None)
+        self.recalled.pop(slot.number, None)
+        if slot.key != NO_KEY:
+            del self.where[slot.key]
+        slot.owner, slot.key, slot.urgent, slot.recall = Owner.FREE, NO_KEY, False, NOT_RECALLED
+        self.free.append(slot)
+
+    def void_recalls(self) -> None:
+        """Nobody is asked for anything any more."""
+        for slot in self.recalled.values():
+            slot.recall = NOT_RECALLED
+        self.recalled.clear()
+
+    def held(self) -> Iterator[Slot]:
+        return (slot for slot in self.slots if slot.owner is Owner.HELD)
+
+    def urgent_fills(self) -> int:
+        return sum(slot.urgent for slot in self.filling.values())
+
+    def returning_now(self) -> int:
+        """Slots that compute returns as soon as it does not use them."""
+        return sum(slot.recall == NOW for slot in self.recalled.values())

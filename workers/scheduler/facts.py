@@ -1,0 +1,75 @@
+"""What the scheduler must know of the model, of compute and of its own limits: plain numbers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...ipc.messages import Welcome
+from .events import Facts
+
+REMEMBERED_REQUESTS = 20_000
+REMEMBERED_TOKENS = 4_000_000
+
+
+class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """From the survey of the checkpoint."""
+
+    model: str
+    """Folder; the client looks for `tokenizer.json` in it."""
+    vocabulary: int
+    context: int
+    eos_ids: list[int]
+    kv_bytes_per_position: int
+    """Upper bound, until compute has probed the real one."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """From the configuration."""
+
+    batch_size: int
+    """Sequences that run at the same time, in one unit or spread over several."""
+    prefill_tokens: int
+    queue_limit: int
+    kv_bytes: int
+    units: str = "auto"
+    gather_ns: int = 4_000_000
+    """A prefill waits this long for more requests of the same burst: a pass over the model's weights costs far more."""
+    gather_limit_ns: int = 40_000_000
+
+
+class ComputeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """From compute's `Ready`: the cost of KV memory, and which operations on units are exact for this model."""
+
+    kv_bytes_per_position: int
+    """Of one padded position of one row, all layers."""
+    kv_bytes_per_row: int = 0
+    """What a row costs whatever its length (recurrent states)."""
+    padding: bool = True
+    """Rows of different lengths may share a unit."""
+    moving: bool = True
+    """Rows can be moved between units and leave them for good; if not, rows that left still take memory."""
+
+    @property
+    def joining(self) -> bool:
+        """Whether units may be joined and split."""
+        return self.padding and self.moving
+
+
+def compute_facts(facts: Facts, model: ModelFacts) -> ComputeFacts:
+    """Read compute's facts; what it does not say is taken from the survey."""
+    return ComputeFacts(
+        kv_bytes_per_position=int(facts.get("kv_bytes_per_position", model.kv_bytes_per_position)),
+        kv_bytes_per_row=int(facts.get("kv_bytes_per_row", 0)),
+        padding=bool(int(facts.get("padding", 1))),
+        moving=bool(int(facts.get("moving", 1))),
+    )
+
+
+def welcome(model: ModelFacts, limits: Limits) -> Welcome:
+    return Welcome(
+        model=model.model,
+        vocabulary=model.vocabulary,
+        context=model.context,
+        eos_ids=model.eos_ids,
+        queue_limit=limits.queue_limit,
+    )

@@ -1,0 +1,177 @@
+"""The ledger of requests: what was accepted, what of it was delivered, and how what ended has ended (I4)."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ...ipc.messages import Finished, Refused, Row, Sampling, Submit, Timings
+from .facts import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One accepted request. `number` is also the number of its row in compute and tells the order of arrival."""
+
+    number: int
+    request_id: str
+    identity: bytes
+    digest: bytes
+    prompt_ids: list[int]
+    sampling: Sampling
+    stop_ids: frozenset[int]
+    token_limit: int
+    """Tokens after which it finishes by `length`."""
+    positions: int
+    """KV positions that its row fills at the very end."""
+    accepted_ns: int
+    deadline_ns: int | None = None
+    tokens: list[int] = field(default_factory=list)
+    started_ns: int | None = None
+    first_token_ns: int | None = None
+    recomputed: int = 0
+    deaths: int = 0
+    """Deaths of compute in a row while it ran this request, without a token in between."""
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, the prompt included."""
+        return len(self.prompt_ids) + len(self.tokens)
+
+    @property
+    def last_token(self) -> int:
+        return self.tokens[-1] if self.tokens else self.prompt_ids[-1]
+
+    def row(self) -> Row:
+        """What compute needs to prefill it, also in the middle of its life."""
+        return Row(self.number, self.prompt_ids + self.tokens, len(self.tokens), self.sampling)
+
+    def timings(self, now_ns: int) -> Timings:
+        """From acceptance; what never happened counts as happening now."""
+        return Timings(
+            queued_ns=(now_ns if self.started_ns is None else self.started_ns) - self.accepted_ns,
+            first_token_ns=(now_ns if self.first_token_ns is None else self.first_token_ns) - self.accepted_ns,
+            total_ns=now_ns - self.accepted_ns,
+            recomputed=self.recomputed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRequest:
+    """All that is remembered: enough to answer when it is submitted again."""
+
+    digest: bytes
+    end: Finished | Refused
+
+    @property
+    def token_count(self) -> int:
+        return len(self.end.token_ids) if isinstance(self.end, Finished) else 0
+
+
+def submit_digest(submit: Submit) -> bytes:
+    """Of what a request asks for: the same id with another digest is another request.
+
+    A client that comes back says how far it got and how much time is left; that does not make it another request.
+    """
+    asked = msgspec.structs.replace(submit, deadline_ms=None, resume_ids=[])
+    return hashlib.blake2b(msgspec.msgpack.encode(asked), digest_size=16).digest()
+
+
+class RequestLedger:
+    """Open requests by id and by client, and the latest ended ones."""
+
+    def __init__(self, remembered: int = REMEMBERED_REQUESTS, remembered_tokens: int = REMEMBERED_TOKENS) -> None:
+        self.open: dict[str, Request] = {}
+        self._ended: OrderedDict[str, EndedRequest] = OrderedDict()
+        self._of_client: dict[bytes, dict[str, Request]] = {}
+        self._deadlines: list[tuple[int, str]] = []
+        self._remembered, self._remembered_tokens, self._tokens = remembered, remembered_tokens, 0
+
+    def add(self, request: Request) -> None:
+        self.open[request.request_id] = request
+        self._of_client.setdefault(request.identity, {})[request.request_id] = request
+        if request.deadline_ns is not None:
+            self._watch(request.deadline_ns, request.request_id)
+
+    def give_to(self, request: Request, identity: bytes) -> None:
+        """Its client came back under another identity: answers go there from now on."""
+        self._leave_client(request)
+        request.identity = identity
+        self._of_client.setdefault(identity, {})[request.request_id] = request
+
+    def of_client(self, identity: bytes) -> list[Request]:
+        return list(self._of_client.get(identity, {}).values())
+
+    def ended(self, request_id: str) -> EndedRequest | None:
+        return self._ended.get(request_id)
+
+    def end(self, request: Request, end: Finished | Refused) -> None:
+        """Move a request to the ended ones, the oldest of which are forgotten."""
+        self.drop(request)
+        self._remember(request.request_id, EndedRequest(request.digest, end))
+
+    def drop(self, request: Request) -> None:
+        """Forget an open request altogether."""
+        del self.open[request.request_id]
+        self._leave_client(request)
+
+    def next_deadline_ns(self) -> int | None:
+        self._skip_settled()
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def overdue(self, now_ns: int) -> Iterator[Request]:
+        """Open requests past their deadline; the caller ends each of them."""
+        while (deadline_ns := self.next_deadline_ns()) is not None and deadline_ns <= now_ns:
+            yield self.open[heapq.heappop(self._deadlines)[1]]
+
+    def _remember(self, request_id: str, ended: EndedRequest) -> None:
+        self._ended[request_id] = ended
+        self._tokens += ended.token_count
+        while len(self._ended) > self._remembered or self._tokens > self._remembered_tokens:
+            self._tokens -= self._ended.popitem(last=False)[1].token_count
+
+    def _leave_client(self, request: Request) -> None:
+        mine = self._of_client[request.identity]
+        del mine[request.request_id]
+        if not mine:
+            del self._of_client[request.identity]
+
+    def _watch(self, deadline_ns: int, request_id: str) -> None:
+        if len(self._deadlines) > 1000 + 2 * len(self.open):  # mostly settled requests with far deadlines
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.open]
+            heapq.heapify(self._deadlines)
+        heapq.heappush(self._deadlines, (deadline_ns, request_id))
+
+    def _skip_settled(self) -> None:
+        while self._deadlines and self._deadlines[0][1] not in self.open:
+            heapq.heappop(self._deadlines)
+
+
+class WaitingLine:
+    """Accepted requests that do not run, first come first served; leaving from the middle is cheap."""
+
+    def __init__(self) -> None:
+        self._line: OrderedDict[int, Request] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(self._line.values())
+
+    def join(self, request: Request) -> None:
+        self._line[request.number] = request
+
+    def put_back(self, requests: list[Request]) -> None:
+        """Return running requests to the front, in the order of their arrival."""
+        for request in sorted(requests, key=lambda request: request.number, reverse=True):
+            self._line[request.number] = request
+            self._line.move_to_end(request.number, last=False)
+
+    def leave(self, request: Request) -> None:
+        self._line.pop(request.number, None)

@@ -1,0 +1,158 @@
+"""The scheduler process: sockets to the core's events, the core's actions to sockets."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+
+import msgspec
+
+from ...configs.schema import Config
+from ...configs.sizes import parse_size
+from ...ipc.addresses import CLIENTS, socket_address
+from ...ipc.codec import Unreadable as Garbled
+from ...ipc.codec import decode
+from ...ipc.events import Event as StageEvent
+from ...ipc.events import PeerJoined, Received
+from ...ipc.messages import RunStep, Stepped
+from ...ipc.messages.to_scheduler import FROM_CLIENT
+from ...ipc.router import Router
+from ...ipc.stage import Stage
+from ..checkpoint.survey import Survey
+from . import events
+from .facts import Limits, ModelFacts
+from .state import SchedulerState
+
+LONGEST_WAIT_MS = 1000
+FAREWELL_MS = 500
+
+
+class _Named(msgspec.Struct):
+    request_id: str = ""
+
+
+_NAMED = msgspec.msgpack.Decoder(_Named)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A step in flight, for the timeline."""
+
+    at_ns: int
+    name: str
+    lane: int
+
+
+class SchedulerShell:
+    """One start of the scheduler. The core decides, this carries out."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        survey = stage.survey(Survey)
+        self._state = SchedulerState(model_facts(survey), limits(stage.config, survey), stage.spec.epoch)
+        address = socket_address(stage.spec.run_dir, CLIENTS)
+        # Raw: a message that breaks the schema is answered under its request id, so it must not be lost on the way.
+        self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
+        self._sent: dict[int, _Sent] = {}
+        stage.watch("clients", self._clients.socket)
+
+    def run(self) -> None:
+        """Serve until the supervisor says stop, then end every open request with an error."""
+        self._stage.ready({"queue_limit": self._stage.config.queue_limit})
+        while self._stage.running:
+            for event in self._stage.poll(self._patience_ms()):
+                self._take_in(event)
+            self._decide(events.Tick(time.monotonic_ns()))
+            if self._stage.publish_due:
+                self._publish()
+        self._hear_clients()
+        self._decide(events.Draining(time.monotonic_ns()))
+        self._publish()
+        self._clients.close(FAREWELL_MS)
+
+    def _patience_ms(self) -> int:
+        now_ns = time.monotonic_ns()
+        wake_at_ns = self._state.wake_at_ns(now_ns)
+        if wake_at_ns is None:
+            return LONGEST_WAIT_MS
+        return min(LONGEST_WAIT_MS, -(-(wake_at_ns - now_ns) // 1_000_000))
+
+    def _take_in(self, event: StageEvent) -> None:
+        now_ns = time.monotonic_ns()
+        match event:
+            case Received("compute", Stepped() as stepped):
+                self._draw(stepped, now_ns)
+                self._decide(events.StepDone(stepped, now_ns))
+            case PeerJoined("compute", _, facts):
+                self._sent.clear()
+                self._decide(events.ComputeJoined(now_ns, facts))
+            case _:
+                self._hear_clients()
+
+    def _hear_clients(self) -> None:
+        for identity, raw in self._clients.receive():
+            if isinstance(raw, Garbled):
+                self._decide(events.Unreadable(identity, "", raw.reason))
+                continue
+            message = decode(FROM_CLIENT, raw)
+            if isinstance(message, Garbled):
+                self._decide(events.Unreadable(identity, _request_id(raw), message.reason))
+            else:
+                self._decide(events.Heard(identity, message, time.monotonic_ns()))
+
+    def _decide(self, event: events.Event) -> None:
+        for action in self._state.handle(event):
+            match action:
+                case events.Send(identity, message):
+                    if not self._clients.send(identity, message):
+                        self._decide(events.ClientLost(identity, time.monotonic_ns()))
+                case events.ToPredictor(message):
+                    self._stage.send("predictor", message)
+                case events.ToCompute(message):
+                    if isinstance(message, RunStep):
+                        self._note(message)
+                    self._stage.send("compute", message)
+
+    def _note(self, step: RunStep) -> None:
+        lane = int(any(sent.lane == 0 for sent in self._sent.values()))
+        self._sent[step.number] = _Sent(time.monotonic_ns(), "prefill" if step.admit else "decode", lane)
+
+    def _draw(self, stepped: Stepped, now_ns: int) -> None:
+        sent = self._sent.pop(stepped.number, None)
+        if sent is not None:
+            detail: dict[str, int | str] = {"step": stepped.number, "unit": stepped.unit, "rows": len(stepped.rows)}
+            self._stage.add_span(sent.name, sent.at_ns, now_ns, sent.lane, detail)
+
+    def _publish(self) -> None:
+        facts = self._state.statistics()
+        counters: dict[str, int | float] = {**asdict(facts), "dropped": self._clients.dropped}
+        waiting_on = "compute" if facts.steps_in_flight else ""
+        self._stage.publish(done=facts.done, queue=facts.queue, waiting_on=waiting_on, counters=counters)
+
+
+def model_facts(survey: Survey) -> ModelFacts:
+    return ModelFacts(
+        model=survey.folder,
+        vocabulary=survey.vocabulary,
+        context=survey.context,
+        eos_ids=survey.eos_ids,
+        kv_bytes_per_position=survey.kv_bytes_per_token,
+    )
+
+
+def limits(config: Config, survey: Survey) -> Limits:
+    """A percentage of KV memory refers to a full batch of sequences that fill the context."""
+    full_bytes = config.batch_size * survey.context * survey.kv_bytes_per_token
+    return Limits(
+        batch_size=config.batch_size,
+        prefill_tokens=config.prefill_tokens,
+        queue_limit=config.queue_limit,
+        kv_bytes=parse_size(config.kv_memory, "kv_memory").of(full_bytes),
+        units=config.units,
+    )
+
+
+def _request_id(raw: bytes) -> str:
+    """What an unreadable message calls itself, if anything."""
+    named = decode(_NAMED, raw)
+    return "" if isinstance(named, Garbled) else named.request_id

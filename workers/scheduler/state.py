@@ -1,0 +1,265 @@
+"""The scheduler's core: client messages and finished steps in, replies and steps out. No socket, clock or process.
+
+Every request that was accepted ends in exactly one `Finished` or `Refused` (I4). Steps are sent on `Tick` alone, so
+that all messages at hand are heard before a batch is chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from ...ipc.messages import Cancel, ErrorFacts, FromClient, Hello, Stepped, Submit
+from . import events
+from .admission import Room, pick_prefill, worth_waiting_until_ns
+from .desk import Desk, ending
+from .events import Action, Event
+from .facts import ComputeFacts, Limits, ModelFacts, compute_facts
+from .requests import Request, WaitingLine
+from .stepper import Stepper
+from .units import reserved_bytes
+from .validation import request_error
+
+PREFILLS_IN_A_ROW = 4
+DEATHS_ALLOWED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStatistics:
+    """Levels and counters, as published; counters grow from the start of this scheduler."""
+
+    queue: int
+    running: int
+    units: int
+    steps_in_flight: int
+    kv_reserved_bytes: int
+    accepted: int
+    done: int
+    refused: int
+    abandoned: int
+    tokens: int
+    steps: int
+    stale_steps: int
+    recomputed: int
+
+
+class SchedulerState:
+    """Feed it events with `handle`, carry out the actions it returns in order."""
+
+    def __init__(self, model: ModelFacts, limits: Limits, epoch: int = 0) -> None:
+        self._model, self._limits = model, limits
+        self._desk = Desk(model, limits, first_row=epoch << 32)
+        self._waiting = WaitingLine()
+        self._stepper = Stepper(first_number=epoch << 32)
+        self._last_arrival_ns = 0
+        self._prefills_in_a_row = 0
+        self._steps = self._stale_steps = self._recomputed = 0
+
+    def handle(self, event: Event) -> list[Action]:
+        """What one event leads to."""
+        match event:
+            case events.Heard():
+                return self._hear(event.identity, event.message, event.now_ns)
+            case events.StepDone():
+                return self._step_done(event.stepped, event.now_ns)
+            case events.Tick():
+                return self._tick(event.now_ns)
+            case events.ComputeJoined():
+                return self._compute_joined(event)
+            case events.ComputeLost():
+                return self._compute_lost()
+            case events.ClientLost():
+                return self._client_lost(event.identity)
+            case events.Unreadable():
+                return self._desk.decline(event.identity, event.request_id, _unreadable(event.what))
+            case events.Draining():
+                return self._drain()
+
+    def wake_at_ns(self, now_ns: int) -> int | None:
+        """When the next `Tick` is due even if nothing happens; None: not before something does."""
+        times = [self._desk.ledger.next_deadline_ns()]
+        if (compute := self._desk.compute) is not None:
+            times.append(worth_waiting_until_ns(self._waiting, self._room(compute), self._last_arrival_ns))
+        return min((time for time in times if time is not None and time > now_ns), default=None)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is open."""
+        return not self._desk.ledger.open
+
+    def statistics(self) -> SchedulerStatistics:
+        compute, desk = self._desk.compute, self._desk
+        units = list(self._stepper.units.values())
+        return SchedulerStatistics(
+            queue=len(self._waiting),
+            running=self._stepper.row_count,
+            units=len(units),
+            steps_in_flight=self._stepper.steps_in_flight,
+            kv_reserved_bytes=reserved_bytes(units, compute) if compute else 0,
+            accepted=desk.accepted,
+            done=desk.done,
+            refused=desk.refused,
+            abandoned=desk.abandoned,
+            tokens=desk.tokens,
+            steps=self._steps,
+            stale_steps=self._stale_steps,
+            recomputed=self._recomputed,
+        )
+
+    def _hear(self, identity: bytes, message: FromClient, now_ns: int) -> list[Action]:
+        match message:
+            case Submit():
+                return self._submit(identity, message, now_ns)
+            case Cancel(request_id):
+                return self._cancel(identity, request_id, now_ns)
+            case Hello():
+                return self._desk.greet(identity)
+
+    def _submit(self, identity: bytes, submit: Submit, now_ns: int) -> list[Action]:
+        if (known := self._desk.repeat(identity, submit)) is not None:
+            return known
+        if (fault := self._desk.fault_of(submit, len(self._waiting))) is not None:
+            return self._desk.decline(identity, submit.request_id, fault)
+        request, actions = self._desk.accept(identity, submit, now_ns)
+        if (reason := ending(request)) is not None:  # resumed with its whole output
+            return actions + self._desk.finish(request, reason, now_ns)
+        self._waiting.join(request)
+        self._last_arrival_ns = now_ns
+        return actions
+
+    def _cancel(self, identity: bytes, request_id: str, now_ns: int) -> list[Action]:
+        request = self._desk.ledger.open.get(request_id)
+        if request is not None and request.identity == identity:
+            return self._finish(request, "cancelled", now_ns)
+        if request is None and self._desk.ledger.ended(request_id) is None:
+            unknown = request_error("no request has this id", "cancel", "It may have ended long ago")
+            return self._desk.decline(identity, request_id, unknown)
+        return []  # it has ended and its client was told, or it belongs to another client
+
+    def _step_done(self, stepped: Stepped, now_ns: int) -> list[Action]:
+        outcome = self._stepper.finish(stepped)
+        if outcome is None:
+            self._stale_steps += 1
+            return []
+        self._steps += 1
+        actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
+        for request, error in outcome.failed:
+            actions += self._desk.fail(request, error)
+        return actions
+
+    def _advance(self, request: Request, token: int, now_ns: int) -> list[Action]:
+        actions = self._desk.deliver(request, token, now_ns)
+        if (reason := ending(request)) is not None:
+            actions += self._finish(request, reason, now_ns)
+        return actions
+
+    def _finish(self, request: Request, reason: str, now_ns: int) -> list[Action]:
+        self._withdraw(request)
+        return self._desk.finish(request, reason, now_ns)
+
+    def _withdraw(self, request: Request) -> None:
+        """From the line or from compute, wherever it is."""
+        self._waiting.leave(request)
+        self._stepper.leave(request)
+
+    def _client_lost(self, identity: bytes) -> list[Action]:
+        for request in self._desk.ledger.of_client(identity):
+            self._withdraw(request)
+            self._desk.abandon(request)
+        return []
+
+    def _compute_joined(self, event: events.ComputeJoined) -> list[Action]:
+        """It may have died and come back before anybody told us."""
+        self._desk.compute = compute_facts(event.facts, self._model)
+        actions = self._requeue_all()
+        misfits = [(request, self._desk.does_not_fit(request)) for request in self._waiting]
+        for request, error in misfits:
+            if error is not None:
+                self._withdraw(request)
+                actions += self._desk.fail(request, error)
+        return actions
+
+    def _compute_lost(self) -> list[Action]:
+        self._desk.compute = None
+        return self._requeue_all()
+
+    def _requeue_all(self) -> list[Action]:
+        """Compute holds nothing of ours any more: its rows go to the front of the line with the tokens they have.
+
+        Whoever was running when compute died runs alone next time, and is refused after some such deaths in a row:
+        one request must not take the engine down.
+        """
+        lost, suspects = self._stepper.lose_all()
+        for request in lost:
+            request.recomputed += 1
+        for request in suspects:
+            request.deaths += 1
+        self._recomputed += len(lost)
+        self._prefills_in_a_row = 0
+        self._waiting.put_back([request for request in lost if request.deaths < DEATHS_ALLOWED])
+        guilty = [request for request in suspects if request.deaths >= DEATHS_ALLOWED]
+        return [action for request in guilty for action in self._desk.fail(request, _deadly())]
+
+    def _drain(self) -> list[Action]:
+        self._desk.draining = True
+        actions: list[Action] = []
+        for request in list(self._desk.ledger.open.values()):
+            self._withdraw(request)
+            actions += self._desk.fail(request, _stopping())
+        return actions
+
+    def _tick(self, now_ns: int) -> list[Action]:
+        actions: list[Action] = []
+        for request in self._desk.ledger.overdue(now_ns):
+            actions += self._finish(request, "deadline", now_ns)
+        actions += self._stepper.forget_empty()
+        while not self._stepper.full and (step := self._next_step(now_ns)):
+            actions += step
+        return actions
+
+    def _next_step(self, now_ns: int) -> list[Action]:
+        compute = self._desk.compute
+        if compute is None or self._stepper.running_suspect:
+            return []
+        decode = partial(self._decode, compute)
+        prefill = partial(self._prefill, self._room(compute), now_ns)
+        due = self._prefills_in_a_row >= PREFILLS_IN_A_ROW
+        return (decode() or prefill()) if due else (prefill() or decode())
+
+    def _prefill(self, room: Room, now_ns: int) -> list[Action]:
+        if self._stepper.prefilling or worth_waiting_until_ns(self._waiting, room, self._last_arrival_ns) > now_ns:
+            return []
+        picked = pick_prefill(self._waiting, room)
+        if not picked or (picked[0].deaths and self._stepper.steps_in_flight):
+            return []
+        for request in picked:
+            self._waiting.leave(request)
+            request.started_ns = now_ns if request.started_ns is None else request.started_ns
+        self._prefills_in_a_row += 1
+        return self._stepper.prefill(picked)
+
+    def _decode(self, compute: ComputeFacts) -> list[Action]:
+        actions = self._stepper.decode(self._units_wanted, compute)
+        if actions:
+            self._prefills_in_a_row = 0
+        return actions
+
+    @property
+    def _units_wanted(self) -> int:
+        return 2 if self._limits.units == "two" else 1
+
+    def _room(self, compute: ComputeFacts) -> Room:
+        return Room(self._limits, compute, list(self._stepper.units.values()))
+
+
+def _unreadable(what: str) -> ErrorFacts:
+    return request_error(f"the message could not be read: {what}", "protocol", "See docs/protocol.md")
+
+
+def _stopping() -> ErrorFacts:
+    return ErrorFacts("engine", "the engine stopped before the request was done", "engine", "Start it and submit again")
+
+
+def _deadly() -> ErrorFacts:
+    what = f"compute died {DEATHS_ALLOWED} times in a row while it ran this request"
+    return ErrorFacts("request", what, "compute", "Its log says why; other requests were not disturbed")

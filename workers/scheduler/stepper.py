@@ -1,0 +1,174 @@
+"""Steps: numbers, units in flight, and the messages that keep compute's units equal to the scheduler's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...ipc.messages import ErrorFacts, Forecast, Forget, Row, RunStep, Split, Stepped
+from .arrangement import Decode, Part, next_decode
+from .events import Action, ToCompute, ToPredictor
+from .facts import ComputeFacts
+from .requests import Request
+from .units import Unit
+
+STEPS_IN_FLIGHT = 2
+
+
+_Columns = tuple[list[int], list[int], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one step: new tokens and failures of requests that still run."""
+
+    tokens: list[tuple[Request, int]]
+    failed: list[tuple[Request, ErrorFacts]]
+
+
+class Stepper:
+    """The units compute holds, in the order it was told. Numbers of steps and units strictly grow."""
+
+    def __init__(self, first_number: int) -> None:
+        self.units: dict[int, Unit] = {}
+        self._in_flight: dict[int, Unit] = {}
+        self._number = first_number
+        self._holders: dict[int, Unit] = {}
+
+    @property
+    def steps_in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def full(self) -> bool:
+        """Compute has a step to run and one to go on with."""
+        return len(self._in_flight) >= STEPS_IN_FLIGHT
+
+    @property
+    def prefilling(self) -> bool:
+        return any(unit.prefilling for unit in self._in_flight.values())
+
+    @property
+    def running_suspect(self) -> bool:
+        """Whether a request that compute died on is being tried alone."""
+        return any(request.deaths for unit in self._in_flight.values() for request in unit.rows.values())
+
+    @property
+    def row_count(self) -> int:
+        return sum(len(unit.rows) for unit in self.units.values())
+
+    def prefill(self, requests: list[Request]) -> list[Action]:
+        """Start a new unit with these rows."""
+        unit = self._new_unit(requests)
+        unit.prefilling = True
+        rows = [request.row() for request in requests]
+        return self._run(unit, _prefill_forecast(rows), admit=rows)
+
+    def decode(self, keep: int, facts: ComputeFacts) -> list[Action]:
+        """The next step of a unit that is not in flight; nothing when all had better wait."""
+        match next_decode(list(self.units.values()), facts, keep):
+            case Decode(unit, joins):
+                return self._decode(unit, joins)
+            case Part(unit, rows):
+                _, part = self._move(unit, rows)
+                return [part, *self.decode(keep, facts)]
+        return []
+
+    def leave(self, request: Request) -> None:
+        """The request ended; its row leaves compute before the unit's next step."""
+        if (unit := self._holders.pop(request.number, None)) is not None:
+            unit.leave(request)
+
+    def forget_empty(self) -> list[Action]:
+        """Units of which all rows ended are dropped without another step."""
+        empty = [unit for unit in self.units.values() if not unit.rows and unit.step is None]
+        return [self._forget(unit) for unit in empty]
+
+    def finish(self, stepped: Stepped) -> Outcome | None:
+        """What a step brought; None when it is not one of ours in flight (an earlier compute's)."""
+        unit = self._in_flight.pop(stepped.number, None)
+        if unit is None:
+            return None
+        unit.step, unit.prefilling = None, False
+        live = unit.rows
+        tokens = [(live[row], token) for row, token in zip(stepped.rows, stepped.tokens, strict=True) if row in live]
+        failed = [(live[row], error) for row, error in stepped.failed.items() if row in live]
+        for row in stepped.failed:
+            self._evict(unit, row)
+        return Outcome(tokens, failed)
+
+    def lose_all(self) -> tuple[list[Request], list[Request]]:
+        """Compute died. Its live requests, and those of them that it was running right then."""
+        suspects = [request for unit in self._in_flight.values() for request in unit.rows.values()]
+        lost = [request for unit in self.units.values() for request in unit.rows.values()]
+        self.units.clear()
+        self._in_flight.clear()
+        self._holders.clear()
+        return lost, suspects
+
+    def _decode(self, unit: Unit, joins: list[Unit]) -> list[Action]:
+        actions: list[Action] = []
+        joined: list[int] = []
+        for other in joins:
+            clean, parting = self._without_leaving(other)
+            actions += parting
+            joined.append(clean.number)
+            self._absorb(unit, clean)
+        dropped = list(unit.leaving)
+        unit.leaving.clear()
+        return actions + self._run(unit, _decode_forecast(unit), drop=dropped, join=joined)
+
+    def _run(self, unit: Unit, forecast: _Columns, **what: Any) -> list[Action]:
+        self._number += 1
+        unit.step = unit.last_step = self._number
+        self._in_flight[self._number] = unit
+        tokens, rows, positions = forecast
+        advice = Forecast(step=self._number, token_ids=tokens, rows=rows, positions=positions)
+        return [ToPredictor(advice), ToCompute(RunStep(number=self._number, unit=unit.number, **what))]
+
+    def _without_leaving(self, unit: Unit) -> tuple[Unit, list[Action]]:
+        """`drop` speaks of the unit that runs, so a unit that joins it must be rid of ended rows before."""
+        if not unit.leaving:
+            return unit, []
+        rest, parting = self._move(unit, list(unit.rows))
+        return rest, [parting, self._forget(unit)]
+
+    def _move(self, unit: Unit, rows: list[int]) -> tuple[Unit, Action]:
+        part = self._new_unit([unit.rows.pop(number) for number in rows])
+        part.last_step = unit.last_step
+        return part, ToCompute(Split(unit=unit.number, rows=rows, into=part.number))
+
+    def _absorb(self, unit: Unit, other: Unit) -> None:
+        del self.units[other.number]
+        unit.rows.update(other.rows)
+        self._holders.update(dict.fromkeys(other.rows, unit))
+
+    def _new_unit(self, requests: list[Request]) -> Unit:
+        self._number += 1
+        unit = Unit.of(self._number, requests)
+        self.units[unit.number] = unit
+        self._holders.update(dict.fromkeys(unit.rows, unit))
+        return unit
+
+    def _forget(self, unit: Unit) -> Action:
+        del self.units[unit.number]
+        return ToCompute(Forget(unit.number))
+
+    def _evict(self, unit: Unit, number: int) -> None:
+        """A failed row has left the unit by itself."""
+        unit.rows.pop(number, None)
+        unit.leaving.pop(number, None)
+        self._holders.pop(number, None)
+
+
+def _prefill_forecast(rows: list[Row]) -> _Columns:
+    token_ids = [token for row in rows for token in row.token_ids]
+    numbers = [row.number for row in rows for _ in row.token_ids]
+    positions = [position for row in rows for position in range(len(row.token_ids))]
+    return token_ids, numbers, positions
+
+
+def _decode_forecast(unit: Unit) -> _Columns:
+    requests = unit.rows.values()
+    token_ids = [request.last_token for request in requests]
+    return token_ids, list(unit.rows), [request.length - 1 for request in requests]
