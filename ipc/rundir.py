@@ -47,10 +47,10 @@ class RunDir:
         unborn.rename(path)
         return cls(path, lock_fd)
 
-    def remove_sockets_of(self, stage: str, epoch: int) -> None:
-        """Remove what a dead start of a stage left (a killed process cannot)."""
+    def remove_files_of(self, stage: str, epoch: int) -> None:
+        """Remove what a dead start of a stage left: sockets (a killed process cannot) and its output."""
         for entry in self.path.iterdir():
-            if f"{stage}.{epoch}" in entry.name.split("-"):
+            if f"{stage}.{epoch}" in entry.name.removesuffix(".log").split("-"):
                 entry.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -71,6 +71,25 @@ def sweep(base: Path) -> None:
     for path in base.glob(f"{_UNBORN_PREFIX}*"):
         if path.exists() and time.time() - path.stat().st_mtime > _UNBORN_SECONDS:
             _remove_if_dead(path)
+
+
+def living(base: Path | None = None) -> list[Path]:
+    """The run directories in `base` (default as for `create`) of this user's engines that run now."""
+    return sorted(path for path in (base or _default_base()).glob(f"{_PREFIX}*") if _is_living(path))
+
+
+def _is_living(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # not a directory, not ours, or just gone
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:  # its owner lives
+        return os.fstat(fd).st_uid == os.getuid()
+    finally:
+        os.close(fd)
+    return False
 
 
 def _remove_if_dead(path: Path) -> None:

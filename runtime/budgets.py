@@ -1,4 +1,4 @@
-"""What the configuration's sizes come to for this checkpoint; what cannot fit is refused here, with the numbers (I5)."""
+"""What the configured sizes come to for this checkpoint; what cannot fit is refused here, with the numbers (I5)."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ def count_slots(expert_memory: str, survey: Survey) -> int:
     else:
         slots = int((size.share or 0.0) * survey.expert_count + 1e-6)
     if slots < 1:
+        one = format_size(survey.stride_bytes)
         raise BudgetError(
-            f"{expert_memory} holds no expert: one of the {survey.expert_count} takes {format_size(survey.stride_bytes)}",
+            f"{expert_memory} holds no expert: one of the {survey.expert_count} takes {one}",
             "expert_memory",
-            f"Give at least {format_size(survey.stride_bytes)}; much less than {survey.top_k} experts will be slow",
+            f"Give at least {one}; less than the {survey.top_k} experts of a token will be slow",
         )
     return min(slots, survey.expert_count)
 
@@ -58,7 +59,7 @@ def _host_bytes(config: Config, survey: Survey) -> int:
     given = parse_size(config.host_memory, "host_memory").of(whole)
     if given < whole:
         raise BudgetError(
-            f"{config.host_memory} is {format_size(given)}, but all {survey.expert_count} experts take {format_size(whole)}",
+            f"holds {format_size(given)}, but all {survey.expert_count} experts take {format_size(whole)}",
             "host_memory",
             "Give it all, or use tier = disk",
         )

@@ -23,6 +23,7 @@ class Child:
         self.epoch = epoch
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
+        self.exit_code: int | None = None
         self._process = process
         self._log = log
 
@@ -32,9 +33,9 @@ class Child:
 
     def reap(self) -> EngineError:
         """Collect an ended child and say how it ended; only after `pidfd` could be read."""
-        code = self._process.wait()
+        self.exit_code = self._process.wait()
         os.close(self.pidfd)
-        return EngineError(describe_exit(code), f"stage {self.stage}", self._last_words())
+        return EngineError(describe_exit(self.exit_code), f"stage {self.stage}", self._last_words())
 
     def _last_words(self) -> str:
         lines = tail(self._log, LAST_LINES) if self._log else ""

@@ -25,7 +25,8 @@ from ..workers.compute.slots import SlotViews
 from ..workers.compute.unit import RowAbilities
 from ..workers.loader.events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from ..workers.loader.ledger import Ledger
-from ..workers.loader.transfers import FileSource, Transfer, TransferEngine
+from ..workers.loader.store import fill_store
+from ..workers.loader.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
 if TYPE_CHECKING:
     from ..workers.predictor.forecaster import Forecaster
@@ -42,6 +43,7 @@ class LocalRuntime:
         choose: Chooser = sample,
         forecaster: Forecaster | None = None,
         readers: int = 2,
+        tier: str = "disk",
     ) -> None:
         self._survey, self._forecaster = survey, forecaster
         memory = np.frombuffer(mmap.mmap(-1, slots * survey.stride_bytes), dtype=np.uint8)
@@ -49,7 +51,7 @@ class LocalRuntime:
         self._inbox: list[ComputeFromLoader] = []
         self.ledger = Ledger(slots, survey.layers, survey.experts, survey.top_k, fills_in_flight=2 * readers)
         self._transfers = TransferEngine(
-            FileSource(survey), memory, survey.stride_bytes, readers, self._done.put, time.monotonic_ns
+            _source(survey, tier, readers), memory, survey.stride_bytes, readers, self._done.put, time.monotonic_ns
         )
         holdings = Holdings(slots, survey.layers, survey.experts)
         routing = StepRouting()
@@ -120,3 +122,12 @@ class LocalRuntime:
                 raise CheckpointError(str(transfer.error), self._survey.folder, "Check the checkpoint's files")
             self._decide(FillDone(transfer.slot))
         return self._take_inbox()
+
+
+def _source(survey: Survey, tier: str, readers: int) -> ExpertSource:
+    files = FileSource(survey)
+    if tier == "disk":
+        return files
+    store = np.frombuffer(mmap.mmap(-1, survey.expert_count * survey.stride_bytes), dtype=np.uint8)
+    fill_store(files, store, survey, readers, lambda what, done, total: None)
+    return StoreSource(store, survey)

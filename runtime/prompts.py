@@ -88,11 +88,12 @@ def _ids(prompt: Sequence[int]) -> list[int]:
 
 def _integer(value: int, where: str) -> int:
     """An int, or something that stands for one (a numpy integer); a bool is a mistake."""
-    if type(value) is int:
-        return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise RequestError(f"must be a whole number, not {value!r}", where, "Give an int")
-    return operator.index(value)
+    number = value if type(value) is int else operator.index(value)
+    if not -(2**63) <= number < 2**63:
+        raise RequestError(f"does not fit 64 bits: {number}", where, "Give a smaller number")
+    return number
 
 
 def _number(value: float, where: str) -> float:
@@ -104,5 +105,5 @@ def _number(value: float, where: str) -> float:
 def _milliseconds(deadline_s: float) -> int:
     seconds = _number(deadline_s, "deadline_s")
     if not (math.isfinite(seconds) and seconds > 0):
-        raise RequestError(f"must be seconds above 0, not {seconds}", "deadline_s", "Leave it out to wait without limit")
+        raise RequestError(f"must be seconds above 0, not {seconds}", "deadline_s", "Leave it out to wait on")
     return max(1, round(seconds * 1000))

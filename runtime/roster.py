@@ -7,9 +7,11 @@ from typing import NamedTuple
 
 from ..errors import EngineError, ExpertFlowError, error_from_code
 from ..ipc.addresses import Party
-from ..ipc.messages import Failed, Peer, Ready
+from ..ipc.messages import ErrorFacts, Peer
 
 STORM_SECONDS = 60.0
+
+Facts = dict[str, int | float | str]
 
 
 class Spawn(NamedTuple):
@@ -46,7 +48,9 @@ class Member:
     def __init__(self) -> None:
         self.epoch = 0
         self.started_s = 0.0
-        self.facts: dict[str, int | float | str] | None = None
+        self.ready_s = 0.0
+        self.worked_s = 0.0
+        self.facts: Facts | None = None
         self.failure: ExpertFlowError | None = None
         self.overdue = False
         self.deaths: list[tuple[float, ExpertFlowError]] = []
@@ -59,7 +63,8 @@ class Member:
 class Roster:
     """Until every stage was ready once, any death ends the engine; afterwards the stage is started again.
 
-    More than `restart_limit` deaths of one stage within a minute end the engine with the first of their causes.
+    More than `restart_limit` deaths of one stage within a minute end the engine with the first of their causes. It is a
+    minute of work: a stage that takes long to start, and dies of it, must not get away for its slowness.
     """
 
     def __init__(self, peers: Mapping[str, Iterable[str]], restart_limit: int, start_timeout_s: float) -> None:
@@ -77,21 +82,20 @@ class Roster:
         """Whether a message of this party counts: older epochs are dead, whatever is still under way from them."""
         return party is not None and party.stage in self.members and self.members[party.stage].epoch == party.epoch
 
-    def ready(self, message: Ready) -> list[Action]:
+    def ready(self, stage: str, facts: Facts, now_s: float) -> list[Action]:
         """A stage is ready: it and its ready peers hear of each other."""
-        member = self.members[message.stage]
-        member.facts = message.facts
+        member = self.members[stage]
+        member.facts, member.ready_s = facts, now_s
         self.complete = self.complete or all(each.ready for each in self.members.values())
         actions: list[Action] = []
-        for peer in self._peers[message.stage]:
+        for peer in self._peers[stage]:
             if self.members[peer].ready:
-                actions += [self._introduce(peer, message.stage), self._introduce(message.stage, peer)]
+                actions += [self._introduce(peer, stage), self._introduce(stage, peer)]
         return actions
 
-    def failed(self, message: Failed) -> None:
+    def failed(self, stage: str, error: ErrorFacts) -> None:
         """A stage gives the reason of the death that follows."""
-        facts = message.error
-        self.members[message.stage].failure = error_from_code(facts.code, facts.what, facts.where, facts.remedy)
+        self.members[stage].failure = error_from_code(error.code, error.what, error.where, error.remedy)
 
     def died(self, stage: str, end: EngineError, now_s: float) -> list[Action]:
         """A stage has ended as `end` says; its own words about it count more."""
@@ -99,8 +103,9 @@ class Roster:
         cause = member.failure or (self._late(stage) if member.overdue else end)
         if not self.complete:
             return [GiveUp(cause)]
-        recent = [death for death in member.deaths if now_s - death[0] < STORM_SECONDS]
-        member.deaths = [*recent, (now_s, cause)]
+        member.worked_s += now_s - member.ready_s if member.ready else 0.0
+        recent = [death for death in member.deaths if member.worked_s - death[0] < STORM_SECONDS]
+        member.deaths = [*recent, (member.worked_s, cause)]
         if len(member.deaths) > self._restart_limit:
             return [GiveUp(_storm(stage, member.deaths))]
         return [self._spawn(stage, now_s)]

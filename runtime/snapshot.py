@@ -15,7 +15,7 @@ Facts = dict[str, int | float | str]
 
 
 class Board:
-    """Written by the engine's thread, read by any. Memory is sampled only when somebody looks, at most once a second."""
+    """Written by the engine's thread, read by any. Memory is sampled when somebody looks, at most once a second."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -35,9 +35,9 @@ class Board:
         with self._lock:
             self._facts[source] = facts
 
-    def published(self, stats: StageStats) -> None:
+    def published(self, stage: str, stats: StageStats) -> None:
         with self._lock:
-            self._stats[stats.stage] = stats
+            self._stats[stage] = stats
 
     def snapshot(self) -> Snapshot:
         with self._lock:

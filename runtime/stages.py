@@ -27,7 +27,7 @@ class StagePlan(NamedTuple):
 def stage_plans(config: Config) -> list[StagePlan]:
     """The stages of an engine; the slowest to start comes first."""
     return [
-        _worker("compute", compute_threads(config), ("slots",), waits="active"),
+        _worker("compute", compute_threads(config), ("slots",), spins=True),
         _worker("loader", 1, ("slots", "host")),
         _worker("predictor", 1, nice=10),
         _worker("scheduler", 1),
@@ -40,20 +40,19 @@ def compute_threads(config: Config) -> int:
     return config.compute_threads or (cores if cores <= 2 else cores - 1)
 
 
-def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0, waits: str = "passive") -> StagePlan:
+def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0, spins: bool = False) -> StagePlan:
     # -P: a folder of the user's that bears the name of a module must not be imported instead of it.
     arguments = ("-P", "-m", f"expertflow.workers.{stage}")
-    return StagePlan(stage, arguments, _environment(threads, waits), memory, nice)
+    return StagePlan(stage, arguments, _environment(threads, spins), memory, nice)
 
 
-def _environment(threads: int, waits: str) -> dict[str, str]:
+def _environment(threads: int, spins: bool) -> dict[str, str]:
     """Read by the numeric libraries when they are imported: a spinning thread takes a core from everybody else."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    spinning = {"KMP_BLOCKTIME": "0"} if waits == "passive" else {"KMP_BLOCKTIME": "1", "GOMP_SPINCOUNT": "10000"}
+    passive = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
     return {
         **dict.fromkeys(counts, str(threads)),
-        **({"OMP_WAIT_POLICY": "passive"} if waits == "passive" else {}),
-        **spinning,
+        **({"KMP_BLOCKTIME": "1", "GOMP_SPINCOUNT": "10000"} if spins else passive),
         "TOKENIZERS_PARALLELISM": "false",
         "MALLOC_ARENA_MAX": "2",
     }

@@ -1,4 +1,4 @@
-"""The survey of the checkpoint, made by a process of its own: it needs torch and transformers, the supervisor does not."""
+"""The survey of the checkpoint, made in a process of its own: the supervisor imports neither torch nor transformers."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ class Timeline:
     def __init__(self, path: str) -> None:
         """Raises UsageError if the file cannot be written."""
         try:
-            self._file = Path(path).open("wb")
+            self._file = Path(path).open("wb")  # noqa: SIM115 - open as long as the engine lives
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", path, "Give another file as timeline") from error
         self._file.write(b"[")

@@ -134,7 +134,7 @@ def save_tiny(
     max_shard_size: int | str = "50GB",
     **overrides: Any,
 ) -> PreTrainedModel:
-    """Save a tiny model the way hub checkpoints look: original tensor names, one tensor an expert where the hub has that.
+    """Save a tiny model as hub checkpoints look: original tensor names, one tensor an expert where the hub has that.
 
     `max_shard_size`: bytes or text (`"20KB"`); small values give several safetensors files and an index.
     """

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from expertflow.ipc.messages import Given, Holding, Need, Plan, Used
+from expertflow.tests.residency.world import Shape, World
 from expertflow.workers.compute.holdings import Holdings
 from expertflow.workers.loader.ledger import Ledger
 from hypothesis import strategies as st
-
-from expertflow.tests.residency.world import Shape, World
 
 MISCHIEF = 40
 """A byte from here on lets something happen that could happen anyway; those below do something out of the ordinary."""
@@ -35,12 +34,34 @@ def programs(draw: st.DrawFn, shape: Shape) -> list[list[list[int]]]:
     return draw(st.lists(step, min_size=steps, max_size=steps))
 
 
+@st.composite
+def histories(draw: st.DrawFn, most_turns: int) -> bytes:
+    """Bytes for `play`. Drawn by a seed: hypothesis' own byte strings are a few turns long at best."""
+    dice = random.Random(draw(st.integers(0, 2**32 - 1)))
+    turns, calm = draw(st.integers(0, most_turns)), draw(st.sampled_from((0.0, 0.5, 0.8, 0.95, 1.0)))
+    history = bytearray(dice.randbytes(2 * turns))
+    for index in range(0, len(history), 2):
+        if history[index] < MISCHIEF and dice.random() < calm:
+            history[index] += MISCHIEF
+    return bytes(history)
+
+
 def make_ledger(shape: Shape) -> Ledger:
     return Ledger(shape.slots, shape.layers, shape.experts, shape.top_k, fills_in_flight=shape.fills_in_flight)
 
 
 def make_holdings(shape: Shape) -> Holdings:
     return Holdings(shape.slots, shape.layers, shape.experts)
+
+
+@st.composite
+def worlds(
+    draw: st.DrawFn,
+    ledger: Callable[[Shape], Ledger] = make_ledger,
+    holdings: Callable[[Shape], Holdings] = make_holdings,
+) -> World:
+    shape = draw(shapes())
+    return World(shape, draw(programs(shape)), ledger, holdings)
 
 
 def play(world: World, history: bytes) -> None:

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.core_model_loading import build_glob_alternation
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from ...errors import CheckpointError
+from .headers import DTYPE_BYTES
 from .resolve import read_config
 
 EXPERTS_IMPLEMENTATION = "expertflow"
@@ -25,10 +28,11 @@ def load_config(folder: Path) -> PreTrainedConfig:
     """The configuration of a checkpoint folder; raises CheckpointError for what cannot be run."""
     read_config(folder)
     try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
-        first_line = str(error).splitlines()[0]
-        raise CheckpointError(f"transformers cannot read its config.json ({first_line})", str(folder), _SUPPORTED) from error
+        # Without the option, the library asks on the terminal whether to run the folder's own code.
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, StrictDataclassError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"transformers cannot read its config.json ({reason})", str(folder), _SUPPORTED) from error
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
@@ -39,12 +43,15 @@ def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     return found[0] if isinstance(found, tuple) else found
 
 
-def resolve_dtype(config: PreTrainedConfig, wanted: str) -> torch.dtype:
-    """The dtype to compute in: `wanted`, or for auto what the configuration says (float32 if it says nothing)."""
+def resolve_dtype(config: PreTrainedConfig, wanted: str, stored: str) -> torch.dtype:
+    """The dtype to compute in: `wanted`, or for auto what the configuration says, or else what the weights are `stored` in."""
     if wanted != "auto":
         return getattr(torch, wanted)
-    stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    return getattr(torch, stored) if isinstance(stored, str) else stored or torch.float32
+    own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or stored
+    name = own if isinstance(own, str) else dtype_name(own)
+    if name not in DTYPE_BYTES:
+        raise CheckpointError(f"asks for {name}, which is not supported", "config.json", "Choose a dtype, e.g. bfloat16")
+    return getattr(torch, name)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -69,6 +76,17 @@ def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     """The whole model without memory."""
     with torch.device("meta"):
         return model_class(config)._from_config(config, dtype=dtype)
+
+
+def loaded_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """What every parameter and buffer of a model built in `dtype` will be once loaded: some families keep a few in float32."""
+    plan = model._get_dtype_plan(dtype)
+    kept = build_glob_alternation(list(plan))[0] if plan else None
+    stored = model.state_dict()
+    return {
+        name: torch.float32 if kept and name in stored and kept.search(name) else tensor.dtype
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]
+    }
 
 
 def skeleton_class(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:

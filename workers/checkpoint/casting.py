@@ -9,23 +9,35 @@ from .survey import Piece
 _NUMPY = {"float64": np.float64, "float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 
 
-def convert_piece(raw: np.ndarray, piece: Piece, dtype: str) -> np.ndarray:
-    """The slot bytes (uint8) of a piece from its file bytes (uint8): transposed if it says so, in `dtype`."""
-    values = raw.view(_NUMPY[piece.source_dtype])
+def row_blocks(piece: Piece, limit_bytes: int) -> list[range]:
+    """The rows (first dimension in the file) of a piece in blocks of at most `limit_bytes` there, or of one row."""
+    rows = piece.source_shape[0]
+    step = max(1, limit_bytes * rows // piece.source_bytes)
+    return [range(at, min(at + step, rows)) for at in range(0, rows, step)]
+
+
+def convert_rows(raw: np.ndarray, target: np.ndarray, piece: Piece, rows: range, dtype: str) -> None:
+    """Write `rows` of a piece, `raw` as in the file, to their place in `target`: its bytes (uint8) in a slot of `dtype`."""
+    shape = piece.source_shape
+    values = cast(raw.view(_NUMPY[piece.source_dtype]), piece.source_dtype, dtype).reshape(len(rows), *shape[1:])
+    whole = target.view(_NUMPY[dtype])
     if piece.operation == "transpose":
-        values = np.ascontiguousarray(values.reshape(piece.source_shape).T)
-    return cast(values, piece.source_dtype, dtype).reshape(-1).view(np.uint8)
+        whole.reshape(shape[::-1])[:, rows.start : rows.stop] = values.T
+    else:
+        whole.reshape(shape)[rows.start : rows.stop] = values
 
 
 def cast(values: np.ndarray, source: str, target: str) -> np.ndarray:
-    """`values` of type `source` in type `target`."""
+    """`values` of type `source` in type `target`. Overflow gives infinity; a NaN stays one, its payload may change."""
     if source == target:
         return values
     wide = _widen_bfloat16(values) if source == "bfloat16" else values
-    if target != "bfloat16":
-        with np.errstate(over="ignore"):
-            return wide.astype(_NUMPY[target])
-    return _round_to_bfloat16(wide.astype(np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if target == "float64":
+            return wide.astype(np.float64)
+        # torch goes from float64 to the half types by way of float32, and so rounds twice.
+        single = wide.astype(np.float32)
+        return _round_to_bfloat16(single) if target == "bfloat16" else single.astype(_NUMPY[target])
 
 
 def _widen_bfloat16(values: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ stack, stack and concatenate, and transpose; any other operation is refused by n
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -26,6 +27,9 @@ from ...errors import CheckpointError
 from .headers import StoredTensor
 
 
+MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
+
+
 class Source(msgspec.Struct):
     """What a model parameter is made of: stored tensors by source pattern, in the library's order, and the operations."""
 
@@ -39,6 +43,7 @@ def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> di
     mapping = get_model_conversion_mapping(model)
     renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
+    rules = {pattern: rule for rule in converters for pattern in rule.source_patterns}
     wanted = model.state_dict()
     sources: dict[str, Source] = {}
     for key in sorted(stored, key=dot_natural_key):
@@ -46,18 +51,19 @@ def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> di
         if name not in wanted and key in wanted:
             name, pattern = key, None
         if name in wanted:
-            _add(sources, name, pattern, converters, stored[key])
+            _add(sources, name, pattern, rules[pattern] if pattern else None, stored[key])
     return sources
 
 
 def _add(
-    sources: dict[str, Source], name: str, pattern: str | None, converters: list[WeightConverter], tensor: StoredTensor
+    sources: dict[str, Source], name: str, pattern: str | None, rule: WeightConverter | None, tensor: StoredTensor
 ) -> None:
     if name not in sources:
-        rule = next((rule for rule in converters if pattern in rule.source_patterns), None) if pattern else None
-        sources[name] = Source(
-            list(rule.source_patterns) if rule else [""], list(rule.operations) if rule else [], defaultdict(list)
-        )
+        patterns, operations = (rule.source_patterns, rule.operations) if rule else ([""], [])
+        sources[name] = Source(list(patterns), list(operations), defaultdict(list))
+        # A rule that splits a tensor is found by its first target.
+        for other in rule.target_patterns[1:] if rule else []:
+            sources[name.replace(rule.target_patterns[0], other)] = sources[name]
     sources[name].stored[pattern or ""].append(tensor)
 
 
@@ -77,7 +83,8 @@ def expert_parts(name: str, source: Source, shape: list[int]) -> list[ExpertPart
     """
     stacked, transposed = _read_operations(name, source)
     tensors = [source.stored.get(pattern, []) for pattern in source.patterns]
-    parts = [_stacked_part(name, each, shape[0]) if stacked else _sliced_part(name, each[0]) for each in tensors if each]
+    make = _stacked_part if stacked else _sliced_part
+    parts = [make(name, each, shape[0]) for each in tensors if each]
     transposed = transposed and (not _checks_shape(source) or [shape[0], *parts[0].shape] != shape)
     parts = [msgspec.structs.replace(part, transposed=transposed) for part in parts]
     _check_shape(name, parts, shape)
@@ -106,17 +113,33 @@ def _checks_shape(source: Source) -> bool:
 
 
 def _stacked_part(name: str, tensors: list[StoredTensor], experts: int) -> ExpertPart:
-    if len(tensors) != experts:
-        what = f"has {len(tensors)} of {experts} experts"
+    if len(tensors) < experts:
+        what = f"has {len(tensors)} of {experts} experts: {_first_absent(tensors)} is missing"
         raise CheckpointError(what, name, "The checkpoint is incomplete; download it again")
+    if len(tensors) > experts:
+        raise CheckpointError(f"is stored for {len(tensors)} experts, the configuration asks for {experts}", name, MISMATCH)
     first = tensors[0]
     if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
         raise CheckpointError("experts differ in shape or type", name, "Such checkpoints are not supported")
     return ExpertPart(first.shape, False, first.dtype, [(tensor.file, tensor.offset_bytes) for tensor in tensors])
 
 
-def _sliced_part(name: str, tensor: StoredTensor) -> ExpertPart:
-    experts = tensor.shape[0]
+def _first_absent(tensors: list[StoredTensor]) -> str:
+    """The name that is missing in a series of names which differ in one number."""
+    names = [re.split(r"(\d+)", tensor.name) for tensor in tensors]
+    varying = [place for place in range(1, len(names[0]), 2) if len({name[place] for name in names}) > 1]
+    if len(varying) != 1:
+        return "one"
+    there = {int(name[varying[0]]) for name in names}
+    absent = str(next(number for number in range(len(there) + 1) if number not in there))
+    return "".join([*names[0][: varying[0]], absent, *names[0][varying[0] + 1 :]])
+
+
+def _sliced_part(name: str, tensors: list[StoredTensor], experts: int) -> ExpertPart:
+    tensor = tensors[0]
+    if tensor.shape[:1] != [experts]:
+        what = f"is stored with shape {tensor.shape}, the configuration asks for {experts} experts"
+        raise CheckpointError(what, name, MISMATCH)
     each = tensor.count_bytes // experts
     places = [(tensor.file, tensor.offset_bytes + expert * each) for expert in range(experts)]
     return ExpertPart(tensor.shape[1:], False, tensor.dtype, places)
@@ -127,4 +150,4 @@ def _check_shape(name: str, parts: list[ExpertPart], shape: list[int]) -> None:
     total = [sum(each[0] for each in turned), *turned[0][1:]]
     if total != shape[1:] or any(len(part.at) != shape[0] for part in parts):
         what = f"stored experts have shape {total}, the configuration asks for {shape[1:]}"
-        raise CheckpointError(what, name, "config.json and the weights do not belong together")
+        raise CheckpointError(what, name, MISMATCH)

@@ -75,6 +75,11 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
     return tensors
 
 
+def first_dtype(tensors: dict[str, StoredTensor]) -> str:
+    """What the first float tensor is stored in, float32 if there is none: the type of a checkpoint whose config says nothing."""
+    return next((tensor.dtype for tensor in tensors.values() if tensor.dtype in DTYPE_BYTES), "float32")
+
+
 def _read_header(file: Path) -> list[tuple[str, _Entry, int]]:
     size_bytes = os.path.getsize(file)
     with file.open("rb") as stream:

@@ -9,6 +9,8 @@ from typing import Any
 from ...errors import CheckpointError, UsageError
 
 WANTED_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+UNWANTED_FILES = ["*/*", "consolidated*"]
+"""Second copies of the weights in other layouts, which many repositories carry."""
 
 
 def resolve_folder(model: str, revision: str = "") -> Path:
@@ -16,16 +18,26 @@ def resolve_folder(model: str, revision: str = "") -> Path:
 
     Raises UsageError for an empty name, a file, or a name that is neither a folder nor a hub id.
     """
-    if not model:
+    if not model.strip():
         raise UsageError("no model given", "model", "Name a checkpoint folder or a hub id")
-    path = Path(model).expanduser()
-    if path.is_file():
-        raise UsageError("is a file, not a folder", str(path), f"Give its folder: {path.parent}")
-    if path.is_dir():
+    path = _local_path(model)
+    if path is not None and path.is_dir():
         return path.resolve()
+    if path is not None:
+        raise UsageError("is a file, not a folder", str(path), f"Give its folder: {path.parent}")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise UsageError("no such folder", model, "Give a checkpoint folder or a hub id (owner/name)")
     return _fetch_snapshot(model, revision)
+
+
+def _local_path(model: str) -> Path | None:
+    """The file or folder of that name, None if there is none."""
+    try:
+        path = Path(model).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"cannot be looked up ({reason})", model, "Give a checkpoint folder or a hub id") from error
 
 
 def _fetch_snapshot(model: str, revision: str) -> Path:
@@ -33,7 +45,8 @@ def _fetch_snapshot(model: str, revision: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision or None, allow_patterns=WANTED_FILES))
+        wanted = {"allow_patterns": WANTED_FILES, "ignore_patterns": UNWANTED_FILES}
+        return Path(snapshot_download(model, revision=revision or None, **wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         remedy = "Check the name and the connection, or give a local folder"
         raise UsageError(f"not a local folder, and the hub gave no such model ({type(error).__name__})", model, remedy) from error
@@ -48,6 +61,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(file.read_bytes())
     except ValueError as error:
         raise CheckpointError(f"is not valid JSON ({error})", str(file), "Download the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError("is not a JSON object", str(file), "Download the checkpoint again")
     _refuse_quantised(config, file)
     return config
 

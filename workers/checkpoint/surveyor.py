@@ -11,9 +11,17 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError
-from .architecture import build_on_meta, dtype_name, expert_parameters, experts_modules, load_config, resolve_dtype
-from .conversions import ExpertPart, Source, expert_parts, match_sources
-from .headers import DTYPE_BYTES, checkpoint_files, read_headers
+from .architecture import (
+    build_on_meta,
+    dtype_name,
+    expert_parameters,
+    experts_modules,
+    load_config,
+    loaded_dtypes,
+    resolve_dtype,
+)
+from .conversions import MISMATCH, ExpertPart, Source, expert_parts, match_sources
+from .headers import DTYPE_BYTES, checkpoint_files, first_dtype, read_headers
 from .layout import block_for, place_regions
 from .resolve import resolve_folder
 from .survey import Piece, SlotTensor, Survey
@@ -23,13 +31,21 @@ def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Su
     """Everything the other processes need to know of a checkpoint.
 
     Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor or
-    shard, a truncated file.
+    shard, a truncated or unreadable file.
     """
     folder = resolve_folder(model, revision)
+    try:
+        return _survey(folder, dtype)
+    except OSError as error:
+        where = str(error.filename or folder)
+        raise CheckpointError(f"cannot be read ({error.strerror or error})", where, "Check its permissions and the disk") from error
+
+
+def _survey(folder: Path, dtype: str) -> Survey:
     config = load_config(folder)
-    wanted = resolve_dtype(config, dtype)
     files = checkpoint_files(folder)
     stored = read_headers(files)
+    wanted = resolve_dtype(config, dtype, first_dtype(stored))
     skeleton = build_on_meta(config, wanted)
     modules = dict(experts_modules(skeleton))
     if not modules:
@@ -37,21 +53,23 @@ def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Su
         raise CheckpointError(what, str(folder), "ExpertFlow runs Mixture-of-Experts models; use a plain runtime")
     sources = match_sources(skeleton, stored)
     _check_complete(skeleton, sources, folder)
+    dtypes = loaded_dtypes(skeleton, wanted)
+    _check_expert_dtypes(modules, dtypes, wanted)
     experts = _ExpertBytes(modules, sources, dtype_name(wanted))
-    special = _special_tokens(folder, config)
+    text = config.get_text_config()
     return Survey(
         folder=str(folder),
         model_type=config.model_type,
         architecture=type(skeleton).__name__,
         dtype=dtype_name(wanted),
-        vocabulary=config.get_text_config().vocab_size,
-        context=getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31,
-        eos_ids=special,
+        vocabulary=text.vocab_size,
+        context=getattr(text, "max_position_embeddings", 0) or 2**31,
+        eos_ids=_special_tokens(folder, config),
         layers=len(modules),
         experts=experts.count,
         top_k=_top_k(skeleton, config),
         module_names=list(modules),
-        skeleton_bytes=_skeleton_bytes(skeleton, modules),
+        skeleton_bytes=_skeleton_bytes(skeleton, modules, dtypes),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         kv_bytes_per_token=0,
         files=[str(file) for file in files],
@@ -61,6 +79,14 @@ def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Su
         stride_bytes=experts.stride_bytes,
         block_bytes=experts.block_bytes,
     )
+
+
+def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype], wanted: torch.dtype) -> None:
+    for layer, module in modules.items():
+        for name in expert_parameters(module):
+            if (own := dtypes[f"{layer}.{name}"]) != wanted:
+                what = f"is kept in {dtype_name(own)} by the library, not in {dtype_name(wanted)}"
+                raise CheckpointError(what, f"{layer}.{name}", "Choose dtype = float32")
 
 
 class _ExpertBytes:
@@ -126,10 +152,21 @@ def _piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int) -> Piece:
 def _check_complete(model: PreTrainedModel, sources: dict[str, Source], folder: Path) -> None:
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     optional = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or []]
-    for name in model.state_dict():
-        if name in sources or name in tied or any(pattern.search(name) for pattern in optional):
-            continue
-        raise CheckpointError(f"tensor {name} is missing", str(folder), "The checkpoint is incomplete; download it again")
+    for name, tensor in model.state_dict().items():
+        if name in sources:
+            _check_plain_shape(name, list(tensor.shape), sources[name])
+        elif name not in tied and not any(pattern.search(name) for pattern in optional):
+            raise CheckpointError(f"tensor {name} is missing", str(folder), "The checkpoint is incomplete; download it again")
+
+
+def _check_plain_shape(name: str, shape: list[int], source: Source) -> None:
+    """Of a tensor that is stored as it is; `from_pretrained` checks what it converts, and experts are checked by their parts."""
+    if source.operations:
+        return
+    stored = source.stored[""][0].shape
+    if stored != shape:
+        what = f"is stored with shape {stored}, the configuration asks for {shape}"
+        raise CheckpointError(what, name, MISMATCH)
 
 
 def _top_k(model: PreTrainedModel, config: PreTrainedConfig) -> int:
@@ -143,16 +180,24 @@ def _top_k(model: PreTrainedModel, config: PreTrainedConfig) -> int:
     raise CheckpointError("does not say how many experts a token uses", "config.json", "Set num_experts_per_tok")
 
 
-def _skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any]) -> int:
+def _skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any], dtypes: dict[str, torch.dtype]) -> int:
     routed = {id(tensor) for module in modules.values() for tensor in expert_parameters(module).values()}
-    tensors: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
-    return sum(tensor.nbytes for tensor in tensors if id(tensor) not in routed)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return sum(tensor.numel() * dtypes[name].itemsize for name, tensor in tensors if id(tensor) not in routed)
 
 
 def _special_tokens(folder: Path, config: PreTrainedConfig) -> list[int]:
     eos = config.get_text_config().eos_token_id
     if (folder / "generation_config.json").is_file():
-        eos = GenerationConfig.from_pretrained(folder).eos_token_id or eos
+        eos = _generation_config(folder).eos_token_id or eos
     if eos is None:
         return []
     return [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (ValueError, TypeError, OSError) as error:
+        file = str(folder / "generation_config.json")
+        raise CheckpointError(f"cannot be read ({error})", file, "Download the checkpoint again") from error

@@ -46,9 +46,9 @@ def kv_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> KvCost:
     try:
         model = _without_experts(config, dtype)
         short, long = (_layers_after(model, length) for length in (SHORT, LONG))
-    except Exception as error:  # noqa: BLE001 - any model code may run here, and anything it does wrong ends the same way
+    except Exception as error:  # noqa: BLE001 - any model code may run here
         what = f"the size of its cache cannot be measured ({type(error).__name__}: {error})"
-        raise CheckpointError(what, config.model_type, "Use a model that transformers runs on the meta device") from error
+        raise CheckpointError(what, config.model_type, "Use a model that runs on the meta device") from error
     return _cost(short, long)
 
 

@@ -125,6 +125,7 @@ def _unknown_layer(model: Any) -> str:
 
 
 def _tiny_model(config: PreTrainedConfig, seed: int) -> Any:
+    model_class(config)  # its module registers the cache layers that are its own
     tiny = shrink(config)
     tiny._attn_implementation = config._attn_implementation
     tiny._experts_implementation = "eager"

@@ -30,6 +30,5 @@ def _limit(config: Any, parameters: dict[str, Any]) -> int | None:
     if "dynamic" in kind:
         return int(config.max_position_embeddings)
     if kind == "longrope":
-        original = parameters.get("original_max_position_embeddings")
-        return int(original or getattr(config, "original_max_position_embeddings", None) or config.max_position_embeddings)
+        return int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
     return None

@@ -88,7 +88,7 @@ def split(cache: Cache, rows: Sequence[int], rest: Sequence[int]) -> Cache:
 def join(cache: Cache, other: Cache) -> None:
     """Append the rows of `other`, whose layers are used up. The shorter one is padded on the left.
 
-    Right-aligned, the newest position of every row is the last column, in sliding layers too, which keep only the newest.
+    So the newest position of every row is the last column, in sliding layers too, which keep only the newest.
     Raises UnknownCacheLayer before anything has changed.
     """
     require_known(cache)
@@ -110,7 +110,7 @@ def compact(cache: Cache) -> None:
     """Copy sliding windows out of the prompt-long tensors that the library leaves them in after a prefill."""
     for layer in cache.layers:
         if type(layer) in _FIELDS:
-            _set_tensors(layer, lambda tensor, field: tensor.clone() if _wastes_half(tensor) else tensor)
+            _set_tensors(layer, lambda tensor, field: tensor.clone() if _is_part(tensor) else tensor)
 
 
 def cache_bytes(cache: Cache) -> int:
@@ -250,5 +250,5 @@ def _tensors_of(values: dict[Any, Any], leave_out: frozenset[str]) -> Iterator[T
             yield from _tensors_of(dict(enumerate(value)), leave_out)
 
 
-def _wastes_half(tensor: Tensor) -> bool:
-    return tensor.untyped_storage().nbytes() > 2 * tensor.numel() * tensor.element_size()
+def _is_part(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() > tensor.nbytes

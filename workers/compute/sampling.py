@@ -1,7 +1,7 @@
-"""Choosing tokens: the same logits, sampling parameters and output index give the same token, whatever else is in the batch.
+"""Choosing tokens: the same logits, sampling and output index give the same token, whatever else is in the batch.
 
-Order and meaning of temperature, top-k and top-p are those of transformers' logits warpers; the distribution is computed
-in float64 on the CPU, and its one random number is a counter-based function of (seed, output index) alone.
+Order and meaning of temperature, top-k and top-p are those of transformers' logits warpers; the distribution is in
+float64 on the CPU, and its one random number is a counter-based function of (seed, output index) alone.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ def choose(logits: Tensor, sampling: Sampling, output_index: int) -> int:
     return _draw(probabilities, uniform(sampling.seed, output_index))
 
 
-def choose_all(
-    logits: Tensor, samplings: Sequence[Sampling], output_indices: Sequence[int]
-) -> list[int | RowFailed]:
+def choose_all(logits: Tensor, samplings: Sequence[Sampling], output_indices: Sequence[int]) -> list[int | RowFailed]:
     """One token a row of logits [rows, vocabulary], or why that row has none."""
     if all(sampling.temperature == 0 for sampling in samplings) and not bool(logits.isnan().any()):
         return [int(token) for token in logits.argmax(dim=-1).tolist()]

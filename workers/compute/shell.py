@@ -16,7 +16,7 @@ from ..checkpoint.survey import Survey
 from .executor import Executor, sample
 from .holdings import Holdings
 from .model import load_model
-from .kv_cost import kv_cost
+from .kv_cost import kv_bytes
 from .probe import probe
 from .recording import Recording
 from .residency import ComputeStopped, Residency

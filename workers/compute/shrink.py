@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import DynamicCache, PreTrainedConfig
 
 from ...errors import CheckpointError
 
@@ -19,6 +19,7 @@ _SIZES = {
     "hidden_size": HIDDEN,
     "head_dim": HEAD,
     "num_attention_heads": HEADS,
+    "num_heads": HEADS,
     "intermediate_size": 32,
     "dense_intermediate_size": 32,
     "moe_intermediate_size": 16,
@@ -49,6 +50,8 @@ _SIZES = {
 }
 """Largest values; a smaller one stays."""
 
+MOST_LAYERS = 12
+
 _NOT_PER_LAYER = frozenset({"architectures", "eos_token_id"})
 
 
@@ -58,54 +61,56 @@ def shrink(config: PreTrainedConfig) -> PreTrainedConfig:
     values = text.to_dict()
     if values.get("per_layer_config"):
         raise CheckpointError("its layers differ in ways that are not listed by layer", "config.json")
-    layers = distinct_layers(text)
+    layers = layers_of_every_kind(text)
     for name, value in values.items():
         if _is_per_layer(name, value, text.num_hidden_layers):
-            values[name] = [value[layer] for layer in layers]
-        elif name in _SIZES and isinstance(value, int):
-            values[name] = min(value, _SIZES[name])
-    values |= _dependent(text, layers)
-    return type(text)(**values)
+            values[name] = value[:layers]
+        else:
+            values[name] = _smaller(name, value)
+    return type(text)(**values | _dependent(text, layers))
 
 
-def distinct_layers(config: Any) -> list[int]:
-    """The first layer of every kind, and at least two layers."""
-    first: dict[Any, int] = {}
-    for layer in range(config.num_hidden_layers):
-        first.setdefault(_kind(config, layer), layer)
-    layers = sorted(first.values())
-    if len(layers) == 1 and config.num_hidden_layers > 1:
-        layers.append(layers[0] + 1)
-    return layers
+def layers_of_every_kind(config: Any) -> int:
+    """How many layers from the first one on show every kind of layer, so that periods and offsets stay as they are.
+
+    Raises CheckpointError if that takes more than MOST_LAYERS.
+    """
+    caches = DynamicCache(config=config).layers
+    kinds = [(type(cache), *_traits(config, layer)) for layer, cache in enumerate(caches)]
+    layers = max(kinds.index(kind) for kind in set(kinds)) + 1
+    if layers > MOST_LAYERS:
+        raise CheckpointError(f"its first {MOST_LAYERS} layers do not show every kind of layer", "config.json")
+    return min(max(layers, 2), len(kinds))
 
 
-def _kind(config: Any, layer: int) -> tuple[Any, ...]:
+def _traits(config: Any, layer: int) -> tuple[Any, ...]:
     lists = [value for name, value in config.to_dict().items() if _is_per_layer(name, value, config.num_hidden_layers)]
     dense = layer < (getattr(config, "first_k_dense_replace", 0) or 0) or layer in (_mlp_only(config) or [])
-    return (dense, *(repr(each[layer]) for each in lists))
+    return (dense, *(each[layer] for each in lists if isinstance(each[layer], str)))
 
 
 def _is_per_layer(name: str, value: Any, layers: int) -> bool:
     return isinstance(value, list) and len(value) == layers and layers > 1 and name not in _NOT_PER_LAYER
 
 
+def _smaller(name: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {inner: _smaller(inner, each) for inner, each in value.items()}
+    return min(value, _SIZES[name]) if name in _SIZES and isinstance(value, int) else value
+
+
 def _mlp_only(config: Any) -> list[int] | None:
     return getattr(config, "mlp_only_layers", None)
 
 
-def _dependent(config: Any, layers: list[int]) -> dict[str, Any]:
+def _dependent(config: Any, layers: int) -> dict[str, Any]:
     """What follows from the chosen layers and sizes."""
-    values: dict[str, Any] = {"num_hidden_layers": len(layers), "initializer_range": 0.2, "eos_token_id": None}
+    values: dict[str, Any] = {"num_hidden_layers": layers, "initializer_range": 0.2, "eos_token_id": None}
     heads = getattr(config, "num_key_value_heads", None)
     if heads is not None:
         values["num_key_value_heads"] = HEADS if heads == config.num_attention_heads else min(heads, HEADS // 2)
-    dense = getattr(config, "first_k_dense_replace", None)
-    if dense is not None:
-        values["first_k_dense_replace"] = sum(layer < dense for layer in layers)
     if _mlp_only(config) is not None:
-        values["mlp_only_layers"] = [place for place, layer in enumerate(layers) if layer in config.mlp_only_layers]
-    if getattr(config, "decoder_sparse_step", None) is not None:
-        values["decoder_sparse_step"] = 1
+        values["mlp_only_layers"] = [layer for layer in config.mlp_only_layers if layer < layers]
     values["rope_parameters"] = _shorter_factors(config)
     return values
 
@@ -116,5 +121,5 @@ def _shorter_factors(config: Any) -> dict[str, Any] | None:
     if not parameters:
         return parameters
     wide = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    count = {name: len(value) * HEAD // wide for name, value in parameters.items() if name in ("short_factor", "long_factor")}
-    return {name: value[: count[name]] if name in count else value for name, value in parameters.items()}
+    factors = {name: parameters[name] for name in ("short_factor", "long_factor") if name in parameters}
+    return parameters | {name: value[: len(value) * HEAD // wide] for name, value in factors.items()}

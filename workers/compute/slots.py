@@ -23,15 +23,17 @@ class SlotViews:
         self._stride_bytes = survey.stride_bytes
         self._tensors = survey.tensors
         self._positions = tensor_positions(survey).tolist()
-        self._views: dict[tuple[int, int, int], ExpertWeights] = {}
+        self._views: dict[int, tuple[int, int, ExpertWeights]] = {}
 
     def weights(self, slot: int, layer: int, expert: int) -> ExpertWeights:
-        """The weights of an expert that lies in `slot`; views are kept, as making them costs more than a small matmul."""
-        key = (slot, layer, expert)
-        found = self._views.get(key)
-        if found is None:
-            found = self._views[key] = self._make(slot, layer, expert)
-        return found
+        """The weights of an expert that lies in `slot`.
+
+        A slot's last views are kept, as making them costs more than a small matmul; all that ever were would be a leak.
+        """
+        found = self._views.get(slot)
+        if found is None or found[:2] != (layer, expert):
+            found = self._views[slot] = (layer, expert, self._make(slot, layer, expert))
+        return found[2]
 
     def _make(self, slot: int, layer: int, expert: int) -> ExpertWeights:
         base = slot * self._stride_bytes

@@ -55,7 +55,7 @@ class StepTokens:
 
 @dataclass(frozen=True)
 class StepInput:
-    """What one forward gets: ids and positions int64 [rows, columns], mask int64 [rows, columns in the cache afterwards]."""
+    """What one forward gets: ids and positions int64 [rows, columns], mask int64 [rows, columns cached afterwards]."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -86,8 +86,8 @@ class Unit:
     >>> logits = unit.run(model, step)          # [len(unit.numbers), vocabulary], in the order of unit.numbers
     >>> unit.append(tokens)                     # one for each row, same order
 
-    Everything runs under `torch.inference_mode()`, which is the caller's. If `run` raises, the cache may hold half a step:
-    the unit is `broken` and only its `numbers` are of use.
+    Everything runs under `torch.inference_mode()`, which is the caller's. If `run` raises, the cache may hold half a
+    step: the unit is `broken`, and only its rows are of use, to be prefilled in another.
     """
 
     config: PreTrainedConfig
@@ -140,7 +140,7 @@ class Unit:
         return self._input([[row.token_ids[-1]] for row in self._rows], is_prefill=False)
 
     def run(self, model: Any, step: StepInput) -> Tensor:
-        """One forward of a causal language model of `config`: logits [rows, vocabulary] after the newest token of each row."""
+        """One forward of a model of `config`: logits [rows, vocabulary] after the newest token of each row."""
         self.broken = True
         output = model(
             input_ids=step.input_ids,

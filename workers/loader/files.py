@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 
@@ -27,11 +28,15 @@ class Span(msgspec.Struct, frozen=True):
     lands: bool
 
 
-def chunk_spans(run: Run, base_bytes: int) -> list[Span]:
-    """The run in chunks of at most CHUNK_BYTES, for a slot that starts at `base_bytes`."""
+def chunk_spans(run: Run, base_bytes: int, guarded: bool) -> list[Span]:
+    """The run in chunks of at most CHUNK_BYTES, for a slot that starts at `base_bytes`.
+
+    `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it nothing may
+    land, however the numbers fall: the block's other bytes would hit the neighbours.
+    """
     start, offset, count = base_bytes + run.position_bytes, run.offset_bytes, run.count_bytes
     lead = offset % BLOCK_BYTES
-    lands = run.opens and start % BLOCK_BYTES == lead
+    lands = guarded and run.opens and start % BLOCK_BYTES == lead
     if lands:
         start, offset, count = start - lead, offset - lead, count + lead
     spans = []
@@ -65,22 +70,45 @@ class CheckpointFile:
             except OSError as error:
                 if error.errno != errno.EINVAL:
                     raise
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._go_buffered(descriptor)
+        return descriptor
+
+    def _go_buffered(self, descriptor: int) -> None:
         self.direct = False
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        # Read-ahead would bring pages that nobody drops.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def close(self) -> None:
         os.close(self._descriptor)
 
     def read(self, memory: np.ndarray, span: Span, bounce: BounceBuffer) -> None:
         """Fill `memory` (uint8, block-aligned) by `span`. Raises OSError when the file is too short."""
-        if not self.direct:
-            self._read_exactly(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, span.count_bytes)
-            os.posix_fadvise(self._descriptor, span.offset_bytes, span.count_bytes, os.POSIX_FADV_DONTNEED)
-        elif span.lands:
+        if self.direct:
+            try:
+                return self._read_direct(memory, span, bounce)
+            except OSError as error:
+                # Some file systems take O_DIRECT at open and refuse the read, or want larger blocks.
+                if error.errno != errno.EINVAL:
+                    raise
+            self._go_buffered(self._descriptor)
+        return self._read_buffered(memory, span)
+
+    def _read_direct(self, memory: np.ndarray, span: Span, bounce: BounceBuffer) -> None:
+        if span.lands:
             whole = span.count_bytes + -span.count_bytes % BLOCK_BYTES
             self._read_exactly(memory[span.start_bytes :][:whole], span.offset_bytes, span.count_bytes)
         else:
             self._read_bounced(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, bounce)
+
+    def _read_buffered(self, memory: np.ndarray, span: Span) -> None:
+        self._read_exactly(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, span.count_bytes)
+        # Whole pages: the kernel keeps those that a range only touches.
+        low = span.offset_bytes - span.offset_bytes % mmap.PAGESIZE
+        high = span.offset_bytes + span.count_bytes
+        os.posix_fadvise(self._descriptor, low, high + -high % mmap.PAGESIZE - low, os.POSIX_FADV_DONTNEED)
 
     def _read_bounced(self, target: np.ndarray, offset_bytes: int, bounce: BounceBuffer) -> None:
         at = 0

@@ -67,7 +67,7 @@ class Ledger:
         self._fills_in_flight = fills_in_flight
         self._recalls_ahead = max(2 * fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
         self._roomy = slots >= layers * experts
-        self._prefetch_limit = slots if self._roomy else max(slots - top_k, 0)
+        self._prefetch_limit = slots if self._roomy else max(slots - max(top_k, 1), 0)
         self._table = SlotTable(slots)
         self._advice = Advice(layers, experts, wanted_score)
         self._policy = policy or Lru()
@@ -241,7 +241,11 @@ class Ledger:
         return max(min(idle, len(self._table.free), self._prefetch_room()), 0)
 
     def _prefetch_room(self) -> int:
-        """How many more experts may be there ahead of their need: needs must always find top-k slots (R5)."""
+        """How many more experts may be there ahead of their need (R5).
+
+        Slots asked for ahead stay under the same limit. So there is always a slot that is not promised for later, and a
+        need gets on without asking twice for any.
+        """
         return self._prefetch_limit - self._prefetched.waiting(self._advice.position)
 
     def _recall_ahead(self) -> None:

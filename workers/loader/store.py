@@ -16,17 +16,32 @@ from .transfers import ExpertSource, Transfer, TransferEngine
 def fill_store(
     source: ExpertSource, store: np.ndarray, survey: Survey, threads: int, progress: Callable[[str, int, int], None]
 ) -> None:
-    """Read all experts, by layer then expert, one stride each. Raises CheckpointError when a file cannot be read."""
+    """Read all experts, by layer then expert, one stride each, and close `source`.
+
+    `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a file
+    cannot be read.
+    """
     done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
     engine = TransferEngine(source, store, survey.stride_bytes, threads, done.put, time.monotonic_ns)
+    # A few at a time: the chunks of all experts of a big model would be millions of objects.
+    ahead = 2 * threads
     try:
-        for number in range(survey.expert_count):
-            engine.start(number, *divmod(number, survey.experts), urgent=False)
-        for number in range(survey.expert_count):
-            transfer = done.get()
-            if transfer.error is not None:
-                raise CheckpointError(str(transfer.error), survey.folder, "Check the disk and the checkpoint's files")
-            if number % 64 == 0:
-                progress("filling the host store", number, survey.expert_count)
+        for number in range(survey.expert_count + ahead):
+            if number >= ahead:
+                _check(done.get(), survey)
+                _report(number - ahead + 1, survey.expert_count, progress)
+            if number < survey.expert_count:
+                engine.start(number, *divmod(number, survey.experts), urgent=False)
     finally:
         engine.close()
+
+
+def _check(transfer: Transfer, survey: Survey) -> None:
+    if transfer.error is not None:
+        what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
+        raise CheckpointError(what, survey.folder, "Check the disk and the checkpoint's files")
+
+
+def _report(done: int, total: int, progress: Callable[[str, int, int], None]) -> None:
+    if done % 64 == 0 or done == total:
+        progress("filling the host store", done, total)

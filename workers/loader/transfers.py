@@ -14,18 +14,22 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from ..checkpoint.casting import convert_piece
+from ..checkpoint.casting import convert_rows, row_blocks
 from ..checkpoint.layout import ReadPlan, Run
-from ..checkpoint.survey import Survey
+from ..checkpoint.survey import Piece, Survey
 from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans
 
 Chunk = Callable[[BounceBuffer], None]
 
 
 class ExpertSource(Protocol):
-    """Where experts come from: the chunks that bring one expert to `base_bytes` of `memory`, in any order."""
+    """Where experts come from."""
 
-    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]: ...
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        """The chunks that bring one expert to `base_bytes` of `memory`, to be run in any order."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class FileSource:
@@ -34,7 +38,8 @@ class FileSource:
     def __init__(self, survey: Survey) -> None:
         self._dtypes = [tensor.dtype for tensor in survey.tensors]
         self._plan = ReadPlan(survey)
-        self._files = [CheckpointFile(path, direct=survey.block_bytes > 1) for path in survey.files]
+        self._guarded = survey.block_bytes > 1
+        self._files = [CheckpointFile(path, direct=self._guarded) for path in survey.files]
 
     @property
     def direct(self) -> bool:
@@ -45,24 +50,27 @@ class FileSource:
         chunks: list[Chunk] = []
         for run in self._plan.runs(layer, expert):
             if run.piece is None:
-                chunks += [self._plain(memory, run.file, span) for span in chunk_spans(run, base_bytes)]
+                chunks += [self._plain(memory, run.file, span) for span in chunk_spans(run, base_bytes, self._guarded)]
             else:
-                chunks.append(self._converted(memory, base_bytes, run))
+                start = base_bytes + run.position_bytes
+                target = memory[start : start + run.piece.count_bytes]
+                chunks += [self._converted(target, run, run.piece, rows) for rows in row_blocks(run.piece, CHUNK_BYTES)]
         return chunks
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
 
     def _plain(self, memory: np.ndarray, file: int, span: Span) -> Chunk:
         return lambda bounce: self._files[file].read(memory, span, bounce)
 
-    def _converted(self, memory: np.ndarray, base_bytes: int, run: Run) -> Chunk:
+    def _converted(self, target: np.ndarray, run: Run, piece: Piece, rows: range) -> Chunk:
         def convert(bounce: BounceBuffer) -> None:
-            piece = run.piece
-            if piece is None:
-                return
-            raw = np.empty(run.count_bytes, dtype=np.uint8)
-            self._files[run.file].read(raw, Span(0, run.offset_bytes, run.count_bytes, lands=False), bounce)
-            values = convert_piece(raw, piece, self._dtypes[piece.tensor])
-            start = base_bytes + run.position_bytes
-            memory[start : start + values.size] = values
+            row_bytes = piece.source_bytes // piece.source_shape[0]
+            raw = np.empty(len(rows) * row_bytes, dtype=np.uint8)
+            span = Span(0, run.offset_bytes + rows.start * row_bytes, raw.size, lands=False)
+            self._files[run.file].read(raw, span, bounce)
+            convert_rows(raw, target, piece, rows, self._dtypes[piece.tensor])
 
         return convert
 
@@ -76,7 +84,13 @@ class StoreSource:
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
         stride = self._survey.stride_bytes
         source = (layer * self._survey.experts + expert) * stride
-        return [self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, stride - at)) for at in range(0, stride, CHUNK_BYTES)]
+        return [
+            self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, stride - at))
+            for at in range(0, stride, CHUNK_BYTES)
+        ]
+
+    def close(self) -> None:
+        """Nothing: the store belongs to the process."""
 
     def _copy(self, memory: np.ndarray, target: int, source: int, count: int) -> Chunk:
         return lambda bounce: np.copyto(memory[target : target + count], self._store[source : source + count])
@@ -95,7 +109,7 @@ class Transfer(msgspec.Struct):
 
 
 class TransferEngine:
-    """Reader threads that fill slots chunk by chunk, urgent chunks first.
+    """Reader threads that fill slots chunk by chunk, urgent chunks first. Takes over `source`: closing closes it.
 
     `done(transfer)` is called from a reader thread once the last chunk of a transfer has ended, well or not.
     """
@@ -142,6 +156,7 @@ class TransferEngine:
             self._state.notify_all()
         for thread in self._threads:
             thread.join()
+        self._source.close()
 
     def _work(self) -> None:
         bounce = BounceBuffer()

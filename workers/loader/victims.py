@@ -20,7 +20,7 @@ class Victims:
         self._table, self._advice, self._policy, self._prefetched = table, advice, policy, prefetched
 
     def for_needs(self, count: int) -> list[Slot]:
-        """Up to `count` slots to be returned now; slots that would return later count as well.
+        """Up to `count` slots to be returned now.
 
         Wrong predictions go first, then what no plan wants by policy, then what is wanted last.
         """
@@ -46,8 +46,6 @@ class Victims:
         best: tuple[int, int] | None = None
         victim = None
         for slot in self._candidates():
-            if slot.recall != NOT_RECALLED:
-                continue
             uses = self._advice.uses(slot.key)
             if not uses:
                 return slot, NOW
@@ -57,10 +55,10 @@ class Victims:
         return (victim, -best[1]) if victim and best else None
 
     def _candidates(self) -> Iterator[Slot]:
-        """Held slots that are not on their way back already."""
+        """Held slots that compute was not asked for yet."""
         for key in chain(self._mispredicted(), self._policy.victims(self._advice.position)):
             slot = self._table.where.get(key)
-            if slot is not None and slot.owner is Owner.HELD and slot.recall != NOW:
+            if slot is not None and slot.owner is Owner.HELD and slot.recall == NOT_RECALLED:
                 yield slot
 
     def _mispredicted(self) -> Iterator[int]:

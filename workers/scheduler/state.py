@@ -129,12 +129,9 @@ class SchedulerState:
 
     def _cancel(self, identity: bytes, request_id: str, now_ns: int) -> list[Action]:
         request = self._desk.ledger.open.get(request_id)
-        if request is not None and request.identity == identity:
-            return self._finish(request, "cancelled", now_ns)
-        if request is None and self._desk.ledger.ended(request_id) is None:
-            unknown = request_error("no request has this id", "cancel", "It may have ended long ago")
-            return self._desk.decline(identity, request_id, unknown)
-        return []  # it has ended and its client was told, or it belongs to another client
+        if request is None or request.identity != identity:
+            return []  # it has ended and its client was told, or it is another client's
+        return self._finish(request, "cancelled", now_ns)
 
     def _step_done(self, stepped: Stepped, now_ns: int) -> list[Action]:
         outcome = self._stepper.finish(stepped)

@@ -1,0 +1,59 @@
+# make demo · make test · make test-all · make chaos · make lint · make bench · make clean
+# Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+# The first of these that is Python 3.11 or newer; evaluated only when .venv is made.
+CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
+USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+
+.PHONY: help demo test test-all chaos lint bench clean
+
+help:
+	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
+	@echo "make test      lint, types and tests"
+	@echo "make test-all  every combination of families, tiers, budgets and predictors as well"
+	@echo "make chaos     long fault and soak runs"
+	@echo "make lint      ruff and pyright"
+	@echo "make bench     the tables of the README"
+	@echo "make clean     remove .venv and everything else that was made here"
+
+demo: $(READY)
+	$(BIN)/expertflow demo $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint
+	$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+
+chaos: $(READY)
+	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+bench: $(READY)
+	$(BIN)/python -m expertflow.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first and by itself: it is most of the download, and which build it is (CPU or CUDA) is for the user's pip
+# configuration to say (see docs/dependencies.md).
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(USABLE)" || { echo "make: Python 3.11 or newer is needed; none of '$(CANDIDATES)' is. Install one or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
+	@$(USABLE) -c 'import ensurepip, venv' 2>/dev/null || { v=$$($(USABLE) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
+		echo "make: $(USABLE) cannot make virtual environments. On Debian: apt install python3-venv (or $$v-venv)" >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV) with $(USABLE)"; $(USABLE) -m venv --clear $(VENV); }
+	@echo "Installing torch (step 1 of 2; the largest part, several minutes when it is downloaded)"
+	$(BIN)/python -m pip install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@echo "Installing everything else (step 2 of 2)"
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,201 @@
+"""The client library: prompts in, completions out.
+
+    with Client(engine.address) as client:
+        done = client.generate(["Once upon", [5, 9, 11]], max_new_tokens=32)
+        batch = client.submit(prompts, max_new_tokens=32)
+        for event in batch:                  # tokens of all requests as they come
+            print(event.index, event.text_delta)
+
+There is no background thread: messages are sent and received inside `submit`, `results`, iteration and `cancel`, for
+all batches of the client at once. One client belongs to one thread; several clients may talk to one engine.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+from ..errors import EngineError, ExpertFlowError
+from ..ipc.messages import Hello, Snapshot, Submit, Welcome
+from .batch import Batch
+from .completions import Completion, Event, NotDoneInTime
+from .connection import Connection
+from .exchange import WINDOW, Exchange, Order
+from .prompts import Prompt, Wishes, read_prompt, read_prompts, read_wishes
+from .text import TextCodec
+
+__all__ = ["Batch", "Client", "Completion", "Event", "NotDoneInTime", "Prompt"]
+
+_FOREVER_NS = 2**62
+
+
+class Client:
+    """Talks to the engine at `address` (`Supervisor.address`). A context manager.
+
+    Raises EngineError if there is no engine, or if it does not answer within `connect_timeout_s`. Later, a restarted
+    scheduler is waited for; what is open fails when the engine ends or its scheduler is silent for `answer_timeout_s`.
+    """
+
+    def __init__(
+        self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
+    ) -> None:
+        self._connection = Connection(address, answer_timeout_s)
+        self._exchange = Exchange()
+        self._welcome: Welcome | None = None
+        self._failure: ExpertFlowError | None = None
+        self._closed = False
+        try:
+            self._model = self._shake_hands(connect_timeout_s)
+        except BaseException:
+            self.close()
+            raise
+        self._codec = TextCodec(self._model.model)
+        self._exchange.window = max(1, min(WINDOW, self._model.queue_limit))
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def model(self) -> Welcome:
+        """Facts of the model: folder, vocabulary, context, end-of-sequence ids."""
+        return self._model
+
+    def generate(
+        self,
+        prompts: Iterable[Prompt],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        eos_ids: Iterable[int] | None = None,
+        deadline_s: float | None = None,
+    ) -> list[Completion]:
+        """Run prompts (texts or lists of ids) to their end, completions in their order. See `submit` and `results`."""
+        batch = self.submit(prompts, max_new_tokens, temperature, top_k, top_p, seed, eos_ids, deadline_s)
+        return batch.results()
+
+    def submit(
+        self,
+        prompts: Iterable[Prompt],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        eos_ids: Iterable[int] | None = None,
+        deadline_s: float | None = None,
+        wait_when_busy: bool = True,
+    ) -> Batch:
+        """Hand in prompts and return at once.
+
+        `temperature` 0 is greedy. Request i samples with seed + i; without `seed` it is drawn. `eos_ids`: None stops at
+        the model's own, an empty list never. A request past `deadline_s` ends with what it has. When the engine's queue
+        is full, requests are sent again later, or fail with BusyError if `wait_when_busy` is False.
+
+        Raises RequestError for an argument that no request can have. A bad prompt fails alone, in the batch's results.
+        """
+        wishes = read_wishes(max_new_tokens, temperature, top_k, top_p, seed, eos_ids, deadline_s)
+        given = read_prompts(prompts)
+        self._require_open()
+        news: dict[int, None] = {}
+        orders = [self._order(index, prompt, wishes, news, wait_when_busy) for index, prompt in enumerate(given)]
+        for order in orders:
+            if not order.ended:
+                self._exchange.hand_in(order)
+        self._pump(0)
+        return Batch(orders, news, self._codec, self._pump_until, self._cancel)
+
+    def stats(self, timeout_s: float = 5.0) -> Snapshot:
+        """What every stage published last: rates, queues, hits, loads, bytes, stalls, memory."""
+        self._require_open()
+        return self._connection.ask_snapshot(timeout_s)
+
+    def close(self) -> None:
+        """Cancel what is open and leave."""
+        if self._closed:
+            return
+        self._closed = True
+        for message in self._exchange.abandon():
+            self._connection.send(message)
+        self._connection.close()
+
+    def _order(self, index: int, prompt: Prompt, wishes: Wishes, news: dict[int, None], wait_when_busy: bool) -> Order:
+        try:
+            prompt_ids, error = read_prompt(prompt, self._codec, self._model), None
+        except ExpertFlowError as wrong:
+            prompt_ids, error = [], wrong
+        submit = Submit(
+            request_id=uuid.uuid4().hex,
+            prompt_ids=prompt_ids,
+            max_new_tokens=wishes.max_new_tokens,
+            sampling=wishes.sampling_of(index),
+            eos_ids=wishes.eos_ids,
+            deadline_ms=wishes.deadline_ms,
+        )
+        order = Order(index, submit, news, wait_when_busy, error=error)
+        if error is not None:
+            order.tell()
+        return order
+
+    def _cancel(self, orders: list[Order]) -> None:
+        for order in orders:
+            self._exchange.cancel(order)
+        self._pump(0)
+
+    def _shake_hands(self, timeout_s: float) -> Welcome:
+        self._connection.send(Hello())
+        self._pump_until(lambda: self._welcome is not None, timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        if self._welcome is None:
+            raise EngineError(f"no answer within {timeout_s} s", "scheduler", "Is the engine still starting?")
+        return self._welcome
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise EngineError("the client is closed", "client", "Make a new one")
+        if self._failure is not None:
+            raise self._failure
+
+    def _pump_until(self, reached: Callable[[], bool], timeout_s: float | None) -> None:
+        """Exchange messages until `reached` or out of time; a dead engine reaches everything, with errors."""
+        deadline_ns = _FOREVER_NS if timeout_s is None else time.monotonic_ns() + round(timeout_s * 1e9)
+        self._pump(0)
+        while not (reached() or self._failure or self._closed) and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+            self._pump(left_ns)
+
+    def _pump(self, wait_ns: int) -> None:
+        """One round: wait a little if asked to, take in what has come, send what is due."""
+        if self._failure is not None or self._closed:
+            return
+        try:
+            self._connection.wait(self._patience_ns(wait_ns))
+            self._take_in()
+        except EngineError as error:
+            self._failure = error
+            self._exchange.fail_all(error)
+
+    def _take_in(self) -> None:
+        now_ns = time.monotonic_ns()
+        for message in self._connection.receive():
+            if isinstance(message, Welcome):
+                self._welcome = message
+            else:
+                self._exchange.hear(message, now_ns)
+        if self._connection.reconnected():  # after the old scheduler's last words
+            self._exchange.reconnected()
+        for message in self._exchange.due(now_ns):
+            self._connection.send(message)
+
+    def _patience_ns(self, wait_ns: int) -> int:
+        due_ns = self._exchange.next_due_ns()
+        return wait_ns if due_ns is None else min(wait_ns, due_ns - time.monotonic_ns())

@@ -1,0 +1,36 @@
+"""What all commands share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from ...configs.schema import Config
+
+DEFAULT_PRESET = "cpu-disk"
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
+"""Exit codes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(ABC):
+    """A subcommand: its docstring and those of its fields are its help."""
+
+    debug: bool = False
+    """Show the traceback when something goes wrong."""
+
+    @abstractmethod
+    def run(self) -> int:
+        """Do it and return the exit code; raises ExpertFlowError with what was wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineCommand(Command):
+    """A command about an engine: it takes every option of `Config`, each on top of a preset."""
+
+    preset: str = DEFAULT_PRESET
+    """What the options of the engine start from: cpu-disk, cpu-host, or a .toml file of yours."""
+    engine: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)

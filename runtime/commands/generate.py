@@ -1,0 +1,105 @@
+"""`expertflow generate`: text from prompts, with an engine of its own or one that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ...configs.schema import Config
+from ...errors import UsageError
+from ..client import Client
+from ..monitor import Meter, Reading
+from ..prompts import read_wishes
+from ..tables import share_text
+from ..watching import snapshot_after
+from .base import EngineCommand
+from .printing import Printer, make_printer
+from .prompt_lines import read_prompt_lines
+from .starting import running_engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(EngineCommand):
+    """Continue one prompt or many: a single text streams to stdout, several are printed in their order."""
+
+    prompt: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")] = field(default_factory=list)
+    """A prompt; repeat the option for more."""
+    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A UTF-8 file with a prompt a line; - reads stdin."""
+    ids: bool = False
+    """Prompts are token ids (5 9 11), not text."""
+    max_new_tokens: int = 64
+    """End after so many tokens, if the model does not end before."""
+    temperature: float = 0.0
+    """0 takes the likeliest token; higher is more random."""
+    top_k: int = 0
+    """Sample among the k likeliest tokens only; 0: all."""
+    top_p: float = 1.0
+    """Sample among the likeliest tokens that together have this probability; 1: all."""
+    seed: int | None = None
+    """Of sampling; prompt i uses seed + i. Without it a seed is drawn."""
+    deadline_s: float | None = None
+    """End after so many seconds with what is there."""
+    json: bool = False
+    """One line of JSON for each prompt instead of text."""
+    address: str = ""
+    """Use the engine that runs at this address; options of the engine do not apply then."""
+
+    def run(self) -> int:
+        lines = read_prompt_lines(self.prompt, self.prompts, self.ids)
+        self._check_options()
+        with self._client() as client:
+            printer = make_printer(lines, client.model.model, self.json)
+            started_ns, meter = time.monotonic_ns(), Meter(client.stats())
+            self._generate(client, printer)
+            ended_ns = time.monotonic_ns()
+            meter.add(snapshot_after(client.stats, ended_ns))
+            printer.close(_summary(printer, (ended_ns - started_ns) / 1e9, meter.reading()))
+        return printer.exit_code
+
+    def _check_options(self) -> None:
+        """Before an engine is started for nothing."""
+        read_wishes(self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.seed, None, self.deadline_s)
+        if self.address and self.engine != Config.load(self.preset):
+            raise UsageError(
+                "options of the engine do not change an engine that runs already",
+                "--address",
+                "Leave out --address to start an engine with these options, or leave them out",
+            )
+
+    @contextmanager
+    def _client(self) -> Iterator[Client]:
+        if self.address:
+            with Client(self.address) as client:
+                yield client
+        else:
+            with running_engine(self.engine) as engine, Client(engine.address) as client:
+                yield client
+
+    def _generate(self, client: Client, printer: Printer) -> None:
+        batch = client.submit(
+            [line.prompt for line in printer.lines],
+            self.max_new_tokens,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.seed,
+            deadline_s=self.deadline_s,
+        )
+        for event in batch:
+            printer.take(event)
+        printer.take_results(batch.results(return_errors=True))
+
+
+def _summary(printer: Printer, seconds: float, reading: Reading) -> str:
+    experts, rate = reading.experts, printer.tokens / seconds
+    return (
+        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {seconds:.1f} s: {rate:.1f} tokens/s; "
+        f"experts found in memory: {share_text(experts.hit_share)}, loaded: {experts.loads:,}"
+    )

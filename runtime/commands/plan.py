@@ -1,0 +1,95 @@
+"""`expertflow plan`: what a model needs and whether it fits, before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from ...configs.sizes import format_size
+from ...ipc.available import available_bytes
+from ...ipc.messages import Progress
+from ...workers.checkpoint.survey import Survey
+from ..fit import Fit, Needs, budget_fit, model_needs
+from ..progress import ProgressView
+from ..surveying import run_survey
+from ..tables import facts_table, result_console, share_text
+from .base import DONE, FAILED, EngineCommand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan(EngineCommand):
+    """Say what a model needs and whether the given budgets fit this machine, from the headers of its files alone.
+
+    Nothing is loaded, so the model may be larger than memory. Exit code 0: it fits, 1: it does not.
+    """
+
+    json: bool = False
+    """One line of JSON instead of a table."""
+
+    def run(self) -> int:
+        survey = self._survey()
+        needs, fit = model_needs(survey), budget_fit(survey, self.engine, available_bytes())
+        if self.json:
+            sys.stdout.write(msgspec.json.encode({"model": needs, "budgets": fit}).decode() + "\n")
+        else:
+            _show(needs, fit)
+        return DONE if fit.fits else FAILED
+
+    def _survey(self) -> Survey:
+        with ProgressView() as view, tempfile.TemporaryDirectory(prefix="expertflow-plan-") as folder:
+            view(Progress("plan", "reading the headers of the checkpoint", 0, 1))
+            return run_survey(self.engine, Path(folder, "survey"))
+
+
+def _show(needs: Needs, fit: Fit) -> None:
+    console = result_console()
+    console.print(facts_table(needs_facts(needs)))
+    console.print()
+    console.print(facts_table(fit_facts(fit)))
+    console.print()
+    console.print(verdict(needs, fit), soft_wrap=True)
+
+
+def needs_facts(needs: Needs) -> dict[str, str]:
+    """The model, in words."""
+    per_1000 = 1000 * needs.kv_bytes_per_position
+    return {
+        "model": f"{needs.folder} ({needs.architecture}, {needs.dtype})",
+        "experts": f"{needs.layers} layers × {needs.experts}, {needs.top_k} for each token",
+        "one expert": format_size(needs.expert_bytes),
+        "all experts": format_size(needs.experts_bytes),
+        "the rest of the model": format_size(needs.skeleton_bytes),
+        "KV cache of 1,000 positions": format_size(per_1000) if per_1000 else "measured when an engine starts",
+        "files": format_size(needs.checkpoint_bytes),
+    }
+
+
+def fit_facts(fit: Fit) -> dict[str, str]:
+    """The budgets, in words."""
+    slots = f"{fit.slots:,} slots, {share_text(fit.slots_share)} of the experts"
+    return {
+        "expert slots": f"{format_size(fit.slots_bytes)} ({slots})",
+        "host store": format_size(fit.host_bytes),
+        "KV caches": format_size(fit.kv_bytes),
+        "the rest of the model": format_size(fit.skeleton_bytes),
+        "processes": f"{format_size(fit.process_bytes)} at most",
+        "in all": format_size(fit.total_bytes),
+        "available": format_size(fit.available_bytes),
+    }
+
+
+def verdict(needs: Needs, fit: Fit) -> str:
+    """Whether it fits, and what would."""
+    one, least = format_size(needs.slot_bytes), format_size(fit.smallest_bytes)
+    smallest = f"The smallest that works is one slot ({one}), {least} in all."
+    if fit.fits:
+        return f"It fits. {smallest}"
+    missing = f"It does not fit: {format_size(fit.total_bytes - fit.available_bytes)} too much."
+    if not fit.largest_slots:
+        return f"{missing} {smallest}"
+    return f"{missing} --expert-memory {math.ceil(fit.largest_slots_bytes / 1000)}KB would. {smallest}"

@@ -1,0 +1,125 @@
+"""How `generate` shows what comes: a stream of one text, texts in the caller's order, or lines of JSON."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import msgspec
+
+from ...errors import ExpertFlowError
+from ...ipc.messages import Progress
+from ..client import Completion, Event
+from ..progress import ProgressView
+from .base import DONE
+from .outcome import describe, exit_code
+from .prompt_lines import PromptLine
+
+Result = Completion | ExpertFlowError
+
+
+class Printer(ABC):
+    """Takes events as they come and the results at the end; errors go to stderr."""
+
+    def __init__(self, lines: list[PromptLine]) -> None:
+        self.lines = lines
+        self.tokens = 0
+        self.exit_code = DONE
+
+    def take(self, event: Event) -> None:
+        self.tokens += len(event.token_ids)
+        self._show(event)
+
+    def take_results(self, results: list[Result]) -> None:
+        """All requests have ended."""
+        self._end()
+        for line, result in zip(self.lines, results, strict=True):
+            if isinstance(result, ExpertFlowError):
+                self._fail(line, result)
+            else:
+                self._print(line, result)
+
+    def close(self, summary: str) -> None:
+        sys.stdout.flush()
+        sys.stderr.write(summary + "\n")
+
+    @abstractmethod
+    def _show(self, event: Event) -> None: ...
+
+    @abstractmethod
+    def _end(self) -> None: ...
+
+    @abstractmethod
+    def _print(self, line: PromptLine, done: Completion) -> None: ...
+
+    def _fail(self, line: PromptLine, error: ExpertFlowError) -> None:
+        if line.where not in error.where:
+            error = type(error)(error.what, line.where, error.remedy)
+        self.exit_code = max(self.exit_code, exit_code(error))
+        sys.stderr.write(describe(error) + "\n")
+
+
+class _Stream(Printer):
+    """One text, as it grows."""
+
+    def _show(self, event: Event) -> None:
+        sys.stdout.write(event.text_delta)
+        sys.stdout.flush()
+
+    def _end(self) -> None:
+        sys.stdout.write("\n")
+
+    def _print(self, line: PromptLine, done: Completion) -> None:
+        """It is there already."""
+
+
+class _List(Printer):
+    """Several results: nothing is shown but progress until all have ended, so that their order is the caller's."""
+
+    def __init__(self, lines: list[PromptLine], as_json: bool, has_text: bool) -> None:
+        super().__init__(lines)
+        self._as_json, self._has_text = as_json, has_text
+        self._ended = 0
+        self._view = ProgressView()
+
+    def _show(self, event: Event) -> None:
+        self._ended += event.finish_reason is not None or event.error is not None
+        self._view(Progress("generate", f"{len(self.lines):,} prompts", self._ended, len(self.lines)))
+
+    def _end(self) -> None:
+        self._view.close()
+
+    def _print(self, line: PromptLine, done: Completion) -> None:
+        if self._as_json:
+            sys.stdout.write(_as_json(line, done) + "\n")
+        else:
+            sys.stdout.write(f"[{line.where}] {done.text if self._has_text else _ids(done)}\n")
+
+    def _fail(self, line: PromptLine, error: ExpertFlowError) -> None:
+        super()._fail(line, error)
+        if self._as_json:  # every prompt has its line
+            facts = {"prompt": line.prompt, "error": {"code": error.code, "what": error.what, "to_do": error.remedy}}
+            sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+
+
+def make_printer(lines: list[PromptLine], model_folder: str, as_json: bool) -> Printer:
+    """The way that suits so many prompts; without a tokenizer ids stand for text."""
+    has_text = Path(model_folder, "tokenizer.json").is_file()
+    return _Stream(lines) if len(lines) == 1 and has_text and not as_json else _List(lines, as_json, has_text)
+
+
+def _ids(done: Completion) -> str:
+    return " ".join(map(str, done.token_ids))
+
+
+def _as_json(line: PromptLine, done: Completion) -> str:
+    facts = {
+        "prompt": line.prompt,
+        "text": done.text,
+        "token_ids": done.token_ids,
+        "finish_reason": done.finish_reason,
+        "prompt_tokens": len(done.prompt_ids),
+        "timings": done.timings,
+    }
+    return msgspec.json.encode(facts).decode()

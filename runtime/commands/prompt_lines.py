@@ -1,0 +1,69 @@
+"""Prompts from the command line and from files, each with the name of the place it came from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import UsageError
+from ..prompts import Prompt
+
+STDIN = Path("-")
+
+
+class PromptLine(NamedTuple):
+    """A text or token ids; `where` is for error messages."""
+
+    prompt: Prompt
+    where: str
+
+
+def read_prompt_lines(texts: list[str], file: Path | None, ids: bool) -> list[PromptLine]:
+    """The prompts of `--prompt` or of a file (`-`: stdin). Raises UsageError naming the line that cannot be used."""
+    if bool(texts) == (file is not None):
+        problem = "both --prompt and --prompts are given" if texts else "no prompt is given"
+        raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE')
+    named = _lines_of(file) if file else [(text, f"--prompt {number}") for number, text in enumerate(texts, 1)]
+    return [PromptLine(_read_ids(text, where) if ids else _check_text(text, where), where) for text, where in named]
+
+
+def _lines_of(file: Path) -> list[tuple[str, str]]:
+    name = "stdin" if file == STDIN else str(file)
+    lines = _read_bytes(file).removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+    return [(_decode(line, f"{name}, line {number}"), f"{name}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _read_bytes(file: Path) -> bytes:
+    if file == STDIN:
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        remedy = "Name a text file with a prompt a line"
+        raise UsageError(f"cannot be read: {error.strerror}", str(file), remedy) from error
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 (byte {error.start + 1} of the line)"
+        raise UsageError(what, where, "Save the file as UTF-8") from error
+
+
+def _check_text(text: str, where: str) -> str:
+    if not text.strip():
+        raise UsageError("the prompt is empty", where, "Write at least a word, or remove the line")
+    return text
+
+
+def _read_ids(text: str, where: str) -> list[int]:
+    words = [word for word in re.split(r"[\s,]+", text.strip("[] \t")) if word]
+    if not words:
+        raise UsageError("the prompt is empty", where, "Write at least one token id")
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"is no list of token ids: {text!r}", where, "Write for example: 5 9 11") from error

@@ -1,0 +1,62 @@
+"""From the words of a command line to a command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any, Union
+
+import tyro
+
+from ...configs.schema import Config
+from .base import DEFAULT_PRESET, Command, EngineCommand
+
+NAMES = ["demo", "serve", "generate", "verify", "plan", "top", "widen"]
+"""In the order of the help. The command `name` is the class `Name` of the module `name` beside this file."""
+
+DESCRIPTION = """\
+Runs Mixture-of-Experts models that do not fit the memory they run in, with exactly the results of the whole model.
+
+Begin with `expertflow demo`; then `expertflow plan --model FOLDER` says what a model of yours needs, and
+`expertflow generate --model FOLDER --prompt "Once upon"` runs it. `expertflow COMMAND --help` explains a command.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 stopped by Ctrl-C.
+"""
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """The command that these words describe.
+
+    Raises UsageError for a value the configuration does not allow, SystemExit (2, with an explanation on stderr) for
+    words that are no options, and SystemExit (0) after help was asked for.
+    """
+    defaults = Config.load(chosen_preset(arguments))
+    kinds = tuple(_subcommand(name, kind, defaults) for name, kind in command_kinds().items())
+    command: Any = Union[kinds]  # noqa: UP007 - of a tuple made at run time
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
+    return tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=config)
+
+
+def command_kinds() -> dict[str, type[Command]]:
+    """The commands by name."""
+    here = __package__ or ""
+    modules = {name: f"{here}.{name}" for name in NAMES if find_spec(f"{here}.{name}")}
+    return {name: getattr(import_module(module), name.capitalize()) for name, module in modules.items()}
+
+
+def chosen_preset(arguments: Sequence[str]) -> str:
+    """The preset must be known first: it is what the defaults of all other options are read from."""
+    chosen = DEFAULT_PRESET
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if word == "--preset" and following:
+            chosen = following
+        elif word.startswith("--preset="):
+            chosen = word.removeprefix("--preset=")
+    return chosen
+
+
+def _subcommand(name: str, kind: type[Command], defaults: Config) -> Any:
+    if issubclass(kind, EngineCommand):
+        return Annotated[kind, tyro.conf.subcommand(name, default=kind(engine=defaults))]
+    return Annotated[kind, tyro.conf.subcommand(name)]

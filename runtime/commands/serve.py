@@ -1,0 +1,70 @@
+"""`expertflow serve`: an engine that runs until it is stopped."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ...errors import UsageError
+from ..supervisor import Supervisor
+from ..tables import result_console
+from .base import DONE, EngineCommand
+from .starting import running_engine
+
+WAIT_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serve(EngineCommand):
+    """Start an engine for a model and keep it running until Ctrl-C or SIGTERM; clients connect to its address."""
+
+    address_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the address to this file once the engine is ready, for scripts; removed at the end."""
+
+    def run(self) -> int:
+        with running_engine(self.engine) as engine, _announced(self.address_file, engine.address):
+            _tell(engine)
+            while not engine.wait(WAIT_S):
+                continue
+        return DONE
+
+
+def _tell(engine: Supervisor) -> None:
+    console = result_console()
+    console.print(f"Ready: {engine.config.model}", soft_wrap=True)
+    console.print(f"Address: {engine.address}", soft_wrap=True)
+    console.print(f'Generate: expertflow generate --address {engine.address} --prompt "…"', soft_wrap=True)
+    console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)
+    console.print(f"Watch: expertflow top --address {engine.address}", soft_wrap=True)
+    console.print("Stop: Ctrl-C", soft_wrap=True)
+
+
+@contextmanager
+def _announced(file: Path | None, address: str) -> Iterator[None]:
+    """Whoever waits for the file never reads half an address."""
+    if file is None:
+        yield
+        return
+    _write_at_once(file, address + "\n")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def _write_at_once(file: Path, text: str) -> None:
+    try:
+        fd, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with open(fd, "w", encoding="utf-8") as opened:
+            opened.write(text)
+        os.replace(fresh, file)
+    except OSError as error:
+        remedy = "Name a file in a folder of yours"
+        raise UsageError(f"cannot be written: {error.strerror}", str(file), remedy) from error

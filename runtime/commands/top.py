@@ -1,0 +1,68 @@
+"""`expertflow top`: what the stages of a running engine do."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+from rich.live import Live
+
+from ...errors import UsageError
+from ..monitor import Reading, read_pair
+from ..tables import reading_view, result_console
+from ..watching import Watcher, find_engine
+from .base import DONE, Command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top(Command):
+    """Show what the stages of a running engine do, live; Ctrl-C ends it."""
+
+    address: str = ""
+    """Of the engine, as `expertflow serve` prints it. Empty: the only engine of yours that runs."""
+    once: bool = False
+    """Show it once and end."""
+    json: bool = False
+    """One line of JSON for each reading instead of tables."""
+    interval_s: float = 2.0
+    """Seconds between readings; rates are over this time."""
+
+    def run(self) -> int:
+        if not self.interval_s >= 0.1:
+            raise UsageError(f"is too short: {self.interval_s}", "--interval-s", "Give 0.1 seconds or more")
+        with Watcher(find_engine(self.address)) as watcher:
+            readings = self._readings(watcher)
+            if self.once:
+                self._show(next(readings))
+            elif result_console().is_terminal and not self.json:
+                self._live(readings)
+            else:
+                self._show_all(readings)
+        return DONE
+
+    def _readings(self, watcher: Watcher) -> Iterator[Reading]:
+        before = watcher.snapshot()
+        while True:
+            time.sleep(self.interval_s)
+            now = watcher.snapshot()
+            yield read_pair(before, now)
+            before = now
+
+    def _show(self, reading: Reading) -> None:
+        if self.json:
+            sys.stdout.write(msgspec.json.encode(reading).decode() + "\n")
+            sys.stdout.flush()
+        else:
+            result_console().print(reading_view(reading))
+
+    def _show_all(self, readings: Iterator[Reading]) -> None:
+        for reading in readings:
+            self._show(reading)
+
+    def _live(self, readings: Iterator[Reading]) -> None:
+        with Live(console=result_console(), auto_refresh=False) as live:
+            for reading in readings:
+                live.update(reading_view(reading), refresh=True)

@@ -1,0 +1,43 @@
+"""`expertflow widen`: a small model made into a big one that computes the same."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ...ipc.messages import Progress
+from ..progress import ProgressView
+from ..tables import result_console
+from .base import DONE, Command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Widen(Command):
+    """Write a copy of a small model whose experts are FACTOR times as big and which computes the same function.
+
+    Text and routing stay real while the experts take real memory: for demonstrations and measurements.
+    """
+
+    source: tyro.conf.Positional[Path]
+    """Model folder with separate experts (gate_proj, up_proj and down_proj), such as Qwen3-MoE or OLMoE."""
+    destination: tyro.conf.Positional[Path]
+    """Folder to write; it must not exist."""
+    factor: int = 64
+    """How many times as wide; a power of two."""
+
+    def run(self) -> int:
+        with ProgressView() as view:
+            view(Progress("widen", "starting", 0, 1))
+            self._widen(view)
+        result_console().print(f"{self.destination}: {self.source} widened {self.factor} times")
+        return DONE
+
+    def _widen(self, view: ProgressView) -> None:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        from ...workers.checkpoint.widen import widen
+
+        view(Progress("widen", "starting", 1, 1))
+        widen(self.source, self.destination, self.factor, lambda *news: view(Progress("widen", *news)))

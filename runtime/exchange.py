@@ -1,0 +1,198 @@
+"""The client's core: which requests are under way, which wait their turn, what each has received. No socket, no clock.
+
+Many requests may be handed in; a window of them is under way at the scheduler. Each ends exactly once, whatever the
+scheduler lives through: after a reconnect, what is under way is submitted again under its id.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import msgspec
+
+from ..errors import ExpertFlowError
+from ..ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, Timings, ToClient, Tokens
+from .prompts import typed_error
+
+WINDOW = 256
+RETRY_NS = 50_000_000
+LONGEST_RETRY_NS = 1_000_000_000
+
+
+@dataclass(slots=True, eq=False)
+class Order:
+    """One request of a batch, from hand-in to its end."""
+
+    index: int
+    submit: Submit
+    news: dict[int, None]
+    """Shared by the batch: indices with something new, in order of arrival."""
+    wait_when_busy: bool = True
+    tokens: list[int] = field(default_factory=list)
+    sent_ns: int = 0
+    under_way: bool = False
+    cancelled: bool = False
+    finish_reason: str | None = None
+    timings: Timings | None = None
+    error: ExpertFlowError | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+    def tell(self) -> None:
+        self.news[self.index] = None
+
+    def again(self, now_ns: int) -> Submit:
+        """To be submitted once more: output that was delivered stays, and the deadline has come nearer."""
+        left = self.submit.deadline_ms
+        if left is not None:
+            left = max(1, left - (now_ns - self.sent_ns) // 1_000_000)
+        return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left)
+
+
+class Exchange:
+    """All requests of a client, in whatever batches."""
+
+    def __init__(self, window: int = WINDOW) -> None:
+        self.window = window
+        self._unsent: deque[Order] = deque()
+        self._under_way: dict[str, Order] = {}
+        self._busy: list[Order] = []
+        self._cancels: list[Cancel] = []
+        self._retry_at_ns = 0
+        self._retry_ns = RETRY_NS
+        self.strays = 0
+        """Answers to nothing that is under way."""
+
+    def abandon(self) -> list[FromClient]:
+        """The client leaves: what to tell the scheduler so that it stops working for it."""
+        return [Cancel(request_id) for request_id in self._under_way]
+
+    def hand_in(self, order: Order) -> None:
+        self._unsent.append(order)
+
+    def cancel(self, order: Order) -> None:
+        """It ends by the scheduler's word, or at once if the scheduler has never heard of it."""
+        if order.ended or order.cancelled:
+            return
+        order.cancelled = True
+        if order.under_way:
+            self._cancels.append(Cancel(order.submit.request_id))
+        else:
+            _end_cancelled(order)
+
+    def due(self, now_ns: int) -> list[FromClient]:
+        """What is to be sent now."""
+        cancels, self._cancels = self._cancels, []
+        messages: list[FromClient] = list(cancels)
+        if now_ns < self._retry_at_ns:
+            return messages
+        self._unsent.extendleft(reversed(self._busy))
+        self._busy.clear()
+        while self._unsent and len(self._under_way) < self.window:
+            order = self._unsent.popleft()
+            if not order.ended:
+                messages.append(self._send(order, now_ns))
+        return messages
+
+    def next_due_ns(self) -> int | None:
+        """When something becomes due without news; None: not before there is news."""
+        return self._retry_at_ns if self._busy or (self._unsent and len(self._under_way) < self.window) else None
+
+    def hear(self, message: ToClient, now_ns: int) -> None:
+        """Take in an answer; `Welcome` says nothing about requests."""
+        match message:
+            case Accepted():
+                self._retry_ns = RETRY_NS
+            case Tokens(request_id, offset, token_ids):
+                self._tokens(request_id, offset, token_ids)
+            case Finished():
+                self._finished(message)
+            case Refused():
+                self._refused(message, now_ns)
+            case _:
+                pass
+
+    def reconnected(self) -> None:
+        """There may be a new scheduler, which knows nothing: what is under way goes first in line once more."""
+        for order in reversed(self._under_way.values()):
+            order.under_way = False
+            if order.cancelled:
+                _end_cancelled(order)
+            else:
+                self._unsent.appendleft(order)
+        self._under_way.clear()
+        self._cancels.clear()
+        self._retry_at_ns = 0
+
+    def fail_all(self, error: ExpertFlowError) -> None:
+        """The engine is gone: whatever is open ends with this error."""
+        for order in [*self._under_way.values(), *self._busy, *self._unsent]:
+            if not order.ended:
+                order.error = error
+                order.tell()
+        self._under_way.clear()
+        self._busy.clear()
+        self._unsent.clear()
+
+    def _send(self, order: Order, now_ns: int) -> Submit:
+        self._under_way[order.submit.request_id] = order
+        order.under_way = True
+        if order.sent_ns:
+            return order.again(now_ns)
+        order.sent_ns = now_ns
+        return order.submit
+
+    def _tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
+        """Known tokens may come again, with new ones behind them."""
+        order = self._under_way.get(request_id)
+        if order is None or offset > len(order.tokens):
+            self.strays += 1
+            return
+        fresh = token_ids[len(order.tokens) - offset :]
+        if fresh:
+            order.tokens += fresh
+            order.tell()
+
+    def _finished(self, message: Finished) -> None:
+        order = self._take(message.request_id)
+        if order is not None:
+            order.tokens += message.token_ids[len(order.tokens) :]
+            order.timings, order.finish_reason = message.timings, message.finish_reason
+            order.tell()
+
+    def _refused(self, message: Refused, now_ns: int) -> None:
+        order = self._take(message.request_id)
+        if order is None:
+            return
+        if order.cancelled:
+            _end_cancelled(order)
+        elif message.error.code == "busy" and order.wait_when_busy:
+            self._try_later(order, now_ns)
+        else:
+            order.error = typed_error(message.error)
+            order.tell()
+
+    def _take(self, request_id: str) -> Order | None:
+        order = self._under_way.pop(request_id, None)
+        if order is None:
+            self.strays += 1
+        else:
+            order.under_way = False
+        return order
+
+    def _try_later(self, order: Order, now_ns: int) -> None:
+        """Several refusals of one burst count once; each further burst that is refused waits longer."""
+        self._busy.append(order)
+        if now_ns >= self._retry_at_ns:
+            self._retry_at_ns = now_ns + self._retry_ns
+            self._retry_ns = min(2 * self._retry_ns, LONGEST_RETRY_NS)
+
+
+def _end_cancelled(order: Order) -> None:
+    """Without the scheduler: it never ran, or the one that ran it is gone."""
+    order.finish_reason = "cancelled"
+    order.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
+    order.tell()

@@ -1,0 +1,105 @@
+"""What a model needs and whether it fits: from a survey (file headers alone), without starting anything."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..configs.schema import Config
+from ..configs.sizes import parse_size
+from ..workers.checkpoint.survey import Survey
+from .budgets import plan_budgets
+from .stages import stage_plans
+
+WITH_TORCH_BYTES = 450 * 10**6
+WITHOUT_TORCH_BYTES = 80 * 10**6
+"""What a process takes besides what it was given: an upper bound that the tests hold (compute imports torch)."""
+
+_NO_LIMIT = 2**62
+
+
+class Needs(msgspec.Struct, frozen=True, kw_only=True):
+    """Of the model alone."""
+
+    folder: str
+    architecture: str
+    dtype: str
+    context: int
+    layers: int
+    experts: int
+    top_k: int
+    expert_bytes: int
+    slot_bytes: int
+    experts_bytes: int
+    skeleton_bytes: int
+    checkpoint_bytes: int
+    kv_bytes_per_position: int
+    """0: not known before the model was built."""
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """What the configured budgets come to, beside the memory there is."""
+
+    slots: int
+    slots_share: float
+    slots_bytes: int
+    host_bytes: int
+    kv_bytes: int
+    skeleton_bytes: int
+    process_bytes: int
+    total_bytes: int
+    available_bytes: int
+    fits: bool
+    smallest_bytes: int
+    """In all, with a single slot."""
+    largest_slots: int
+    """That would fit; 0: not even one."""
+    largest_slots_bytes: int
+
+
+def model_needs(survey: Survey) -> Needs:
+    return Needs(
+        folder=survey.folder,
+        architecture=survey.architecture,
+        dtype=survey.dtype,
+        context=survey.context,
+        layers=survey.layers,
+        experts=survey.experts,
+        top_k=survey.top_k,
+        expert_bytes=survey.expert_bytes,
+        slot_bytes=survey.stride_bytes,
+        experts_bytes=survey.expert_bytes * survey.expert_count,
+        skeleton_bytes=survey.skeleton_bytes,
+        checkpoint_bytes=survey.checkpoint_bytes,
+        kv_bytes_per_position=survey.kv_bytes_per_token,
+    )
+
+
+def budget_fit(survey: Survey, config: Config, available_bytes: int) -> Fit:
+    """Raises BudgetError only for a budget that no machine could make work (below one expert)."""
+    kv_bytes = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
+    sized = msgspec.structs.replace(config, kv_memory=f"{kv_bytes}B")
+    budgets = plan_budgets(sized, survey, _NO_LIMIT)
+    processes = process_bytes(config)
+    total = budgets.total_bytes + processes
+    others = total - budgets.slots_bytes
+    largest = min(max(0, available_bytes - others) // survey.stride_bytes, survey.expert_count)
+    return Fit(
+        slots=budgets.slots,
+        slots_share=budgets.slots / survey.expert_count,
+        slots_bytes=budgets.slots_bytes,
+        host_bytes=budgets.host_bytes,
+        kv_bytes=kv_bytes,
+        skeleton_bytes=budgets.skeleton_bytes,
+        process_bytes=processes,
+        total_bytes=total,
+        available_bytes=available_bytes,
+        fits=total <= available_bytes,
+        smallest_bytes=others + survey.stride_bytes,
+        largest_slots=largest,
+        largest_slots_bytes=largest * survey.stride_bytes,
+    )
+
+
+def process_bytes(config: Config) -> int:
+    """What the supervisor and its stages take besides weights, budgets and caches."""
+    return WITH_TORCH_BYTES + len(stage_plans(config)) * WITHOUT_TORCH_BYTES

@@ -1,0 +1,163 @@
+"""What a person wants to know of an engine, from two snapshots: pure figures, rates and shares."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ..ipc.messages import Snapshot, StageStats
+
+WORK = {"compute": "tokens", "loader": "experts", "predictor": "forecasts", "scheduler": "requests"}
+"""What `StageStats.done` counts."""
+SUPERVISOR = "supervisor"
+
+
+class Progressed(msgspec.Struct, frozen=True):
+    """How far a stage came between two snapshots; several add up, also over restarts."""
+
+    time_ns: int = 0
+    busy_ns: int = 0
+    done: int = 0
+    counters: dict[str, int | float] = {}
+
+    def __add__(self, other: Progressed) -> Progressed:
+        names = self.counters | other.counters
+        counters = {name: self.counters.get(name, 0) + other.counters.get(name, 0) for name in names}
+        return Progressed(self.time_ns + other.time_ns, self.busy_ns + other.busy_ns, self.done + other.done, counters)
+
+
+class StageLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One process. None: not known yet."""
+
+    stage: str
+    work: str
+    pid: int | None
+    rate_per_s: float | None
+    busy_share: float | None
+    queue: int | None
+    waiting_on: str
+    restarts: int
+    pss_bytes: int
+
+
+class ExpertLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Experts on the move. Counts of `Progressed` cover the watched time; None: not known yet."""
+
+    hits: int
+    misses: int
+    loads: int
+    loaded_bytes: int
+    bytes_per_s: float | None
+    stall_ns: int
+    stall_share: float | None
+    kv_bytes: int
+    slots: int
+    slots_bytes: int
+
+    @property
+    def hit_share(self) -> float | None:
+        """Of the experts that layers needed, those that were there when the layer began."""
+        needed = self.hits + self.misses
+        return self.hits / needed if needed else None
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything `top` shows."""
+
+    seconds: float
+    stages: list[StageLine]
+    experts: ExpertLine
+    pss_bytes: int
+
+
+def progressed(before: Snapshot, now: Snapshot) -> dict[str, Progressed]:
+    """By stage. Of one that was restarted in between, only its new start counts."""
+    return {stage: _since(before.stages.get(stage), stats) for stage, stats in now.stages.items()}
+
+
+def totals(now: Snapshot) -> dict[str, Progressed]:
+    """By stage, since its last start; without times, so it gives no rates."""
+    return {stage: Progressed(0, 0, stats.done, stats.counters) for stage, stats in now.stages.items()}
+
+
+class Meter:
+    """Adds up what happens from the first snapshot on; given one at least every few seconds, restarts lose little."""
+
+    def __init__(self, first: Snapshot) -> None:
+        self._first_ns = first.time_ns
+        self._last = first
+        self._sums: dict[str, Progressed] = {}
+
+    def add(self, now: Snapshot) -> None:
+        for stage, gained in progressed(self._last, now).items():
+            self._sums[stage] = self._sums.get(stage, Progressed()) + gained
+        self._last = now
+
+    def reading(self) -> Reading:
+        """Rates and counts over the whole time."""
+        return read(self._last, self._sums, self._sums, (self._last.time_ns - self._first_ns) / 1e9)
+
+
+def read_pair(before: Snapshot, now: Snapshot) -> Reading:
+    """Rates between the two; counts since each stage's last start."""
+    return read(now, progressed(before, now), totals(now), (now.time_ns - before.time_ns) / 1e9)
+
+
+def read(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, Progressed], seconds: float) -> Reading:
+    """`rates` covers the time that rates refer to, `counts` what is shown as counts."""
+    stages = [_stage_line(stage, now, rates.get(stage, Progressed())) for stage in sorted(now.pss_bytes.keys())]
+    return Reading(
+        seconds=seconds,
+        stages=sorted(stages, key=lambda line: (line.stage == SUPERVISOR, line.stage)),
+        experts=_expert_line(now, rates, counts),
+        pss_bytes=sum(now.pss_bytes.values()),
+    )
+
+
+def _since(before: StageStats | None, now: StageStats) -> Progressed:
+    if before is None:
+        return Progressed(0, 0, now.done, now.counters)
+    elapsed_ns = now.time_ns - before.time_ns
+    if before.epoch != now.epoch:
+        return Progressed(elapsed_ns, now.busy_ns, now.done, now.counters)
+    counters = {name: value - before.counters.get(name, 0) for name, value in now.counters.items()}
+    return Progressed(elapsed_ns, now.busy_ns - before.busy_ns, now.done - before.done, counters)
+
+
+def _stage_line(stage: str, now: Snapshot, gained: Progressed) -> StageLine:
+    stats = now.stages.get(stage)
+    return StageLine(
+        stage=stage,
+        work=WORK.get(stage, ""),
+        pid=stats.pid if stats else None,
+        rate_per_s=_per(gained.done * 1e9, gained.time_ns),
+        busy_share=_per(gained.busy_ns, gained.time_ns),
+        queue=stats.queue if stats else None,
+        waiting_on=stats.waiting_on if stats else "",
+        restarts=now.restarts.get(stage, 0),
+        pss_bytes=now.pss_bytes[stage],
+    )
+
+
+def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, Progressed]) -> ExpertLine:
+    compute, loader = counts.get("compute", Progressed()).counters, counts.get("loader", Progressed()).counters
+    recent = rates.get("compute", Progressed())
+    loading = rates.get("loader", Progressed())
+    facts = now.facts.get("loader", {})
+    slots = int(facts.get("slots", 0))
+    held = now.stages["compute"].counters if "compute" in now.stages else {}
+    return ExpertLine(
+        hits=int(compute.get("hits", 0)),
+        misses=int(compute.get("misses", 0)),
+        loads=int(loader.get("loads", 0)),
+        loaded_bytes=int(loader.get("bytes", 0)),
+        bytes_per_s=_per(loading.counters.get("bytes", 0) * 1e9, loading.time_ns),
+        stall_ns=int(compute.get("stall_ns", 0)),
+        stall_share=_per(recent.counters.get("stall_ns", 0), recent.time_ns),
+        kv_bytes=int(held.get("kv_bytes", 0)),
+        slots=slots,
+        slots_bytes=slots * int(facts.get("slot_bytes", 0)),
+    )
+
+
+def _per(amount: float, base: float) -> float | None:
+    return amount / base if base else None

@@ -1,0 +1,93 @@
+"""What an engine owns besides its processes: directory, shared memory, the pipe its children watch. Closed together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from ..configs.schema import Config
+from ..ipc.available import available_bytes
+from ..ipc.memory import Arena
+from ..ipc.messages import Progress
+from ..ipc.rundir import RunDir
+from ..ipc.spec import SharedMemory, StageSpec
+from ..workers.checkpoint.survey import Survey
+from .budgets import Budgets, plan_budgets
+from .stages import StagePlan
+from .timeline import Timeline
+
+Report = Callable[[Progress], None]
+Surveyor = Callable[[Config, Path], Survey]
+
+
+class Resources:
+    """Made before any stage is started; closing it leaves nothing behind."""
+
+    def __init__(self, config: Config, surveyor: Surveyor, report: Report) -> None:
+        """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
+        self.config = config
+        with ExitStack() as stack:
+            self.timeline = Timeline(config.timeline) if config.timeline else None
+            if self.timeline:
+                stack.callback(self.timeline.close)
+            self.run_dir = RunDir.create()
+            stack.callback(self.run_dir.close)
+            self.survey = self._make_survey(surveyor, report)
+            self.budgets = plan_budgets(config, self.survey, available_bytes())
+            self.arenas = {name: self._arena(name, size, stack, report) for name, size in _sizes(self.budgets).items()}
+            self._death_fds = os.pipe2(os.O_CLOEXEC)
+            for fd in self._death_fds:
+                stack.callback(os.close, fd)
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def spec(self, plan: StagePlan, epoch: int) -> StageSpec:
+        """What one start of a stage is told."""
+        given = [(name, self.arenas[name]) for name in plan.memory if name in self.arenas]
+        return StageSpec(
+            stage=plan.stage,
+            epoch=epoch,
+            run_dir=str(self.run_dir.path),
+            config=self.config,
+            survey_path=str(self._survey_path),
+            memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in given},
+            supervisor_pid=os.getpid(),
+            death_fd=self._death_fds[0],
+        )
+
+    @property
+    def _survey_path(self) -> Path:
+        return self.run_dir.path / "survey"
+
+    def _make_survey(self, surveyor: Surveyor, report: Report) -> Survey:
+        report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
+        survey = surveyor(self.config, self._survey_path)
+        self._survey_path.write_bytes(msgspec.msgpack.encode(survey))
+        report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
+        return survey
+
+    def _arena(self, name: str, size_bytes: int, stack: ExitStack, report: Report) -> Arena:
+        def allocated(done_bytes: int, total_bytes: int) -> None:
+            report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
+
+        arena = Arena.create(name, size_bytes, allocated)
+        stack.callback(arena.close)
+        return arena
+
+
+def _sizes(budgets: Budgets) -> dict[str, int]:
+    sizes = {"slots": budgets.slots_bytes, "host": budgets.host_bytes}
+    return {name: size for name, size in sizes.items() if size}

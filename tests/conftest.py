@@ -1,0 +1,83 @@
+"""What every test has: a run directory of its own base, and a look afterwards at what it left behind (I6)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+from expertflow.ipc.rundir import RunDir
+from expertflow.ipc.sockets import Context
+
+GRACE_SECONDS = 3.0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_base() -> Iterator[Path]:
+    """Run directories of this session go here: short, and no business of other sessions."""
+    base = Path(tempfile.mkdtemp(prefix="ef", dir="/tmp"))
+    os.environ["XDG_RUNTIME_DIR"] = str(base)
+    yield base
+    shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(runtime_base: Path) -> Iterator[None]:
+    """Fails a test that leaves a process, a run directory, a descriptor of memory or of a process, or /dev/shm."""
+    before = _belongings(runtime_base)
+    yield
+    deadline = time.monotonic() + GRACE_SECONDS
+    while (left := _belongings(runtime_base) - before) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not left, f"left behind: {dict(left)}"
+
+
+@pytest.fixture
+def run_dir(runtime_base: Path) -> Iterator[RunDir]:
+    directory = RunDir.create(runtime_base)
+    yield directory
+    directory.close()
+
+
+@pytest.fixture
+def context() -> Iterator[Context]:
+    made: Context = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+def _belongings(base: Path) -> Counter[str]:
+    """Counts, since an engine that outlives the test may restart a stage: then as many are there as before."""
+    shared = [f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if str(os.getpid()) in name]
+    return Counter([*_children(), *_descriptors(), *(str(path) for path in base.iterdir()), *shared])
+
+
+def _children() -> list[str]:
+    found = []
+    for child in psutil.Process().children():
+        try:
+            command = " ".join(child.cmdline()[1:4])
+        except psutil.Error:
+            command = "zombie"
+        if "resource_tracker" not in command:
+            found.append(f"process {command}")
+    return found
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue
+        if target.startswith(("/memfd:", "anon_inode:[pidfd]")):
+            found.append(target)
+    return found

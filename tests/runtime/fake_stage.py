@@ -1,0 +1,82 @@
+"""A stage that does nothing but talk. $FAKE says how it misbehaves; what it hears of peers it publishes as counters."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+from expertflow.errors import BudgetError
+from expertflow.ipc.entry import run_stage
+from expertflow.ipc.events import PeerJoined, Received
+from expertflow.ipc.messages import Filled, Forecast, Forget, Given, Message, Plan, Stepped, Used
+from expertflow.ipc.stage import Stage
+
+
+def main(stage: Stage) -> None:
+    behave(os.environ.get("FAKE", ""), stage)
+    stage.ready({"pid": os.getpid()})
+    if os.environ.get("FAKE") == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(60)
+    counters: dict[str, int | float] = {}
+    while stage.running:
+        for event in stage.poll(1000):
+            match event:
+                case PeerJoined(peer, epoch):
+                    counters[f"{peer} joined"] = epoch
+                    for message in greetings(stage.spec.stage, peer, stage.spec.epoch):
+                        stage.send(peer, message)
+                case Received(source, message):
+                    counters[f"{source} said"] = number_in(message)
+        with stage.span("turn", lane=1):
+            stage.publish(done=len(counters), counters=counters)
+
+
+def behave(how: str, stage: Stage) -> None:
+    match how:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "exit":
+            sys.stderr.write("the last straw\n")
+            os._exit(7)
+        case "refuse":
+            raise BudgetError("needs 9 GB, has 1 GB", "KV caches", "Lower kv_memory")
+        case "bug":
+            raise ValueError("an unexpected thing")
+        case "hang":
+            time.sleep(60)
+        case "die again" if stage.spec.epoch > 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "progress":
+            stage.progress("warming up", 1, 2)
+
+
+def greetings(stage: str, peer: str, epoch: int) -> list[Message]:
+    """A message with our epoch in it, where this stage has something to say to that peer."""
+    used = Used(step=epoch, token_ids=[], rows=[], positions=[], top_k=1, experts=b"", hits=0, misses=0, stall_ns=0)
+    stepped = Stepped(number=epoch, unit=0, rows=[], tokens=[], busy_ns=0, stall_ns=0, kv_bytes=0)
+    said: dict[tuple[str, str], Message] = {
+        ("scheduler", "compute"): Forget(epoch),
+        ("scheduler", "predictor"): Forecast(step=epoch, token_ids=[], rows=[], positions=[]),
+        ("predictor", "loader"): Plan(epoch, b""),
+        ("loader", "predictor"): used,
+        ("loader", "compute"): Filled(epoch, 0, 0),
+        ("compute", "loader"): Given([epoch], 0, 0),
+        ("compute", "scheduler"): stepped,
+    }
+    return [said[stage, peer]] if (stage, peer) in said else []
+
+
+def number_in(message: Message) -> int:
+    match message:
+        case Forget(unit=number) | Filled(slot=number) | Given(slots=[number]):
+            return number
+        case Forecast(step=number) | Plan(step=number) | Used(step=number) | Stepped(number=number):
+            return number
+    return -1
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,44 @@
+"""Sizes to slots, and refusals with the numbers (I5)."""
+
+from __future__ import annotations
+
+import pytest
+from expertflow.configs.schema import Config
+from expertflow.errors import BudgetError
+from expertflow.runtime.budgets import count_slots, plan_budgets
+from expertflow.tests.runtime.fakes import fake_survey
+
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("expert_memory", "slots"),
+    [("25%", 25), ("29%", 29), ("100%", 100), ("1%", 1), ("4096", 1), ("12287", 2), ("1GB", 100)],
+)
+def test_slots_are_whole_experts_rounded_down_and_never_more_than_there_are(expert_memory: str, slots: int):
+    """29 % of 100 is 28.999… in floating point: one slot would be lost."""
+    assert count_slots(expert_memory, fake_survey(layers=10, experts=10)) == slots
+
+
+@pytest.mark.parametrize("expert_memory", ["4095", "0", "0.9%"])
+def test_less_than_one_expert_is_refused(expert_memory: str):
+    with pytest.raises(BudgetError, match="one of the 100 takes 4.1 kB"):
+        count_slots(expert_memory, fake_survey(layers=10, experts=10))
+
+
+def test_the_host_store_holds_every_expert_or_is_refused():
+    survey = fake_survey(layers=2, experts=4)
+    budgets = plan_budgets(Config.load("cpu-host", model="m"), survey, 10**12)
+    assert (budgets.host_bytes, budgets.slots) == (8 * 4096, 2)
+    with pytest.raises(BudgetError, match="all 8 experts take 32.8 kB"):
+        plan_budgets(Config.load("cpu-host", model="m", host_memory="99%"), survey, 10**12)
+    assert plan_budgets(Config.load(model="m", host_memory="1%"), survey, 10**12).host_bytes == 0
+
+
+def test_all_budgets_together_must_fit():
+    """Each alone would fit: slots 4 MiB, KV 8 MiB, the rest 16 MiB."""
+    survey = fake_survey(layers=1, experts=4, stride_bytes=MIB, skeleton_bytes=16 * MIB)
+    config = Config.load(model="m", expert_memory="100%", kv_memory="8MiB")
+    assert plan_budgets(config, survey, 28 * MIB).total_bytes == 28 * MIB
+    with pytest.raises(BudgetError, match=r"needs 29.4 MB \(expert slots 4.2 MB, KV caches 8.4 MB, the rest"):
+        plan_budgets(config, survey, 28 * MIB - 1)

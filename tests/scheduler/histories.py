@@ -1,0 +1,125 @@
+"""Random histories: requests come, go and come back, compute steps, dies and returns, rows break, time passes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from expertflow.ipc.messages import Finished, Refused, Sampling
+from expertflow.tests.scheduler.world import MS, Book, World, make_limits
+from expertflow.workers.scheduler.facts import ComputeFacts
+from hypothesis import strategies as st
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    """Every shape of batch, budget and model."""
+    padding, moving = draw(st.booleans()), draw(st.booleans())
+    facts = ComputeFacts(
+        kv_bytes_per_position=10, kv_bytes_per_row=draw(st.sampled_from((0, 33))), padding=padding, moving=moving
+    )
+    limits = make_limits(
+        batch_size=draw(st.integers(1, 6)),
+        prefill_tokens=draw(st.integers(1, 40)),
+        queue_limit=draw(st.sampled_from((3, 100))),
+        kv_bytes=draw(st.sampled_from((300, 700, 10_000))),
+        units=draw(st.sampled_from(("one", "two", "auto"))),
+        gather_ns=draw(st.sampled_from((0, 3))),
+    )
+    return World(limits, facts, context=draw(st.sampled_from((12, 40))))
+
+
+class History:
+    """Plays `turns` random turns on a world and lets it come to rest."""
+
+    def __init__(self, world: World, seed: int) -> None:
+        self.world, self.dice = world, random.Random(seed)
+
+    def play(self, turns: int) -> None:
+        # Mostly progress: what is rare below must meet a scheduler in the middle of its work.
+        menu: list[tuple[Callable[[], object], int]] = [
+            (self.step, 40), (self.tick, 30), (self.submit, 20), (self.cancel, 3), (self.submit_again, 3),
+            (self.kill, 2), (self.revive, 3), (self.break_row, 2), (self.lose_client, 1), (self.wait, 2),
+        ]  # fmt: skip
+        choices, weights = [choice for choice, _ in menu], [weight for _, weight in menu]
+        for choice in self.dice.choices(choices, weights, k=turns):
+            choice()
+        self.revive()
+        self.world.run_until_idle()
+
+    def submit(self) -> None:
+        dice, world = self.dice, self.world
+        for _ in range(dice.choice((1, 1, 2, 6))):
+            sampling = Sampling(seed=dice.randrange(3))
+            world.submit(
+                [dice.randrange(50) for _ in range(dice.randrange(0, 16))],
+                max_new_tokens=dice.randrange(0, 14),
+                identity=dice.choice((b"a", b"b", b"c")),
+                eos_ids=dice.choice((None, [], [1, 2, 3, 4])),
+                deadline_ms=dice.choice((None, None, None, 2)),
+                sampling=sampling,
+            )
+
+    def step(self) -> None:
+        self.world.compute_step()
+
+    def tick(self) -> None:
+        self.world.tick()
+
+    def wait(self) -> None:
+        self.world.tick(MS)
+
+    def cancel(self) -> None:
+        if (book := self._some_book()) is not None:
+            self.world.cancel(book)
+
+    def submit_again(self) -> None:
+        """Whatever has become of it; its client may have got a new identity."""
+        if (book := self._some_book()) is not None and not book.may_be_lost:
+            book.ends.clear()
+            self.world.submit_again(book, self.dice.choice((None, b"a", b"d")))
+
+    def kill(self) -> None:
+        self.world.kill_compute(announced=self.dice.random() < 0.5)
+
+    def revive(self) -> None:
+        if self.world.compute is None:
+            self.world.start_compute()
+
+    def break_row(self) -> None:
+        if self.world.compute and self.world.admitted:
+            self.world.compute.fail_rows.add(self.dice.choice(self.world.admitted))
+
+    def lose_client(self) -> None:
+        self.world.lose_client(self.dice.choice((b"a", b"b", b"c")))
+
+    def _some_book(self) -> Book | None:
+        return self.dice.choice(list(self.world.books.values())) if self.world.books else None
+
+
+def check_ends(world: World) -> None:
+    """Each request ended exactly once, and with its own tokens, whatever it was batched with (I4)."""
+    for name, book in world.books.items():
+        assert len(book.ends) == 1 or (book.may_be_lost and not book.ends), f"{name} has ended {len(book.ends)} times"
+        for end in book.ends:
+            check_end(book, end)
+
+
+def check_end(book: Book, end: Finished | Refused) -> None:
+    if isinstance(end, Refused):
+        assert end.error.code in ("request", "busy", "budget")
+        return
+    expected = book.expected()
+    assert book.accepted >= 1
+    assert end.token_ids == book.tokens == expected[: len(book.tokens)], "not the tokens of this request"
+    if end.finish_reason in ("stop", "length"):
+        assert book.tokens == expected
+
+
+def check_leftovers(world: World) -> None:
+    """Nothing is left in compute, no memory reserved, and nobody was overtaken."""
+    statistics = world.core.statistics()
+    assert (statistics.queue, statistics.running, statistics.units, statistics.kv_reserved_bytes) == (0, 0, 0, 0)
+    assert world.compute is not None and not world.compute.units
+    if world.facts.padding:
+        assert world.admitted == sorted(world.admitted), "a later request was admitted before an earlier one"

@@ -1,0 +1,101 @@
+"""The scheduler under random histories, and mutants that such histories must catch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import pytest
+from expertflow.ipc.messages import Row
+from expertflow.tests.scheduler.histories import History, check_ends, check_leftovers, worlds
+from expertflow.tests.scheduler.world import World, make_limits
+from expertflow.workers.scheduler import admission, requests, state, units
+from expertflow.workers.scheduler.facts import ComputeFacts
+from expertflow.workers.scheduler.requests import Request, WaitingLine
+from expertflow.workers.scheduler.units import Unit
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+
+def play(world: World, seed: int, turns: int) -> None:
+    History(world, seed).play(turns)
+    check_ends(world)
+    check_leftovers(world)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.integers(0, 2**32 - 1), st.integers(0, 250))
+def test_every_request_ends_once_with_its_own_tokens(world: World, seed: int, turns: int) -> None:
+    """Whatever dies, breaks, is cancelled or comes back: I4, budgets, order of arrival, nothing left behind."""
+    play(world, seed, turns)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.integers(0, 2**32 - 1), st.integers(0, 1500))
+def test_long_histories(world: World, seed: int, turns: int) -> None:
+    """The same for longer."""
+    play(world, seed, turns)
+
+
+def forget_to_drop(self: Unit, request: Request) -> None:
+    """Mutant: an ended row stays in compute."""
+    self.rows.pop(request.number, None)
+
+
+def count_no_padding(each: Iterable[Unit], compute: ComputeFacts, more: Iterable[Request] = ()) -> int:
+    """Mutant: a row is reserved its own length, not that of its unit."""
+    rows = [request for unit in each for request in unit.held()] + list(more)
+    return sum(row.positions * compute.kv_bytes_per_position + compute.kv_bytes_per_row for row in rows)
+
+
+def forget_leaving_rows(each: Iterable[Unit], compute: ComputeFacts, more: Iterable[Request] = ()) -> int:
+    """Mutant: memory counts as free before compute was told to drop the row."""
+    rows = [request for unit in each for request in unit.rows.values()] + list(more)
+    longest = max((row.positions for row in rows), default=0)
+    return len(rows) * (longest * compute.kv_bytes_per_position + compute.kv_bytes_per_row)
+
+
+def start_over(self: Request) -> Row:
+    """Mutant: after a death, output indices (and so the random numbers) start again."""
+    return Row(self.number, self.prompt_ids + self.tokens, 0, self.sampling)
+
+
+def lose_what_was_made(self: Request) -> Row:
+    """Mutant: after a death, the sequence is computed without its output."""
+    return Row(self.number, self.prompt_ids, len(self.tokens), self.sampling)
+
+
+def put_back_at_the_end(self: WaitingLine, requests: list[Request]) -> None:
+    """Mutant: recomputed rows queue behind those that never ran."""
+    for request in requests:
+        self.join(request)
+
+
+def forget_the_lost(self: WaitingLine, requests: list[Request]) -> None:
+    """Mutant: requests die with compute."""
+
+
+MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
+    (Unit, "leave", forget_to_drop),
+    (admission, "reserved_bytes", count_no_padding),
+    (admission, "reserved_bytes", forget_leaving_rows),
+    (Request, "row", start_over),
+    (Request, "row", lose_what_was_made),
+    (WaitingLine, "put_back", forget_the_lost),
+    (state, "ending", lambda request: "length" if len(request.tokens) >= request.token_limit else None),
+    (requests.RequestLedger, "ended", lambda self, request_id: None),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "mutant"), MUTANTS, ids=lambda value: getattr(value, "__name__", None))
+def test_mutants_are_caught(
+    where: object, name: str, mutant: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each mistake must show in a few hundred histories, or the checks above prove nothing."""
+    monkeypatch.setattr(where, name, mutant)
+    shapes = [make_limits(batch_size=3, kv_bytes=kv_bytes, prefill_tokens=30) for kv_bytes in (400, 700, 10_000)]
+    with pytest.raises((AssertionError, KeyError)):
+        for seed in range(300):
+            play(World(shapes[seed % 3], context=40), seed, turns=200)
+    monkeypatch.undo()
+    assert units.reserved_bytes is admission.reserved_bytes

@@ -1,0 +1,242 @@
+"""A scheduler's core, a fake compute and clients that keep books; every action is checked as it happens."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from expertflow.ipc.messages import (
+    Accepted,
+    Cancel,
+    Finished,
+    Forecast,
+    Refused,
+    RunStep,
+    Sampling,
+    Submit,
+    Tokens,
+    Welcome,
+)
+from expertflow.ipc.messages.to_compute import ComputeFromScheduler
+from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation
+from expertflow.workers.scheduler import events
+from expertflow.workers.scheduler.facts import ComputeFacts, Limits, ModelFacts
+from expertflow.workers.scheduler.state import SchedulerState
+
+EOS = 7
+MS = 1_000_000
+
+
+def model_facts(context: int = 64) -> ModelFacts:
+    return ModelFacts(
+        model="/models/fake", vocabulary=VOCABULARY, context=context, eos_ids=[EOS], kv_bytes_per_position=10
+    )
+
+
+def make_limits(
+    batch_size: int = 4,
+    prefill_tokens: int = 64,
+    queue_limit: int = 100,
+    kv_bytes: int = 10_000,
+    units: str = "one",
+    gather_ns: int = 0,
+) -> Limits:
+    return Limits(
+        batch_size=batch_size,
+        prefill_tokens=prefill_tokens,
+        queue_limit=queue_limit,
+        kv_bytes=kv_bytes,
+        units=units,
+        gather_ns=gather_ns,
+        gather_limit_ns=10 * gather_ns,
+    )
+
+
+@dataclass
+class Book:
+    """What one client saw of one request."""
+
+    submit: Submit
+    identity: bytes
+    context: int = 64
+    accepted: int = 0
+    tokens: list[int] = field(default_factory=list)
+    ends: list[Finished | Refused] = field(default_factory=list)
+    may_be_lost: bool = False
+
+    def expected(self) -> list[int]:
+        """Tokens of an undisturbed run."""
+        stops = {EOS} if self.submit.eos_ids is None else set(self.submit.eos_ids)
+        most = min(self.submit.max_new_tokens, self.context - len(self.submit.prompt_ids) + 1)
+        tokens = continuation(self.submit.prompt_ids, most, self.submit.sampling)
+        first_stop = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
+        return tokens[:first_stop]
+
+    def take_tokens(self, message: Tokens) -> None:
+        """New tokens follow without a gap, repeated ones are the same: what was delivered never changes."""
+        known = self.tokens[message.offset : message.offset + len(message.token_ids)]
+        assert message.offset <= len(self.tokens), "a gap in the tokens"
+        assert message.token_ids[: len(known)] == known, "delivered tokens changed"
+        self.tokens += message.token_ids[len(known) :]
+
+
+class World:
+    """Drive it by `hear`, `tick`, `compute_step`, `kill_compute`; `books` holds what clients saw."""
+
+    def __init__(
+        self, limits: Limits | None = None, facts: ComputeFacts | None = None, context: int = 64, joined: bool = True
+    ) -> None:
+        self.model = model_facts(context)
+        self.limits = limits or make_limits()
+        self.facts = facts or ComputeFacts(kv_bytes_per_position=10)
+        self.now_ns = 1
+        self.core = SchedulerState(self.model, self.limits)
+        self.compute: FakeCompute | None = None
+        self.books: dict[str, Book] = {}
+        self.welcomes: list[Welcome] = []
+        self.strays: list[Refused] = []
+        self.forecasts: dict[int, Forecast] = {}
+        self.admitted: list[int] = []
+        self.last_number = -1
+        self._names = 0
+        if joined:
+            self.start_compute()
+
+    # What happens
+
+    def submit(
+        self,
+        prompt: list[int] | None = None,
+        max_new_tokens: int = 5,
+        identity: bytes = b"a",
+        eos_ids: list[int] | None = None,
+        deadline_ms: int | None = None,
+        request_id: str | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        resume_ids: list[int] | None = None,
+    ) -> Book:
+        """Send a new request."""
+        self._names += 1
+        submit = Submit(
+            request_id=request_id or f"r{self._names}",
+            prompt_ids=[1, 2, 3] if prompt is None else prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            eos_ids=eos_ids,
+            deadline_ms=deadline_ms,
+            resume_ids=resume_ids or [],
+        )
+        book = Book(submit, identity, self.model.context, tokens=list(submit.resume_ids))
+        self.books[submit.request_id] = book
+        self.do(events.Heard(identity, submit, self.now_ns))
+        return book
+
+    def submit_again(self, book: Book, identity: bytes | None = None) -> None:
+        book.identity = identity or book.identity
+        self.do(events.Heard(book.identity, book.submit, self.now_ns))
+
+    def cancel(self, book: Book) -> None:
+        self.do(events.Heard(book.identity, Cancel(book.submit.request_id), self.now_ns))
+
+    def lose_client(self, identity: bytes) -> None:
+        for book in self.books.values():
+            book.may_be_lost |= book.identity == identity
+        self.do(events.ClientLost(identity, self.now_ns))
+
+    def start_compute(self) -> None:
+        self.compute = FakeCompute(self.facts, self.limits.kv_bytes, last_number=self.last_number)
+        facts: events.Facts = {
+            "kv_bytes_per_position": self.facts.kv_bytes_per_position,
+            "kv_bytes_per_row": self.facts.kv_bytes_per_row,
+            "padding": int(self.facts.padding),
+            "moving": int(self.facts.moving),
+        }
+        self.do(events.ComputeJoined(self.now_ns, facts))
+
+    def kill_compute(self, announced: bool = True) -> None:
+        if self.compute is not None:
+            self.last_number = self.compute.last_number
+        self.compute = None
+        if announced:
+            self.do(events.ComputeLost(self.now_ns))
+
+    def tick(self, later_ns: int = 1) -> None:
+        self.now_ns += later_ns
+        self.do(events.Tick(self.now_ns))
+
+    def compute_step(self) -> bool:
+        """Let compute run one step; False if it has none."""
+        stepped = self.compute.run_next() if self.compute else None
+        if stepped is None or self.compute is None:
+            return False
+        self._check_ran(self.compute)
+        self.now_ns += 1
+        self.do(events.StepDone(stepped, self.now_ns))
+        return True
+
+    def run_until_idle(self, most_turns: int = 20_000) -> None:
+        for _ in range(most_turns):
+            self.tick()
+            if not self.compute_step() and self.core.idle:
+                self.tick()
+                if self.compute:
+                    self.compute.run_next()
+                return
+        raise AssertionError(f"not idle after {most_turns} turns: {self.core.statistics()}")
+
+    def do(self, event: events.Event) -> None:
+        for action in self.core.handle(event):
+            match action:
+                case events.Send(identity, message):
+                    self._to_client(identity, message)
+                case events.ToPredictor(forecast):
+                    self.forecasts[forecast.step] = forecast
+                case events.ToCompute(message):
+                    self._to_compute(message)
+        statistics = self.core.statistics()
+        assert statistics.kv_reserved_bytes <= self.limits.kv_bytes
+        assert statistics.running <= self.limits.batch_size
+
+    # What is checked
+
+    def _to_client(self, identity: bytes, message: object) -> None:
+        match message:
+            case Welcome():
+                self.welcomes.append(message)
+            case Accepted(request_id):
+                self.books[request_id].accepted += 1
+            case Tokens(request_id):
+                book = self.books[request_id]
+                assert identity == book.identity and not (book.ends and message.offset + 1 > len(book.tokens))
+                book.take_tokens(message)
+            case Finished():
+                book = self.books[message.request_id]
+                assert message.token_ids[: len(book.tokens)] == book.tokens
+                book.ends.append(message)
+            case Refused("", _):
+                self.strays.append(message)
+            case Refused(request_id, _):
+                self.books[request_id].ends.append(message)
+            case _:
+                raise AssertionError(message)
+
+    def _to_compute(self, message: ComputeFromScheduler) -> None:
+        if isinstance(message, RunStep):
+            assert message.number in self.forecasts, "a step without a forecast ahead of it"
+            self._check_admission(message)
+        if self.compute is not None:
+            self.compute.receive(message)
+            assert self.compute.steps_waiting <= 2, "more than two steps in flight"
+
+    def _check_admission(self, step: RunStep) -> None:
+        widths = [len(row.token_ids) for row in step.admit]
+        if len(widths) > 1:
+            assert len(widths) * max(widths) <= self.limits.prefill_tokens, "too large a prefill"
+        self.admitted += [row.number for row in step.admit if row.number not in self.admitted]
+
+    def _check_ran(self, compute: FakeCompute) -> None:
+        ran = compute.ran[-1]
+        forecast = self.forecasts[ran.step.number]
+        said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
+        assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"
+        assert len(set(ran.rows)) <= self.limits.batch_size
