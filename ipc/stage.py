@@ -188,7 +188,9 @@ class Stage:
         return self._rejected + self._control.rejected + sum(link.rejected for link in self._links.values())
 
     def close(self) -> None:
-        """Close everything; last words to the supervisor get a moment to be taken."""
+        """Close everything; last words to the supervisor get a moment to be taken. Does nothing twice."""
+        if self.context.closed:
+            return
         for link in self._links.values():
             link.close()
         self._control.close(linger_ms=FAREWELL_MS)

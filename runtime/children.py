@@ -71,7 +71,8 @@ def describe_exit(code: int) -> str:
     if code == -signal.SIGKILL:
         return "was killed with SIGKILL; if nobody did that on purpose, the machine ran out of memory"
     if code < 0:
-        return f"was killed with {signal.Signals(-code).name}"
+        names = {number.value: number.name for number in signal.Signals}
+        return f"was killed with {names.get(-code, f'signal {-code}')}"
     return f"ended by itself with exit code {code}"
 
 

@@ -107,10 +107,11 @@ class Client:
         given = read_prompts(prompts)
         self._require_open()
         news: dict[int, None] = {}
+        now_ns = time.monotonic_ns()
         orders = [self._order(index, prompt, wishes, news, wait_when_busy) for index, prompt in enumerate(given)]
         for order in orders:
             if not order.ended:
-                self._exchange.hand_in(order)
+                self._exchange.hand_in(order, now_ns)
         self._pump(0)
         return Batch(orders, news, self._codec, self._pump_until, self._cancel)
 

@@ -6,8 +6,10 @@ scheduler lives through: after a reconnect, what is under way is submitted again
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import count
 
 import msgspec
 
@@ -30,7 +32,8 @@ class Order:
     """Shared by the batch: indices with something new, in order of arrival."""
     wait_when_busy: bool = True
     tokens: list[int] = field(default_factory=list)
-    sent_ns: int = 0
+    deadline_ns: int | None = None
+    """From hand-in; also for a request that is never sent."""
     under_way: bool = False
     cancelled: bool = False
     finish_reason: str | None = None
@@ -44,12 +47,16 @@ class Order:
     def tell(self) -> None:
         self.news[self.index] = None
 
-    def again(self, now_ns: int) -> Submit:
-        """To be submitted once more: output that was delivered stays, and the deadline has come nearer."""
-        left = self.submit.deadline_ms
-        if left is not None:
-            left = max(1, left - (now_ns - self.sent_ns) // 1_000_000)
-        return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left)
+    def to_send(self, now_ns: int) -> Submit:
+        """Sent late or once more, the deadline has come nearer, and output that was delivered stays."""
+        left_ms = None if self.deadline_ns is None else max(1, (self.deadline_ns - now_ns) // 1_000_000)
+        return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left_ms)
+
+    def end_here(self, reason: str) -> None:
+        """Without the scheduler: it never ran, or the one that ran it is gone."""
+        self.finish_reason = reason
+        self.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
+        self.tell()
 
 
 class Exchange:
@@ -61,6 +68,8 @@ class Exchange:
         self._under_way: dict[str, Order] = {}
         self._busy: list[Order] = []
         self._cancels: list[Cancel] = []
+        self._deadlines: list[tuple[int, int, Order]] = []
+        self._counter = count()
         self._retry_at_ns = 0
         self._retry_ns = RETRY_NS
         self.strays = 0
@@ -70,8 +79,12 @@ class Exchange:
         """The client leaves: what to tell the scheduler so that it stops working for it."""
         return [Cancel(request_id) for request_id in self._under_way]
 
-    def hand_in(self, order: Order) -> None:
+    def hand_in(self, order: Order, now_ns: int) -> None:
+        """Take a request; it is sent when its turn comes."""
         self._unsent.append(order)
+        if order.submit.deadline_ms is not None:
+            order.deadline_ns = now_ns + order.submit.deadline_ms * 1_000_000
+            heapq.heappush(self._deadlines, (order.deadline_ns, next(self._counter), order))
 
     def cancel(self, order: Order) -> None:
         """It ends by the scheduler's word, or at once if the scheduler has never heard of it."""
@@ -81,10 +94,11 @@ class Exchange:
         if order.under_way:
             self._cancels.append(Cancel(order.submit.request_id))
         else:
-            _end_cancelled(order)
+            order.end_here("cancelled")
 
     def due(self, now_ns: int) -> list[FromClient]:
         """What is to be sent now."""
+        self._end_overdue(now_ns)
         cancels, self._cancels = self._cancels, []
         messages: list[FromClient] = list(cancels)
         if now_ns < self._retry_at_ns:
@@ -99,7 +113,11 @@ class Exchange:
 
     def next_due_ns(self) -> int | None:
         """When something becomes due without news; None: not before there is news."""
-        return self._retry_at_ns if self._busy or (self._unsent and len(self._under_way) < self.window) else None
+        may_send = self._busy or (self._unsent and len(self._under_way) < self.window)
+        times = [self._retry_at_ns] if may_send else []
+        if (self._unsent or self._busy) and self._deadlines:
+            times.append(self._deadlines[0][0])
+        return min(times, default=None)
 
     def hear(self, message: ToClient, now_ns: int) -> None:
         """Take in an answer; `Welcome` says nothing about requests."""
@@ -120,7 +138,7 @@ class Exchange:
         for order in reversed(self._under_way.values()):
             order.under_way = False
             if order.cancelled:
-                _end_cancelled(order)
+                order.end_here("cancelled")
             else:
                 self._unsent.appendleft(order)
         self._under_way.clear()
@@ -137,13 +155,17 @@ class Exchange:
         self._busy.clear()
         self._unsent.clear()
 
+    def _end_overdue(self, now_ns: int) -> None:
+        """The scheduler looks after those that are under way."""
+        while self._deadlines and self._deadlines[0][0] <= now_ns:
+            order = heapq.heappop(self._deadlines)[2]
+            if not order.ended and not order.under_way:
+                order.end_here("deadline")
+
     def _send(self, order: Order, now_ns: int) -> Submit:
         self._under_way[order.submit.request_id] = order
         order.under_way = True
-        if order.sent_ns:
-            return order.again(now_ns)
-        order.sent_ns = now_ns
-        return order.submit
+        return order.to_send(now_ns)
 
     def _tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
         """Known tokens may come again, with new ones behind them."""
@@ -168,7 +190,7 @@ class Exchange:
         if order is None:
             return
         if order.cancelled:
-            _end_cancelled(order)
+            order.end_here("cancelled")
         elif message.error.code == "busy" and order.wait_when_busy:
             self._try_later(order, now_ns)
         else:
@@ -189,10 +211,3 @@ class Exchange:
         if now_ns >= self._retry_at_ns:
             self._retry_at_ns = now_ns + self._retry_ns
             self._retry_ns = min(2 * self._retry_ns, LONGEST_RETRY_NS)
-
-
-def _end_cancelled(order: Order) -> None:
-    """Without the scheduler: it never ran, or the one that ran it is gone."""
-    order.finish_reason = "cancelled"
-    order.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
-    order.tell()

@@ -52,6 +52,8 @@ class ExpertLine(msgspec.Struct, frozen=True, kw_only=True):
     kv_bytes: int
     slots: int
     slots_bytes: int
+    experts_bytes: int
+    """Of the whole model."""
 
     @property
     def hit_share(self) -> float | None:
@@ -86,15 +88,19 @@ class Meter:
         self._first_ns = first.time_ns
         self._last = first
         self._sums: dict[str, Progressed] = {}
+        self._kv_peak_bytes = 0
 
     def add(self, now: Snapshot) -> None:
+        self._kv_peak_bytes = max(self._kv_peak_bytes, kv_bytes(now))
         for stage, gained in progressed(self._last, now).items():
             self._sums[stage] = self._sums.get(stage, Progressed()) + gained
         self._last = now
 
     def reading(self) -> Reading:
-        """Rates and counts over the whole time."""
-        return read(self._last, self._sums, self._sums, (self._last.time_ns - self._first_ns) / 1e9)
+        """Rates and counts over the whole time; KV caches at their largest."""
+        reading = read(self._last, self._sums, self._sums, (self._last.time_ns - self._first_ns) / 1e9)
+        experts = msgspec.structs.replace(reading.experts, kv_bytes=self._kv_peak_bytes)
+        return msgspec.structs.replace(reading, experts=experts)
 
 
 def read_pair(before: Snapshot, now: Snapshot) -> Reading:
@@ -144,7 +150,6 @@ def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, 
     loading = rates.get("loader", Progressed())
     facts = now.facts.get("loader", {})
     slots = int(facts.get("slots", 0))
-    held = now.stages["compute"].counters if "compute" in now.stages else {}
     return ExpertLine(
         hits=int(compute.get("hits", 0)),
         misses=int(compute.get("misses", 0)),
@@ -153,10 +158,16 @@ def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, 
         bytes_per_s=_per(loading.counters.get("bytes", 0) * 1e9, loading.time_ns),
         stall_ns=int(compute.get("stall_ns", 0)),
         stall_share=_per(recent.counters.get("stall_ns", 0), recent.time_ns),
-        kv_bytes=int(held.get("kv_bytes", 0)),
+        kv_bytes=kv_bytes(now),
         slots=slots,
         slots_bytes=slots * int(facts.get("slot_bytes", 0)),
+        experts_bytes=int(facts.get("experts", 0)) * int(facts.get("expert_bytes", 0)),
     )
+
+
+def kv_bytes(now: Snapshot) -> int:
+    """Of the KV caches as they are."""
+    return int(now.stages["compute"].counters.get("kv_bytes", 0)) if "compute" in now.stages else 0
 
 
 def _per(amount: float, base: float) -> float | None:

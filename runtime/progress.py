@@ -14,6 +14,8 @@ from ..ipc.messages import Progress
 
 QUIET_S = 2.0
 """Between two lines about the same thing."""
+COUNTED = 100_000
+"""From here on a number says less than a percentage."""
 
 
 class ProgressView:
@@ -71,11 +73,18 @@ class _LineView:
         if news.done >= news.total or (told_s is not None and self._now_s() - told_s < QUIET_S):
             return
         self._told_s[key] = self._now_s()
-        share = f" {100 * news.done // news.total} %" if news.done else " …"
-        self._console.print(describe(news) + share, markup=False, highlight=False, soft_wrap=True)
+        how_far = " …" if told_s is None else f": {_how_far(news)}"
+        self._console.print(describe(news) + how_far, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Lines stay."""
+
+
+def _how_far(news: Progress) -> str:
+    """Small numbers as they are; large ones are bytes or the like."""
+    if news.total < COUNTED:
+        return f"{news.done:,} of {news.total:,}"
+    return f"{100 * news.done // news.total} %"
 
 
 def describe(news: Progress) -> str:

@@ -23,7 +23,7 @@ class Supervisor:
     """An engine for one model: `with Supervisor(config) as engine`. It works from scripts, threads and notebooks.
 
     `on_progress` is called while starting, in the caller's thread. With `verbose` the stages' output goes to our
-    stderr; otherwise its end is part of the error when one dies. `plans` and `surveyor` replace the processes, for tests.
+    stderr; otherwise its end is part of the error when one dies. `plans` and `surveyor` replace the processes (tests).
     """
 
     def __init__(

@@ -52,7 +52,7 @@ def expert_facts(line: ExpertLine) -> dict[str, str]:
         "experts found in memory": f"{line.hits:,} of {line.hits + line.misses:,} ({share_text(line.hit_share)})",
         "experts loaded": f"{line.loads:,} ({format_size(line.loaded_bytes)}; {rate})",
         "compute waited for experts": f"{line.stall_ns / 1e9:.2f} s ({share_text(line.stall_share)} of the time)",
-        "memory for experts": f"{format_size(line.slots_bytes)} ({line.slots:,} slots)",
+        "experts in memory": f"{format_size(line.slots_bytes)} of the model's {format_size(line.experts_bytes)}",
         "KV caches": format_size(line.kv_bytes),
     }
 

@@ -6,9 +6,9 @@ import os
 import sys
 import traceback
 
-from ...configs.schema import Config
 from ...errors import BudgetError, BusyError, CheckpointError, ExpertFlowError, RequestError, UsageError
 from .base import FAILED, WRONG_USAGE
+from .registry import option_names
 
 STOPPED = 130
 TERMINATED = 143
@@ -59,7 +59,7 @@ def forget_stdout() -> int:
 
 
 def _as_option(where: str) -> str:
-    return f"--{where.replace('_', '-')}" if where in Config.__struct_fields__ else where
+    return f"--{where.replace('_', '-')}" if where in option_names() else where
 
 
 def _show_traceback(debug: bool) -> None:

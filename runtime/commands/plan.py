@@ -41,7 +41,7 @@ class Plan(EngineCommand):
         return DONE if fit.fits else FAILED
 
     def _survey(self) -> Survey:
-        with ProgressView() as view, tempfile.TemporaryDirectory(prefix="expertflow-plan-") as folder:
+        with ProgressView() as view, tempfile.TemporaryDirectory(prefix="plan-expertflow-") as folder:
             view(Progress("plan", "reading the headers of the checkpoint", 0, 1))
             return run_survey(self.engine, Path(folder, "survey"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Annotated, Any, Union
@@ -43,6 +44,12 @@ def command_kinds() -> dict[str, type[Command]]:
     here = __package__ or ""
     modules = {name: f"{here}.{name}" for name in NAMES if find_spec(f"{here}.{name}")}
     return {name: getattr(import_module(module), name.capitalize()) for name, module in modules.items()}
+
+
+def option_names() -> set[str]:
+    """Fields of the configuration and of the commands: what errors may name and a person knows with dashes."""
+    own = {field.name for kind in command_kinds().values() for field in fields(kind)}
+    return own | set(Config.__struct_fields__)
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:

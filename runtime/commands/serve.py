@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Annotated
 
 import tyro
@@ -30,10 +32,18 @@ class Serve(EngineCommand):
 
     def run(self) -> int:
         with running_engine(self.engine) as engine, _announced(self.address_file, engine.address):
+            stop = _stop_on_sigterm()
             _tell(engine)
-            while not engine.wait(WAIT_S):
+            while not (stop.is_set() or engine.wait(WAIT_S)):
                 continue
         return DONE
+
+
+def _stop_on_sigterm() -> Event:
+    """SIGTERM is how a service is stopped in good order; before this moment it ends the start with an error code."""
+    stop = Event()
+    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    return stop
 
 
 def _tell(engine: Supervisor) -> None:

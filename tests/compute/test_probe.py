@@ -9,10 +9,10 @@ import torch
 from expertflow.errors import CheckpointError
 from expertflow.tests.families import FAMILIES, tiny_config, tiny_model
 from expertflow.workers.compute import rows as cache_rows
+from expertflow.workers.compute.growing import GrowingLayer
 from expertflow.workers.compute.probe import kv_bytes, probe, probe_models, rope_limits
 from expertflow.workers.compute.shrink import layers_of_every_kind, shrink
 from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicLayer
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 FULL_SIZE: dict[str, dict[str, Any]] = {family: {} for family in FAMILIES} | {"deepseek_v2": {"num_experts_per_tok": 6}}
@@ -105,11 +105,11 @@ def test_rows_that_are_moved_wrongly_are_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def test_unknown_layer_freezes_but_may_pad(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(cache_rows._FIELDS, DynamicLayer)
+    monkeypatch.delitem(cache_rows._FIELDS, GrowingLayer)
     abilities = probe_models([tiny_model("olmoe")])
     assert abilities.padding
     assert not abilities.moving
-    assert "DynamicLayer" in abilities.reason
+    assert "GrowingLayer" in abilities.reason
 
 
 def test_configuration_that_cannot_be_shrunk_is_taken_to_be_unable() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from expertflow.workers.compute import rows
+from expertflow.workers.compute.growing import GrowingLayer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -27,6 +28,7 @@ HEADS, WIDTH, WINDOW = 2, 3, 5
 
 LAYERS: dict[str, Callable[[], Any]] = {
     "dynamic": DynamicLayer,
+    "growing": GrowingLayer,
     "sliding": lambda: DynamicSlidingWindowLayer(sliding_window=WINDOW),
     "indexed": DynamicIndexedLayer,
     "linear": lambda: LinearAttentionLayer(number_of_states=2),
@@ -121,7 +123,7 @@ def test_split_gives_each_part_its_own_rows_and_memory(kind: str) -> None:
     assert facts(other) == before == facts(cache_of(kind, tokens[[2, 0]], states[[2, 0]]))
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "sliding", "indexed"])
+@pytest.mark.parametrize("kind", ["dynamic", "growing", "sliding", "indexed"])
 def test_take_agrees_with_batch_select_indices(kind: str) -> None:
     mine, library = (cache_of(kind, numbers(4, 9), numbers(4)) for _ in range(2))
     rows.take(mine, [2, 0, 3])

@@ -11,6 +11,7 @@ from expertflow.ipc.messages import Row, Sampling
 from expertflow.tests.compute.replay import TOLERANCE, Replay, a_life, prompts
 from expertflow.tests.families import FAMILIES, tiny_model
 from expertflow.workers.compute import rows as cache_rows
+from expertflow.workers.compute.growing import CHUNK
 from expertflow.workers.compute.kv_cost import kv_bytes
 from expertflow.workers.compute.unit import RowAbilities, Unit, UnitError
 
@@ -183,11 +184,19 @@ def test_longest_row_takes_its_columns_along() -> None:
     """Without trimming, a unit would keep paying for its longest row ever."""
     replay = Replay(tiny_model("olmoe"), prompts(5))
     unit = replay.start(0, 3)
-    long = unit.kv_bytes
+    position = unit.kv_bytes // 2 // CHUNK
     unit.drop([3])
-    replay.step(unit)
-    assert (unit.length, unit.rows[0].pad) == (6, 0)
-    assert unit.kv_bytes == long // 2 * 6 // 23
+    assert (unit.length, unit.rows[0].pad) == (5, 0)
+    assert unit.kv_bytes == position * 5
+
+
+def test_split_of_all_rows_takes_them_in_the_order_asked_for() -> None:
+    replay = Replay(tiny_model("gpt_oss"), prompts(5))
+    unit = replay.start(0, 1, 2)
+    other = unit.split([2, 0, 1])
+    assert (unit.numbers, other.numbers) == ([], [2, 0, 1])
+    replay.step(other)
+    assert replay.compare()[0] <= TOLERANCE
 
 
 def test_unit_is_empty_after_its_last_row_left_and_others_may_join() -> None:

@@ -36,8 +36,7 @@ class ForgetfulTable(SlotTable):
 
 
 def forgets_filling(ledger: Any) -> None:
-    table = ForgetfulTable(ledger._table.count)
-    ledger._table = ledger._victims._table = table
+    ledger._table = ForgetfulTable(len(ledger._table.slots), len(ledger._table.placed))
 
 
 def fills_before_holding(ledger: Any) -> None:
@@ -46,7 +45,7 @@ def fills_before_holding(ledger: Any) -> None:
 
 def promises_every_slot(ledger: Any) -> None:
     """Asks for all slots to be returned later, and has none for a need."""
-    ledger._prefetch_limit, ledger._recalls_ahead = ledger._table.count, 100
+    ledger._prefetch_limit, ledger._recalls_ahead = len(ledger._table.slots), 100
 
 
 def _before(ledger: Any, act: Callable[[Any, LedgerEvent], None]) -> None:

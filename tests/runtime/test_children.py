@@ -25,7 +25,9 @@ def test_only_compute_gets_more_than_one_thread_and_only_the_predictor_is_nice()
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (8, 7)])
-def test_threads_of_compute_leave_a_core_where_there_are_many(monkeypatch: pytest.MonkeyPatch, cores: int, threads: int):
+def test_threads_of_compute_leave_a_core_where_there_are_many(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
     assert compute_threads(Config()) == threads
 
@@ -55,7 +57,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None
 
 
 def test_a_refusal_of_the_surveyor_keeps_its_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    answer = b'\\x82\\xa4code\\xaacheckpoint\\xa4what\\xa6broken'
+    answer = b"\\x82\\xa4code\\xaacheckpoint\\xa4what\\xa6broken"
     stand_in(monkeypatch, tmp_path, f"open(out, 'wb').write(b'{answer.decode()}')\nsys.exit(2)")
     with pytest.raises(CheckpointError, match="broken"):
         run_survey(Config(model="m"), tmp_path / "survey")

@@ -65,12 +65,6 @@ def lose_what_was_made(self: Request) -> Row:
     return Row(self.number, self.prompt_ids, len(self.tokens), self.sampling)
 
 
-def put_back_at_the_end(self: WaitingLine, requests: list[Request]) -> None:
-    """Mutant: recomputed rows queue behind those that never ran."""
-    for request in requests:
-        self.join(request)
-
-
 def forget_the_lost(self: WaitingLine, requests: list[Request]) -> None:
     """Mutant: requests die with compute."""
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import PreTrainedConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ...errors import CheckpointError
 from ..checkpoint.architecture import build_on_meta
+from .growing import CHUNK, capacity, new_cache
 from .rows import layer_bytes
 
 NO_EXPERTS = "expertflow-none"
@@ -37,7 +38,7 @@ class KvCost:
     def bytes_of(self, rows: int, length: int) -> int:
         """What `cache_bytes` says of a cache of `rows` rows and `length` columns that has made a step."""
         sliding = sum(min(length, window) * size for window, size in self.windows)
-        return rows * (self.growing_bytes * length + sliding + self.state_bytes)
+        return rows * (self.growing_bytes * capacity(length) + sliding + self.state_bytes)
 
 
 @torch.inference_mode()
@@ -61,7 +62,7 @@ def _without_experts(config: PreTrainedConfig, dtype: torch.dtype) -> Any:
 
 def _layers_after(model: Any, length: int) -> list[Any]:
     """The cache layers after a prefill of `length` positions."""
-    cache = DynamicCache(config=model.config)
+    cache = new_cache(model.config)
     model(input_ids=torch.zeros(1, length, dtype=torch.long, device="meta"), past_key_values=cache, use_cache=True)
     return cache.layers
 
@@ -79,7 +80,8 @@ def _cost(short: list[Any], long: list[Any]) -> KvCost:
             state += layer_bytes(before) - SHORT * step
     wide = sum(size for window, size in windows if window > SMALL_WINDOW)
     narrow = sum(window * size for window, size in windows if window <= SMALL_WINDOW)
-    return KvCost(growing + wide, state + narrow, growing, tuple(windows), state)
+    spare = growing * (CHUNK - 1)
+    return KvCost(growing + wide, spare + state + narrow, growing, tuple(windows), state)
 
 
 def _no_experts(module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:

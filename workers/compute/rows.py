@@ -27,6 +27,7 @@ from transformers.cache_utils import (
 )
 
 from ...errors import CheckpointError
+from .growing import GrowingLayer
 
 
 class UnknownCacheLayer(CheckpointError):
@@ -49,6 +50,7 @@ _LINEAR = (Field("conv_states"), Field("recurrent_states"))
 _FIELDS: dict[type, tuple[Field, ...]] = {
     DummyLayer: (),
     DynamicLayer: _ATTENTION,
+    GrowingLayer: _ATTENTION,
     DynamicSlidingWindowLayer: _ATTENTION,
     DynamicIndexedLayer: _ATTENTION + _INDEXER,
     LinearAttentionLayer: _LINEAR,
@@ -109,7 +111,7 @@ def trim(cache: Cache, columns: int) -> None:
 def compact(cache: Cache) -> None:
     """Copy sliding windows out of the prompt-long tensors that the library leaves them in after a prefill."""
     for layer in cache.layers:
-        if type(layer) in _FIELDS:
+        if type(layer) in _FIELDS and getattr(layer, "is_sliding", False):
             _set_tensors(layer, lambda tensor, field: tensor.clone() if _is_part(tensor) else tensor)
 
 

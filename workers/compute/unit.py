@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ...errors import EngineError
 from ...ipc.messages import Row, Sampling
 from . import rows as cache_rows
+from .growing import new_cache
 
 
 class UnitError(EngineError):
@@ -99,7 +100,7 @@ class Unit:
     _rows: list[UnitRow] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.cache = DynamicCache(config=self.config)
+        self.cache = new_cache(self.config)
 
     @property
     def rows(self) -> list[UnitRow]:
@@ -177,9 +178,9 @@ class Unit:
         if not places:
             self._clear()
         elif self.abilities.moving:
-            cache_rows.take(self.cache, places)
             self._rows = [self._rows[place] for place in places]
-            self._trim()
+            self._trim()  # before the rows move, so that less moves
+            cache_rows.take(self.cache, places)
         else:
             for place, row in enumerate(self._rows):
                 row.gone = place not in places
@@ -190,16 +191,16 @@ class Unit:
             raise UnitError("rows of this model cannot move to another unit", "unit", self.abilities.reason)
         places = self._places(numbers)
         rest = [place for place in range(len(self._rows)) if place not in places]
-        other = Unit(self.config, self.abilities, self.device, self.length)
-        if rest and places:
-            other.cache = cache_rows.split(self.cache, places, rest)
+        other = Unit(self.config, self.abilities, self.device)
+        if not rest:
+            other.join(self)
+            other.take(numbers)
         elif places:
-            self.take(numbers)
-            self.cache, other.cache = other.cache, self.cache
-        other._rows = [self._rows[place] for place in places]
-        self._rows = [self._rows[place] for place in rest]
-        other._trim()
-        self._trim()
+            other.cache, other.length = cache_rows.split(self.cache, places, rest), self.length
+            other._rows = [self._rows[place] for place in places]
+            self._rows = [self._rows[place] for place in rest]
+            other._trim()
+            self._trim()
         return other
 
     def join(self, other: Unit) -> None:
@@ -267,7 +268,7 @@ class Unit:
         return None
 
     def _clear(self) -> None:
-        self.cache, self._rows, self.length = DynamicCache(config=self.config), [], 0
+        self.cache, self._rows, self.length = new_cache(self.config), [], 0
 
     def _require_prefill(self, rows: Sequence[Row]) -> None:
         if self._rows or self.length or not rows or not all(row.token_ids for row in rows):

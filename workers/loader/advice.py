@@ -1,4 +1,4 @@
-"""The live plans of the predictor, checked, and where compute is: what will be used next, and when.
+"""The live plans of the predictor, checked, and where compute is (R5).
 
 A tick is step * layers + layer: the time at which a layer of a step runs.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -21,21 +20,27 @@ HORIZON_STEPS = 8
 
 @dataclass(slots=True)
 class LivePlan:
-    """A plan whose step is not over. `entries` are (tick, key) of the wanted experts by (layer, −probability)."""
+    """A plan whose step is not over."""
 
     step: int
-    scores: bytes
-    entries: list[tuple[int, int]]
+    chances: np.ndarray
+    """float64 [layers, experts]: probability of use."""
+    keys: np.ndarray
+    """Of the wanted experts, by (layer, −probability)."""
+    ticks: np.ndarray
+    """At which they are due, ascending."""
     passed: int = 0
-    """Entries whose layer has begun; they are the first ones."""
+    """How many of them, the first ones, belong to layers that have begun."""
 
 
 class Advice:
-    """Keeps the plans of the nearest steps; an expert counts as predicted from score `wanted_score` on (R5)."""
+    """Keeps the plans of the nearest steps. An expert is worth bringing in ahead of need from score `wanted_score` on."""
 
     def __init__(self, layers: int, experts: int, wanted_score: int = 127) -> None:
-        self._layers, self._experts, self._wanted_score = layers, experts, wanted_score
-        self._plans: list[LivePlan] = []
+        self._layers, self._experts = layers, experts
+        self.wanted_chance = wanted_score / 255
+        self.plans: list[LivePlan] = []
+        """By step."""
         self.position = UNKNOWN
         """The tick of the last layer that is known to have begun."""
 
@@ -43,9 +48,9 @@ class Advice:
         """Adds a plan, in place of an older one for that step. False: it is malformed, too late or too early."""
         if len(plan.scores) != self._layers * self._experts or not self._is_near(plan.step):
             return False
-        others = [live for live in self._plans if live.step != plan.step]
+        others = [live for live in self.plans if live.step != plan.step]
         ordered = sorted([*others, self._read(plan)], key=lambda live: live.step)
-        self._plans = ordered[: MOST_PLANS]
+        self.plans = ordered[:MOST_PLANS]
         return True
 
     def _is_near(self, step: int) -> bool:
@@ -55,39 +60,39 @@ class Advice:
         return current <= step <= current + HORIZON_STEPS
 
     def _read(self, plan: Plan) -> LivePlan:
-        scores = np.frombuffer(plan.scores, dtype=np.uint8)
-        keys = np.flatnonzero(scores >= self._wanted_score)
-        order = np.lexsort((-scores[keys].astype(np.int16), keys // self._experts))
-        first_tick = plan.step * self._layers
-        entries = [(first_tick + key // self._experts, key) for key in keys[order].tolist()]
-        live = LivePlan(plan.step, plan.scores, entries)
-        self._pass_entries(live)
+        chances = np.frombuffer(plan.scores, dtype=np.uint8) / 255
+        wanted = np.flatnonzero(chances >= self.wanted_chance)
+        keys = wanted[np.lexsort((-chances[wanted], wanted // self._experts))]
+        ticks = plan.step * self._layers + keys // self._experts
+        live = LivePlan(plan.step, chances.reshape(self._layers, self._experts), keys, ticks)
+        self._pass(live)
         return live
 
-    def move(self, tick: int) -> list[int]:
-        """Compute is at `tick`. Returns the keys predicted for layers that have begun since; drops finished plans."""
+    def move(self, tick: int) -> np.ndarray:
+        """Compute is at `tick`. Returns the keys wanted for layers that have begun since; drops finished plans."""
         if tick // self._layers < self.position // self._layers:
-            self._plans.clear()  # steps are counted anew: the scheduler was restarted
+            self.plans.clear()  # steps are counted anew: the scheduler was restarted
         self.position = tick
-        begun = list(chain.from_iterable(map(self._pass_entries, self._plans)))
-        self._plans = [plan for plan in self._plans if self._is_live(plan)]
-        return begun
+        begun = [self._pass(plan) for plan in self.plans]
+        self.plans = [plan for plan in self.plans if self._is_near(plan.step) and self._end_of(plan) > tick]
+        return np.concatenate(begun) if begun else np.empty(0, dtype=np.int64)
 
-    def _is_live(self, plan: LivePlan) -> bool:
-        return plan.passed < len(plan.entries) and self._is_near(plan.step)
-
-    def _pass_entries(self, plan: LivePlan) -> list[int]:
+    def _pass(self, plan: LivePlan) -> np.ndarray:
         first = plan.passed
-        while plan.passed < len(plan.entries) and plan.entries[plan.passed][0] <= self.position:
-            plan.passed += 1
-        return [key for _, key in plan.entries[first : plan.passed]]
+        plan.passed = max(first, int(np.searchsorted(plan.ticks, self.position, side="right")))
+        return plan.keys[first : plan.passed]
 
-    def uses(self, key: int) -> list[int]:
-        """The ticks to come at which the expert is predicted to be used, ascending."""
-        layer = key // self._experts
-        predicted = (plan.step * self._layers + layer for plan in self._plans if plan.scores[key] >= self._wanted_score)
-        return [tick for tick in predicted if tick > self.position]
+    def _end_of(self, plan: LivePlan) -> int:
+        return (plan.step + 1) * self._layers - 1
 
-    def coming(self) -> Iterator[tuple[int, int]]:
-        """(tick, key) of all that is predicted, in the order it will be used."""
-        return chain.from_iterable(plan.entries[plan.passed :] for plan in self._plans)
+    @property
+    def end(self) -> int:
+        """The last tick of which anything is foretold; the position when there is no plan."""
+        return self._end_of(self.plans[-1]) if self.plans else self.position
+
+    def wanted(self, placed: np.ndarray) -> Iterator[tuple[int, int]]:
+        """(due tick, key) of what is wanted and not `placed` (bool by key), the first due first."""
+        for plan in self.plans:
+            keys, ticks = plan.keys[plan.passed :], plan.ticks[plan.passed :]
+            absent = ~placed[keys]
+            yield from zip(ticks[absent].tolist(), keys[absent].tolist(), strict=True)

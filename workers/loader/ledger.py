@@ -11,15 +11,18 @@ from itertools import chain, islice
 from typing import assert_never
 
 import msgspec
+import numpy as np
 
 from ...ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
 from ..routing import read_routing, used_keys
 from .advice import Advice
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
-from .policy import Lru, Policy
+from .outlook import Outlook
+from .policy import Policy, Popularity
 from .prefetched import Prefetched
 from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
-from .victims import NEVER, Victims
+
+NEVER = 1 << 62
 
 
 class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,11 +71,11 @@ class Ledger:
         self._recalls_ahead = max(2 * fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
         self._roomy = slots >= layers * experts
         self._prefetch_limit = slots if self._roomy else max(slots - max(top_k, 1), 0)
-        self._table = SlotTable(slots)
+        self._table = SlotTable(slots, layers * experts)
         self._advice = Advice(layers, experts, wanted_score)
-        self._policy = policy or Lru()
-        self._prefetched = Prefetched()
-        self._victims = Victims(self._table, self._advice, self._policy, self._prefetched)
+        self._policy = policy or Popularity(layers, experts, top_k)
+        self._prefetched = Prefetched(layers * experts)
+        self._outlook = Outlook(layers, experts, self._advice, self._policy)
         self._heard = False
         self._need: dict[int, None] = {}
         self._failed_keys: set[int] = set()
@@ -119,7 +122,6 @@ class Ledger:
             self._need.pop(slot.key, None)
             self._failed_keys.discard(slot.key)
             self._table.hold(slot)
-            self._policy.loaded(slot.key)
             self._announce(slot)
         else:
             self._counts["failed"] += 1
@@ -133,18 +135,19 @@ class Ledger:
             slot = self._slot(number, Owner.HELD)
             if slot is not None:
                 self._counts["evictions"] += 1
-                self._policy.evicted(slot.key)
-                self._prefetched.evicted(slot.key, self._advice.position)
+                if slot.key != NO_KEY:
+                    self._prefetched.evicted(slot.key, self._advice.position)
                 self._table.release(slot)
 
     def _on_need(self, need: Need) -> None:
         if not self._move(need.step, need.layer):
             return
         first_key = need.layer * self._experts
-        known = [expert for expert in need.experts if 0 <= expert < self._experts]
-        self._counts["strange"] += len(need.experts) - len(known)
+        keys = [first_key + expert for expert in need.experts if 0 <= expert < self._experts]
+        self._counts["strange"] += len(need.experts) - len(keys)
+        self._policy.missed(np.array(keys, dtype=np.int64), need.step)
         self._need.clear()
-        for key in (first_key + expert for expert in known):
+        for key in keys:
             slot = self._table.where.get(key)
             if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: compute is about to hear of it
                 self._need[key] = None
@@ -161,12 +164,10 @@ class Ledger:
         if routing is None or used.step < 0:
             self._counts["strange"] += 1
             return
-        first_tick = used.step * self._layers
-        keys = used_keys(routing, self._experts).tolist()
-        for key in keys:
-            self._policy.used(key, first_tick + key // self._experts)
-        last_tick = first_tick + self._layers - 1
-        self._prefetched.judge(set(keys), self._table.where.keys(), last_tick)
+        keys = used_keys(routing, self._experts)
+        last_tick = (used.step + 1) * self._layers - 1
+        self._policy.used(keys, used.step)
+        self._prefetched.judge(keys, self._table.placed, last_tick)
         if last_tick > self._advice.position:
             self._move_to(last_tick)
 
@@ -188,8 +189,6 @@ class Ledger:
             self._table.adopt(slot, key)
             if key == NO_KEY:
                 useless.append(slot)
-            else:
-                self._policy.loaded(key)
         self._recall(useless, NOW)
 
     def _on_compute_joined(self) -> None:
@@ -213,7 +212,7 @@ class Ledger:
 
     def _move_to(self, tick: int) -> None:
         begun = self._advice.move(tick)
-        self._counts["dropped"] += sum(key not in self._table.where for key in begun)
+        self._counts["dropped"] += int(np.count_nonzero(~self._table.placed[begun]))
 
     # What to do about it
 
@@ -226,7 +225,8 @@ class Ledger:
         waiting = len(missing) - max(startable, 0)
         shortage = waiting - len(self._table.free) - self._table.returning_now()
         if shortage > 0:
-            self._recall(self._victims.for_needs(shortage), NOW)
+            victims = self._outlook.for_needs(self._table.evictable, shortage)
+            self._recall([self._table.where[key] for key in victims], NOW)
 
     def _prefetch(self) -> None:
         for due, key in list(islice(self._wanted(), self._prefetches_startable())):
@@ -254,20 +254,20 @@ class Ledger:
         window = min(self._recalls_ahead, self._prefetch_room())
         if supply >= window:
             return
-        for due, _ in islice(self._wanted(), supply, window):
-            choice = self._victims.for_prefetch(due)
+        for due, key in islice(self._wanted(), supply, window):
+            choice = self._outlook.for_prefetch(self._table.evictable, key, due)
             if choice is not None:
                 victim, tick = choice
-                self._recall([victim], tick)
+                self._recall([self._table.where[victim]], tick)
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
         """(due tick, key) of what is worth bringing in ahead of need, the first due first."""
         everything: Iterable[tuple[int, int]] = ()
         if self._roomy:
-            everything = ((NEVER, key) for key in range(self._layers * self._experts))
+            everything = ((NEVER, key) for key in np.flatnonzero(~self._table.placed).tolist())
         skipped = set(self._failed_keys)
-        for due, key in chain(self._advice.coming(), everything):
-            if key not in self._table.where and key not in skipped:
+        for due, key in chain(self._advice.wanted(self._table.placed), everything):
+            if key not in skipped:
                 skipped.add(key)
                 yield due, key
 
@@ -289,7 +289,7 @@ class Ledger:
 
     def _slot(self, number: int, owner: Owner) -> Slot | None:
         """The slot if it exists and belongs to `owner`; otherwise the message makes no sense and is counted."""
-        slot = self._table.slots[number] if 0 <= number < self._table.count else None
+        slot = self._table.slots[number] if 0 <= number < len(self._table.slots) else None
         if slot is None or slot.owner is not owner:
             self._counts["strange"] += 1
             return None
@@ -313,5 +313,5 @@ class Ledger:
             wasted=self._prefetched.wasted,
             free=free,
             filling=filling,
-            held=self._table.count - free - filling,
+            held=len(self._table.slots) - free - filling,
         )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+import numpy as np
+
+NOT_PREFETCHED = -1
 
 
 class Prefetched:
-    """Key → the tick for which it was brought, for each prefetch that is not judged yet."""
+    """For each expert that was brought in ahead and is not judged yet, the tick for which it was brought."""
 
-    def __init__(self) -> None:
-        self._due: dict[int, int] = {}
-        self._finished = -1
+    def __init__(self, keys: int) -> None:
+        self._due = np.full(keys, NOT_PREFETCHED, dtype=np.int64)
+        self._finished = NOT_PREFETCHED
+        """The last tick of the last step whose routing is known."""
         self.useful = 0
         self.wasted = 0
 
@@ -19,33 +22,26 @@ class Prefetched:
 
     def void(self, key: int) -> bool:
         """No prefetch any more (compute asked for it, or the transfer failed); whether it was one."""
-        return self._due.pop(key, None) is not None
+        was_one = bool(self._due[key] != NOT_PREFETCHED)
+        self._due[key] = NOT_PREFETCHED
+        return was_one
 
     def evicted(self, key: int, position: int) -> None:
-        """Gone before its layer began: wasted. If the layer has begun, the step's routing will tell."""
-        due = self._due.get(key)
-        if due is not None and (due > position or due <= self._finished):
-            del self._due[key]
+        """Gone before its layer began, or after its step: wasted. In between, the step's routing will tell."""
+        if self._due[key] > position or NOT_PREFETCHED < self._due[key] <= self._finished:
+            self.void(key)
             self.wasted += 1
 
-    def judge(self, used: Set[int], resident: Set[int], tick: int) -> None:
-        """A step has used these experts and ended at `tick`."""
+    def judge(self, used: np.ndarray, placed: np.ndarray, tick: int) -> None:
+        """A step has used these keys and ended at `tick`; `placed` (bool by key) are still there."""
         self._finished = max(self._finished, tick)
-        for key in self._due.keys() & used:
-            del self._due[key]
-            self.useful += 1
-        for key in [key for key, due in self._due.items() if due <= tick and key not in resident]:
-            del self._due[key]
-            self.wasted += 1
+        right = used[self._due[used] != NOT_PREFETCHED]
+        self._due[right] = NOT_PREFETCHED
+        wrong = (self._due != NOT_PREFETCHED) & (self._due <= tick) & ~placed
+        self._due[wrong] = NOT_PREFETCHED
+        self.useful += len(right)
+        self.wasted += int(np.count_nonzero(wrong))
 
     def waiting(self, position: int) -> int:
         """How many still wait for their layer."""
-        return sum(due > position for due in self._due.values())
-
-    def wrong(self) -> Iterator[int]:
-        """Keys whose step is over and that it did not use."""
-        return (key for key, due in self._due.items() if due <= self._finished)
-
-    def pending(self, position: int) -> Iterator[int]:
-        """Keys whose layer has not begun."""
-        return (key for key, due in self._due.items() if due > position)
+        return int(np.count_nonzero(self._due > position))

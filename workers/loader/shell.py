@@ -44,7 +44,14 @@ class LoaderShell:
     def run(self) -> None:
         """Serve until the supervisor says stop."""
         stage = self._stage
-        stage.ready({"slots": self._slots, "slot_bytes": self._survey.stride_bytes, "expert_bytes": self._survey.expert_bytes})
+        stage.ready(
+            {
+                "slots": self._slots,
+                "slot_bytes": self._survey.stride_bytes,
+                "expert_bytes": self._survey.expert_bytes,
+                "experts": self._survey.expert_count,
+            }
+        )
         try:
             while stage.running:
                 for event in stage.poll(1000):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+
+import numpy as np
 
 NO_KEY = -1
 NOW = -1
@@ -31,46 +33,55 @@ class Slot:
     recall: int = NOT_RECALLED
 
 
-@dataclass
 class SlotTable:
     """All slots and the only ways in which they change hands: free → filling → held → free."""
 
-    count: int
-    slots: list[Slot] = field(init=False)
-    where: dict[int, Slot] = field(init=False, default_factory=dict)
-    """Key → the one slot that is filling with it or holds it."""
-    filling: dict[int, Slot] = field(init=False, default_factory=dict)
-    recalled: dict[int, Slot] = field(init=False, default_factory=dict)
-    """Slots that compute was asked for and has not returned yet."""
-    free: list[Slot] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.slots = [Slot(number) for number in range(self.count)]
+    def __init__(self, count: int, keys: int) -> None:
+        self.slots = [Slot(number) for number in range(count)]
         self.free = self.slots[::-1]
+        self.where: dict[int, Slot] = {}
+        """Key → the one slot that is filling with it or holds it."""
+        self.filling: dict[int, Slot] = {}
+        self.recalled: dict[int, Slot] = {}
+        """Slots that compute was asked for and has not returned yet."""
+        self.placed = np.zeros(keys, dtype=bool)
+        """By key: in `where`."""
+        self.evictable = np.zeros(keys, dtype=bool)
+        """By key: held, and not recalled."""
 
     def start(self, key: int, urgent: bool) -> Slot:
         """A free slot begins to fill with `key`."""
         slot = self.free.pop()
-        slot.owner, slot.key, slot.urgent = Owner.FILLING, key, urgent
-        self.where[key] = self.filling[slot.number] = slot
+        slot.owner, slot.urgent = Owner.FILLING, urgent
+        self.filling[slot.number] = slot
+        self._place(slot, key)
         return slot
 
     def hold(self, slot: Slot) -> None:
         """A filled slot becomes compute's."""
         self.filling.pop(slot.number, None)
         slot.owner, slot.urgent = Owner.HELD, False
+        self.evictable[slot.key] = True
 
     def adopt(self, slot: Slot, key: int) -> None:
         """A free slot turns out to be held by compute, with `key` in it (NO_KEY: with something of no use)."""
         self.free.remove(slot)
-        slot.owner, slot.key = Owner.HELD, key
+        slot.owner = Owner.HELD
         if key != NO_KEY:
-            self.where[key] = slot
+            self._place(slot, key)
+            self.evictable[key] = True
+
+    def _place(self, slot: Slot, key: int) -> None:
+        slot.key = key
+        self.where[key] = slot
+        self.placed[key] = True
 
     def recall(self, slot: Slot, tick: int) -> None:
         """Compute is asked to return the slot after `tick` (or NOW)."""
         slot.recall = tick
         self.recalled[slot.number] = slot
+        if slot.key != NO_KEY:
+            self.evictable[slot.key] = False
 
     def release(self, slot: Slot) -> None:
         """The slot is free again, whatever it was."""
@@ -78,6 +89,7 @@ class SlotTable:
         self.recalled.pop(slot.number, None)
         if slot.key != NO_KEY:
             del self.where[slot.key]
+            self.placed[slot.key] = self.evictable[slot.key] = False
         slot.owner, slot.key, slot.urgent, slot.recall = Owner.FREE, NO_KEY, False, NOT_RECALLED
         self.free.append(slot)
 
@@ -85,6 +97,8 @@ class SlotTable:
         """Nobody is asked for anything any more."""
         for slot in self.recalled.values():
             slot.recall = NOT_RECALLED
+            if slot.key != NO_KEY:
+                self.evictable[slot.key] = True
         self.recalled.clear()
 
     def held(self) -> Iterator[Slot]:

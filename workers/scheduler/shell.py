@@ -57,7 +57,7 @@ class SchedulerShell:
         stage.watch("clients", self._clients.socket)
 
     def run(self) -> None:
-        """Serve until the supervisor says stop, then end every open request with an error."""
+        """Serve until the supervisor says stop."""
         self._stage.ready({"queue_limit": self._stage.config.queue_limit})
         while self._stage.running:
             for event in self._stage.poll(self._patience_ms()):
@@ -65,6 +65,10 @@ class SchedulerShell:
             self._decide(events.Tick(time.monotonic_ns()))
             if self._stage.publish_due:
                 self._publish()
+        self._part()
+
+    def _part(self) -> None:
+        """Whoever waits hears that the engine stops."""
         self._hear_clients()
         self._decide(events.Draining(time.monotonic_ns()))
         self._publish()

@@ -1,0 +1,41 @@
+"""Runs `expertflow.runtime.verify` in a process of its own, since it needs torch and all experts in memory.
+
+The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE` writes one `Check` a line as JSON to stdout,
+and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; stderr says why).
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ..configs.schema import Config
+from ..errors import EngineError, ExpertFlowError
+from .children import describe_exit
+from .verify.report import Check
+
+NOTHING_CHECKED = 2
+
+
+def run_checks(recording: Path, config: Config) -> Iterator[Check]:
+    """The checks as they are done. Raises ExpertFlowError if they could not be made."""
+    command = [sys.executable, "-P", "-m", "expertflow.runtime.verify"]
+    asked = [str(recording), config.model, config.revision, config.dtype]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    with process:
+        try:
+            for line in process.stdout or ():
+                yield msgspec.json.decode(line, type=Check)
+            words = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode == NOTHING_CHECKED:
+        raise ExpertFlowError(words, "verification", "The run itself has ended well; only its check was not possible")
+    if process.returncode not in (0, 1):
+        raise EngineError(f"verification {describe_exit(process.returncode)}", "verification", words)

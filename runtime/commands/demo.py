@@ -1,0 +1,116 @@
+"""`expertflow demo`: the main job on the built-in model, with every bit checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import tyro
+
+from ...configs.schema import Config, Predictor
+from ...errors import UsageError
+from ...ipc.messages import Progress
+from ..checking import run_checks
+from ..demo.run import RunOrder, run_prompts
+from ..demo.summary import show_check, show_summary
+from ..demo.view import make_view
+from ..demo.widened import cache_folder, example_file, widened_copy
+from ..progress import ProgressView
+from ..tables import result_console
+from .base import DONE, FAILED, Command
+from .prompt_lines import read_prompt_lines
+
+Stage = Literal["compute", "loader", "predictor", "scheduler"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Stream text from a model that does not fit the memory it is given, and check the result bit by bit.
+
+    The built-in model is widened once to about 1 GB of experts; a quarter of them is in memory, the rest is read from
+    disk ahead of use. Then the same batches run again with everything resident, and with transformers.
+    """
+
+    kill: Stage | None = None
+    """Kill this stage in the middle: the text pauses and goes on."""
+    predictor: Predictor = "table"
+    """Who forecasts which experts come next. none, noise and opposite (lies) and oracle (the truth) change the time it
+    takes, never the text."""
+    expert_memory: str = "25%"
+    """Memory for experts: bytes (200MB) or a percentage of all of them."""
+    tier: Literal["disk", "host"] = "disk"
+    """Where the other experts are: in the model's files, or in shared memory."""
+    count: int = 8
+    """How many prompts run, spread over the prompts there are."""
+    max_new_tokens: int = 48
+    """Tokens for each prompt."""
+    batch_size: int = 8
+    """Sequences that step together."""
+    units: Literal["auto", "one", "two"] = "auto"
+    """Groups of sequences in flight: one computes while experts for the other are loaded."""
+    timeline: str = ""
+    """Write the spans of all stages to this file (opens in Perfetto or chrome://tracing)."""
+    check: bool = True
+    """Check the run afterwards; --no-check leaves it out."""
+    model: str = ""
+    """Another model instead of the built-in one; it is run as it is."""
+    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Other prompts: a UTF-8 file with one a line."""
+    cache: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Where the widened model is kept (about 1 GB)."""
+
+    def run(self) -> int:
+        order = RunOrder(self._chosen_prompts(), self.max_new_tokens, self.kill or "")
+        model = self.model or str(widened_copy(example_file("model"), self.cache or cache_folder()))
+        # The name must not look like an engine's run directory: those are swept when their engine has ended.
+        with tempfile.TemporaryDirectory(prefix="demo-expertflow-") as folder:
+            config = self._config(model, Path(folder), order)
+            console = result_console()
+            result = run_prompts(config, order, make_view(console))
+            show_summary(console, result, order.kill)
+            return self._check(config) if self.check else DONE
+
+    def _chosen_prompts(self) -> list[str]:
+        lines = read_prompt_lines([], self.prompts or example_file("prompts.txt"), ids=False)
+        if not 1 <= self.count <= len(lines):
+            raise UsageError(f"there are {len(lines)} prompts, not {self.count}", "count", f"Give 1 to {len(lines)}")
+        return [str(lines[index * len(lines) // self.count].prompt) for index in range(self.count)]
+
+    def _config(self, model: str, folder: Path, order: RunOrder) -> Config:
+        config = self._plain_config(model, folder / "run")
+        routes = self._foretell(config, folder, order) if self.predictor == "oracle" else ""
+        return msgspec.structs.replace(config, predictor=self.predictor, oracle_routes=routes)
+
+    def _plain_config(self, model: str, record: Path) -> Config:
+        return Config.load(
+            model=model,
+            expert_memory=self.expert_memory,
+            tier=self.tier,
+            batch_size=self.batch_size,
+            units=self.units,
+            timeline=self.timeline,
+            record=str(record),
+        )
+
+    def _foretell(self, config: Config, folder: Path, order: RunOrder) -> str:
+        """The oracle knows the routing because the same prompts have run before."""
+        console = result_console()
+        console.print("First run, for the oracle to know the routing:")
+        routes = str(folder / "foretold")
+        first = msgspec.structs.replace(config, predictor="none", record=routes, timeline="")
+        run_prompts(first, dataclasses.replace(order, kill=""), make_view(console))
+        return routes
+
+    def _check(self, config: Config) -> int:
+        holds = True
+        console = result_console()
+        with ProgressView() as view:
+            view(Progress("check", "running the same batches with everything resident, and with transformers", 0, 1))
+            for check in run_checks(Path(config.record), config):
+                show_check(console, check)
+                holds = holds and check.holds
+        return DONE if holds else FAILED

@@ -1,0 +1,276 @@
+"""The client library against the real scheduler over real sockets, with a fake compute."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from expertflow import errors
+from expertflow.configs.schema import Config
+from expertflow.ipc.messages import Sampling
+from expertflow.runtime.client import Batch, Client, Completion, NotDoneInTime
+from expertflow.tests.scheduler.fake_compute import continuation
+from expertflow.tests.scheduler.fake_engine import FakeEngine
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[FakeEngine]:
+    with FakeEngine(tmp_path) as engine:
+        yield engine
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> Iterator[Client]:
+    with Client(engine.address) as client:
+        yield client
+
+
+def test_generate_gives_completions_in_order(client: Client) -> None:
+    """Each prompt must get its own tokens, whatever finishes first."""
+    prompts = [[1 + i] * (1 + i % 4) for i in range(20)]
+    done = client.generate(prompts, max_new_tokens=6, eos_ids=[], temperature=1.0, seed=3)
+    for i, (prompt, completion) in enumerate(zip(prompts, done, strict=True)):
+        assert completion.prompt_ids == prompt
+        assert completion.token_ids == continuation(prompt, 6, Sampling(seed=3 + i))
+        assert (completion.finish_reason, completion.text) == ("length", "")
+        assert 0 <= completion.timings.queued_ns <= completion.timings.first_token_ns <= completion.timings.total_ns
+    assert len({completion.request_id for completion in done}) == 20
+
+
+def test_iteration_streams_tokens_as_they_come(client: Client, engine: FakeEngine) -> None:
+    """The first tokens must be there before the last, and together they are the result."""
+    batch = client.submit([[1], [2, 3]], max_new_tokens=40, eos_ids=[])
+    seen: dict[int, list[int]] = {0: [], 1: []}
+    ends: list[str | None] = []
+    for event in batch:
+        seen[event.index] += event.token_ids
+        ends.append(event.finish_reason)
+    assert [completion.token_ids for completion in batch.results()] == [seen[0], seen[1]]
+    assert len(seen[0]) == len(seen[1]) == 40
+    assert ends.count("length") == 2 and len(ends) > 4
+
+
+def test_several_batches_share_a_client(client: Client) -> None:
+    """Waiting for one batch must not lose what arrives for another."""
+    batches = [client.submit([[i], [i, i]], max_new_tokens=5, eos_ids=[]) for i in range(1, 6)]
+    late = batches[-1].results()
+    assert [len(completion.token_ids) for completion in late] == [5, 5]
+    streamed = sum(len(event.token_ids) for event in batches[0])
+    assert streamed == 10
+    assert all(batch.results()[1].finish_reason == "length" for batch in batches)
+
+
+def test_bad_prompts_fail_alone(client: Client) -> None:
+    """One bad prompt in a batch leaves the others undisturbed, and is an error of its own."""
+    bad: list[Any] = [[], [50], [-1], [True], [1.5], 7, [1] * 65, "text"]
+    batch = client.submit([[1], *bad, [2]], max_new_tokens=3, eos_ids=[])
+    results = batch.results(return_errors=True)
+    assert isinstance(results[0], Completion) and isinstance(results[-1], Completion)
+    assert all(isinstance(each, (errors.RequestError, errors.UsageError)) for each in results[1:-1])
+    with pytest.raises(errors.RequestError, match="is empty"):
+        batch.results()
+    assert isinstance(results[-2], errors.UsageError) and "token ids" in str(results[-2])
+
+
+def test_numpy_ids_are_ids(client: Client) -> None:
+    """Ids often come out of an array."""
+    done = client.generate([np.array([1, 2]), [np.int64(3)]], max_new_tokens=2, eos_ids=[])  # type: ignore[list-item]
+    assert [completion.prompt_ids for completion in done] == [[1, 2], [3]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0}, {"max_new_tokens": True}, {"max_new_tokens": 2**70}, {"temperature": math.nan},
+        {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": -1}, {"top_k": 0.5}, {"seed": -1},
+        {"deadline_s": 0}, {"deadline_s": math.inf}, {"eos_ids": [0.5]},
+    ],
+)  # fmt: skip
+def test_impossible_arguments_are_refused_at_once(client: Client, wrong: dict[str, Any]) -> None:
+    """They need no engine to be seen as wrong."""
+    with pytest.raises(errors.RequestError):
+        client.submit([[1]], **wrong)
+
+
+def test_a_lone_text_is_not_a_list_of_letters(client: Client) -> None:
+    """`generate("abc")` would run three prompts."""
+    with pytest.raises(errors.UsageError, match=r"\[prompt\]"):
+        client.generate("abc")
+
+
+def test_cancel_keeps_what_there_is(client: Client, engine: FakeEngine) -> None:
+    """Requests of a cancelled batch end, the unsent ones included."""
+    engine.paused.set()
+    batch = client.submit([[1]] * 300, max_new_tokens=50, eos_ids=[])
+    batch.cancel()
+    assert {completion.finish_reason for completion in batch.results(timeout_s=20)} == {"cancelled"}
+
+
+def test_deadline(client: Client, engine: FakeEngine) -> None:
+    """A request past its deadline ends by itself."""
+    engine.paused.set()
+    [completion] = client.generate([[1]], deadline_s=0.05)
+    assert completion.finish_reason == "deadline"
+
+
+def test_results_gives_up_in_time(client: Client, engine: FakeEngine) -> None:
+    """A timeout must raise, and leave the batch alive."""
+    engine.paused.set()
+    batch = client.submit([[1]], max_new_tokens=3, eos_ids=[])
+    with pytest.raises(NotDoneInTime, match="1 of 1"):
+        batch.results(timeout_s=0.05)
+    with pytest.raises(TimeoutError):
+        batch.results(timeout_s=0)
+    engine.paused.clear()
+    assert len(batch.results(timeout_s=20)[0].token_ids) == 3
+
+
+def test_thousands_of_prompts_in_one_batch(tmp_path: Path) -> None:
+    """Back-pressure: a queue shorter than the batch must neither lose nor refuse a prompt."""
+    config = Config(queue_limit=20, kv_memory="1MB", batch_size=64)
+    with FakeEngine(tmp_path, config) as engine, Client(engine.address) as one, Client(engine.address) as other:
+        prompts = [[i % 50] for i in range(1000)]
+        batches = [client.submit(prompts, max_new_tokens=2, eos_ids=[], seed=0) for client in (one, other)]
+        threads = [threading.Thread(target=batch.results) for batch in batches]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        expected = [continuation(prompt, 2, Sampling(seed=i)) for i, prompt in enumerate(prompts)]
+        for batch in batches:
+            assert [completion.token_ids for completion in batch.results(timeout_s=0)] == expected
+
+
+def test_busy_surfaces_when_asked_for(tmp_path: Path) -> None:
+    """Whoever does not want to wait must be told the limit."""
+    config = Config(queue_limit=2, kv_memory="100KB", batch_size=1)
+    with FakeEngine(tmp_path, config) as engine, Client(engine.address) as client, Client(engine.address) as other:
+        engine.paused.set()
+        first = client.submit([[1]] * 2)
+        client.generate([[1]], deadline_s=0.05)  # by now the first two have arrived
+        refused = other.submit([[2]] * 3, wait_when_busy=False)
+        [error] = [each for each in _results(engine, refused) if not isinstance(each, Completion)][:1]
+        assert isinstance(error, errors.BusyError) and "2" in str(error)
+        assert len(first.results(timeout_s=20)) == 2
+
+
+def _results(engine: FakeEngine, batch: Batch) -> list[Completion | errors.ExpertFlowError]:
+    """Compute goes on once the requests have arrived."""
+    with pytest.raises(NotDoneInTime):
+        batch.results(timeout_s=0.2, return_errors=True)
+    engine.paused.clear()
+    return batch.results(timeout_s=20, return_errors=True)
+
+
+def test_no_engine(tmp_path: Path) -> None:
+    """A wrong address must say so at once."""
+    with pytest.raises(errors.EngineError, match="no engine"):
+        Client(tmp_path / "nowhere")
+    with pytest.raises(errors.EngineError, match="ended"):
+        Client(tmp_path)
+
+
+def test_a_dead_engine_is_an_error_not_a_hang(tmp_path: Path) -> None:
+    """Results, iteration and new requests all raise."""
+    with FakeEngine(tmp_path) as engine:
+        client = Client(engine.address)
+        engine.paused.set()
+        batch = client.submit([[1]], max_new_tokens=3)
+        engine.kill_scheduler()
+    with pytest.raises(errors.EngineError):
+        batch.results()
+    assert [event.error is not None for event in batch] == [True]
+    with pytest.raises(errors.EngineError):
+        client.submit([[1]])
+    client.close()
+
+
+def test_a_stopping_engine_says_so(tmp_path: Path) -> None:
+    """Open requests end with the reason, not by a timeout."""
+    with FakeEngine(tmp_path) as engine:
+        client = Client(engine.address)
+        engine.paused.set()
+        batch = client.submit([[1]], max_new_tokens=3)
+        time.sleep(0.05)
+        engine.kill_scheduler(silent=False)
+        with pytest.raises(errors.EngineError, match="stopped"):
+            batch.results(timeout_s=20)
+    client.close()
+
+
+def test_a_silent_scheduler_is_an_error_in_the_end(engine: FakeEngine) -> None:
+    """An engine whose scheduler never comes back must not hold a client for ever."""
+    with Client(engine.address, answer_timeout_s=0.3) as client:
+        engine.kill_scheduler()
+        with pytest.raises(errors.EngineError, match="not answered"):
+            client.generate([[1]])
+
+
+def test_requests_survive_the_schedulers_death(client: Client, engine: FakeEngine) -> None:
+    """Submitted again by id; what was delivered stays as it was, nothing is delivered twice."""
+    batch = client.submit([[i] for i in range(30)], max_new_tokens=40, eos_ids=[], seed=1, temperature=1.0)
+    seen: dict[int, list[int]] = {i: [] for i in range(30)}
+    kills = 0
+    for event in batch:
+        seen[event.index] += event.token_ids
+        if kills < 3 and len(seen[5 * kills]) > 5:
+            kills += 1
+            engine.kill_scheduler()
+            engine.start_scheduler()
+    assert kills == 3
+    for i in range(30):
+        assert seen[i] == continuation([i], 40, Sampling(seed=1 + i))
+        assert batch.results()[i].token_ids == seen[i]
+
+
+def test_cancelled_requests_end_although_the_scheduler_died(client: Client, engine: FakeEngine) -> None:
+    """A cancel must not be lost with the process that got it."""
+    engine.paused.set()
+    batch = client.submit([[1]], max_new_tokens=9)
+    engine.kill_scheduler()
+    batch.cancel()
+    engine.start_scheduler()
+    assert batch.results(timeout_s=20)[0].finish_reason == "cancelled"
+
+
+def test_computes_death_is_a_pause(client: Client, engine: FakeEngine) -> None:
+    """Clients see nothing of it but time."""
+    batch = client.submit([[i] for i in range(8)], max_new_tokens=60, eos_ids=[], seed=0, temperature=1.0)
+    for event in batch:
+        if event.index == 3 and len(engine.computes) < 3:
+            engine.kill_compute()
+    assert [c.token_ids for c in batch.results()] == [continuation([i], 60, Sampling(seed=i)) for i in range(8)]
+    assert batch.results()[0].timings.recomputed >= 1
+
+
+def test_a_client_that_leaves_cancels_its_requests(engine: FakeEngine) -> None:
+    """Abandoned work must not keep the engine busy."""
+    engine.paused.set()
+    with Client(engine.address) as client:
+        client.submit([[1]] * 100, max_new_tokens=60, eos_ids=[])
+        client.generate([[1]], deadline_s=0.05)
+    engine.paused.clear()
+    with Client(engine.address) as client:
+        client.generate([[2]], max_new_tokens=60, eos_ids=[])
+    assert len(engine.computes[-1].ran) < 130
+
+
+def test_a_closed_client_says_so(engine: FakeEngine) -> None:
+    """Not a hang, not a zmq error."""
+    client = Client(engine.address)
+    engine.paused.set()
+    batch = client.submit([[1]])
+    client.close()
+    client.close()
+    with pytest.raises(errors.EngineError, match="closed"):
+        client.submit([[1]])
+    with pytest.raises(errors.EngineError, match="closed"):
+        batch.results()
+    with pytest.raises(errors.EngineError, match="closed"):
+        list(batch)
