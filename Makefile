@@ -56,4 +56,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	@echo "Installing everything else (step 2 of 2)"
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/expertflow  # for pyright: see pyproject.toml
 	@touch $@

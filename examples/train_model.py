@@ -44,7 +44,7 @@ class Options:
     minutes: float = 48.0
     """Wall-clock budget of the training loop; the learning rate follows it."""
     steps: int = 0
-    """Train exactly so many steps instead (0: use the minutes): the way to repeat a run."""
+    """Train exactly so many steps instead (0: use the minutes): only such a run can be repeated."""
     batch_tokens: int = 4096
     """Tokens a step."""
     peak_rate: float = 2.5e-3

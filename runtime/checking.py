@@ -6,6 +6,7 @@ and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; st
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import msgspec
 from ..configs.schema import Config
 from ..errors import EngineError, ExpertFlowError
 from .children import describe_exit
+from .stages import stage_plans
 from .verify.report import Check
 
 NOTHING_CHECKED = 2
@@ -26,7 +28,9 @@ def run_checks(recording: Path, config: Config) -> Iterator[Check]:
     command = [sys.executable, "-P", "-m", "expertflow.runtime.verify"]
     asked = [str(recording), config.model, config.revision, config.dtype]
     pipe = subprocess.PIPE
-    process = subprocess.Popen(command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    process = subprocess.Popen(
+        command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env={**os.environ, **_like_compute(config)}
+    )
     with process:
         try:
             for line in process.stdout or ():
@@ -39,3 +43,8 @@ def run_checks(recording: Path, config: Config) -> Iterator[Check]:
         raise ExpertFlowError(words, "verification", "The run itself has ended well; only its check was not possible")
     if process.returncode not in (0, 1):
         raise EngineError(f"verification {describe_exit(process.returncode)}", "verification", words)
+
+
+def _like_compute(config: Config) -> dict[str, str]:
+    """The environment of the compute stage: with other numbers of threads sums may be split in another way."""
+    return next(plan.environment for plan in stage_plans(config) if plan.stage == "compute")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-import uuid
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -20,7 +19,7 @@ from ..ipc.link import Link
 from ..ipc.messages import AskSnapshot, FromClient, Hello, Message, Snapshot, ToClient
 from ..ipc.messages.control import SNAPSHOT
 from ..ipc.messages.to_client import TO_CLIENT
-from ..ipc.sockets import Context
+from ..ipc.sockets import Context, open_socket
 
 _LOOK_NS = 500_000_000
 _HELLO_NS = 5_000_000_000
@@ -38,11 +37,12 @@ class Connection:
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)
         require_alive(self._run_dir)
         self._context: Context = zmq.Context()
-        identity = b"client." + uuid.uuid4().bytes
-        self._link: Link[ToClient] = Link.connect(
-            self._context, socket_address(self._run_dir, CLIENTS), TO_CLIENT, identity
-        )
-        self._handshakes = self._link.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        # Without an identity of its own each connection is a stranger to the scheduler, so that none can be taken for a
+        # dead one. Watched before it connects, or the first handshake may be missed and the second taken for it.
+        socket = open_socket(self._context, zmq.DEALER)
+        self._handshakes = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        socket.connect(socket_address(self._run_dir, CLIENTS))
+        self._link: Link[ToClient] = Link(socket, TO_CLIENT)
         self._poller = zmq.Poller()
         self._poller.register(self._link.socket, zmq.POLLIN)
         self._poller.register(self._handshakes, zmq.POLLIN)

@@ -209,7 +209,7 @@ class Engine:
             self._await_last_words(child.stage)
         self._resources.run_dir.remove_files_of(child.stage, child.epoch)
         if not self._stopping:
-            logging.getLogger(__name__).warning("%s", end)
+            logging.getLogger(__name__).warning("%s (epoch %d)", end, child.epoch)
             self._act(self._roster.died(child.stage, end, time.monotonic()))
 
     def _await_last_words(self, stage: str) -> None:

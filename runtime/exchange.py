@@ -18,6 +18,7 @@ from ..ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Subm
 from .prompts import typed_error
 
 WINDOW = 256
+ASK_AGAIN_NS = 30_000_000_000
 RETRY_NS = 50_000_000
 LONGEST_RETRY_NS = 1_000_000_000
 
@@ -70,6 +71,7 @@ class Exchange:
         self._cancels: list[Cancel] = []
         self._deadlines: list[tuple[int, int, Order]] = []
         self._counter = count()
+        self._quiet_since_ns = 0
         self._retry_at_ns = 0
         self._retry_ns = RETRY_NS
         self.strays = 0
@@ -99,12 +101,15 @@ class Exchange:
     def due(self, now_ns: int) -> list[FromClient]:
         """What is to be sent now."""
         self._end_overdue(now_ns)
+        self._ask_again(now_ns)
         cancels, self._cancels = self._cancels, []
         messages: list[FromClient] = list(cancels)
         if now_ns < self._retry_at_ns:
             return messages
         self._unsent.extendleft(reversed(self._busy))
         self._busy.clear()
+        if not self._under_way:
+            self._quiet_since_ns = now_ns
         while self._unsent and len(self._under_way) < self.window:
             order = self._unsent.popleft()
             if not order.ended:
@@ -121,6 +126,7 @@ class Exchange:
 
     def hear(self, message: ToClient, now_ns: int) -> None:
         """Take in an answer; `Welcome` says nothing about requests."""
+        self._quiet_since_ns = now_ns
         match message:
             case Accepted():
                 self._retry_ns = RETRY_NS
@@ -154,6 +160,11 @@ class Exchange:
         self._under_way.clear()
         self._busy.clear()
         self._unsent.clear()
+
+    def _ask_again(self, now_ns: int) -> None:
+        """After long silence about requests: answers are lost when a stopped client did not take them."""
+        if self._under_way and now_ns - self._quiet_since_ns > ASK_AGAIN_NS:
+            self.reconnected()
 
     def _end_overdue(self, now_ns: int) -> None:
         """The scheduler looks after those that are under way."""

@@ -22,6 +22,7 @@ from .connection import require_alive, run_dir_of
 ANSWER_S = 10.0
 POLL_MS = 100
 FAREWELL_MS = 1000
+COMMON_BASE = Path("/tmp")
 
 
 class Watcher:
@@ -74,7 +75,7 @@ def find_engine(address: str) -> str:
 
 def living_engines() -> list[Path]:
     """Of this user, also those that were started without (or with) XDG_RUNTIME_DIR."""
-    return sorted({*living(), *living(Path("/tmp"))})
+    return sorted({*living(), *living(COMMON_BASE)})
 
 
 def snapshot_after(take: Callable[[], Snapshot], moment_ns: int, patience_s: float = 3.0) -> Snapshot:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Annotated, Any, Union
 
 import tyro
@@ -55,7 +56,7 @@ def option_names() -> set[str]:
 def chosen_preset(arguments: Sequence[str]) -> str:
     """The preset must be known first: it is what the defaults of all other options are read from."""
     chosen = DEFAULT_PRESET
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in pairwise([*arguments, ""]):
         if word == "--preset" and following:
             chosen = following
         elif word.startswith("--preset="):

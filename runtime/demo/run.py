@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class RunResult:
 
 def run_prompts(config: Config, order: RunOrder, view: TextView) -> RunResult:
     """Start an engine, stream all prompts, stop it. Raises what went wrong with the engine or a prompt."""
+    if order.kill:  # that it died is no news here
+        logging.getLogger("expertflow").setLevel(logging.ERROR)
     with running_engine(config) as engine, Client(engine.address) as client, Watcher(engine.address) as watcher:
         interruption = Interruption(order.kill, order.kill_after_tokens, watcher.kill) if order.kill else None
         texts, meter = Texts(order.prompts), Meter(engine.snapshot())

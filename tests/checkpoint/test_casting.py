@@ -1,4 +1,4 @@
-"""Casts agree with torch for every kind of value, and pieces come out the same in whatever blocks they are converted."""
+"""Casts agree with torch for every kind of value; pieces come out the same in whatever blocks they are converted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def special(dtype: torch.dtype) -> torch.Tensor:
     tiny = [torch.finfo(kind).tiny * scale for kind in TYPES.values() for scale in (1, 0.5, 2**-5, 1.5)]
     steps = [torch.finfo(kind).eps * scale for kind in TYPES.values() for scale in (0.25, 0.5, 0.75, 1, 1.5, 2.5)]
     edges = [torch.finfo(kind).max * scale for kind in TYPES.values() for scale in (1, 1 + 2**-12, 1 + 2**-9, 0.5)]
-    values = [0.0, float("inf"), float("nan"), info.smallest_normal, info.max, *tiny, *edges, *(1 + step for step in steps)]
+    ties = [1 + step for step in steps]
+    ties += [1 + torch.finfo(kind).eps / 2 + 2**-40 for kind in TYPES.values()]  # ties only after a first rounding
+    values = [0.0, float("inf"), float("nan"), info.smallest_normal, info.max, *tiny, *edges, *ties]
     single = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64)
     return torch.cat([single.to(dtype), torch.nextafter(single.to(torch.float32), torch.tensor(0.0)).to(dtype)])
 
@@ -65,9 +67,7 @@ def test_any_bits_of_float32(patterns: list[int], target: str):
     assert_cast_as_torch(torch.tensor(patterns, dtype=torch.int32).view(torch.float32), target)
 
 
-def piece_of(
-    values: torch.Tensor, dtype: str, operation: Literal["copy", "cast", "transpose"]
-) -> Piece:
+def piece_of(values: torch.Tensor, dtype: str, operation: Literal["copy", "cast", "transpose"]) -> Piece:
     return Piece(
         tensor=0,
         position_bytes=0,

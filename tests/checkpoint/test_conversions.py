@@ -1,4 +1,4 @@
-"""The library's loading rules, read as places of bytes: renames, stacks, concatenations and transposes; others are refused.
+"""The library's loading rules as places of bytes: renames, stacks, concatenations and transposes; others are refused.
 
 The rules of a family are exchanged for others, so that `from_pretrained` with the same rules is the reference.
 """

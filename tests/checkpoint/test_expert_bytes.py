@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.families import FAMILIES, save_tiny, tiny_model
 from tests.loader.arenas import CANARY, all_experts, assert_experts_equal, fill, make_arena, payload
 
 SMALL_SHARD = "7KB"
-LARGE = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_experts": 4}
+LARGE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_experts": 4}
 """Experts of 768 KiB in float32: big enough for direct reads."""
 
 Saver = Callable[[str, str], Path]
@@ -64,7 +65,7 @@ def test_experts_equal_from_pretrained(saved: Saver, family: str, how: str):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_sharded_checkpoints_have_experts_that_straddle_files(saved: Saver, family: str):
-    """Otherwise the test above would not show that they are assembled; for per-expert tensors, gate and up of one expert."""
+    """Else the test above would not show that they are assembled; of per-expert tensors, gate and up of one expert."""
     survey = survey_checkpoint(str(saved(family, "sharded")))
     first_tensor = [number for number, piece in enumerate(survey.pieces) if piece.tensor == 0]
     pieces = first_tensor if len(first_tensor) > 1 else list(range(len(survey.pieces)))
@@ -159,8 +160,8 @@ def test_a_transfer_stays_in_its_slot(saved: Saver, large: Path, size: str):
 
 
 def test_small_experts_touch_nothing_but_their_slot(tmp_path: Path):
-    """Slots of small experts have no guards: where offsets in file and memory agree modulo a block by chance, a read that
-    lands whole blocks would write the file's bytes before the expert over the slot before it.
+    """Slots of small experts have no guards: where offsets in file and memory agree modulo a block by chance, a read
+    that lands whole blocks would write the file's bytes before the expert over the slot before it.
     """
     save_tiny("olmoe", tmp_path / "plain")
     before = survey_checkpoint(str(tmp_path / "plain"))

@@ -30,7 +30,8 @@ EXTRA_LAYERS = [
 
 def extra_shapes(prefix: str) -> dict[str, list[int]]:
     matrix = [1024, 1024]
-    experts = {f"{prefix}.mlp.experts.{n}.{name}_proj.weight": matrix for n in range(3) for name in ("gate", "up", "down")}
+    names = [f"{number}.{name}_proj.weight" for number in range(3) for name in ("gate", "up", "down")]
+    experts = {f"{prefix}.mlp.experts.{name}": matrix for name in names}
     return experts | {f"{prefix}.eh_proj.weight": matrix, f"{prefix}.shared_head.norm.weight": [1024]}
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from expertflow.workers.compute.routing import StepRouting
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from tests.checkpoint.broken import edit_config
 from tests.families import FAMILIES, save_tiny
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -99,12 +99,6 @@ def test_what_the_library_keeps_in_float32_stays_there(folders: Path, family: st
     _, ours, _ = load_both(folders / family, dtype)
     saved = ours.state_dict()
     assert sum(tensor.dtype == torch.float32 for tensor in saved.values()) == kept
-
-
-def edit_config(folder: Path, **changes: Any) -> None:
-    file = folder / "config.json"
-    config = json.loads(file.read_text()) | changes
-    file.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
 
 def test_auto_follows_the_weights_when_the_configuration_says_nothing(tmp_path: Path):

@@ -209,6 +209,15 @@ def test_unit_is_empty_after_its_last_row_left_and_others_may_join() -> None:
     assert replay.compare()[0] <= TOLERANCE
 
 
+def test_row_cannot_be_in_a_unit_twice() -> None:
+    """Its tokens would go to whichever comes first."""
+    replay = Replay(tiny_model("olmoe"), prompts(5))
+    unit = replay.start(0, 1)
+    with pytest.raises(UnitError):
+        unit.join(replay.start(1))
+    assert unit.numbers == [0, 1]
+
+
 @pytest.mark.parametrize("numbers", [[3], [0, 0], [0, 1, 5]])
 def test_taking_rows_that_are_not_there_changes_nothing(numbers: list[int]) -> None:
     replay = Replay(tiny_model("olmoe"), prompts(5))

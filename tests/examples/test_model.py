@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FOLDER = EXAMPLES / "model"
-ROUTED_TOKENS = 24 * 1024 + 1
+ROUTED_TOKENS = 12 * 1024 + 1
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ def _lie(world: World, which: int) -> None:
     """Noise for a step near or far, now and then of the wrong length."""
     dice = random.Random(which)
     length = world.shape.layers * world.shape.experts + dice.choice((0, 0, 0, 0, -1, 3))
-    step = dice.choice((world.number, world.number, world.number + 1, world.number + 2, -1, 0, 1 << 40))
+    step = dice.choice((world.number, world.number, world.number + 1, world.number + 2, -1, 0, (1 << 40) - 1, 1 << 62))
     world.advise(Plan(step, dice.randbytes(max(length, 0))))
 
 
@@ -123,8 +123,12 @@ def _babble(world: World, which: int) -> None:
         Given([], world.number, far),
         Need(-1, 0, [0]),
         Need(world.number, far, [0]),
+        Need(1 << 62, 0, [0]),
+        Given([], 1 << 62, 0),
         Used(step=world.number, experts=b"abc", **nothing),
         Used(step=-1, experts=bytes(2 * world.shape.layers), **nothing),
+        Used(step=1 << 62, experts=bytes(2 * world.shape.layers), **nothing),
+        Used(step=world.number + 2, experts=bytes(2 * world.shape.layers), **nothing),
         Holding({}) if world.loader_knows and world.ledger.statistics().held else Given([far], -1, -1),
     )
     world.tell_ledger(babble[which % len(babble)])

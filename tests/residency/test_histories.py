@@ -8,7 +8,8 @@ from expertflow.tests.residency.histories import histories, make_holdings, make_
 from expertflow.tests.residency.world import Shape, World
 from hypothesis import HealthCheck, given, settings
 
-QUICK = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
+UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+QUICK = settings(max_examples=2000, deadline=None, suppress_health_check=UNHURRIED)
 LONG = settings(QUICK, max_examples=40_000)
 
 

@@ -151,9 +151,17 @@ class World:
         padded = [(experts + experts[-1:] * (tokens * top_k))[: tokens * top_k] for experts in program]
         routing = np.array(padded, np.uint16).reshape(self.shape.layers, tokens, top_k).swapaxes(0, 1)
         many = list(range(tokens))
-        tokens_of = {"token_ids": many, "rows": many, "positions": many}
-        counts = {"hits": 0, "misses": 0, "stall_ns": 0}
-        return Used(step=self.number, top_k=top_k, experts=routing.tobytes(), **tokens_of, **counts)
+        return Used(
+            step=self.number,
+            token_ids=many,
+            rows=many,
+            positions=many,
+            top_k=top_k,
+            experts=routing.tobytes(),
+            hits=0,
+            misses=0,
+            stall_ns=0,
+        )
 
     # Deaths and advice
 

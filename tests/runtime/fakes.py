@@ -57,7 +57,7 @@ def memory(owner: str, stage: str) -> tuple[str, ...]:
     return ("slots", "host") if stage == owner else ()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], object], timeout_s: float = 30.0) -> None:
     """Poll for something that must come; the time only bounds a failure."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -76,6 +76,7 @@ class FakeCompute:
     orders: deque[ComputeFromScheduler] = field(default_factory=deque)
     ran: list[Ran] = field(default_factory=list)
     last_number: int = -1
+    stall_ns: int = 0
 
     def receive(self, message: ComputeFromScheduler) -> None:
         self.orders.append(message)
@@ -132,7 +133,7 @@ class FakeCompute:
             tokens=list(kept.values()),
             failed=failed,
             busy_ns=1,
-            stall_ns=0,
+            stall_ns=self.stall_ns,
             kv_bytes=self.used_bytes(),
         )
 

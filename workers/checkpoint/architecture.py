@@ -32,25 +32,28 @@ def load_config(folder: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, StrictDataclassError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"transformers cannot read its config.json ({reason})", str(folder), _SUPPORTED) from error
+        what = f"transformers cannot read its config.json ({reason})"
+        raise CheckpointError(what, str(folder), _SUPPORTED) from error
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The causal language model class of a configuration."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    kind = found[0] if isinstance(found, tuple) else found
+    if kind is None:
         raise CheckpointError(f"'{config.model_type}' is not a causal language model", "config.json", _SUPPORTED)
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+    return kind
 
 
 def resolve_dtype(config: PreTrainedConfig, wanted: str, stored: str) -> torch.dtype:
-    """The dtype to compute in: `wanted`, or for auto what the configuration says, or else what the weights are `stored` in."""
+    """The dtype to compute in: `wanted`; for auto what the configuration says, else what weights are `stored` in."""
     if wanted != "auto":
         return getattr(torch, wanted)
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or stored
     name = own if isinstance(own, str) else dtype_name(own)
     if name not in DTYPE_BYTES:
-        raise CheckpointError(f"asks for {name}, which is not supported", "config.json", "Choose a dtype, e.g. bfloat16")
+        remedy = "Choose a dtype, for example bfloat16"
+        raise CheckpointError(f"asks for {name}, which is not supported", "config.json", remedy)
     return getattr(torch, name)
 
 
@@ -79,7 +82,7 @@ def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
 
 
 def loaded_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """What every parameter and buffer of a model built in `dtype` will be once loaded: some families keep a few in float32."""
+    """What each parameter and buffer of a model built in `dtype` will be once loaded: some stay in float32."""
     plan = model._get_dtype_plan(dtype)
     kept = build_glob_alternation(list(plan))[0] if plan else None
     stored = model.state_dict()

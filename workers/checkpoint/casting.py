@@ -1,4 +1,4 @@
-"""Casts raw weight bytes between float types with numpy, rounding to nearest even as torch does. bfloat16 travels as uint16."""
+"""Casts raw weight bytes between float types with numpy, rounding as torch does. bfloat16 travels as uint16."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def row_blocks(piece: Piece, limit_bytes: int) -> list[range]:
 
 
 def convert_rows(raw: np.ndarray, target: np.ndarray, piece: Piece, rows: range, dtype: str) -> None:
-    """Write `rows` of a piece, `raw` as in the file, to their place in `target`: its bytes (uint8) in a slot of `dtype`."""
+    """Write `rows` of a piece, `raw` as in the file, to their place in `target`: its bytes in a slot of `dtype`."""
     shape = piece.source_shape
     values = cast(raw.view(_NUMPY[piece.source_dtype]), piece.source_dtype, dtype).reshape(len(rows), *shape[1:])
     whole = target.view(_NUMPY[dtype])

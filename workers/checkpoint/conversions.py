@@ -1,7 +1,7 @@
 """From transformers' own loading rules to pieces: which file bytes become which bytes of which expert.
 
-Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are rename,
-stack, stack and concatenate, and transpose; any other operation is refused by name.
+Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are
+rename, stack, stack and concatenate, and transpose; any other operation is refused by name.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ from transformers.core_model_loading import (
 from ...errors import CheckpointError
 from .headers import StoredTensor
 
-
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
 
 
 class Source(msgspec.Struct):
-    """What a model parameter is made of: stored tensors by source pattern, in the library's order, and the operations."""
+    """What a model parameter is made of: stored tensors by source pattern, in the library's order, and operations."""
 
     patterns: list[str]
     operations: list[Any]
@@ -62,8 +61,9 @@ def _add(
         patterns, operations = (rule.source_patterns, rule.operations) if rule else ([""], [])
         sources[name] = Source(list(patterns), list(operations), defaultdict(list))
         # A rule that splits a tensor is found by its first target.
-        for other in rule.target_patterns[1:] if rule else []:
-            sources[name.replace(rule.target_patterns[0], other)] = sources[name]
+        first, *others = rule.target_patterns if rule else [name]
+        for other in others:
+            sources[name.replace(first, other)] = sources[name]
     sources[name].stored[pattern or ""].append(tensor)
 
 
@@ -99,12 +99,12 @@ def _read_operations(name: str, source: Source) -> tuple[bool, bool]:
                 stacked = True
             case Concatenate(dim=1) if stacked and not transposed:
                 pass
-            case Transpose() if sorted((operation.dim0 % 3, operation.dim1 % 3)) == [1, 2] and len(source.patterns) == 1:
+            case Transpose() if {operation.dim0 % 3, operation.dim1 % 3} == {1, 2} and len(source.patterns) == 1:
                 transposed = True
             case _:
-                kind = type(operation).__name__
+                what = f"experts need the conversion '{type(operation).__name__}', which cannot be read in place"
                 remedy = "Save the model once with a recent transformers, which stores experts plainly"
-                raise CheckpointError(f"experts need the conversion '{kind}', which cannot be read in place", name, remedy)
+                raise CheckpointError(what, name, remedy)
     return stacked, transposed
 
 
@@ -117,7 +117,8 @@ def _stacked_part(name: str, tensors: list[StoredTensor], experts: int) -> Exper
         what = f"has {len(tensors)} of {experts} experts: {_first_absent(tensors)} is missing"
         raise CheckpointError(what, name, "The checkpoint is incomplete; download it again")
     if len(tensors) > experts:
-        raise CheckpointError(f"is stored for {len(tensors)} experts, the configuration asks for {experts}", name, MISMATCH)
+        what = f"is stored for {len(tensors)} experts, the configuration asks for {experts}"
+        raise CheckpointError(what, name, MISMATCH)
     first = tensors[0]
     if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
         raise CheckpointError("experts differ in shape or type", name, "Such checkpoints are not supported")

@@ -76,7 +76,7 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
 
 
 def first_dtype(tensors: dict[str, StoredTensor]) -> str:
-    """What the first float tensor is stored in, float32 if there is none: the type of a checkpoint whose config says nothing."""
+    """What the first float tensor is stored in (float32 if there is none): the type where config.json says nothing."""
     return next((tensor.dtype for tensor in tensors.values() if tensor.dtype in DTYPE_BYTES), "float32")
 
 
@@ -118,4 +118,5 @@ def _check_length(name: str, entry: _Entry, file: Path) -> None:
     for extent in entry.shape:
         expected *= extent
     if entry.data_offsets[1] - entry.data_offsets[0] != expected:
-        raise CheckpointError(f"tensor {name} has not the length its shape {entry.shape} asks for", str(file), _REDOWNLOAD)
+        what = f"tensor {name} has not the length its shape {entry.shape} asks for"
+        raise CheckpointError(what, str(file), _REDOWNLOAD)

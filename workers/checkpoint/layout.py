@@ -1,7 +1,8 @@
 """How an expert lies in a slot, and which runs of file bytes fill it. numpy only.
 
 A slot has one region a tensor. Direct reads need equal offsets modulo the block in file and memory, so a region
-starts at a block and holds its tensor at the offset that the file happens to have, with room for the rest of the last block.
+starts at a block and holds its tensor at the offset that the file happens to have, with room for the rest of the last
+block.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.nd
 class Run(msgspec.Struct, frozen=True):
     """File bytes that fill slot bytes. `piece` is None when they are copied as they are, else its bytes are converted.
 
-    `opens`, `closes`: the run begins (ends) its tensor, so a direct read may spill the rest of its first (last) block into
-    the room before (the guard behind) it.
+    `opens`, `closes`: the run begins (ends) its tensor, so a direct read may spill the rest of its first (last) block
+    into the room before (the guard behind) it.
     """
 
     file: int

@@ -45,11 +45,15 @@ def _fetch_snapshot(model: str, revision: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = {"allow_patterns": WANTED_FILES, "ignore_patterns": UNWANTED_FILES}
-        return Path(snapshot_download(model, revision=revision or None, **wanted))
+        return Path(
+            snapshot_download(
+                model, revision=revision or None, allow_patterns=WANTED_FILES, ignore_patterns=UNWANTED_FILES
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         remedy = "Check the name and the connection, or give a local folder"
-        raise UsageError(f"not a local folder, and the hub gave no such model ({type(error).__name__})", model, remedy) from error
+        what = f"not a local folder, and the hub gave no such model ({type(error).__name__})"
+        raise UsageError(what, model, remedy) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class SlotTensor(msgspec.Struct, frozen=True):
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """A run of file bytes that becomes a run of a slot tensor; every expert has the same pieces at other places.
 
-    `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `shape` matrix, then cast if needed).
+    `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `source_shape` matrix, cast
+    if needed).
     """
 
     tensor: int
@@ -58,7 +59,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     skeleton_bytes: int
     checkpoint_bytes: int
     kv_bytes_per_token: int
-    """Of one padded position of one row, all layers; an upper bound from the configuration, compute probes the real one."""
+    """Of one padded position of one row, all layers: an upper bound by the configuration; compute probes it."""
     files: list[str]
     tensors: list[SlotTensor]
     pieces: list[Piece]

@@ -30,15 +30,16 @@ from .survey import Piece, SlotTensor, Survey
 def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Survey:
     """Everything the other processes need to know of a checkpoint.
 
-    Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor or
-    shard, a truncated or unreadable file.
+    Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor
+    or shard, a truncated or unreadable file.
     """
     folder = resolve_folder(model, revision)
     try:
         return _survey(folder, dtype)
     except OSError as error:
         where = str(error.filename or folder)
-        raise CheckpointError(f"cannot be read ({error.strerror or error})", where, "Check its permissions and the disk") from error
+        what = f"cannot be read ({error.strerror or error})"
+        raise CheckpointError(what, where, "Check its permissions and the disk") from error
 
 
 def _survey(folder: Path, dtype: str) -> Survey:
@@ -156,11 +157,12 @@ def _check_complete(model: PreTrainedModel, sources: dict[str, Source], folder: 
         if name in sources:
             _check_plain_shape(name, list(tensor.shape), sources[name])
         elif name not in tied and not any(pattern.search(name) for pattern in optional):
-            raise CheckpointError(f"tensor {name} is missing", str(folder), "The checkpoint is incomplete; download it again")
+            remedy = "The checkpoint is incomplete; download it again"
+            raise CheckpointError(f"tensor {name} is missing", str(folder), remedy)
 
 
 def _check_plain_shape(name: str, shape: list[int], source: Source) -> None:
-    """Of a tensor that is stored as it is; `from_pretrained` checks what it converts, and experts are checked by their parts."""
+    """Of a tensor stored as it is; the library checks what it converts, and experts are checked by their parts."""
     if source.operations:
         return
     stored = source.stored[""][0].shape

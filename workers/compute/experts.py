@@ -1,7 +1,7 @@
 """The routed experts of one layer, computed over slots; registered with transformers' experts interface.
 
-All tokens of an expert go through one call, each (token, choice) product goes to its own row and rows are reduced once in
-top-k order: the result does not depend on which experts came late (I1a).
+All tokens of an expert go through one call, each (token, choice) product goes to its own row and rows are reduced once
+in top-k order: the result does not depend on which experts came late (I1a).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
+from ...errors import EngineError
 from .routing import StepRouting
 from .slots import ExpertWeights
 
 
 class ExpertFeed(Protocol):
-    """Brings the experts of a layer, in whatever order they are there; weights are valid until the next one is asked for."""
+    """Brings the experts of a layer, in whatever order they come; weights are valid until the next is asked for."""
 
     def stream(self, layer: int, experts: list[int]) -> Iterable[tuple[int, ExpertWeights]]: ...
 
@@ -29,7 +30,9 @@ class ExpertsLayer:
     def __init__(self, layer: int, feed: ExpertFeed, routing: StepRouting) -> None:
         self._layer, self._feed, self._routing = layer, feed, routing
 
-    def forward(self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+    ) -> torch.Tensor:
         """hidden [tokens, width], routes [tokens, k] and their weights -> [tokens, width]; pads give zeros."""
         real = self._routing.real
         if real is None:
@@ -47,19 +50,25 @@ class ExpertsLayer:
         products = torch.empty_like(gathered)
         ranges = {expert: (bounds[i], bounds[i + 1]) for i, expert in enumerate(experts)}
         for expert, own in self._feed.stream(self._layer, experts):
-            low, high = ranges[expert]
+            low, high = ranges.pop(expert)
             products[low:high] = run_expert(module, own, gathered[low:high])
+        if ranges:
+            # Their rows are whatever the memory held before, perhaps the right products of the last step.
+            where = f"MoE layer {self._layer}"
+            raise EngineError(f"experts {sorted(ranges)} never came", where, "Report this as a bug")
         return self._reduce(products, order, weights, tokens, top_k).to(hidden.dtype)
 
-    def _reduce(self, products: torch.Tensor, order: np.ndarray, weights: torch.Tensor, tokens: int, top_k: int) -> torch.Tensor:
+    def _reduce(
+        self, products: torch.Tensor, order: np.ndarray, weights: torch.Tensor, tokens: int, top_k: int
+    ) -> torch.Tensor:
         place = np.empty_like(order)
         place[order] = np.arange(order.size)
         weighted = products[torch.from_numpy(place)] * weights.reshape(-1, 1)
-        return weighted.view(tokens, top_k, -1).sum(dim=1)
+        return weighted.view(tokens, top_k, products.shape[1]).sum(dim=1)
 
 
 def group_by_expert(routes: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
-    """Stable order of the (token, choice) pairs by expert, the experts hit, and where each begins in that order (and the end)."""
+    """Stable order of the (token, choice) pairs by expert, the experts hit, where each begins in it, and the end."""
     flat = routes.reshape(-1)
     order = np.argsort(flat, kind="stable")
     experts, starts = np.unique(flat[order], return_index=True)

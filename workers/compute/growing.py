@@ -1,7 +1,7 @@
 """A cache layer that grows in place.
 
-The library's dynamic layer copies all keys and values at every step, which at 32 rows of 512 positions took four times as
-long as the attention over them. This one leaves room for some columns and hands out views of the same numbers.
+The library's dynamic layer copies all keys and values at every step: at 32 rows of 512 positions that took four times
+as long as the attention over them. This one leaves room for some columns and hands out views of the same numbers.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def _with_room(tensor: Tensor, columns: int = 0) -> Tensor:
 def _room(tensor: Tensor) -> int:
     """Unused columns behind a view of [rows, heads, capacity, width]; 0 for any other tensor."""
     _, heads, length, width = tensor.shape
-    row, head, column, one = tensor.stride()
+    row, head, column, one = (int(stride) for stride in tensor.stride())
     allocated = head // width
     if (row, column, one) != (heads * allocated * width, width, 1):
         return 0
-    begin = tensor.storage_offset() // width % allocated
+    begin = int(tensor.storage_offset()) // width % allocated
     return allocated - begin - length

@@ -24,7 +24,7 @@ SMALL_WINDOW = 512
 
 @dataclass(frozen=True)
 class KvCost:
-    """Bytes of one row: `bytes_of` is exact, `per_position_bytes * padded length + per_row_bytes` never less."""
+    """Bytes of one row: `per_position_bytes * padded length + per_row_bytes` is never less than `bytes_of`."""
 
     per_position_bytes: int
     per_row_bytes: int
@@ -36,7 +36,7 @@ class KvCost:
     """Whatever the length: linear attention."""
 
     def bytes_of(self, rows: int, length: int) -> int:
-        """What `cache_bytes` says of a cache of `rows` rows and `length` columns that has made a step."""
+        """What a cache of `rows` rows and `length` columns holds after a step (hybrid and indexed layers: at most)."""
         sliding = sum(min(length, window) * size for window, size in self.windows)
         return rows * (self.growing_bytes * capacity(length) + sliding + self.state_bytes)
 

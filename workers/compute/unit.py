@@ -279,6 +279,8 @@ class Unit:
     def _require_join(self, other: Unit) -> None:
         if self.broken or other.broken:
             raise UnitError("a broken unit cannot join", "unit", "Prefill its rows in a new unit")
+        if set(self.numbers) & set(other.numbers):
+            raise UnitError(f"rows {other.numbers} are already among {self.numbers}", "unit")
         if self._rows and not self.abilities.may_join(self.length, other.length):
             raise UnitError("rows of this model cannot join a running unit", "unit", self.abilities.reason)
 

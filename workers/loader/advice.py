@@ -13,6 +13,8 @@ import numpy as np
 from ...ipc.messages import Plan
 
 UNKNOWN = -1
+MOST_STEPS = 1 << 40
+"""No step has such a number: ticks fit into 64 bits."""
 MOST_PLANS = 4
 HORIZON_STEPS = 8
 """Plans for steps further ahead than this are taken for nonsense."""
@@ -34,7 +36,7 @@ class LivePlan:
 
 
 class Advice:
-    """Keeps the plans of the nearest steps. An expert is worth bringing in ahead of need from score `wanted_score` on."""
+    """Keeps the plans of the nearest steps. From score `wanted_score` on an expert is worth being brought in ahead."""
 
     def __init__(self, layers: int, experts: int, wanted_score: int = 127) -> None:
         self._layers, self._experts = layers, experts
@@ -55,7 +57,7 @@ class Advice:
 
     def _is_near(self, step: int) -> bool:
         if self.position == UNKNOWN:
-            return step >= 0
+            return 0 <= step < MOST_STEPS
         current = self.position // self._layers
         return current <= step <= current + HORIZON_STEPS
 

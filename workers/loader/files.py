@@ -31,8 +31,8 @@ class Span(msgspec.Struct, frozen=True):
 def chunk_spans(run: Run, base_bytes: int, guarded: bool) -> list[Span]:
     """The run in chunks of at most CHUNK_BYTES, for a slot that starts at `base_bytes`.
 
-    `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it nothing may
-    land, however the numbers fall: the block's other bytes would hit the neighbours.
+    `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it nothing
+    may land, however the numbers fall: the block's other bytes would hit the neighbours.
     """
     start, offset, count = base_bytes + run.position_bytes, run.offset_bytes, run.count_bytes
     lead = offset % BLOCK_BYTES
@@ -82,7 +82,10 @@ class CheckpointFile:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Closing twice would close somebody else's file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
 
     def read(self, memory: np.ndarray, span: Span, bounce: BounceBuffer) -> None:
         """Fill `memory` (uint8, block-aligned) by `span`. Raises OSError when the file is too short."""
@@ -123,7 +126,7 @@ class CheckpointFile:
     def _read_exactly(self, target: np.ndarray, offset_bytes: int, least_bytes: int) -> None:
         done = 0
         while done < least_bytes:
-            count = os.preadv(self._descriptor, [memoryview(target[done:])], offset_bytes + done)
+            count = os.preadv(self._descriptor, [target[done:].data], offset_bytes + done)
             if count == 0:
                 raise OSError(errno.EIO, f"the file ends {least_bytes - done} bytes early", self.path)
             done += count

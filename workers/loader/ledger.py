@@ -15,7 +15,7 @@ import numpy as np
 
 from ...ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
 from ..routing import read_routing, used_keys
-from .advice import Advice
+from .advice import MOST_STEPS, Advice
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
 from .outlook import Outlook
 from .policy import Policy, Popularity
@@ -161,7 +161,7 @@ class Ledger:
 
     def _on_used(self, used: Used) -> None:
         routing = read_routing(used, self._layers, self._experts)
-        if routing is None or used.step < 0:
+        if routing is None or not 0 <= used.step < MOST_STEPS:
             self._counts["strange"] += 1
             return
         keys = used_keys(routing, self._experts)
@@ -204,7 +204,7 @@ class Ledger:
         """Compute says where it is; a negative step says that it has not begun. False: that cannot be."""
         if step < 0:
             return False
-        if not 0 <= layer < self._layers:
+        if not 0 <= layer < self._layers or step >= MOST_STEPS:
             self._counts["strange"] += 1
             return False
         self._move_to(step * self._layers + layer)

@@ -33,16 +33,15 @@ class Outlook:
     def for_prefetch(self, evictable: np.ndarray, key: int, due: int) -> tuple[int, int] | None:
         """The key to evict for bringing in `key` by tick `due`, and the tick after which it may go (or NOW).
 
-        Never one that is worth as much. An expert that will be used before `due` goes after that: slots roll forward.
+        Never one that is worth as much, or is wanted at the same time: two such would evict each other for ever. An
+        expert that will be used before `due` goes after that, so that slots roll forward.
         """
-        keys = np.flatnonzero(evictable)
+        keys = np.flatnonzero(evictable & ~self._is_wanted_at(due))
         if not len(keys):
             return None
-        free_from = self._free_from(due)[keys]
-        worth = self._worth(due)
-        cost = worth[keys] / discount(free_from - self._advice.position, self._layers)
-        best = int(np.argmin(cost))
-        return (int(keys[best]), int(free_from[best])) if cost[best] * MARGIN < worth[key] else None
+        worth, free_from = self._worth(due), self._free_from(due)
+        victim = int(keys[np.lexsort((free_from[keys], worth[keys]))[0]])
+        return (victim, int(free_from[victim])) if worth[victim] * MARGIN < worth[key] else None
 
     def _worth(self, due: int = NOW) -> np.ndarray:
         """[layers * experts]; uses that are foretold before `due` do not count, since the expert may stay for them."""
@@ -63,3 +62,12 @@ class Outlook:
             foretold = (ticks > self._advice.position) & (ticks < due) & (plan.chances >= self._advice.wanted_chance)
             last = np.where(foretold, ticks, last)
         return last.ravel()
+
+    def _is_wanted_at(self, due: int) -> np.ndarray:
+        """bool [layers * experts]: foretold for tick `due`."""
+        wanted = np.zeros(self._shape, dtype=bool)
+        step, layer = divmod(due, self._layers)
+        for plan in self._advice.plans:
+            if plan.step == step:
+                wanted[layer] = plan.chances[layer] >= self._advice.wanted_chance
+        return wanted.ravel()

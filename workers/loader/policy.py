@@ -13,12 +13,13 @@ import numpy as np
 
 DISCOUNT_A_STEP = 0.8
 """A use one step later is worth so much less."""
+FAR_STEPS = 1000
 SHORT_STEPS, LONG_STEPS, SHORT_PART = 2, 32, 0.2
 
 
 def discount(ticks: np.ndarray, layers: int) -> np.ndarray:
-    """What a use so many ticks from now is worth now: 1 at once, falling to 0."""
-    return np.exp(np.maximum(ticks, 0) * (math.log(DISCOUNT_A_STEP) / layers))
+    """What a use so many ticks from now is worth now: 1 at once, falling, never quite 0."""
+    return np.exp(np.clip(ticks, 0, FAR_STEPS * layers) * (math.log(DISCOUNT_A_STEP) / layers))
 
 
 class Policy(Protocol):
@@ -59,8 +60,9 @@ class Popularity:
     """The share of recent steps that used the expert, and how far away its layer is.
 
     The model walks its layers in a circle, so the expert that was used last is the one that comes last again; plain LRU
-    evicts exactly what is needed next. The share is a mix over the last `SHORT_STEPS` and the last `LONG_STEPS`: measured
-    on the routing of DeepSeek-V2-Lite, no worse than LRU at batch 1 and a third fewer loads at batch 8.
+    evicts exactly what is needed next. The share is a mix over the last `SHORT_STEPS` and the last `LONG_STEPS`.
+    Against LRU on recorded routing of DeepSeek-V2-Lite: about as many loads at batch 1, a quarter to a third fewer at
+    batch 8.
     """
 
     def __init__(self, layers: int, experts: int, top_k: int) -> None:

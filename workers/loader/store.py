@@ -18,8 +18,8 @@ def fill_store(
 ) -> None:
     """Read all experts, by layer then expert, one stride each, and close `source`.
 
-    `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a file
-    cannot be read.
+    `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a
+    file cannot be read.
     """
     done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
     engine = TransferEngine(source, store, survey.stride_bytes, threads, done.put, time.monotonic_ns)

@@ -1,4 +1,4 @@
-"""Moves experts into slots: reader threads over one urgency-ordered queue of chunks, so that a need never waits long (R6).
+"""Moves experts into slots: reader threads over one urgency-ordered queue of chunks: a need never waits long (R6).
 
 Sources behind one interface: the checkpoint's files (disk -> slot) and the shared host store (memory -> slot).
 """

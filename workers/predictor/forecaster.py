@@ -23,7 +23,7 @@ class Forecaster(Protocol):
 
 
 def scores(probabilities: np.ndarray) -> bytes:
-    """Probabilities [layers, experts] as the uint8 scores of a `Plan`: 255 is certain; what is no number counts as 0."""
+    """Probabilities [layers, experts] as the uint8 scores of a `Plan`: 255 is certain; no number counts as 0."""
     bounded = np.clip(np.nan_to_num(probabilities, nan=0.0), 0.0, 1.0)
     return np.rint(bounded * 255).astype(np.uint8).tobytes()
 

@@ -15,6 +15,7 @@ from .admission import Room, pick_prefill, worth_waiting_until_ns
 from .desk import Desk, ending
 from .events import Action, Event
 from .facts import ComputeFacts, Limits, ModelFacts, compute_facts
+from .pacing import UnitPacer
 from .requests import Request, WaitingLine
 from .stepper import Stepper
 from .units import reserved_bytes
@@ -31,6 +32,8 @@ class SchedulerStatistics:
     queue: int
     running: int
     units: int
+    units_wanted: int
+    unit_trials: int
     steps_in_flight: int
     kv_reserved_bytes: int
     accepted: int
@@ -51,6 +54,7 @@ class SchedulerState:
         self._desk = Desk(model, limits, first_row=epoch << 32)
         self._waiting = WaitingLine()
         self._stepper = Stepper(first_number=epoch << 32)
+        self._pacer = UnitPacer(limits.units)
         self._last_arrival_ns = 0
         self._prefills_in_a_row = 0
         self._steps = self._stale_steps = self._recomputed = 0
@@ -94,6 +98,8 @@ class SchedulerState:
             queue=len(self._waiting),
             running=self._stepper.row_count,
             units=len(units),
+            units_wanted=self._pacer.wanted,
+            unit_trials=self._pacer.trials,
             steps_in_flight=self._stepper.steps_in_flight,
             kv_reserved_bytes=reserved_bytes(units, compute) if compute else 0,
             accepted=desk.accepted,
@@ -139,6 +145,10 @@ class SchedulerState:
             self._stale_steps += 1
             return []
         self._steps += 1
+        if outcome.was_prefill:
+            self._pacer.interrupted()
+        else:
+            self._pacer.decoded(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
         actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
         for request, error in outcome.failed:
             actions += self._desk.fail(request, error)
@@ -193,6 +203,7 @@ class SchedulerState:
             request.deaths += 1
         self._recomputed += len(lost)
         self._prefills_in_a_row = 0
+        self._pacer.interrupted()
         self._waiting.put_back([request for request in lost if request.deaths < DEATHS_ALLOWED])
         guilty = [request for request in suspects if request.deaths >= DEATHS_ALLOWED]
         return [action for request in guilty for action in self._desk.fail(request, _deadly())]
@@ -236,14 +247,10 @@ class SchedulerState:
         return self._stepper.prefill(picked)
 
     def _decode(self, compute: ComputeFacts) -> list[Action]:
-        actions = self._stepper.decode(self._units_wanted, compute)
+        actions = self._stepper.decode(self._pacer.wanted, compute)
         if actions:
             self._prefills_in_a_row = 0
         return actions
-
-    @property
-    def _units_wanted(self) -> int:
-        return 2 if self._limits.units == "two" else 1
 
     def _room(self, compute: ComputeFacts) -> Room:
         return Room(self._limits, compute, list(self._stepper.units.values()))

@@ -24,6 +24,7 @@ class Outcome:
 
     tokens: list[tuple[Request, int]]
     failed: list[tuple[Request, ErrorFacts]]
+    was_prefill: bool
 
 
 class Stepper:
@@ -89,13 +90,13 @@ class Stepper:
         unit = self._in_flight.pop(stepped.number, None)
         if unit is None:
             return None
-        unit.step, unit.prefilling = None, False
+        was_prefill, unit.step, unit.prefilling = unit.prefilling, None, False
         live = unit.rows
         tokens = [(live[row], token) for row, token in zip(stepped.rows, stepped.tokens, strict=True) if row in live]
         failed = [(live[row], error) for row, error in stepped.failed.items() if row in live]
         for row in stepped.failed:
             self._evict(unit, row)
-        return Outcome(tokens, failed)
+        return Outcome(tokens, failed, was_prefill)
 
     def lose_all(self) -> tuple[list[Request], list[Request]]:
         """Compute died. Its live requests, and those of them that it was running right then."""

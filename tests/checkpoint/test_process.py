@@ -1,0 +1,104 @@
+"""`python -m expertflow.workers.checkpoint`, and hub ids of snapshots that are already on this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+from expertflow.errors import UsageError
+from expertflow.ipc.messages import ErrorFacts
+from expertflow.workers.checkpoint.resolve import UNWANTED_FILES, resolve_folder
+from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+
+from tests.families import save_tiny
+
+HUB_ID = "some-people/some-experts"
+COMMITS = {"main": "0" * 40, "older": "1" * 40}
+
+
+@pytest.fixture(scope="module")
+def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache as the hub's client leaves it: two snapshots of one repository."""
+    cache = tmp_path_factory.mktemp("hub")
+    repository = cache / f"models--{HUB_ID.replace('/', '--')}"
+    for number, (name, commit) in enumerate(COMMITS.items()):
+        save_tiny("olmoe", repository / "snapshots" / commit, seed=number)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / name).write_text(commit)
+    return cache
+
+
+def survey_in_process(cache: Path, model: str, revision: str, answer: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "expertflow.workers.checkpoint", model, revision, "auto", str(answer)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def test_code_0_and_a_survey_that_needs_no_torch_to_read(hub_cache: Path, tmp_path: Path):
+    done = survey_in_process(hub_cache, HUB_ID, "older", tmp_path / "answer")
+    assert done.returncode == 0, done.stderr
+    survey = msgspec.msgpack.decode((tmp_path / "answer").read_bytes(), type=Survey)
+    folder = hub_cache / f"models--{HUB_ID.replace('/', '--')}" / "snapshots" / COMMITS["older"]
+    assert survey == survey_checkpoint(str(folder))
+    assert done.stdout == ""
+
+
+def test_code_2_and_the_facts_of_the_error(hub_cache: Path, tmp_path: Path):
+    """A hub id that is not on this machine, without a network."""
+    done = survey_in_process(hub_cache, "some-people/other-experts", "", tmp_path / "answer")
+    assert done.returncode == 2, done.stderr
+    facts = msgspec.msgpack.decode((tmp_path / "answer").read_bytes(), type=ErrorFacts)
+    assert facts.code == UsageError.code
+    assert facts.where == "some-people/other-experts"
+    assert "hub" in facts.what
+    assert "local folder" in facts.remedy
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def offline(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub_cache))
+    return hub_cache
+
+
+@pytest.mark.parametrize(("revision", "commit"), [("", COMMITS["main"]), *COMMITS.items()])
+def test_a_cached_hub_id_resolves_by_revision(offline: Path, revision: str, commit: str):
+    assert resolve_folder(HUB_ID, revision).name == commit
+
+
+@pytest.mark.parametrize(("name", "revision"), [(HUB_ID, "newest"), ("nobody/nothing", ""), ("no body/no\tthing", "")])
+def test_other_hub_ids_are_refused(offline: Path, name: str, revision: str):
+    with pytest.raises(UsageError, match="the hub gave no such model") as caught:
+        resolve_folder(name, revision)
+    assert caught.value.where == name
+
+
+def test_a_local_folder_wins_over_a_hub_id(offline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / HUB_ID).mkdir(parents=True)
+    assert resolve_folder(HUB_ID) == (tmp_path / HUB_ID).resolve()
+
+
+def test_second_copies_of_the_weights_are_not_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Some repositories carry the weights twice or thrice: in folders (original/, metal/) or as consolidated files."""
+    asked: dict[str, object] = {}
+
+    def download(model: str, **options: object) -> str:
+        asked.update(options)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    resolve_folder(HUB_ID)
+    assert asked["ignore_patterns"] == UNWANTED_FILES
+    from huggingface_hub.utils import filter_repo_objects
+
+    files = ["config.json", "model-00001-of-00002.safetensors", "original/model.safetensors", "tokenizer.json"]
+    files += ["consolidated.safetensors", "model.safetensors.index.json", "README.md", "pytorch_model.bin"]
+    wanted = filter_repo_objects(files, **{k: v for k, v in asked.items() if k.endswith("patterns")})  # pyright: ignore
+    assert sorted(wanted) == ["config.json", files[1], "model.safetensors.index.json", "tokenizer.json"]

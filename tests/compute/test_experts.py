@@ -1,0 +1,301 @@
+"""The experts of a layer give what the library's own module gives; order of arrival and padding change no bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from expertflow.errors import EngineError
+from expertflow.workers.checkpoint.architecture import experts_modules
+from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.experts import group_by_expert, run_expert
+from expertflow.workers.compute.model import load_model
+from expertflow.workers.compute.residency import FeedCounts
+from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.compute.slots import ExpertWeights, SlotViews
+from expertflow.workers.compute.unit import StepTokens
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM
+
+from tests.families import FAMILIES, save_tiny
+from tests.loader.arenas import fill, make_arena
+
+DTYPES = ("float32", "bfloat16", "float16")
+TOKENS = 23
+
+
+class SlotFeed:
+    """Every expert in a slot of its own, streamed in the order that a test asks for."""
+
+    def __init__(self, survey: Survey) -> None:
+        keys = [(layer, expert) for layer in range(survey.layers) for expert in range(survey.experts)]
+        memory = make_arena(len(keys) * survey.stride_bytes)
+        fill(survey, dict(enumerate(keys)), memory)
+        self._views, self._experts = SlotViews(memory, survey), survey.experts
+        self.shuffle: np.random.Generator | None = None
+        self.instead: dict[int, int] = {}
+        """A mutant: another expert's weights for one."""
+        self.lost: set[int] = set()
+        """A mutant: experts that never come."""
+
+    def weights(self, layer: int, expert: int) -> ExpertWeights:
+        return self._views.weights(layer * self._experts + expert, layer, expert)
+
+    def stream(self, layer: int, experts: list[int]) -> Iterable[tuple[int, ExpertWeights]]:
+        order = experts if self.shuffle is None else self.shuffle.permutation(experts).tolist()
+        for expert in order:
+            if expert not in self.lost:
+                yield expert, self.weights(layer, self.instead.get(expert, expert))
+
+
+class Bench(NamedTuple):
+    """One family in one dtype: our experts modules and the library's."""
+
+    survey: Survey
+    feed: SlotFeed
+    routing: StepRouting
+    ours: list[Any]
+    theirs: list[Any]
+
+
+class Batch(NamedTuple):
+    """What a router hands to the experts."""
+
+    hidden: torch.Tensor
+    routes: torch.Tensor
+    weights: torch.Tensor
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("families")
+    for family in FAMILIES:
+        save_tiny(family, root / family)
+    return root
+
+
+@cache
+def bench(folders: Path, family: str, dtype: str = "float32") -> Bench:
+    survey = survey_checkpoint(str(folders / family), dtype=dtype)
+    feed, routing = SlotFeed(survey), StepRouting()
+    ours = load_model(survey, feed, routing)
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folders / family, dtype=getattr(torch, dtype), experts_implementation="eager"
+    )
+    modules = [[module for _, module in experts_modules(model)] for model in (ours, theirs)]
+    return Bench(survey, feed, routing, *modules)
+
+
+@pytest.fixture(autouse=True)
+def inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+def tokens_of(real: Sequence[bool]) -> StepTokens:
+    count = sum(real)
+    flags = None if all(real) else torch.tensor(real)
+    return StepTokens(flags, list(range(count)), [0] * count, list(range(count)))
+
+
+def draw_batch(survey: Survey, tokens: int = TOKENS, seed: int = 0) -> Batch:
+    """Random tokens whose routes take every expert but the last of the model."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype: torch.dtype = getattr(torch, survey.dtype)
+    width = 48
+    scores = torch.randn(tokens, survey.experts - 1, generator=generator)
+    weights, index = scores.softmax(dim=-1).topk(survey.top_k)
+    return Batch(torch.randn(tokens, width, generator=generator).to(dtype), index, weights.to(dtype))
+
+
+def run_ours(at: Bench, batch: Batch, layer: int = 0, real: Sequence[bool] = ()) -> torch.Tensor:
+    at.routing.begin(tokens_of(real or [True] * len(batch.hidden)))
+    return at.ours[layer](*batch)
+
+
+def error_of(output: torch.Tensor, exact: torch.Tensor) -> float:
+    """Largest difference, as a share of the largest value."""
+    return float((output.float() - exact).abs().max() / exact.abs().max())
+
+
+# Against the library
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_layer_equals_the_librarys(folders: Path, family: str):
+    at = bench(folders, family)
+    assert len(at.ours) == len(at.theirs) == at.survey.layers
+    for layer, module in enumerate(at.theirs):
+        batch = draw_batch(at.survey, seed=layer)
+        assert error_of(run_ours(at, batch, layer), module(*batch)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_half_precision_a_layer_is_as_good_as_the_librarys(folders: Path, family: str, dtype: str):
+    """Both against the same weights and inputs in float32 (I1c); over many tokens, as both are noise."""
+    at, exact = bench(folders, family, dtype), bench(folders, family, "float32")
+    batch = draw_batch(at.survey, tokens=200)
+    whole = exact_layer(at, exact, batch)
+    assert run_ours(at, batch).dtype == batch.hidden.dtype
+    ours, theirs = ((out.float() - whole).pow(2).mean().sqrt() for out in (run_ours(at, batch), at.theirs[0](*batch)))
+    assert ours <= 1.1 * theirs
+
+
+def exact_layer(at: Bench, exact: Bench, batch: Batch) -> torch.Tensor:
+    """The library's layer in float32 with weights rounded to the dtype of `at`."""
+    module = exact.theirs[0]
+    kept = {name: tensor.clone() for name, tensor in module.named_parameters()}
+    for name, tensor in module.named_parameters():
+        tensor.copy_(dict(at.theirs[0].named_parameters())[name])
+    try:
+        return module(batch.hidden.float(), batch.routes, batch.weights.float())
+    finally:
+        for name, tensor in module.named_parameters():
+            tensor.copy_(kept[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_expert_equals_the_librarys(folders: Path, family: str, dtype: str):
+    """All tokens to one expert with weight one: the library's layer is then that expert. Bit for bit, but for gpt-oss,
+    where the library adds the bias in a second step."""
+    at = bench(folders, family, dtype)
+    rows = draw_batch(at.survey).hidden
+    index, weights = torch.full((TOKENS, 1), 5), torch.ones(TOKENS, 1, dtype=rows.dtype)
+    ours, theirs = run_expert(at.ours[0], at.feed.weights(0, 5), rows), at.theirs[0](rows, index, weights)
+    if family == "gpt_oss":
+        assert error_of(ours, theirs.float()) < {"float32": 1e-6, "bfloat16": 2e-2, "float16": 2e-3}[dtype]
+    else:
+        assert torch.equal(ours, theirs)
+
+
+# Bits
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_order_of_arrival_changes_no_bit(folders: Path, family: str, dtype: str):
+    """I1a: experts come when the disk has them."""
+    at = bench(folders, family, dtype)
+    batch = draw_batch(at.survey)
+    expected = run_ours(at, batch)
+    for seed in range(4):
+        at.feed.shuffle = np.random.default_rng(seed)
+        try:
+            assert torch.equal(run_ours(at, batch), expected)
+        finally:
+            at.feed.shuffle = None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pads_give_zeros_and_change_no_bit_of_the_others(folders: Path, family: str, dtype: str):
+    """Whatever a pad holds, NaN included, and wherever it would go."""
+    at = bench(folders, family, dtype)
+    batch = draw_batch(at.survey)
+    real = [number % 3 != 0 for number in range(TOKENS)]
+    rows = torch.tensor(real)
+    hidden, index = batch.hidden.clone(), batch.routes.clone()
+    hidden[~rows], index[~rows] = float("nan"), at.survey.experts - 1
+    padded = run_ours(at, Batch(hidden, index, batch.weights), real=real)
+    assert torch.equal(padded[rows], run_ours(at, Batch(*(part[rows] for part in batch))))
+    assert (padded[~rows] == 0).all()
+
+
+def test_pads_are_in_no_statistics_and_ask_for_no_expert(folders: Path):
+    """A need for an expert that only pads chose would load it for nothing."""
+    at = bench(folders, "olmoe")
+    batch = draw_batch(at.survey, tokens=3)
+    index = torch.tensor([[15, 14, 13, 12], [1, 2, 3, 4], [15, 3, 2, 1]])
+    at.feed.lost = {12, 13, 14}
+    try:
+        run_ours(at, Batch(batch.hidden, index, batch.weights), real=[False, True, True])
+    finally:
+        at.feed.lost = set()
+    used = at.routing.used(7, FeedCounts(1, 2, 3))
+    assert (used.step, used.top_k, used.hits, used.misses, used.stall_ns) == (7, 4, 1, 2, 3)
+    assert np.frombuffer(used.experts, "<u2").tolist() == [1, 2, 3, 4, 15, 3, 2, 1]
+    assert used.token_ids == [0, 1]
+
+
+def test_nothing_but_pads_is_no_error(folders: Path):
+    at = bench(folders, "olmoe")
+    assert (run_ours(at, draw_batch(at.survey, tokens=2), real=[False, False]) == 0).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_few_tokens(folders: Path, tokens: int):
+    """Decoding one sequence: as many experts as choices."""
+    at = bench(folders, "qwen3_moe")
+    batch = draw_batch(at.survey, tokens)
+    assert error_of(run_ours(at, batch), at.theirs[0](*batch)) < 1e-6
+
+
+# Mutants
+
+
+def hit(batch: Batch) -> list[int]:
+    return torch.unique(batch.routes).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_experts_exchanged_are_seen(folders: Path, family: str):
+    at = bench(folders, family)
+    batch = draw_batch(at.survey)
+    first, second = hit(batch)[:2]
+    assert mutant_error(at, batch, {first: second, second: first}) > 1e-2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stale_slot_is_seen(folders: Path, family: str):
+    """One expert computed with what its slot held before, if only one token takes it."""
+    at = bench(folders, family)
+    batch = draw_batch(at.survey, tokens=1)
+    assert mutant_error(at, batch, {hit(batch)[0]: at.survey.experts - 1}) > 1e-2
+
+
+def mutant_error(at: Bench, batch: Batch, instead: dict[int, int]) -> float:
+    at.feed.instead = instead
+    try:
+        return error_of(run_ours(at, batch), at.theirs[0](*batch))
+    finally:
+        at.feed.instead = {}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_lost_wave_is_an_error(folders: Path, family: str):
+    """Not a value: the rows of an expert that never came hold what the memory held before, often the right products."""
+    at = bench(folders, family)
+    batch = draw_batch(at.survey)
+    at.feed.lost = {hit(batch)[1]}
+    try:
+        with pytest.raises(EngineError, match=rf"experts \[{hit(batch)[1]}\] never came") as caught:
+            run_ours(at, batch, layer=1)
+    finally:
+        at.feed.lost = set()
+    assert caught.value.where == "MoE layer 1"
+
+
+# Grouping
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=3, max_size=3), max_size=20))
+def test_pairs_are_grouped_by_expert_in_the_order_of_tokens(routes: list[list[int]]):
+    """Stable: the same tokens make the same rows of an expert's matrix, whatever else is in the batch."""
+    flat = np.array(routes, dtype=np.int64).reshape(-1, 3)
+    order, experts, bounds = group_by_expert(flat)
+    assert experts == sorted(set(flat.flat))
+    assert sorted(order.tolist()) == list(range(flat.size))
+    assert bounds[-1] == flat.size
+    for expert, low, high in zip(experts, bounds, bounds[1:], strict=False):
+        own = order[low:high]
+        assert (flat.reshape(-1)[own] == expert).all()
+        assert (np.diff(own) > 0).all()

@@ -1,0 +1,76 @@
+"""Whatever the layout of a checkpoint: the bytes of an expert arrive in its slot, and nowhere else."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+from expertflow.workers.checkpoint.layout import ReadPlan, tensor_positions
+from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, chunk_spans
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.loader.arenas import CANARY, make_arena
+from tests.loader.layouts import SIZES_BYTES, Place, make_survey
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[list[list[int]], list[Place], int]:
+    """Pieces of each tensor, places of one expert's pieces (some follow each other in the file), and the block."""
+    pieces = draw(st.lists(st.lists(st.integers(1, 9000), min_size=1, max_size=3), min_size=1, max_size=3))
+    places: list[Place] = []
+    before = 0
+    for items in (items for own in pieces for items in own):
+        count = min(2 * items, max(SIZES_BYTES))
+        fitting = [number for number, size in enumerate(SIZES_BYTES) if size >= count]
+        file = draw(st.sampled_from(fitting))
+        offset = draw(st.integers(0, SIZES_BYTES[file] - count) | st.just(SIZES_BYTES[file] - count))
+        if places and draw(st.booleans()) and places[-1][1] + 2 * before + count <= SIZES_BYTES[places[-1][0]]:
+            file, offset = places[-1][0], places[-1][1] + 2 * before
+        places.append((file, offset))
+        before = items
+    return pieces, places, draw(st.sampled_from([1, BLOCK_BYTES]))
+
+
+def expected_slot(survey: Survey, sources: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    """What the tensors of expert 0 hold, and where: by copying whole pieces."""
+    slot = np.zeros(survey.stride_bytes, dtype=np.uint8)
+    inside = np.zeros(survey.stride_bytes, dtype=bool)
+    positions = tensor_positions(survey)[0, 0]
+    for piece, (file, offset) in zip(survey.pieces, survey.place_table()[0, 0], strict=True):
+        start = int(positions[piece.tensor]) + piece.position_bytes
+        data = sources[file].read_bytes()[offset : offset + piece.source_bytes]
+        slot[start : start + len(data)] = np.frombuffer(data, dtype=np.uint8)
+        inside[start : start + len(data)] = True
+    return slot, inside
+
+
+@given(layouts(), st.booleans(), st.randoms(use_true_random=False))
+@settings(deadline=None, max_examples=200)
+def test_any_layout_arrives_and_stays_in_its_slot(
+    sources: list[Path], layout: tuple[list[list[int]], list[Place], int], direct: bool, order: random.Random
+):
+    """Chunks in any order, as two reader threads would run them; the slots on both sides keep their bytes."""
+    pieces, places, block_bytes = layout
+    survey = make_survey(sources, pieces, [places], block_bytes)
+    memory = make_arena(3 * survey.stride_bytes)
+    opened = [CheckpointFile(str(path), direct and block_bytes > 1) for path in sources]
+    chunks = [
+        (run.file, span)
+        for run in ReadPlan(survey).runs(0, 0)
+        for span in chunk_spans(run, survey.stride_bytes, block_bytes > 1)
+    ]
+    order.shuffle(chunks)
+    for file, span in chunks:
+        opened[file].read(memory, span, BounceBuffer())
+    for file in opened:
+        file.close()
+    before, slot, behind = memory.reshape(3, -1)
+    expected, inside = expected_slot(survey, sources)
+    assert np.array_equal(slot[inside], expected[inside])
+    assert (before == CANARY).all()
+    assert (behind == CANARY).all()
+    if block_bytes == 1:
+        assert (slot[~inside] == CANARY).all()

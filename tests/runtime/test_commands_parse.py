@@ -1,0 +1,128 @@
+"""From words to a command: every option is there and explained, and a wrong word is exit code 2 with advice."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from expertflow import __main__ as program
+from expertflow.configs.schema import Config
+from expertflow.errors import UsageError
+from expertflow.runtime.commands.base import EngineCommand
+from expertflow.runtime.commands.demo import Demo
+from expertflow.runtime.commands.generate import Generate
+from expertflow.runtime.commands.registry import chosen_preset, command_kinds, parse
+from expertflow.runtime.commands.serve import Serve
+from expertflow.runtime.commands.widen import Widen
+
+
+def test_options_reach_the_configuration() -> None:
+    """An option that is not a field of the configuration, or the other way round, would be silently without effect."""
+    words = ["--model", "m", "--expert-memory", "1GiB", "--tier", "host", "--units", "two", "--batch-size", "3"]
+    command = parse(["serve", *words, "--record", "r", "--timeline", "t", "--predictor", "noise", "--kv-memory", "1MB"])
+    assert isinstance(command, Serve)
+    expected = {"model": "m", "expert_memory": "1GiB", "tier": "host", "units": "two", "batch_size": 3}
+    given = Config.load(**expected, record="r", timeline="t", predictor="noise", kv_memory="1MB")
+    assert command.engine == given
+
+
+@pytest.mark.parametrize("words", [["--preset", "cpu-host"], ["--preset=cpu-host"]])
+def test_a_preset_is_what_options_start_from(words: list[str]) -> None:
+    """A preset that overrode the options, or was ignored, would run something else than asked for."""
+    command = parse(["serve", "--expert-memory", "50%", *words])
+    assert isinstance(command, Serve)
+    assert (command.engine.tier, command.engine.expert_memory) == ("host", "50%")
+
+
+def test_the_last_preset_counts(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('model = "from the file"\n')
+    command = parse(["serve", "--preset", "cpu-host", "--preset", str(file)])
+    assert isinstance(command, Serve) and command.engine.model == "from the file"
+    assert chosen_preset(["serve"]) == "cpu-disk"
+
+
+def test_prompts_add_up_and_other_commands_have_their_options() -> None:
+    generate = parse(["generate", "--prompt", "a", "--prompt", "b c", "--max-new-tokens", "3"])
+    assert isinstance(generate, Generate) and generate.prompt == ["a", "b c"] and generate.max_new_tokens == 3
+    demo = parse(["demo", "--kill", "compute", "--predictor", "oracle", "--no-check"])
+    assert isinstance(demo, Demo) and (demo.kill, demo.predictor, demo.check) == ("compute", "oracle", False)
+    assert parse(["widen", "a", "b"]) == Widen(source=Path("a"), destination=Path("b"), factor=64)
+
+
+@pytest.mark.parametrize("name", list(command_kinds()))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """An option without a description leaves a newcomer guessing."""
+    with pytest.raises(SystemExit) as end:
+        parse([name, "--help"])
+    assert end.value.code == 0
+    lines = [line.strip("│| ") for line in capsys.readouterr().out.splitlines()]
+    options = re.split(r" --(?=[a-z])", " ".join(lines[lines.index("") :]))[1:]
+    assert len(options) > 1
+    for option in options:
+        said = option.partition(" (")[0].split()
+        assert len(said) > 3, f"--{option} is not explained"
+
+
+def test_engine_commands_have_every_option_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {name for name, kind in command_kinds().items() if issubclass(kind, EngineCommand)} >= {"serve", "generate"}
+    with pytest.raises(SystemExit):
+        parse(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{field.replace('_', '-')}" in text for field in Config.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["serve", "--expert-memry", "1GB"], "--expert-memory"),
+        (["serve", "--tier", "cloud"], "disk"),
+        (["serve", "--batch-size", "many"], "--batch-size"),
+        (["sreve"], "serve"),
+        ([], "serve"),
+        (["generate", "--prompt"], "--prompt"),
+        (["widen", "only-one"], "DESTINATION"),
+    ],
+)
+def test_words_that_are_no_options(words: list[str], advice: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever mistypes must be told what was meant, on stderr, with exit code 2."""
+    with pytest.raises(SystemExit) as end:
+        parse(words)
+    assert end.value.code == 2
+    told = capsys.readouterr()
+    assert advice.lower() in told.err.lower() and not told.out
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["--preset", "nope"], "preset"),
+        (["--expert-memory", "3x"], "expert_memory"),
+        (["--batch-size", "0"], "batch_size"),
+        (["--predictor", "oracle"], "oracle_routes"),
+        (["--preset", "/no/such.toml"], "preset"),
+    ],
+)
+def test_values_that_the_configuration_refuses(words: list[str], where: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse(["serve", *words])
+    assert refused.value.where == where and refused.value.remedy
+
+
+def test_the_command_line_imports_no_torch() -> None:
+    """Each `expertflow top` would take seconds and 350 MB."""
+    code = (
+        "import sys; from expertflow.runtime.commands.registry import parse; parse(['serve', '--model', 'm']);"
+        "print(*({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == ""
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["expertflow", "--version"])
+    assert program.main() == 0
+    assert capsys.readouterr().out.startswith("expertflow 0.")

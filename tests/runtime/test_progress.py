@@ -1,0 +1,59 @@
+"""Progress: lines where nobody watches, bars on a terminal, silence for what is quick."""
+
+from __future__ import annotations
+
+import io
+
+from expertflow.ipc.messages import Progress
+from expertflow.runtime.progress import ProgressView
+from rich.console import Console
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_lines_come_at_the_start_and_every_two_seconds() -> None:
+    """A log with a line a megabyte cannot be read; one without lines looks like a hang."""
+    out, clock = io.StringIO(), Clock()
+    with ProgressView(Console(file=out, width=200), clock) as view:
+        for step in range(100):
+            clock.now_s = step / 10
+            view(Progress("loader", "filling", step, 100))
+        view(Progress("loader", "filling", 100, 100))
+    assert out.getvalue().splitlines() == [
+        "loader: filling …",
+        "loader: filling: 20 of 100",
+        "loader: filling: 40 of 100",
+        "loader: filling: 60 of 100",
+        "loader: filling: 80 of 100",
+    ]
+
+
+def test_bytes_are_shown_as_a_share() -> None:
+    out, clock = io.StringIO(), Clock()
+    view = ProgressView(Console(file=out, width=200), clock)
+    view(Progress("widen", "writing", 0, 10**9))
+    clock.now_s = 3.0
+    view(Progress("widen", "writing", 10**9 // 4, 10**9))
+    assert out.getvalue().splitlines()[1] == "widen: writing: 25 %"
+
+
+def test_what_is_done_at_once_is_not_told() -> None:
+    out = io.StringIO()
+    ProgressView(Console(file=out), Clock())(Progress("supervisor", "allocating", 5, 5))
+    assert out.getvalue() == ""
+
+
+def test_a_terminal_has_bars_that_vanish() -> None:
+    out = io.StringIO()
+    with ProgressView(Console(file=out, force_terminal=True, width=100)) as view:
+        view(Progress("compute", "loading", 0, 10))
+        view(Progress("compute", "loading", 4, 10))
+        view(Progress("compute", "loading", 10, 10))
+        view(Progress("checkpoint", "surveying", 0, 1))
+    text = out.getvalue()
+    assert "surveying" in text and "\x1b[2K" in text

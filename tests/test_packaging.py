@@ -1,0 +1,101 @@
+"""The package as it is installed: complete, light to import, and its pinned versions whole."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import expertflow
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(expertflow.__file__).parent
+SHIPPED = ("configs", "ipc", "workers", "runtime")
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_folder_with_code_is_listed_as_a_package() -> None:
+    """A forgotten one works from the repository and is missing only in the wheel."""
+    folders = {file.parent.relative_to(ROOT) for top in SHIPPED for file in (ROOT / top).rglob("*.py")}
+    expected = {"expertflow", *(".".join(("expertflow", *folder.parts)) for folder in folders)}
+    assert set(project()["tool"]["setuptools"]["packages"]) == expected
+
+
+def test_every_package_has_an_init_file() -> None:
+    """Without one, resources and relative imports behave differently in a wheel."""
+    for name in project()["tool"]["setuptools"]["packages"]:
+        assert (ROOT.joinpath(*name.split(".")[1:]) / "__init__.py").is_file(), name
+
+
+def test_every_other_file_of_a_package_is_package_data() -> None:
+    """A preset that is not listed would be unknown once installed."""
+    listed = {ROOT / "configs" / file.name for file in (ROOT / "configs").glob("*.toml")}
+    others = {
+        file
+        for top in SHIPPED
+        for file in (ROOT / top).rglob("*")
+        if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
+    }
+    assert others == listed
+    assert project()["tool"]["setuptools"]["package-data"] == {"expertflow.configs": ["*.toml"]}
+
+
+def test_importing_the_package_is_cheap() -> None:
+    """torch costs seconds and hundreds of MB; a script that only reads a configuration must not pay for it."""
+    heavy = imported_by("import expertflow; expertflow.Config")
+    assert heavy == set()
+
+
+def test_the_client_needs_no_torch() -> None:
+    """A client may run in a small process of its own."""
+    assert imported_by("from expertflow import Batch, Client, Completion, Supervisor") == {"zmq"}
+
+
+def test_public_names_exist() -> None:
+    for name in expertflow.__all__:
+        assert getattr(expertflow, name) is not None
+    with pytest.raises(AttributeError, match="Clientt"):
+        getattr(expertflow, "Clientt")  # noqa: B009 - a name that pyright would refuse
+
+
+def test_constraints_pin_every_dependency() -> None:
+    """An unpinned dependency would make tomorrow's installation another one than today's."""
+    pinned = constraints()
+    described = project()["project"]
+    asked = [*described["dependencies"], *described["optional-dependencies"]["dev"]]
+    for requirement in map(Requirement, [*asked, *described["optional-dependencies"]["plots"]]):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement.name} is not pinned"
+        assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+def test_constraints_name_no_place() -> None:
+    """A path, an index or a local build of one machine would fail on every other."""
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*", line), line
+
+
+def test_the_licence_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text and "END OF TERMS AND CONDITIONS" in text
+    assert project()["project"]["license"] == "Apache-2.0"
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+def imported_by(code: str) -> set[str]:
+    """Which heavy modules this code imports, in a fresh interpreter."""
+    script = f"{code}\nimport sys\nprint(*({{'torch', 'transformers', 'zmq'}} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
+    return set(answer.stdout.split())
