@@ -39,7 +39,8 @@ lint: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
-	$(BIN)/python -m expertflow.benchmarks $(ARGS)
+	$(BIN)/python benchmarks/step_times.py --model widened --out docs/results/step-times-widened.json $(ARGS)
+	$(BIN)/python benchmarks/step_times.py --model r --out docs/results/step-times-r.json $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from pathlib import Path
+
+from expertflow.runtime.demo.widened import cache_folder, widened_copy
 
 MODEL_R = {
     "vocab_size": 8192,
@@ -19,14 +22,7 @@ MODEL_R = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
-WIDENING = 64
-
-
-def cache_folder() -> Path:
-    """Where models made for measuring are kept."""
-    folder = Path.home() / ".cache" / "expertflow"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def model_r() -> Path:
@@ -51,10 +47,12 @@ def _save_random(folder: Path) -> None:
 
 
 def widened() -> Path:
-    """Folder of the widened built-in model; made at the first call (about 1 GB)."""
-    from expertflow.workers.checkpoint.widen import widen
+    """Folder of the widened built-in model (about 0.9 GB of experts); made at the first call, shared with the demo."""
+    return widened_copy(EXAMPLES / "model", cache_folder())
 
-    folder = cache_folder() / f"widened-{WIDENING}"
-    if not folder.exists():
-        widen(Path(__file__).parents[1] / "examples" / "model", folder, WIDENING)
-    return folder
+
+def held_out_prompts(count: int, characters: int = 160) -> list[str]:
+    """Stretches of the held-out text, the same ones at every call."""
+    text = (EXAMPLES / "held_out.txt").read_text()
+    rng = random.Random(1)
+    return [text[start : start + characters] for start in (rng.randrange(len(text) - characters) for _ in range(count))]

@@ -31,7 +31,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     host_memory: str = "100%"
     """Host store, tier `host` only; it must hold every expert."""
     kv_memory: str = "512MiB"
-    """Budget of the KV caches of all running sequences."""
+    """Budget of the KV caches of all running sequences: bytes, or a percentage of the memory available at start."""
     batch_size: int = 8
     """Sequences that step together in one unit."""
     units: Literal["auto", "one", "two"] = "auto"
@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
     queue_limit: int = 10_000
     """Requests that may wait; one more is refused as busy."""
+    policy: Literal["lru", "popularity"] = "popularity"
+    """Which expert goes first among those that no plan protects; lru is the baseline (docs/decisions.md)."""
     predictor: Predictor = "table"
     """Who forecasts routing. noise and opposite lie on purpose; oracle reads `oracle_routes`."""
     oracle_routes: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import UsageError
 _PREFIX = "expertflow-"
 _UNBORN_PREFIX = ".expertflow-"
 _UNBORN_SECONDS = 60.0
+_MODE = 0o700
 _SOCKET_PATH_BYTES = 107
 """Of `sun_path`, its final zero left out."""
 _LONGEST_NAME = "predictor.999999-scheduler.999999"
@@ -98,13 +100,19 @@ def _remove_if_dead(path: Path) -> None:
     except OSError:  # not a directory, not ours, or just gone
         return
     try:
-        if os.fstat(fd).st_uid == os.getuid():
+        if _is_ours(os.fstat(fd), path):
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
     except BlockingIOError:  # its owner lives
         return
     finally:
         os.close(fd)
+
+
+def _is_ours(status: os.stat_result, path: Path) -> bool:
+    """Also of this mode: a folder of the user's (a clone, a recording) that merely bears such a name is not touched."""
+    private = stat.S_IMODE(status.st_mode) == _MODE or path.name.startswith(_UNBORN_PREFIX)
+    return private and status.st_uid == os.getuid()
 
 
 def _default_base() -> Path:

@@ -110,6 +110,10 @@ class Stage:
         stops, self._stop_requests = self._stop_requests, []
         return events + stops
 
+    def hear(self, peer: str) -> list[Any]:
+        """What a peer has sent, without a poll of everything else: for a stage that looks in while it works."""
+        return self._links[peer].receive() if peer in self._links else []
+
     def send(self, peer: str, message: Message) -> None:
         """Send to a peer stage; never blocks. Nobody hears it while that stage is down: its successor starts afresh."""
         if peer in self._links:

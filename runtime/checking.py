@@ -25,23 +25,26 @@ NOTHING_CHECKED = 2
 
 def run_checks(recording: Path, config: Config) -> Iterator[Check]:
     """The checks as they are done. Raises ExpertFlowError if they could not be made."""
-    command = [sys.executable, "-P", "-m", "expertflow.runtime.verify"]
-    asked = [str(recording), config.model, config.revision, config.dtype]
+    command = [sys.executable, "-P", "-m", "expertflow.ipc.guarded", str(os.getpid())]  # it ends when we are killed
+    asked = ["expertflow.runtime.verify", str(recording), config.model, config.revision, config.dtype]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env={**os.environ, **_like_compute(config)}
     )
+    refuted = False
     with process:
         try:
             for line in process.stdout or ():
-                yield msgspec.json.decode(line, type=Check)
+                check = msgspec.json.decode(line, type=Check)
+                refuted = refuted or not check.holds
+                yield check
             words = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
         except BaseException:
             process.kill()
             raise
     if process.returncode == NOTHING_CHECKED:
         raise ExpertFlowError(words, "verification", "The run itself has ended well; only its check was not possible")
-    if process.returncode not in (0, 1):
+    if process.returncode != int(refuted):  # also when Python ends with 1 because of a traceback
         raise EngineError(f"verification {describe_exit(process.returncode)}", "verification", words)
 
 

@@ -128,8 +128,8 @@ class Exchange:
         """Take in an answer; `Welcome` says nothing about requests."""
         self._quiet_since_ns = now_ns
         match message:
-            case Accepted():
-                self._retry_ns = RETRY_NS
+            case Accepted(request_id):
+                self._accepted(request_id)
             case Tokens(request_id, offset, token_ids):
                 self._tokens(request_id, offset, token_ids)
             case Finished():
@@ -177,6 +177,12 @@ class Exchange:
         self._under_way[order.submit.request_id] = order
         order.under_way = True
         return order.to_send(now_ns)
+
+    def _accepted(self, request_id: str) -> None:
+        """From now on it is not given up as busy: only a scheduler that has forgotten it would say so."""
+        self._retry_ns = RETRY_NS
+        if request_id in self._under_way:
+            self._under_way[request_id].wait_when_busy = True
 
     def _tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
         """Known tokens may come again, with new ones behind them."""

@@ -33,7 +33,9 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     skeleton_bytes: int
     checkpoint_bytes: int
     kv_bytes_per_position: int
-    """0: not known before the model was built."""
+    """Of one sequence, at most."""
+    kv_bytes_per_row: int
+    """Of one sequence, whatever its length."""
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +72,8 @@ def model_needs(survey: Survey) -> Needs:
         experts_bytes=survey.expert_bytes * survey.expert_count,
         skeleton_bytes=survey.skeleton_bytes,
         checkpoint_bytes=survey.checkpoint_bytes,
-        kv_bytes_per_position=survey.kv_bytes_per_token,
+        kv_bytes_per_position=survey.rows.kv_bytes_per_position,
+        kv_bytes_per_row=survey.rows.kv_bytes_per_row,
     )
 
 

@@ -55,7 +55,9 @@ class LocalRuntime:
         )
         holdings = Holdings(slots, survey.layers, survey.experts)
         routing = StepRouting()
-        self._residency = Residency(holdings, SlotViews(memory, survey), self._tell_loader, self._wait, time.monotonic_ns)
+        self._residency = Residency(
+            holdings, SlotViews(memory, survey), self._tell_loader, self._hear, self._wait, time.monotonic_ns
+        )
         self.model = load_model(survey, self._residency, routing)
         self._executor = Executor(
             self.model, abilities or RowAbilities(), routing, self._residency, time.monotonic_ns, choose
@@ -79,7 +81,6 @@ class LocalRuntime:
         if self._forecaster is not None and coming is not None:
             from ..workers.predictor.forecaster import scores
             self._tell_loader(Plan(step.number, scores(self._forecaster.forecast(coming))))
-        self._hear()
         stepped, used = self._executor.run(step)
         if used is not None:
             self._tell_loader(used)
@@ -107,21 +108,21 @@ class LocalRuntime:
                 case _:
                     self._inbox.append(action)
 
-    def _hear(self) -> None:
-        for message in self._take_inbox():
-            self._residency.receive(message)
-
-    def _take_inbox(self) -> list[ComputeFromLoader]:
+    def _hear(self) -> list[ComputeFromLoader]:
+        while not self._done.empty():
+            self._collect(self._done.get())
         inbox, self._inbox = self._inbox, []
         return inbox
 
     def _wait(self) -> list[ComputeFromLoader]:
         while not self._inbox:
-            transfer = self._done.get()
-            if transfer.error is not None:
-                raise CheckpointError(str(transfer.error), self._survey.folder, "Check the checkpoint's files")
-            self._decide(FillDone(transfer.slot))
-        return self._take_inbox()
+            self._collect(self._done.get())
+        return self._hear()
+
+    def _collect(self, transfer: Transfer) -> None:
+        if transfer.error is not None:
+            raise CheckpointError(str(transfer.error), self._survey.folder, "Check the checkpoint's files")
+        self._decide(FillDone(transfer.slot))
 
 
 def _source(survey: Survey, tier: str, readers: int) -> ExpertSource:

@@ -85,7 +85,6 @@ class Meter:
     """Adds up what happens from the first snapshot on; given one at least every few seconds, restarts lose little."""
 
     def __init__(self, first: Snapshot) -> None:
-        self._first_ns = first.time_ns
         self._last = first
         self._sums: dict[str, Progressed] = {}
         self._kv_peak_bytes = 0
@@ -96,9 +95,11 @@ class Meter:
             self._sums[stage] = self._sums.get(stage, Progressed()) + gained
         self._last = now
 
-    def reading(self) -> Reading:
-        """Rates and counts over the whole time; KV caches at their largest."""
-        reading = read(self._last, self._sums, self._sums, (self._last.time_ns - self._first_ns) / 1e9)
+    def reading(self, seconds: float) -> Reading:
+        """Counts of the whole time, rates over the `seconds` in which all happened; KV caches at their largest."""
+        time_ns = round(seconds * 1e9)
+        rates = {stage: msgspec.structs.replace(gained, time_ns=time_ns) for stage, gained in self._sums.items()}
+        reading = read(self._last, rates, rates, seconds)
         experts = msgspec.structs.replace(reading.experts, kv_bytes=self._kv_peak_bytes)
         return msgspec.structs.replace(reading, experts=experts)
 
@@ -136,7 +137,7 @@ def _stage_line(stage: str, now: Snapshot, gained: Progressed) -> StageLine:
         work=WORK.get(stage, ""),
         pid=stats.pid if stats else None,
         rate_per_s=_per(gained.done * 1e9, gained.time_ns),
-        busy_share=_per(gained.busy_ns, gained.time_ns),
+        busy_share=_share(gained.busy_ns, gained.time_ns),
         queue=stats.queue if stats else None,
         waiting_on=stats.waiting_on if stats else "",
         restarts=now.restarts.get(stage, 0),
@@ -168,6 +169,11 @@ def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, 
 def kv_bytes(now: Snapshot) -> int:
     """Of the KV caches as they are."""
     return int(now.stages["compute"].counters.get("kv_bytes", 0)) if "compute" in now.stages else 0
+
+
+def _share(part_ns: int, whole_ns: int) -> float | None:
+    """At most 1: the two clocks are not read at once."""
+    return min(1.0, part_ns / whole_ns) if whole_ns else None
 
 
 def _per(amount: float, base: float) -> float | None:

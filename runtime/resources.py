@@ -10,6 +10,8 @@ from types import TracebackType
 
 import msgspec
 
+from msgspec import structs
+
 from ..configs.schema import Config
 from ..ipc.available import available_bytes
 from ..ipc.memory import Arena
@@ -39,6 +41,8 @@ class Resources:
             stack.callback(self.run_dir.close)
             self.survey = self._make_survey(surveyor, report)
             self.budgets = plan_budgets(config, self.survey, available_bytes())
+            # A percentage is of what is available now; the stages are told bytes.
+            self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
             self.arenas = {name: self._arena(name, size, stack, report) for name, size in _sizes(self.budgets).items()}
             self._death_fds = os.pipe2(os.O_CLOEXEC)
             for fd in self._death_fds:

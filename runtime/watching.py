@@ -82,7 +82,12 @@ def snapshot_after(take: Callable[[], Snapshot], moment_ns: int, patience_s: flo
     """The first snapshot in which every stage has published after `moment_ns` (of `time.monotonic_ns`), or the last."""
     deadline_s = time.monotonic() + patience_s
     snapshot = take()
-    while time.monotonic() < deadline_s and any(stats.time_ns < moment_ns for stats in snapshot.stages.values()):
+    while time.monotonic() < deadline_s and not _all_published(snapshot, moment_ns):
         time.sleep(POLL_MS / 1000)
         snapshot = take()
     return snapshot
+
+
+def _all_published(snapshot: Snapshot, moment_ns: int) -> bool:
+    stages = snapshot.stages
+    return all(stage in stages and stages[stage].time_ns >= moment_ns for stage in snapshot.restarts)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +101,25 @@ def imported_by(code: str) -> set[str]:
     script = f"{code}\nimport sys\nprint(*({{'torch', 'transformers', 'zmq'}} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     return set(answer.stdout.split())
+
+
+def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
+    """Files that are only in the repository are missed by nobody who develops."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "LICENSE", "README.md", *(file.name for file in ROOT.glob("*.py"))):
+        (source / name).write_bytes((ROOT / name).read_bytes() if (ROOT / name).exists() else b"")
+    for top in SHIPPED:
+        shutil.copytree(ROOT / top, source / top, ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    shipped = {file.relative_to(ROOT) for top in SHIPPED for file in (ROOT / top).rglob("*.py")}
+    there = {file.relative_to(tmp_path / "installed" / "expertflow") for file in tmp_path.rglob("installed/**/*.py")}
+    assert shipped <= there
+    code = "from expertflow import Config, __file__ as f; Config.load('cpu-host'); print(f)"
+    clean = {"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin"}
+    told = subprocess.run([sys.executable, "-P", "-c", code], env=clean, text=True, capture_output=True, check=True)
+    assert told.stdout.strip().startswith(str(tmp_path / "installed"))

@@ -52,7 +52,7 @@ LOADER_FROM_COMPUTE: msgspec.msgpack.Decoder[LoaderFromCompute] = msgspec.msgpac
 
 
 class Plan(Message, frozen=True):
-    """Advice for step `step`: uint8 scores [layers, experts], 255 = certain (R5). `protect`: score from which an expert counts."""
+    """Advice for step `step`: uint8 scores [layers, experts], 255 = certain (R5)."""
 
     step: int
     scores: bytes

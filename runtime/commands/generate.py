@@ -56,11 +56,11 @@ class Generate(EngineCommand):
         self._check_options()
         with self._client() as client:
             printer = make_printer(lines, client.model.model, self.json)
-            started_ns, meter = time.monotonic_ns(), Meter(client.stats())
+            meter, started_ns = Meter(snapshot_after(client.stats, 0)), time.monotonic_ns()
             self._generate(client, printer)
             ended_ns = time.monotonic_ns()
             meter.add(snapshot_after(client.stats, ended_ns))
-            printer.close(_summary(printer, (ended_ns - started_ns) / 1e9, meter.reading()))
+            printer.close(_summary(printer, meter.reading((ended_ns - started_ns) / 1e9)))
         return printer.exit_code
 
     def _check_options(self) -> None:
@@ -97,9 +97,9 @@ class Generate(EngineCommand):
         printer.take_results(batch.results(return_errors=True))
 
 
-def _summary(printer: Printer, seconds: float, reading: Reading) -> str:
-    experts, rate = reading.experts, printer.tokens / seconds
+def _summary(printer: Printer, reading: Reading) -> str:
+    experts, rate = reading.experts, printer.tokens / reading.seconds
     return (
-        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {seconds:.1f} s: {rate:.1f} tokens/s; "
+        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {reading.seconds:.1f} s: {rate:.1f} tokens/s; "
         f"experts found in memory: {share_text(experts.hit_share)}, loaded: {experts.loads:,}"
     )

@@ -57,14 +57,14 @@ def _show(needs: Needs, fit: Fit) -> None:
 
 def needs_facts(needs: Needs) -> dict[str, str]:
     """The model, in words."""
-    per_1000 = 1000 * needs.kv_bytes_per_position
+    kv_bytes = 1000 * needs.kv_bytes_per_position + needs.kv_bytes_per_row
     return {
         "model": f"{needs.folder} ({needs.architecture}, {needs.dtype})",
         "experts": f"{needs.layers} layers × {needs.experts}, {needs.top_k} for each token",
         "one expert": format_size(needs.expert_bytes),
         "all experts": format_size(needs.experts_bytes),
         "the rest of the model": format_size(needs.skeleton_bytes),
-        "KV cache of 1,000 positions": format_size(per_1000) if per_1000 else "measured when an engine starts",
+        "KV cache of 1,000 positions": f"{format_size(kv_bytes)} at most",
         "files": format_size(needs.checkpoint_bytes),
     }
 

@@ -50,7 +50,7 @@ def run_prompts(config: Config, order: RunOrder, view: TextView) -> RunResult:
         logging.getLogger("expertflow").setLevel(logging.ERROR)
     with running_engine(config) as engine, Client(engine.address) as client, Watcher(engine.address) as watcher:
         interruption = Interruption(order.kill, order.kill_after_tokens, watcher.kill) if order.kill else None
-        texts, meter = Texts(order.prompts), Meter(engine.snapshot())
+        texts, meter = Texts(order.prompts), Meter(snapshot_after(engine.snapshot, 0))
         started_ns = time.monotonic_ns()
         with view:
             batch = client.submit(order.prompts, order.max_new_tokens)
@@ -60,8 +60,9 @@ def run_prompts(config: Config, order: RunOrder, view: TextView) -> RunResult:
                     _interrupt(interruption, texts, view)
         ended_ns = time.monotonic_ns()
         meter.add(snapshot_after(engine.snapshot, ended_ns))
+    seconds = (ended_ns - started_ns) / 1e9
     pause_s = interruption.pause_s if interruption and interruption.happened else None
-    return RunResult(texts, (ended_ns - started_ns) / 1e9, meter.reading(), pause_s)
+    return RunResult(texts, seconds, meter.reading(seconds), pause_s)
 
 
 def _sampled(batch: Batch, engine: Supervisor, meter: Meter) -> Iterator[Event]:

@@ -10,9 +10,8 @@ import torch
 from ...ipc.messages import RunStep
 from ...workers.checkpoint.survey import Survey
 from ...workers.checkpoint.surveyor import survey_checkpoint
-from ...workers.compute.probe import probe
 from ...workers.compute.recording import read_steps
-from ...workers.checkpoint.architecture import load_config
+from ...workers.compute.unit import RowAbilities
 from .reference import Sequence, reference_logits
 from .replay import replay
 from .report import BFLOAT16, FLOAT32, RESIDENT, Check
@@ -29,7 +28,7 @@ class Verification:
     def __init__(self, folder: Path, model: str, revision: str = "", dtype: str = "auto", limit: int = 32) -> None:
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
         self._survey = survey_checkpoint(model, revision, dtype)
-        self._abilities = probe(load_config(Path(self._survey.folder)))
+        self._abilities = RowAbilities.of(self._survey.rows)
 
     def resident(self) -> Check:
         """I1a: the logits of every recorded step have the same bits when all experts are resident."""

@@ -9,10 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from expertflow.errors import CheckpointError
+from expertflow.workers.checkpoint.headers import read_headers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
 
+DEEP = b'{"weight_map": ' + b"[" * 100_000
+"""More than any parser's stack holds."""
+
+
 # Tensors
+
 
 def test_no_weights(single: Path):
     (single / WEIGHTS).unlink()
@@ -127,6 +136,11 @@ def test_an_absurd_header_length(single: Path, length: int):
     refusal(single, "header", single / WEIGHTS)
 
 
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("damaged") / WEIGHTS
+
+
 def with_header(folder: Path, header: bytes) -> None:
     (folder / WEIGHTS).write_bytes(len(header).to_bytes(8, "little") + header + bytes(64))
 
@@ -136,6 +150,7 @@ def with_header(folder: Path, header: bytes) -> None:
     [
         b"\xff\xff\xff",
         b"[]",
+        DEEP,
         b'{"a": 1}',
         b'{"a": {"dtype": "F32", "shape": [1]}}',
         b'{"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}',
@@ -156,13 +171,33 @@ def test_a_header_that_contradicts_itself(single: Path, shape: list[int], offset
     refusal(single, "tensor a", single / WEIGHTS)
 
 
+@given(st.lists(st.tuples(st.integers(0, 2**12), st.integers(0, 255)), min_size=1, max_size=8), st.integers(0, 2**14))
+@settings(deadline=None, max_examples=300)
+def test_any_damage_to_a_header_is_a_typed_error_or_harmless(
+    originals: Path, scratch: Path, damage: list[tuple[int, int]], cut: int
+):
+    """No other exception leaves the reader, and no tensor reaches beyond its file."""
+    data = bytearray((originals / "single" / WEIGHTS).read_bytes())
+    for at, value in damage:
+        data[at] = value
+    scratch.write_bytes(data[: len(data) - cut * (cut % 2)])
+    try:
+        tensors = read_headers([scratch])
+    except CheckpointError as error:
+        assert error.where == str(scratch)
+    else:
+        assert all(
+            0 <= each.offset_bytes <= each.offset_bytes + each.count_bytes <= len(data) for each in tensors.values()
+        )
+
+
 def test_a_missing_shard(sharded: Path):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
     refusal(sharded, f"names the shard {shard.name}, which is missing", sharded / INDEX)
 
 
-@pytest.mark.parametrize("text", [b"{", b"\xff", b"[]", b"{}", b'{"weight_map": 3}', b'{"weight_map": {"a": 1}}'])
+@pytest.mark.parametrize("text", [b"{", b"\xff", b"[]", b"{}", b'{"weight_map": 3}', b'{"weight_map": {"a": 1}}', DEEP])
 def test_an_index_that_cannot_be_read(sharded: Path, text: bytes):
     (sharded / INDEX).write_bytes(text)
     refusal(sharded, "not a readable index", sharded / INDEX)

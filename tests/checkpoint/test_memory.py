@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 
+from tests.checkpoint.child import run_python
 from tests.checkpoint.sparse import save_sparse
 from tests.checkpoint.test_skeleton import NO_FEED
 from tests.families import tiny_config
@@ -69,9 +68,9 @@ def test_the_peak_of_survey_and_loading_is_the_skeleton(big: Path):
 
     The same measure shows what `from_pretrained` takes: otherwise it might be blind.
     """
-    done = subprocess.run([sys.executable, "-c", PROBE, str(big)], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr
-    survey_bytes, load_bytes, whole_bytes, skeleton_bytes = json.loads(done.stdout)
+    code, output, errors = run_python(["-c", PROBE, str(big)])
+    assert code == 0, errors
+    survey_bytes, load_bytes, whole_bytes, skeleton_bytes = json.loads(output)
     assert survey_bytes < OVERHEAD_BYTES
     assert load_bytes < 2 * skeleton_bytes + OVERHEAD_BYTES
     assert whole_bytes > 300e6

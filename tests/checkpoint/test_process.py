@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -15,6 +12,7 @@ from expertflow.workers.checkpoint.resolve import UNWANTED_FILES, resolve_folder
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 
+from tests.checkpoint.child import run_python
 from tests.families import save_tiny
 
 HUB_ID = "some-people/some-experts"
@@ -33,31 +31,30 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def survey_in_process(cache: Path, model: str, revision: str, answer: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "expertflow.workers.checkpoint", model, revision, "auto", str(answer)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+def survey_in_process(cache: Path, model: str, revision: str, answer: Path) -> tuple[int, str, str]:
+    arguments = ["-m", "expertflow.workers.checkpoint", model, revision, "auto", str(answer)]
+    return run_python(arguments, {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
 
 
 def test_code_0_and_a_survey_that_needs_no_torch_to_read(hub_cache: Path, tmp_path: Path):
-    done = survey_in_process(hub_cache, HUB_ID, "older", tmp_path / "answer")
-    assert done.returncode == 0, done.stderr
+    code, output, errors = survey_in_process(hub_cache, HUB_ID, "older", tmp_path / "answer")
+    assert code == 0, errors
     survey = msgspec.msgpack.decode((tmp_path / "answer").read_bytes(), type=Survey)
     folder = hub_cache / f"models--{HUB_ID.replace('/', '--')}" / "snapshots" / COMMITS["older"]
     assert survey == survey_checkpoint(str(folder))
-    assert done.stdout == ""
+    assert output == ""
 
 
 def test_code_2_and_the_facts_of_the_error(hub_cache: Path, tmp_path: Path):
     """A hub id that is not on this machine, without a network."""
-    done = survey_in_process(hub_cache, "some-people/other-experts", "", tmp_path / "answer")
-    assert done.returncode == 2, done.stderr
+    code, _, errors = survey_in_process(hub_cache, "some-people/other-experts", "", tmp_path / "answer")
+    assert code == 2, errors
     facts = msgspec.msgpack.decode((tmp_path / "answer").read_bytes(), type=ErrorFacts)
     assert facts.code == UsageError.code
     assert facts.where == "some-people/other-experts"
     assert "hub" in facts.what
     assert "local folder" in facts.remedy
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in errors
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_no_config(single: Path):
     refusal(single, "no config.json", single)
 
 
-@pytest.mark.parametrize("text", [b"{", b"", b"\xff\xfe{}", b"[1, 2]", b'"olmoe"'])
+@pytest.mark.parametrize("text", [b"{", b"", b"\xff\xfe{}", b"[1, 2]", b'"olmoe"', b"[" * 100_000])
 def test_a_config_that_is_not_a_json_object(single: Path, text: bytes):
     (single / "config.json").write_bytes(text)
     refusal(single, "is not", single / "config.json")

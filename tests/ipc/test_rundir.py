@@ -58,6 +58,15 @@ def test_a_sweep_leaves_other_things_alone(tmp_path: Path):
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def test_a_sweep_leaves_folders_of_the_user_alone(tmp_path: Path):
+    """A clone or a recording in /tmp that is called expertflow-something would be deleted by the next start."""
+    clone = tmp_path / "expertflow-runtime"
+    clone.mkdir(mode=0o755)
+    (clone / "work").touch()
+    sweep(tmp_path)
+    assert (clone / "work").exists()
+
+
 def test_a_base_whose_sockets_would_have_too_long_names_is_refused(tmp_path: Path):
     """The system's own error names neither the limit nor the remedy, and comes when a stage binds."""
     deep = tmp_path / ("x" * 90)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from expertflow.workers.checkpoint.headers import DTYPE_BYTES
 from expertflow.workers.checkpoint.layout import place_regions
-from expertflow.workers.checkpoint.survey import Piece, Survey
+from expertflow.workers.checkpoint.survey import Piece, RowFacts, Survey
 from expertflow.workers.loader.files import BLOCK_BYTES
 
 SMALL_CHUNK_BYTES = 2 * BLOCK_BYTES
@@ -49,7 +49,7 @@ def make_survey(
         module_names=["layer"],
         skeleton_bytes=0,
         checkpoint_bytes=0,
-        kv_bytes_per_token=0,
+        rows=RowFacts(kv_bytes_per_position=0),
         files=[str(file) for file in files],
         tensors=tensors,
         pieces=[

@@ -42,9 +42,7 @@ def read_run(path: Path, run: Run, memory: np.ndarray, base_bytes: int, direct: 
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**5), st.integers(0, 1), st.booleans(), st.booleans())
-def test_spans_cover_their_run_once(
-    small_chunks: None, offset: int, count: int, shift: int, opens: bool, closes: bool
-):
+def test_spans_cover_their_run_once(small_chunks: None, offset: int, count: int, shift: int, opens: bool, closes: bool):
     position = 7 * BLOCK_BYTES + (offset + shift) % BLOCK_BYTES
     spans = chunk_spans(a_run(offset, count, position, opens, closes), 0, guarded=True)
     lead = spans[0].offset_bytes - offset

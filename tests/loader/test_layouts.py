@@ -18,19 +18,22 @@ from tests.loader.layouts import SIZES_BYTES, Place, make_survey
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[list[list[int]], list[Place], int]:
-    """Pieces of each tensor, places of one expert's pieces (some follow each other in the file), and the block."""
+    """Pieces of each tensor, places of one expert's pieces, and the block.
+
+    Some pieces follow each other in their file, or would if they were in the same one.
+    """
     pieces = draw(st.lists(st.lists(st.integers(1, 9000), min_size=1, max_size=3), min_size=1, max_size=3))
     places: list[Place] = []
-    before = 0
+    behind = 0
     for items in (items for own in pieces for items in own):
-        count = min(2 * items, max(SIZES_BYTES))
+        count = 2 * items
         fitting = [number for number, size in enumerate(SIZES_BYTES) if size >= count]
         file = draw(st.sampled_from(fitting))
         offset = draw(st.integers(0, SIZES_BYTES[file] - count) | st.just(SIZES_BYTES[file] - count))
-        if places and draw(st.booleans()) and places[-1][1] + 2 * before + count <= SIZES_BYTES[places[-1][0]]:
-            file, offset = places[-1][0], places[-1][1] + 2 * before
+        if draw(st.booleans()) and behind + count <= SIZES_BYTES[file]:
+            offset = behind
         places.append((file, offset))
-        before = items
+        behind = offset + count
     return pieces, places, draw(st.sampled_from([1, BLOCK_BYTES]))
 
 

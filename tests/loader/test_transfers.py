@@ -58,9 +58,7 @@ class Rig:
         self.source = GatedSource(chunks)
         self.done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         ticks = iter(range(1, 10**6))
-        self.engine = TransferEngine(
-            self.source, make_arena(4096), 64, threads, self.done.put, lambda: next(ticks)
-        )
+        self.engine = TransferEngine(self.source, make_arena(4096), 64, threads, self.done.put, lambda: next(ticks))
 
     def start(self, slot: int, urgent: bool = False) -> None:
         """Slot and expert have the same number."""

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 
 UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 QUICK = settings(max_examples=2000, deadline=None, suppress_health_check=UNHURRIED)
-LONG = settings(QUICK, max_examples=40_000)
+LONG = settings(QUICK, max_examples=20_000)
 
 
 @QUICK

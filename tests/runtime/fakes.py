@@ -10,7 +10,7 @@ import numpy as np
 from expertflow.configs.schema import Config
 from expertflow.runtime.stages import StagePlan
 from expertflow.runtime.supervisor import Supervisor
-from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.checkpoint.survey import RowFacts, Survey
 
 SCRIPT = str(Path(__file__).with_name("fake_stage.py"))
 STAGES = ("compute", "loader", "predictor", "scheduler")
@@ -31,7 +31,7 @@ def fake_survey(layers: int = 4, experts: int = 8, stride_bytes: int = 4096, ske
         module_names=[f"layers.{layer}" for layer in range(layers)],
         skeleton_bytes=skeleton_bytes,
         checkpoint_bytes=layers * experts * stride_bytes,
-        kv_bytes_per_token=16,
+        rows=RowFacts(kv_bytes_per_position=16),
         files=[],
         tensors=[],
         pieces=[],

@@ -1,4 +1,4 @@
-"""The commands as a person runs them: real processes on the built-in model (not widened: it is quick)."""
+"""The commands as a person runs them: real processes on the built-in model (hardly widened: it is quick)."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_serve_generate_and_top(tmp_path: Path) -> None:
     file = tmp_path / "address"
     with started("serve", "--model", str(MODEL), "--address-file", str(file)) as server:
         address = read_when_there(file, server)
-        one = ran("generate", "--address", address, "--prompt", "In the beginning God created", "--max-new-tokens", "8")
-        assert one.returncode == 0 and one.stdout.strip() and "8 tokens" in one.stderr
+        one = ran("generate", "--address", address, "--prompt", "And it came to pass in", "--max-new-tokens", "3")
+        assert one.returncode == 0 and one.stdout.strip() and "3 tokens" in one.stderr
         top = ran("top", "--once", "--json", "--address", address, "--interval-s", "1.2")
         reading = json.loads(top.stdout)
         wrong = ran("generate", "--address", address, "--prompt", "word " * 2000)
@@ -84,9 +84,11 @@ def test_ctrl_c_in_the_middle_of_generating(tmp_path: Path, runtime_base: Path) 
 
 def test_the_demonstration_survives_a_kill_and_proves_it(tmp_path: Path) -> None:
     """The main job of the product: text goes on after the death of compute, with the bits of the resident model."""
-    timeline = tmp_path / "timeline.json"
+    timeline, model = tmp_path / "timeline.json", tmp_path / "widened"
+    widened = ran("widen", str(MODEL), str(model), "--factor", "2")
+    assert widened.returncode == 0, widened.stderr
     words = ["--count", "3", "--max-new-tokens", "12", "--kill", "compute", "--timeline", str(timeline)]
-    done = ran("demo", "--model", str(MODEL), *words)
+    done = ran("demo", "--model", str(model), *words)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "Killed compute" in done.stdout and "stood still for" in done.stdout

@@ -134,7 +134,10 @@ def test_checks_are_read_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert [(check.claim, check.holds) for check in checks] == [("a", True), ("b", False)]
 
 
-@pytest.mark.parametrize(("script", "what"), [("echo broken >&2; exit 2", "broken"), ("kill -9 $$", "SIGKILL")])
+@pytest.mark.parametrize(
+    ("script", "what"),
+    [("echo broken >&2; exit 2", "broken"), ("echo bug >&2; exit 1", "bug"), ("kill -9 $$", "SIGKILL")],
+)
 def test_checks_that_could_not_be_made(script: str, what: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Silence would look like `yes`."""
     fake_verification(script, monkeypatch, tmp_path)

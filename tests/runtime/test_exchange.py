@@ -104,6 +104,18 @@ def test_busy_is_an_error_for_those_who_do_not_wait() -> None:
     assert isinstance(one.error, BusyError)
 
 
+def test_an_accepted_request_is_not_given_up_as_busy() -> None:
+    """A restarted scheduler may be flooded with what its predecessor had accepted."""
+    exchange, one = Exchange(), order("a", wait_when_busy=False)
+    exchange.hand_in(one, 0)
+    exchange.due(0)
+    exchange.hear(Accepted("a"), 1)
+    exchange.reconnected()
+    exchange.due(2)
+    exchange.hear(busy("a"), 3)
+    assert one.error is None and submitted(exchange.due(2 * RETRY_NS)) == ["a"]
+
+
 def test_a_refusal_is_typed() -> None:
     """The caller can tell a bad request from a dead engine."""
     exchange, one = Exchange(), order("a")

@@ -24,7 +24,7 @@ from expertflow.ipc.spec import StageSpec
 from expertflow.ipc.stage import Stage
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute
 from expertflow.tests.scheduler.world import EOS
-from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.checkpoint.survey import RowFacts, Survey
 from expertflow.workers.scheduler.facts import ComputeFacts
 from expertflow.workers.scheduler.shell import SchedulerShell
 
@@ -36,8 +36,8 @@ def make_survey(folder: Path, vocabulary: int = VOCABULARY, context: int = 64) -
     return Survey(
         folder=str(folder), model_type="fake", architecture="Fake", dtype="float32", vocabulary=vocabulary,
         context=context, eos_ids=[EOS], layers=1, experts=1, top_k=1, module_names=[], skeleton_bytes=0,
-        checkpoint_bytes=0, kv_bytes_per_token=10, files=[], tensors=[], pieces=[], places=b"", stride_bytes=1,
-        block_bytes=1,
+        checkpoint_bytes=0, rows=RowFacts(kv_bytes_per_position=10), files=[], tensors=[], pieces=[], places=b"",
+        stride_bytes=1, block_bytes=1,
     )  # fmt: skip
 
 
@@ -83,6 +83,11 @@ class FakeEngine:
         self._thread.join(10)
         self.run_dir.close()
         assert not self._errors, self._errors
+
+    @property
+    def shell(self) -> SchedulerShell | None:
+        """Of the scheduler that runs now."""
+        return self._scheduler[1] if self._scheduler else None
 
     def start_scheduler(self) -> None:
         started = threading.Event()

@@ -48,7 +48,7 @@ class ForeignClient:
         self.socket.connect(f"ipc://{address}/clients")
 
     def say(self, **message: Any) -> None:
-        self.socket.send(msgpack.packb(message))
+        self.socket.send(msgpack.packb(message) or b"")
 
     def hear(self) -> dict[str, Any]:
         assert self.socket.poll(10_000), "no answer"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from expertflow.ipc.messages import (
     Accepted,
     Cancel,
+    ErrorFacts,
     Finished,
     Forecast,
     Refused,
@@ -240,3 +241,17 @@ class World:
         said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
         assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"
         assert len(set(ran.rows)) <= self.limits.batch_size
+
+
+def finished(book: Book) -> Finished:
+    """Its one end, a completion."""
+    assert len(book.ends) == 1
+    assert isinstance(book.ends[0], Finished), book.ends
+    return book.ends[0]
+
+
+def refusal(book: Book) -> ErrorFacts:
+    """Its one end, an error."""
+    assert len(book.ends) == 1
+    assert isinstance(book.ends[0], Refused), book.ends
+    return book.ends[0].error

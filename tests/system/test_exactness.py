@@ -14,10 +14,8 @@ import pytest
 import torch
 from expertflow.configs.schema import Config
 from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.architecture import load_config
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.probe import probe
 from expertflow.workers.compute.unit import RowAbilities
 from expertflow.workers.predictor.forecaster import make_forecaster
 from transformers import AutoModelForCausalLM
@@ -63,7 +61,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @cache
 def _surveyed(folder: Path, dtype: str) -> tuple[Survey, RowAbilities]:
-    return survey_checkpoint(str(folder), dtype=dtype), probe(load_config(folder))
+    survey = survey_checkpoint(str(folder), dtype=dtype)
+    return survey, RowAbilities.of(survey.rows)
 
 
 def _slots(budget: str, survey: Survey) -> int:

@@ -55,7 +55,7 @@ def _indexed_files(index: Path) -> list[Path]:
     try:
         table = msgspec.json.decode(index.read_bytes(), type=dict[str, msgspec.Raw])
         names = sorted(set(msgspec.json.decode(table["weight_map"], type=dict[str, str]).values()))
-    except (msgspec.DecodeError, KeyError) as error:
+    except (msgspec.DecodeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"is not a readable index ({error})", str(index), _REDOWNLOAD) from error
     files = [index.parent / name for name in names]
     for file in files:
@@ -97,7 +97,7 @@ def _decode_header(raw: bytes, file: Path) -> dict[str, _Entry]:
         table = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         table.pop("__metadata__", None)
         return {name: msgspec.json.decode(value, type=_Entry) for name, value in table.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"has a garbled header ({error})", str(file), _REDOWNLOAD) from error
 
 

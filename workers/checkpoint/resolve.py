@@ -63,7 +63,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
     try:
         config = json.loads(file.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"is not valid JSON ({error})", str(file), "Download the checkpoint again") from error
     if not isinstance(config, dict):
         raise CheckpointError("is not a JSON object", str(file), "Download the checkpoint again")

@@ -40,6 +40,21 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     operation: Literal["copy", "cast", "transpose"] = "copy"
 
 
+class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What rows of this model can do without changing a result, and what their cache costs."""
+
+    padding: bool = True
+    """Rows of different lengths may share a unit."""
+    moving: bool = True
+    """Rows can be taken out of a cache and joined."""
+    reason: str = ""
+    """Why something is impossible."""
+    kv_bytes_per_position: int
+    """Of one padded position of one row, all layers: an upper bound."""
+    kv_bytes_per_row: int = 0
+    """Whatever its length (recurrent states, short windows)."""
+
+
 class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint: sizes, special tokens, and where the bytes of every expert lie."""
 
@@ -49,6 +64,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     vocabulary: int
     context: int
+    """Positions up to which the model is exact, whatever else is in the batch."""
     eos_ids: list[int]
     layers: int
     """MoE layers, in the order they run."""
@@ -58,8 +74,7 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     """Of the experts module of each MoE layer."""
     skeleton_bytes: int
     checkpoint_bytes: int
-    kv_bytes_per_token: int
-    """Of one padded position of one row, all layers: an upper bound by the configuration; compute probes it."""
+    rows: RowFacts
     files: list[str]
     tensors: list[SlotTensor]
     pieces: list[Piece]

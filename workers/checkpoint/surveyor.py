@@ -11,6 +11,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError
+from ..compute.kv_cost import kv_bytes
+from ..compute.probe import probe
+from ..compute.rope import rope_limits
 from .architecture import (
     build_on_meta,
     dtype_name,
@@ -24,7 +27,7 @@ from .conversions import MISMATCH, ExpertPart, Source, expert_parts, match_sourc
 from .headers import DTYPE_BYTES, checkpoint_files, first_dtype, read_headers
 from .layout import block_for, place_regions
 from .resolve import resolve_folder
-from .survey import Piece, SlotTensor, Survey
+from .survey import Piece, RowFacts, SlotTensor, Survey
 
 
 def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Survey:
@@ -64,7 +67,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
         architecture=type(skeleton).__name__,
         dtype=dtype_name(wanted),
         vocabulary=text.vocab_size,
-        context=getattr(text, "max_position_embeddings", 0) or 2**31,
+        context=_context(config),
         eos_ids=_special_tokens(folder, config),
         layers=len(modules),
         experts=experts.count,
@@ -72,7 +75,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
         module_names=list(modules),
         skeleton_bytes=_skeleton_bytes(skeleton, modules, dtypes),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
-        kv_bytes_per_token=0,
+        rows=_row_facts(config, wanted),
         files=[str(file) for file in files],
         tensors=experts.tensors,
         pieces=experts.pieces,
@@ -169,6 +172,22 @@ def _check_plain_shape(name: str, shape: list[int], source: Source) -> None:
     if stored != shape:
         what = f"is stored with shape {stored}, the configuration asks for {shape}"
         raise CheckpointError(what, name, MISMATCH)
+
+
+def _context(config: PreTrainedConfig) -> int:
+    stated = getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31
+    return min(stated, rope_limits(config) or stated)
+
+
+def _row_facts(config: PreTrainedConfig, dtype: torch.dtype) -> RowFacts:
+    abilities, cost = probe(config), kv_bytes(config, dtype)
+    return RowFacts(
+        padding=abilities.padding,
+        moving=abilities.moving,
+        reason=abilities.reason,
+        kv_bytes_per_position=cost.per_position_bytes,
+        kv_bytes_per_row=cost.per_row_bytes,
+    )
 
 
 def _top_k(model: PreTrainedModel, config: PreTrainedConfig) -> int:

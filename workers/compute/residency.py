@@ -28,8 +28,8 @@ class ComputeStopped(Exception):
 class Residency:
     """An `ExpertFeed` over holdings.
 
-    `send` takes messages to the loader; `wait` blocks until the loader has said something and returns it (or raises
-    ComputeStopped); `poll` returns at once what has come. Neither is called while everything a layer needs is there.
+    `send` takes messages to the loader; `hear` returns at once what the loader has said; `wait` blocks until it has said
+    something (or raises ComputeStopped).
     """
 
     def __init__(
@@ -37,11 +37,12 @@ class Residency:
         holdings: Holdings,
         views: SlotViews,
         send: Callable[[Message], None],
+        hear: Callable[[], list[ComputeFromLoader]],
         wait: Callable[[], list[ComputeFromLoader]],
         clock_ns: Callable[[], int],
     ) -> None:
         self._holdings, self._views = holdings, views
-        self._send, self._wait, self._clock_ns = send, wait, clock_ns
+        self._send, self._hear, self._wait, self._clock_ns = send, hear, wait, clock_ns
         self._step = -1
         self._stall_ns = 0
 
@@ -63,6 +64,8 @@ class Residency:
 
     def stream(self, layer: int, experts: list[int]) -> Iterator[tuple[int, ExpertWeights]]:
         """The experts of one layer as they are there (R4): what is held first, arrivals at once."""
+        for message in self._hear():
+            self.receive(message)
         runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
         while True:
             for expert, slot in runs:

@@ -16,12 +16,11 @@ from ..checkpoint.survey import Survey
 from .executor import Executor, sample
 from .holdings import Holdings
 from .model import load_model
-from .kv_cost import kv_bytes
-from .probe import probe
 from .recording import Recording
 from .residency import ComputeStopped, Residency
 from .routing import StepRouting
 from .slots import SlotViews
+from .unit import RowAbilities
 
 LANE_COMPUTE, LANE_STALL = 0, 1
 
@@ -34,20 +33,24 @@ class ComputeShell:
         survey = stage.survey(Survey)
         slots = stage.arena("slots").array
         holdings = Holdings(slots.size // survey.stride_bytes, survey.layers, survey.experts)
-        self._steps: deque[ComputeFromScheduler] = deque()
+        self._steps: deque[ComputeFromScheduler | _NewScheduler] = deque()
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
         self._waiting_on = ""
         routing = StepRouting()
         self._residency = Residency(
-            holdings, SlotViews(slots, survey), lambda message: stage.send("loader", message), self._wait, time.monotonic_ns
+            holdings,
+            SlotViews(slots, survey),
+            send=lambda message: stage.send("loader", message),
+            hear=self._hear,
+            wait=self._wait,
+            clock_ns=time.monotonic_ns,
         )
         model = load_model(survey, self._residency, routing)
-        self._abilities = probe(model.config)
-        self._kv = kv_bytes(model.config, model.dtype)
+        self._rows = survey.rows
         self._recording = Recording.open(stage.config.record, stage.spec.epoch)
         self._executor = Executor(
-            model, self._abilities, routing, self._residency, time.monotonic_ns, self._recording.watch(sample)
+            model, RowAbilities.of(survey.rows), routing, self._residency, time.monotonic_ns, self._recording.watch(sample)
         )
 
     def run(self) -> None:
@@ -56,7 +59,8 @@ class ComputeShell:
         try:
             while self._stage.running:
                 self._route(self._stage.poll(0 if self._steps else 1000))
-                self._hear_loader()
+                for message in self._hear():
+                    self._residency.receive(message)
                 if self._steps:
                     self._obey(self._steps.popleft())
                 if self._stage.publish_due:
@@ -66,13 +70,13 @@ class ComputeShell:
         self._publish()
 
     def _facts(self) -> dict[str, int | float | str]:
-        abilities = self._abilities
+        rows = self._rows
         return {
-            "padding": int(abilities.padding),
-            "moving": int(abilities.moving),
-            "reason": abilities.reason,
-            "kv_bytes_per_position": self._kv.per_position_bytes,
-            "kv_bytes_per_row": self._kv.per_row_bytes,
+            "padding": int(rows.padding),
+            "moving": int(rows.moving),
+            "reason": rows.reason,
+            "kv_bytes_per_position": rows.kv_bytes_per_position,
+            "kv_bytes_per_row": rows.kv_bytes_per_row,
             "threads": torch.get_num_threads(),
         }
 
@@ -95,10 +99,10 @@ class ComputeShell:
                 case _:
                     pass
 
-    def _hear_loader(self) -> None:
+    def _hear(self) -> list[ComputeFromLoader]:
+        """What the loader has said, in its order, without waiting."""
         arrivals, self._arrivals = self._arrivals, []
-        for message in arrivals:
-            self._residency.receive(message)
+        return arrivals + self._stage.hear("loader")
 
     def _wait(self) -> list[ComputeFromLoader]:
         """Block until the loader has said something; the scheduler's messages queue up meanwhile."""

@@ -17,6 +17,7 @@ from transformers import PreTrainedConfig
 
 from ...errors import EngineError
 from ...ipc.messages import Row, Sampling
+from ..checkpoint.survey import RowFacts
 from . import rows as cache_rows
 from .growing import new_cache
 
@@ -35,6 +36,11 @@ class RowAbilities:
     """Rows can be taken out of a cache and joined; if not, they leave by masking, and none joins."""
     reason: str = ""
     """Why something is impossible."""
+
+    @classmethod
+    def of(cls, facts: RowFacts) -> RowAbilities:
+        """As the survey found them."""
+        return cls(facts.padding, facts.moving, facts.reason)
 
     def may_join(self, length: int, joining: int) -> bool:
         """Whether caches of these lengths can become one."""

@@ -87,3 +87,8 @@ class Popularity:
         share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
         visit = after + 1 + (self._layer_of - after - 1) % self._layers
         return discount(visit - now, self._layers) * share / (1 - (1 - share) * DISCOUNT_A_STEP)
+
+
+def make_policy(name: str, layers: int, experts: int, top_k: int) -> Policy:
+    """The policy of this name (`Config.policy`)."""
+    return Lru(layers, experts) if name == "lru" else Popularity(layers, experts, top_k)

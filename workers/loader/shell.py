@@ -14,6 +14,7 @@ from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from .ledger import Ledger
+from .policy import make_policy
 from .store import fill_store
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
@@ -34,6 +35,7 @@ class LoaderShell:
             self._survey.layers,
             self._survey.experts,
             self._survey.top_k,
+            make_policy(stage.config.policy, self._survey.layers, self._survey.experts, self._survey.top_k),
             fills_in_flight=2 * stage.config.reads_in_flight,
         )
         self._lane_ends_ns: dict[int, int] = {}

@@ -49,7 +49,7 @@ class SchedulerShell:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
-        self._state = SchedulerState(model_facts(survey), limits(stage.config, survey), stage.spec.epoch)
+        self._state = SchedulerState(model_facts(survey), limits(stage.config), stage.spec.epoch)
         address = socket_address(stage.spec.run_dir, CLIENTS)
         # Raw: a message that breaks the schema is answered under its request id, so it must not be lost on the way.
         self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
@@ -140,18 +140,17 @@ def model_facts(survey: Survey) -> ModelFacts:
         vocabulary=survey.vocabulary,
         context=survey.context,
         eos_ids=survey.eos_ids,
-        kv_bytes_per_position=survey.kv_bytes_per_token,
+        kv_bytes_per_position=survey.rows.kv_bytes_per_position,
     )
 
 
-def limits(config: Config, survey: Survey) -> Limits:
-    """A percentage of KV memory refers to a full batch of sequences that fill the context."""
-    full_bytes = config.batch_size * survey.context * survey.kv_bytes_per_token
+def limits(config: Config) -> Limits:
+    """The supervisor has already turned a percentage of KV memory into bytes."""
     return Limits(
         batch_size=config.batch_size,
         prefill_tokens=config.prefill_tokens,
         queue_limit=config.queue_limit,
-        kv_bytes=parse_size(config.kv_memory, "kv_memory").of(full_bytes),
+        kv_bytes=parse_size(config.kv_memory, "kv_memory").of(0),
         units=config.units,
     )
 

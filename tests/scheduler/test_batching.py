@@ -1,0 +1,120 @@
+"""Which rows run together, in which order, in how much memory."""
+
+from __future__ import annotations
+
+import sys
+
+from expertflow.tests.scheduler.world import MS, World, finished, make_limits
+from expertflow.workers.scheduler.facts import ComputeFacts
+
+
+def test_requests_of_any_length_get_the_tokens_they_would_get_alone() -> None:
+    """Batching, joining and dropping must not mix rows up."""
+    world = World(make_limits(batch_size=3))
+    books = [world.submit([i + 1] * (1 + i % 5), max_new_tokens=1 + i % 7, eos_ids=[]) for i in range(20)]
+    world.run_until_idle()
+    for book in books:
+        assert (book.accepted, book.tokens) == (1, book.expected())
+        assert finished(book).token_ids == book.tokens
+        assert finished(book).finish_reason == "length"
+    assert world.compute is not None and not world.compute.units, "units were left behind in compute"
+
+
+def test_kv_memory_is_reserved_for_padded_rows() -> None:
+    """Two rows padded to the longer one do not fit 500 bytes: the second has to wait (mutant: no padding counted)."""
+    world = World(make_limits(kv_bytes=500))
+    long, short = world.submit([1] * 25, 6, eos_ids=[]), world.submit([2], 2, eos_ids=[])
+    world.tick()
+    assert world.admitted == [1]
+    world.run_until_idle()
+    assert finished(long).finish_reason == finished(short).finish_reason == "length"
+
+
+def test_first_come_first_served_under_short_memory() -> None:
+    """A small request must not overtake a large one for ever."""
+    world = World(make_limits(kv_bytes=900, batch_size=4))
+    for i in range(12):
+        world.submit([1] * (40 if i % 3 == 0 else 3), 4, eos_ids=[])
+    world.run_until_idle()
+    assert world.admitted == sorted(world.admitted)
+
+
+def test_a_burst_is_prefilled_together() -> None:
+    """A pass over the weights for the first request alone would delay all others."""
+    world = World(make_limits(batch_size=8, gather_ns=5 * MS))
+    for _ in range(4):
+        world.submit()
+        world.tick(MS)
+        assert not world.admitted
+    assert world.core.wake_at_ns(world.now_ns) is not None
+    world.tick(5 * MS)
+    assert world.compute is not None and world.compute.run_next() is not None
+    assert len(world.compute.ran[0].step.admit) == 4
+
+
+def test_a_full_batch_does_not_wait_for_more() -> None:
+    """Gathering is of no use when no further row fits."""
+    world = World(make_limits(batch_size=2, gather_ns=5 * MS))
+    world.submit()
+    world.submit()
+    world.tick()
+    assert len(world.admitted) == 2
+
+
+def test_a_steady_trickle_does_not_put_the_prefill_off() -> None:
+    """Gathering ends after a while even if requests keep coming."""
+    world = World(make_limits(batch_size=100, gather_ns=5 * MS))
+    for _ in range(20):
+        world.submit(max_new_tokens=1)
+        world.tick(4 * MS)
+    assert world.admitted
+
+
+def test_decoding_goes_on_while_short_requests_pour_in() -> None:
+    """Prefills come first, but must not starve a running row."""
+    world = World(make_limits(batch_size=2))
+    long = world.submit(max_new_tokens=6, eos_ids=[])
+    for _ in range(60):
+        world.submit(max_new_tokens=1)
+        world.tick()
+        world.compute_step()
+    assert long.ends
+
+
+def test_units_that_cannot_be_joined_take_turns() -> None:
+    """A model without padding: equal lengths share a unit, the others step apart and finish all the same."""
+    world = World(make_limits(batch_size=4), ComputeFacts(kv_bytes_per_position=10, padding=False))
+    books = [world.submit([i] * (1 + i % 2), max_new_tokens=6, eos_ids=[]) for i in range(8)]
+    world.run_until_idle()
+    assert all(book.tokens == book.expected() for book in books)
+    assert world.compute is not None
+    assert any(len(ran.step.admit) > 1 for ran in world.compute.ran), "equal lengths were not grouped"
+
+
+def test_memory_of_rows_that_cannot_be_moved_is_theirs_until_the_unit_ends() -> None:
+    """Rows only leave by masking: what they hold is still held (the fake compute objects to one byte too much)."""
+    facts = ComputeFacts(kv_bytes_per_position=10, kv_bytes_per_row=7, moving=False)
+    world = World(make_limits(batch_size=4, kv_bytes=1000), facts)
+    books = [world.submit([1] * (1 + 3 * i), max_new_tokens=12 - i, eos_ids=[]) for i in range(9)]
+    world.run_until_idle()
+    assert all(book.tokens == book.expected() for book in books)
+
+
+def test_ten_thousand_waiting_requests_cost_a_step_nothing() -> None:
+    """A scan of the queue in each step would show as quadratic work (counted, not timed)."""
+    world = World(make_limits(batch_size=2, queue_limit=20_000), joined=False)
+    for _ in range(10_000):
+        world.submit(max_new_tokens=1)
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    world.start_compute()
+    sys.setprofile(count)
+    for _ in range(10):
+        world.tick()
+        world.compute_step()
+    sys.setprofile(None)
+    assert calls < 20_000
