@@ -33,6 +33,7 @@ class ComputeShell:
         survey = stage.survey(Survey)
         slots = stage.arena("slots").array
         holdings = Holdings(slots.size // survey.stride_bytes, survey.layers, survey.experts)
+        self._resident = slots.size // survey.stride_bytes >= survey.expert_count
         self._steps: deque[ComputeFromScheduler | _NewScheduler] = deque()
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
@@ -78,6 +79,7 @@ class ComputeShell:
             "kv_bytes_per_position": rows.kv_bytes_per_position,
             "kv_bytes_per_row": rows.kv_bytes_per_row,
             "threads": torch.get_num_threads(),
+            "resident": int(self._resident),
         }
 
     def _route(self, events: list[Event]) -> None:
@@ -135,7 +137,7 @@ class ComputeShell:
         name = "prefill" if step.admit else "decode"
         with self._stage.span(name, LANE_COMPUTE, step=step.number, unit=step.unit):
             stepped, used = self._executor.run(step)
-        if used is not None:
+        if used is not None and not self._resident:
             self._stage.send("loader", used)
         self._recording.step(step, stepped, used)
         if epoch == self._scheduler_epoch:

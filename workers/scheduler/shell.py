@@ -49,6 +49,7 @@ class SchedulerShell:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
+        self._resident = False
         self._state = SchedulerState(model_facts(survey), limits(stage.config), stage.spec.epoch)
         address = socket_address(stage.spec.run_dir, CLIENTS)
         # Raw: a message that breaks the schema is answered under its request id, so it must not be lost on the way.
@@ -89,6 +90,7 @@ class SchedulerShell:
                 self._decide(events.StepDone(stepped, now_ns))
             case PeerJoined("compute", _, facts):
                 self._sent.clear()
+                self._resident = bool(facts.get("resident"))
                 self._decide(events.ComputeJoined(now_ns, facts))
             case _:
                 self._hear_clients()
@@ -111,7 +113,8 @@ class SchedulerShell:
                     if not self._clients.send(identity, message):
                         self._decide(events.ClientLost(identity, time.monotonic_ns()))
                 case events.ToPredictor(message):
-                    self._stage.send("predictor", message)
+                    if not self._resident:  # with a slot for every expert there is nothing to foresee
+                        self._stage.send("predictor", message)
                 case events.ToCompute(message):
                     if isinstance(message, RunStep):
                         self._note(message)
