@@ -37,7 +37,7 @@ def fill(
     try:
         for slot, (layer, expert) in experts.items():
             engine.start(slot, layer, expert, urgent=False)
-        return [done.get(timeout=30) for _ in experts]
+        return [done.get() for _ in experts]
     finally:
         engine.close()
 

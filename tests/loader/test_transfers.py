@@ -14,7 +14,7 @@ from expertflow.workers.loader.transfers import Chunk, Transfer, TransferEngine
 
 from tests.loader.arenas import make_arena
 
-PATIENCE_S = 30.0
+PATIENCE_S = 100.0
 
 
 class Label(NamedTuple):
