@@ -50,7 +50,9 @@ def measure_expertflow(
         before = _counters(client)
         times, figures.tokens = _decode(client, prompts, steps)
         after = _counters(client)
-        figures.decode_ms = 1e3 * statistics.median(b - a for a, b in zip(times[WARM_STEPS:], times[WARM_STEPS + 1 :], strict=False))
+        figures.decode_ms = 1e3 * statistics.median(
+            b - a for a, b in zip(times[WARM_STEPS:], times[WARM_STEPS + 1 :], strict=False)
+        )
         _add_residency(figures, before, after, times, steps)
         figures.prefill_tokens_per_s = _prefill_rate(client, long_prompt)
         figures.pss_peak_bytes = peak.stop()
@@ -60,12 +62,20 @@ def measure_expertflow(
 def _fill(client: Client, prompts: Sequence[Sequence[int]]) -> None:
     """Bring the engine to its steady state: slots full, table warm, threads started."""
     for round_number in range(2):
-        client.generate([list(prompt) for prompt in prompts], max_new_tokens=12, temperature=1.0, seed=1000 + round_number, eos_ids=[])
+        client.generate(
+            [list(prompt) for prompt in prompts],
+            max_new_tokens=12,
+            temperature=1.0,
+            seed=1000 + round_number,
+            eos_ids=[],
+        )
     time.sleep(1.5)
 
 
 def _decode(client: Client, prompts: Sequence[Sequence[int]], steps: int) -> tuple[list[float], list[list[int]]]:
-    batch = client.submit([list(prompt) for prompt in prompts], max_new_tokens=steps, temperature=1.0, seed=7, eos_ids=[])
+    batch = client.submit(
+        [list(prompt) for prompt in prompts], max_new_tokens=steps, temperature=1.0, seed=7, eos_ids=[]
+    )
     times = [time.perf_counter() for event in batch if event.index == 0 and event.token_ids]
     return times, [list(done.token_ids) for done in batch.results()]
 
@@ -76,7 +86,9 @@ def _counters(client: Client) -> dict[str, float]:
     return {**snapshot.stages["loader"].counters, **snapshot.stages["compute"].counters}
 
 
-def _add_residency(figures: Figures, before: dict[str, float], after: dict[str, float], times: list[float], steps: int) -> None:
+def _add_residency(
+    figures: Figures, before: dict[str, float], after: dict[str, float], times: list[float], steps: int
+) -> None:
     grown = {name: after[name] - before.get(name, 0) for name in ("hits", "misses", "loads", "stall_ns")}
     figures.hit_share = grown["hits"] / max(grown["hits"] + grown["misses"], 1)
     figures.loads_per_step = grown["loads"] / steps
@@ -113,11 +125,21 @@ class _PeakPss:
                 self._peak_bytes = max(self._peak_bytes, sum(pss.values()))
 
 
-def measure_transformers(backend: str, folder: Path, forced: Figures, prompts: Sequence[Sequence[int]], long_prompt: list[int]) -> Figures:
+def measure_transformers(
+    backend: str, folder: Path, forced: Figures, prompts: Sequence[Sequence[int]], long_prompt: list[int]
+) -> Figures:
     """Resident transformers with the tokens that `forced` generated, in a process of its own."""
-    order = {"backend": backend, "folder": str(folder), "prompts": [list(each) for each in prompts], "tokens": forced.tokens, "long": long_prompt}
+    order = {
+        "backend": backend,
+        "folder": str(folder),
+        "prompts": [list(each) for each in prompts],
+        "tokens": forced.tokens,
+        "long": long_prompt,
+    }
     script = Path(__file__).with_name("transformers_resident.py")
-    done = subprocess.run([sys.executable, str(script)], input=json.dumps(order), capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, str(script)], input=json.dumps(order), capture_output=True, text=True, check=True
+    )
     return Figures(f"transformers {backend}", len(prompts), **json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -1,4 +1,5 @@
-"""The models that are measured: the widened built-in model, and model R (random weights, OLMoE architecture, 3.3 GB)."""
+"""The models that are measured: the widened built-in model, and model R (random weights, OLMoE architecture, 3.3
+GB)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How much of the loading happens while compute computes: runs the widened model at 25 % from disk and reads its timeline.
+"""How much of the loading happens while compute computes: the widened model at 25 % from disk, by its timeline.
 
-    python benchmarks/overlap.py                       run, compute the shares, draw docs/images/timeline.png
-    python benchmarks/overlap.py --timeline FILE       only read a timeline that is there
+python benchmarks/overlap.py                       run, compute the shares, draw docs/images/timeline.png
+python benchmarks/overlap.py --timeline FILE       only read a timeline that is there
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def subtract(spans: Spans, holes: Spans) -> Spans:
 
 def shared(a: Spans, b: Spans) -> float:
     """Time in which both are going on; both disjoint."""
-    return sum(max(0.0, min(e, f) - max(s, t)) for s, e in a.tolist() for t, f in b[(b[:, 1] > s) & (b[:, 0] < e)].tolist())
+    return sum(
+        max(0.0, min(e, f) - max(s, t)) for s, e in a.tolist() for t, f in b[(b[:, 1] > s) & (b[:, 0] < e)].tolist()
+    )
 
 
 def length(spans: Spans) -> float:
@@ -86,7 +88,8 @@ def report(timeline: Timeline) -> str:
     load, compute = length(timeline.loads), length(timeline.computing)
     both = shared(timeline.loads, timeline.computing)
     return (
-        f"{len(timeline.load_times)} loads, {load / 1e6:.2f} s with a load under way; {compute / 1e6:.2f} s of computing\n"
+        f"{len(timeline.load_times)} loads, {load / 1e6:.2f} s with a load under way; "
+        f"{compute / 1e6:.2f} s of computing\n"
         f"share of load time under compute: {both / load:.2f}\n"
         f"share of compute time under loads: {both / compute:.2f}\n"
         f"computing per load time (the most that the first share could be): {compute / load:.2f}"
@@ -109,8 +112,16 @@ def draw(file: Path, timeline: Timeline, picture: Path, window_ms: float = 1500)
         _bars(axes, _spans(chosen, "load"), 2 + 0.18 * lane, "tab:orange", "load" if lane == 0 else "", middle, 0.15)
     _bars(axes, timeline.computing, 1, "tab:green", "compute", middle)
     _bars(axes, merge(_spans(events, "stall")), 0, "tab:red", "stall (compute waits)", middle)
-    axes.set(xlim=(0, window_ms), xlabel="ms", yticks=[0.2, 1.2, 2.3, 3.2], yticklabels=["stall", "compute", "loads", "forecasts"])
-    axes.set_title(f"widened model, 25 % of the experts, from disk, batch 8: {100 * load_share_under_compute(timeline):.0f} % of load time under compute")
+    axes.set(
+        xlim=(0, window_ms),
+        xlabel="ms",
+        yticks=[0.2, 1.2, 2.3, 3.2],
+        yticklabels=["stall", "compute", "loads", "forecasts"],
+    )
+    axes.set_title(
+        "widened model, 25 % of the experts, from disk, batch 8: "
+        f"{100 * load_share_under_compute(timeline):.0f} % of load time under compute"
+    )
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=110)
 

@@ -1,6 +1,6 @@
 """Decode and prefill of ExpertFlow (all experts; 25 % from disk) against resident transformers, in one run.
 
-    python benchmarks/step_times.py --model widened --batches 1 8 32 --out docs/results/step-times-widened.json
+python benchmarks/step_times.py --model widened --batches 1 8 32 --out docs/results/step-times-widened.json
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ def main() -> None:
     arguments = _arguments()
     folder = model_r() if arguments.model == "r" else widened()
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    rows = [row for batch in arguments.batches for row in measure(folder, vocabulary, batch, arguments.steps, arguments.shares)]
+    rows = [
+        row
+        for batch in arguments.batches
+        for row in measure(folder, vocabulary, batch, arguments.steps, arguments.shares)
+    ]
     _show(arguments.model, rows)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -44,13 +48,27 @@ def measure(folder: Path, vocabulary: int, batch: int, steps: int, shares: list[
 
 def _show(model: str, rows: list[Figures]) -> None:
     table = Table(title=f"model {model}: a decode step, and prefill of {LONG_PROMPT} tokens")
-    for name in ("contender", "batch", "ms a step", "to the best resident", "prefill tokens/s", "PSS peak MB", "hits", "loads a step", "stalled"):
+    for name in (
+        "contender",
+        "batch",
+        "ms a step",
+        "to the best resident",
+        "prefill tokens/s",
+        "PSS peak MB",
+        "hits",
+        "loads a step",
+        "stalled",
+    ):
         table.add_column(name, justify="right" if name != "contender" else "left")
     for row in rows:
-        best = min(other.decode_ms for other in rows if other.batch == row.batch and other.contender.startswith("transformers"))
+        best = min(
+            other.decode_ms for other in rows if other.batch == row.batch and other.contender.startswith("transformers")
+        )
         table.add_row(
-            row.contender, str(row.batch), f"{row.decode_ms:.1f}", f"{row.decode_ms / best:.2f}", f"{row.prefill_tokens_per_s:.0f}",
-            f"{row.pss_peak_bytes / 1e6:.0f}", _share(row.hit_share), "" if row.loads_per_step is None else f"{row.loads_per_step:.1f}",
+            row.contender, str(row.batch), f"{row.decode_ms:.1f}", f"{row.decode_ms / best:.2f}",
+            f"{row.prefill_tokens_per_s:.0f}",
+            f"{row.pss_peak_bytes / 1e6:.0f}", _share(row.hit_share), "" if row.loads_per_step is None else
+            f"{row.loads_per_step:.1f}",
             _share(row.stall_share),
         )  # fmt: skip
     Console(width=150).print(table)

@@ -33,7 +33,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kv_memory: str = "512MiB"
     """Budget of the KV caches of all running sequences: bytes, or a percentage of the memory available at start."""
     batch_size: int = 8
-    """Sequences that step together in one unit."""
+    """Sequences that run at the same time, in one unit or spread over two."""
     units: Literal["auto", "one", "two"] = "auto"
     """Units in flight; auto measures both and keeps the faster."""
     prefill_tokens: int = 2048
@@ -94,7 +94,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
 def _preset_bytes(preset: str) -> bytes:
     if preset.endswith(".toml") and Path(preset).is_file():
         return Path(preset).read_bytes()
-    shipped = resources.files(__package__)
+    shipped = resources.files(__package__ or "expertflow.configs")
     file = shipped / f"{preset}.toml"
     if not file.is_file():
         names = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))

@@ -1,6 +1,7 @@
 """The loader and compute in one process, without sockets: what `verify` reruns recordings with, and tests the cores by.
 
-The parts are those of the real processes (ledger, reader threads, holdings, executor); only the messages are function calls.
+The parts are those of the real processes (ledger, reader threads, holdings, executor); only the messages are
+function calls.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class LocalRuntime:
     def __enter__(self) -> LocalRuntime:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._transfers.close()
 
     @property
@@ -80,6 +83,7 @@ class LocalRuntime:
         """One step; `coming` is forecast first when there is a forecaster."""
         if self._forecaster is not None and coming is not None:
             from ..workers.predictor.forecaster import scores
+
             self._tell_loader(Plan(step.number, scores(self._forecaster.forecast(coming))))
         stepped, used = self._executor.run(step)
         if used is not None:

@@ -90,5 +90,3 @@ def _how_far(news: Progress) -> str:
 def describe(news: Progress) -> str:
     """Who does what."""
     return f"{news.stage}: {news.what}"
-
-

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
-
 from msgspec import structs
 
 from ..configs.schema import Config

@@ -53,7 +53,7 @@ def expert_facts(line: ExpertLine) -> dict[str, str]:
         "experts loaded": f"{line.loads:,} ({format_size(line.loaded_bytes)}; {rate})",
         "compute waited for experts": f"{line.stall_ns / 1e9:.2f} s ({share_text(line.stall_share)} of the time)",
         "experts in memory": f"{format_size(line.slots_bytes)} of the model's {format_size(line.experts_bytes)}",
-        "KV caches": format_size(line.kv_bytes),
+        "KV caches": format_size(line.kv_bytes) if line.kv_bytes else UNKNOWN,
     }
 
 

@@ -1,4 +1,5 @@
-"""All messages by receiver: one module a receiver, one closed union a direction. Ids and small arrays only, never weights."""
+"""All messages by receiver: one module a receiver, one closed union a direction. Ids and small arrays only, never
+weights."""
 
 from .base import ErrorFacts, Message, Row, Sampling
 from .control import AskSnapshot, Drain, Failed, KillStage, Peer, Progress, Published, Ready, Snapshot, Span, StageStats
@@ -12,6 +13,7 @@ __all__ = [
     "Accepted", "AskSnapshot", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Drain", "ErrorFacts", "Failed",
     "Filled", "Finished", "Forecast", "Forget", "FromClient", "FromCompute", "Given", "Hello", "Holding", "KillStage",
     "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
-    "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling", "Snapshot",
+    "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
+    "Snapshot",
     "Span", "Split", "StageStats", "Stepped", "Submit", "Timings", "ToClient", "Tokens", "Used", "Welcome",
 ]  # fmt: skip

@@ -19,7 +19,8 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One sequence handed to compute: its number, all its ids so far, how many of them were generated, and its sampling."""
+    """One sequence handed to compute: its number, all its ids so far, how many of them were generated, and its
+    sampling."""
 
     number: int
     token_ids: list[int]

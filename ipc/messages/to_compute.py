@@ -10,7 +10,8 @@ from .base import Message, Row
 class RunStep(Message, frozen=True, kw_only=True):
     """One step of one unit. Steps are numbered by the scheduler and run in order.
 
-    In this order: rows in `drop` leave the unit, units in `join` are appended to it, and then either `admit` (a prefill:
+    In this order: rows in `drop` leave the unit, units in `join` are appended to it, and then either `admit` (a
+    prefill:
     the unit is new and starts with these rows) or every row's last token is run. The answer is `Stepped`.
     """
 
@@ -53,7 +54,6 @@ class Recall(Message, frozen=True):
     slots: list[int]
     step: int = -1
     layer: int = -1
-
 
 
 ComputeFromLoader = Filled | Recall

@@ -26,7 +26,8 @@ class Given(Message, frozen=True):
 class Used(Message, frozen=True, kw_only=True):
     """The routing of a whole step, pads left out (R2).
 
-    `experts` is uint16 [tokens, layers, top_k] in row-major order; `token_ids`, `rows` and `positions` have one entry a token.
+    `experts` is uint16 [tokens, layers, top_k] in row-major order; `token_ids`, `rows` and `positions` have one
+    entry a token.
     """
 
     step: int

@@ -18,7 +18,9 @@ class Forecast(Message, frozen=True, kw_only=True):
 
 
 PredictorFromScheduler = Forecast
-PREDICTOR_FROM_SCHEDULER: msgspec.msgpack.Decoder[PredictorFromScheduler] = msgspec.msgpack.Decoder(PredictorFromScheduler)
+PREDICTOR_FROM_SCHEDULER: msgspec.msgpack.Decoder[PredictorFromScheduler] = msgspec.msgpack.Decoder(
+    PredictorFromScheduler
+)
 
 PredictorFromLoader = Used
 PREDICTOR_FROM_LOADER: msgspec.msgpack.Decoder[PredictorFromLoader] = msgspec.msgpack.Decoder(PredictorFromLoader)

@@ -1,4 +1,6 @@
-"""`python -m expertflow.runtime.verify FOLDER MODEL [REVISION [DTYPE]]`: one JSON `Check` a line. Exit codes: 0 all hold, 1 one does not, 2 error."""
+"""`python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE`: one JSON `Check` a line.
+
+Exit codes: 0 all hold, 1 one does not, 2 error."""
 
 from __future__ import annotations
 
@@ -12,14 +14,14 @@ from ...errors import ExpertFlowError
 
 
 def main() -> int:
-    folder, model, *rest = sys.argv[1:]
+    folder, model, revision, dtype = sys.argv[1:5]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from .checks import Verification
 
     holds = True
     try:
-        for check in Verification(Path(folder), model, *rest).checks():
+        for check in Verification(Path(folder), model, revision, dtype).checks():
             sys.stdout.write(msgspec.json.encode(check).decode() + "\n")
             sys.stdout.flush()
             holds = holds and check.holds

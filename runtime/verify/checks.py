@@ -36,7 +36,8 @@ class Verification:
         for step in replay(self._folder, self._survey, self._abilities):
             if wrong := step.differing_rows():
                 where = step.rows.index(wrong[0])
-                detail = f"first difference: step {step.recorded.number}, row {wrong[0]}, output {step.output_indices[where]}"
+                at = f"step {step.recorded.number}, row {wrong[0]}, output {step.output_indices[where]}"
+                detail = f"first difference: {at}"
                 return Check(claim=RESIDENT, holds=False, detail=detail)
             steps, rows = steps + 1, rows + len(step.rows)
         return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared")
@@ -52,8 +53,14 @@ class Verification:
         unexcused = [each for each in other if each.gap >= TIE_NOISES * noise]
         holds = not unexcused and noise <= LOGIT_TOLERANCE * scale and len(other) <= TIE_SHARE * len(found)
         tokens = sum(len(sequence.token_ids) for sequence in sequences)
-        detail = f"{len(found)} sequences, {tokens} tokens; {len(other)} with a certified tie, {len(unexcused)} without; "
-        return Check(claim=FLOAT32, holds=holds, detail=detail + f"largest logit difference {noise / scale:.1e} of the largest logit")
+        detail = (
+            f"{len(found)} sequences, {tokens} tokens; {len(other)} with a certified tie, {len(unexcused)} without; "
+        )
+        return Check(
+            claim=FLOAT32,
+            holds=holds,
+            detail=detail + f"largest logit difference {noise / scale:.1e} of the largest logit",
+        )
 
     def bfloat16(self) -> Check:
         """I1c: our bfloat16 error against float32 is at most 1.25 times that of transformers in bfloat16."""
@@ -63,7 +70,11 @@ class Verification:
         our_error = _mean_error([torch.stack(each.logits).float() for each in sequences], exact)
         their_error = _mean_error(theirs, exact)
         ratio = our_error / their_error
-        return Check(claim=BFLOAT16, holds=ratio <= BFLOAT16_RATIO, detail=f"{ratio:.2f} times (mean over {len(exact)} sequences)")
+        return Check(
+            claim=BFLOAT16,
+            holds=ratio <= BFLOAT16_RATIO,
+            detail=f"{ratio:.2f} times (mean over {len(exact)} sequences)",
+        )
 
     def checks(self) -> list[Check]:
         """All that apply to the dtype of the recording."""
@@ -93,7 +104,8 @@ def _prompts(folder: Path, limit: int) -> dict[int, Sequence]:
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One sequence against the reference. `gap`: of the reference's two best logits where the best tokens first differ."""
+    """One sequence against the reference. `gap`: of the reference's two best logits where the best tokens first
+    differ."""
 
     difference: float
     scale: float

@@ -18,7 +18,8 @@ class Sequence(msgspec.Struct):
 
 
 def reference_logits(folder: str, dtype: torch.dtype, sequences: Iterable[Sequence]) -> list[torch.Tensor]:
-    """For each sequence float32 [generated, vocabulary]: what transformers says at the positions that were generated."""
+    """For each sequence float32 [generated, vocabulary]: what transformers says at the positions that were
+    generated."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     answers = []
     with torch.inference_mode():

@@ -20,7 +20,8 @@ from ..local import LocalRuntime
 
 
 class ReplayedStep(msgspec.Struct, frozen=True):
-    """A step of the recording and its logits [rows, vocabulary] now; `output_indices[i]` is of row `rows[i]`'s next token."""
+    """A step of the recording and its logits [rows, vocabulary] now; `output_indices[i]` is of row `rows[i]`'s
+    next token."""
 
     recorded: Stepped
     rows: list[int]

@@ -261,4 +261,3 @@ class World:
         require(facts.held == len(held), f"the ledger thinks compute holds {facts.held} slots, it holds {len(held)}")
         for slot, key in held.items():
             require(self.contents[slot] == key, f"slot {slot} is said to hold {key}, but holds {self.contents[slot]}")
-

@@ -16,11 +16,11 @@ import expertflow
 import pytest
 
 MODEL = Path(expertflow.__file__).parent / "examples" / "model"
-PATIENCE_S = 200.0
+PATIENCE_S = 300.0
 
 pytestmark = [
     pytest.mark.skipif(not MODEL.is_dir(), reason="the built-in model is not here"),
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(600),
 ]
 
 

@@ -147,7 +147,7 @@ def test_checks_that_could_not_be_made(script: str, what: str, monkeypatch: pyte
 
 def test_a_verification_is_ended_with_its_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ctrl-C in the middle must not leave it running for minutes."""
-    fake_verification("echo '{\"claim\":\"a\",\"holds\":true,\"detail\":\"\"}'; exec sleep 60", monkeypatch, tmp_path)
+    fake_verification('echo \'{"claim":"a","holds":true,"detail":""}\'; exec sleep 60', monkeypatch, tmp_path)
     started: list[Any] = []
     real: Any = subprocess.Popen
     monkeypatch.setattr(checking.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[0])

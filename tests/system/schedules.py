@@ -21,7 +21,8 @@ class Sequence:
 
 @dataclass
 class Driver:
-    """Drives a runtime through a schedule and keeps what came of it: digests of all logits, and every sequence's tokens."""
+    """Drives a runtime through a schedule and keeps what came of it: digests of all logits, and every sequence's
+    tokens."""
 
     runtime: LocalRuntime
     vocabulary: int

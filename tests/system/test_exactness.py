@@ -70,7 +70,9 @@ def _slots(budget: str, survey: Survey) -> int:
     return {"one": 1, "few": survey.top_k + 1, "quarter": count // 4, "all": count}[budget]
 
 
-def _run(survey: Survey, abilities: RowAbilities, slots: int, predictor: str, batch: int, tier: str) -> tuple[Driver, Digests]:
+def _run(
+    survey: Survey, abilities: RowAbilities, slots: int, predictor: str, batch: int, tier: str
+) -> tuple[Driver, Digests]:
     config = Config(predictor=predictor)  # pyright: ignore[reportArgumentType]
     forecaster = make_forecaster(config, survey.layers, survey.experts, survey.top_k)
     digests = Digests()

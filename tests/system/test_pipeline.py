@@ -58,7 +58,9 @@ def client(engine: Supervisor) -> Iterator[Client]:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("stage", STAGES)
-def test_death_of_a_stage_costs_a_pause_not_a_token(engine: Supervisor, client: Client, reference: Reference, stage: str) -> None:
+def test_death_of_a_stage_costs_a_pause_not_a_token(
+    engine: Supervisor, client: Client, reference: Reference, stage: str
+) -> None:
     """I4: the stage is killed mid-stream; every request ends once, with the tokens it would have had."""
     prompts = random_prompts(8, VOCABULARY, seed=STAGES.index(stage))
     restarts = client.stats().restarts.get(stage, 0)
@@ -101,7 +103,9 @@ def test_a_bad_prompt_fails_alone(client: Client, reference: Reference, case: st
         assert isinstance(neighbour, Completion) and list(neighbour.token_ids) == reference.greedy(good, 4)
 
 
-@pytest.mark.parametrize("wish", [{"max_new_tokens": 0}, {"temperature": math.nan}, {"temperature": -1.0}, {"top_p": 0.0}])
+@pytest.mark.parametrize(
+    "wish", [{"max_new_tokens": 0}, {"temperature": math.nan}, {"temperature": -1.0}, {"top_p": 0.0}]
+)
 def test_a_bad_wish_is_refused_at_once(client: Client, wish: dict[str, float]) -> None:
     with pytest.raises(RequestError):
         client.submit([[5]], **wish)  # pyright: ignore[reportArgumentType]
@@ -123,7 +127,9 @@ def test_sampling_depends_on_the_seed_alone(client: Client) -> None:
     """The same request with the same seed gives the same tokens, alone or among others."""
     alone = client.generate([[9, 8, 7]], max_new_tokens=12, temperature=0.8, top_k=20, top_p=0.9, seed=3, eos_ids=[])
     others = random_prompts(5, VOCABULARY)
-    among = client.generate([[9, 8, 7], *others], max_new_tokens=12, temperature=0.8, top_k=20, top_p=0.9, seed=3, eos_ids=[])
+    among = client.generate(
+        [[9, 8, 7], *others], max_new_tokens=12, temperature=0.8, top_k=20, top_p=0.9, seed=3, eos_ids=[]
+    )
     assert list(alone[0].token_ids) == list(among[0].token_ids)
     other = client.generate([[9, 8, 7]], max_new_tokens=12, temperature=0.8, top_k=20, top_p=0.9, seed=4, eos_ids=[])
     assert list(other[0].token_ids) != list(alone[0].token_ids)

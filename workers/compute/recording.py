@@ -1,7 +1,8 @@
 """Writes what compute did, step by step, so that it can be run again: `expertflow verify`, the oracle predictor.
 
 A folder with two files for every start of compute, each a stream of MessagePack messages: `steps.EPOCH.msgpack`
-(Split, Forget, and every RunStep followed by its `Stepped`, with a digest of its logits) and `routes.EPOCH.msgpack` (Used).
+(Split, Forget, and every RunStep followed by its `Stepped`, with a digest of its logits) and
+`routes.EPOCH.msgpack` (Used).
 """
 
 from __future__ import annotations

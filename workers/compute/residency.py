@@ -28,7 +28,8 @@ class ComputeStopped(Exception):
 class Residency:
     """An `ExpertFeed` over holdings.
 
-    `send` takes messages to the loader; `hear` returns at once what the loader has said; `wait` blocks until it has said
+    `send` takes messages to the loader; `hear` returns at once what the loader has said; `wait` blocks until it
+    has said
     something (or raises ComputeStopped).
     """
 

@@ -11,7 +11,8 @@ from .unit import StepTokens
 
 
 class StepRouting:
-    """Pads are left out everywhere. `real` holds the places of the tokens among all positions, None if there are no pads."""
+    """Pads are left out everywhere. `real` holds the places of the tokens among all positions, None if there are
+    no pads."""
 
     def __init__(self) -> None:
         self.real: torch.Tensor | None = None

@@ -1,4 +1,5 @@
-"""The compute process: steps from the scheduler to the executor, experts from the loader while a step waits for them."""
+"""The compute process: steps from the scheduler to the executor, experts from the loader while a step waits for
+them."""
 
 from __future__ import annotations
 
@@ -51,7 +52,12 @@ class ComputeShell:
         self._rows = survey.rows
         self._recording = Recording.open(stage.config.record, stage.spec.epoch)
         self._executor = Executor(
-            model, RowAbilities.of(survey.rows), routing, self._residency, time.monotonic_ns, self._recording.watch(sample)
+            model,
+            RowAbilities.of(survey.rows),
+            routing,
+            self._residency,
+            time.monotonic_ns,
+            self._recording.watch(sample),
         )
 
     def run(self) -> None:

@@ -40,7 +40,12 @@ class LoaderShell:
         )
         self._lane_ends_ns: dict[int, int] = {}
         self._engine = TransferEngine(
-            self._source(), slots, self._survey.stride_bytes, stage.config.reads_in_flight, self._on_done, time.monotonic_ns
+            self._source(),
+            slots,
+            self._survey.stride_bytes,
+            stage.config.reads_in_flight,
+            self._on_done,
+            time.monotonic_ns,
         )
 
     def run(self) -> None:
