@@ -50,7 +50,7 @@ class Verify(EngineCommand):
             with running_engine(config) as engine, Client(engine.address) as client:
                 client.generate(self._chosen(client), self.max_new_tokens)
             with ProgressView() as view:
-                view(Progress("verify", "running the same batches with everything resident, and with transformers", 0, 1))
+                view(Progress("verify", "running the batches again, resident and with transformers", 0, 1))
                 for check in run_checks(Path(folder), config):
                     show_check(console, check)
                     holds = holds and check.holds
