@@ -1,4 +1,4 @@
-"""I5 on the widened model: the sum of all processes' memory stays within skeleton + budgets + an allowance a process."""
+"""I5 on the widened model: the memory of all processes stays within skeleton + budgets + an allowance a process."""
 
 from __future__ import annotations
 
