@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -76,10 +77,12 @@ class Verification:
             detail=f"{ratio:.2f} times (mean over {len(exact)} sequences)",
         )
 
-    def checks(self) -> list[Check]:
-        """All that apply to the dtype of the recording."""
-        found = [self.resident(), self.float32()]
-        return [*found, self.bfloat16()] if self._survey.dtype == "bfloat16" else found
+    def checks(self) -> Iterator[Check]:
+        """All that apply to the dtype of the recording, each as soon as it is done."""
+        yield self.resident()
+        yield self.float32()
+        if self._survey.dtype == "bfloat16":
+            yield self.bfloat16()
 
     def _sequences(self, dtype: str) -> list[Sequence]:
         survey = self._survey if self._survey.dtype == dtype else self._survey_in(dtype)
