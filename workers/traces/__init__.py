@@ -1,0 +1,1 @@
+"""Routing that was recorded: what replay simulates and predictors learn from."""

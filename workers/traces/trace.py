@@ -1,0 +1,152 @@
+"""Routing of many sequences as arrays, and how it lies in an npz file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ...errors import UsageError
+
+REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflow trace --npz` writes it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """N tokens of S sequences; the tokens of a sequence stand together, in their order."""
+
+    routes: np.ndarray
+    """uint16 [N, layers, top_k]: expert numbers."""
+    token_ids: np.ndarray
+    """int64 [N]; where there is a `vocabulary`, places in it."""
+    offsets: np.ndarray
+    """int64 [S + 1]: where each sequence begins, and the end."""
+    expert_count: int
+    """Experts a layer."""
+    vocabulary: list[str] | None = None
+    """Strings of tokens, if the trace names tokens by strings."""
+    decoded: np.ndarray | None = None
+    """bool [N]: the token ran in a decode step; None: unknown."""
+    weights: np.ndarray | None = None
+    """float16 [N, layers, top_k]: the router's weight of each expert."""
+    steps: np.ndarray | None = None
+    """int64 [N]: the step that ran the token, counted from 0; None: not from a running engine."""
+    model: str = ""
+    """Fingerprint of the model (`Survey.fingerprint`); empty: unknown."""
+
+    @property
+    def tokens(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def sequences(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def layers(self) -> int:
+        return self.routes.shape[1]
+
+    @property
+    def top_k(self) -> int:
+        return self.routes.shape[2]
+
+    def take(self, sequences: np.ndarray) -> Trace:
+        """These sequences, in this order."""
+        parts = [np.arange(self.offsets[each], self.offsets[each + 1]) for each in sequences.tolist()]
+        tokens = np.concatenate([np.empty(0, np.int64), *parts])
+        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        return Trace(
+            routes=self.routes[tokens],
+            token_ids=self.token_ids[tokens],
+            offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+            expert_count=self.expert_count,
+            vocabulary=self.vocabulary,
+            decoded=None if self.decoded is None else self.decoded[tokens],
+            weights=None if self.weights is None else self.weights[tokens],
+            steps=None if self.steps is None else self.steps[tokens],
+            model=self.model,
+        )
+
+    def split(self, held_out: float = 0.2, seed: int = 0) -> tuple[Trace, Trace]:
+        """Two traces: the sequences to learn from, and a random share `held_out` of them to be judged by."""
+        order = np.random.default_rng(seed).permutation(self.sequences)
+        cut = max(int(round(self.sequences * held_out)), 1)
+        return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
+
+
+def read_npz(file: str | Path) -> Trace:
+    """A trace from an npz file. Raises UsageError if there is none or if its arrays do not fit together."""
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return _trace_of({name: arrays[name] for name in arrays.files}, str(file))
+    except (OSError, ValueError, BadZipFile) as error:
+        raise UsageError(f"cannot be read as a trace ({error})", str(file), REMEDY) from error
+
+
+def write_npz(trace: Trace, file: str | Path) -> None:
+    """Write what `read_npz` reads."""
+    optional = {name: getattr(trace, name) for name in ("decoded", "weights", "steps")}
+    arrays: dict[str, Any] = {name: array for name, array in optional.items() if array is not None}
+    if trace.vocabulary is None:
+        arrays["token_ids"] = trace.token_ids
+    else:
+        arrays["tokens"] = np.array(trace.vocabulary)[trace.token_ids]
+    arrays |= {"experts_per_layer": trace.expert_count, "model": trace.model}
+    np.savez_compressed(file, experts=trace.routes, prompt_offsets=trace.offsets, **arrays)
+
+
+def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
+    routes = arrays.get("experts")
+    if routes is None or routes.ndim != 3 or not routes.size or routes.dtype.kind not in "ui" or routes.min() < 0:
+        raise UsageError("no array `experts` [tokens, layers, top_k] of expert numbers in it", where, REMEDY)
+    token_ids, vocabulary = _tokens(arrays, len(routes), where)
+    return Trace(
+        routes=routes.astype(np.uint16),
+        token_ids=token_ids,
+        offsets=_offsets(arrays.get("prompt_offsets"), len(routes), where),
+        expert_count=_expert_count(arrays, routes, where),
+        vocabulary=vocabulary,
+        model=str(arrays.get("model", "")),
+        **{name: _of_tokens(arrays, name, len(routes), where) for name in ("decoded", "weights", "steps")},
+    )
+
+
+def _tokens(arrays: dict[str, np.ndarray], count: int, where: str) -> tuple[np.ndarray, list[str] | None]:
+    if (ids := _of_tokens(arrays, "token_ids", count, where)) is not None:
+        return ids.astype(np.int64), None
+    strings = _of_tokens(arrays, "tokens", count, where)
+    if strings is None:
+        return np.zeros(count, dtype=np.int64), None
+    vocabulary, ids = np.unique(strings, return_inverse=True)
+    return ids.astype(np.int64), vocabulary.tolist()
+
+
+def _of_tokens(arrays: dict[str, np.ndarray], name: str, count: int, where: str) -> np.ndarray | None:
+    array = arrays.get(name)
+    if array is not None and len(array) != count:
+        raise UsageError(f"`{name}` has {len(array)} entries for {count} tokens", where, REMEDY)
+    return array
+
+
+def _offsets(offsets: np.ndarray | None, count: int, where: str) -> np.ndarray:
+    if offsets is None:
+        return np.array([0, count], dtype=np.int64)
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != count or (np.diff(offsets) < 0).any():
+        raise UsageError(f"`prompt_offsets` must grow from 0 to {count}", where, REMEDY)
+    return offsets.astype(np.int64)
+
+
+def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str) -> int:
+    seen = int(routes.max()) + 1
+    stated = int(arrays.get("experts_per_layer", _next_multiple_of_8(seen)))
+    if stated < seen:
+        raise UsageError(f"expert {seen - 1} in a model of {stated} experts a layer", where, REMEDY)
+    return stated
+
+
+def _next_multiple_of_8(count: int) -> int:
+    """An unused last expert must not make the model smaller than it is."""
+    return -(-count // 8) * 8
