@@ -13,6 +13,7 @@ from ..errors import UsageError
 from .sizes import parse_size
 
 Predictor = Literal["none", "table", "noise", "opposite", "oracle"]
+Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,18 +41,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
     queue_limit: int = 10_000
     """Requests that may wait; one more is refused as busy."""
-    policy: Literal["lru", "popularity"] = "popularity"
-    """Which expert goes first among those that no plan protects; lru is the baseline (docs/decisions.md)."""
+    policy: Policy = "popularity"
+    """Which expert goes first among those that no plan protects; the others are baselines (docs/decisions.md)."""
+    slot_sharing: Literal["pool", "layer"] = "pool"
+    """Whether all layers share the slots, or each has as many as any other."""
     predictor: Predictor = "table"
     """Who forecasts routing. noise and opposite lie on purpose; oracle reads `oracle_routes`."""
+    hints: Literal["off", "router", "gates"] = "router"
+    """Who names the experts of the next layer while a layer runs: its own router, or gates trained on traces."""
+    gates_file: str = ""
+    """Trained gates, for hints = gates (`expertflow train --kind gates`)."""
+    rank_victims: Literal["auto", "always", "never"] = "auto"
+    """Whether forecasts say which expert goes first, or only which stay; auto: while they are accurate enough."""
+    prediction: Literal["auto", "on"] = "auto"
+    """auto: forecasts and hints pause where they cost more time than they save."""
     oracle_routes: str = ""
     """Recording of an earlier run of the same requests, for predictor = oracle."""
+    link_rate: str = ""
+    """Tier host: emulate a link of so many bytes a second (8GB) between store and slots; empty: as fast as memory."""
     compute_threads: int = 0
     """Threads of the compute process; 0: all cores of this machine up to 2, else all but one."""
     reads_in_flight: int = 2
     """Reader threads of the loader."""
     record: str = ""
     """Folder for a recording of every step and its logits' digests, for `expertflow verify` and the oracle."""
+    trace: str = ""
+    """Folder for a trace of routing, forecasts and hints, for `expertflow replay` and `expertflow train`."""
+    trace_hidden: float = 0.0
+    """Share of the tokens of a trace whose hidden states are kept too, from 0 to 1."""
     timeline: str = ""
     """File for the spans of all stages in Chrome's trace format."""
     start_timeout_s: float = 300.0
@@ -63,6 +80,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _check_counts(self)
         for name in ("expert_memory", "host_memory", "kv_memory"):
             parse_size(getattr(self, name), name)
+        _check_link(self)
 
     @classmethod
     def load(cls, preset: str = "cpu-disk", **overrides: Any) -> Config:
@@ -109,7 +127,18 @@ def _check_counts(config: Config) -> None:
     for name in ("compute_threads", "restart_limit"):
         if getattr(config, name) < 0:
             raise UsageError(f"must not be negative, but is {getattr(config, name)}", name, "Give 0 or more")
+    if not 0 <= config.trace_hidden <= 1:
+        raise UsageError(f"must be from 0 to 1, not {config.trace_hidden}", "trace_hidden", "Give a share such as 0.1")
     if not config.start_timeout_s > 0:
         raise UsageError("must be above 0", "start_timeout_s", "Give seconds")
     if config.predictor == "oracle" and not config.oracle_routes:
         raise UsageError("predictor 'oracle' needs a recording", "oracle_routes", "Record a run first (record=FOLDER)")
+
+
+def _check_link(config: Config) -> None:
+    if not config.link_rate:
+        return
+    if config.tier != "host":
+        raise UsageError("only the host tier has a link to emulate", "link_rate", "Add tier = host, or leave it out")
+    if not parse_size(config.link_rate, "link_rate").count_bytes:
+        raise UsageError(f"not a rate: '{config.link_rate}'", "link_rate", "Give bytes a second, for example 8GB")

@@ -5,14 +5,14 @@ from .base import ErrorFacts, Message, Row, Sampling
 from .control import AskSnapshot, Drain, Failed, KillStage, Peer, Progress, Published, Ready, Snapshot, Span, StageStats
 from .to_client import Accepted, Finished, Refused, Timings, ToClient, Tokens, Welcome
 from .to_compute import ComputeFromLoader, ComputeFromScheduler, Filled, Forget, Recall, RunStep, Split
-from .to_loader import Given, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
+from .to_loader import Given, Hint, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
 from .to_predictor import Forecast, PredictorFromLoader, PredictorFromScheduler
 from .to_scheduler import Cancel, FromClient, FromCompute, Hello, Stepped, Submit
 
 __all__ = [
     "Accepted", "AskSnapshot", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Drain", "ErrorFacts", "Failed",
-    "Filled", "Finished", "Forecast", "Forget", "FromClient", "FromCompute", "Given", "Hello", "Holding", "KillStage",
-    "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
+    "Filled", "Finished", "Forecast", "Forget", "FromClient", "FromCompute", "Given", "Hello", "Hint", "Holding",
+    "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
     "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
     "Snapshot",
     "Span", "Split", "StageStats", "Stepped", "Submit", "Timings", "ToClient", "Tokens", "Used", "Welcome",

@@ -8,11 +8,25 @@ from .base import Message
 
 
 class Need(Message, frozen=True):
-    """Compute waits for these experts of `layer` in step `step`: all that are still missing (R4)."""
+    """Compute waits for these experts of `layer` in step `step`: all that are still missing (R4).
+
+    `found` are the keys (layer * experts + expert) that were held when their layers began, since the last `Need`: what
+    was found needs no message of its own, and yet a policy must hear of it before it chooses who goes.
+    """
 
     step: int
     layer: int
     experts: list[int]
+    found: list[int] = []
+
+
+class Hint(Message, frozen=True):
+    """What compute foresees for `layer`, which is next: uint8 [experts], 0 where no token seems to go, 255 where it is
+    the first choice of one (R5)."""
+
+    step: int
+    layer: int
+    scores: bytes
 
 
 class Given(Message, frozen=True):
@@ -48,7 +62,7 @@ class Holding(Message, frozen=True):
     need: Need | None = None
 
 
-LoaderFromCompute = Need | Given | Used | Holding
+LoaderFromCompute = Need | Hint | Given | Used | Holding
 LOADER_FROM_COMPUTE: msgspec.msgpack.Decoder[LoaderFromCompute] = msgspec.msgpack.Decoder(LoaderFromCompute)
 
 

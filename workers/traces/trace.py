@@ -55,7 +55,7 @@ class Trace:
 
     def take(self, sequences: np.ndarray) -> Trace:
         """These sequences, in this order."""
-        parts = [np.arange(self.offsets[each], self.offsets[each + 1]) for each in sequences.tolist()]
+        parts = [np.arange(*self.offsets[each : each + 2].tolist()) for each in sequences.tolist()]
         tokens = np.concatenate([np.empty(0, np.int64), *parts])
         lengths = np.array([len(part) for part in parts], dtype=np.int64)
         return Trace(
