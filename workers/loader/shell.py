@@ -37,6 +37,8 @@ class LoaderShell:
             self._survey.top_k,
             make_policy(stage.config.policy, self._survey.layers, self._survey.experts, self._survey.top_k),
             fills_in_flight=2 * stage.config.reads_in_flight,
+            by_layer=stage.config.slot_sharing == "layer",
+            rank_victims=stage.config.rank_victims,
         )
         self._lane_ends_ns: dict[int, int] = {}
         self._engine = TransferEngine(
