@@ -13,10 +13,9 @@ from ...routing import read_routing
 from ..forecaster import CHUNK_TOKENS, Forecaster, Part
 from .file import PathFile, check_model, read_path
 from .lexicon import Lexicon, Spelling
-from .mixing import RECENT_DECAYS
 from .network import Network, Words
 from .past import Asked, Past, Recent
-from .rows import RowHistory, Rows
+from .rows import NOWHERE, Rows, Seen
 
 PRIOR_TOKENS = np.float32(1.0)
 """Popularity weighs as much in the token table as so many sightings."""
@@ -38,19 +37,17 @@ class Path(Forecaster):
         self._network = Network(shape, file.weights)
         self._lexicon = Lexicon(file.table, shape.grams, spelling)
         popularity = self._network.popularity
-        self._no_code = np.zeros((1, shape.code), dtype=np.float32)
-        self._popularity_code = self._network.codes(popularity[None])[0]
-        self._rows = Rows(shape, popularity, self._popularity_code)
+        self._rows = Rows(shape, popularity, self._network.codes(popularity[None])[0])
         self._starts = (np.arange(shape.layers) * shape.experts).astype(np.int64)
 
     def parts(self, coming: Forecast) -> Iterator[Part]:
-        tokens, rows = np.array(coming.token_ids, dtype=np.int64), np.array(coming.rows, dtype=np.int64)
-        positions = np.array(coming.positions, dtype=np.int64)
+        tokens, positions = np.array(coming.token_ids, dtype=np.int64), np.array(coming.positions, dtype=np.int64)
+        rows = np.array(coming.rows, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
         runs = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1) if len(order) else []
-        single = [run[0] for run in runs if len(run) == 1]
+        single = np.array([run[0] for run in runs if len(run) == 1], dtype=np.int64)
         for start in range(0, len(single), CHUNK_TOKENS):
-            places = np.array(single[start : start + CHUNK_TOKENS])
+            places = single[start : start + CHUNK_TOKENS]
             yield places, self._decoded(tokens[places], rows[places], positions[places])
         for run in runs:
             if len(run) > 1:
@@ -58,49 +55,40 @@ class Path(Forecaster):
 
     def _decoded(self, tokens: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """One token of each row."""
-        asked: list[Asked] = []
-        recent: list[Recent] = []
-        for place, (row, position) in enumerate(zip(rows.tolist(), positions.tolist(), strict=True)):
-            history = self._before(row, position)
-            alone = slice(place, place + 1)
-            past = (history or self._rows.fresh()).past()
-            asked.append(Asked(place, place + 1, tokens[alone], positions[alone], past))
-            recent.append(self._unknown(1) if history is None else history.recent())
-        return self._network.probabilities(self._words(tokens), Recent.of(recent), asked)
+        lines = self._lines(rows, positions)
+        asked = Asked(tokens[:, None], positions[:, None], self._rows.past(lines))
+        return self._network.probabilities(self._words(tokens), self._rows.recent(lines, positions == 0), asked)
 
     def _prefilled(self, run: np.ndarray, tokens: np.ndarray, row: int, positions: np.ndarray) -> Iterator[Part]:
         """Many tokens of one row, in order: each looks back on those before it, but not on their routing."""
-        history = self._before(row, int(positions[0]))
-        past = (history or self._rows.fresh()).past()
+        line = self._lines(np.array([row]), positions[:1])
+        past, recent = self._rows.past(line), self._rows.recent(line, positions[:1] == 0)
         for start in range(0, len(run), CHUNK_TOKENS):
-            chunk = slice(start, start + CHUNK_TOKENS)
-            words, places = self._words(tokens[chunk]), positions[chunk]
-            past = past.between(int(places[0]) - self._shape.window, int(places[0]))
-            past = past.followed_by(self._unrouted(words, tokens[chunk], places))
-            first = history.recent() if history is not None and start == 0 else None
-            recent = self._unknown(len(places)) if first is None else Recent.of([first, self._unknown(len(places) - 1)])
-            asked = [Asked(0, len(places), tokens[chunk], places, past)]
-            yield run[chunk], self._network.probabilities(words, recent, asked)
+            places = run[start : start + CHUNK_TOKENS]
+            chunk = slice(start, start + len(places))
+            words = self._words(tokens[chunk])
+            past = past.since(int(positions[start]) - self._shape.window)
+            past = past.followed_by(self._unrouted(words, tokens[chunk], positions[chunk]))
+            asked = Asked(tokens[None, chunk], positions[None, chunk], past)
+            recent = recent.followed_by(self._unknown(len(places) - len(recent.known)))
+            yield places, self._network.probabilities(words, recent, asked)
+            recent = self._unknown(1)
 
-    def _before(self, row: int, position: int) -> RowHistory | None:
-        """What came before a token; nothing came before the first one."""
-        return self._rows.fresh() if position == 0 else self._rows.before(row, position)
+    def _lines(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Where the history of each row is; there is none at its beginning."""
+        places = zip(rows.tolist(), positions.tolist(), strict=True)
+        return np.array([self._rows.line(row, position) if position else NOWHERE for row, position in places])
 
     def _unrouted(self, words: Words, tokens: np.ndarray, positions: np.ndarray) -> Past:
-        keys, values = self._network.contents(words, np.repeat(self._no_code, len(tokens), axis=0))
-        routes = np.zeros((len(tokens), self._shape.layers * self._shape.top_k), dtype=np.uint16)
-        return Past(keys, values, routes, np.zeros(len(tokens), dtype=bool), tokens, positions)
+        """Tokens as part of the past, without their routing."""
+        keys, values = self._network.contents(words, np.zeros((len(tokens), self._shape.code), dtype=np.float32))
+        routes = np.zeros((1, len(tokens), self._shape.layers * self._shape.top_k), dtype=np.uint16)
+        known = np.zeros((1, len(tokens)), dtype=bool)
+        return Past(keys[None], values[None], routes, known, tokens[None], positions[None])
 
     def _unknown(self, count: int) -> Recent:
-        averages = len(RECENT_DECAYS)
-        popularity = np.broadcast_to(self._network.popularity, (count, averages, self._shape.width))
-        return Recent(
-            previous=np.zeros((count, self._shape.width), dtype=np.float32),
-            previous_code=np.repeat(self._no_code, count, axis=0),
-            averages=popularity,
-            average_codes=np.broadcast_to(self._popularity_code, (count, averages, self._shape.code)),
-            known=np.zeros((count, 1), dtype=np.float32),
-        )
+        """For tokens of which the routing just before is not known."""
+        return self._rows.recent(np.full(count, NOWHERE), np.zeros(count, dtype=bool))
 
     def _words(self, tokens: np.ndarray) -> Words:
         counts, seen, grams = self._lexicon.look_up(tokens)
@@ -112,24 +100,38 @@ class Path(Forecaster):
         routing = read_routing(used, self._layers, self._experts)
         if routing is None or routing.shape[2] != self._shape.top_k:
             return
-        rows = np.array(used.rows[: len(routing)], dtype=np.int64)
-        order = np.argsort(rows, kind="stable")
-        tokens, positions = np.array(used.token_ids, dtype=np.int64)[order], np.array(used.positions)[order]
-        for start in range(0, len(order), CHUNK_TOKENS):
-            chunk = slice(start, start + CHUNK_TOKENS)
-            self._remember(tokens[chunk], rows[order][chunk], positions[chunk], routing[order[chunk]])
+        rows, positions = (np.array(column[: len(routing)], dtype=np.int64) for column in (used.rows, used.positions))
+        tokens, order = np.array(used.token_ids, dtype=np.int64), np.argsort(rows, kind="stable")
+        breaks = (np.diff(rows[order]) != 0) | (np.diff(positions[order]) != 1)
+        runs = np.split(order, np.flatnonzero(breaks) + 1) if len(order) else []
+        for places in _alike(runs):
+            lines = np.array([self._rows.open(int(rows[run]), int(positions[run])) for run in places[:, 0]])
+            self._rows.extend(lines, self._seen(tokens[places], positions[places[:, 0]], routing[places]))
 
-    def _remember(self, tokens: np.ndarray, rows: np.ndarray, positions: np.ndarray, routing: np.ndarray) -> None:
-        routes = (routing + self._starts[None, :, None]).reshape(len(routing), -1)
-        hot = np.zeros((len(routes), self._shape.width), dtype=np.float32)
+    def _seen(self, tokens: np.ndarray, first: np.ndarray, routing: np.ndarray) -> Seen:
+        """`tokens` [rows, tokens], `routing` [rows, tokens, layers, top_k]."""
+        sizes, width = tokens.shape, self._shape.width
+        routes = (routing + self._starts[:, None]).reshape(tokens.size, -1)
+        hot = np.zeros((tokens.size, width), dtype=np.float32)
         np.put_along_axis(hot, routes, 1.0, axis=1)
         codes = self._network.codes(hot)
-        keys, values = self._network.contents(self._words(tokens), codes)
-        breaks = (np.diff(rows) != 0) | (np.diff(positions) != 1)
-        for run in np.split(np.arange(len(rows)), np.flatnonzero(breaks) + 1):
-            first = int(positions[run[0]])
-            history = self._rows.continued(int(rows[run[0]]), first)
-            history.extend(first, tokens[run], hot[run], routes[run], codes[run], keys[run], values[run])
+        keys, values = self._network.contents(self._words(tokens.ravel()), codes)
+        shaped = (array.reshape(*sizes, -1) for array in (hot, routes, codes, keys, values))
+        return Seen(first, tokens, *shaped)
+
+
+def _alike(runs: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Places [rows, tokens] of tokens: those alone in their row together, others row by row, all in bounded chunks.
+
+    A row that stands alone twice is left for a later chunk.
+    """
+    single = [run for run in runs if len(run) == 1]
+    for start in range(0, len(single), CHUNK_TOKENS):
+        yield np.stack(single[start : start + CHUNK_TOKENS])
+    for run in runs:
+        if len(run) > 1:
+            for start in range(0, len(run), CHUNK_TOKENS):
+                yield run[None, start : start + CHUNK_TOKENS]
 
 
 def load_path(file: FilePath, survey: Survey) -> Path:

@@ -1,38 +1,43 @@
-"""What a forecast may look back on: the earlier tokens of a sequence, and what the latest of them say."""
+"""What a forecast may look back on: the earlier tokens of its sequence, and what the latest of them say.
+
+Arrays begin with [rows, tokens]: many rows with one token each in decode, one row with many tokens in a prefill.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
+
+NEVER = np.int64(1) << 40
+"""Position of what is not there: later than all others, so nothing looks at it."""
 
 
 @dataclass(frozen=True)
 class Past:
-    """Earlier tokens of one sequence, by position."""
+    """Earlier tokens of some rows, in no order."""
 
     keys: np.ndarray
-    """float32 [past, heads * key + key]: to attend to, and to copy from."""
+    """float32 [rows, past, heads * key + key]: to attend to, and to copy from."""
     values: np.ndarray
-    """float32 [past, code]"""
+    """float32 [rows, past, code]"""
     routes: np.ndarray
-    """[past, layers * top_k]: layer * experts + expert; means nothing where it is not known."""
+    """uint16 [rows, past, layers * top_k]: layer * experts + expert; means nothing where it is not known."""
     known: np.ndarray
-    """bool [past]: the routing is known."""
+    """bool [rows, past]: the routing is known."""
     tokens: np.ndarray
-    """int64 [past]: token ids."""
+    """int64 [rows, past]: token ids."""
     positions: np.ndarray
-    """int64 [past]"""
+    """int64 [rows, past]: `NEVER` where there is nothing."""
 
-    def between(self, first: int, end: int) -> Past:
-        """Only positions first … end − 1."""
-        inside = (self.positions >= first) & (self.positions < end)
-        return Past(*(getattr(self, name)[inside] for name in self.__dataclass_fields__))
+    def since(self, first: int) -> Past:
+        """Of a single row, only what stands at position `first` or later, or nowhere."""
+        inside = self.positions[0] >= first
+        return Past(*(getattr(self, field.name)[:, inside] for field in fields(self)))
 
     def followed_by(self, other: Past) -> Past:
-        return Past(
-            *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in self.__dataclass_fields__)
-        )
+        names = [field.name for field in fields(self)]
+        return Past(*(np.concatenate([getattr(self, name), getattr(other, name)], axis=1) for name in names))
 
 
 @dataclass(frozen=True)
@@ -50,19 +55,25 @@ class Recent:
     known: np.ndarray
     """float32 [N, 1]: 1 if the routing of the token before is known, or none came before."""
 
-    @staticmethod
-    def of(parts: list[Recent]) -> Recent:
-        """One after the other."""
-        names = list(Recent.__dataclass_fields__)
-        return Recent(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    def followed_by(self, other: Recent) -> Recent:
+        names = [field.name for field in fields(self)]
+        return Recent(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Tokens of one sequence to forecast: places `first` … `end` − 1 of a batch, and the past they look at."""
+    """Tokens to forecast, and the past that those of each row look at."""
 
-    first: int
-    end: int
     tokens: np.ndarray
+    """int64 [rows, tokens]"""
     positions: np.ndarray
+    """int64 [rows, tokens]"""
     past: Past
+
+    def distances(self) -> np.ndarray:
+        """int64 [rows, tokens, past]: how many tokens ago."""
+        return self.positions[:, :, None] - self.past.positions[:, None, :]
+
+    def same(self) -> np.ndarray:
+        """bool [rows, tokens, past]: the token id is the same."""
+        return self.tokens[:, :, None] == self.past.tokens[:, None, :]
