@@ -11,7 +11,6 @@ from ...ipc.messages import Forecast, Used
 
 CHUNK_TOKENS = 128
 """Tokens forecast at a time; bounds the temporary arrays of a long prompt."""
-NEARLY_CERTAIN = np.float32(1 - 1e-6)
 
 Part = tuple[np.ndarray, np.ndarray]
 """Places of some tokens in the message [tokens], and float32 probabilities [tokens, layers, experts]."""
@@ -48,10 +47,10 @@ class Forecaster(ABC):
 
 def union(parts: Iterable[np.ndarray], layers: int, experts: int) -> np.ndarray:
     """1 − Π (1 − p) over all tokens of `parts` [tokens, layers, experts]: tokens are taken as independent."""
-    log_unused = np.zeros((layers, experts), dtype=np.float32)
+    unused = np.ones((layers, experts), dtype=np.float32)
     for part in parts:
-        log_unused += np.log1p(-np.minimum(part, NEARLY_CERTAIN)).sum(axis=0)
-    return -np.expm1(log_unused)
+        unused *= (1 - part).prod(axis=0)
+    return 1 - unused
 
 
 def chunks(count: int) -> Iterator[np.ndarray]:

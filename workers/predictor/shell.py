@@ -6,7 +6,7 @@ from ...ipc.events import Received
 from ...ipc.messages import Forecast, Plan, Used
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
-from .choice import make_forecaster
+from .choice import Subject, make_forecaster
 from .events import Action, Learn
 from .forecaster import Forecaster, scores
 from .state import PredictorState
@@ -17,7 +17,7 @@ class PredictorShell:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._forecaster = make_forecaster(stage.config, stage.survey(Survey))
+        self._forecaster = make_forecaster(stage.config, Subject.of(stage.survey(Survey)))
         self._state = PredictorState(waits=self._forecaster is not None and self._forecaster.follows_rows)
         self._plans = self._learned = 0
 

@@ -57,7 +57,7 @@ class _Unions:
 
     def add(self, used: np.ndarray, best: np.ndarray, double: np.ndarray) -> None:
         """bool [batches, tokens, layers, experts] each."""
-        used, best, double = (part.any(axis=1) for part in (used, best, double))
+        used, best, double = (np.asarray(part.any(axis=1)) for part in (used, best, double))
         self.used += int(used.sum())
         self.forecast += int(best.sum())
         self.both += int((used & best).sum())

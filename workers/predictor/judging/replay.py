@@ -53,7 +53,7 @@ def teach(forecaster: Forecaster, trace: Trace) -> None:
         begin, end = trace.offsets[row : row + 2].tolist()
         for first in range(begin, end, TAUGHT_TOKENS):
             places = np.arange(first, min(first + TAUGHT_TOKENS, end))
-            forecaster.learn(_used(trace, row, [row] * len(places), (places - begin).tolist(), places))
+            forecaster.learn(used_at(trace, row, [row] * len(places), (places - begin).tolist(), places))
 
 
 def _step(
@@ -63,11 +63,12 @@ def _step(
     ids = trace.token_ids[places].tolist()
     forecast = forecaster.routes(Forecast(step=step, token_ids=ids, rows=rows, positions=positions))
     if learning:
-        forecaster.learn(_used(trace, step, rows, positions, places))
+        forecaster.learn(used_at(trace, step, rows, positions, places))
     return Judged(forecast, trace.routes[places].astype(np.int64))
 
 
-def _used(trace: Trace, step: int, rows: list[int], positions: list[int], places: np.ndarray) -> Used:
+def used_at(trace: Trace, step: int, rows: list[int], positions: list[int], places: np.ndarray) -> Used:
+    """The message about tokens `places` of the trace."""
     return Used(
         step=step,
         token_ids=trace.token_ids[places].tolist(),

@@ -10,12 +10,11 @@ from zipfile import BadZipFile
 import msgspec
 import numpy as np
 
-from ....errors import CheckpointError, UsageError
-from ...checkpoint.survey import Survey
+from ....errors import UsageError
+from ..belonging import REMEDY
 from .shape import PathShape
 
 FORMAT_VERSION = 1
-REMEDY = "Train one for this model: `expertflow train TRACE --out FILE`"
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,15 +96,3 @@ def read_header(arrays: dict[str, np.ndarray], where: str) -> Header:
 
 def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def check_model(shape: tuple[int, int, int], model: str, survey: Survey, where: str) -> None:
-    """`shape` is (layers, experts, top_k). Raises CheckpointError if the predictor belongs to another model."""
-    wanted = (survey.layers, survey.experts, survey.top_k)
-    if shape != wanted:
-        sizes = "{} layers of {} experts, top {}"
-        what = f"was trained for {sizes.format(*shape)}; this model has {sizes.format(*wanted)}"
-        raise CheckpointError(what, where, REMEDY)
-    if model and survey.fingerprint and model != survey.fingerprint:
-        what = f"was trained for the model {model}; this one is {survey.fingerprint}"
-        raise CheckpointError(what, where, REMEDY)

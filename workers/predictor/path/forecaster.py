@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path as FilePath
 
 import numpy as np
 
 from ....ipc.messages import Forecast, Used
-from ...checkpoint.survey import Survey
 from ...routing import read_routing
 from ..forecaster import CHUNK_TOKENS, Forecaster, Part
-from .file import PathFile, check_model, read_path
+from .file import PathFile
 from .lexicon import Lexicon, Spelling
 from .network import Network, Words
 from .past import Asked, Past, Recent
@@ -132,21 +130,3 @@ def _alike(runs: list[np.ndarray]) -> Iterator[np.ndarray]:
         if len(run) > 1:
             for start in range(0, len(run), CHUNK_TOKENS):
                 yield run[None, start : start + CHUNK_TOKENS]
-
-
-def load_path(file: FilePath, survey: Survey) -> Path:
-    """Raises UsageError if it is no path predictor, CheckpointError if it belongs to another model."""
-    predictor = read_path(file)
-    shape = predictor.header.shape
-    check_model((shape.layers, shape.experts, shape.top_k), predictor.header.model, survey, str(file))
-    return Path(predictor, tokenizer_spelling(survey.folder) if shape.grams else None)
-
-
-def tokenizer_spelling(folder: str) -> Spelling | None:
-    """Token strings as the model's tokenizer.json has them; None without one."""
-    file = FilePath(folder) / "tokenizer.json"
-    if not file.is_file():
-        return None
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_file(str(file)).id_to_token

@@ -6,20 +6,25 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 from ...traces.trace import Trace
-from ..path.file import Header, PathFile
+from ..forecaster import Forecaster
+from ..judging.report import Report
+from ..path.file import Header, PathFile, write_path
+from ..path.forecaster import Path
 from ..path.shape import PathShape
 from .counting import compact, count_tokens
 from .module import Batch, PathModule
 from .sequences import Piece, Sequences
 
-Report = Callable[[float, str], None]
+Tell = Callable[[float, str], None]
 """How far the training is, from 0 to 1, and what there is to say of it."""
 
 
@@ -45,7 +50,7 @@ class Effort:
     """Share of sequences whose routing is hidden from some token on, as in a prefill."""
 
 
-def train_path(trace: Trace, effort: Effort, report: Report, shape: PathShape | None = None) -> PathFile:
+def train_path(trace: Trace, effort: Effort, tell: Tell, shape: PathShape | None = None) -> PathFile:
     """A predictor that learned from all sequences of `trace` but the development ones, whose tokens it only counts."""
     torch.set_num_threads(effort.threads)
     torch.manual_seed(effort.seed)
@@ -57,10 +62,27 @@ def train_path(trace: Trace, effort: Effort, report: Report, shape: PathShape | 
     popularity = torch.from_numpy((counts.sum(axis=0) / trace.tokens).astype(np.float32))
     module = PathModule(shape, popularity)
     sequences = Sequences(dense, counts, seen, popularity, shape.grams)
-    _Training(module, sequences, effort, report).run()
+    _Training(module, sequences, effort, tell).run()
     weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
     table = compact(counts, seen, names if vocabulary is None else np.array(vocabulary))
     return PathFile(Header(model=trace.model, shape=shape), weights, table)
+
+
+@dataclass(frozen=True)
+class TrainedPath:
+    """A path predictor that was just trained."""
+
+    file: PathFile
+
+    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
+        """`vocabulary` are the strings of the token ids that it will be asked for."""
+        return Path(self.file, None if vocabulary is None else vocabulary.__getitem__)
+
+    def write(self, file: FilePath, figures: Report) -> Report:
+        """Writes it with its figures; returns them with the size of the file."""
+        header = msgspec.structs.replace(self.file.header, figures=figures.main_figures())
+        write_path(file, replace(self.file, header=header))
+        return msgspec.structs.replace(figures, file_bytes=file.stat().st_size)
 
 
 def default_shape(trace: Trace) -> PathShape:
@@ -72,8 +94,8 @@ def default_shape(trace: Trace) -> PathShape:
 class _Training:
     """One run: keeps a running average of the weights, and of those the best on the development sequences."""
 
-    def __init__(self, module: PathModule, sequences: Sequences, effort: Effort, report: Report) -> None:
-        self._module, self._sequences, self._effort, self._report = module, sequences, effort, report
+    def __init__(self, module: PathModule, sequences: Sequences, effort: Effort, tell: Tell) -> None:
+        self._module, self._sequences, self._effort, self._tell = module, sequences, effort, tell
         self._dice = np.random.default_rng(effort.seed)
         self._learned, self._judged = self._divided(sequences.pieces())
         self._steps = 0
@@ -146,7 +168,7 @@ class _Training:
         better = loss < self._best[0]
         if better:
             self._best = loss, {name: value.clone() for name, value in self._average.items()}
-        self._report(self._progress(), f"step {self._steps}, development loss {loss:.4f}")
+        self._tell(self._progress(), f"step {self._steps}, development loss {loss:.4f}")
         return better
 
     @torch.no_grad()
