@@ -79,7 +79,7 @@ class Train(Command):
     def _train(self, learned: Trace, judged: Trace, view: ProgressView) -> Report:
         from ...workers.predictor.judging.report import compare
         from ...workers.predictor.training.kinds import TRAINERS
-        from ...workers.predictor.training.learner import Effort
+        from ...workers.predictor.training.loop import Effort
 
         effort = Effort(minutes=self.minutes, epochs=self.epochs, threads=self.threads, seed=self.seed)
 

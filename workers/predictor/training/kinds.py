@@ -9,7 +9,8 @@ from typing import Protocol
 from ...traces.trace import Trace
 from ..forecaster import Forecaster
 from ..judging.report import Report
-from .learner import Effort, Tell, TrainedPath, train_path
+from .loop import Effort, Tell
+from .path import TrainedPath, train_path
 
 
 class Trained(Protocol):
