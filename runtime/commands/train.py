@@ -47,9 +47,9 @@ class Train(Command):
     """File for the figures, as JSON."""
     seed: int = 0
     """Of the choice of held-out sequences and of the training."""
-    minutes: float = 6.0
+    minutes: float = 10.0
     """Most wall-clock minutes of training."""
-    epochs: float = 12.0
+    epochs: float = 10.0
     """Most times that every sequence is learned from."""
     threads: int = 1
     """Cores to train on."""

@@ -29,9 +29,9 @@ Batch = TypeVar("Batch")
 class Effort:
     """How long and how hard to train."""
 
-    minutes: float = 6.0
+    minutes: float = 10.0
     """Wall-clock budget; the learning rate follows it, or `epochs` where those are over sooner."""
-    epochs: float = 12.0
+    epochs: float = 10.0
     threads: int = 1
     seed: int = 0
 
