@@ -11,6 +11,7 @@ import tyro
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
+from ...workers.predictor.judging.aligning import aligned
 from ...workers.traces.trace import Trace
 from ...workers.traces.trace import read_npz as read_trace
 from ..progress import ProgressView
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 PARTS = 1000
 """Steps of the progress bar."""
+PROMPTS = {"path": 0.0, "paper": 0.5}
+"""Share of each sequence that is taken as a prompt when decode is judged: the paper's encoder needs one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ class Train(Command):
         sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
         if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
             raise UsageError("is of another model than the trace to learn from", str(self.test), "Trace the same model")
-        return learned, judged
+        return learned, aligned(judged, learned.vocabulary)
 
     def _train(self, learned: Trace, judged: Trace, view: ProgressView) -> Report:
         from ...workers.predictor.judging.report import compare
@@ -89,7 +92,7 @@ class Train(Command):
         view(Progress("train", "training", 0, PARTS))
         trained = TRAINERS[self.kind](learned, effort, tell)
         view(Progress("train", "judging", 0, 1))
-        figures = compare(trained.forecaster(judged.vocabulary), learned, judged)
+        figures = compare(trained.forecaster(judged.vocabulary), learned, judged, PROMPTS[self.kind])
         view(Progress("train", "judging", 1, 1))
         return figures if self.out is None else trained.write(self.out, figures)
 

@@ -51,14 +51,15 @@ def write_stored(file: Path, content: Stored[Any]) -> None:
     """Creates or replaces the file."""
     header = np.frombuffer(msgspec.json.encode(content.header), dtype=np.uint8)
     halves = {f"weights.{name}": array.astype(np.float16) for name, array in content.weights.items()}
+    arrays: dict[str, Any] = {"header": header, **halves, **content.arrays}
     with file.open("wb") as target:
-        np.savez_compressed(target, header=header, **halves, **content.arrays)
+        np.savez_compressed(target, **arrays)
 
 
 def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
     """Raises UsageError if this is no predictor of this kind and of this version."""
     try:
-        with np.load(file, allow_pickle=False) as npz:
+        with file.open("rb") as source, np.load(source, allow_pickle=False) as npz:
             arrays = {name: npz[name] for name in npz.files}
         header = _header(arrays.pop("header", None), kind, shape, str(file))
     except (OSError, ValueError, BadZipFile, msgspec.DecodeError) as error:

@@ -9,8 +9,9 @@ import numpy as np
 from ....ipc.messages import Forecast, Used
 from ...routing import read_routing
 from ..forecaster import CHUNK_TOKENS, Forecaster, Part
+from ..spelling import Spelling
 from .file import PathFile
-from .lexicon import Lexicon, Spelling
+from .lexicon import Lexicon
 from .network import Network, Words
 from .past import Asked, Past, Recent
 from .rows import NOWHERE, Rows, Seen
