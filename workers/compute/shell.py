@@ -14,6 +14,8 @@ from ...ipc.messages import ComputeFromLoader, Forget, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
+from ..traces.records import TraceHeader
+from ..traces.stream import TraceFile
 from .executor import Executor, sample
 from .holdings import Holdings
 from .model import load_model
@@ -21,6 +23,7 @@ from .recording import Recording
 from .residency import ComputeStopped, Residency
 from .routing import StepRouting
 from .slots import SlotViews
+from .tracing import StepTrace
 from .unit import RowAbilities
 
 LANE_COMPUTE, LANE_STALL = 0, 1
@@ -39,7 +42,6 @@ class ComputeShell:
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
         self._waiting_on = ""
-        routing = StepRouting()
         self._residency = Residency(
             holdings,
             SlotViews(slots, survey),
@@ -48,6 +50,8 @@ class ComputeShell:
             wait=self._wait,
             clock_ns=time.monotonic_ns,
         )
+        self._trace = self._open_trace(survey)
+        routing = StepRouting(self._trace)
         model = load_model(survey, self._residency, routing)
         self._rows = survey.rows
         self._recording = Recording.open(stage.config.record, stage.spec.epoch)
@@ -59,6 +63,15 @@ class ComputeShell:
             time.monotonic_ns,
             self._recording.watch(sample),
         )
+
+    def _open_trace(self, survey: Survey) -> StepTrace | None:
+        config, spec = self._stage.config, self._stage.spec
+        if not config.trace:
+            return None
+        slots = self._stage.arena("slots").array.size // survey.stride_bytes
+        header = TraceHeader.of("compute", spec.epoch, survey, slots)
+        file = TraceFile(config.trace, header)
+        return StepTrace(file, header, config.trace_hidden, time.monotonic_ns, lambda: self._residency.counts.stall_ns)
 
     def run(self) -> None:
         """Serve until the supervisor says stop."""
@@ -75,6 +88,8 @@ class ComputeShell:
         except ComputeStopped:
             pass
         self._publish()
+        if self._trace is not None:
+            self._trace.close()
 
     def _facts(self) -> dict[str, int | float | str]:
         rows = self._rows
@@ -146,6 +161,8 @@ class ComputeShell:
         if used is not None and not self._resident:
             self._stage.send("loader", used)
         self._recording.step(step, stepped, used)
+        if self._trace is not None:
+            self._trace.write(step, stepped, used, epoch)
         if epoch == self._scheduler_epoch:
             self._stage.send("scheduler", stepped)
 
