@@ -62,7 +62,7 @@ class Traced:
 
     def record(self, used: Used | None, order: RunStep | None = None) -> list[TracedStep]:
         stepped = Stepped(number=0, unit=2, rows=[], tokens=[], busy_ns=3065, stall_ns=3000, kv_bytes=0)
-        self.trace.write(order or RunStep(number=0, unit=2), stepped, used, scheduler=3)
+        self.trace.write(order or RunStep(number=0, unit=2), stepped, used)
         self.trace.close()
         return list(read_steps(self.folder))
 
@@ -74,7 +74,7 @@ def traced(tmp_path: Path) -> Traced:
 
 def test_a_record_tells_the_step_as_it_was(traced: Traced) -> None:
     (record,) = traced.record(traced.forward())
-    assert (record.scheduler, record.step, record.unit, record.phase) == (3, 0, 2, "decode")
+    assert (record.step, record.unit, record.phase) == (0, 2, "decode")
     assert (record.token_ids, record.rows, record.positions) == ([7, 8, 9], [0, 0, 4], [0, 1, 5])
     routes = np.frombuffer(record.experts, "<u2").reshape(3, LAYERS, TOP_K)
     assert (routes == np.arange(LAYERS)[None, :, None]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -43,21 +44,22 @@ def test_a_trace_has_the_routes_of_the_recording_and_the_states_of_transformers(
     for number, text in enumerate(texts):
         begin, end = trace.offsets[number : number + 2]
         assert trace.token_ids[begin:end].tolist() == text
-        rows = [recorded[number + 1, position] for position in range(len(text))]  # the scheduler counts from 1
-        assert np.array_equal(trace.routes[begin:end], rows)
+        assert np.array_equal(trace.routes[begin:end], recorded[number][: len(text)])
     assert trace.weights is not None and np.allclose(trace.weights.sum(axis=2), 1, atol=2e-3)
     assert 0.3 < len(hidden.tokens) / trace.tokens < 0.7
     states = np.concatenate([_states_of_transformers(model, text) for text in texts])
     assert np.allclose(hidden.states, states[hidden.tokens], rtol=2e-3, atol=2e-3)
 
 
-def _routes_of_recording(folder: Path, layers: int, experts: int) -> dict[tuple[int, int], np.ndarray]:
-    routes: dict[tuple[int, int], np.ndarray] = {}
+def _routes_of_recording(folder: Path, layers: int, experts: int) -> list[list[np.ndarray]]:
+    """By row and position."""
+    routes: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
     for used in read_recording(folder):
         routing = read_routing(used, layers, experts)
         assert routing is not None
-        routes.update(zip(zip(used.rows, used.positions, strict=True), routing, strict=True))
-    return routes
+        for row, position, route in zip(used.rows, used.positions, routing, strict=True):
+            routes[row][position] = route
+    return [[routes[row][position] for position in sorted(routes[row])] for row in sorted(routes)]
 
 
 def _states_of_transformers(folder: Path, text: list[int]) -> np.ndarray:

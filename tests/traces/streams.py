@@ -33,7 +33,7 @@ def token(row: int, position: int) -> int:
     return 100 * row + position
 
 
-def step(number: int, tokens: list[tuple[int, int]], *, scheduler: int = 1, **changes: Any) -> TracedStep:
+def step(number: int, tokens: list[tuple[int, int]], **changes: Any) -> TracedStep:
     """A step over these (row, position); `like` names rows whose tokens and routes other rows have."""
     like = changes.pop("like", {})
     pairs = [(like.get(row, row), position) for row, position in tokens]
@@ -52,7 +52,6 @@ def step(number: int, tokens: list[tuple[int, int]], *, scheduler: int = 1, **ch
         "seeds": [10_000 + like.get(row, row) for row in admitted],
     }
     return TracedStep(
-        scheduler=scheduler,
         step=number,
         token_ids=[token(*pair) for pair in pairs],
         rows=[row for row, _ in tokens],
@@ -70,8 +69,8 @@ def hidden_of(tokens: list[tuple[int, int]], sampled: list[int]) -> dict[str, An
     return {"sampled": sampled, "hidden": states.tobytes()}
 
 
-def plan(number: int, score: int, scheduler: int = 1) -> TracedPlan:
-    return TracedPlan(scheduler=scheduler, step=number, sent_ns=number, scores=bytes([score]) * LAYERS * EXPERTS)
+def plan(number: int, score: int) -> TracedPlan:
+    return TracedPlan(step=number, sent_ns=number, scores=bytes([score]) * LAYERS * EXPERTS)
 
 
 def encode(*records: TraceRecord) -> bytes:

@@ -16,6 +16,9 @@ from hypothesis import strategies as st
 
 from tests.traces.streams import EXPERTS, LAYERS, TOP_K, hidden_of, plan, route, step, token, write
 
+NEXT = 2 << 32
+"""First row of the next scheduler."""
+
 
 def check(trace: Trace, lengths: dict[int, int]) -> None:
     """The sequences are these rows, of these lengths, with the tokens and routes of the made-up streams."""
@@ -50,8 +53,8 @@ def test_a_new_scheduler_goes_on_with_a_sequence_under_another_row(tmp_path: Pat
         tmp_path,
         step(0, [(3, 0), (3, 1)]),
         step(1, [(3, 2)]),
-        step(0, [(0, 0), (0, 1), (0, 2), (0, 3)], scheduler=2, like={0: 3}),
-        step(1, [(0, 4)], scheduler=2, like={0: 3}),
+        step(2, [(NEXT, 0), (NEXT, 1), (NEXT, 2), (NEXT, 3)], like={NEXT: 3}),
+        step(3, [(NEXT, 4)], like={NEXT: 3}),
     )
     check(read_trace(tmp_path), {3: 5})
 
@@ -63,8 +66,8 @@ def test_equal_prompts_of_one_scheduler_are_two_sequences(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("difference", [{"seeds": [1]}, {"token_ids": [300, 7]}])
 def test_another_request_of_a_new_scheduler_is_another_sequence(tmp_path: Path, difference: dict[str, Any]) -> None:
-    """Row numbers begin anew; another seed or another token tells them apart."""
-    other = msgspec.structs.replace(step(0, [(3, 0), (3, 1)], scheduler=2), **difference)
+    """Another seed or another token tells them apart."""
+    other = msgspec.structs.replace(step(1, [(NEXT, 0), (NEXT, 1)], like={NEXT: 3}), **difference)
     write(tmp_path, step(0, [(3, 0), (3, 1)]), other)
     trace = read_trace(tmp_path)
     assert (trace.sequences, trace.tokens) == (2, 4)
@@ -112,15 +115,15 @@ def test_an_npz_holds_the_same(tmp_path: Path) -> None:
 
 def test_plans_and_hints_are_found_by_step(tmp_path: Path) -> None:
     hints = bytes(range(LAYERS * EXPERTS))
-    write(tmp_path, step(7, [(0, 0)]), step(8, [(0, 1)], hints=hints), step(8, [(0, 0)], scheduler=2))
-    write(tmp_path, plan(8, 5), plan(9, 6), plan(8, 7, scheduler=2), stage="predictor")
+    write(tmp_path, step(7, [(0, 0)]), step(8, [(0, 1)], hints=hints), step(9, [(0, 2)]))
+    write(tmp_path, plan(8, 5), plan(10, 6), plan(9, 7), stage="predictor")
     log = read_step_log(tmp_path)
-    assert log.planned.tolist() == [False, True, True] and log.planned_ns.tolist() == [-1, 8, 8]
+    assert log.planned.tolist() == [False, True, True] and log.planned_ns.tolist() == [-1, 8, 9]
     assert [set(each.ravel().tolist()) for each in log.plans] == [{0}, {5}, {7}]
     assert log.hinted.tolist() == [False, True, False]
     assert log.hints.shape == (3, LAYERS, EXPERTS) and log.hints[1].tobytes() == hints
     assert log.compute_ns.tolist() == [[10, 20, 30, 40]] * 3
-    assert (log.tokens.tolist(), log.decoded.tolist()) == ([1, 1, 1], [False, True, False])
+    assert (log.tokens.tolist(), log.decoded.tolist()) == ([1, 1, 1], [False, True, True])
 
 
 def test_hidden_states_stand_at_their_tokens(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ class ComputeShell:
             self._stage.send("loader", used)
         self._recording.step(step, stepped, used)
         if self._trace is not None:
-            self._trace.write(step, stepped, used, epoch)
+            self._trace.write(step, stepped, used)
         if epoch == self._scheduler_epoch:
             self._stage.send("scheduler", stepped)
 

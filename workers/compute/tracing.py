@@ -61,12 +61,11 @@ class StepTrace:
         """The forward is over, and its tokens are chosen."""
         self._mark()
 
-    def write(self, order: RunStep, result: Stepped, used: Used | None, scheduler: int) -> None:
+    def write(self, order: RunStep, result: Stepped, used: Used | None) -> None:
         """The step is over. Rows that were rescued from a broken one (`used` is None) are not in the trace."""
         if used is None:
             return
         record = TracedStep(
-            scheduler=scheduler,
             step=order.number,
             unit=order.unit,
             phase="prefill" if order.admit else "decode",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ...ipc.events import PeerJoined, Received
+from ...ipc.events import Received
 from ...ipc.messages import Forecast, Plan, Used
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
@@ -20,7 +20,7 @@ class PredictorShell:
         survey = stage.survey(Survey)
         self._stage = stage
         self._forecaster = make_forecaster(stage.config, survey.layers, survey.experts, survey.top_k)
-        self._plans = self._learned = self._scheduler_epoch = 0
+        self._plans = self._learned = 0
         header = TraceHeader.of("predictor", stage.spec.epoch, survey)
         self._trace = TraceFile(stage.config.trace, header) if stage.config.trace else None
 
@@ -37,8 +37,6 @@ class PredictorShell:
             self._trace.close()
 
     def _take_in(self, event: object) -> None:
-        if isinstance(event, PeerJoined) and event.stage == "scheduler":
-            self._scheduler_epoch = event.epoch
         if self._forecaster is None:
             return
         match event:
@@ -57,7 +55,4 @@ class PredictorShell:
 
     def _record(self, plan: Plan) -> None:
         if self._trace is not None:
-            sent_ns = time.monotonic_ns()
-            self._trace.write(
-                TracedPlan(scheduler=self._scheduler_epoch, step=plan.step, sent_ns=sent_ns, scores=plan.scores)
-            )
+            self._trace.write(TracedPlan(step=plan.step, sent_ns=time.monotonic_ns(), scores=plan.scores))

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import UsageError
 from .folder import read_header, read_steps
 from .records import TracedStep, TraceHeader
-from .sequences import number_sequences, row_key
+from .sequences import number_sequences
 from .stream import REMEDY
 
 
@@ -35,8 +35,8 @@ class Gathered:
 
     def sequences(self) -> np.ndarray:
         """int64 [N]: the sequence of each token."""
-        schedulers, rows, positions, tokens = map(self.column, ("schedulers", "rows", "positions", "token_ids"))
-        return number_sequences(schedulers, rows, positions, tokens, self._seeds)
+        rows, positions, token_ids = map(self.column, ("rows", "positions", "token_ids"))
+        return number_sequences(rows, positions, token_ids, self._seeds)
 
     @property
     def states(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -51,14 +51,12 @@ class Gathered:
             values = np.frombuffer(getattr(step, name), dtype=kind)
             parts[name].append(values.reshape(count, self.header.layers, self.header.top_k))
         parts["steps"].append(np.full(count, number))
-        parts["schedulers"].append(np.full(count, step.scheduler))
         parts["decoded"].append(np.full(count, step.phase == "decode"))
         if hidden and step.sampled:
             parts["sampled"].append(self._tokens + np.array(step.sampled))
             states = np.frombuffer(step.hidden, dtype="<f2")
             parts["hidden"].append(states.reshape(len(step.sampled), self.header.layers, -1))
-        for row, seed in zip(step.admitted, step.seeds, strict=True):
-            self._seeds[row_key(step.scheduler, row)] = seed
+        self._seeds.update(zip(step.admitted, step.seeds, strict=True))
         self._tokens += count
 
 

@@ -44,7 +44,7 @@ def read_step_log(folder: str | Path) -> StepLog:
     for step in read_steps(folder):
         check_step(step, header, folder)
         steps.append(msgspec.structs.replace(step, experts=b"", weights=b"", hidden=b"", sampled=[]))  # they are big
-    return log_steps(header, steps, {(plan.scheduler, plan.step): plan for plan in read_plans(folder)})
+    return log_steps(header, steps, {plan.step: plan for plan in read_plans(folder)})
 
 
 def read_hidden(folder: str | Path) -> tuple[Trace, HiddenStates]:

@@ -45,10 +45,9 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     """One step of one unit, pads left out. Arrays are row-major, little endian; times are the machine's monotonic
     clock.
 
-    A sequence is a row of a scheduler: rows and steps are numbered anew by every start of the scheduler.
+    Numbers of steps and rows are never used twice; their upper 32 bits are the epoch of the scheduler.
     """
 
-    scheduler: int
     step: int
     unit: int
     phase: Literal["prefill", "decode"]
@@ -82,7 +81,6 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
 class TracedPlan(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """A plan that the predictor sent: uint8 [layers, experts], 255 = certain."""
 
-    scheduler: int
     step: int
     sent_ns: int
     scores: bytes

@@ -43,9 +43,9 @@ class StepLog:
     """int64 [T]: when it was sent, -1 where none was."""
 
 
-def log_steps(header: TraceHeader, steps: list[TracedStep], plans: Mapping[tuple[int, int], TracedPlan]) -> StepLog:
-    """The arrays of these steps; `plans` by scheduler and step."""
-    given = [plans.get((step.scheduler, step.step)) for step in steps]
+def log_steps(header: TraceHeader, steps: list[TracedStep], plans: Mapping[int, TracedPlan]) -> StepLog:
+    """The arrays of these steps; `plans` by step."""
+    given = [plans.get(step.step) for step in steps]
     shape = (header.layers, header.experts)
     columns = ("started_ns", "busy_ns", "stall_ns", "compute_ns", "hits", "misses")
     return StepLog(
