@@ -20,7 +20,7 @@ def keys(*places: tuple[int, int]) -> np.ndarray:
 def test_lru_values_what_was_used_last() -> None:
     policy = Lru(LAYERS, EXPERTS)
     policy.used(keys((0, 0), (2, 0)), step=1)
-    policy.missed(keys((1, 1)), step=2)
+    policy.touched(keys((1, 1)), step=2)
     worth = policy.worth(now=9, after=9).ravel()
     order = [key(1, 1), key(2, 0), key(0, 0)]
     assert sorted(order, key=lambda each: -worth[each]) == order

@@ -91,7 +91,7 @@ def test_deaths_neither_lose_nor_repeat_a_token_of_a_trace(model: Path, tmp_path
     spans = zip(trace.offsets[:-1], trace.offsets[1:], strict=True)
     assert sorted(trace.token_ids[begin:end].tolist() for begin, end in spans) == expected
     log = read_step_log(tmp_path / "trace")
-    assert log.planned.any() and (log.compute_ns > 0).all()
+    assert log.planned.any() and log.hinted.any() and (log.compute_ns > 0).all()
     assert (tmp_path / "trace" / "compute.2.msgpack").is_file()
 
 

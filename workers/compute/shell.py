@@ -10,15 +10,17 @@ from typing import Any
 import torch
 
 from ...ipc.events import Event, PeerJoined, Received, Stopping
-from ...ipc.messages import ComputeFromLoader, Forget, RunStep, Split
+from ...ipc.messages import ComputeFromLoader, Forget, Hint, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from ..traces.records import TraceHeader
 from ..traces.stream import TraceFile
 from .executor import Executor, sample
+from .hints import Hinter
 from .holdings import Holdings
-from .model import load_model
+from .model import attach, load_model
+from .next_router import NextRouters
 from .recording import Recording
 from .residency import ComputeStopped, Residency
 from .routing import StepRouting
@@ -53,6 +55,7 @@ class ComputeShell:
         self._trace = self._open_trace(survey)
         routing = StepRouting(self._trace)
         model = load_model(survey, self._residency, routing)
+        hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
         self._recording = Recording.open(stage.config.record, stage.spec.epoch)
         self._executor = Executor(
@@ -62,6 +65,7 @@ class ComputeShell:
             self._residency,
             time.monotonic_ns,
             self._recording.watch(sample),
+            hinter,
         )
 
     def _open_trace(self, survey: Survey) -> StepTrace | None:
@@ -72,6 +76,19 @@ class ComputeShell:
         header = TraceHeader.of("compute", spec.epoch, survey, slots)
         file = TraceFile(config.trace, header)
         return StepTrace(file, header, config.trace_hidden, time.monotonic_ns, lambda: self._residency.counts.stall_ns)
+
+    def _hinter(self, model: Any, survey: Survey) -> Hinter | None:
+        if self._stage.config.hints == "off":
+            return None
+        source = NextRouters(model, survey.experts)
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint)
+        attach(hinter, model)
+        return hinter
+
+    def _send_hint(self, hint: Hint) -> None:
+        self._stage.send("loader", hint)
+        if self._trace is not None:
+            self._trace.hint(hint)
 
     def run(self) -> None:
         """Serve until the supervisor says stop."""

@@ -25,16 +25,19 @@ def discount(ticks: np.ndarray, layers: int) -> np.ndarray:
 class Policy(Protocol):
     """Hears how experts are used; says what each is worth keeping. What is worth least is evicted first."""
 
-    def missed(self, keys: np.ndarray, step: int) -> None:
-        """Compute waits for these experts, all of one layer, in a step that is not over."""
+    def touched(self, keys: np.ndarray, step: int) -> None:
+        """A step that is not over has come to these experts, found or missed."""
         ...
 
     def used(self, keys: np.ndarray, step: int) -> None:
-        """A step is over and has used these experts, those that were missed included."""
+        """A step is over and has used these experts, those that were touched included."""
         ...
 
-    def worth(self, now: int, after: int) -> np.ndarray:
-        """float64 [layers, experts]: the expected discount, at tick `now`, of the first use later than tick `after`."""
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """float64 [layers, experts]: the expected discount, at tick `now`, of the first use later than tick `after`.
+
+        `after` may differ by layer, int64 [layers, 1].
+        """
         ...
 
 
@@ -45,14 +48,14 @@ class Lru:
         self._layers = layers
         self._last_use = np.full((layers, experts), -math.inf)
 
-    def missed(self, keys: np.ndarray, step: int) -> None:
+    def touched(self, keys: np.ndarray, step: int) -> None:
         layer_of, expert_of = np.divmod(keys, self._last_use.shape[1])
         self._last_use[layer_of, expert_of] = step * self._layers + layer_of
 
     def used(self, keys: np.ndarray, step: int) -> None:
-        self.missed(keys, step)
+        self.touched(keys, step)
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         return discount((after - now) + (now - self._last_use), self._layers)
 
 
@@ -72,7 +75,7 @@ class Popularity:
         self._layer_of = np.arange(layers)[:, None]
         self._steps = 1
 
-    def missed(self, keys: np.ndarray, step: int) -> None:
+    def touched(self, keys: np.ndarray, step: int) -> None:
         """The end of the step will tell."""
 
     def used(self, keys: np.ndarray, step: int) -> None:
@@ -82,7 +85,7 @@ class Popularity:
             share *= 1 - weight
             share.ravel()[keys] += weight
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """The next visits of the expert's layer use it with independent chances: a geometric series."""
         share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
         visit = after + 1 + (self._layer_of - after - 1) % self._layers
