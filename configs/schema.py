@@ -131,6 +131,8 @@ def _check_counts(config: Config) -> None:
         raise UsageError(f"must be from 0 to 1, not {config.trace_hidden}", "trace_hidden", "Give a share such as 0.1")
     if not config.start_timeout_s > 0:
         raise UsageError("must be above 0", "start_timeout_s", "Give seconds")
+    if config.hints == "gates" and not config.gates_file:
+        raise UsageError("hints 'gates' needs trained gates", "gates_file", "Train gates first (expertflow train)")
     if config.predictor == "oracle" and not config.oracle_routes:
         raise UsageError("predictor 'oracle' needs a recording", "oracle_routes", "Record a run first (record=FOLDER)")
 
