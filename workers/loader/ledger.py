@@ -18,7 +18,8 @@ from ..routing import read_routing, used_keys
 from .advice import MOST_STEPS, Advice
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
 from .outlook import Outlook
-from .policy import Policy, Popularity
+from .policies import Policy
+from .policies.popularity import Popularity
 from .prefetched import Prefetched
 from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
 
@@ -145,7 +146,7 @@ class Ledger:
         first_key = need.layer * self._experts
         keys = [first_key + expert for expert in need.experts if 0 <= expert < self._experts]
         self._counts["strange"] += len(need.experts) - len(keys)
-        self._policy.missed(np.array(keys, dtype=np.int64), need.step)
+        self._policy.touched(np.array(keys, dtype=np.int64), need.step)
         self._need.clear()
         for key in keys:
             slot = self._table.where.get(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .advice import Advice
-from .policy import Policy, discount
+from .policies.base import Policy, discount
 from .slots import NOW
 
 MARGIN = 1.05

@@ -14,7 +14,7 @@ from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from .ledger import Ledger
-from .policy import make_policy
+from .policies import make_policy
 from .store import fill_store
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
