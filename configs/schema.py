@@ -50,7 +50,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hints: Literal["off", "router", "gates"] = "router"
     """Who names the experts of the next layer while a layer runs: its own router, or gates trained on traces."""
     gates_file: str = ""
-    """Trained gates, for hints = gates (`expertflow train --kind gates`)."""
+    """File of trained gates, for hints = gates."""
     rank_victims: Literal["auto", "always", "never"] = "auto"
     """Whether forecasts say which expert goes first, or only which stay; auto: while they are accurate enough."""
     prediction: Literal["auto", "on"] = "auto"

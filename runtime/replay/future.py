@@ -38,7 +38,7 @@ class Belady:
     def used(self, keys: np.ndarray, step: int) -> None:
         """Known already."""
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """float64 [layers, experts]: 1 for a use at the tick after `now`, falling with the time until it comes."""
         ticks = self._next_step.reshape(self._uses.layers, -1) * self._uses.layers + self._layer_of
         return 1.0 / np.maximum(ticks - now, 1)
@@ -63,7 +63,7 @@ class Sch:
     def used(self, keys: np.ndarray, step: int) -> None:
         """Known already."""
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         while self._tick < now:
             step, first = divmod(self._tick + 1, self._uses.layers)
             last = min(now - step * self._uses.layers, self._uses.layers - 1)

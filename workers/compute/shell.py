@@ -15,8 +15,10 @@ from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .executor import Executor, sample
+from .hints import Hinter
 from .holdings import Holdings
-from .model import load_model
+from .model import attach, load_model
+from .next_router import NextRouters
 from .recording import Recording
 from .residency import ComputeStopped, Residency
 from .routing import StepRouting
@@ -49,6 +51,7 @@ class ComputeShell:
             clock_ns=time.monotonic_ns,
         )
         model = load_model(survey, self._residency, routing)
+        hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
         self._recording = Recording.open(stage.config.record, stage.spec.epoch)
         self._executor = Executor(
@@ -58,7 +61,18 @@ class ComputeShell:
             self._residency,
             time.monotonic_ns,
             self._recording.watch(sample),
+            hinter,
         )
+
+    def _hinter(self, model: Any, survey: Survey) -> Hinter | None:
+        if self._stage.config.hints == "off":
+            return None
+        source = NextRouters(model, survey.experts)
+        hinter = Hinter(
+            source, survey.layers, survey.experts, survey.top_k, lambda hint: self._stage.send("loader", hint)
+        )
+        attach(hinter, model)
+        return hinter
 
     def run(self) -> None:
         """Serve until the supervisor says stop."""

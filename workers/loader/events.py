@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
+from ...ipc.messages import Filled, Given, Hint, Holding, Need, Plan, Recall, Used
 
 
 class FillDone(msgspec.Struct, frozen=True):
@@ -33,5 +33,5 @@ class PromoteFill(msgspec.Struct, frozen=True):
     slot: int
 
 
-LedgerEvent = Need | Given | Used | Holding | Plan | FillDone | ComputeJoined
+LedgerEvent = Need | Hint | Given | Used | Holding | Plan | FillDone | ComputeJoined
 LedgerAction = Filled | Recall | StartFill | PromoteFill

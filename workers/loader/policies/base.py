@@ -42,6 +42,9 @@ class Policy(Protocol):
         """A step is over and has used these experts, ascending, those that were touched included."""
         ...
 
-    def worth(self, now: int, after: int) -> np.ndarray:
-        """float64 [layers, experts]: the expected discount, at tick `now`, of the first use later than tick `after`."""
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """float64 [layers, experts]: the expected discount, at tick `now`, of the first use later than tick `after`.
+
+        `after` may differ by layer, int64 [layers, 1].
+        """
         ...

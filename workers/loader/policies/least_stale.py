@@ -26,7 +26,7 @@ class LeastStale:
 
     used = touched
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """The place in the queue as a time: what goes first is worth a use two rounds away, what goes last one at
         once."""
         step = now // self._layers

@@ -24,7 +24,7 @@ class Lfru:
 
     used = touched
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         age = 1.0 + self._layers * self._history.rounds(now)
         share = self._history.share() / age
         return discount(np.asarray(after - now), self._layers) * discount_of_share(share)

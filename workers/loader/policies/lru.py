@@ -23,5 +23,5 @@ class Lru:
 
     used = touched
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         return discount(after - self._history.last_tick(), self._layers)

@@ -35,7 +35,7 @@ class Popularity:
             share *= 1 - weight
             share.reshape(-1)[keys] += weight
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """Each visit of the expert's layer uses it with an independent chance."""
         share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
         visit = after + 1 + (self._layer_of - after - 1) % self._layers

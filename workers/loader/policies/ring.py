@@ -24,7 +24,7 @@ class Ring:
 
     used = touched
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         visit = after + 1 + (self._layer_of - after - 1) % self._layers
         idle = self._history.rounds(now)
         return discount(visit - now + idle / (1.0 + idle), self._layers)

@@ -27,5 +27,5 @@ class Static:
 
     used = touched
 
-    def worth(self, now: int, after: int) -> np.ndarray:
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         return discount(np.asarray(after - now), self._layers) * discount_of_share(self._history.share())
