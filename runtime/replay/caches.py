@@ -30,21 +30,23 @@ class Cache(Protocol):
 
 
 class LayerCaches:
-    """As many slots for each layer, all layers decided at once."""
+    """As many slots for each layer (the first ones have one more if it does not come out even), all layers decided at
+    once."""
 
     def __init__(self, layers: int, experts: int, slots: int) -> None:
-        self._layers, self._each = layers, slots // layers
-        self.slots = self._each * layers
+        self.slots = slots
+        quota = slots // layers + (np.arange(layers) < slots % layers)
+        self._within = np.arange(experts) >= experts - quota[:, None]
+        """bool [layers, experts]: by rank in its layer, the best last."""
         self.resident = np.zeros(layers * experts, dtype=bool)
 
     def admit(self, wanted: np.ndarray, worth: np.ndarray, bypass: bool = False) -> None:
         scores = np.where(self.resident, worth.ravel(), ABSENT)
         missing = wanted[~self.resident[wanted]]
         scores[missing] = worth.ravel()[missing] if bypass else DEMANDED
-        by_layer = scores.reshape(self._layers, -1)
-        best = np.argsort(by_layer, axis=1, kind="stable")[:, by_layer.shape[1] - self._each :]
-        kept = np.zeros_like(by_layer, dtype=bool)
-        np.put_along_axis(kept, best, True, axis=1)
+        by_layer = scores.reshape(self._within.shape)
+        kept = np.empty_like(self._within)
+        np.put_along_axis(kept, np.argsort(by_layer, axis=1, kind="stable"), self._within, axis=1)
         self.resident[:] = (kept & (by_layer != ABSENT)).ravel()
 
 
