@@ -18,7 +18,8 @@ from ..routing import read_routing, used_keys
 from .advice import MOST_STEPS, Advice
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
 from .outlook import Outlook
-from .policy import Policy, Popularity
+from .policies import Policy
+from .policies.popularity import Popularity
 from .prefetched import Prefetched
 from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
 

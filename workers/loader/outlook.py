@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from .advice import WANTED_CHANCE, Advice
-from .policy import Policy, discount
+from .policies.base import Policy, discount
 from .reliability import ACCURATE
 from .slots import NOW
 
