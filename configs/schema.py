@@ -12,7 +12,9 @@ import msgspec
 from ..errors import UsageError
 from .sizes import parse_size
 
-Predictor = Literal["none", "table", "noise", "opposite", "oracle"]
+Predictor = Literal[
+    "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
+]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
 
 
@@ -47,6 +49,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether all layers share the slots, or each has as many as any other."""
     predictor: Predictor = "table"
     """Who forecasts routing. noise and opposite lie on purpose; oracle reads `oracle_routes`."""
+    predictor_file: str = ""
+    """Trained predictor (`expertflow train`), for path and paper; empty: predictor.npz in the model folder."""
     hints: Literal["off", "router", "gates"] = "router"
     """Who names the experts of the next layer while a layer runs: its own router, or gates trained on traces."""
     gates_file: str = ""

@@ -16,7 +16,7 @@ from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from .ledger import Ledger
 from .link import EmulatedLink
-from .policy import make_policy
+from .policies import make_policy
 from .store import fill_store
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
