@@ -17,6 +17,10 @@ class Forecaster(Protocol):
         """float32 [layers, experts]: the probability that at least one token of the step uses the expert."""
         ...
 
+    def routes(self, coming: Forecast) -> np.ndarray:
+        """float32 [tokens, layers, experts]: the probability that this token uses the expert."""
+        ...
+
     def learn(self, used: Used) -> None:
         """Takes in how a step was really routed; a malformed message teaches nothing."""
         ...

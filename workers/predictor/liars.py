@@ -18,6 +18,10 @@ class Noise:
         dice = np.random.default_rng([self._seed, max(coming.step, 0)])
         return dice.random(self._shape, dtype=np.float32)
 
+    def routes(self, coming: Forecast) -> np.ndarray:
+        dice = np.random.default_rng([self._seed, max(coming.step, 0), len(coming.token_ids)])
+        return dice.random((len(coming.token_ids), *self._shape), dtype=np.float32)
+
     def learn(self, used: Used) -> None:
         """Noise does not learn."""
 
@@ -30,6 +34,9 @@ class Opposite:
 
     def forecast(self, coming: Forecast) -> np.ndarray:
         return np.float32(1.0) - self._honest.forecast(coming)
+
+    def routes(self, coming: Forecast) -> np.ndarray:
+        return np.float32(1.0) - self._honest.routes(coming)
 
     def learn(self, used: Used) -> None:
         self._honest.learn(used)

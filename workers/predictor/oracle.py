@@ -27,11 +27,15 @@ class Oracle:
 
     def forecast(self, coming: Forecast) -> np.ndarray:
         """float32 [layers, experts]: 1 for every expert that a token of the step used when it was recorded, else 0."""
-        certain = np.zeros((self._layers, self._experts), dtype=np.float32)
-        places = zip(coming.rows, coming.positions, strict=False)
-        routes = [route for place in places if (route := self._routes.get(place)) is not None]
-        if routes:
-            certain[np.arange(self._layers)[None, :, None], np.stack(routes)] = 1.0
+        routes = self.routes(coming)
+        return routes.max(axis=0) if len(routes) else np.zeros((self._layers, self._experts), dtype=np.float32)
+
+    def routes(self, coming: Forecast) -> np.ndarray:
+        """float32 [tokens, layers, experts]: the same for each token."""
+        certain = np.zeros((len(coming.token_ids), self._layers, self._experts), dtype=np.float32)
+        for token, place in enumerate(zip(coming.rows, coming.positions, strict=False)):
+            if (route := self._routes.get(place)) is not None:
+                certain[token, np.arange(self._layers)[:, None], route] = 1.0
         return certain
 
     def learn(self, used: Used) -> None:

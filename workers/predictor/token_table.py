@@ -45,6 +45,13 @@ class TokenTable:
             log_unused += times[part].astype(np.float32) @ self._log_unused(ids[part], prior)
         return (-np.expm1(log_unused)).reshape(self._layers, self._experts)
 
+    def routes(self, coming: Forecast) -> np.ndarray:
+        """float32 [tokens, layers, experts]; see `Forecaster`."""
+        ids, which = np.unique(np.asarray(coming.token_ids, dtype=np.int64), return_inverse=True)
+        prior = (self._popularity / self._tokens).astype(np.float32)
+        used = -np.expm1(self._log_unused(ids, prior))
+        return used[which].reshape(len(which), self._layers, self._experts)
+
     def _log_unused(self, ids: np.ndarray, prior: np.ndarray) -> np.ndarray:
         """log(1 − P(expert | token)) [ids, layers * experts]; a token that is not in the table has the prior alone."""
         lines = np.array([self._line_of.get(token, -1) for token in ids.tolist()])
