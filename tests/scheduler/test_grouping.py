@@ -115,21 +115,28 @@ def test_swapping_is_near_the_optimum(seed: int) -> None:
     assert min(costs) <= activated(routes, swap(routes, groups)) <= min(costs) + 0.6 * (max(costs) - min(costs))
 
 
-@pytest.mark.parametrize("group", [swap, kmeans])
-@pytest.mark.parametrize("count", [2, 3, 4])
-def test_rows_of_one_kind_come_together(group, count: int) -> None:  # noqa: ANN001 - one of two functions
-    """Rows of `count` kinds in turn: both methods must find the kinds (from any start of K-means that has all)."""
-    kinds = np.arange(4 * count) % count
-    routes = np.zeros((4 * count, 2, 4 * count), dtype=bool)
+def routes_of_kinds(kinds: np.ndarray) -> np.ndarray:
+    """Rows of one kind use the same four experts of each layer, which no other kind uses."""
+    routes = np.zeros((len(kinds), 2, 4 * (int(kinds.max()) + 1)), dtype=bool)
     for row, kind in enumerate(kinds):
         routes[row, :, 4 * kind : 4 * kind + 4] = True
-    groups = np.repeat(np.arange(count), 4)
-    costs = [activated(routes, group(routes, groups, **options)) for options in _starts(group)]
+    return routes
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_kmeans_brings_rows_of_one_kind_together(count: int) -> None:
+    """Kinds in turn, so that every group has all; some first centroids must be of different kinds."""
+    routes, groups = routes_of_kinds(np.arange(4 * count) % count), np.repeat(np.arange(count), 4)
+    costs = [activated(routes, kmeans(routes, groups, seed)) for seed in range(8)]
     assert min(costs) == count * 8 < activated(routes, groups)
 
 
-def _starts(group: object) -> list[dict[str, int]]:
-    return [{"seed": seed} for seed in range(8)] if group is kmeans else [{}]
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_swapping_returns_strays(count: int) -> None:
+    """One row in four is in a wrong group."""
+    groups = np.repeat(np.arange(count), 4)
+    routes = routes_of_kinds(np.roll(groups, 1))
+    assert activated(routes, swap(routes, groups)) == count * 8 < activated(routes, groups)
 
 
 def test_small_gains_are_left_alone() -> None:
