@@ -63,12 +63,12 @@ def measure(forecaster: Forecaster, trace: Trace, batches: list[np.ndarray], uni
     tallies: dict[str, Tally] = defaultdict(Tally)
     for batch in batches:
         arrival = np.repeat(np.arange(units), batch.shape[1] // units)
-        present = defaultdict(lambda: arrival)
+        present: dict[str, np.ndarray] = {}
         for step, tokens in enumerate(batch):
             routes = {"true routes": dense(trace, tokens), "forecasts": forecaster.routes(_coming(trace, tokens, step))}
             tallies[ARRIVAL].experts += activated(routes["true routes"], arrival)
             for name, known in ((f"{name}, {by}", routes[by]) for name in METHODS for by in routes):
-                present[name] = _tallied(tallies[name], METHODS[name.split(",")[0]], known, present[name])
+                present[name] = _tallied(tallies[name], METHODS[name.split(",")[0]], known, present.get(name, arrival))
                 tallies[name].experts += activated(routes["true routes"], present[name])
             forecaster.learn(_used(trace, tokens, step))
     return tallies

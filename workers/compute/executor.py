@@ -41,6 +41,8 @@ class Executor:
         self._clock_ns, self._choose = clock_ns, choose
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
+        self._moved_ns = 0
+        """Spent on moving rows since the last step ended."""
 
     @property
     def kv_bytes(self) -> int:
@@ -57,7 +59,9 @@ class Executor:
 
     def split(self, order: Split) -> None:
         """Move rows to a new unit."""
+        started_ns = self._clock_ns()
         self._units[order.into] = self._unit(order.unit).split(order.rows)
+        self._moved_ns += self._clock_ns() - started_ns
 
     @torch.inference_mode()
     def run(self, step: RunStep) -> tuple[Stepped, Used | None]:
@@ -74,6 +78,7 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
             chosen, used = self._rescue(step, unit, error), None
         tokens, failed = self._settle(self._units[step.unit], rows, chosen)
+        counts = self._residency.counts - before
         stepped = Stepped(
             number=step.number,
             unit=step.unit,
@@ -81,9 +86,12 @@ class Executor:
             tokens=list(tokens.values()),
             failed=failed,
             busy_ns=self._clock_ns() - started_ns,
-            stall_ns=(self._residency.counts - before).stall_ns,
+            stall_ns=counts.stall_ns,
             kv_bytes=self.kv_bytes,
+            experts=counts.hits + counts.misses,
+            moved_ns=self._moved_ns,
         )
+        self._moved_ns = 0
         self.tokens_done += len(tokens)
         return stepped, used
 
@@ -91,11 +99,12 @@ class Executor:
         if step.admit:
             self._units[step.unit] = Unit(self._model.config, self._abilities)
             return self._units[step.unit]
-        unit = self._unit(step.unit)
+        unit, started_ns = self._unit(step.unit), self._clock_ns()
         unit.drop(step.drop)
         for other in step.join:
             unit.join(self._unit(other))
             del self._units[other]
+        self._moved_ns += self._clock_ns() - started_ns
         return unit
 
     def _unit(self, number: int) -> Unit:

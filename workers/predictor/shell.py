@@ -1,9 +1,9 @@
-"""The predictor process: forecasts in, plans out; the routing that really happened comes back."""
+"""The predictor process: forecasts in, plans out, single rows foreseen; the routing that really happened comes back."""
 
 from __future__ import annotations
 
 from ...ipc.events import Received
-from ...ipc.messages import Forecast, Plan, Used
+from ...ipc.messages import Forecast, Foresee, Foreseen, Plan, Used
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .forecaster import make_forecaster, scores
@@ -37,9 +37,17 @@ class PredictorShell:
                     plan = Plan(coming.step, scores(self._forecaster.forecast(coming)))
                 self._stage.send("loader", plan)
                 self._plans += 1
+            case Received("scheduler", Foresee() as asked):
+                with self._stage.span("foresee", rows=len(asked.rows)):
+                    answer = Foreseen(asked.number, asked.rows, scores(self._forecaster.routes(_as_forecast(asked))))
+                self._stage.send("scheduler", answer)
             case Received("loader", Used() as used):
                 with self._stage.span("learn", step=used.step):
                     self._forecaster.learn(used)
                 self._learned += len(used.token_ids)
             case _:
                 pass
+
+
+def _as_forecast(asked: Foresee) -> Forecast:
+    return Forecast(step=asked.number, token_ids=asked.token_ids, rows=asked.rows, positions=asked.positions)
