@@ -52,6 +52,7 @@ def main() -> None:
         "batch_size": arguments.rows,
         "link_rate": arguments.link_rate if arguments.tier == "host" else "",
         "predictor": arguments.predictor,
+        "prediction": "on",
     }
     with ExitStack() as stack:
         contenders = {name: _start(stack, options | CONTENDERS[name]) for name in arguments.contenders}

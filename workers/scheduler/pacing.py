@@ -79,7 +79,8 @@ class Pacer:
 
     def __init__(self, choices: Choices) -> None:
         self._choices = choices
-        self.wanted = self._best = choices.first()
+        self.wanted = self.kept = choices.first()
+        """What to do now, which may be a trial; and what was fastest so far."""
         self.trials = 0
         self.resident = False
         """Every expert has a slot: there is nothing to foresee, and nothing to hide."""
@@ -99,8 +100,8 @@ class Pacer:
         before_ns, self._last_ns = self._last_ns, now_ns
         if not self._open:
             return
-        if rows < 2 and self._best.units > 1 and self._choices.units == "auto":
-            self._best = self._with_units(1)
+        if rows < 2 and self.kept.units > 1 and self._choices.units == "auto":
+            self.kept = self._with_units(1)
             self._series = self._start_series()
         elif before_ns is not None:
             self._count(_Measurement(rows, tokens / max(rows, 1), tokens, now_ns - before_ns, stall_ns))
@@ -130,7 +131,7 @@ class Pacer:
         except _Incomparable:
             self._series = self._start_series()
         except StopIteration:
-            self.wanted = self._best
+            self.wanted = self.kept
             self._rest_rounds = float(self._next_rest)
             self._next_rest = min(2 * self._next_rest, LONGEST_REST_ROUNDS)
 
@@ -142,7 +143,7 @@ class Pacer:
 
     def _measure_all(self) -> Generator[Mode, _Measurement, None]:
         """A series of trials: yields the way to measure next, is sent the measurement."""
-        present = yield self._best
+        present = yield self.kept
         for change in (self._other_units, self._other_prediction, self._other_grouping):
             other = change(present)
             if other is None:
@@ -151,32 +152,32 @@ class Pacer:
             measured = yield other
             _require_comparable(present, measured)
             if measured.rate > WORTH_IT * present.rate:
-                present = yield self._best  # again: perhaps it was the machine that changed
+                present = yield self.kept  # again: perhaps it was the machine that changed
                 _require_comparable(present, measured)
                 if measured.rate > WORTH_IT * present.rate:
-                    self._best, present, self._next_rest = other, measured, FIRST_REST_ROUNDS
+                    self.kept, present, self._next_rest = other, measured, FIRST_REST_ROUNDS
 
     def _other_units(self, present: _Measurement) -> Mode | None:
         if self._choices.units != "auto" or present.rows < 2:
             return None
-        if self._best.units > 1:
+        if self.kept.units > 1:
             return self._with_units(1)
         return self._with_units(2) if present.stalls else None
 
     def _other_prediction(self, present: _Measurement) -> Mode | None:
         if self._choices.prediction != "auto" or self.resident:
             return None
-        return replace(self._best, prediction=not self._best.prediction)
+        return replace(self.kept, prediction=not self.kept.prediction)
 
     def _other_grouping(self, present: _Measurement) -> Mode | None:
-        if self._choices.grouping != "auto" or self.resident or self._best.units < 2 or present.rows < 3:
+        if self._choices.grouping != "auto" or self.resident or self.kept.units < 2 or present.rows < 3:
             return None
-        return replace(self._best, grouping=not self._best.grouping)
+        return replace(self.kept, grouping=not self.kept.grouping)
 
     def _with_units(self, units: int) -> Mode:
         """Rows of a single unit cannot change places."""
         auto = self._choices.grouping == "auto"
-        return replace(self._best, units=units, grouping=self._best.grouping and not (auto and units == 1))
+        return replace(self.kept, units=units, grouping=self.kept.grouping and not (auto and units == 1))
 
 
 def _require_comparable(present: _Measurement, measured: _Measurement) -> None:

@@ -159,7 +159,7 @@ def limits(config: Config) -> Limits:
         queue_limit=config.queue_limit,
         kv_bytes=parse_size(config.kv_memory, "kv_memory").of(0),
         units=config.units,
-        prediction=config.prediction,
+        prediction=config.prediction if config.predictor != "none" or config.hints != "off" else "on",
         grouping=config.grouping if config.predictor != "none" else "off",
     )
 
