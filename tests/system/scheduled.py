@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import msgspec
-from expertflow.ipc.messages import Finished, Forecast, Foresee, Foreseen, RunStep, Submit
+import numpy as np
+from expertflow.ipc.messages import Finished, Forecast, Foresee, Foreseen, RunStep, Submit, Used
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
 from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.checkpoint.survey import Survey
@@ -62,9 +63,10 @@ class Scheduled:
             self.orders.append(order)
             if isinstance(order, RunStep):
                 stepped, used = self.runtime.run(order, self._forecasts.get(order.number))
+                assert used is not None and stepped.experts == _distinct(used)
+                assert stepped.busy_ns > 0 and (stepped.moved_ns > 0 or not order.join)
                 stepped = msgspec.structs.replace(stepped, busy_ns=STEP_NS, moved_ns=0)
-                if used is not None:
-                    self.forecaster.learn(used)
+                self.forecaster.learn(used)
                 return self._do(events.StepDone(stepped, self._now_ns))
             self.runtime.order(order)
         return None
@@ -98,3 +100,9 @@ def run_again(runtime: LocalRuntime, orders: list[ComputeFromScheduler]) -> None
             runtime.run(order)
         else:
             runtime.order(order)
+
+
+def _distinct(used: Used) -> int:
+    """Experts that a step used, layer by layer."""
+    chosen = np.frombuffer(used.experts, dtype="<u2").reshape(len(used.token_ids), -1, used.top_k)
+    return sum(len(np.unique(chosen[:, layer])) for layer in range(chosen.shape[1]))

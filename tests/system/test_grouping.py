@@ -51,8 +51,8 @@ def test_deaths_of_predictor_and_compute_while_rows_change_units(tmp_path: Path)
     prompts = random_prompts(12, VOCABULARY)
     config = Config.load(model=tmp_path, expert_memory="25%", batch_size=8, units="two", grouping="swap")
     with Supervisor(config) as engine, Client(engine.address) as client:
-        batch = client.submit(prompts, max_new_tokens=100, eos_ids=[])
-        for stage, tokens in (("predictor", 150), ("compute", 200)):
+        batch = client.submit(prompts, max_new_tokens=40, eos_ids=[])
+        for stage, tokens in (("predictor", 60), ("compute", 100)):
             for event in batch:
                 tokens -= len(event.token_ids)
                 if tokens <= 0:
@@ -60,4 +60,4 @@ def test_deaths_of_predictor_and_compute_while_rows_change_units(tmp_path: Path)
             engine.kill(stage)
         done = batch.results(timeout_s=120)
     reference = Reference(tmp_path)
-    assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 100) for prompt in prompts]
+    assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 40) for prompt in prompts]
