@@ -13,6 +13,8 @@ from ..errors import UsageError
 from .sizes import parse_size
 
 Predictor = Literal["none", "table", "noise", "opposite", "oracle"]
+Units = Literal["auto", "one", "two", "three", "four"]
+Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
 
 
@@ -35,9 +37,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Budget of the KV caches of all running sequences: bytes, or a percentage of the memory available at start."""
     batch_size: int = 8
     """Sequences that run at the same time, in one unit or spread over several."""
-    units: Literal["auto", "one", "two", "three", "four"] = "auto"
+    units: Units = "auto"
     """Units in flight; auto measures one and two and keeps the faster."""
-    grouping: Literal["off", "auto", "swap", "kmeans"] = "off"
+    grouping: Grouping = "auto"
     """Whether rows change units between steps so that each activates fewer experts: by greedy swapping or the paper's
     balanced K-means where the saving is above the cost of moving; auto: swapping where it was measured to pay."""
     prefill_tokens: int = 2048

@@ -11,7 +11,7 @@ import torch
 from ...errors import EngineError
 from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
 from .experts import StepRouting
-from .residency import ComputeStopped, Residency
+from .residency import ComputeStopped, FeedCounts, Residency
 from .sampling import RowFailed, choose_all
 from .unit import RowAbilities, Unit
 
@@ -78,8 +78,14 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
             chosen, used = self._rescue(step, unit, error), None
         tokens, failed = self._settle(self._units[step.unit], rows, chosen)
-        counts = self._residency.counts - before
-        stepped = Stepped(
+        self.tokens_done += len(tokens)
+        return self._report(step, tokens, failed, started_ns, self._residency.counts - before), used
+
+    def _report(
+        self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
+    ) -> Stepped:
+        moved_ns, self._moved_ns = self._moved_ns, 0
+        return Stepped(
             number=step.number,
             unit=step.unit,
             rows=list(tokens),
@@ -89,11 +95,8 @@ class Executor:
             stall_ns=counts.stall_ns,
             kv_bytes=self.kv_bytes,
             experts=counts.hits + counts.misses,
-            moved_ns=self._moved_ns,
+            moved_ns=moved_ns,
         )
-        self._moved_ns = 0
-        self.tokens_done += len(tokens)
-        return stepped, used
 
     def _prepare(self, step: RunStep) -> Unit:
         if step.admit:

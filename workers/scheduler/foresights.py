@@ -10,7 +10,8 @@ from ...ipc.messages import Foresee, Foreseen
 from .requests import Request
 
 QUESTIONS_OPEN = 64
-"""More are not waited for: a predictor that is down must not cost memory."""
+MOST_ROWS = 4096
+"""More are not waited for, or remembered: neither a predictor that is down nor rows that came and went cost memory."""
 
 
 class Foresights:
@@ -27,6 +28,8 @@ class Foresights:
 
     def ask(self, requests: Iterable[Request]) -> Foresee | None:
         """A question for the rows that were not asked about yet; None if there are none."""
+        if len(self._asked) > MOST_ROWS:
+            self.forget()
         new = [request for request in requests if self._asked.get(request.number) != request.length]
         if not new:
             return None

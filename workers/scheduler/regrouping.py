@@ -65,6 +65,7 @@ class Regrouper:
             actions += self._begin_round()
             choice, more = self._stepper.choose(mode.units, compute)
             actions += more
+        self._wait_until_ns = None
         return actions + (self._stepper.decode(choice, mode.prediction) if choice else [])
 
     def stepped(self, outcome: Outcome, stepped: Stepped, mode: Mode) -> list[Action]:
@@ -102,7 +103,7 @@ class Regrouper:
 
     def _begin_round(self) -> list[Action]:
         """Exchange rows if that pays; if not, take a rest."""
-        self._round_start, self._wait_until_ns = self._stepper.number, None
+        self._round_start = self._stepper.number
         if self._rest_rounds:
             self._rest_rounds -= 1
             return []
