@@ -15,6 +15,8 @@ from .sizes import parse_size
 Predictor = Literal[
     "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
 ]
+Units = Literal["auto", "one", "two", "three", "four"]
+Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
 
 
@@ -36,9 +38,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     kv_memory: str = "512MiB"
     """Budget of the KV caches of all running sequences: bytes, or a percentage of the memory available at start."""
     batch_size: int = 8
-    """Sequences that run at the same time, in one unit or spread over two."""
-    units: Literal["auto", "one", "two"] = "auto"
-    """Units in flight; auto measures both and keeps the faster."""
+    """Sequences that run at the same time, in one unit or spread over several."""
+    units: Units = "auto"
+    """Units in flight; auto measures one and two and keeps the faster."""
+    grouping: Grouping = "auto"
+    """Whether rows change units between steps so that each activates fewer experts: by greedy swapping or the paper's
+    balanced K-means where the saving is above the cost of moving; auto: swapping where it was measured to pay."""
     prefill_tokens: int = 2048
     """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
     queue_limit: int = 10_000

@@ -19,6 +19,8 @@ DEPTH_OF_TOP_K = 2
 MOST_TOKENS = 64
 """More tokens want nearly everything: nothing to foresee."""
 MEMORY_TOKENS = 2000.0
+SILENT = -1
+"""The number of a step that is not to be hinted at."""
 FIRST_GUESS, FIRST_GUESS_TOKENS = 0.8, 4.0
 
 
@@ -43,12 +45,12 @@ class Hinter:
         self._right = np.full((layers, self._depth), FIRST_GUESS * FIRST_GUESS_TOKENS)
         self._right[:, top_k:] /= 4
         self._seen = np.full((layers, 1), FIRST_GUESS_TOKENS)
-        self._step = -1
+        self._step = SILENT
         self._named: tuple[int, np.ndarray] | None = None
         """Layer and ranking of the last hint, until that layer tells what was right."""
 
     def begin_step(self, step: int) -> None:
-        """Steps that are not for hinting have a negative number."""
+        """What `look` shows belongs to this step (SILENT: tell nobody)."""
         self._step, self._named = step, None
 
     def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
@@ -56,7 +58,7 @@ class Hinter:
         if self._named is not None and self._named[0] == layer:
             self._learn(layer, self._named[1], routes)
         self._named = None
-        if self._step < 0 or layer + 1 >= self._layers or len(hidden) > MOST_TOKENS:
+        if self._step == SILENT or layer + 1 >= self._layers or len(hidden) > MOST_TOKENS:
             return
         ranking = self._source.ranking(layer, hidden, self._depth)
         if ranking is not None:
