@@ -33,6 +33,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Of the ledger, for each thing that it hears."""
     forecast_ns: int = 0
     """Of the predictor, for each step."""
+    hears_between_experts: bool = False
+    """Compute takes in what the loader said after each expert, and not only when a layer begins and while it waits."""
 
     def __post_init__(self) -> None:
         for name, least in (("expert_bytes", 1), ("chunk_bytes", 1), ("readers", 1), ("link_bytes_per_s", 1e-9)):

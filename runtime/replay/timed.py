@@ -1,7 +1,7 @@
 """Timed replay: the loader's ledger and compute's holdings themselves, under a virtual clock.
 
 Only what surrounds the cores is imagined: kernels, the link, the way of a message. Compute does as the real one does
-(workers/compute/residency.py): it hears the loader when a layer begins and while it waits, never in between.
+(workers/compute/residency.py): it hears the loader when a layer begins and while it waits.
 """
 
 from __future__ import annotations
@@ -144,18 +144,21 @@ class _World:
         self._take_inbox()
         runs = self._tell_holdings(LayerStarted(step, layer, list(tokens)))
         self._hint(step, layer + 1)
-        while True:
-            for expert in runs:
+        while runs or not self._holdings.layer_done:
+            if not runs:
+                yield from self._wait()
+                runs = self._take_inbox()
+            for expert in runs[:1]:
                 yield self._machine.expert_ns + tokens[expert] * self._machine.token_ns
                 self._tell_holdings(Computed([expert]))
-            if self._holdings.layer_done:
-                break
-            if not self._inbox:
-                began_ns = self._clock.now_ns
-                yield None
-                self._stall_ns += self._clock.now_ns - began_ns
-            runs = self._take_inbox()
+            runs = runs[1:] + (self._take_inbox() if self._machine.hears_between_experts else [])
         self._tell_holdings(LayerEnded())
+
+    def _wait(self) -> Iterator[int | None]:
+        if not self._inbox:
+            began_ns = self._clock.now_ns
+            yield None
+            self._stall_ns += self._clock.now_ns - began_ns
 
     def _take_inbox(self) -> list[int]:
         """The experts that can be computed because of what the loader said."""

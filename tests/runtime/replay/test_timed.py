@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
@@ -132,6 +133,17 @@ def test_plans_are_made_in_time_and_prefetch(steps_ahead: int) -> None:
     told = replay_timed(program, ledger_of(program, 12), 12, machine, predictor=predictor, steps_ahead=steps_ahead)
     assert predictor.forecasts == predictor.learnt == list(range(30))
     assert told.stall_ns < blind.stall_ns / 2 and told.ledger.useful > 0
+
+
+def test_a_slot_comes_back_sooner_when_compute_hears_between_experts() -> None:
+    """Three experts in use, 2 ms each, one of them missing; the slots are full of others. The recall is heard after
+    the first expert, not after the second, and the transfer of 3 ms ends so much sooner."""
+    trace = chain_trace([[0, 1, 2]], [[3, 4, 5]], [[3, 4, 6]])
+    machine = Machine(expert_bytes=3000, link_bytes_per_s=1e6, expert_ns=2 * MS, message_ns=MS // 4)
+    late = run(trace, machine, slots=6)
+    soon = run(trace, msgspec.structs.replace(machine, hears_between_experts=True), slots=6)
+    assert (late.hits, late.misses) == (soon.hits, soon.misses) == (2, 7)
+    assert late.stall_ns - soon.stall_ns == 2 * MS
 
 
 def test_it_is_deterministic() -> None:
