@@ -75,7 +75,7 @@ class Ledger:
     ) -> None:
         self._layers, self._experts = layers, experts
         self._fills_in_flight = fills_in_flight
-        self._recalls_ahead = max(2 * fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
+        self._recalls_ahead = 2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
         self._roomy = slots >= layers * experts
         self._prefetch_limit = slots if self._roomy else max(slots - max(top_k, 1), 0)
         self._table = SlotTable(slots, layers, experts, by_layer)
