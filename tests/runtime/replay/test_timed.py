@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from expertflow.runtime.replay.advice import ForecastPlans
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
 from expertflow.runtime.replay.machine import Machine
@@ -82,8 +83,8 @@ def test_an_urgent_transfer_overtakes_by_chunks() -> None:
     )
 
     class Wrong:
-        def of(self, step: int) -> np.ndarray:
-            return np.array([8 + 7] if step == 1 else [], dtype=np.int64)
+        def scores(self, step: int, layer: int) -> bytes | None:
+            return bytes([0] * 7 + [255]) if step == 1 else None
 
     without, with_hint = run(trace, machine), run(trace, machine, hints=Wrong())
     assert with_hint.ledger.prefetches == 1 and with_hint.misses == without.misses == 3
@@ -127,10 +128,12 @@ class Clairvoyant:
 def test_plans_are_made_in_time_and_prefetch(steps_ahead: int) -> None:
     trace = random_trace(7, [30])
     program = Program(trace, batch_steps(trace, 1))
-    machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS, forecast_ns=MS)
+    machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS)
     predictor = Clairvoyant(program)
     blind = replay_timed(program, ledger_of(program, 12), 12, machine)
-    told = replay_timed(program, ledger_of(program, 12), 12, machine, predictor=predictor, steps_ahead=steps_ahead)
+    told = replay_timed(
+        program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, MS, steps_ahead)
+    )
     assert predictor.forecasts == predictor.learnt == list(range(30))
     assert told.stall_ns < blind.stall_ns / 2 and told.ledger.useful > 0
 
