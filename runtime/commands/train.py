@@ -12,8 +12,8 @@ import tyro
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...workers.predictor.judging.aligning import aligned
+from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace
-from ...workers.traces.trace import read_npz as read_trace
 from ..progress import ProgressView
 from ..report_tables import report_table
 from ..tables import result_console

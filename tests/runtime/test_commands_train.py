@@ -82,7 +82,7 @@ def test_tokens_are_told_by_their_strings_across_traces(write: Write, tmp_path: 
     assert len(set(few.token_ids.tolist())) < len(VOCABULARY)
     Train(trace=write(), held_out=0, test=write("few.npz", few), report=report, epochs=1).run()
     figures = json.loads(report.read_text())
-    assert figures["table"]["recall"] > figures["popularity"]["recall"] + 0.2
+    assert figures["table"]["recall"] > figures["popularity"]["recall"] + 0.05
 
 
 def test_strings_that_were_not_learned_follow_behind() -> None:

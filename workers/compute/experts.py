@@ -52,7 +52,7 @@ class ExpertsLayer:
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         tokens, top_k = index.shape
         routes = index.numpy()
-        self._routing.add(self._layer, routes)
+        self._routing.add(self._layer, routes, hidden, weights)
         order, experts, bounds = group_by_expert(routes)
         gathered = hidden[torch.from_numpy(order // top_k)]
         products = torch.empty_like(gathered)

@@ -16,6 +16,10 @@ NOWHERE = -1
 MOST_STEPS = 1 << 40
 """No step has such a number: ticks fit into 64 bits."""
 MOST_PLANS = 4
+WANTED_CHANCE = 0.5
+"""From this chance of use on, an expert is worth bringing in ahead."""
+EARLY_CHANCE = 0.65
+"""The same, while a better-informed hint is still to come for its layer."""
 HORIZON_STEPS = 8
 """Plans for steps further ahead than this are taken for nonsense."""
 
@@ -37,9 +41,10 @@ class LivePlan:
         self._due = np.empty(0, dtype=np.intp)
         self._passed = 0
 
-    def order(self, wanted_chance: float, position: int) -> None:
-        """Settle what is worth bringing in, by (layer, −chance)."""
-        keys = np.flatnonzero(self.chances >= wanted_chance)
+    def order(self, hints_come: np.ndarray, position: int) -> None:
+        """Settle what is worth bringing in, by (layer, −chance); `hints_come` is bool [layers, 1]."""
+        hinted = (self.hint != UNKNOWN).any(axis=1, keepdims=True)
+        keys = np.flatnonzero(self.chances >= np.where(hints_come & ~hinted, EARLY_CHANCE, WANTED_CHANCE))
         self._keys = keys[np.lexsort((-self.chances.ravel()[keys], keys // self._experts))]
         self._due = self.ticks[self._keys // self._experts, 0]
         self._passed = int(np.searchsorted(self._due, position, side="right"))
@@ -57,12 +62,13 @@ class LivePlan:
 
 
 class Advice:
-    """Keeps the plans of the nearest steps. From chance `wanted_chance` on an expert is worth bringing in ahead."""
+    """Keeps the plans of the nearest steps."""
 
-    def __init__(self, layers: int, experts: int, wanted_chance: float = 0.5) -> None:
+    def __init__(self, layers: int, experts: int, literal: bool = False) -> None:
         self._layers, self._experts = layers, experts
-        self.wanted_chance = wanted_chance
-        self.reliability = Reliability(layers)
+        self._hints_come = np.zeros((layers, 1), dtype=bool)
+        """Layers that were hinted at in the last step."""
+        self.reliability = Reliability(layers, literal)
         self.plans: list[LivePlan] = []
         """By step."""
         self.position = NOWHERE
@@ -77,7 +83,7 @@ class Advice:
             live.plan = levels(np.frombuffer(plan.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
             live.known[:] = True
             live.chances = self.reliability.chances(np.arange(self._layers)[:, None], live.plan, live.hint)
-            live.order(self.wanted_chance, self.position)
+            live.order(self._hints_come, self.position)
         return True
 
     def hear(self, hint: Hint) -> bool:
@@ -92,13 +98,14 @@ class Advice:
             live.hint[layer] = levels(np.frombuffer(hint.scores, dtype=np.uint8))
             live.known[layer] = True
             live.chances[layer] = self.reliability.chances(layer, live.plan[layer], live.hint[layer])
-            live.order(self.wanted_chance, self.position)
+            live.order(self._hints_come, self.position)
         return True
 
     def learn(self, step: int, used: np.ndarray) -> None:
         """A step has `used` (bool [layers, experts]): what was said of it is judged, and done with."""
         for live in self.plans:
             if live.step == step:
+                self._hints_come = (live.hint != UNKNOWN).any(axis=1, keepdims=True)
                 for layer in np.flatnonzero(live.known).tolist():
                     self.reliability.learn(layer, live.plan[layer], live.hint[layer], used[layer])
         self.plans = [live for live in self.plans if live.step != step]

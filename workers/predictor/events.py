@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ipc.messages import Forecast, Used
+from ...ipc.messages import Forecast, Foresee, Used
 
 
 @dataclass(frozen=True)
@@ -21,5 +21,12 @@ class Predict:
     coming: Forecast
 
 
-Event = Forecast | Used
-Action = Learn | Predict
+@dataclass(frozen=True)
+class Foretell:
+    """Foresee each of these rows and tell the scheduler."""
+
+    asked: Foresee
+
+
+Event = Forecast | Foresee | Used
+Action = Learn | Predict | Foretell
