@@ -54,7 +54,7 @@ class Replay(Command):
     """Hints for each next layer: emulated ones (0.85,0.85), false ones drawn from the token's likely experts; or the
     recorded ones."""
     predictor: Literal["none", "table", "recorded"] = "none"
-    """Plans for whole steps, where a link rate is given: from a token table that learns meanwhile, or the recorded ones."""
+    """Plans for whole steps, which need a link rate: from a token table that learns meanwhile, or the recorded."""
     link_rate: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Time everything, with a link of so many bytes a second (8GB) between the experts and the slots."""
     layer_ms: float = 0.0
