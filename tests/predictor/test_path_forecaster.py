@@ -125,6 +125,19 @@ def test_an_empty_step_and_a_malformed_one_do_no_harm(trace: Trace, forecaster: 
     assert np.array_equal(forecaster.routes(ask(trace, 0, [1])), before)
 
 
+def test_it_adapts_to_what_runs(trace: Trace) -> None:
+    """A token that now goes elsewhere is soon expected there, in other rows too."""
+    still, adapting = (forecaster_of(untrained(trace), trace, adapts) for adapts in (False, True))
+    elsewhere = (trace.routes[:1] + 1) % SHAPE.experts
+    for row in range(60):
+        for forecaster in (still, adapting):
+            forecaster.learn(tell(trace, row, [0], routes=elsewhere))
+    before, after = (forecaster.routes(ask(trace, 99, [0]))[0] for forecaster in (still, adapting))
+    there = elsewhere[0].astype(np.int64)
+    gained = np.take_along_axis(after, there, 1) - np.take_along_axis(before, there, 1)
+    assert gained.min() > 0.1
+
+
 def test_unknown_tokens_are_told_by_their_spelling(trace: Trace) -> None:
     """With weights that look at spelling, two tokens that the table never saw differ."""
     strings = {1000: "Ġwordy", 1001: "9+9"}

@@ -30,10 +30,11 @@ class Path(Forecaster):
 
     follows_rows = True
 
-    def __init__(self, file: PathFile, spelling: Spelling | None = None) -> None:
+    def __init__(self, file: PathFile, spelling: Spelling | None = None, adapts: bool = True) -> None:
+        """`adapts`: the token table goes on counting."""
         shape = file.header.shape
         super().__init__(shape.layers, shape.experts)
-        self._shape = shape
+        self._shape, self._adapts = shape, adapts
         self._network = Network(shape, file.weights)
         self._lexicon = Lexicon(file.table, shape.grams, spelling)
         popularity = self._network.popularity
@@ -126,6 +127,8 @@ class Path(Forecaster):
         routes = (routing + self._starts[:, None]).reshape(tokens.size, -1)
         hot = np.zeros((tokens.size, width), dtype=np.float32)
         np.put_along_axis(hot, routes, 1.0, axis=1)
+        if self._adapts:
+            self._lexicon.count(tokens.ravel(), hot)
         codes = self._network.codes(hot)
         keys, values = self._network.contents(self._vectors(tokens.ravel()), codes)
         shaped = (array.reshape(*sizes, -1) for array in (hot, routes, codes, keys, values))
