@@ -63,9 +63,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(make: Callable[[bool], Forecaster], learned: Trace, held_out: Trace, prompt: float = 0.0) -> Report:
-    """`make(adapts)` gives a fresh predictor, which goes on learning or not; `learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged.
+    """`make(adapts)` gives a fresh predictor, which goes on learning or not.
 
-    In decode the share `prompt` of every sequence is taken as a prompt that ran at once.
+    `learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged. In decode the
+    share `prompt` of every sequence is taken as a prompt that ran at once.
     """
     judged, adapting = shortened(held_out), make(True)
     table = TokenTable(learned.layers, learned.expert_count, learned.top_k, memory_bytes=256 << 20)
