@@ -19,8 +19,10 @@ from expertflow.tests.predictor.paths import (
 )
 from expertflow.workers.predictor.judging.figures import judge
 from expertflow.workers.predictor.judging.replay import decode
-from expertflow.workers.predictor.path.forecaster import Path
+from expertflow.workers.predictor.path.forecaster import Path, runs_of
 from expertflow.workers.traces.trace import Trace
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.fixture
@@ -144,3 +146,13 @@ def test_unknown_tokens_are_told_by_their_spelling(trace: Trace) -> None:
     forecaster = Path(file_of(untrained(trace, noise=0.3), trace), strings.get)
     both = forecaster.routes(Forecast(step=0, token_ids=[1000, 1001], rows=[0, 1], positions=[0, 0]))
     assert np.abs(both[0] - both[1]).max() > 1e-3
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=12))
+def test_tokens_are_parted_into_rows_without_loss(places: list[tuple[int, int]]) -> None:
+    rows, positions = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    single, runs = runs_of(rows, positions)
+    assert sorted([*single.tolist(), *(place for run in runs for place in run.tolist())]) == list(range(len(rows)))
+    for run in runs:
+        assert len(set(rows[run].tolist())) == 1
+        assert (np.diff(positions[run]) == 1).all()
