@@ -56,6 +56,11 @@ class EmulatedHints:
         """The hinted keys of a step, ascending."""
         return np.flatnonzero(np.unpackbits(self._packed[step], count=self._width))
 
+    def scores(self, step: int, layer: int) -> bytes:
+        """uint8 [experts], as a `Hint` carries them."""
+        hinted = np.unpackbits(self._packed[step], count=self._width).reshape(self._trace.layers, -1)
+        return (hinted[layer] * np.uint8(255)).tobytes()
+
     def measured(self, uses: Uses) -> Quality:
         """Recall and precision of the unions of whole steps, as they came out."""
         right = used = hinted = 0

@@ -31,13 +31,13 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Of a message between two processes, from the one's decision to the other's attention."""
     decide_ns: int = 0
     """Of the ledger, for each thing that it hears."""
-    forecast_ns: int = 0
-    """Of the predictor, for each step."""
+    hears_between_experts: bool = False
+    """Compute takes in what the loader said after each expert, and not only when a layer begins and while it waits."""
 
     def __post_init__(self) -> None:
         for name, least in (("expert_bytes", 1), ("chunk_bytes", 1), ("readers", 1), ("link_bytes_per_s", 1e-9)):
             if getattr(self, name) < least:
                 raise UsageError(f"must be above 0, not {getattr(self, name)}", name, "Give a positive number")
-        for name in ("step_ns", "layer_ns", "expert_ns", "token_ns", "message_ns", "decide_ns", "forecast_ns"):
+        for name in ("step_ns", "layer_ns", "expert_ns", "token_ns", "message_ns", "decide_ns"):
             if getattr(self, name) < 0:
                 raise UsageError(f"must not be negative, but is {getattr(self, name)}", name, "Give 0 or more")

@@ -1,36 +1,26 @@
 """Timed replay: the loader's ledger and compute's holdings themselves, under a virtual clock.
 
 Only what surrounds the cores is imagined: kernels, the link, the way of a message. Compute does as the real one does
-(workers/compute/residency.py): it hears the loader when a layer begins and while it waits, never in between.
+(workers/compute/residency.py): it hears the loader when a layer begins and while it waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
-import numpy as np
 
-from ...ipc.messages import ComputeFromLoader, Forecast, Hint, Plan, Used
+from ...ipc.messages import ComputeFromLoader, Hint
 from ...workers.compute.holdings import Computed, Holdings, HoldingsEvent, LayerEnded, LayerStarted, LoaderJoined, Run
-from ...workers.loader.events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from ...workers.loader.events import ComputeJoined
 from ...workers.loader.ledger import Ledger, LedgerStatistics
-from .atomic import Hints
+from .advice import Hinting, Planning
 from .clock import VirtualClock
-from .link import VirtualLink
+from .loader import VirtualLoader
 from .machine import Machine
 from .program import Program
-
-CERTAIN = 255
-
-
-class Predictor(Protocol):
-    """A `Forecaster` (workers/predictor/forecaster.py)."""
-
-    def forecast(self, coming: Forecast) -> np.ndarray: ...
-
-    def learn(self, used: Used) -> None: ...
+from .timings import MachineTimings, Timings
 
 
 class TimedOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,58 +49,60 @@ def replay_timed(
     slots: int,
     machine: Machine,
     *,
-    hints: Hints | None = None,
-    predictor: Predictor | None = None,
-    steps_ahead: int = 0,
+    timings: Timings | None = None,
+    hints: Hinting | None = None,
+    plans: Planning | None = None,
 ) -> TimedOutcome:
-    """Run all steps; `ledger` is a fresh one of `slots` slots.
+    """Run all steps; `ledger` is a fresh one of `slots` slots. `timings`: of compute, instead of the machine's own."""
+    clock = VirtualClock()
+    compute = _Compute(program, slots, machine, clock, timings or MachineTimings(machine, program.layers), hints, plans)
+    compute.loader = VirtualLoader(ledger, machine, clock, compute.reach)
+    compute.start()
+    clock.run()
+    return TimedOutcome(
+        steps=program.steps,
+        hits=compute.holdings.hits,
+        misses=compute.holdings.misses,
+        stall_ns=compute.stall_ns,
+        total_ns=compute.end_ns,
+        ledger=ledger.statistics(),
+    )
 
-    `predictor` forecasts each step when the step `steps_ahead` before it begins (1: as with two units, where another
-    unit's step runs meanwhile), from what it has learnt until then.
-    """
-    world = _World(program, ledger, slots, machine, hints, predictor, steps_ahead)
-    world.run()
-    return world.outcome()
 
+class _Compute:
+    """The compute process. Its thread yields how long it is busy, or None to wait for the loader."""
 
-class _World:
+    loader: VirtualLoader
+
     def __init__(
         self,
         program: Program,
-        ledger: Ledger,
         slots: int,
         machine: Machine,
-        hints: Hints | None,
-        predictor: Predictor | None,
-        steps_ahead: int,
+        clock: VirtualClock,
+        timings: Timings,
+        hints: Hinting | None,
+        plans: Planning | None,
     ) -> None:
-        self._program, self._machine, self._hints = program, machine, hints
-        self._predictor, self._steps_ahead = predictor, steps_ahead
-        self._clock = VirtualClock()
-        self._loader = _Loader(ledger, machine, self._clock, self._reach_compute)
-        self._holdings = Holdings(slots, program.layers, program.experts)
+        self._program, self._machine, self._clock = program, machine, clock
+        self._timings, self._hints, self._plans = timings, hints, plans
+        self.holdings = Holdings(slots, program.layers, program.experts)
+        self.stall_ns = self.end_ns = 0
         self._inbox: list[ComputeFromLoader] = []
         self._waiting = False
-        self._stall_ns = self._end_ns = 0
-        self._thread = self._compute()
+        self._thread = self._run()
 
-    def run(self) -> None:
-        self._loader.hear(ComputeJoined())
+    def start(self) -> None:
+        self.loader.hear(ComputeJoined())
         self._tell_holdings(LoaderJoined())
         self._clock.after(0, self._resume)
-        self._clock.run()
 
-    def outcome(self) -> TimedOutcome:
-        return TimedOutcome(
-            steps=self._program.steps,
-            hits=self._holdings.hits,
-            misses=self._holdings.misses,
-            stall_ns=self._stall_ns,
-            total_ns=self._end_ns,
-            ledger=self._loader.ledger.statistics(),
-        )
-
-    # Compute: a thread that yields how long it is busy, or None to wait for the loader
+    def reach(self, message: ComputeFromLoader) -> None:
+        """The loader's message is there; it is heard when compute listens."""
+        self._inbox.append(message)
+        if self._waiting:
+            self._waiting = False
+            self._clock.after(0, self._resume)
 
     def _resume(self) -> None:
         busy_ns = next(self._thread, -1)
@@ -119,43 +111,40 @@ class _World:
         elif busy_ns >= 0:
             self._clock.after(busy_ns, self._resume)
         else:
-            self._end_ns = self._clock.now_ns
+            self.end_ns = self._clock.now_ns
 
-    def _reach_compute(self, message: ComputeFromLoader) -> None:
-        self._inbox.append(message)
-        if self._waiting:
-            self._waiting = False
-            self._clock.after(0, self._resume)
-
-    def _compute(self) -> Iterator[int | None]:
-        for ahead in range(min(self._steps_ahead, self._program.steps)):
-            self._foresee(ahead)
+    def _run(self) -> Iterator[int | None]:
         for step in range(self._program.steps):
-            self._foresee(step + self._steps_ahead)
-            before = self._holdings.hits, self._holdings.misses, self._stall_ns
-            yield self._machine.step_ns
+            yield self._timings.pause_ns(step)
+            self._take_inbox()
+            self._plan(step)
+            before = self.holdings.hits, self.holdings.misses, self.stall_ns
+            yield self._timings.before_ns(step)
             for layer in range(self._program.layers):
                 yield from self._run_layer(step, layer)
+                yield self._timings.after_ns(step, layer)
             self._report(step, *before)
 
     def _run_layer(self, step: int, layer: int) -> Iterator[int | None]:
         tokens = self._program.experts_of(step, layer)
-        yield self._machine.layer_ns
         self._take_inbox()
         runs = self._tell_holdings(LayerStarted(step, layer, list(tokens)))
         self._hint(step, layer + 1)
-        while True:
-            for expert in runs:
-                yield self._machine.expert_ns + tokens[expert] * self._machine.token_ns
+        while runs or not self.holdings.layer_done:
+            if not runs:
+                yield from self._wait()
+                runs = self._take_inbox()
+            for expert in runs[:1]:
+                yield self._timings.expert_ns(step, layer, tokens[expert])
                 self._tell_holdings(Computed([expert]))
-            if self._holdings.layer_done:
-                break
-            if not self._inbox:
-                began_ns = self._clock.now_ns
-                yield None
-                self._stall_ns += self._clock.now_ns - began_ns
-            runs = self._take_inbox()
+            runs = runs[1:] + (self._take_inbox() if self._machine.hears_between_experts else [])
         self._tell_holdings(LayerEnded())
+
+    def _wait(self) -> Iterator[int | None]:
+        if not self._inbox:
+            began_ns = self._clock.now_ns
+            yield None
+            self.stall_ns += self._clock.now_ns - began_ns
 
     def _take_inbox(self) -> list[int]:
         """The experts that can be computed because of what the loader said."""
@@ -164,7 +153,7 @@ class _World:
 
     def _tell_holdings(self, event: HoldingsEvent) -> list[int]:
         runs: list[int] = []
-        for action in self._holdings.handle(event):
+        for action in self.holdings.handle(event):
             if isinstance(action, Run):
                 runs += [expert for expert, _ in action.experts]
             else:
@@ -172,53 +161,21 @@ class _World:
         return runs
 
     def _tell_loader(self, message: Any, delay_ns: int = 0) -> None:
-        self._clock.after(delay_ns + self._machine.message_ns, lambda: self._loader.hear(message))
-
-    # What is foretold, and what is reported
+        self._clock.after(delay_ns + self._machine.message_ns, lambda: self.loader.hear(message))
 
     def _hint(self, step: int, layer: int) -> None:
-        if self._hints is None or layer >= self._program.layers:
-            return
-        first = layer * self._program.experts
-        scores = np.zeros(self._program.layers * self._program.experts, dtype=np.uint8)
-        scores[self._hints.of(step)] = CERTAIN
-        self._tell_loader(Hint(step, layer, scores[first : first + self._program.experts].tobytes()))
+        if self._hints is not None and layer < self._program.layers:
+            scores = self._hints.scores(step, layer)
+            if scores is not None:
+                self._tell_loader(Hint(step, layer, scores))
 
-    def _foresee(self, step: int) -> None:
-        if self._predictor is None or step >= self._program.steps:
-            return
-        from ...workers.predictor.forecaster import scores
-
-        plan = Plan(step, scores(self._predictor.forecast(self._program.forecast(step))))
-        self._tell_loader(plan, self._machine.forecast_ns)
+    def _plan(self, step: int) -> None:
+        for delay_ns, plan in () if self._plans is None else self._plans.begin(step):
+            self._tell_loader(plan, delay_ns)
 
     def _report(self, step: int, hits: int, misses: int, stall_ns: int) -> None:
-        counts = self._holdings.hits - hits, self._holdings.misses - misses, self._stall_ns - stall_ns
+        counts = self.holdings.hits - hits, self.holdings.misses - misses, self.stall_ns - stall_ns
         used = self._program.used(step, *counts)
         self._tell_loader(used)
-        if self._predictor is not None:
-            self._predictor.learn(used)
-
-
-class _Loader:
-    """The loader process: one thing after the other."""
-
-    def __init__(self, ledger: Ledger, machine: Machine, clock: VirtualClock, reach_compute: Any) -> None:
-        self.ledger = ledger
-        self._machine, self._clock, self._reach_compute = machine, clock, reach_compute
-        self._link = VirtualLink(machine, clock, lambda slot: self.hear(FillDone(slot)))
-        self._free_at_ns = 0
-
-    def hear(self, event: LedgerEvent) -> None:
-        self._free_at_ns = max(self._clock.now_ns, self._free_at_ns) + self._machine.decide_ns
-        self._clock.after(self._free_at_ns - self._clock.now_ns, lambda: self._decide(event))
-
-    def _decide(self, event: LedgerEvent) -> None:
-        for action in self.ledger.handle(event):
-            match action:
-                case StartFill():
-                    self._link.start(action.slot, action.urgent)
-                case PromoteFill():
-                    self._link.promote(action.slot)
-                case _:
-                    self._clock.after(self._machine.message_ns, lambda message=action: self._reach_compute(message))
+        if self._plans is not None:
+            self._plans.learn(used)

@@ -7,14 +7,14 @@ import msgspec
 from ...ipc.messages import Filled, Given, Hint, Holding, Need, Plan, Recall, Used
 
 
-class FillDone(msgspec.Struct, frozen=True):
+class FillDone(msgspec.Struct, frozen=True, tag=True):
     """The transfer into `slot` has ended; not `ok`: the slot's contents are worthless."""
 
     slot: int
     ok: bool = True
 
 
-class ComputeJoined(msgspec.Struct, frozen=True):
+class ComputeJoined(msgspec.Struct, frozen=True, tag=True):
     """A compute process of a new epoch is there; whatever the one before it held or was asked for is void."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
+from expertflow.runtime.replay.advice import ForecastPlans
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
 from expertflow.runtime.replay.machine import Machine
@@ -81,8 +83,8 @@ def test_an_urgent_transfer_overtakes_by_chunks() -> None:
     )
 
     class Wrong:
-        def of(self, step: int) -> np.ndarray:
-            return np.array([8 + 7] if step == 1 else [], dtype=np.int64)
+        def scores(self, step: int, layer: int) -> bytes | None:
+            return bytes([0] * 7 + [255]) if step == 1 else None
 
     without, with_hint = run(trace, machine), run(trace, machine, hints=Wrong())
     assert with_hint.ledger.prefetches == 1 and with_hint.misses == without.misses == 3
@@ -126,12 +128,25 @@ class Clairvoyant:
 def test_plans_are_made_in_time_and_prefetch(steps_ahead: int) -> None:
     trace = random_trace(7, [30])
     program = Program(trace, batch_steps(trace, 1))
-    machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS, forecast_ns=MS)
+    machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS)
     predictor = Clairvoyant(program)
     blind = replay_timed(program, ledger_of(program, 12), 12, machine)
-    told = replay_timed(program, ledger_of(program, 12), 12, machine, predictor=predictor, steps_ahead=steps_ahead)
+    told = replay_timed(
+        program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, MS, steps_ahead)
+    )
     assert predictor.forecasts == predictor.learnt == list(range(30))
     assert told.stall_ns < blind.stall_ns / 2 and told.ledger.useful > 0
+
+
+def test_a_slot_comes_back_sooner_when_compute_hears_between_experts() -> None:
+    """Three experts in use, 2 ms each, one of them missing; the slots are full of others. The recall is heard after
+    the first expert, not after the second, and the transfer of 3 ms ends so much sooner."""
+    trace = chain_trace([[0, 1, 2]], [[3, 4, 5]], [[3, 4, 6]])
+    machine = Machine(expert_bytes=3000, link_bytes_per_s=1e6, expert_ns=2 * MS, message_ns=MS // 4)
+    late = run(trace, machine, slots=6)
+    soon = run(trace, msgspec.structs.replace(machine, hears_between_experts=True), slots=6)
+    assert (late.hits, late.misses) == (soon.hits, soon.misses) == (2, 7)
+    assert late.stall_ns - soon.stall_ns == 2 * MS
 
 
 def test_it_is_deterministic() -> None:
