@@ -22,9 +22,9 @@ from ..replay.ledger_log import replay_ledger_log
 from ..replay.machine import Machine
 from ..replay.source import Source, open_source
 from ..replay.timings import RecordedTimings
-from ..tables import result_console
+from ..tables import facts_table, result_console
 from .base import DONE, FAILED, Command
-from .replayed import log_table, replay_facts, replay_table, write_json
+from .replayed import LEGEND, log_table, replay_facts, replay_table, write_json
 
 EXPERTS_SHARE = 0.7
 """Of the time of a layer that its experts take; the rest is attention and the router."""
@@ -95,6 +95,8 @@ class Replay(Command):
         console.print(facts.table())
         console.print()
         console.print(replay_table(rows, source, size))
+        console.print()
+        console.print(facts_table(LEGEND))
         if self.json is not None:
             write_json(self.json, facts, rows, size)
 
