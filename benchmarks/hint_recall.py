@@ -45,7 +45,7 @@ def main() -> None:
         file = Path(folder, "gates.safetensors")
         options = GateOptions(bottleneck=arguments.bottleneck, seed=arguments.seed)
         report = train_gates(arguments.trace, file, options, lambda *news: view(Progress("gates", *news)))
-        gates = load_gates(file, survey.fingerprint)
+        gates = load_gates(file, survey)
     rankers = {
         "by frequency": _by_frequency(lessons, survey.experts),
         "next router": _next_router(arguments.model),

@@ -62,12 +62,27 @@ class ExpertLine(msgspec.Struct, frozen=True, kw_only=True):
         return self.hits / needed if needed else None
 
 
+class DecodingLine(msgspec.Struct, frozen=True, kw_only=True):
+    """How the scheduler decodes, as far as it was measured."""
+
+    units: int
+    prediction: bool
+    """False: forecasts and hints cost more than they saved."""
+    grouping: bool
+    trials: int
+    """Of other ways, to see whether they are faster."""
+    regroupings: int
+    rows_moved: int
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `top` shows."""
 
     seconds: float
     stages: list[StageLine]
     experts: ExpertLine
+    decoding: DecodingLine | None
+    """None: not known yet."""
     pss_bytes: int
 
 
@@ -116,6 +131,7 @@ def read(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, Progress
         seconds=seconds,
         stages=sorted(stages, key=lambda line: (line.stage == SUPERVISOR, line.stage)),
         experts=_expert_line(now, rates, counts),
+        decoding=_decoding_line(now, counts.get("scheduler", Progressed()).counters),
         pss_bytes=sum(now.pss_bytes.values()),
     )
 
@@ -163,6 +179,21 @@ def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, 
         slots=slots,
         slots_bytes=slots * int(facts.get("slot_bytes", 0)),
         experts_bytes=int(facts.get("experts", 0)) * int(facts.get("expert_bytes", 0)),
+    )
+
+
+def _decoding_line(now: Snapshot, counters: dict[str, int | float]) -> DecodingLine | None:
+    """The way of now; counts of the watched time."""
+    levels = now.stages["scheduler"].counters if "scheduler" in now.stages else {}
+    if "units_wanted" not in levels:
+        return None
+    return DecodingLine(
+        units=int(levels["units_wanted"]),
+        prediction=bool(levels["prediction_wanted"]),
+        grouping=bool(levels["grouping_wanted"]),
+        trials=int(counters.get("trials", 0)),
+        regroupings=int(counters.get("regroupings", 0)),
+        rows_moved=int(counters.get("rows_moved", 0)),
     )
 
 

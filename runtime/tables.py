@@ -7,9 +7,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..configs.sizes import format_size
-from .monitor import ExpertLine, Reading, StageLine
+from .monitor import DecodingLine, ExpertLine, Reading, StageLine
 
 UNKNOWN = "–"
+PREDICTION_OFF = "off: it cost more than it saved"
 NARROWEST = 100
 """Columns assumed where there is no terminal to ask."""
 
@@ -24,7 +25,8 @@ def result_console() -> Console:
 
 def reading_view(reading: Reading) -> Group:
     """Stages, and the experts below them."""
-    return Group(stage_table(reading.stages), Text(), facts_table(expert_facts(reading.experts)))
+    facts = {**expert_facts(reading.experts), **decoding_facts(reading.decoding)}
+    return Group(stage_table(reading.stages), Text(), facts_table(facts))
 
 
 def stage_table(lines: list[StageLine]) -> Table:
@@ -54,6 +56,18 @@ def expert_facts(line: ExpertLine) -> dict[str, str]:
         "compute waited for experts": f"{line.stall_ns / 1e9:.2f} s ({share_text(line.stall_share)} of the time)",
         "experts in memory": f"{format_size(line.slots_bytes)} of the model's {format_size(line.experts_bytes)}",
         "KV caches": format_size(line.kv_bytes) if line.kv_bytes else UNKNOWN,
+    }
+
+
+def decoding_facts(line: DecodingLine | None) -> dict[str, str]:
+    """How the scheduler decodes, in words."""
+    if line is None:
+        return {}
+    moved = f"{line.regroupings:,} times, {line.rows_moved:,} rows"
+    return {
+        "units in flight": f"{line.units} ({line.trials:,} trials of other ways to decode)",
+        "prediction": "on" if line.prediction else PREDICTION_OFF,
+        "rows regrouped": moved if line.grouping or line.regroupings else "no",
     }
 
 

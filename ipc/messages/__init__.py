@@ -6,12 +6,13 @@ from .control import AskSnapshot, Drain, Failed, KillStage, Peer, Progress, Publ
 from .to_client import Accepted, Finished, Refused, Timings, ToClient, Tokens, Welcome
 from .to_compute import ComputeFromLoader, ComputeFromScheduler, Filled, Forget, Recall, RunStep, Split
 from .to_loader import Given, Hint, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
-from .to_predictor import Forecast, PredictorFromLoader, PredictorFromScheduler
-from .to_scheduler import Cancel, FromClient, FromCompute, Hello, Stepped, Submit
+from .to_predictor import Forecast, Foresee, PredictorFromLoader, PredictorFromScheduler
+from .to_scheduler import Cancel, Foreseen, FromClient, FromCompute, FromPredictor, Hello, Stepped, Submit
 
 __all__ = [
     "Accepted", "AskSnapshot", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Drain", "ErrorFacts", "Failed",
-    "Filled", "Finished", "Forecast", "Forget", "FromClient", "FromCompute", "Given", "Hello", "Hint", "Holding",
+    "Filled", "Finished", "Forecast", "Foresee", "Foreseen", "Forget", "FromClient",
+    "FromCompute", "FromPredictor", "Given", "Hello", "Hint", "Holding",
     "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
     "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
     "Snapshot",

@@ -20,6 +20,8 @@ class RunStep(Message, frozen=True, kw_only=True):
     drop: list[int] = []
     join: list[int] = []
     admit: list[Row] = []
+    foresee: bool = True
+    """Whether to prepare for what comes: without, neither forecasts nor hints are made for this step."""
 
 
 class Forget(Message, frozen=True):

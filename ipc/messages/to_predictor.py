@@ -17,7 +17,19 @@ class Forecast(Message, frozen=True, kw_only=True):
     positions: list[int]
 
 
-PredictorFromScheduler = Forecast
+class Foresee(Message, frozen=True, kw_only=True):
+    """The scheduler asks how these tokens will be routed, one entry a row that decodes next; the answer is `Foreseen`.
+
+    `number` comes back in the answer and says nothing else. An answer that comes late is of no use to anybody.
+    """
+
+    number: int
+    token_ids: list[int]
+    rows: list[int]
+    positions: list[int]
+
+
+PredictorFromScheduler = Forecast | Foresee
 PREDICTOR_FROM_SCHEDULER: msgspec.msgpack.Decoder[PredictorFromScheduler] = msgspec.msgpack.Decoder(
     PredictorFromScheduler
 )

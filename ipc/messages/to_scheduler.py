@@ -1,4 +1,4 @@
-"""What the scheduler receives: from clients, from compute, from the predictor's link (nothing)."""
+"""What the scheduler receives: from clients, from compute, from the predictor."""
 
 from __future__ import annotations
 
@@ -47,9 +47,25 @@ class Stepped(Message, frozen=True, kw_only=True):
     busy_ns: int
     stall_ns: int
     kv_bytes: int
+    experts: int = 0
+    """Distinct experts that the step ran, summed over its layers."""
+    moved_ns: int = 0
+    """Of rows that left, joined or parted before the forward; part of `busy_ns` for all but a Split."""
     digest: bytes = b""
     """Of the logits of this step (only when recording)."""
 
 
 FromCompute = Stepped
 FROM_COMPUTE: msgspec.msgpack.Decoder[FromCompute] = msgspec.msgpack.Decoder(FromCompute)
+
+
+class Foreseen(Message, frozen=True):
+    """How the rows of a `Foresee` will probably be routed: uint8 scores [rows, layers, experts], 255 is certain."""
+
+    number: int
+    rows: list[int]
+    scores: bytes
+
+
+FromPredictor = Foreseen
+FROM_PREDICTOR: msgspec.msgpack.Decoder[FromPredictor] = msgspec.msgpack.Decoder(FromPredictor)

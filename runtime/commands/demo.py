@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 import tyro
 
-from ...configs.schema import Config, Predictor
+from ...configs.schema import Config, Predictor, Units
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ..checking import run_checks
@@ -50,7 +50,7 @@ class Demo(Command):
     """Tokens for each prompt."""
     batch_size: int = 8
     """Sequences that step together."""
-    units: Literal["auto", "one", "two"] = "auto"
+    units: Units = "auto"
     """Groups of sequences in flight: one computes while experts for the other are loaded."""
     timeline: str = ""
     """Write the spans of all stages to this file (opens in Perfetto or chrome://tracing)."""

@@ -16,7 +16,7 @@ from ...errors import UsageError
 from ..client import Client
 from ..monitor import Meter, Reading
 from ..prompts import read_wishes
-from ..tables import share_text
+from ..tables import PREDICTION_OFF, share_text
 from ..watching import snapshot_after
 from .base import EngineCommand
 from .printing import Printer, make_printer
@@ -102,4 +102,5 @@ def _summary(printer: Printer, reading: Reading) -> str:
     return (
         f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {reading.seconds:.1f} s: {rate:.1f} tokens/s; "
         f"experts found in memory: {share_text(experts.hit_share)}, loaded: {experts.loads:,}"
+        + ("" if reading.decoding is None or reading.decoding.prediction else f"; prediction is {PREDICTION_OFF}")
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from expertflow.ipc.messages import Snapshot, StageStats
 from expertflow.runtime.monitor import Meter, read_pair
+from expertflow.runtime.tables import decoding_facts
 
 S = 1_000_000_000
 
@@ -62,6 +63,19 @@ def test_a_restarted_stage_does_not_count_backwards() -> None:
     now = snapshot(4, stats("compute", 5, done=8, epoch=2), restarts=1)
     line = read_pair(before, now).stages[0]
     assert (line.rate_per_s, line.restarts) == (2.0, 1)
+
+
+def test_the_way_to_decode_is_that_of_now_and_counts_are_of_the_time() -> None:
+    """A level has no rate; before the scheduler has published nothing is known."""
+    before = stats("scheduler", 1, units_wanted=1, prediction_wanted=1, grouping_wanted=0, regroupings=5, trials=1)
+    now = stats("scheduler", 2, units_wanted=2, prediction_wanted=0, grouping_wanted=1, regroupings=9, trials=3)
+    meter = Meter(snapshot(1, before))
+    meter.add(snapshot(2, now))
+    line = meter.reading(1.0).decoding
+    assert line is not None
+    assert (line.units, line.prediction, line.grouping, line.regroupings, line.trials) == (2, False, True, 4, 2)
+    assert decoding_facts(line)["prediction"] == "off: it cost more than it saved"
+    assert read_pair(snapshot(0), snapshot(2)).decoding is None and decoding_facts(None) == {}
 
 
 def test_a_meter_adds_up_over_restarts() -> None:

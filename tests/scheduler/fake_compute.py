@@ -77,6 +77,8 @@ class FakeCompute:
     ran: list[Ran] = field(default_factory=list)
     last_number: int = -1
     stall_ns: int = 0
+    moved_ns: int = 0
+    """What a step costs more that other units' rows join."""
 
     def receive(self, message: ComputeFromScheduler) -> None:
         self.orders.append(message)
@@ -132,9 +134,11 @@ class FakeCompute:
             rows=list(kept),
             tokens=list(kept.values()),
             failed=failed,
-            busy_ns=1,
+            busy_ns=1000 + self.moved_ns * bool(step.join),
             stall_ns=self.stall_ns,
             kv_bytes=self.used_bytes(),
+            experts=10,
+            moved_ns=self.moved_ns * bool(step.join),
         )
 
     def _admit(self, step: RunStep) -> HeldUnit:

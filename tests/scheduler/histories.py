@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from expertflow.ipc.messages import Finished, Refused, Sampling
 from expertflow.tests.scheduler.world import MS, Book, World, make_limits
+from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.facts import ComputeFacts
 from hypothesis import strategies as st
 
@@ -23,7 +24,9 @@ def worlds(draw: st.DrawFn) -> World:
         prefill_tokens=draw(st.integers(1, 40)),
         queue_limit=draw(st.sampled_from((3, 100))),
         kv_bytes=draw(st.sampled_from((300, 700, 10_000))),
-        units=draw(st.sampled_from(("one", "two", "auto"))),
+        units=draw(st.sampled_from(("one", "two", "auto", "three"))),
+        prediction=draw(st.sampled_from(("on", "auto"))),
+        grouping=draw(st.sampled_from(("off", "swap", "kmeans", "auto"))),
         gather_ns=draw(st.sampled_from((0, 3))),
     )
     return World(limits, facts, context=draw(st.sampled_from((12, 40))))
@@ -40,6 +43,7 @@ class History:
         menu: list[tuple[Callable[[], object], int]] = [
             (self.step, 40), (self.tick, 30), (self.submit, 20), (self.cancel, 3), (self.submit_again, 3),
             (self.kill, 2), (self.revive, 3), (self.break_row, 2), (self.lose_client, 1), (self.wait, 2),
+            (self.answer, 30), (self.answer_badly, 3), (self.forget_questions, 3),
         ]  # fmt: skip
         choices, weights = [choice for choice, _ in menu], [weight for _, weight in menu]
         for choice in self.dice.choices(choices, weights, k=turns):
@@ -68,6 +72,15 @@ class History:
 
     def wait(self) -> None:
         self.world.tick(MS)
+
+    def answer(self) -> None:
+        self.world.answer()
+
+    def answer_badly(self) -> None:
+        self.world.do(events.Answered(self.world.predictor.nonsense(self.dice.randrange(5))))
+
+    def forget_questions(self) -> None:
+        self.world.predictor.questions.clear()
 
     def cancel(self) -> None:
         if (book := self._some_book()) is not None:

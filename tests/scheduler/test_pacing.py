@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from expertflow.ipc.messages import RunStep, Split
 from expertflow.tests.scheduler.world import MS, World, make_limits
-from expertflow.workers.scheduler.pacing import FIRST_REST_ROUNDS, UnitPacer
+from expertflow.workers.scheduler.pacing import FIRST_REST_ROUNDS, Choices, Pacer
 
 ROWS = 8
 
@@ -15,12 +15,12 @@ class Machine:
     """Decodes with as many units as the pacer wants; `cost(units)` gives milliseconds and stall of one step."""
 
     def __init__(self, units: str, cost: Callable[[int], tuple[float, float]]) -> None:
-        self.pacer, self.cost, self.now_ns, self.rows = UnitPacer(units), cost, 0, ROWS
+        self.pacer, self.cost, self.now_ns, self.rows = Pacer(Choices(units)), cost, 0, ROWS
         self.history: list[int] = []
 
     def run(self, rounds: int) -> None:
         for _ in range(rounds):
-            units = self.pacer.wanted
+            units = self.pacer.wanted.units
             self.history.append(units)
             for _ in range(units):
                 took_ms, stalled_ms = self.cost(units)
@@ -43,7 +43,7 @@ def nothing_to_hide(units: int) -> tuple[float, float]:
 def test_two_units_are_kept_when_they_are_faster() -> None:
     """The overlap of loading and computing is the point of the second unit."""
     machine = Machine("auto", overlap_pays)
-    machine.run(60)
+    machine.run(70)
     assert machine.history[0] == 1 and machine.history[-30:] == [2] * 30
 
 
@@ -75,9 +75,9 @@ def test_time_spent_on_prefills_is_not_counted() -> None:
     machine = Machine("auto", overlap_pays)
     for _ in range(60):
         machine.run(1)
-        machine.now_ns += 500 * MS if machine.pacer.wanted == 2 else 0
+        machine.now_ns += 500 * MS if machine.pacer.wanted.units == 2 else 0
         machine.pacer.interrupted()
-        machine.pacer.decoded(machine.now_ns, ROWS // machine.pacer.wanted, 0, ROWS)
+        machine.pacer.decoded(machine.now_ns, ROWS // machine.pacer.wanted.units, 0, ROWS)
     assert machine.history[-1] == 2
 
 
@@ -87,7 +87,7 @@ def test_a_lone_row_cannot_be_split() -> None:
     machine.run(60)
     machine.rows = 1
     machine.pacer.decoded(machine.now_ns, 1, 0, 1)
-    assert machine.pacer.wanted == 1
+    assert machine.pacer.wanted.units == 1
 
 
 def test_what_is_configured_is_not_measured() -> None:
@@ -144,6 +144,6 @@ def test_auto_tries_two_units_on_a_machine_that_stalls() -> None:
     told = orders_of(world, 120)
     assert any(isinstance(order, Split) for order in told)
     assert any(isinstance(order, RunStep) and order.join for order in told)
-    assert world.core.statistics().unit_trials == 1
+    assert world.core.statistics().trials == 1
     world.run_until_idle()
     assert all(book.tokens == book.expected() for book in books)

@@ -11,6 +11,7 @@ from expertflow.ipc.messages import (
     ErrorFacts,
     Finished,
     Forecast,
+    Foresee,
     Refused,
     RunStep,
     Sampling,
@@ -20,6 +21,7 @@ from expertflow.ipc.messages import (
 )
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation
+from expertflow.tests.scheduler.fake_predictor import EXPERTS, LAYERS, FakePredictor
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.facts import ComputeFacts, Limits, ModelFacts
 from expertflow.workers.scheduler.state import SchedulerState
@@ -30,7 +32,13 @@ MS = 1_000_000
 
 def model_facts(context: int = 64) -> ModelFacts:
     return ModelFacts(
-        model="/models/fake", vocabulary=VOCABULARY, context=context, eos_ids=[EOS], kv_bytes_per_position=10
+        model="/models/fake",
+        vocabulary=VOCABULARY,
+        context=context,
+        eos_ids=[EOS],
+        layers=LAYERS,
+        experts=EXPERTS,
+        kv_bytes_per_position=10,
     )
 
 
@@ -41,6 +49,8 @@ def make_limits(
     kv_bytes: int = 10_000,
     units: str = "one",
     gather_ns: int = 0,
+    prediction: str = "on",
+    grouping: str = "off",
 ) -> Limits:
     return Limits(
         batch_size=batch_size,
@@ -48,6 +58,8 @@ def make_limits(
         queue_limit=queue_limit,
         kv_bytes=kv_bytes,
         units=units,
+        prediction=prediction,
+        grouping=grouping,
         gather_ns=gather_ns,
         gather_limit_ns=10 * gather_ns,
     )
@@ -93,6 +105,7 @@ class World:
         self.now_ns = 1
         self.core = SchedulerState(self.model, self.limits)
         self.compute: FakeCompute | None = None
+        self.predictor = FakePredictor()
         self.books: dict[str, Book] = {}
         self.welcomes: list[Welcome] = []
         self.strays: list[Refused] = []
@@ -175,6 +188,13 @@ class World:
         self.do(events.StepDone(stepped, self.now_ns))
         return True
 
+    def answer(self) -> bool:
+        """Let the predictor answer its oldest question; False if there is none."""
+        answer = self.predictor.answer()
+        if answer is not None:
+            self.do(events.Answered(answer))
+        return answer is not None
+
     def run_until_idle(self, most_turns: int = 20_000) -> None:
         for _ in range(most_turns):
             self.tick()
@@ -190,8 +210,11 @@ class World:
             match action:
                 case events.Send(identity, message):
                     self._to_client(identity, message)
-                case events.ToPredictor(forecast):
+                case events.ToPredictor(Forecast() as forecast):
                     self.forecasts[forecast.step] = forecast
+                    self._check_questions(forecast)
+                case events.ToPredictor(Foresee() as question):
+                    self.predictor.receive(question)
                 case events.ToCompute(message):
                     self._to_compute(message)
         statistics = self.core.statistics()
@@ -223,11 +246,16 @@ class World:
 
     def _to_compute(self, message: ComputeFromScheduler) -> None:
         if isinstance(message, RunStep):
-            assert message.number in self.forecasts, "a step without a forecast ahead of it"
+            assert (message.number in self.forecasts) == message.foresee, "a forecast must go ahead where it is wanted"
+            assert message.foresee or not message.admit
             self._check_admission(message)
         if self.compute is not None:
             self.compute.receive(message)
             assert self.compute.steps_waiting <= 2, "more than two steps in flight"
+
+    def _check_questions(self, forecast: Forecast) -> None:
+        for row, position, token in zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True):
+            assert self.predictor.asked.get((row, position), token) == token, "asked about another token"
 
     def _check_admission(self, step: RunStep) -> None:
         widths = [len(row.token_ids) for row in step.admit]
@@ -237,9 +265,10 @@ class World:
 
     def _check_ran(self, compute: FakeCompute) -> None:
         ran = compute.ran[-1]
-        forecast = self.forecasts[ran.step.number]
-        said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
-        assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"
+        if ran.step.foresee:
+            forecast = self.forecasts[ran.step.number]
+            said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
+            assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"
         assert len(set(ran.rows)) <= self.limits.batch_size
 
 

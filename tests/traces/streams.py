@@ -41,6 +41,8 @@ def step(number: int, tokens: list[tuple[int, int]], **changes: Any) -> TracedSt
     admitted = sorted({row for row, position in tokens if position == 0})
     facts: dict[str, Any] = {
         "unit": 0,
+        "experts": routes.tobytes(),
+        "weights": (routes / 16).astype("<f2").tobytes(),
         "phase": "prefill" if admitted else "decode",
         "started_ns": 1000 * number,
         "busy_ns": 500,
@@ -56,8 +58,6 @@ def step(number: int, tokens: list[tuple[int, int]], **changes: Any) -> TracedSt
         token_ids=[token(*pair) for pair in pairs],
         rows=[row for row, _ in tokens],
         positions=[position for _, position in tokens],
-        experts=routes.tobytes(),
-        weights=(routes / 16).astype("<f2").tobytes(),
         **(facts | changes),
     )
 

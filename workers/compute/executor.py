@@ -10,8 +10,8 @@ import torch
 
 from ...errors import EngineError
 from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
-from .hints import Hinter
-from .residency import ComputeStopped, Residency
+from .hints import SILENT, Hinter
+from .residency import ComputeStopped, FeedCounts, Residency
 from .routing import StepRouting
 from .sampling import RowFailed, choose_all
 from .unit import RowAbilities, Unit
@@ -43,6 +43,8 @@ class Executor:
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
+        self._moved_ns = 0
+        """Spent on moving rows since the last step ended."""
 
     @property
     def kv_bytes(self) -> int:
@@ -59,7 +61,9 @@ class Executor:
 
     def split(self, order: Split) -> None:
         """Move rows to a new unit."""
+        started_ns = self._clock_ns()
         self._units[order.into] = self._unit(order.unit).split(order.rows)
+        self._moved_ns += self._clock_ns() - started_ns
 
     @torch.inference_mode()
     def run(self, step: RunStep) -> tuple[Stepped, Used | None]:
@@ -67,7 +71,7 @@ class Executor:
         started_ns, before = self._clock_ns(), self._residency.counts
         self._residency.begin_step(step.number)
         if self._hinter is not None:
-            self._hinter.begin_step(step.number)
+            self._hinter.begin_step(step.number if step.foresee else SILENT)
         unit = self._prepare(step)
         rows = [row.number for row in step.admit] or unit.numbers
         try:
@@ -78,28 +82,36 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
             chosen, used = self._rescue(step, unit, error), None
         tokens, failed = self._settle(self._units[step.unit], rows, chosen)
-        stepped = Stepped(
+        self.tokens_done += len(tokens)
+        return self._report(step, tokens, failed, started_ns, self._residency.counts - before), used
+
+    def _report(
+        self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
+    ) -> Stepped:
+        moved_ns, self._moved_ns = self._moved_ns, 0
+        return Stepped(
             number=step.number,
             unit=step.unit,
             rows=list(tokens),
             tokens=list(tokens.values()),
             failed=failed,
             busy_ns=self._clock_ns() - started_ns,
-            stall_ns=(self._residency.counts - before).stall_ns,
+            stall_ns=counts.stall_ns,
             kv_bytes=self.kv_bytes,
+            experts=counts.hits + counts.misses,
+            moved_ns=moved_ns,
         )
-        self.tokens_done += len(tokens)
-        return stepped, used
 
     def _prepare(self, step: RunStep) -> Unit:
         if step.admit:
             self._units[step.unit] = Unit(self._model.config, self._abilities)
             return self._units[step.unit]
-        unit = self._unit(step.unit)
+        unit, started_ns = self._unit(step.unit), self._clock_ns()
         unit.drop(step.drop)
         for other in step.join:
             unit.join(self._unit(other))
             del self._units[other]
+        self._moved_ns += self._clock_ns() - started_ns
         return unit
 
     def _unit(self, number: int) -> Unit:

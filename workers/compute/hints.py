@@ -19,6 +19,8 @@ DEPTH_OF_TOP_K = 2
 MOST_TOKENS = 64
 """More tokens want nearly everything: nothing to foresee."""
 MEMORY_TOKENS = 2000.0
+SILENT = -1
+"""The number of a step that is not to be hinted at."""
 FIRST_GUESS, FIRST_GUESS_TOKENS = 0.8, 4.0
 
 
@@ -39,16 +41,17 @@ class Hinter:
     def __init__(self, source: HintSource, layers: int, experts: int, top_k: int, send: Callable[[Hint], None]) -> None:
         self._source, self._send = source, send
         self._layers, self._experts = layers, experts
-        self._depth = min(DEPTH_OF_TOP_K * top_k, experts)
+        self._literal = literal
+        self._depth = top_k if literal else min(DEPTH_OF_TOP_K * top_k, experts)
         self._right = np.full((layers, self._depth), FIRST_GUESS * FIRST_GUESS_TOKENS)
         self._right[:, top_k:] /= 4
         self._seen = np.full((layers, 1), FIRST_GUESS_TOKENS)
-        self._step = -1
+        self._step = SILENT
         self._named: tuple[int, np.ndarray] | None = None
         """Layer and ranking of the last hint, until that layer tells what was right."""
 
     def begin_step(self, step: int) -> None:
-        """Steps that are not for hinting have a negative number."""
+        """What `look` shows belongs to this step (SILENT: tell nobody)."""
         self._step, self._named = step, None
 
     def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
@@ -56,7 +59,7 @@ class Hinter:
         if self._named is not None and self._named[0] == layer:
             self._learn(layer, self._named[1], routes)
         self._named = None
-        if self._step < 0 or layer + 1 >= self._layers or len(hidden) > MOST_TOKENS:
+        if self._step == SILENT or layer + 1 >= self._layers or len(hidden) > MOST_TOKENS:
             return
         ranking = self._source.ranking(layer, hidden, self._depth)
         if ranking is not None:
@@ -72,6 +75,8 @@ class Hinter:
 
     def _scores(self, layer: int, ranking: np.ndarray) -> bytes:
         """uint8 [experts]: the chance that any token wants the expert; tokens are taken as independent."""
+        if self._literal:
+            return (255 * np.isin(np.arange(self._experts), ranking)).astype(np.uint8).tobytes()
         rates = np.minimum(self._right[layer] / self._seen[layer], 0.999)[: ranking.shape[1]]
         each = np.broadcast_to(np.log1p(-rates), ranking.shape)
         unwanted = np.bincount(ranking.ravel(), weights=each.ravel(), minlength=self._experts)

@@ -14,10 +14,11 @@ from ...ipc.messages import ComputeFromLoader, Forget, Hint, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
+from ..gates.files import load_gates
 from ..traces.records import TraceHeader
 from ..traces.stream import TraceFile
 from .executor import Executor, sample
-from .hints import Hinter
+from .hints import Hinter, HintSource
 from .holdings import Holdings
 from .model import attach, load_model
 from .next_router import NextRouters
@@ -80,10 +81,17 @@ class ComputeShell:
     def _hinter(self, model: Any, survey: Survey) -> Hinter | None:
         if self._stage.config.hints == "off":
             return None
-        source = NextRouters(model, survey.experts)
-        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint)
+        source = self._hint_source(model, survey)
+        literal = self._stage.config.belief == "literal"
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint, literal)
         attach(hinter, model)
         return hinter
+
+    def _hint_source(self, model: Any, survey: Survey) -> HintSource:
+        config = self._stage.config
+        if config.hints == "gates":
+            return load_gates(config.gates_file, survey)
+        return NextRouters(model, survey.experts)
 
     def _send_hint(self, hint: Hint) -> None:
         self._stage.send("loader", hint)

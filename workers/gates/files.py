@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ...errors import UsageError
+from ..checkpoint.survey import Survey
 from .network import Gates
 
 KIND, VERSION = "expertflow-gates", 1
@@ -46,16 +47,16 @@ def save_gates(gates: Gates, facts: GateFacts, file: Path) -> None:
         raise UsageError(f"cannot be written ({error})", str(file), "Give another file") from error
 
 
-def load_gates(file: str | Path, fingerprint: str) -> Gates:
-    """The gates of a file. Raises UsageError if it holds none, or those of a model with another fingerprint."""
+def load_gates(file: str | Path, survey: Survey) -> Gates:
+    """The gates of a file, for a surveyed model. Raises UsageError if it holds none, or those of another model."""
     facts, tensors = _read(Path(file))
-    if facts.fingerprint != fingerprint:
-        what = f"these gates were trained for another model (fingerprint {facts.fingerprint}, not {fingerprint})"
+    if (facts.fingerprint, facts.layers, facts.experts) != (survey.fingerprint, survey.layers, survey.experts):
+        what = f"these gates were trained for another model (fingerprint {facts.fingerprint}, not {survey.fingerprint})"
         raise UsageError(what, str(file), REMEDY)
-    gates = facts.make()
     try:
+        gates = facts.make()
         gates.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise UsageError(f"its tensors are not those of gates ({error})", str(file), REMEDY) from error
     return gates.requires_grad_(False).eval()
 

@@ -10,8 +10,7 @@ from torch.nn.functional import gelu
 
 
 class Gates(torch.nn.Module):
-    """hidden [tokens, width] -> bottleneck -> scores [tokens, experts] of the next MoE layer, with a straight way past
-    the bottleneck: the next layer's own router is one of the gates that can be learned.
+    """hidden [tokens, width] -> bottleneck -> scores [tokens, experts] of the next MoE layer.
 
     Gate l is asked about what goes into MoE layer l. All gates are stacked: they are trained in one go.
     """
@@ -23,25 +22,23 @@ class Gates(torch.nn.Module):
         self.down = _matrices(gates, width, bottleneck)
         self.down_bias = torch.nn.Parameter(torch.zeros(gates, 1, bottleneck))
         self.up = _matrices(gates, bottleneck, experts)
-        self.past = _matrices(gates, width, experts)
-        self.bias = torch.nn.Parameter(torch.zeros(gates, 1, experts))
+        self.up_bias = torch.nn.Parameter(torch.zeros(gates, 1, experts))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """float32 [gates, tokens, width] -> [gates, tokens, experts]."""
         inner = gelu(torch.baddbmm(self.down_bias, hidden, self.down))
-        return torch.baddbmm(torch.baddbmm(self.bias, hidden, self.past), inner, self.up)
+        return torch.baddbmm(self.up_bias, inner, self.up)
 
     @torch.inference_mode()
     def ranking(self, layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
         """int64 [tokens, depth]: experts that tokens will choose in MoE layer `layer` + 1, the likeliest first.
 
-        `hidden` [tokens, width] goes into MoE layer `layer`. None after the last layer.
+        `hidden` [tokens, width] goes into MoE layer `layer`. None after the last layer, or for another width.
         """
-        if layer >= len(self.down):
+        if layer >= len(self.down) or hidden.shape[1] != self.down.shape[1]:
             return None
-        rows = hidden.float()
-        inner = gelu(torch.addmm(self.down_bias[layer], rows, self.down[layer]))
-        scores = torch.addmm(torch.addmm(self.bias[layer], rows, self.past[layer]), inner, self.up[layer])
+        inner = gelu(torch.addmm(self.down_bias[layer], hidden.float(), self.down[layer]))
+        scores = torch.addmm(self.up_bias[layer], inner, self.up[layer])
         return scores.topk(depth).indices.numpy()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.nn.functional import log_softmax
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...errors import UsageError
 from ..traces.folder import read_header
@@ -91,7 +91,14 @@ def fit(
     facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: Progress
 ) -> tuple[Gates, int]:
     """The gates that do best on `proving`, and the epochs it took."""
-    torch.manual_seed(options.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return _fit(facts, lessons, proving, options, progress)
+
+
+def _fit(
+    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: Progress
+) -> tuple[Gates, int]:
     gates = facts.make()
     best, best_loss, best_epoch, epoch = copy.deepcopy(gates.state_dict()), float("inf"), 0, 0
     optimizer = torch.optim.AdamW(gates.parameters(), lr=options.learning_rate, weight_decay=1e-2)
@@ -123,9 +130,10 @@ def _judge(gates: Gates, proving: Examples) -> float:
 
 
 def _loss(gates: Gates, examples: Examples, places: torch.Tensor) -> torch.Tensor:
-    """Cross entropy against the chosen experts, each alike: they are to come first, in whatever order."""
+    """Every expert is a question of its own: chosen or not (better than a softmax over all, which was tried)."""
     scores = gates(examples.inputs(places))
-    return -log_softmax(scores, dim=2).gather(2, examples.targets(places)).mean()
+    chosen = torch.zeros_like(scores).scatter_(2, examples.targets(places), 1.0)
+    return binary_cross_entropy_with_logits(scores, chosen)
 
 
 def _no_progress(what: str, done: int, total: int) -> None:

@@ -25,15 +25,15 @@ class Part:
     rows: list[int]
 
 
-def next_decode(units: list[Unit], compute: ComputeFacts, keep: int) -> Decode | Part | None:
+def next_decode(units: list[Unit], compute: ComputeFacts, keep: int, settled: bool = True) -> Decode | Part | None:
     """The best thing to do with the idle units, when `keep` units shall be in flight; None: wait.
 
     Of units that may be joined, the `keep` largest stay and the others join the smallest of these at its next step.
-    Units that cannot be joined take turns.
+    Units that cannot be joined take turns. While rows are on the way between units (not `settled`) none is evened out.
     """
     choices: list[Decode | Part] = []
     for group in _groups(units, compute):
-        choices += _choices_of(group, compute, keep)
+        choices += _choices_of(group, compute, keep, settled)
     return min(choices, key=lambda choice: choice.unit.last_step, default=None)
 
 
@@ -43,14 +43,14 @@ def _groups(units: list[Unit], compute: ComputeFacts) -> list[list[Unit]]:
     return [alive] if compute.joining and alive else [[unit] for unit in alive]
 
 
-def _choices_of(group: list[Unit], compute: ComputeFacts, keep: int) -> Iterator[Decode | Part]:
+def _choices_of(group: list[Unit], compute: ComputeFacts, keep: int, settled: bool) -> Iterator[Decode | Part]:
     prefilling = any(unit.prefilling for unit in group)
     if keep == 1 and prefilling and len(group) > 1:
         return  # the new rows join this unit's next step, which is worth the wait: compute is busy with them anyway
     group.sort(key=lambda unit: (-len(unit.rows), unit.number))
     mains, extras = group[:keep], group[keep:]
-    if keep == 2 and compute.joining and not extras and not prefilling:
-        surplus = _surplus(mains)
+    if keep > 1 and compute.joining and settled and not extras and not prefilling:
+        surplus = _surplus(mains, keep)
         if surplus and mains[0].step is None:
             yield Part(mains[0], list(mains[0].rows)[-surplus:])
             return
@@ -59,8 +59,10 @@ def _choices_of(group: list[Unit], compute: ComputeFacts, keep: int) -> Iterator
             yield Decode(main, [extra for extra in extras if extra.step is None] if main is mains[-1] else [])
 
 
-def _surplus(mains: list[Unit]) -> int:
-    """Rows that the larger of two units should give away (to a second unit that may not exist yet)."""
-    larger, smaller = len(mains[0].rows), len(mains[1].rows) if len(mains) == 2 else 0
-    uneven = larger - smaller
-    return uneven // 2 if uneven >= max(2, (larger + smaller) // 3) else 0
+def _surplus(mains: list[Unit], keep: int) -> int:
+    """Rows that the largest unit should give away: to a unit that does not exist yet, or to the smallest."""
+    sizes = [len(unit.rows) for unit in mains]
+    if len(sizes) < keep:
+        return min(sum(sizes) // keep, sizes[0] - 1) or sizes[0] // 2
+    uneven = sizes[0] - sizes[-1]
+    return uneven // 2 if uneven >= max(2, (sizes[0] + sizes[-1]) // 3) else 0

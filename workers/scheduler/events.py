@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...ipc.messages import Forecast, FromClient, Stepped, ToClient
+from ...ipc.messages import Forecast, Foresee, Foreseen, FromClient, Stepped, ToClient
 from ...ipc.messages.to_compute import ComputeFromScheduler
 
 Facts = dict[str, int | float | str]
@@ -60,6 +60,13 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """The predictor answered a question about single rows."""
+
+    foreseen: Foreseen
+
+
+@dataclass(frozen=True, slots=True)
 class Draining:
     """The engine stops: open requests end with a typed error, new ones are refused."""
 
@@ -73,7 +80,7 @@ class Tick:
     now_ns: int
 
 
-Event = Heard | Unreadable | ClientLost | ComputeJoined | ComputeLost | StepDone | Draining | Tick
+Event = Heard | Unreadable | ClientLost | ComputeJoined | ComputeLost | StepDone | Answered | Draining | Tick
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +100,9 @@ class ToCompute:
 
 @dataclass(frozen=True, slots=True)
 class ToPredictor:
-    """Advice ahead of a step; may be lost."""
+    """Advice ahead of a step, or a question; may be lost."""
 
-    message: Forecast
+    message: Forecast | Foresee
 
 
 Action = Send | ToCompute | ToPredictor

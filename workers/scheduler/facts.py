@@ -19,6 +19,9 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
     context: int
     eos_ids: list[int]
+    layers: int
+    experts: int
+    """Layers with experts, and experts of one."""
     kv_bytes_per_position: int
     """Upper bound, until compute has probed the real one."""
 
@@ -32,6 +35,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     queue_limit: int
     kv_bytes: int
     units: str = "auto"
+    prediction: str = "on"
+    grouping: str = "off"
     gather_ns: int = 4_000_000
     """A prefill waits this long for more requests of the same burst: a pass over the model's weights costs far more."""
     gather_limit_ns: int = 40_000_000
@@ -48,6 +53,8 @@ class ComputeFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of different lengths may share a unit."""
     moving: bool = True
     """Rows can be moved between units and leave them for good; if not, rows that left still take memory."""
+    resident: bool = False
+    """Every expert has a slot."""
 
     @property
     def joining(self) -> bool:
@@ -62,6 +69,7 @@ def compute_facts(facts: Facts, model: ModelFacts) -> ComputeFacts:
         kv_bytes_per_row=int(facts.get("kv_bytes_per_row", 0)),
         padding=bool(int(facts.get("padding", 1))),
         moving=bool(int(facts.get("moving", 1))),
+        resident=bool(int(facts.get("resident", 0))),
     )
 
 

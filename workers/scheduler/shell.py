@@ -14,7 +14,7 @@ from ...ipc.codec import Unreadable as Garbled
 from ...ipc.codec import decode
 from ...ipc.events import Event as StageEvent
 from ...ipc.events import PeerJoined, Received
-from ...ipc.messages import RunStep, Stepped
+from ...ipc.messages import Foreseen, RunStep, Stepped
 from ...ipc.messages.to_scheduler import FROM_CLIENT
 from ...ipc.router import Router
 from ...ipc.stage import Stage
@@ -88,6 +88,8 @@ class SchedulerShell:
             case Received("compute", Stepped() as stepped):
                 self._draw(stepped, now_ns)
                 self._decide(events.StepDone(stepped, now_ns))
+            case Received("predictor", Foreseen() as answer):
+                self._decide(events.Answered(answer))
             case PeerJoined("compute", _, facts):
                 self._sent.clear()
                 self._resident = bool(facts.get("resident"))
@@ -143,6 +145,8 @@ def model_facts(survey: Survey) -> ModelFacts:
         vocabulary=survey.vocabulary,
         context=survey.context,
         eos_ids=survey.eos_ids,
+        layers=survey.layers,
+        experts=survey.experts,
         kv_bytes_per_position=survey.rows.kv_bytes_per_position,
     )
 
@@ -155,6 +159,8 @@ def limits(config: Config) -> Limits:
         queue_limit=config.queue_limit,
         kv_bytes=parse_size(config.kv_memory, "kv_memory").of(0),
         units=config.units,
+        prediction=config.prediction if config.predictor != "none" or config.hints != "off" else "on",
+        grouping=config.grouping if config.predictor != "none" else "off",
     )
 
 

@@ -15,7 +15,8 @@ from .admission import Room, pick_prefill, worth_waiting_until_ns
 from .desk import Desk, ending
 from .events import Action, Event
 from .facts import ComputeFacts, Limits, ModelFacts, compute_facts
-from .pacing import UnitPacer
+from .pacing import Choices, Pacer
+from .regrouping import Regrouper
 from .requests import Request, WaitingLine
 from .stepper import Stepper
 from .units import reserved_bytes
@@ -33,7 +34,17 @@ class SchedulerStatistics:
     running: int
     units: int
     units_wanted: int
-    unit_trials: int
+    prediction_wanted: int
+    """1, or 0 where forecasts and hints were measured to cost more than they save."""
+    grouping_wanted: int
+    trials: int
+    """Of other ways to decode, to see whether they are faster."""
+    regroupings: int
+    rows_moved: int
+    unforeseen: int
+    """Rounds that were to be regrouped, but the predictor did not answer in time."""
+    odd_answers: int
+    """Of the predictor, to no open question."""
     steps_in_flight: int
     kv_reserved_bytes: int
     accepted: int
@@ -54,7 +65,8 @@ class SchedulerState:
         self._desk = Desk(model, limits, first_row=epoch << 32)
         self._waiting = WaitingLine()
         self._stepper = Stepper(first_number=epoch << 32)
-        self._pacer = UnitPacer(limits.units)
+        self._pacer = Pacer(Choices(limits.units, limits.prediction, limits.grouping))
+        self._regrouper = Regrouper(self._stepper, limits.grouping, model.layers, model.experts, epoch << 32)
         self._last_arrival_ns = 0
         self._prefills_in_a_row = 0
         self._steps = self._stale_steps = self._recomputed = 0
@@ -66,6 +78,9 @@ class SchedulerState:
                 return self._hear(event.identity, event.message, event.now_ns)
             case events.StepDone():
                 return self._step_done(event.stepped, event.now_ns)
+            case events.Answered():
+                self._regrouper.foreseen(event.foreseen)
+                return []
             case events.Tick():
                 return self._tick(event.now_ns)
             case events.ComputeJoined():
@@ -81,7 +96,7 @@ class SchedulerState:
 
     def wake_at_ns(self, now_ns: int) -> int | None:
         """When the next `Tick` is due even if nothing happens; None: not before something does."""
-        times = [self._desk.ledger.next_deadline_ns()]
+        times = [self._desk.ledger.next_deadline_ns(), self._regrouper.wait_until_ns]
         if (compute := self._desk.compute) is not None:
             times.append(worth_waiting_until_ns(self._waiting, self._room(compute), self._last_arrival_ns))
         return min((time for time in times if time is not None and time > now_ns), default=None)
@@ -98,8 +113,14 @@ class SchedulerState:
             queue=len(self._waiting),
             running=self._stepper.row_count,
             units=len(units),
-            units_wanted=self._pacer.wanted,
-            unit_trials=self._pacer.trials,
+            units_wanted=self._pacer.kept.units,
+            prediction_wanted=int(self._pacer.kept.prediction),
+            grouping_wanted=int(self._pacer.kept.grouping),
+            trials=self._pacer.trials,
+            regroupings=self._regrouper.regroupings,
+            rows_moved=self._regrouper.rows_moved,
+            unforeseen=self._regrouper.unforeseen,
+            odd_answers=self._regrouper.rejected,
             steps_in_flight=self._stepper.steps_in_flight,
             kv_reserved_bytes=reserved_bytes(units, compute) if compute else 0,
             accepted=desk.accepted,
@@ -152,7 +173,7 @@ class SchedulerState:
         actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
         for request, error in outcome.failed:
             actions += self._desk.fail(request, error)
-        return actions
+        return actions + self._regrouper.stepped(outcome, stepped, self._pacer.wanted)
 
     def _advance(self, request: Request, token: int, now_ns: int) -> list[Action]:
         actions = self._desk.deliver(request, token, now_ns)
@@ -178,6 +199,7 @@ class SchedulerState:
     def _compute_joined(self, event: events.ComputeJoined) -> list[Action]:
         """It may have died and come back before anybody told us."""
         self._desk.compute = compute_facts(event.facts, self._model)
+        self._pacer.resident = self._desk.compute.resident
         actions = self._requeue_all()
         misfits = [(request, self._desk.does_not_fit(request)) for request in self._waiting]
         for request, error in misfits:
@@ -204,6 +226,7 @@ class SchedulerState:
         self._recomputed += len(lost)
         self._prefills_in_a_row = 0
         self._pacer.interrupted()
+        self._regrouper.compute_lost()
         self._waiting.put_back([request for request in lost if request.deaths < DEATHS_ALLOWED])
         guilty = [request for request in suspects if request.deaths >= DEATHS_ALLOWED]
         return [action for request in guilty for action in self._desk.fail(request, _deadly())]
@@ -229,7 +252,7 @@ class SchedulerState:
         compute = self._desk.compute
         if compute is None or self._stepper.running_suspect:
             return []
-        decode = partial(self._decode, compute)
+        decode = partial(self._decode, compute, now_ns)
         prefill = partial(self._prefill, self._room(compute), now_ns)
         due = self._prefills_in_a_row >= PREFILLS_IN_A_ROW
         return (decode() or prefill()) if due else (prefill() or decode())
@@ -246,8 +269,8 @@ class SchedulerState:
         self._prefills_in_a_row += 1
         return self._stepper.prefill(picked)
 
-    def _decode(self, compute: ComputeFacts) -> list[Action]:
-        actions = self._stepper.decode(self._pacer.wanted, compute)
+    def _decode(self, compute: ComputeFacts, now_ns: int) -> list[Action]:
+        actions = self._regrouper.decode(self._pacer.wanted, compute, now_ns)
         if actions:
             self._prefills_in_a_row = 0
         return actions

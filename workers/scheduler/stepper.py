@@ -22,9 +22,12 @@ _Columns = tuple[list[int], list[int], list[int]]
 class Outcome:
     """Of one step: new tokens and failures of requests that still run."""
 
+    unit: Unit
     tokens: list[tuple[Request, int]]
     failed: list[tuple[Request, ErrorFacts]]
     was_prefill: bool
+    exchanged: bool
+    """Rows from other units joined it."""
 
 
 class Stepper:
@@ -32,8 +35,11 @@ class Stepper:
 
     def __init__(self, first_number: int) -> None:
         self.units: dict[int, Unit] = {}
+        self.number = first_number
+        """Of the newest step or unit."""
         self._in_flight: dict[int, Unit] = {}
-        self._number = first_number
+        self._exchanged: set[int] = set()
+        """Steps in flight that rows from other units joined."""
         self._holders: dict[int, Unit] = {}
 
     @property
@@ -48,6 +54,16 @@ class Stepper:
     @property
     def prefilling(self) -> bool:
         return any(unit.prefilling for unit in self._in_flight.values())
+
+    @property
+    def alive(self) -> list[Unit]:
+        """Units with rows, but for rows that are on their way to another unit."""
+        return [unit for unit in self.units.values() if unit.rows and not unit.underway]
+
+    def may_exchange(self, facts: ComputeFacts) -> bool:
+        """Whether there are several units, with nothing on the way, whose rows may change places."""
+        settled = not any(unit.prefilling or unit.underway for unit in self.units.values())
+        return facts.joining and settled and len(self.alive) > 1
 
     @property
     def running_suspect(self) -> bool:
@@ -65,15 +81,41 @@ class Stepper:
         rows = [request.row() for request in requests]
         return self._run(unit, _prefill_forecast(rows), admit=rows)
 
-    def decode(self, keep: int, facts: ComputeFacts) -> list[Action]:
-        """The next step of a unit that is not in flight; nothing when all had better wait."""
-        match next_decode(list(self.units.values()), facts, keep):
-            case Decode(unit, joins):
-                return self._decode(unit, joins)
-            case Part(unit, rows):
-                _, part = self._move(unit, rows)
-                return [part, *self.decode(keep, facts)]
-        return []
+    def choose(self, keep: int, facts: ComputeFacts) -> tuple[Decode | None, list[Action]]:
+        """The next step of a unit that is not in flight, None when all had better wait; what is to be done before."""
+        actions: list[Action] = []
+        settled = not any(unit.underway for unit in self.units.values())
+        while isinstance(choice := next_decode(self.alive, facts, keep, settled), Part):
+            actions.append(self._move(choice.unit, choice.rows)[1])
+        return choice, actions
+
+    def decode(self, choice: Decode, foresee: bool) -> list[Action]:
+        """Run what was chosen, with the rows that are bound for it; `foresee`: with a forecast ahead of it."""
+        unit = choice.unit
+        arrivals = [other for other in self.units.values() if other.rows and other.bound_for is unit]
+        actions: list[Action] = []
+        joined: list[int] = []
+        for other in arrivals + choice.joins:
+            clean, parting = self._without_leaving(other)
+            actions += parting
+            joined.append(clean.number)
+            self._absorb(unit, clean)
+        dropped = list(unit.leaving)
+        unit.leaving.clear()
+        actions += self._run(unit, _decode_forecast(unit), drop=dropped, join=joined, foresee=foresee)
+        if arrivals:
+            self._exchanged.add(self.number)
+        return actions
+
+    def exchange(self, moves: dict[int, Unit]) -> list[Action]:
+        """Rows (by number) leave their units, which are idle, and join the named ones at their next steps."""
+        actions: list[Action] = []
+        for unit in self.alive:
+            for target in dict.fromkeys(moves[row] for row in unit.rows if row in moves):
+                part, action = self._move(unit, [row for row in unit.rows if moves.get(row) is target])
+                part.bound_for = target
+                actions.append(action)
+        return actions
 
     def leave(self, request: Request) -> None:
         """The request ended; its row leaves compute before the unit's next step."""
@@ -91,12 +133,14 @@ class Stepper:
         if unit is None:
             return None
         was_prefill, unit.step, unit.prefilling = unit.prefilling, None, False
+        exchanged = stepped.number in self._exchanged
+        self._exchanged.discard(stepped.number)
         live = unit.rows
         tokens = [(live[row], token) for row, token in zip(stepped.rows, stepped.tokens, strict=True) if row in live]
         failed = [(live[row], error) for row, error in stepped.failed.items() if row in live]
         for row in stepped.failed:
             self._evict(unit, row)
-        return Outcome(tokens, failed, was_prefill)
+        return Outcome(unit, tokens, failed, was_prefill, exchanged)
 
     def lose_all(self) -> tuple[list[Request], list[Request]]:
         """Compute died. Its live requests, and those of them that it was running right then."""
@@ -104,28 +148,18 @@ class Stepper:
         lost = [request for unit in self.units.values() for request in unit.rows.values()]
         self.units.clear()
         self._in_flight.clear()
+        self._exchanged.clear()
         self._holders.clear()
         return lost, suspects
 
-    def _decode(self, unit: Unit, joins: list[Unit]) -> list[Action]:
-        actions: list[Action] = []
-        joined: list[int] = []
-        for other in joins:
-            clean, parting = self._without_leaving(other)
-            actions += parting
-            joined.append(clean.number)
-            self._absorb(unit, clean)
-        dropped = list(unit.leaving)
-        unit.leaving.clear()
-        return actions + self._run(unit, _decode_forecast(unit), drop=dropped, join=joined)
-
-    def _run(self, unit: Unit, forecast: _Columns, **what: Any) -> list[Action]:
-        self._number += 1
-        unit.step = unit.last_step = self._number
-        self._in_flight[self._number] = unit
+    def _run(self, unit: Unit, forecast: _Columns, foresee: bool = True, **what: Any) -> list[Action]:
+        self.number += 1
+        unit.step = unit.last_step = self.number
+        self._in_flight[self.number] = unit
         tokens, rows, positions = forecast
-        advice = Forecast(step=self._number, token_ids=tokens, rows=rows, positions=positions)
-        return [ToPredictor(advice), ToCompute(RunStep(number=self._number, unit=unit.number, **what))]
+        advice = Forecast(step=self.number, token_ids=tokens, rows=rows, positions=positions)
+        order = RunStep(number=self.number, unit=unit.number, foresee=foresee, **what)
+        return [ToPredictor(advice), ToCompute(order)] if foresee else [ToCompute(order)]
 
     def _without_leaving(self, unit: Unit) -> tuple[Unit, list[Action]]:
         """`drop` speaks of the unit that runs, so a unit that joins it must be rid of ended rows before."""
@@ -143,10 +177,11 @@ class Stepper:
         del self.units[other.number]
         unit.rows.update(other.rows)
         self._holders.update(dict.fromkeys(other.rows, unit))
+        other.rows.clear()  # so that nobody stays bound for it
 
     def _new_unit(self, requests: list[Request]) -> Unit:
-        self._number += 1
-        unit = Unit.of(self._number, requests)
+        self.number += 1
+        unit = Unit.of(self.number, requests)
         self.units[unit.number] = unit
         self._holders.update(dict.fromkeys(unit.rows, unit))
         return unit

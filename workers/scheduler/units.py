@@ -20,6 +20,8 @@ class Unit:
     """Number of its step in flight."""
     last_step: int = 0
     prefilling: bool = False
+    bound_for: Unit | None = None
+    """The unit that these rows will join at its next step: they are on their way from one unit to another."""
     size: int = 0
     ceiling: int = 0
     """Rows at its prefill, and the positions it may grow to when no row can be taken out of it."""
@@ -28,6 +30,11 @@ class Unit:
     def of(cls, number: int, requests: list[Request]) -> Unit:
         rows = {request.number: request for request in requests}
         return cls(number, rows, size=len(rows), ceiling=_ceiling(requests))
+
+    @property
+    def underway(self) -> bool:
+        """Whether its rows will join a unit that still has rows."""
+        return self.bound_for is not None and bool(self.bound_for.rows)
 
     def leave(self, request: Request) -> None:
         if self.rows.pop(request.number, None) is not None:

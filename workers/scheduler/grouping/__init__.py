@@ -1,0 +1,1 @@
+"""Which rows step together: groups whose rows ask for the same experts activate fewer of them."""
