@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Forecast, Used
-from expertflow.workers.predictor.forecaster import Forecaster, make_forecaster
+from expertflow.workers.predictor.choice import Subject, make_forecaster
+from expertflow.workers.predictor.forecaster import Forecaster
 from expertflow.workers.scheduler.grouping.clustering import kmeans
 from expertflow.workers.scheduler.grouping.objective import activated
 from expertflow.workers.scheduler.grouping.swapping import swap
@@ -46,7 +47,7 @@ def main() -> None:
     trace = read_npz(arguments.trace) if arguments.trace else built_in_trace()
     training, held_out = trace.split()
     config = Config.load(predictor=arguments.predictor)
-    forecaster = make_forecaster(config, trace.layers, trace.expert_count, trace.top_k)
+    forecaster = make_forecaster(config, Subject(layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k))
     if forecaster is None:
         raise SystemExit("without a predictor there are no forecasts to group by")
     for used in _lessons(training):

@@ -12,7 +12,9 @@ import msgspec
 from ..errors import UsageError
 from .sizes import parse_size
 
-Predictor = Literal["none", "table", "noise", "opposite", "oracle"]
+Predictor = Literal[
+    "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
+]
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
@@ -52,10 +54,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Whether all layers share the slots, or each has as many as any other."""
     predictor: Predictor = "table"
     """Who forecasts routing. noise and opposite lie on purpose; oracle reads `oracle_routes`."""
+    predictor_file: str = ""
+    """Trained predictor (`expertflow train`), for path and paper; empty: predictor.npz in the model folder."""
     hints: Literal["off", "router", "gates"] = "router"
     """Who names the experts of the next layer while a layer runs: its own router, or gates trained on traces."""
     gates_file: str = ""
-    """Trained gates, for hints = gates (`expertflow train --kind gates`)."""
+    """File of trained gates, for hints = gates."""
     rank_victims: Literal["auto", "always", "never"] = "auto"
     """Whether forecasts say which expert goes first, or only which stay; auto: while they are accurate enough."""
     prediction: Literal["auto", "on"] = "auto"
@@ -136,6 +140,8 @@ def _check_counts(config: Config) -> None:
         raise UsageError(f"must be from 0 to 1, not {config.trace_hidden}", "trace_hidden", "Give a share such as 0.1")
     if not config.start_timeout_s > 0:
         raise UsageError("must be above 0", "start_timeout_s", "Give seconds")
+    if config.hints == "gates" and not config.gates_file:
+        raise UsageError("hints 'gates' needs trained gates", "gates_file", "Train gates first (expertflow train)")
     if config.predictor == "oracle" and not config.oracle_routes:
         raise UsageError("predictor 'oracle' needs a recording", "oracle_routes", "Record a run first (record=FOLDER)")
 

@@ -27,6 +27,8 @@ class Budgets(NamedTuple):
 def plan_budgets(config: Config, survey: Survey, available_bytes: int) -> Budgets:
     """Raises BudgetError if a budget is too small for the model or all together are too large for the machine."""
     slots = count_slots(config.expert_memory, survey)
+    if config.slot_sharing == "layer" and slots < survey.layers:
+        raise _too_few_for_layers(slots, survey)
     kv = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     host = _host_bytes(config, survey)
     budgets = Budgets(slots, slots * survey.stride_bytes, host, kv, survey.skeleton_bytes)
@@ -50,6 +52,12 @@ def count_slots(expert_memory: str, survey: Survey) -> int:
             f"Give at least {one}; less than the {survey.top_k} experts of a token will be slow",
         )
     return min(slots, survey.expert_count)
+
+
+def _too_few_for_layers(slots: int, survey: Survey) -> BudgetError:
+    needed = format_size(survey.layers * survey.stride_bytes)
+    what = f"{slots} slots for {survey.layers} MoE layers, each of which is to have slots of its own"
+    return BudgetError(what, "slot_sharing", f"Raise expert_memory to {needed} at least, or share slots in a pool")
 
 
 def _host_bytes(config: Config, survey: Survey) -> int:

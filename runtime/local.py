@@ -18,8 +18,10 @@ from ..errors import CheckpointError
 from ..ipc.messages import ComputeFromLoader, Forecast, Forget, Plan, RunStep, Split, Stepped, Used
 from ..workers.checkpoint.survey import Survey
 from ..workers.compute.executor import Chooser, Executor, sample
+from ..workers.compute.hints import Hinter
 from ..workers.compute.holdings import Holdings
-from ..workers.compute.model import load_model
+from ..workers.compute.model import attach, load_model
+from ..workers.compute.next_router import NextRouters
 from ..workers.compute.residency import FeedCounts, Residency
 from ..workers.compute.routing import StepRouting
 from ..workers.compute.slots import SlotViews
@@ -60,8 +62,12 @@ class LocalRuntime:
             holdings, SlotViews(memory, survey), self._tell_loader, self._hear, self._wait, time.monotonic_ns
         )
         self.model = load_model(survey, self._residency, routing)
+        hinter = Hinter(
+            NextRouters(self.model, survey.experts), survey.layers, survey.experts, survey.top_k, self._tell_loader
+        )
+        attach(hinter, self.model)
         self._executor = Executor(
-            self.model, abilities or RowAbilities(), routing, self._residency, time.monotonic_ns, choose
+            self.model, abilities or RowAbilities(), routing, self._residency, time.monotonic_ns, choose, hinter
         )
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()

@@ -18,6 +18,7 @@ from ..ipc.messages import Progress
 from ..ipc.rundir import RunDir
 from ..ipc.spec import SharedMemory, StageSpec
 from ..workers.checkpoint.survey import Survey
+from ..workers.traces.folder import claim_folder
 from .budgets import Budgets, plan_budgets
 from .stages import StagePlan
 from .timeline import Timeline
@@ -33,6 +34,8 @@ class Resources:
         """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
         self.config = config
         with ExitStack() as stack:
+            if config.trace:
+                claim_folder(config.trace)
             self.timeline = Timeline(config.timeline) if config.timeline else None
             if self.timeline:
                 stack.callback(self.timeline.close)

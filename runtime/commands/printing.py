@@ -54,10 +54,15 @@ class Printer(ABC):
     def _print(self, line: PromptLine, done: Completion) -> None: ...
 
     def _fail(self, line: PromptLine, error: ExpertFlowError) -> None:
-        if line.where not in error.where:
-            error = type(error)(error.what, line.where, error.remedy)
-        self.exit_code = max(self.exit_code, exit_code(error))
-        sys.stderr.write(describe(error) + "\n")
+        self.exit_code = max(self.exit_code, complain(line, error))
+
+
+def complain(line: PromptLine, error: ExpertFlowError) -> int:
+    """Say on stderr why a prompt has no result; returns the exit code."""
+    if line.where not in error.where:
+        error = type(error)(error.what, line.where, error.remedy)
+    sys.stderr.write(describe(error) + "\n")
+    return exit_code(error)
 
 
 class _Stream(Printer):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ...errors import UsageError
 from ..prompts import Prompt
+from ..text import TextCodec
 
 STDIN = Path("-")
 
@@ -27,6 +28,18 @@ def read_prompt_lines(texts: list[str], file: Path | None, ids: bool) -> list[Pr
         raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE')
     named = _lines_of(file) if file else [(text, f"--prompt {number}") for number, text in enumerate(texts, 1)]
     return [PromptLine(_read_ids(text, where) if ids else _check_text(text, where), where) for text, where in named]
+
+
+def read_text(file: Path) -> str:
+    """A whole text. Raises UsageError if it cannot be read, or is empty."""
+    return _check_text(_decode(_read_bytes(file).removeprefix(b"\xef\xbb\xbf"), str(file)), str(file))
+
+
+def cut_text(text: str, name: str, codec: TextCodec, piece_tokens: int) -> list[PromptLine]:
+    """The text as prompts of `piece_tokens` ids each; the last may be shorter."""
+    ids = codec.encode(text)
+    starts = range(0, len(ids), piece_tokens)
+    return [PromptLine(ids[start : start + piece_tokens], f"{name}, token {start + 1:,}") for start in starts]
 
 
 def _lines_of(file: Path) -> list[tuple[str, str]]:
@@ -49,7 +62,7 @@ def _decode(line: bytes, where: str) -> str:
     try:
         return line.removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError as error:
-        what = f"is not UTF-8 (byte {error.start + 1} of the line)"
+        what = f"is not UTF-8 (byte {error.start + 1})"
         raise UsageError(what, where, "Save the file as UTF-8") from error
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
@@ -14,7 +14,7 @@ import tyro
 from ...configs.schema import Config
 from .base import DEFAULT_PRESET, Command, EngineCommand
 
-NAMES = ["demo", "serve", "generate", "verify", "plan", "top", "widen"]
+NAMES = ["demo", "serve", "generate", "verify", "trace", "train", "replay", "plan", "top", "widen"]
 """In the order of the help. The command `name` is the class `Name` of the module `name` beside this file."""
 
 DESCRIPTION = """\
@@ -66,5 +66,10 @@ def chosen_preset(arguments: Sequence[str]) -> str:
 
 def _subcommand(name: str, kind: type[Command], defaults: Config) -> Any:
     if issubclass(kind, EngineCommand):
-        return Annotated[kind, tyro.conf.subcommand(name, default=kind(engine=defaults))]
+        return Annotated[kind, tyro.conf.subcommand(name, default=kind(engine=defaults, **_required(kind)))]
     return Annotated[kind, tyro.conf.subcommand(name)]
+
+
+def _required(kind: type[Command]) -> dict[str, Any]:
+    """The fields without a default, marked as what the words must give."""
+    return {each.name: tyro.MISSING for each in fields(kind) if each.default is each.default_factory is MISSING}

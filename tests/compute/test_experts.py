@@ -48,7 +48,11 @@ class SlotFeed:
     def weights(self, layer: int, expert: int) -> ExpertWeights:
         return self._views.weights(layer * self._experts + expert, layer, expert)
 
-    def stream(self, layer: int, experts: list[int]) -> Iterable[tuple[int, ExpertWeights]]:
+    def begin(self, layer: int, experts: list[int]) -> None:
+        self._begun = (layer, experts)
+
+    def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
+        layer, experts = self._begun
         order = experts if self.shuffle is None else self.shuffle.permutation(experts).tolist()
         for expert in order:
             if expert not in self.lost:

@@ -28,9 +28,9 @@ def test_a_layer_of_hits_runs_without_a_message() -> None:
 
 
 def test_the_need_goes_out_before_anything_runs() -> None:
-    """The transfer overlaps with the kernels of what is there (R4)."""
+    """The transfer overlaps with the kernels of what is there (R4); the policy hears of what was found."""
     holdings = holdings_of((1, 4))
-    assert holdings.handle(LayerStarted(7, 1, [2, 4, 5])) == [Need(7, 1, [2, 5]), Run([(4, 0)])]
+    assert holdings.handle(LayerStarted(7, 1, [2, 4, 5])) == [Need(7, 1, [2, 5], [10]), Run([(4, 0)])]
     holdings.handle(Computed([4]))
     assert not holdings.layer_done
     assert holdings.missing == {2, 5}

@@ -102,7 +102,7 @@ def test_a_need_does_not_wait_behind_prefetches() -> None:
 def test_prefetches_go_by_layer_then_probability() -> None:
     """R5: the first due first; within a layer the likeliest first; the unlikely not at all."""
     ledger = ledger_of(16, fills_in_flight=9)
-    wanted = {(2, 0): 255, (1, 3): 130, (1, 4): 200, (0, 1): 127, (0, 2): 126}
+    wanted = {(2, 0): 255, (1, 3): 130, (1, 4): 200, (0, 1): 127, (0, 2): 100}
     assert experts_of(ledger.handle(plan_of(0, wanted))) == [(0, 1), (1, 4), (1, 3), (2, 0)]
 
 

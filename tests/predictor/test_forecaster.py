@@ -9,11 +9,13 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.tests.predictor.routes import coming, same_everywhere, used_of
-from expertflow.workers.predictor.forecaster import make_forecaster, scores
+from expertflow.workers.predictor.choice import Subject, make_forecaster
+from expertflow.workers.predictor.forecaster import scores
 from expertflow.workers.predictor.liars import Noise, Opposite
 from expertflow.workers.predictor.token_table import TokenTable
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
+SUBJECT = Subject(layers=LAYERS, experts=EXPERTS, top_k=TOP_K)
 
 
 def test_scores_are_bytes_of_probability() -> None:
@@ -28,20 +30,20 @@ def test_scores_of_nonsense_stay_in_range() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("table", TokenTable), ("noise", Noise), ("opposite", Opposite)])
 def test_the_configuration_names_the_predictor(name: str, kind: type) -> None:
-    forecaster = make_forecaster(Config.load(predictor=name), LAYERS, EXPERTS, TOP_K)
+    forecaster = make_forecaster(Config.load(predictor=name), SUBJECT)
     assert forecaster is not None and isinstance(forecaster, kind)
     assert forecaster.forecast(coming(0, [1])).shape == (LAYERS, EXPERTS)
 
 
 def test_no_predictor_is_simply_absent() -> None:
-    assert make_forecaster(Config.load(predictor="none"), LAYERS, EXPERTS, TOP_K) is None
+    assert make_forecaster(Config.load(predictor="none"), SUBJECT) is None
 
 
 def test_an_oracle_without_a_recording_is_refused_at_once(tmp_path: Path) -> None:
     for missing in (tmp_path / "nothing", tmp_path):
         config = Config.load(predictor="oracle", oracle_routes=str(missing))
         with pytest.raises(UsageError, match="no recording"):
-            make_forecaster(config, LAYERS, EXPERTS, TOP_K)
+            make_forecaster(config, SUBJECT)
 
 
 def test_noise_is_the_same_for_the_same_seed_and_step() -> None:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from expertflow.configs.schema import Config
-from expertflow.ipc.events import Received
 from expertflow.ipc.messages import Foresee, Foreseen, Message
 from expertflow.tests.predictor.routes import same_everywhere, used_of
 from expertflow.tests.scheduler.fake_engine import make_survey
@@ -48,8 +47,8 @@ def test_rows_are_foreseen_one_by_one(tmp_path: Path) -> None:
     shell = PredictorShell(stage)  # pyright: ignore[reportArgumentType]
     for token, expert in ((3, 1), (4, 5)):
         for step in range(20):
-            shell._take_in(Received("loader", used_of(step, [token], same_everywhere(LAYERS, [expert]))))
-    shell._take_in(Received("scheduler", QUESTION))
+            shell.hear([used_of(step, [token], same_everywhere(LAYERS, [expert]))])
+    shell.hear([QUESTION])
     (peer, answer), *others = stage.sent
     assert peer == "scheduler" and isinstance(answer, Foreseen) and not others
     assert (answer.number, answer.rows) == (7, [10, 11, 12])
@@ -61,7 +60,7 @@ def test_rows_are_foreseen_one_by_one(tmp_path: Path) -> None:
 def test_whoever_lies_answers_in_the_right_shape(tmp_path: Path, predictor: str) -> None:
     stage = FakeStage(tmp_path, predictor)
     shell = PredictorShell(stage)  # pyright: ignore[reportArgumentType]
-    shell._take_in(Received("scheduler", QUESTION))
+    shell.hear([QUESTION])
     answer = stage.sent[0][1]
     assert isinstance(answer, Foreseen) and len(answer.scores) == 3 * LAYERS * EXPERTS
 
@@ -69,5 +68,5 @@ def test_whoever_lies_answers_in_the_right_shape(tmp_path: Path, predictor: str)
 def test_without_a_predictor_nobody_answers(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path, "none")
     shell = PredictorShell(stage)  # pyright: ignore[reportArgumentType]
-    shell._take_in(Received("scheduler", QUESTION))
+    shell.hear([QUESTION])
     assert not stage.sent

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from expertflow.ipc.messages import Given, Holding, Need, Plan, Used
+from expertflow.ipc.messages import Given, Hint, Holding, Need, Plan, Used
 from expertflow.tests.residency.world import Shape, World
 from expertflow.workers.compute.holdings import Holdings
 from expertflow.workers.loader.ledger import Ledger
@@ -22,7 +22,9 @@ def shapes(draw: st.DrawFn) -> Shape:
     layers, experts = draw(st.integers(1, 3)), draw(st.integers(2, 5))
     top_k = draw(st.integers(1, min(3, experts)))
     slots = draw(st.integers(1, layers * experts + 1))
-    return Shape(slots, layers, experts, top_k, draw(st.integers(1, 3)))
+    by_layer = slots >= layers and draw(st.booleans())
+    rank_victims = draw(st.sampled_from(("auto", "always", "never")))
+    return Shape(slots, layers, experts, top_k, draw(st.integers(1, 3)), by_layer, rank_victims)
 
 
 @st.composite
@@ -47,7 +49,15 @@ def histories(draw: st.DrawFn, most_turns: int) -> bytes:
 
 
 def make_ledger(shape: Shape) -> Ledger:
-    return Ledger(shape.slots, shape.layers, shape.experts, shape.top_k, fills_in_flight=shape.fills_in_flight)
+    return Ledger(
+        shape.slots,
+        shape.layers,
+        shape.experts,
+        shape.top_k,
+        fills_in_flight=shape.fills_in_flight,
+        by_layer=shape.by_layer,
+        rank_victims=shape.rank_victims,
+    )
 
 
 def make_holdings(shape: Shape) -> Holdings:
@@ -77,7 +87,16 @@ def play(world: World, history: bytes) -> None:
 
 
 def _do_mischief(world: World, what: int, which: int) -> None:
-    mischief: tuple[Callable[[World, int], None], ...] = (_kill_loader, _kill_compute, _fail, _lie, _foresee, _babble)
+    mischief: tuple[Callable[[World, int], None], ...] = (
+        _kill_loader,
+        _kill_compute,
+        _fail,
+        _lie,
+        _lie_nearby,
+        _foresee,
+        _foresee_nearby,
+        _babble,
+    )
     mischief[what % len(mischief)](world, which)
 
 
@@ -110,6 +129,22 @@ def _foresee(world: World, which: int) -> None:
         world.advise(Plan(world.number + ahead, truth(world.shape, steps[0])))
 
 
+def _lie_nearby(world: World, which: int) -> None:
+    """A hint for some layer, sensible or not."""
+    dice = random.Random(which)
+    length = world.shape.experts + dice.choice((0, 0, 0, 0, -1, 3))
+    layer = dice.choice((world.next_layer, world.next_layer + 1, -1, 0, 1 << 40))
+    world.advise(Hint(dice.choice((world.number, world.number + 1, -1, 1 << 62)), layer, dice.randbytes(length)))
+
+
+def _foresee_nearby(world: World, which: int) -> None:
+    """The truth about the next layer, as far as the low bits of `which` do not hide it."""
+    if not world.finished and world.next_layer < world.shape.layers:
+        used = world.program[world.done_steps][world.next_layer]
+        scores = bytes(255 * (expert in used and not which >> expert & 1) for expert in range(world.shape.experts))
+        world.advise(Hint(world.number, world.next_layer, scores))
+
+
 def truth(shape: Shape, step: list[list[int]]) -> bytes:
     return bytes(255 * (expert in used) for used in step for expert in range(shape.experts))
 
@@ -124,6 +159,7 @@ def _babble(world: World, which: int) -> None:
         Need(-1, 0, [0]),
         Need(world.number, far, [0]),
         Need(1 << 62, 0, [0]),
+        Need(-1, 0, [], [far, -1]),
         Given([], 1 << 62, 0),
         Used(step=world.number, experts=b"abc", **nothing),
         Used(step=-1, experts=bytes(2 * world.shape.layers), **nothing),

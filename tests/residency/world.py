@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from expertflow.ipc.messages import Plan, Used
+from expertflow.ipc.messages import Hint, Plan, Used
 from expertflow.workers.compute.holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
 from expertflow.workers.loader.events import ComputeJoined, FillDone, PromoteFill, StartFill
 from expertflow.workers.loader.ledger import Ledger
@@ -36,6 +36,8 @@ class Shape:
     experts: int
     top_k: int
     fills_in_flight: int = 2
+    by_layer: bool = False
+    rank_victims: str = "auto"
 
 
 @dataclass
@@ -185,9 +187,9 @@ class World:
         self.to_loader.clear()
         self.to_compute.clear()
 
-    def advise(self, plan: Plan) -> None:
-        self.performed.append("plan")
-        self.tell_ledger(plan)
+    def advise(self, advice: Plan | Hint) -> None:
+        self.performed.append("advice")
+        self.tell_ledger(advice)
 
     # What the cores want done
 

@@ -42,3 +42,12 @@ def test_all_budgets_together_must_fit():
     assert plan_budgets(config, survey, 28 * MIB).total_bytes == 28 * MIB
     with pytest.raises(BudgetError, match=r"needs 29.4 MB \(expert slots 4.2 MB, KV caches 8.4 MB, the rest"):
         plan_budgets(config, survey, 28 * MIB - 1)
+
+
+def test_slots_of_their_own_need_one_a_layer():
+    """Fewer slots than layers would leave a layer without any."""
+    survey = fake_survey(layers=4, experts=4)
+    few = str(3 * survey.stride_bytes)
+    assert plan_budgets(Config.load(model="m", expert_memory=few), survey, 10**12).slots == 3
+    with pytest.raises(BudgetError, match="slots of its own"):
+        plan_budgets(Config.load(model="m", expert_memory=few, slot_sharing="layer"), survey, 10**12)

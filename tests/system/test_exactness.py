@@ -17,7 +17,7 @@ from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.unit import RowAbilities
-from expertflow.workers.predictor.forecaster import make_forecaster
+from expertflow.workers.predictor.choice import Subject, make_forecaster
 from transformers import AutoModelForCausalLM
 
 from tests.families import FAMILIES, save_tiny
@@ -74,7 +74,7 @@ def _run(
     survey: Survey, abilities: RowAbilities, slots: int, predictor: str, batch: int, tier: str
 ) -> tuple[Driver, Digests]:
     config = Config(predictor=predictor)  # pyright: ignore[reportArgumentType]
-    forecaster = make_forecaster(config, survey.layers, survey.experts, survey.top_k)
+    forecaster = make_forecaster(config, Subject.of(survey))
     digests = Digests()
     with LocalRuntime(survey, slots, abilities, digests.choose, forecaster, tier=tier) as runtime:
         driver = Driver(runtime, survey.vocabulary)

@@ -72,6 +72,8 @@ class Survey(msgspec.Struct, frozen=True, kw_only=True):
     top_k: int
     module_names: list[str]
     """Of the experts module of each MoE layer."""
+    fingerprint: str = ""
+    """Of routers, norms and sizes: equal for a widened copy, other for other weights (fingerprint.py)."""
     skeleton_bytes: int
     checkpoint_bytes: int
     rows: RowFacts

@@ -24,7 +24,8 @@ from .architecture import (
     resolve_dtype,
 )
 from .conversions import MISMATCH, ExpertPart, Source, expert_parts, match_sources
-from .headers import DTYPE_BYTES, checkpoint_files, first_dtype, read_headers
+from .fingerprint import fingerprint
+from .headers import DTYPE_BYTES, StoredTensor, checkpoint_files, first_dtype, read_headers
 from .layout import block_for, place_regions
 from .resolve import resolve_folder
 from .survey import Piece, RowFacts, SlotTensor, Survey
@@ -61,6 +62,8 @@ def _survey(folder: Path, dtype: str) -> Survey:
     _check_expert_dtypes(modules, dtypes, wanted)
     experts = _ExpertBytes(modules, sources, dtype_name(wanted))
     text = config.get_text_config()
+    top_k = _top_k(skeleton, config)
+    sizes = (len(modules), experts.count, top_k, text.vocab_size)
     return Survey(
         folder=str(folder),
         model_type=config.model_type,
@@ -71,8 +74,9 @@ def _survey(folder: Path, dtype: str) -> Survey:
         eos_ids=_special_tokens(folder, config),
         layers=len(modules),
         experts=experts.count,
-        top_k=_top_k(skeleton, config),
+        top_k=top_k,
         module_names=list(modules),
+        fingerprint=fingerprint(stored.values(), _expert_names(modules, sources), files, sizes),
         skeleton_bytes=_skeleton_bytes(skeleton, modules, dtypes),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         rows=_row_facts(config, wanted),
@@ -83,6 +87,13 @@ def _survey(folder: Path, dtype: str) -> Survey:
         stride_bytes=experts.stride_bytes,
         block_bytes=experts.block_bytes,
     )
+
+
+def _expert_names(modules: dict[str, Any], sources: dict[str, Source]) -> set[str]:
+    """Of the stored tensors that routed experts are made of."""
+    owned = [sources[f"{layer}.{name}"] for layer, module in modules.items() for name in expert_parameters(module)]
+    stored: list[StoredTensor] = [tensor for source in owned for part in source.stored.values() for tensor in part]
+    return {tensor.name for tensor in stored}
 
 
 def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype], wanted: torch.dtype) -> None:

@@ -10,8 +10,9 @@ import torch
 
 from ...errors import EngineError
 from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
-from .experts import StepRouting
+from .hints import SILENT, Hinter
 from .residency import ComputeStopped, FeedCounts, Residency
+from .routing import StepRouting
 from .sampling import RowFailed, choose_all
 from .unit import RowAbilities, Unit
 
@@ -35,10 +36,11 @@ class Executor:
         residency: Residency,
         clock_ns: Callable[[], int],
         choose: Chooser = sample,
+        hinter: Hinter | None = None,
     ) -> None:
         self._model, self._abilities = model, abilities
         self._routing, self._residency = routing, residency
-        self._clock_ns, self._choose = clock_ns, choose
+        self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
         self._moved_ns = 0
@@ -68,6 +70,8 @@ class Executor:
         """One step and the routing it had; rows that cannot go on are in `Stepped.failed` and have left the unit."""
         started_ns, before = self._clock_ns(), self._residency.counts
         self._residency.begin_step(step.number)
+        if self._hinter is not None:
+            self._hinter.begin_step(step.number if step.foresee else SILENT)
         unit = self._prepare(step)
         rows = [row.number for row in step.admit] or unit.numbers
         try:

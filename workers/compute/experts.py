@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import linear
 
 from ...errors import EngineError
+from .hints import Hinter
 from .routing import StepRouting
 from .slots import ExpertWeights
 
@@ -21,7 +22,13 @@ from .slots import ExpertWeights
 class ExpertFeed(Protocol):
     """Brings the experts of a layer, in whatever order they come; weights are valid until the next is asked for."""
 
-    def stream(self, layer: int, experts: list[int]) -> Iterable[tuple[int, ExpertWeights]]: ...
+    def begin(self, layer: int, experts: list[int]) -> None:
+        """Ask for what is missing."""
+        ...
+
+    def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
+        """All experts of the layer that was begun."""
+        ...
 
 
 class ExpertsLayer:
@@ -29,6 +36,7 @@ class ExpertsLayer:
 
     def __init__(self, layer: int, feed: ExpertFeed, routing: StepRouting) -> None:
         self._layer, self._feed, self._routing = layer, feed, routing
+        self.hinter: Hinter | None = None
 
     def forward(
         self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
@@ -44,12 +52,15 @@ class ExpertsLayer:
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         tokens, top_k = index.shape
         routes = index.numpy()
-        self._routing.add(self._layer, routes)
+        self._routing.add(self._layer, routes, hidden, weights)
         order, experts, bounds = group_by_expert(routes)
         gathered = hidden[torch.from_numpy(order // top_k)]
         products = torch.empty_like(gathered)
         ranges = {expert: (bounds[i], bounds[i + 1]) for i, expert in enumerate(experts)}
-        for expert, own in self._feed.stream(self._layer, experts):
+        self._feed.begin(self._layer, experts)
+        if self.hinter is not None:  # after the need, which is more urgent, and before the work that hides the loads
+            self.hinter.look(self._layer, routes, hidden)
+        for expert, own in self._feed.stream():
             low, high = ranges.pop(expert)
             products[low:high] = run_expert(module, own, gathered[low:high])
         if ranges:

@@ -72,6 +72,8 @@ class Holdings:
         self._due: dict[int, tuple[int, int]] = {}
         """Recalled slot → (step, layer) from which on it is returned."""
         self._here = NOW
+        self._found: list[int] = []
+        """Keys that were held when their layers of this step began, since the last `Need`."""
         self.hits = self.misses = self._strange = 0
 
     def handle(self, event: HoldingsEvent) -> list[HoldingsAction]:
@@ -114,15 +116,22 @@ class Holdings:
         row = self._slot_of[started.layer]
         here = [(expert, row[expert]) for expert in started.experts if row[expert] != NO_SLOT]
         missing = [expert for expert in started.experts if row[expert] == NO_SLOT]
+        if started.step != self._here[0]:
+            self._found.clear()
         self._here = (started.step, started.layer)
         self._running, self._missing = dict(here), set(missing)
         self.hits += len(here)
         self.misses += len(missing)
-        actions: list[HoldingsAction] = [Need(started.step, started.layer, missing)] if missing else []
+        self._found += [started.layer * self._experts + expert for expert, _ in here]
+        actions: list[HoldingsAction] = [self._need(started, missing)] if missing else []
         actions += self._give_back()
         if here:
             actions.append(Run(here))
         return actions
+
+    def _need(self, started: LayerStarted, missing: list[int]) -> Need:
+        found, self._found = self._found, []
+        return Need(started.step, started.layer, missing, found)
 
     def _on_computed(self, computed: Computed) -> list[HoldingsAction]:
         for expert in computed.experts:

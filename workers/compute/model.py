@@ -11,6 +11,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from ..checkpoint.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from ..checkpoint.survey import Survey
 from .experts import ExpertFeed, ExpertsLayer, dispatch
+from .hints import Hinter
 from .routing import StepRouting
 
 
@@ -21,3 +22,9 @@ def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTra
     for layer, (_, module) in enumerate(experts_modules(model)):
         module.expertflow_layer = ExpertsLayer(layer, feed, routing)  # pyright: ignore[reportArgumentType]
     return model
+
+
+def attach(hinter: Hinter, model: PreTrainedModel) -> None:
+    """From now on every MoE layer shows the hinter its choice."""
+    for _, module in experts_modules(model):
+        module.expertflow_layer.hinter = hinter  # pyright: ignore

@@ -44,7 +44,9 @@ class Residency:
     ) -> None:
         self._holdings, self._views = holdings, views
         self._send, self._hear, self._wait, self._clock_ns = send, hear, wait, clock_ns
-        self._step = -1
+        self._step = self._layer = -1
+        self._runs: list[tuple[int, int]] = []
+        """(expert, slot) that can be computed now."""
         self._stall_ns = 0
 
     @property
@@ -63,14 +65,19 @@ class Residency:
         """A new loader is there: tell it what is held and still needed (R9)."""
         self._perform(self._holdings.handle(LoaderJoined()))
 
-    def stream(self, layer: int, experts: list[int]) -> Iterator[tuple[int, ExpertWeights]]:
-        """The experts of one layer as they are there (R4): what is held first, arrivals at once."""
+    def begin(self, layer: int, experts: list[int]) -> None:
+        """A layer has chosen its experts: what is missing is asked for."""
         for message in self._hear():
             self.receive(message)
-        runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
+        self._layer = layer
+        self._runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
+
+    def stream(self) -> Iterator[tuple[int, ExpertWeights]]:
+        """The experts of the layer that was begun, as they are there (R4): what is held first, arrivals at once."""
+        runs = self._runs
         while True:
             for expert, slot in runs:
-                yield expert, self._views.weights(slot, layer, expert)
+                yield expert, self._views.weights(slot, self._layer, expert)
                 self._perform(self._holdings.handle(Computed([expert])))
             if self._holdings.layer_done:
                 break

@@ -10,17 +10,23 @@ from typing import Any
 import torch
 
 from ...ipc.events import Event, PeerJoined, Received, Stopping
-from ...ipc.messages import ComputeFromLoader, Forget, RunStep, Split
+from ...ipc.messages import ComputeFromLoader, Forget, Hint, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
+from ..gates.files import load_gates
+from ..traces.records import TraceHeader
+from ..traces.stream import TraceFile
 from .executor import Executor, sample
+from .hints import Hinter, HintSource
 from .holdings import Holdings
-from .model import load_model
+from .model import attach, load_model
+from .next_router import NextRouters
 from .recording import Recording
 from .residency import ComputeStopped, Residency
 from .routing import StepRouting
 from .slots import SlotViews
+from .tracing import StepTrace
 from .unit import RowAbilities
 
 LANE_COMPUTE, LANE_STALL = 0, 1
@@ -39,7 +45,6 @@ class ComputeShell:
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
         self._waiting_on = ""
-        routing = StepRouting()
         self._residency = Residency(
             holdings,
             SlotViews(slots, survey),
@@ -48,7 +53,10 @@ class ComputeShell:
             wait=self._wait,
             clock_ns=time.monotonic_ns,
         )
+        self._trace = self._open_trace(survey)
+        routing = StepRouting(self._trace)
         model = load_model(survey, self._residency, routing)
+        hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
         self._recording = Recording.open(stage.config.record, stage.spec.epoch)
         self._executor = Executor(
@@ -58,7 +66,36 @@ class ComputeShell:
             self._residency,
             time.monotonic_ns,
             self._recording.watch(sample),
+            hinter,
         )
+
+    def _open_trace(self, survey: Survey) -> StepTrace | None:
+        config, spec = self._stage.config, self._stage.spec
+        if not config.trace:
+            return None
+        slots = self._stage.arena("slots").array.size // survey.stride_bytes
+        header = TraceHeader.of("compute", spec.epoch, survey, slots)
+        file = TraceFile(config.trace, header)
+        return StepTrace(file, header, config.trace_hidden, time.monotonic_ns, lambda: self._residency.counts.stall_ns)
+
+    def _hinter(self, model: Any, survey: Survey) -> Hinter | None:
+        if self._stage.config.hints == "off":
+            return None
+        source = self._hint_source(model, survey)
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint)
+        attach(hinter, model)
+        return hinter
+
+    def _hint_source(self, model: Any, survey: Survey) -> HintSource:
+        config = self._stage.config
+        if config.hints == "gates":
+            return load_gates(config.gates_file, survey)
+        return NextRouters(model, survey.experts)
+
+    def _send_hint(self, hint: Hint) -> None:
+        self._stage.send("loader", hint)
+        if self._trace is not None:
+            self._trace.hint(hint)
 
     def run(self) -> None:
         """Serve until the supervisor says stop."""
@@ -75,6 +112,8 @@ class ComputeShell:
         except ComputeStopped:
             pass
         self._publish()
+        if self._trace is not None:
+            self._trace.close()
 
     def _facts(self) -> dict[str, int | float | str]:
         rows = self._rows
@@ -146,6 +185,8 @@ class ComputeShell:
         if used is not None and not self._resident:
             self._stage.send("loader", used)
         self._recording.step(step, stepped, used)
+        if self._trace is not None:
+            self._trace.write(step, stepped, used)
         if epoch == self._scheduler_epoch:
             self._stage.send("scheduler", stepped)
 

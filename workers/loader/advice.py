@@ -1,4 +1,4 @@
-"""The live plans of the predictor, checked, and where compute is (R5).
+"""The live plans of the predictor and the hints of compute, checked and merged, and where compute is (R5).
 
 A tick is step * layers + layer: the time at which a layer of a step runs.
 """
@@ -6,95 +6,138 @@ A tick is step * layers + layer: the time at which a layer of a step runs.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
-from ...ipc.messages import Plan
+from ...ipc.messages import Hint, Plan
+from .reliability import UNKNOWN, Reliability, levels
 
-UNKNOWN = -1
+NOWHERE = -1
 MOST_STEPS = 1 << 40
 """No step has such a number: ticks fit into 64 bits."""
 MOST_PLANS = 4
+WANTED_CHANCE = 0.5
+"""From this chance of use on, an expert is worth bringing in ahead."""
+EARLY_CHANCE = 0.65
+"""The same, while a better-informed hint is still to come for its layer."""
 HORIZON_STEPS = 8
 """Plans for steps further ahead than this are taken for nonsense."""
 
 
-@dataclass(slots=True)
 class LivePlan:
-    """A plan whose step is not over."""
+    """What is foretold of one step, until the step's routing is known."""
 
-    step: int
-    chances: np.ndarray
-    """float64 [layers, experts]: probability of use."""
-    keys: np.ndarray
-    """Of the wanted experts, by (layer, −probability)."""
-    ticks: np.ndarray
-    """At which they are due, ascending."""
-    passed: int = 0
-    """How many of them, the first ones, belong to layers that have begun."""
+    def __init__(self, step: int, layers: int, experts: int) -> None:
+        self.step, self._layers, self._experts = step, layers, experts
+        self.plan = np.full((layers, experts), UNKNOWN, dtype=np.intp)
+        self.hint = np.full((layers, experts), UNKNOWN, dtype=np.intp)
+        """Levels, as they were said."""
+        self.known = np.zeros((layers, 1), dtype=bool)
+        """Layers of which anything was said."""
+        self.chances = np.zeros((layers, experts))
+        """float64: measured chance of use, 0 in layers that are not known."""
+        self.ticks = step * layers + np.arange(layers)[:, None]
+        self._keys = np.empty(0, dtype=np.intp)
+        self._due = np.empty(0, dtype=np.intp)
+        self._passed = 0
+
+    def order(self, hints_come: np.ndarray, position: int) -> None:
+        """Settle what is worth bringing in, by (layer, −chance); `hints_come` is bool [layers, 1]."""
+        hinted = (self.hint != UNKNOWN).any(axis=1, keepdims=True)
+        keys = np.flatnonzero(self.chances >= np.where(hints_come & ~hinted, EARLY_CHANCE, WANTED_CHANCE))
+        self._keys = keys[np.lexsort((-self.chances.ravel()[keys], keys // self._experts))]
+        self._due = self.ticks[self._keys // self._experts, 0]
+        self._passed = int(np.searchsorted(self._due, position, side="right"))
+
+    def move(self, position: int) -> np.ndarray:
+        """The wanted keys of layers that have begun since."""
+        before = self._passed
+        self._passed = max(before, int(np.searchsorted(self._due, position, side="right")))
+        return self._keys[before : self._passed]
+
+    @property
+    def wanted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Keys and ticks of what is wanted for layers that have not begun."""
+        return self._keys[self._passed :], self._due[self._passed :]
 
 
 class Advice:
-    """Keeps the plans of the nearest steps. From score `wanted_score` on an expert is worth being brought in ahead."""
+    """Keeps the plans of the nearest steps."""
 
-    def __init__(self, layers: int, experts: int, wanted_score: int = 127) -> None:
+    def __init__(self, layers: int, experts: int) -> None:
         self._layers, self._experts = layers, experts
-        self.wanted_chance = wanted_score / 255
+        self._hints_come = np.zeros((layers, 1), dtype=bool)
+        """Layers that were hinted at in the last step."""
+        self.reliability = Reliability(layers)
         self.plans: list[LivePlan] = []
         """By step."""
-        self.position = UNKNOWN
+        self.position = NOWHERE
         """The tick of the last layer that is known to have begun."""
 
     def take(self, plan: Plan) -> bool:
         """Adds a plan, in place of an older one for that step. False: it is malformed, too late or too early."""
         if len(plan.scores) != self._layers * self._experts or not self._is_near(plan.step):
             return False
-        others = [live for live in self.plans if live.step != plan.step]
-        ordered = sorted([*others, self._read(plan)], key=lambda live: live.step)
-        self.plans = ordered[:MOST_PLANS]
+        live = self._plan_of(plan.step)
+        if live is not None:
+            live.plan = levels(np.frombuffer(plan.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
+            live.known[:] = True
+            live.chances = self.reliability.chances(np.arange(self._layers)[:, None], live.plan, live.hint)
+            live.order(self._hints_come, self.position)
         return True
 
+    def hear(self, hint: Hint) -> bool:
+        """Merges a hint into what is foretold of its layer. False: it is malformed, or comes too late."""
+        tick = hint.step * self._layers + hint.layer
+        sensible = 0 <= hint.layer < self._layers and len(hint.scores) == self._experts
+        if not sensible or not self._is_near(hint.step) or tick <= self.position:
+            return False
+        live = self._plan_of(hint.step)
+        if live is not None:
+            layer = hint.layer
+            live.hint[layer] = levels(np.frombuffer(hint.scores, dtype=np.uint8))
+            live.known[layer] = True
+            live.chances[layer] = self.reliability.chances(layer, live.plan[layer], live.hint[layer])
+            live.order(self._hints_come, self.position)
+        return True
+
+    def learn(self, step: int, used: np.ndarray) -> None:
+        """A step has `used` (bool [layers, experts]): what was said of it is judged, and done with."""
+        for live in self.plans:
+            if live.step == step:
+                self._hints_come = (live.hint != UNKNOWN).any(axis=1, keepdims=True)
+                for layer in np.flatnonzero(live.known).tolist():
+                    self.reliability.learn(layer, live.plan[layer], live.hint[layer], used[layer])
+        self.plans = [live for live in self.plans if live.step != step]
+
+    def _plan_of(self, step: int) -> LivePlan | None:
+        """The plan of this step, new if there is none; None when nearer steps have all places."""
+        for live in self.plans:
+            if live.step == step:
+                return live
+        ordered = sorted([*self.plans, LivePlan(step, self._layers, self._experts)], key=lambda live: live.step)
+        self.plans = ordered[:MOST_PLANS]
+        return next((live for live in self.plans if live.step == step), None)
+
     def _is_near(self, step: int) -> bool:
-        if self.position == UNKNOWN:
+        if self.position == NOWHERE:
             return 0 <= step < MOST_STEPS
         current = self.position // self._layers
         return current <= step <= current + HORIZON_STEPS
 
-    def _read(self, plan: Plan) -> LivePlan:
-        chances = np.frombuffer(plan.scores, dtype=np.uint8) / 255
-        wanted = np.flatnonzero(chances >= self.wanted_chance)
-        keys = wanted[np.lexsort((-chances[wanted], wanted // self._experts))]
-        ticks = plan.step * self._layers + keys // self._experts
-        live = LivePlan(plan.step, chances.reshape(self._layers, self._experts), keys, ticks)
-        self._pass(live)
-        return live
-
     def move(self, tick: int) -> np.ndarray:
-        """Compute is at `tick`. Returns the keys wanted for layers that have begun since; drops finished plans."""
-        if tick // self._layers < self.position // self._layers:
+        """Compute is at `tick`. Returns the keys wanted for layers that have begun since; drops plans long over."""
+        current = tick // self._layers
+        if current < self.position // self._layers:
             self.plans.clear()  # steps are counted anew: the scheduler was restarted
         self.position = tick
-        begun = [self._pass(plan) for plan in self.plans]
-        self.plans = [plan for plan in self.plans if self._is_near(plan.step) and self._end_of(plan) > tick]
-        return np.concatenate(begun) if begun else np.empty(0, dtype=np.int64)
-
-    def _pass(self, plan: LivePlan) -> np.ndarray:
-        first = plan.passed
-        plan.passed = max(first, int(np.searchsorted(plan.ticks, self.position, side="right")))
-        return plan.keys[first : plan.passed]
-
-    def _end_of(self, plan: LivePlan) -> int:
-        return (plan.step + 1) * self._layers - 1
-
-    @property
-    def end(self) -> int:
-        """The last tick of which anything is foretold; the position when there is no plan."""
-        return self._end_of(self.plans[-1]) if self.plans else self.position
+        begun = [plan.move(tick) for plan in self.plans]
+        self.plans = [plan for plan in self.plans if plan.step >= current - 1 and plan.step <= current + HORIZON_STEPS]
+        return np.concatenate(begun) if begun else np.empty(0, dtype=np.intp)
 
     def wanted(self, placed: np.ndarray) -> Iterator[tuple[int, int]]:
         """(due tick, key) of what is wanted and not `placed` (bool by key), the first due first."""
         for plan in self.plans:
-            keys, ticks = plan.keys[plan.passed :], plan.ticks[plan.passed :]
+            keys, due = plan.wanted
             absent = ~placed[keys]
-            yield from zip(ticks[absent].tolist(), keys[absent].tolist(), strict=True)
+            yield from zip(due[absent].tolist(), keys[absent].tolist(), strict=True)

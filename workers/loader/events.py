@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
+from ...ipc.messages import Filled, Given, Hint, Holding, Need, Plan, Recall, Used
 
 
-class FillDone(msgspec.Struct, frozen=True):
+class FillDone(msgspec.Struct, frozen=True, tag=True):
     """The transfer into `slot` has ended; not `ok`: the slot's contents are worthless."""
 
     slot: int
     ok: bool = True
 
 
-class ComputeJoined(msgspec.Struct, frozen=True):
+class ComputeJoined(msgspec.Struct, frozen=True, tag=True):
     """A compute process of a new epoch is there; whatever the one before it held or was asked for is void."""
 
 
@@ -33,5 +33,5 @@ class PromoteFill(msgspec.Struct, frozen=True):
     slot: int
 
 
-LedgerEvent = Need | Given | Used | Holding | Plan | FillDone | ComputeJoined
+LedgerEvent = Need | Hint | Given | Used | Holding | Plan | FillDone | ComputeJoined
 LedgerAction = Filled | Recall | StartFill | PromoteFill

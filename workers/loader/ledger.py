@@ -13,12 +13,13 @@ from typing import assert_never
 import msgspec
 import numpy as np
 
-from ...ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
+from ...ipc.messages import Filled, Given, Hint, Holding, Need, Plan, Recall, Used
 from ..routing import read_routing, used_keys
 from .advice import MOST_STEPS, Advice
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
 from .outlook import Outlook
-from .policy import Policy, Popularity
+from .policies import Policy
+from .policies.popularity import Popularity
 from .prefetched import Prefetched
 from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
 
@@ -45,13 +46,18 @@ class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     free: int
     filling: int
     held: int
+    accuracy: float
+    """Of plans, over recent layers, as measured (reliability.py)."""
+    ranks_victims: int
+    """1 while forecasts say who goes first, 0 while they only protect."""
 
 
 class Ledger:
     """The owner of all slots that compute does not hold. It fills nothing before it has heard `Holding` (R9).
 
     `fills_in_flight` transfers run at a time, besides as many urgent ones. `recalls_ahead` (None: chosen) slots at most
-    are free or asked for in favour of prefetches.
+    are free or asked for in favour of prefetches. `by_layer`: every layer has as many slots as any other,
+    else all share them. `rank_victims`: always, never or auto (see outlook.py).
     """
 
     def __init__(
@@ -64,18 +70,19 @@ class Ledger:
         *,
         fills_in_flight: int = 2,
         recalls_ahead: int | None = None,
-        wanted_score: int = 127,
+        by_layer: bool = False,
+        rank_victims: str = "auto",
     ) -> None:
         self._layers, self._experts = layers, experts
         self._fills_in_flight = fills_in_flight
-        self._recalls_ahead = max(2 * fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
+        self._recalls_ahead = 2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
         self._roomy = slots >= layers * experts
         self._prefetch_limit = slots if self._roomy else max(slots - max(top_k, 1), 0)
-        self._table = SlotTable(slots, layers * experts)
-        self._advice = Advice(layers, experts, wanted_score)
+        self._table = SlotTable(slots, layers, experts, by_layer)
+        self._advice = Advice(layers, experts)
         self._policy = policy or Popularity(layers, experts, top_k)
         self._prefetched = Prefetched(layers * experts)
-        self._outlook = Outlook(layers, experts, self._advice, self._policy)
+        self._outlook = Outlook(layers, experts, self._advice, self._policy, rank_victims)
         self._heard = False
         self._need: dict[int, None] = {}
         self._failed_keys: set[int] = set()
@@ -85,6 +92,7 @@ class Ledger:
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
         """Takes one event in; what to do about it comes back, in the order in which it has to be done."""
         self._take_in(event)
+        self._outlook.refresh()
         if self._heard:
             self._serve_needs()
             if not self._need:
@@ -104,6 +112,8 @@ class Ledger:
                 self._on_used(event)
             case Plan():
                 self._counts["strange"] += not self._advice.take(event)
+            case Hint():
+                self._counts["strange"] += not self._advice.hear(event)
             case Holding():
                 self._on_holding(event)
             case ComputeJoined():
@@ -145,13 +155,16 @@ class Ledger:
         first_key = need.layer * self._experts
         keys = [first_key + expert for expert in need.experts if 0 <= expert < self._experts]
         self._counts["strange"] += len(need.experts) - len(keys)
-        self._policy.missed(np.array(keys, dtype=np.int64), need.step)
+        self._touch([key for key in need.found if 0 <= key < self._layers * self._experts] + keys, need.step)
         self._need.clear()
         for key in keys:
             slot = self._table.where.get(key)
             if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: compute is about to hear of it
                 self._need[key] = None
                 self._promote(slot)
+
+    def _touch(self, keys: list[int], step: int) -> None:
+        self._policy.touched(np.array(keys, dtype=np.int64), step)
 
     def _promote(self, slot: Slot | None) -> None:
         if slot is not None and not slot.urgent:
@@ -170,6 +183,9 @@ class Ledger:
         self._prefetched.judge(keys, self._table.placed, last_tick)
         if last_tick > self._advice.position:
             self._move_to(last_tick)
+        was_used = np.zeros(self._layers * self._experts, dtype=bool)
+        was_used[keys] = True
+        self._advice.learn(used.step, was_used.reshape(self._layers, self._experts))
 
     def _on_holding(self, holding: Holding) -> None:
         """Only a ledger that has heard nothing yet learns from the table; another knows better than a new compute."""
@@ -219,26 +235,36 @@ class Ledger:
     def _serve_needs(self) -> None:
         """Needs take free slots first, then slots that compute is asked for now."""
         missing = [key for key in self._need if key not in self._table.where]
-        startable = min(len(missing), len(self._table.free), self._fills_in_flight - self._table.urgent_fills())
+        if not missing:
+            return
+        group = self._table.group_of(missing[0])  # all are of one layer
+        startable = min(len(missing), self._table.room(group), self._fills_in_flight - self._table.urgent_fills())
         for key in missing[: max(startable, 0)]:
             self._start(key, urgent=True)
         waiting = len(missing) - max(startable, 0)
-        shortage = waiting - len(self._table.free) - self._table.returning_now()
+        shortage = waiting - self._table.room(group) - self._table.returning_now(group)
         if shortage > 0:
-            victims = self._outlook.for_needs(self._table.evictable, shortage)
-            self._recall([self._table.where[key] for key in victims], NOW)
+            victims = self._outlook.for_needs(self._table.evictable_for(group), shortage)
+            later = self._table.returning_later(group)[: shortage - len(victims)]  # a need cannot wait for a promise
+            self._recall([self._table.where[key] for key in victims] + later, NOW)
 
     def _prefetch(self) -> None:
-        for due, key in list(islice(self._wanted(), self._prefetches_startable())):
-            self._start(key, urgent=False)
-            self._prefetched.bring(key, due)
-            self._counts["prefetches"] += 1
+        startable = self._prefetches_startable()
+        for due, key in list(islice(self._wanted(), self._window())) if startable > 0 else ():
+            if startable > 0 and self._table.room(self._table.group_of(key)) > 0:
+                startable -= 1
+                self._start(key, urgent=False)
+                self._prefetched.bring(key, due)
+                self._counts["prefetches"] += 1
         if not self._roomy:
             self._recall_ahead()
 
     def _prefetches_startable(self) -> int:
-        idle = self._fills_in_flight - len(self._table.filling)
-        return max(min(idle, len(self._table.free), self._prefetch_room()), 0)
+        return min(self._fills_in_flight - len(self._table.filling), len(self._table.free), self._prefetch_room())
+
+    def _window(self) -> int:
+        """How many of the wanted experts are looked at, the first due first."""
+        return max(min(self._recalls_ahead, self._prefetch_room()), 0)
 
     def _prefetch_room(self) -> int:
         """How many more experts may be there ahead of their need (R5).
@@ -250,12 +276,13 @@ class Ledger:
 
     def _recall_ahead(self) -> None:
         """Asks for slots that the next prefetches will want, so that none waits for a round trip (R3)."""
-        supply = len(self._table.free) + len(self._table.recalled)
-        window = min(self._recalls_ahead, self._prefetch_room())
-        if supply >= window:
-            return
-        for due, key in islice(self._wanted(), supply, window):
-            choice = self._outlook.for_prefetch(self._table.evictable, key, due)
+        promised: defaultdict[int, int] = defaultdict(int)
+        for due, key in islice(self._wanted(), self._window()):
+            group = self._table.group_of(key)
+            promised[group] += 1
+            if promised[group] <= self._table.room(group) + self._table.returning(group):
+                continue
+            choice = self._outlook.for_prefetch(self._table.evictable_for(group), key, due)
             if choice is not None:
                 victim, tick = choice
                 self._recall([self._table.where[victim]], tick)
@@ -314,4 +341,6 @@ class Ledger:
             free=free,
             filling=filling,
             held=len(self._table.slots) - free - filling,
+            accuracy=round(self._advice.reliability.accuracy, 3),
+            ranks_victims=int(self._outlook.ranks_victims),
         )

@@ -7,6 +7,7 @@ import os
 import queue
 import time
 
+from ...configs.sizes import parse_size
 from ...errors import CheckpointError
 from ...ipc.events import PeerJoined, Received
 from ...ipc.messages import Used
@@ -14,7 +15,8 @@ from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from .ledger import Ledger
-from .policy import make_policy
+from .link import EmulatedLink
+from .policies import make_policy
 from .store import fill_store
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
@@ -37,6 +39,8 @@ class LoaderShell:
             self._survey.top_k,
             make_policy(stage.config.policy, self._survey.layers, self._survey.experts, self._survey.top_k),
             fills_in_flight=2 * stage.config.reads_in_flight,
+            by_layer=stage.config.slot_sharing == "layer",
+            rank_victims=stage.config.rank_victims,
         )
         self._lane_ends_ns: dict[int, int] = {}
         self._engine = TransferEngine(
@@ -53,6 +57,7 @@ class LoaderShell:
         stage = self._stage
         stage.ready(
             {
+                "link": f"emulated, {stage.config.link_rate} a second" if stage.config.link_rate else stage.config.tier,
                 "slots": self._slots,
                 "slot_bytes": self._survey.stride_bytes,
                 "expert_bytes": self._survey.expert_bytes,
@@ -78,7 +83,13 @@ class LoaderShell:
         # A successor finds the store as its predecessor filled it.
         if self._stage.spec.epoch == FIRST_EPOCH:
             fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
-        return StoreSource(store, self._survey)
+        return StoreSource(store, self._survey, self._link())
+
+    def _link(self) -> EmulatedLink | None:
+        rate = self._stage.config.link_rate
+        if not rate:
+            return None
+        return EmulatedLink(parse_size(rate, "link_rate").of(0), time.monotonic_ns, time.sleep)
 
     def _take_in(self, event: object) -> None:
         match event:

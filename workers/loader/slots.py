@@ -34,9 +34,18 @@ class Slot:
 
 
 class SlotTable:
-    """All slots and the only ways in which they change hands: free → filling → held → free."""
+    """All slots and the only ways in which they change hands: free → filling → held → free.
 
-    def __init__(self, count: int, keys: int) -> None:
+    The layers share all slots, or (`by_layer`) each layer may occupy as many as any other; who shares is a group.
+    """
+
+    def __init__(self, count: int, layers: int, experts: int, by_layer: bool = False) -> None:
+        keys, groups = layers * experts, layers if by_layer else 1
+        self._group_keys = keys // groups
+        self._quota = np.full(groups, count // groups)
+        self._quota[: count % groups] += 1
+        self._occupied = np.zeros(groups, dtype=np.int64)
+        self._returning = np.zeros(groups, dtype=np.int64)
         self.slots = [Slot(number) for number in range(count)]
         self.free = self.slots[::-1]
         self.where: dict[int, Slot] = {}
@@ -48,6 +57,26 @@ class SlotTable:
         """By key: in `where`."""
         self.evictable = np.zeros(keys, dtype=bool)
         """By key: held, and not recalled."""
+
+    def group_of(self, key: int) -> int:
+        return key // self._group_keys
+
+    def room(self, group: int) -> int:
+        """Slots that can be filled for this group at once."""
+        return min(int(self._quota[group] - self._occupied[group]), len(self.free))
+
+    def returning(self, group: int) -> int:
+        """Slots of this group that compute was asked for and has not returned yet."""
+        return int(self._returning[group])
+
+    def evictable_for(self, group: int) -> np.ndarray:
+        """bool by key: what may go for an expert of this group."""
+        if len(self._quota) == 1:
+            return self.evictable
+        mine = np.zeros_like(self.evictable)
+        part = slice(group * self._group_keys, (group + 1) * self._group_keys)
+        mine[part] = self.evictable[part]
+        return mine
 
     def start(self, key: int, urgent: bool) -> Slot:
         """A free slot begins to fill with `key`."""
@@ -75,19 +104,24 @@ class SlotTable:
         slot.key = key
         self.where[key] = slot
         self.placed[key] = True
+        self._occupied[self.group_of(key)] += 1
 
     def recall(self, slot: Slot, tick: int) -> None:
         """Compute is asked to return the slot after `tick` (or NOW)."""
+        if slot.key != NO_KEY and slot.number not in self.recalled:
+            self.evictable[slot.key] = False
+            self._returning[self.group_of(slot.key)] += 1
         slot.recall = tick
         self.recalled[slot.number] = slot
-        if slot.key != NO_KEY:
-            self.evictable[slot.key] = False
 
     def release(self, slot: Slot) -> None:
         """The slot is free again, whatever it was."""
         self.filling.pop(slot.number, None)
-        self.recalled.pop(slot.number, None)
+        was_recalled = self.recalled.pop(slot.number, None) is not None
         if slot.key != NO_KEY:
+            group = self.group_of(slot.key)
+            self._occupied[group] -= 1
+            self._returning[group] -= was_recalled
             del self.where[slot.key]
             self.placed[slot.key] = self.evictable[slot.key] = False
         slot.owner, slot.key, slot.urgent, slot.recall = Owner.FREE, NO_KEY, False, NOT_RECALLED
@@ -100,6 +134,7 @@ class SlotTable:
             if slot.key != NO_KEY:
                 self.evictable[slot.key] = True
         self.recalled.clear()
+        self._returning[:] = 0
 
     def held(self) -> Iterator[Slot]:
         return (slot for slot in self.slots if slot.owner is Owner.HELD)
@@ -107,6 +142,13 @@ class SlotTable:
     def urgent_fills(self) -> int:
         return sum(slot.urgent for slot in self.filling.values())
 
-    def returning_now(self) -> int:
-        """Slots that compute returns as soon as it does not use them."""
-        return sum(slot.recall == NOW for slot in self.recalled.values())
+    def returning_now(self, group: int) -> int:
+        """Slots for this group that compute returns as soon as it does not use them."""
+        return sum(slot.recall == NOW and self._serves(slot, group) for slot in self.recalled.values())
+
+    def returning_later(self, group: int) -> list[Slot]:
+        """Slots for this group that compute keeps for some time yet."""
+        return [slot for slot in self.recalled.values() if slot.recall != NOW and self._serves(slot, group)]
+
+    def _serves(self, slot: Slot, group: int) -> bool:
+        return slot.key == NO_KEY or self.group_of(slot.key) == group

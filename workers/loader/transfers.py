@@ -18,6 +18,7 @@ from ..checkpoint.casting import convert_rows, row_blocks
 from ..checkpoint.layout import ReadPlan, Run
 from ..checkpoint.survey import Piece, Survey
 from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans
+from .link import EmulatedLink
 
 Chunk = Callable[[BounceBuffer], None]
 
@@ -78,8 +79,8 @@ class FileSource:
 class StoreSource:
     """Experts from the host store: every expert of the model, laid out as in its slot."""
 
-    def __init__(self, store: np.ndarray, survey: Survey) -> None:
-        self._store, self._survey = store, survey
+    def __init__(self, store: np.ndarray, survey: Survey, link: EmulatedLink | None = None) -> None:
+        self._store, self._survey, self._link = store, survey, link
 
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
         stride = self._survey.stride_bytes
@@ -93,7 +94,11 @@ class StoreSource:
         """Nothing: the store belongs to the process."""
 
     def _copy(self, memory: np.ndarray, target: int, source: int, count: int) -> Chunk:
-        return lambda bounce: np.copyto(memory[target : target + count], self._store[source : source + count])
+        def copy() -> None:
+            np.copyto(memory[target : target + count], self._store[source : source + count])
+
+        link = self._link
+        return lambda bounce: copy() if link is None else link.carry(count, copy)
 
 
 class Transfer(msgspec.Struct):

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ...ipc.messages import Forecast, Used
-from .forecaster import Forecaster
+from .forecaster import Forecaster, Part, chunks
 
 
-class Noise:
-    """Uniform random probabilities, a function of seed and step."""
+class Noise(Forecaster):
+    """Uniform random probabilities of the whole step, a function of seed and step; its tokens all expect the same."""
 
     def __init__(self, layers: int, experts: int, seed: int) -> None:
-        self._shape, self._seed = (layers, experts), seed
+        super().__init__(layers, experts)
+        self._seed = seed
 
     def forecast(self, coming: Forecast) -> np.ndarray:
         dice = np.random.default_rng([self._seed, max(coming.step, 0)])
-        return dice.random(self._shape, dtype=np.float32)
+        return dice.random((self._layers, self._experts), dtype=np.float32)
 
-    def routes(self, coming: Forecast) -> np.ndarray:
-        dice = np.random.default_rng([self._seed, max(coming.step, 0), len(coming.token_ids)])
-        return dice.random((len(coming.token_ids), *self._shape), dtype=np.float32)
+    def parts(self, coming: Forecast) -> Iterator[Part]:
+        thrown = self.forecast(coming)
+        for places in chunks(len(coming.token_ids)):
+            yield places, np.broadcast_to(thrown, (len(places), *thrown.shape))
 
     def learn(self, used: Used) -> None:
         """Noise does not learn."""
 
 
-class Opposite:
+class Opposite(Forecaster):
     """Promises exactly what an honest predictor thinks unlikely."""
 
     def __init__(self, honest: Forecaster) -> None:
@@ -37,6 +41,10 @@ class Opposite:
 
     def routes(self, coming: Forecast) -> np.ndarray:
         return np.float32(1.0) - self._honest.routes(coming)
+
+    def parts(self, coming: Forecast) -> Iterator[Part]:
+        for places, honest in self._honest.parts(coming):
+            yield places, np.float32(1.0) - honest
 
     def learn(self, used: Used) -> None:
         self._honest.learn(used)

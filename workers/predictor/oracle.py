@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from ...ipc.messages import Forecast, Used
 from ..routing import read_routing
+from .forecaster import Forecaster, Part, chunks
 
 
-class Oracle:
+class Oracle(Forecaster):
     """Looks routes up by row number and position; what was not recorded is not foreseen."""
 
     def __init__(self, layers: int, experts: int, recording: Iterable[Used]) -> None:
-        self._layers, self._experts = layers, experts
+        super().__init__(layers, experts)
         self._routes: dict[tuple[int, int], np.ndarray] = {}
         """(row, position) → uint16 [layers, top_k]."""
         for used in recording:
@@ -25,17 +26,15 @@ class Oracle:
         if routing is not None:
             self._routes.update(zip(zip(used.rows, used.positions, strict=False), routing, strict=False))
 
-    def forecast(self, coming: Forecast) -> np.ndarray:
-        """float32 [layers, experts]: 1 for every expert that a token of the step used when it was recorded, else 0."""
-        routes = self.routes(coming)
-        return routes.max(axis=0) if len(routes) else np.zeros((self._layers, self._experts), dtype=np.float32)
+    def parts(self, coming: Forecast) -> Iterator[Part]:
+        """1 for every expert that a token used when it was recorded, else 0."""
+        for places in chunks(len(coming.token_ids)):
+            yield places, np.stack([self._of(coming.rows[place], coming.positions[place]) for place in places.tolist()])
 
-    def routes(self, coming: Forecast) -> np.ndarray:
-        """float32 [tokens, layers, experts]: the same for each token."""
-        certain = np.zeros((len(coming.token_ids), self._layers, self._experts), dtype=np.float32)
-        for token, place in enumerate(zip(coming.rows, coming.positions, strict=False)):
-            if (route := self._routes.get(place)) is not None:
-                certain[token, np.arange(self._layers)[:, None], route] = 1.0
+    def _of(self, row: int, position: int) -> np.ndarray:
+        certain = np.zeros((self._layers, self._experts), dtype=np.float32)
+        if (route := self._routes.get((row, position))) is not None:
+            np.put_along_axis(certain, route.astype(np.int64), 1.0, axis=1)
         return certain
 
     def learn(self, used: Used) -> None:

@@ -2,52 +2,77 @@
 
 from __future__ import annotations
 
+import time
+
 from ...ipc.events import Received
 from ...ipc.messages import Forecast, Foresee, Foreseen, Plan, Used
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
-from .forecaster import make_forecaster, scores
+from ..traces.records import TracedPlan, TraceHeader
+from ..traces.stream import TraceFile
+from .choice import Subject, make_forecaster
+from .events import Action, Foretell, Learn
+from .forecaster import Forecaster, scores
+from .state import PredictorState
 
 
 class PredictorShell:
     """One start of the predictor. It decides nothing about slots: a plan is advice (R5)."""
 
     def __init__(self, stage: Stage) -> None:
-        survey = stage.survey(Survey)
         self._stage = stage
-        self._forecaster = make_forecaster(stage.config, survey.layers, survey.experts, survey.top_k)
+        survey = stage.survey(Survey)
+        self._forecaster = make_forecaster(stage.config, Subject.of(survey))
+        self._state = PredictorState(waits=self._forecaster is not None and self._forecaster.follows_rows)
         self._plans = self._learned = 0
+        self._trace: TraceFile | None = None
+        if stage.config.trace:
+            self._trace = TraceFile(stage.config.trace, TraceHeader.of("predictor", stage.spec.epoch, survey))
 
     def run(self) -> None:
         """Serve until the supervisor says stop."""
         stage = self._stage
         stage.ready({"predictor": stage.config.predictor})
         while stage.running:
-            for event in stage.poll(1000):
-                self._take_in(event)
+            self.hear([event.message for event in stage.poll(1000) if isinstance(event, Received)])
             if stage.publish_due:
-                stage.publish(done=self._plans, counters={"plans": self._plans, "learned_tokens": self._learned})
+                stage.publish(done=self._plans, queue=self._state.waiting, counters=self._counters())
+        if self._trace is not None:
+            self._trace.close()
 
-    def _take_in(self, event: object) -> None:
-        if self._forecaster is None:
-            return
-        match event:
-            case Received("scheduler", Forecast() as coming):
-                with self._stage.span("forecast", step=coming.step):
-                    plan = Plan(coming.step, scores(self._forecaster.forecast(coming)))
-                self._stage.send("loader", plan)
-                self._plans += 1
-            case Received("scheduler", Foresee() as asked):
-                with self._stage.span("foresee", rows=len(asked.rows)):
-                    answer = Foreseen(asked.number, asked.rows, scores(self._forecaster.routes(_as_forecast(asked))))
-                self._stage.send("scheduler", answer)
-            case Received("loader", Used() as used):
-                with self._stage.span("learn", step=used.step):
-                    self._forecaster.learn(used)
-                self._learned += len(used.token_ids)
-            case _:
-                pass
+    def hear(self, heard: list[object]) -> None:
+        """All that has come is heard first, so that no forecast is made of a step that has run already."""
+        if self._forecaster is not None:
+            self._serve(self._forecaster, self._decide(heard))
 
+    def _decide(self, heard: list[object]) -> list[Action]:
+        events = [message for message in heard if isinstance(message, Forecast | Foresee | Used)]
+        return [action for event in events for action in self._state.handle(event)]
 
-def _as_forecast(asked: Foresee) -> Forecast:
-    return Forecast(step=asked.number, token_ids=asked.token_ids, rows=asked.rows, positions=asked.positions)
+    def _serve(self, forecaster: Forecaster, actions: list[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Learn):
+                with self._stage.span("learn", step=action.used.step):
+                    forecaster.learn(action.used)
+                self._learned += len(action.used.token_ids)
+            elif isinstance(action, Foretell):
+                self._foretell(forecaster, action.asked)
+            elif self._state.still_useful(action.coming):
+                self._plan(forecaster, action.coming)
+
+    def _plan(self, forecaster: Forecaster, coming: Forecast) -> None:
+        with self._stage.span("forecast", step=coming.step):
+            plan = Plan(coming.step, scores(forecaster.forecast(coming)))
+        self._stage.send("loader", plan)
+        self._plans += 1
+        if self._trace is not None:
+            self._trace.write(TracedPlan(step=plan.step, sent_ns=time.monotonic_ns(), scores=plan.scores))
+
+    def _foretell(self, forecaster: Forecaster, asked: Foresee) -> None:
+        coming = Forecast(step=0, token_ids=asked.token_ids, rows=asked.rows, positions=asked.positions)
+        with self._stage.span("foresee", rows=len(asked.rows)):
+            answer = Foreseen(asked.number, asked.rows, scores(forecaster.routes(coming)))
+        self._stage.send("scheduler", answer)
+
+    def _counters(self) -> dict[str, int | float]:
+        return {"plans": self._plans, "learned_tokens": self._learned, "dropped_forecasts": self._state.dropped}

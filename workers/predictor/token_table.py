@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 
 import numpy as np
 
 from ...ipc.messages import Forecast, Used
 from ..routing import read_routing
+from .forecaster import CHUNK_TOKENS, Forecaster, Part, chunks
 
-CHUNK_TOKENS = 256
-"""Distinct tokens worked on at a time; bounds the temporary arrays."""
 MOST_COUNTED = 255
 
 
-class TokenTable:
+class TokenTable(Forecaster):
     """Counts by token id in a bounded table; the token that was not seen for longest makes room.
 
     A token is believed as far as it was seen: its counts are mixed with the popularity of the experts over all tokens,
-    which weighs as much as `prior_tokens` sightings. The tokens of a step are taken as independent, so the probability
-    that any of them uses an expert is 1 − Π (1 − p).
+    which weighs as much as `prior_tokens` sightings.
     """
 
     def __init__(
         self, layers: int, experts: int, top_k: int, memory_bytes: int = 16 << 20, prior_tokens: float = 1.0
     ) -> None:
-        self._layers, self._experts, self._prior_tokens = layers, experts, prior_tokens
+        super().__init__(layers, experts)
+        self._prior_tokens = np.float32(prior_tokens)
         width = layers * experts
         capacity = max(memory_bytes // (width + 1), 1)
         self._counts = np.zeros((capacity, width), dtype=np.uint8)
@@ -35,31 +35,18 @@ class TokenTable:
         self._popularity = np.full(width, top_k / experts)
         self._tokens = 1.0
 
-    def forecast(self, coming: Forecast) -> np.ndarray:
-        """float32 [layers, experts]; see `Forecaster`."""
-        ids, times = np.unique(np.asarray(coming.token_ids, dtype=np.int64), return_counts=True)
-        prior = (self._popularity / self._tokens).astype(np.float32)
-        log_unused = np.zeros(prior.size, dtype=np.float32)
-        for start in range(0, len(ids), CHUNK_TOKENS):
-            part = slice(start, start + CHUNK_TOKENS)
-            log_unused += times[part].astype(np.float32) @ self._log_unused(ids[part], prior)
-        return (-np.expm1(log_unused)).reshape(self._layers, self._experts)
+    def parts(self, coming: Forecast) -> Iterator[Part]:
+        ids = np.asarray(coming.token_ids, dtype=np.int64)
+        for places in chunks(len(ids)):
+            yield places, self._used(ids[places]).reshape(-1, self._layers, self._experts)
 
-    def routes(self, coming: Forecast) -> np.ndarray:
-        """float32 [tokens, layers, experts]; see `Forecaster`."""
-        ids, which = np.unique(np.asarray(coming.token_ids, dtype=np.int64), return_inverse=True)
-        prior = (self._popularity / self._tokens).astype(np.float32)
-        used = -np.expm1(self._log_unused(ids, prior))
-        return used[which].reshape(len(which), self._layers, self._experts)
-
-    def _log_unused(self, ids: np.ndarray, prior: np.ndarray) -> np.ndarray:
-        """log(1 − P(expert | token)) [ids, layers * experts]; a token that is not in the table has the prior alone."""
+    def _used(self, ids: np.ndarray) -> np.ndarray:
+        """P(expert | token) [ids, layers * experts]; a token that is not in the table has the prior alone."""
         lines = np.array([self._line_of.get(token, -1) for token in ids.tolist()])
-        known = (lines >= 0)[:, None]
-        used = (self._counts[lines] * known + self._prior_tokens * prior) / (
-            self._seen[lines, None] * known + np.float32(self._prior_tokens)
-        )
-        return np.log1p(-np.minimum(used, np.float32(1 - 1e-6)))
+        known = (lines >= 0)[:, None].astype(np.float32)
+        counts, seen = self._counts[lines] * known, self._seen[lines, None] * known
+        prior = (self._popularity / self._tokens).astype(np.float32)
+        return (counts + self._prior_tokens * prior) / (seen + self._prior_tokens)
 
     def learn(self, used: Used) -> None:
         """Adds the routing of a step; see `Forecaster`."""

@@ -1,0 +1,117 @@
+"""Who names the experts of the next MoE layer best: its own router, trained gates, or how often each is used.
+
+expertflow trace TRACE --model MODEL --text examples/held_out.txt --hidden 1
+python benchmarks/hint_recall.py MODEL TRACE
+
+Gates are trained on a part of the sequences; the figures are of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from expertflow.ipc.messages import Progress
+from expertflow.runtime.progress import ProgressView
+from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.model import load_model
+from expertflow.workers.compute.next_router import NextRouters
+from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.compute.slots import ExpertWeights
+from expertflow.workers.gates.examples import Examples, split_examples
+from expertflow.workers.gates.files import load_gates
+from expertflow.workers.gates.recall import Ranker, recall_at
+from expertflow.workers.gates.training import HELD_OUT, PROVING, GateOptions, train_gates
+from expertflow.workers.traces.reading import read_hidden
+from rich.console import Console
+from rich.table import Table
+
+TIMED_TOKENS = 8
+
+
+def main() -> None:
+    arguments = _arguments()
+    survey = survey_checkpoint(str(arguments.model))
+    trace, hidden = read_hidden(arguments.trace)
+    proving, held_out, lessons = split_examples(trace, hidden, (PROVING, HELD_OUT), arguments.seed)
+    del proving
+    with tempfile.TemporaryDirectory() as folder, ProgressView() as view:
+        file = Path(folder, "gates.safetensors")
+        options = GateOptions(bottleneck=arguments.bottleneck, seed=arguments.seed)
+        report = train_gates(arguments.trace, file, options, lambda *news: view(Progress("gates", *news)))
+        gates = load_gates(file, survey)
+    rankers = {
+        "by frequency": _by_frequency(lessons, survey.experts),
+        "next router": _next_router(arguments.model),
+        f"gates ({arguments.bottleneck})": gates.ranking,
+    }
+    print_table(rankers, held_out, [survey.top_k, 2 * survey.top_k, 3 * survey.top_k])
+    Console().print(f"{report.tokens:,} tokens learned from in {report.epochs} epochs, {len(held_out):,} held out")
+
+
+def print_table(rankers: dict[str, Ranker], examples: Examples, depths: list[int]) -> None:
+    table = Table(title="recall of the next layer's experts, held-out sequences, mean over layers")
+    for name in ("", *(f"recall@{depth}" for depth in depths), "worst layer", f"ms for {TIMED_TOKENS} tokens"):
+        table.add_column(name, justify="right" if name else "left")
+    for name, ranking in rankers.items():
+        recall = recall_at(examples, ranking, depths)
+        shares = [f"{share:.3f}" for share in (*recall.mean(axis=0), recall[:, 0].min())]
+        table.add_row(name, *shares, f"{_duration_ms(ranking, examples, depths[-1]):.2f}")
+    Console(width=120).print(table)
+
+
+def _by_frequency(lessons: Examples, experts: int) -> Ranker:
+    counts = [np.bincount(layer.flatten(), minlength=experts) for layer in lessons.routes.transpose(0, 1).numpy()]
+    orders = [np.argsort(-count) for count in counts]
+    return lambda layer, hidden, depth: np.tile(orders[layer + 1][:depth], (len(hidden), 1))
+
+
+def _next_router(folder: Path) -> Ranker:
+    survey = survey_checkpoint(str(folder))
+    model = load_model(survey, _NoExperts(), StepRouting())
+    routers = NextRouters(model, survey.experts)
+
+    @torch.inference_mode()
+    def ranking(layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
+        return routers.ranking(layer, hidden.to(model.dtype), depth)
+
+    return ranking
+
+
+def _duration_ms(ranking: Ranker, examples: Examples, depth: int) -> float:
+    hidden = examples.states[:TIMED_TOKENS, 0].float()
+    durations_ns = []
+    for _ in range(200):
+        started_ns = time.perf_counter_ns()
+        ranking(0, hidden, depth)
+        durations_ns.append(time.perf_counter_ns() - started_ns)
+    return float(np.median(durations_ns)) / 1e6
+
+
+class _NoExperts:
+    """Only routers are asked."""
+
+    def begin(self, layer: int, experts: list[int]) -> NoReturn:
+        raise NotImplementedError
+
+    def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
+        raise NotImplementedError
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("model", type=Path)
+    parser.add_argument("trace", type=Path, help="folder of a trace with hidden states")
+    parser.add_argument("--bottleneck", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""`expertflow trace`: record which experts a model uses, for `replay` and `train`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import tyro
+
+from ...configs.schema import Config
+from ...errors import EngineError, UsageError
+from ...ipc.messages import Progress
+from ...workers.traces.folder import claim_folder
+from ...workers.traces.reading import read_trace
+from ...workers.traces.trace import Trace as Routing
+from ...workers.traces.trace import write_npz
+from ..client import Client, Completion
+from ..progress import ProgressView
+from ..tables import facts_table, result_console
+from ..text import TextCodec
+from .base import DONE, EngineCommand
+from .printing import complain
+from .prompt_lines import PromptLine, cut_text, read_prompt_lines, read_text
+from .starting import running_engine
+from .traced import trace_facts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace(EngineCommand):
+    """Run prompts and record which experts every token uses, with the forecasts and hints that were given.
+
+    Without prompts, FOLDER is a trace that is there already: its size is told, and --npz converts it.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Folder for the trace."""
+    prompt: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")] = field(default_factory=list)
+    """A prompt; repeat the option for more."""
+    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A UTF-8 file with a prompt a line; - reads stdin."""
+    ids: bool = False
+    """Prompts are token ids (5 9 11), not text."""
+    text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A long UTF-8 text instead of prompts: cut into pieces, each only read by the model (prefill), which is quick."""
+    text_tokens: int = 256
+    """Tokens of each piece of a text."""
+    max_new_tokens: int = 64
+    """Tokens for each prompt."""
+    hidden: float = 0.0
+    """Share of the tokens, 0 to 1, whose hidden states are kept too (gates are trained on them)."""
+    npz: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the routing to this .npz file as well."""
+
+    def run(self) -> int:
+        self._check_options()
+        exit_code = DONE
+        if self._has_prompts:
+            exit_code = self._record()
+        trace = read_trace(self.folder)
+        if self.npz:
+            _write(trace, self.npz)
+        result_console().print(facts_table(trace_facts(trace, self.folder)))
+        return exit_code
+
+    @property
+    def _has_prompts(self) -> bool:
+        return bool(self.prompt or self.prompts or self.text)
+
+    def _check_options(self) -> None:
+        """Before an engine is started for nothing."""
+        if self.text and (self.prompt or self.prompts):
+            raise UsageError("both prompts and a text are given", "--text", "Give one of them")
+        if self.text_tokens < 1:
+            raise UsageError(f"must be at least 1, not {self.text_tokens}", "text_tokens", "Give for example 256")
+        if self.engine.trace:
+            raise UsageError("the folder is named twice", "trace", "Leave out --trace; FOLDER is enough")
+        if self.npz and not (self.npz.suffix == ".npz" and self.npz.parent.is_dir()):
+            raise UsageError("is no .npz file in a folder that exists", str(self.npz), "Write for example trace.npz")
+        if not self._has_prompts and not self.folder.is_dir():
+            what = "no prompt is given, and no trace is there"
+            raise UsageError(what, str(self.folder), 'Give --prompts FILE, --prompt "TEXT" or --text FILE')
+
+    def _record(self) -> int:
+        """Run the prompts with tracing; returns the exit code."""
+        lines = [] if self.text else read_prompt_lines(self.prompt, self.prompts, self.ids)
+        text = read_text(self.text) if self.text else ""
+        claim_folder(str(self.folder))
+        with running_engine(self._traced()) as engine, Client(engine.address) as client:
+            if self.text:
+                lines = cut_text(text, str(self.text), TextCodec(client.model.model), self.text_tokens)
+            exit_code, tokens = _run_all(client, lines, 1 if self.text else self.max_new_tokens)
+        if tokens and (there := read_trace(self.folder).tokens) < tokens:
+            what = f"holds {there:,} of the {tokens:,} tokens that ran"
+            raise EngineError(what, str(self.folder), "Make room on the disk, and trace again")
+        return exit_code
+
+    def _traced(self) -> Config:
+        share = self.hidden or self.engine.trace_hidden
+        return msgspec.structs.replace(self.engine, trace=str(self.folder), trace_hidden=share)
+
+
+def _run_all(client: Client, lines: list[PromptLine], max_new_tokens: int) -> tuple[int, int]:
+    """The exit code, and how many tokens ran for the prompts that are done."""
+    batch = client.submit([line.prompt for line in lines], max_new_tokens)
+    with ProgressView() as view:
+        ended = 0
+        for event in batch:
+            ended += event.finish_reason is not None or event.error is not None
+            view(Progress("trace", f"{len(lines):,} prompts", ended, len(lines)))
+    results = batch.results(return_errors=True)
+    done = [each for each in results if isinstance(each, Completion)]
+    errors = [(line, each) for line, each in zip(lines, results, strict=True) if not isinstance(each, Completion)]
+    exit_code = max([complain(line, error) for line, error in errors], default=DONE)
+    return exit_code, sum(len(each.prompt_ids) + len(each.token_ids) - 1 for each in done)
+
+
+def _write(trace: Routing, file: Path) -> None:
+    try:
+        write_npz(trace, file)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", str(file), "Give another file for --npz") from error

@@ -1,0 +1,106 @@
+"""`expertflow train`: a predictor learned from a trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+import tyro
+
+from ...errors import UsageError
+from ...ipc.messages import Progress
+from ...workers.traces.reading import read_trace
+from ...workers.traces.trace import Trace
+from ..progress import ProgressView
+from ..report_tables import report_table
+from ..tables import result_console
+from .base import DONE, Command
+
+if TYPE_CHECKING:
+    from ...workers.predictor.judging.report import Report
+
+PARTS = 1000
+"""Steps of the progress bar."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Learn from a trace which experts tokens use, and say how well that is known for sequences not learned from.
+
+    The predictor belongs to the model whose routing was traced; name it with --predictor-file, or keep it as
+    predictor.npz in the model's folder.
+    """
+
+    trace: tyro.conf.Positional[Path]
+    """Folder that `expertflow trace` wrote, or an npz file."""
+    out: Path | None = None
+    """File to write; without it the predictor is only judged."""
+    kind: Literal["path", "paper"] = "path"
+    """path: small, and knows the routing of earlier tokens; paper: the transformer of the paper, token ids alone."""
+    held_out: float = 0.2
+    """Share of the sequences that is kept for judging; 0 with --test learns from all."""
+    test: Path | None = None
+    """Judge by this trace instead: another domain, or text held out elsewhere."""
+    report: Path | None = None
+    """File for the figures, as JSON."""
+    seed: int = 0
+    """Of the choice of held-out sequences and of the training."""
+    minutes: float = 6.0
+    """Most wall-clock minutes of training."""
+    epochs: float = 12.0
+    """Most times that every sequence is learned from."""
+    threads: int = 1
+    """Cores to train on."""
+
+    def run(self) -> int:
+        learned, judged = self._traces()
+        with ProgressView() as view:
+            figures = self._train(learned, judged, view)
+        if self.report is not None:
+            self.report.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
+        result_console().print(report_table(self.kind, figures))
+        return DONE
+
+    def _traces(self) -> tuple[Trace, Trace]:
+        """What to learn from and what to judge by."""
+        _check(self)
+        trace = read_trace(self.trace)
+        learned, judged = trace.split(self.held_out, self.seed) if self.held_out else (trace, trace)
+        if self.test is None:
+            return learned, judged
+        judged = read_trace(self.test)
+        sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
+        if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
+            raise UsageError("is of another model than the trace to learn from", str(self.test), "Trace the same model")
+        return learned, judged
+
+    def _train(self, learned: Trace, judged: Trace, view: ProgressView) -> Report:
+        from ...workers.predictor.judging.report import compare
+        from ...workers.predictor.training.kinds import TRAINERS
+        from ...workers.predictor.training.learner import Effort
+
+        effort = Effort(minutes=self.minutes, epochs=self.epochs, threads=self.threads, seed=self.seed)
+
+        def tell(done: float, what: str) -> None:
+            view(Progress("train", "training", round(PARTS * done), PARTS))
+
+        view(Progress("train", "training", 0, PARTS))
+        trained = TRAINERS[self.kind](learned, effort, tell)
+        view(Progress("train", "judging", 0, 1))
+        figures = compare(trained.forecaster(judged.vocabulary), learned, judged)
+        view(Progress("train", "judging", 1, 1))
+        return figures if self.out is None else trained.write(self.out, figures)
+
+
+def _check(options: Train) -> None:
+    if not 0 <= options.held_out < 1:
+        raise UsageError(f"must be from 0 to below 1, not {options.held_out}", "held_out", "Give a share such as 0.2")
+    if not options.held_out and options.test is None:
+        raise UsageError("nothing is left to judge by", "held_out", "Give --test TRACE, or a share above 0")
+    for name in ("minutes", "epochs", "threads"):
+        if getattr(options, name) <= 0:
+            raise UsageError(f"must be above 0, not {getattr(options, name)}", name, "Give a positive number")
+    if options.out is not None and not options.out.parent.is_dir():
+        raise UsageError("the folder to write into does not exist", str(options.out.parent), "Create it first")

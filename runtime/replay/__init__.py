@@ -1,0 +1,2 @@
+"""Caches replayed over recorded routing: what a policy would have hit and loaded, and how long compute would have
+waited."""

@@ -1,0 +1,99 @@
+"""What a timed replay foretells: plans of a forecaster or of the recording, and hints of the recording."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from ...ipc.messages import Forecast, Plan, Used
+from ...workers.traces.step_log import StepLog
+from .program import Program
+
+LIKELY = 127
+"""Scores above this say that an expert is more likely to be used than not."""
+
+
+class Hinting(Protocol):
+    """Names the experts of a layer when the layer before it begins."""
+
+    def scores(self, step: int, layer: int) -> bytes | None:
+        """uint8 [experts] as in `Hint`; None: no hint."""
+        ...
+
+
+class Planning(Protocol):
+    """Makes the plans."""
+
+    def begin(self, step: int) -> list[tuple[int, Plan]]:
+        """Step `step` begins: plans that are sent because of it, or meanwhile, and after how many nanoseconds."""
+        ...
+
+    def learn(self, used: Used) -> None:
+        """A step is over."""
+        ...
+
+
+class Forecaster(Protocol):
+    """See workers/predictor/forecaster.py."""
+
+    def forecast(self, coming: Forecast) -> np.ndarray: ...
+
+    def learn(self, used: Used) -> None: ...
+
+
+class ForecastPlans:
+    """Each step is forecast when the step `steps_ahead` before it begins (1: as with two units, where a step of the
+    other one runs meanwhile), from what is known by then."""
+
+    def __init__(self, program: Program, forecaster: Forecaster, forecast_ns: int = 0, steps_ahead: int = 0) -> None:
+        self._program, self._forecaster = program, forecaster
+        self._forecast_ns, self._steps_ahead = forecast_ns, steps_ahead
+
+    def begin(self, step: int) -> list[tuple[int, Plan]]:
+        first = step + self._steps_ahead if step else 0
+        coming = range(first, min(step + self._steps_ahead + 1, self._program.steps))
+        return [(self._forecast_ns, self._plan(each)) for each in coming]
+
+    def learn(self, used: Used) -> None:
+        self._forecaster.learn(used)
+
+    def _plan(self, step: int) -> Plan:
+        from ...workers.predictor.forecaster import scores
+
+        return Plan(step, scores(self._forecaster.forecast(self._program.forecast(step))))
+
+
+class RecordedPlans:
+    """The plans that the engine's own predictor sent, as long after the begin of a step as they were sent then."""
+
+    def __init__(self, log: StepLog, places: np.ndarray) -> None:
+        """`places` [steps]: where the replay's steps are in the log."""
+        self._due: list[list[tuple[int, Plan]]] = [[] for _ in places]
+        started_ns = log.started_ns[places]
+        for step in np.flatnonzero(log.planned[places]).tolist():
+            sent_ns = int(log.planned_ns[places[step]])
+            during = max(int(np.searchsorted(started_ns, sent_ns, side="right")) - 1, 0)
+            delay_ns = max(sent_ns - int(started_ns[during]), 0)
+            self._due[during].append((delay_ns, Plan(step, log.plans[places[step]].tobytes())))
+
+    def begin(self, step: int) -> list[tuple[int, Plan]]:
+        return self._due[step]
+
+    def learn(self, used: Used) -> None:
+        """What was planned was planned."""
+
+
+class RecordedHints:
+    """The hints that compute gave."""
+
+    def __init__(self, log: StepLog, places: np.ndarray) -> None:
+        self._hints, self._hinted = log.hints[places], log.hinted[places]
+
+    def of(self, step: int) -> np.ndarray:
+        """The hinted keys of a step, ascending: those more likely than not."""
+        return np.flatnonzero(self._hints[step] > LIKELY)
+
+    def scores(self, step: int, layer: int) -> bytes | None:
+        scores = self._hints[step, layer]
+        return scores.tobytes() if self._hinted[step] and scores.any() else None

@@ -1,0 +1,111 @@
+"""Emulated next-layer hints of given quality: drawn by a seeded generator, wrong ones from what is likely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...errors import UsageError
+from ...workers.traces.trace import Trace
+from .uses import Uses
+
+CHUNK_TOKENS = 512
+PRIOR_TOKENS = 1.0
+"""The popularity of the experts weighs as much as so many sightings of a token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Of the hints for one token and layer."""
+
+    recall: float
+    """Share of the experts used that are hinted."""
+    precision: float
+    """Share of the hinted experts that are used."""
+
+    def __post_init__(self) -> None:
+        for name in ("recall", "precision"):
+            if not 0 < getattr(self, name) <= 1:
+                what = f"must be above 0 and at most 1, not {getattr(self, name)}"
+                raise UsageError(what, f"hints ({name})", "Give shares such as 0.85,0.85")
+
+
+class EmulatedHints:
+    """For each step the keys that are hinted, over all tokens of the step.
+
+    Every expert that a token uses is hinted with the chance `recall`. So many others are hinted that the precision is
+    met on average; they are drawn without replacement, by P(expert | token id) over the whole trace. Without
+    `first_layer` the first MoE layer is never hinted: no layer of its step runs before it.
+    """
+
+    def __init__(
+        self, trace: Trace, steps: np.ndarray, quality: Quality, *, first_layer: bool = True, seed: int = 0
+    ) -> None:
+        self._trace, self._quality, self._first_layer = trace, quality, first_layer
+        self._random = np.random.default_rng(seed)
+        self._table = _TokenTable(trace)
+        self._width = trace.layers * trace.expert_count
+        self._packed = np.zeros((int(steps.max()) + 1, -(-self._width // 8)), dtype=np.uint8)
+        for start in range(0, trace.tokens, CHUNK_TOKENS):
+            tokens = slice(start, start + CHUNK_TOKENS)
+            hinted = self._draw(tokens).reshape(-1, self._width)
+            np.bitwise_or.at(self._packed, steps[tokens], np.packbits(hinted, axis=1))
+
+    def of(self, step: int) -> np.ndarray:
+        """The hinted keys of a step, ascending."""
+        return np.flatnonzero(np.unpackbits(self._packed[step], count=self._width))
+
+    def scores(self, step: int, layer: int) -> bytes:
+        """uint8 [experts], as a `Hint` carries them."""
+        hinted = np.unpackbits(self._packed[step], count=self._width).reshape(self._trace.layers, -1)
+        return (hinted[layer] * np.uint8(255)).tobytes()
+
+    def measured(self, uses: Uses) -> Quality:
+        """Recall and precision of the unions of whole steps, as they came out."""
+        right = used = hinted = 0
+        for step in range(uses.steps):
+            keys, hints = uses.of(step), self.of(step)
+            right += len(np.intersect1d(keys, hints, assume_unique=True))
+            used, hinted = used + len(keys), hinted + len(hints)
+        return Quality(recall=right / used, precision=right / hinted)
+
+    def _draw(self, tokens: slice) -> np.ndarray:
+        """bool [tokens, layers, experts]."""
+        routes = self._trace.routes[tokens].astype(np.int64)
+        likely = self._table.of(self._trace.token_ids[tokens])
+        np.put_along_axis(likely, routes, 0.0, axis=2)
+        hinted = self._wrong(likely)
+        found = self._random.random(routes.shape) < self._quality.recall
+        np.put_along_axis(hinted, routes, found, axis=2)
+        hinted[:, 0] &= self._first_layer
+        return hinted
+
+    def _wrong(self, likely: np.ndarray) -> np.ndarray:
+        """A draw without replacement is a ranking by log p + Gumbel noise."""
+        quality = self._quality
+        mean = self._trace.top_k * quality.recall * (1 - quality.precision) / quality.precision
+        counts = np.floor(mean + self._random.random(likely.shape[:2])).astype(np.int64)
+        with np.errstate(divide="ignore"):
+            noisy = np.log(likely) + self._random.gumbel(size=likely.shape)
+        ranks = np.argsort(np.argsort(-noisy, axis=2), axis=2)
+        return (ranks < counts[:, :, None]) & (likely > 0)
+
+
+class _TokenTable:
+    """P(expert | token id), from all of a trace."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._shape = (-1, trace.layers, trace.expert_count)
+        width = trace.layers * trace.expert_count
+        ids, self._of_token, times = np.unique(trace.token_ids, return_inverse=True, return_counts=True)
+        self._ids = ids
+        keys = trace.routes + (np.arange(trace.layers) * trace.expert_count)[None, :, None]
+        popularity = np.bincount(keys.ravel(), minlength=width) / trace.tokens
+        counts = np.zeros((len(ids), width), dtype=np.float32)
+        np.add.at(counts, (self._of_token[:, None], keys.reshape(trace.tokens, -1)), 1.0)
+        self._shares = (counts + PRIOR_TOKENS * popularity) / (times[:, None] + PRIOR_TOKENS)
+
+    def of(self, token_ids: np.ndarray) -> np.ndarray:
+        """float [tokens, layers, experts], a copy."""
+        return self._shares[np.searchsorted(self._ids, token_ids)].reshape(self._shape)

@@ -1,0 +1,161 @@
+"""Timed replay: the counts of event-atomic replay where time does not matter, and times that can be worked out."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from expertflow.runtime.replay.advice import ForecastPlans
+from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
+from expertflow.runtime.replay.hints import EmulatedHints, Quality
+from expertflow.runtime.replay.machine import Machine
+from expertflow.runtime.replay.program import Program
+from expertflow.runtime.replay.timed import TimedOutcome, replay_timed
+from expertflow.runtime.replay.uses import batch_steps, uses_of
+from expertflow.tests.runtime.replay.made import random_trace
+from expertflow.workers.loader.ledger import Ledger
+from expertflow.workers.loader.policies import POLICIES, make_policy
+from expertflow.workers.traces.trace import Trace
+
+MS = 10**6
+
+
+def ledger_of(program: Program, slots: int, policy: str = "lru", sharing: Sharing = "layer") -> Ledger:
+    shape = program.layers, program.experts, program.top_k
+    return Ledger(slots, *shape, make_policy(policy, *shape), by_layer=sharing == "layer")
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("sharing", ["pool", "layer"])
+@pytest.mark.parametrize("policy", POLICIES)
+def test_on_demand_it_counts_as_event_atomic_replay(policy: str, sharing: Sharing, rows: int) -> None:
+    trace = random_trace(4, [12, 7, 16, 9])
+    steps = batch_steps(trace, rows)
+    program, uses = Program(trace, steps), uses_of(trace, steps)
+    timed = replay_timed(program, ledger_of(program, 14, policy, sharing), 14, Machine())
+    counted = replay(uses, make_policy(policy, 3, 8, 2), make_cache(sharing, uses, 14))
+    assert (timed.hits, timed.misses, timed.ledger.loads) == (counted.hits, counted.loads, counted.loads)
+    assert timed.ledger.strange == 0 and timed.total_ns == timed.stall_ns == 0
+
+
+def chain_trace(*routes: list[list[int]]) -> Trace:
+    """One sequence of a model of 8 experts; `routes[token][layer]` are lists of experts, or one."""
+    array = np.array(routes, dtype=np.uint16)
+    return Trace(
+        routes=array.reshape(len(routes), array.shape[1], -1),
+        token_ids=np.zeros(len(routes), dtype=np.int64),
+        offsets=np.array([0, len(routes)]),
+        expert_count=8,
+    )
+
+
+def run(trace: Trace, machine: Machine, slots: int = 7, **more: object) -> TimedOutcome:
+    program = Program(trace, batch_steps(trace, 1))
+    return replay_timed(program, ledger_of(program, slots, sharing="pool"), slots, machine, **more)  # type: ignore[arg-type]
+
+
+def test_a_miss_costs_its_transfer_and_a_hit_nothing() -> None:
+    """Two steps of one layer with the same two experts, 4 ms each over the link, which carries one after the other."""
+    machine = Machine(
+        expert_bytes=4000, link_bytes_per_s=1e6, layer_ns=1 * MS, expert_ns=2 * MS, token_ns=MS, step_ns=5 * MS
+    )
+    outcome = run(chain_trace([[0, 1]], [[0, 1]]), machine)
+    # First step: 5 + 1, wait 4 for the first expert, compute it (3) while the second comes, wait 1 more, compute it.
+    assert (outcome.hits, outcome.misses, outcome.stall_ns) == (2, 2, 5 * MS)
+    assert outcome.total_ns == 2 * (5 + 1 + 2 * 3) * MS + 5 * MS
+    assert outcome.stall_share == 5 / 29
+
+
+def test_messages_and_decisions_take_their_time() -> None:
+    """Need and answer travel 1 ms each; the ledger thinks 0.1 ms about the need and about the end of the transfer."""
+    machine = Machine(expert_bytes=2000, link_bytes_per_s=1e6, message_ns=MS, decide_ns=MS // 10, layer_ns=9 * MS)
+    assert run(chain_trace([[3]]), machine).stall_ns == 2 * MS + 2 * MS + MS // 5
+
+
+def test_an_urgent_transfer_overtakes_by_chunks() -> None:
+    """A hint brings in the wrong expert 7 for layer 1 (10 chunks of 1 ms, one reader); the need comes when two are
+    under way, waits for the one that is on the link, and goes before the others."""
+    trace, machine = (
+        chain_trace([[0], [1]], [[0], [2]]),
+        Machine(
+            expert_bytes=10_000, chunk_bytes=1000, link_bytes_per_s=1e6, readers=1, layer_ns=MS // 2, expert_ns=2 * MS
+        ),
+    )
+
+    class Wrong:
+        def scores(self, step: int, layer: int) -> bytes | None:
+            return bytes([0] * 7 + [255]) if step == 1 else None
+
+    without, with_hint = run(trace, machine), run(trace, machine, hints=Wrong())
+    assert with_hint.ledger.prefetches == 1 and with_hint.misses == without.misses == 3
+    # The hint came 2.5 ms before the need: half a chunk is left to wait for.
+    assert with_hint.stall_ns - without.stall_ns == MS // 2
+
+
+def test_right_hints_hide_transfers_behind_compute() -> None:
+    trace = random_trace(7, [40])
+    program = Program(trace, batch_steps(trace, 1))
+    machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, readers=2, layer_ns=MS, expert_ns=2 * MS)
+    hints = EmulatedHints(trace, batch_steps(trace, 1), Quality(recall=1.0, precision=1.0), first_layer=False)
+    blind = replay_timed(program, ledger_of(program, 12), 12, machine)
+    told = replay_timed(program, ledger_of(program, 12), 12, machine, hints=hints)
+    assert told.hit_rate > blind.hit_rate and told.stall_ns < blind.stall_ns / 2
+    assert told.ledger.useful + told.ledger.promoted == told.ledger.prefetches and told.ledger.wasted == 0
+    assert told.hits + told.misses == blind.hits + blind.misses
+
+
+class Clairvoyant:
+    """Forecasts exactly, and notes what it was asked and taught."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self.forecasts: list[int] = []
+        self.learnt: list[int] = []
+
+    def forecast(self, coming: object) -> np.ndarray:
+        step: int = coming.step  # type: ignore[attr-defined]
+        self.forecasts.append(step)
+        certain = np.zeros((self._program.layers, self._program.experts), dtype=np.float32)
+        for layer in range(self._program.layers):
+            certain[layer, list(self._program.experts_of(step, layer))] = 1.0
+        return certain
+
+    def learn(self, used: object) -> None:
+        self.learnt.append(used.step)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("steps_ahead", [0, 1])
+def test_plans_are_made_in_time_and_prefetch(steps_ahead: int) -> None:
+    trace = random_trace(7, [30])
+    program = Program(trace, batch_steps(trace, 1))
+    machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS)
+    predictor = Clairvoyant(program)
+    blind = replay_timed(program, ledger_of(program, 12), 12, machine)
+    told = replay_timed(
+        program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, MS, steps_ahead)
+    )
+    assert predictor.forecasts == predictor.learnt == list(range(30))
+    assert told.stall_ns < blind.stall_ns / 2 and told.ledger.useful > 0
+
+
+def test_a_slot_comes_back_sooner_when_compute_hears_between_experts() -> None:
+    """Three experts in use, 2 ms each, one of them missing; the slots are full of others. The recall is heard after
+    the first expert, not after the second, and the transfer of 3 ms ends so much sooner."""
+    trace = chain_trace([[0, 1, 2]], [[3, 4, 5]], [[3, 4, 6]])
+    machine = Machine(expert_bytes=3000, link_bytes_per_s=1e6, expert_ns=2 * MS, message_ns=MS // 4)
+    late = run(trace, machine, slots=6)
+    soon = run(trace, msgspec.structs.replace(machine, hears_between_experts=True), slots=6)
+    assert (late.hits, late.misses) == (soon.hits, soon.misses) == (2, 7)
+    assert late.stall_ns - soon.stall_ns == 2 * MS
+
+
+def test_it_is_deterministic() -> None:
+    trace = random_trace(2, [20, 20])
+    steps = batch_steps(trace, 2)
+    machine = Machine(expert_bytes=3 << 20, link_bytes_per_s=1e9, layer_ns=MS, expert_ns=MS, message_ns=MS // 10)
+    runs = []
+    for _ in range(2):
+        hints = EmulatedHints(trace, steps, Quality(recall=0.8, precision=0.8), seed=3)
+        program = Program(trace, steps)
+        runs.append(replay_timed(program, ledger_of(program, 12), 12, machine, hints=hints))
+    assert runs[0] == runs[1]

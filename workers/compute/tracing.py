@@ -1,0 +1,111 @@
+"""Watches forwards for a trace: router weights, hints, hidden states of some tokens, and what each layer took.
+
+Made only when a trace is asked for, so nothing of it costs anything otherwise. It keeps one step at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ...ipc.messages import Hint, RunStep, Stepped, Used
+from ..traces.records import TracedStep, TraceHeader
+from ..traces.stream import TraceFile
+from .unit import StepTokens
+
+
+class StepTrace:
+    """The trace of one start of compute; `hidden_share` of the tokens keep their hidden states."""
+
+    def __init__(
+        self,
+        file: TraceFile,
+        header: TraceHeader,
+        hidden_share: float,
+        clock_ns: Callable[[], int],
+        stall_ns: Callable[[], int],
+    ) -> None:
+        """`stall_ns` tells how long compute has waited for experts since its start."""
+        self._file, self._layers, self._experts = file, header.layers, header.experts
+        self._share, self._random = hidden_share, np.random.default_rng(header.epoch)
+        self._clock_ns, self._stall_ns = clock_ns, stall_ns
+        self._sampled = np.empty(0, dtype=np.int64)
+        self._weights: dict[int, np.ndarray] = {}
+        self._hidden: dict[int, np.ndarray] = {}
+        self._hints: dict[int, bytes] = {}
+        self._marks_ns: list[int] = []
+        self._started_ns = 0
+
+    def begin(self, tokens: StepTokens) -> None:
+        """A forward over these tokens starts; what was gathered of one that failed is dropped."""
+        self._sampled = np.flatnonzero(self._random.random(len(tokens.token_ids)) < self._share)
+        for gathered in (self._weights, self._hidden, self._hints, self._marks_ns):
+            gathered.clear()
+        self._started_ns = self._clock_ns()
+        self._mark()
+
+    def layer(self, layer: int, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+        """A MoE layer has chosen: its input [tokens, width] and the weights of the choice [tokens, top_k]."""
+        self._mark()
+        self._weights[layer] = _half(weights)
+        if self._sampled.size:
+            self._hidden[layer] = _half(hidden[torch.from_numpy(self._sampled)])
+
+    def hint(self, hint: Hint) -> None:
+        """Compute told the loader what a layer will want."""
+        self._hints[hint.layer] = hint.scores
+
+    def end(self) -> None:
+        """The forward is over, and its tokens are chosen."""
+        self._mark()
+
+    def write(self, order: RunStep, result: Stepped, used: Used | None) -> None:
+        """The step is over. Rows that were rescued from a broken one (`used` is None) are not in the trace."""
+        if used is None:
+            return
+        record = TracedStep(
+            step=order.number,
+            unit=order.unit,
+            phase="prefill" if order.admit else "decode",
+            token_ids=used.token_ids,
+            rows=used.rows,
+            positions=used.positions,
+            experts=used.experts,
+            weights=_stacked(self._weights),
+            started_ns=self._started_ns,
+            busy_ns=result.busy_ns,
+            stall_ns=result.stall_ns,
+            compute_ns=np.diff(self._marks_ns).tolist(),
+            hits=used.hits,
+            misses=used.misses,
+            admitted=[row.number for row in order.admit],
+            seeds=[row.sampling.seed for row in order.admit],
+            hints=self._all_hints(),
+            sampled=self._sampled.tolist(),
+            hidden=_stacked(self._hidden),
+        )
+        self._file.write(record)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _mark(self) -> None:
+        """The clock, standing still while compute waits."""
+        self._marks_ns.append(self._clock_ns() - self._stall_ns())
+
+    def _all_hints(self) -> bytes:
+        if not self._hints:
+            return b""
+        none = bytes(self._experts)
+        return b"".join(self._hints.get(layer, none) for layer in range(self._layers))
+
+
+def _half(values: torch.Tensor) -> np.ndarray:
+    return values.to(torch.float16).cpu().numpy().astype("<f2", copy=False)
+
+
+def _stacked(of_layers: dict[int, np.ndarray]) -> bytes:
+    """[tokens, layers, …] from [tokens, …] of each layer."""
+    return np.stack([of_layers[layer] for layer in sorted(of_layers)], axis=1).tobytes() if of_layers else b""

@@ -1,0 +1,140 @@
+"""Trains gates on the hidden states of a trace (Pregated-MoE trains its pre-gates with the model; here it stays as it
+is)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from ...errors import UsageError
+from ..traces.folder import read_header
+from ..traces.reading import read_hidden
+from .examples import Examples, split_examples
+from .files import GateFacts, save_gates
+from .network import Gates
+from .recall import recall_at
+
+FEWEST_TOKENS = 1000
+PROVING, HELD_OUT = 0.1, 0.2
+"""Shares of the sequences: when to stop, and how good the gates are."""
+Progress = Callable[[str, int, int], None]
+"""What, done, total."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateOptions:
+    """How to train."""
+
+    bottleneck: int = 128
+    epochs: int = 30
+    """At most; training stops when a whole epoch no longer helps."""
+    patience: int = 3
+    """Epochs without a gain before it stops."""
+    batch_tokens: int = 512
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReport:
+    """What came of it; recall is of sequences that were not trained on, by MoE layer from 1 on."""
+
+    tokens: int
+    epochs: int
+    recall_at_k: np.ndarray
+    recall_at_2k: np.ndarray
+    held_out_tokens: int
+
+
+def train_gates(
+    folder: Path, out: Path, options: GateOptions | None = None, progress: Progress | None = None
+) -> GateReport:
+    """Train on the hidden states in the trace `folder` and write `out`.
+
+    Raises UsageError if the trace has too few, or if the file cannot be written.
+    """
+    options = options or GateOptions()
+    header = read_header(folder)
+    trace, hidden = read_hidden(folder)
+    proving, held_out, lessons = split_examples(trace, hidden, (PROVING, HELD_OUT), options.seed)
+    if len(lessons) < FEWEST_TOKENS or not len(proving) or not len(held_out):
+        what = f"has hidden states of {len(hidden.tokens):,} tokens, too few to learn from"
+        raise UsageError(what, str(folder), "Trace more prompts, or a larger share: --hidden 1")
+    facts = GateFacts(
+        fingerprint=header.fingerprint,
+        layers=header.layers,
+        experts=header.experts,
+        top_k=header.top_k,
+        width=hidden.states.shape[2],
+        bottleneck=options.bottleneck,
+    )
+    gates, epochs = fit(facts, lessons, proving, options, progress or _no_progress)
+    save_gates(gates, facts, out)
+    depths = (header.top_k, min(2 * header.top_k, header.experts))
+    recall = recall_at(held_out, gates.ranking, depths)
+    return GateReport(
+        tokens=len(lessons),
+        epochs=epochs,
+        recall_at_k=recall[:, 0],
+        recall_at_2k=recall[:, 1],
+        held_out_tokens=len(held_out),
+    )
+
+
+def fit(
+    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: Progress
+) -> tuple[Gates, int]:
+    """The gates that do best on `proving`, and the epochs it took."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        return _fit(facts, lessons, proving, options, progress)
+
+
+def _fit(
+    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: Progress
+) -> tuple[Gates, int]:
+    gates = facts.make()
+    best, best_loss, best_epoch, epoch = copy.deepcopy(gates.state_dict()), float("inf"), 0, 0
+    optimizer = torch.optim.AdamW(gates.parameters(), lr=options.learning_rate, weight_decay=1e-2)
+    while epoch < options.epochs and epoch - best_epoch < options.patience:
+        progress("training gates", epoch, options.epochs)
+        epoch += 1
+        _learn(gates, optimizer, lessons, options.batch_tokens)
+        loss = _judge(gates, proving)
+        if loss < best_loss:
+            best, best_loss, best_epoch = copy.deepcopy(gates.state_dict()), loss, epoch
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * (1 - epoch / options.epochs)
+    progress("training gates", options.epochs, options.epochs)
+    gates.load_state_dict(best)
+    return gates.requires_grad_(False).eval(), epoch
+
+
+def _learn(gates: Gates, optimizer: torch.optim.Optimizer, lessons: Examples, batch_tokens: int) -> None:
+    for places in torch.randperm(len(lessons)).split(batch_tokens):
+        optimizer.zero_grad()
+        _loss(gates, lessons, places).backward()
+        optimizer.step()
+
+
+@torch.inference_mode()
+def _judge(gates: Gates, proving: Examples) -> float:
+    places = torch.arange(len(proving)).split(4096)
+    return sum(float(_loss(gates, proving, each)) * len(each) for each in places) / len(proving)
+
+
+def _loss(gates: Gates, examples: Examples, places: torch.Tensor) -> torch.Tensor:
+    """Every expert is a question of its own: chosen or not (better than a softmax over all, which was tried)."""
+    scores = gates(examples.inputs(places))
+    chosen = torch.zeros_like(scores).scatter_(2, examples.targets(places), 1.0)
+    return binary_cross_entropy_with_logits(scores, chosen)
+
+
+def _no_progress(what: str, done: int, total: int) -> None:
+    """Stand in for a caller that does not watch."""

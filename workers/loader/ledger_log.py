@@ -1,0 +1,122 @@
+"""Everything that a ledger heard, in order, so that it can be asked again: `expertflow replay --ledger-log`.
+
+`ledger.EPOCH.msgpack` in the folder of a recording: a stream of MessagePack messages, first the header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import msgpack
+import msgspec
+
+from ...errors import UsageError
+from .events import LedgerEvent
+from .ledger import Ledger, LedgerStatistics
+from .policies import make_policy
+
+VERSION = 1
+REMEDY = "Give a file ledger.EPOCH.msgpack, as an engine with record=FOLDER writes it"
+
+
+class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """What a ledger is made from (see `Ledger`)."""
+
+    version: int = VERSION
+    slots: int
+    layers: int
+    experts: int
+    top_k: int
+    policy: str
+    fills_in_flight: int = 2
+    recalls_ahead: int | None = None
+    by_layer: bool = False
+    rank_victims: str = "auto"
+
+    def make(self) -> Ledger:
+        """A fresh ledger. Raises UsageError for an unknown policy."""
+        return Ledger(
+            self.slots,
+            self.layers,
+            self.experts,
+            self.top_k,
+            make_policy(self.policy, self.layers, self.experts, self.top_k),
+            fills_in_flight=self.fills_in_flight,
+            recalls_ahead=self.recalls_ahead,
+            by_layer=self.by_layer,
+            rank_victims=self.rank_victims,
+        )
+
+
+class LedgerMark(msgspec.Struct, frozen=True, tag=True):
+    """How the ledger stood after all events before."""
+
+    statistics: dict[str, int | float]
+
+
+LedgerRecord = LedgerHeader | LedgerMark | LedgerEvent
+
+
+class LedgerLog:
+    """Written by one start of the loader; without a folder nothing is written."""
+
+    def __init__(self, file: BinaryIO | None) -> None:
+        self._file = file
+        self._encoder = msgspec.msgpack.Encoder()
+
+    @classmethod
+    def open(cls, folder: str, epoch: int, header: LedgerHeader) -> LedgerLog:
+        """Start the file of epoch `epoch` in `folder` (made if needed); an empty name records nothing."""
+        if not folder:
+            return cls(None)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        log = cls(open(Path(folder, f"ledger.{epoch}.msgpack"), "wb", buffering=1 << 16))  # noqa: SIM115
+        log._write(header)
+        return log
+
+    def write(self, event: LedgerEvent) -> None:
+        """To be called before the ledger handles the event."""
+        self._write(event)
+
+    def mark(self, statistics: LedgerStatistics) -> None:
+        """Note how the ledger stands, now and then and at the end; all that was written until then is on its way to
+        the disk."""
+        self._write(LedgerMark(msgspec.to_builtins(statistics)))
+        if self._file is not None:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, record: LedgerRecord) -> None:
+        if self._file is not None:
+            self._file.write(self._encoder.encode(record))
+
+
+def read_ledger_log(file: str | Path) -> tuple[LedgerHeader, Iterator[LedgerEvent | LedgerMark]]:
+    """The header and all that follows; a torn last message is left out.
+
+    Raises UsageError, also while iterating, when the file cannot be read or holds something else.
+    """
+    records = _read(Path(file))
+    header = next(records, None)
+    if not isinstance(header, LedgerHeader):
+        raise UsageError("does not begin with the header of a ledger's log", str(file), REMEDY)
+    if header.version > VERSION:
+        what = f"has version {header.version}; this is ExpertFlow for versions up to {VERSION}"
+        raise UsageError(what, str(file), "Use a newer ExpertFlow")
+    return header, (record for record in records if not isinstance(record, LedgerHeader))
+
+
+def _read(file: Path) -> Iterator[LedgerRecord]:
+    try:
+        with file.open("rb") as stream:
+            for message in msgpack.Unpacker(stream, max_buffer_size=0, strict_map_key=False):
+                yield msgspec.convert(message, LedgerRecord)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", str(file), REMEDY) from error
+    except (msgspec.ValidationError, msgpack.UnpackException, ValueError) as error:
+        raise UsageError(f"is no log of a ledger ({error})", str(file), REMEDY) from error

@@ -1,0 +1,42 @@
+"""How many of the recent steps used an expert, and how far away its layer is: the default."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .base import discount, discount_of_share
+
+SHORT_STEPS, LONG_STEPS, SHORT_PART = 2, 32, 0.2
+
+
+class Popularity:
+    """The share of recent steps that used the expert, and how far away its layer is.
+
+    The model walks its layers in a circle, so the expert that was used last is the one that comes last again; plain LRU
+    evicts exactly what is needed next. The share is a mix over the last `SHORT_STEPS` and the last `LONG_STEPS`.
+    Against LRU on recorded routing of DeepSeek-V2-Lite: about as many loads at batch 1, a quarter to a third fewer at
+    batch 8.
+    """
+
+    def __init__(self, layers: int, experts: int, top_k: int) -> None:
+        self._layers = layers
+        self._short = np.full((layers, experts), top_k / experts)
+        self._long = self._short.copy()
+        self._layer_of = np.arange(layers)[:, None]
+        self._steps = 1
+
+    def touched(self, keys: np.ndarray, step: int) -> None:
+        """The end of the step will tell."""
+
+    def used(self, keys: np.ndarray, step: int) -> None:
+        self._steps += 1
+        for share, steps in ((self._short, SHORT_STEPS), (self._long, LONG_STEPS)):
+            weight = 1 / min(self._steps, steps)
+            share *= 1 - weight
+            share.reshape(-1)[keys] += weight
+
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Each visit of the expert's layer uses it with an independent chance."""
+        share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
+        visit = after + 1 + (self._layer_of - after - 1) % self._layers
+        return discount(visit - now, self._layers) * discount_of_share(share)

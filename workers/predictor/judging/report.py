@@ -1,0 +1,106 @@
+"""How a predictor compares with simpler ones on sequences that it did not learn from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import numpy as np
+
+from ....ipc.messages import Forecast
+from ...traces.trace import Trace
+from ..forecaster import Forecaster
+from ..previous import Previous
+from ..token_table import TokenTable
+from .figures import Figures, judge
+from .replay import decode, prefill, teach, used_at
+
+MOST_JUDGED_TOKENS = 30_000
+TIMED_ROWS = 32
+TIMED_STEPS = 40
+UNSEEN = -1
+"""A token id that no table knows."""
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A predictor and what it is compared with, over the same held-out sequences."""
+
+    tokens: int
+    decode: Figures
+    """The routing of all earlier tokens is known."""
+    prefill: Figures
+    """No routing is known."""
+    table: Figures
+    """The token table alone, made from the training sequences."""
+    previous: Figures
+    """The previous token's routing (the paper's TLP)."""
+    popularity: Figures
+    """How often experts are used, whatever the token."""
+    step_ms: float
+    """CPU time of one forecast and the learning after it, for `TIMED_ROWS` rows in decode."""
+    file_bytes: int = 0
+    """0: not written."""
+
+    def main_figures(self) -> dict[str, float]:
+        """What a predictor file says about itself."""
+        return {
+            "tokens": self.decode.tokens,
+            "decode_recall": round(self.decode.recall, 4),
+            "decode_recall_double": round(self.decode.recall_double, 4),
+            "decode_precision": round(self.decode.precision, 4),
+            "prefill_recall": round(self.prefill.recall, 4),
+            "calibration_error": round(self.decode.calibration_error, 4),
+            "table_recall": round(self.table.recall, 4),
+            "step_ms": round(self.step_ms, 2),
+        }
+
+
+def compare(
+    forecaster: Forecaster, learned: Trace, held_out: Trace, tell: Callable[[str], None] = lambda what: None
+) -> Report:
+    """`learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged."""
+    judged = shortened(held_out)
+    tell("decode")
+    in_decode = judge(decode(forecaster, judged))
+    tell("prefill")
+    in_prefill = judge(prefill(forecaster, judged))
+    tell("token table")
+    table = TokenTable(learned.layers, learned.expert_count, learned.top_k, memory_bytes=256 << 20)
+    teach(table, learned)
+    nameless = replace(judged, token_ids=np.full_like(judged.token_ids, UNSEEN))
+    return Report(
+        tokens=judged.tokens,
+        decode=in_decode,
+        prefill=in_prefill,
+        table=judge(decode(table, judged, learning=False)),
+        previous=judge(decode(Previous(learned.layers, learned.expert_count, learned.top_k), judged)),
+        popularity=judge(decode(table, nameless, learning=False)),
+        step_ms=step_ms(forecaster, held_out),
+    )
+
+
+def shortened(trace: Trace, tokens: int = MOST_JUDGED_TOKENS) -> Trace:
+    """The first sequences, as many as hold `tokens` tokens; at least one."""
+    whole = int(np.searchsorted(trace.offsets, tokens, side="right")) - 1
+    return trace if whole >= trace.sequences else trace.take(np.arange(max(whole, 1)))
+
+
+def step_ms(forecaster: Forecaster, trace: Trace, rows: int = TIMED_ROWS, steps: int = TIMED_STEPS) -> float:
+    """Median CPU time of a decode step when the rows' histories are full. It uses row numbers of its own."""
+    length = min(trace.tokens, 300 + steps)
+    numbers = [-2 - row for row in range(rows)]
+    taken_ms: list[float] = []
+    for position in range(length):
+        places = (position + 7 * np.arange(rows)) % trace.tokens
+        coming = Forecast(
+            step=position, token_ids=trace.token_ids[places].tolist(), rows=numbers, positions=[position] * rows
+        )
+        used = used_at(trace, position, numbers, [position] * rows, places)
+        begin_ns = time.process_time_ns()
+        if position >= length - steps:
+            forecaster.forecast(coming)
+        forecaster.learn(used)
+        taken_ms.append((time.process_time_ns() - begin_ns) / 1e6)
+    return float(np.median(taken_ms[-steps:]))

@@ -1,0 +1,132 @@
+"""The routing path predictor: what tokens will use, from their ids and the routing of the tokens before them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ....ipc.messages import Forecast, Used
+from ...routing import read_routing
+from ..forecaster import CHUNK_TOKENS, Forecaster, Part
+from .file import PathFile
+from .lexicon import Lexicon, Spelling
+from .network import Network, Words
+from .past import Asked, Past, Recent
+from .rows import NOWHERE, Rows, Seen
+
+PRIOR_TOKENS = np.float32(1.0)
+"""Popularity weighs as much in the token table as so many sightings."""
+
+
+class Path(Forecaster):
+    """Forecasts from a trained file and keeps a bounded history of every row.
+
+    In decode the routing of all earlier tokens of a row is known and used. Tokens that run together with those before
+    them, as in a prefill, get a forecast without; so does a row whose history is missing.
+    """
+
+    follows_rows = True
+
+    def __init__(self, file: PathFile, spelling: Spelling | None = None) -> None:
+        shape = file.header.shape
+        super().__init__(shape.layers, shape.experts)
+        self._shape = shape
+        self._network = Network(shape, file.weights)
+        self._lexicon = Lexicon(file.table, shape.grams, spelling)
+        popularity = self._network.popularity
+        self._rows = Rows(shape, popularity, self._network.codes(popularity[None])[0])
+        self._starts = (np.arange(shape.layers) * shape.experts).astype(np.int64)
+
+    def parts(self, coming: Forecast) -> Iterator[Part]:
+        tokens, positions = np.array(coming.token_ids, dtype=np.int64), np.array(coming.positions, dtype=np.int64)
+        rows = np.array(coming.rows, dtype=np.int64)
+        order = np.argsort(rows, kind="stable")
+        runs = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1) if len(order) else []
+        single = np.array([run[0] for run in runs if len(run) == 1], dtype=np.int64)
+        for start in range(0, len(single), CHUNK_TOKENS):
+            places = single[start : start + CHUNK_TOKENS]
+            yield places, self._decoded(tokens[places], rows[places], positions[places])
+        for run in runs:
+            if len(run) > 1:
+                yield from self._prefilled(run, tokens[run], int(rows[run[0]]), positions[run])
+
+    def _decoded(self, tokens: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """One token of each row."""
+        lines = self._lines(rows, positions)
+        asked = Asked(tokens[:, None], positions[:, None], self._rows.past(lines))
+        return self._network.probabilities(self._words(tokens), self._rows.recent(lines, positions == 0), asked)
+
+    def _prefilled(self, run: np.ndarray, tokens: np.ndarray, row: int, positions: np.ndarray) -> Iterator[Part]:
+        """Many tokens of one row, in order: each looks back on those before it, but not on their routing."""
+        line = self._lines(np.array([row]), positions[:1])
+        past, recent = self._rows.past(line), self._rows.recent(line, positions[:1] == 0)
+        for start in range(0, len(run), CHUNK_TOKENS):
+            places = run[start : start + CHUNK_TOKENS]
+            chunk = slice(start, start + len(places))
+            words = self._words(tokens[chunk])
+            past = past.since(int(positions[start]) - self._shape.window)
+            past = past.followed_by(self._unrouted(words, tokens[chunk], positions[chunk]))
+            asked = Asked(tokens[None, chunk], positions[None, chunk], past)
+            recent = recent.followed_by(self._unknown(len(places) - len(recent.known)))
+            yield places, self._network.probabilities(words, recent, asked)
+            recent = self._unknown(1)
+
+    def _lines(self, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Where the history of each row is; there is none at its beginning."""
+        places = zip(rows.tolist(), positions.tolist(), strict=True)
+        return np.array([self._rows.line(row, position) if position else NOWHERE for row, position in places])
+
+    def _unrouted(self, words: Words, tokens: np.ndarray, positions: np.ndarray) -> Past:
+        """Tokens as part of the past, without their routing."""
+        keys, values = self._network.contents(words, np.zeros((len(tokens), self._shape.code), dtype=np.float32))
+        routes = np.zeros((1, len(tokens), self._shape.layers * self._shape.top_k), dtype=np.uint16)
+        known = np.zeros((1, len(tokens)), dtype=bool)
+        return Past(keys[None], values[None], routes, known, tokens[None], positions[None])
+
+    def _unknown(self, count: int) -> Recent:
+        """For tokens of which the routing just before is not known."""
+        return self._rows.recent(np.full(count, NOWHERE), np.zeros(count, dtype=bool))
+
+    def _words(self, tokens: np.ndarray) -> Words:
+        counts, seen, grams = self._lexicon.look_up(tokens)
+        sightings = seen.astype(np.float32)[:, None]
+        used = (counts + PRIOR_TOKENS * self._network.popularity) / (sightings + PRIOR_TOKENS)
+        return self._network.words(used, seen, grams)
+
+    def learn(self, used: Used) -> None:
+        routing = read_routing(used, self._layers, self._experts)
+        if routing is None or routing.shape[2] != self._shape.top_k:
+            return
+        rows, positions = (np.array(column[: len(routing)], dtype=np.int64) for column in (used.rows, used.positions))
+        tokens, order = np.array(used.token_ids, dtype=np.int64), np.argsort(rows, kind="stable")
+        breaks = (np.diff(rows[order]) != 0) | (np.diff(positions[order]) != 1)
+        runs = np.split(order, np.flatnonzero(breaks) + 1) if len(order) else []
+        for places in _alike(runs):
+            lines = np.array([self._rows.open(int(rows[run]), int(positions[run])) for run in places[:, 0]])
+            self._rows.extend(lines, self._seen(tokens[places], positions[places[:, 0]], routing[places]))
+
+    def _seen(self, tokens: np.ndarray, first: np.ndarray, routing: np.ndarray) -> Seen:
+        """`tokens` [rows, tokens], `routing` [rows, tokens, layers, top_k]."""
+        sizes, width = tokens.shape, self._shape.width
+        routes = (routing + self._starts[:, None]).reshape(tokens.size, -1)
+        hot = np.zeros((tokens.size, width), dtype=np.float32)
+        np.put_along_axis(hot, routes, 1.0, axis=1)
+        codes = self._network.codes(hot)
+        keys, values = self._network.contents(self._words(tokens.ravel()), codes)
+        shaped = (array.reshape(*sizes, -1) for array in (hot, routes, codes, keys, values))
+        return Seen(first, tokens, *shaped)
+
+
+def _alike(runs: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Places [rows, tokens] of tokens: those alone in their row together, others row by row, all in bounded chunks.
+
+    A row that stands alone twice is left for a later chunk.
+    """
+    single = [run for run in runs if len(run) == 1]
+    for start in range(0, len(single), CHUNK_TOKENS):
+        yield np.stack(single[start : start + CHUNK_TOKENS])
+    for run in runs:
+        if len(run) > 1:
+            for start in range(0, len(run), CHUNK_TOKENS):
+                yield run[None, start : start + CHUNK_TOKENS]

@@ -1,0 +1,33 @@
+"""Constants and small functions that training and inference share, so that both compute the same."""
+
+from __future__ import annotations
+
+import numpy as np
+
+FLOOR = 1e-3
+"""Probabilities below are taken as this before their logarithm."""
+COPY_FLOOR = 3e-3
+RECENT_FLOOR = 3e-2
+RECENT_DECAYS = (0.8, 0.97)
+"""Two averages of recent routing: a token later, the routing of a token weighs this much."""
+RECENT_PRIOR = 0.5
+"""Weight of popularity in those averages."""
+TABLE_SCALE = 0.3
+"""Brings log ratios to about 1."""
+GRAM_SCALE = 0.3
+RECENT_SCALE = 2.0
+COUNT_BUCKETS = 12
+DISTANCE_BUCKETS = 16
+EVIDENCE = ("table", "same token", "previous", "copied", *(f"recent {decay}" for decay in RECENT_DECAYS))
+"""What the routing is read from directly, each weighed by layer and token."""
+
+
+def count_bucket(counts: np.ndarray) -> np.ndarray:
+    """How often something was seen, on a logarithmic scale: 0 … COUNT_BUCKETS − 1."""
+    return np.minimum(np.log2(np.asarray(counts, dtype=np.float32) + 1) * 1.5, COUNT_BUCKETS - 1).astype(np.int64)
+
+
+def distance_bucket(distances: np.ndarray) -> np.ndarray:
+    """How many tokens ago (1, 2, …), on a logarithmic scale: 0 … DISTANCE_BUCKETS − 1."""
+    logs = np.log2(np.maximum(np.asarray(distances, dtype=np.float32), 1.0)) * 1.8
+    return np.minimum(logs, DISTANCE_BUCKETS - 1).astype(np.int64)

@@ -1,0 +1,135 @@
+"""What the predictor remembers of running rows: bounded for each row, and in how many rows."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..forecaster import CHUNK_TOKENS
+from .mixing import RECENT_DECAYS, RECENT_PRIOR
+from .past import NEVER, Past, Recent
+from .shape import PathShape
+
+MEMORY_BYTES = 64 << 20
+NOWHERE = -1
+"""Line of a row of which nothing is known."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Tokens that ran: as many of each of some rows."""
+
+    first: np.ndarray
+    """int64 [rows]: position of the first one."""
+    tokens: np.ndarray
+    """int64 [rows, tokens]"""
+    hot: np.ndarray
+    """float32 [rows, tokens, width]: 1 where a token went."""
+    routes: np.ndarray
+    """[rows, tokens, layers * top_k]: layer * experts + expert."""
+    codes: np.ndarray
+    """float32 [rows, tokens, code]"""
+    keys: np.ndarray
+    """float32 [rows, tokens, heads * key + key]"""
+    values: np.ndarray
+    """float32 [rows, tokens, code]"""
+
+
+class Rows:
+    """Histories of rows: the last `window` tokens in a ring, and decayed averages of all routing.
+
+    Every row has a line in arrays of a fixed size; the row that was not heard of for longest makes room.
+    """
+
+    def __init__(self, shape: PathShape, popularity: np.ndarray, popularity_code: np.ndarray) -> None:
+        self._popularity, self._popularity_code = popularity, popularity_code
+        self._decays = np.array(RECENT_DECAYS, dtype=np.float32)
+        self._line_of: OrderedDict[int, int] = OrderedDict()
+        """Row → line, least recently heard of first."""
+        self.capacity = count = max(MEMORY_BYTES // row_bytes(shape), CHUNK_TOKENS)
+        ring, averages = (count, shape.window), (count, len(RECENT_DECAYS))
+        self._end = np.zeros(count, dtype=np.int64)
+        self._keys = np.zeros((*ring, (shape.heads + 1) * shape.key), dtype=np.float32)
+        self._values = np.zeros((*ring, shape.code), dtype=np.float32)
+        self._routes = np.zeros((*ring, shape.layers * shape.top_k), dtype=np.uint16)
+        self._tokens = np.zeros(ring, dtype=np.int64)
+        self._positions = np.full(ring, NEVER)
+        self._weights = np.zeros(averages, dtype=np.float32)
+        self._sums = np.zeros((*averages, shape.width), dtype=np.float32)
+        self._code_sums = np.zeros((*averages, shape.code), dtype=np.float32)
+        self._last = np.zeros((count, shape.width), dtype=np.float32)
+        self._last_code = np.zeros((count, shape.code), dtype=np.float32)
+
+    def line(self, row: int, position: int) -> int:
+        """Where everything up to `position` is known of the row, else `NOWHERE`."""
+        line = self._line_of.get(row, NOWHERE)
+        return line if line != NOWHERE and self._end[line] == position else NOWHERE
+
+    def open(self, row: int, position: int) -> int:
+        """The line to extend at this position; an empty one if the row is new, begins anew or has a gap."""
+        line = self._line_of.pop(row, NOWHERE)
+        if line == NOWHERE:
+            full = len(self._line_of) == self.capacity
+            line = self._line_of.popitem(last=False)[1] if full else len(self._line_of)
+            self._clear(line)
+        elif self._end[line] != position:
+            self._clear(line)
+        self._line_of[row] = line
+        return line
+
+    def _clear(self, line: int) -> None:
+        self._positions[line] = NEVER
+        for sums in (self._weights, self._sums, self._code_sums):
+            sums[line] = 0
+
+    def extend(self, lines: np.ndarray, seen: Seen) -> None:
+        """Takes in tokens that follow what the lines hold; no line comes twice."""
+        count, window = seen.tokens.shape[1], self._tokens.shape[1]
+        kept = slice(max(count - window, 0), count)
+        positions = (seen.first[:, None] + np.arange(count)[None, :])[:, kept]
+        where = lines[:, None], positions % window
+        self._positions[where] = positions
+        for ring, new in (
+            (self._keys, seen.keys), (self._values, seen.values),
+            (self._routes, seen.routes), (self._tokens, seen.tokens),
+        ):  # fmt: skip
+            ring[where] = new[:, kept]
+        self._last[lines], self._last_code[lines] = seen.hot[:, -1], seen.codes[:, -1]
+        self._end[lines] = seen.first + count
+        self._average(lines, seen.hot, seen.codes)
+
+    def _average(self, lines: np.ndarray, hot: np.ndarray, codes: np.ndarray) -> None:
+        count = hot.shape[1]
+        shares = self._decays[:, None] ** np.arange(count - 1, -1, -1, dtype=np.float32)
+        kept = (self._decays**count)[None, :]
+        self._weights[lines] = kept * self._weights[lines] + shares.sum(axis=1)
+        self._sums[lines] = kept[..., None] * self._sums[lines] + shares @ hot
+        self._code_sums[lines] = kept[..., None] * self._code_sums[lines] + shares @ codes
+
+    def past(self, lines: np.ndarray) -> Past:
+        """The windows of these lines; `NOWHERE` has none."""
+        positions = np.where((lines == NOWHERE)[:, None], NEVER, self._positions[lines])
+        known = positions != NEVER
+        return Past(self._keys[lines], self._values[lines], self._routes[lines], known, self._tokens[lines], positions)
+
+    def recent(self, lines: np.ndarray, begins: np.ndarray) -> Recent:
+        """What the latest tokens say to the ones that come next; `begins` [n]: nothing came before them."""
+        here = (lines != NOWHERE)[:, None].astype(np.float32)
+        prior = np.float32(RECENT_PRIOR)
+        weights = (self._weights[lines] * here + prior)[..., None]
+        return Recent(
+            previous=self._last[lines] * here,
+            previous_code=self._last_code[lines] * here,
+            averages=(self._sums[lines] * here[..., None] + prior * self._popularity) / weights,
+            average_codes=(self._code_sums[lines] * here[..., None] + prior * self._popularity_code) / weights,
+            known=np.maximum(here, begins[:, None]).astype(np.float32),
+        )
+
+
+def row_bytes(shape: PathShape) -> int:
+    """Memory of one row, rounded up."""
+    token = 4 * ((shape.heads + 1) * shape.key + shape.code) + 2 * shape.layers * shape.top_k + 16
+    averages = 4 * (len(RECENT_DECAYS) + 1) * (shape.width + shape.code)
+    return shape.window * token + averages + 1024

@@ -1,0 +1,101 @@
+"""When to forecast: not before the routing of the rows' previous tokens is known, and never too late.
+
+Forecasts come from the scheduler and the routing of finished steps from the loader, over two links, so the forecast of
+step n may overtake the routing of the step before. A predictor that uses the routing of earlier tokens waits for it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ...ipc.messages import Forecast, Foresee, Used
+from .events import Action, Event, Foretell, Learn, Predict
+
+REMEMBERED_ROWS = 4096
+
+
+class PredictorState:
+    """Pure core: `handle(event)` returns what to do, in this order.
+
+    Compute runs steps in the order of their numbers (R7), so routing of step n says that nothing older will come.
+    A forecast that waits is dropped when its own step has run or when a newer one has a row of it.
+    """
+
+    def __init__(self, waits: bool) -> None:
+        """`waits`: hold a forecast back until the routing of its rows' previous step is known."""
+        self._waits = waits
+        self._asked: OrderedDict[int, int] = OrderedDict()
+        """Row → newest step it was forecast for, least recently asked for first."""
+        self._held: dict[int, tuple[Forecast, int]] = {}
+        """Step → its forecast, and the step whose routing it waits for."""
+        self._question: tuple[Foresee, int] | None = None
+        """The scheduler's question about single rows, and the step whose routing it waits for."""
+        self._ran = -1
+        """Newest step whose routing is known."""
+        self.dropped = 0
+        """Forecasts that came too late to be of use."""
+
+    @property
+    def waiting(self) -> int:
+        """Forecasts held back."""
+        return len(self._held)
+
+    def handle(self, event: Event) -> list[Action]:
+        match event:
+            case Forecast():
+                return self._on_forecast(event)
+            case Foresee():
+                return self._on_foresee(event)
+            case Used():
+                return self._on_used(event)
+
+    def still_useful(self, coming: Forecast) -> bool:
+        """Whether its step has not run yet; if it has, the forecast counts as dropped."""
+        late = coming.step <= self._ran
+        self.dropped += late
+        return not late
+
+    def _on_forecast(self, coming: Forecast) -> list[Action]:
+        if not self.still_useful(coming):
+            return []
+        self._drop([step for step, (held, _) in self._held.items() if not set(held.rows).isdisjoint(coming.rows)])
+        awaited = self._awaited(coming.rows)
+        self._remember(coming)
+        if awaited <= self._ran:
+            return [Predict(coming)]
+        self._held[coming.step] = coming, awaited
+        return []
+
+    def _on_foresee(self, asked: Foresee) -> list[Action]:
+        """Of two questions that wait, the scheduler wants an answer to the newer one only."""
+        awaited = self._awaited(asked.rows)
+        self._question = None if awaited <= self._ran else (asked, awaited)
+        return [Foretell(asked)] if self._question is None else []
+
+    def _awaited(self, rows: list[int]) -> int:
+        """The step whose routing must be known before these rows are forecast."""
+        return max((self._asked.get(row, -1) for row in rows), default=-1) if self._waits else -1
+
+    def _on_used(self, used: Used) -> list[Action]:
+        self._ran = max(self._ran, used.step)
+        self._drop([step for step in self._held if step <= self._ran])
+        ready = [step for step, (_, awaited) in self._held.items() if awaited <= self._ran]
+        return [Learn(used), *self._answer(), *(Predict(self._held.pop(step)[0]) for step in ready)]
+
+    def _answer(self) -> list[Action]:
+        if self._question is None or self._question[1] > self._ran:
+            return []
+        asked, self._question = self._question[0], None
+        return [Foretell(asked)]
+
+    def _drop(self, steps: list[int]) -> None:
+        for step in steps:
+            del self._held[step]
+        self.dropped += len(steps)
+
+    def _remember(self, coming: Forecast) -> None:
+        for row in dict.fromkeys(coming.rows):
+            self._asked[row] = coming.step
+            self._asked.move_to_end(row)
+        while len(self._asked) > REMEMBERED_ROWS:
+            self._asked.popitem(last=False)

@@ -1,0 +1,31 @@
+"""The kinds of predictors that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from ...traces.trace import Trace
+from ..forecaster import Forecaster
+from ..judging.report import Report
+from .learner import Effort, Tell, TrainedPath, train_path
+
+
+class Trained(Protocol):
+    """A predictor that was just trained."""
+
+    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
+        """Ready to judge; `vocabulary` are the strings of the judging trace's token ids."""
+        ...
+
+    def write(self, file: Path, figures: Report) -> Report:
+        """Writes it with its figures; returns them with the size of the file."""
+        ...
+
+
+def _path(trace: Trace, effort: Effort, tell: Tell) -> Trained:
+    return TrainedPath(train_path(trace, effort, tell))
+
+
+TRAINERS: dict[str, Callable[[Trace, Effort, Tell], Trained]] = {"path": _path}

@@ -1,0 +1,79 @@
+"""All tokens of a folder of streams as arrays, in the order they ran, recomputed ones included."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UsageError
+from .folder import read_header, read_steps
+from .records import TracedStep, TraceHeader
+from .sequences import number_sequences
+from .stream import REMEDY
+
+
+class Gathered:
+    """N tokens of a folder; with `hidden` also the states of the sampled ones. Raises UsageError as `read_trace`."""
+
+    def __init__(self, folder: Path, hidden: bool = False) -> None:
+        self.header = read_header(folder)
+        self._parts: dict[str, list[Any]] = defaultdict(list)
+        self._seeds: dict[int, int] = {}
+        self._tokens = 0
+        for number, step in enumerate(read_steps(folder)):
+            check_step(step, self.header, folder)
+            self._add(number, step, hidden)
+        if not self._tokens:
+            raise UsageError("no step has ended yet", str(folder), "Wait, or trace a run with at least one prompt")
+
+    def column(self, name: str) -> np.ndarray:
+        """[N] of `token_ids`, `positions`, `steps`, `decoded`; [N, layers, top_k] of `experts`, `weights`."""
+        return np.concatenate(self._parts[name])
+
+    def sequences(self) -> np.ndarray:
+        """int64 [N]: the sequence of each token."""
+        rows, positions, token_ids = map(self.column, ("rows", "positions", "token_ids"))
+        return number_sequences(rows, positions, token_ids, self._seeds)
+
+    @property
+    def states(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """int64 [M]: places of sampled tokens, float16 [M, layers, width]: what went into the layers; None: none."""
+        return (self.column("sampled"), self.column("hidden")) if self._parts["hidden"] else None
+
+    def _add(self, number: int, step: TracedStep, hidden: bool) -> None:
+        parts, count = self._parts, len(step.token_ids)
+        for name in ("token_ids", "rows", "positions"):
+            parts[name].append(np.array(getattr(step, name), dtype=np.int64))
+        for name, kind in (("experts", "<u2"), ("weights", "<f2")):
+            values = np.frombuffer(getattr(step, name), dtype=kind)
+            parts[name].append(values.reshape(count, self.header.layers, self.header.top_k))
+        parts["steps"].append(np.full(count, number))
+        parts["decoded"].append(np.full(count, step.phase == "decode"))
+        if hidden and step.sampled:
+            parts["sampled"].append(self._tokens + np.array(step.sampled))
+            states = np.frombuffer(step.hidden, dtype="<f2")
+            parts["hidden"].append(states.reshape(len(step.sampled), self.header.layers, -1))
+        self._seeds.update(zip(step.admitted, step.seeds, strict=True))
+        self._tokens += count
+
+
+def check_step(step: TracedStep, header: TraceHeader, folder: Path) -> None:
+    """Raises UsageError if the parts of a record do not fit together."""
+    tokens = len(step.token_ids)
+    choices = 2 * tokens * header.layers * header.top_k
+    fits = (
+        len(step.rows) == len(step.positions) == tokens > 0
+        and len(step.experts) == len(step.weights) == choices
+        and np.frombuffer(step.experts, "<u2").max(initial=0) < header.experts
+        and len(step.compute_ns) == header.layers + 1
+        and len(step.admitted) == len(step.seeds)
+        and len(step.hints) in (0, header.layers * header.experts)
+        and all(0 <= each < tokens for each in step.sampled)
+        and bool(step.hidden) == bool(step.sampled)
+        and len(step.hidden) % (2 * header.layers * max(len(step.sampled), 1)) == 0
+    )
+    if not fits:
+        raise UsageError(f"step {step.step} does not fit the header of the trace", str(folder), REMEDY)

@@ -1,0 +1,89 @@
+"""What a trace is made of: MessagePack maps with the name of their kind under `type` (docs/traces.md)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..checkpoint.survey import Survey
+
+VERSION = 1
+
+
+class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """First message of every file. `model` is the name of the checkpoint's folder, not its path."""
+
+    version: int = VERSION
+    stage: str
+    epoch: int
+    model: str
+    fingerprint: str
+    layers: int
+    experts: int
+    top_k: int
+    expert_bytes: int
+    slots: int = 0
+    """Expert slots of the engine (files of compute)."""
+
+    @classmethod
+    def of(cls, stage: str, epoch: int, survey: Survey, slots: int = 0) -> TraceHeader:
+        return cls(
+            stage=stage,
+            epoch=epoch,
+            model=survey.folder.rstrip("/").rpartition("/")[2],
+            fingerprint=survey.fingerprint,
+            layers=survey.layers,
+            experts=survey.experts,
+            top_k=survey.top_k,
+            expert_bytes=survey.expert_bytes,
+            slots=slots,
+        )
+
+
+class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
+    """One step of one unit, pads left out. Arrays are row-major, little endian; times are the machine's monotonic
+    clock.
+
+    Numbers of steps and rows are never used twice; their upper 32 bits are the epoch of the scheduler.
+    """
+
+    step: int
+    unit: int
+    phase: Literal["prefill", "decode"]
+    token_ids: list[int]
+    rows: list[int]
+    positions: list[int]
+    experts: bytes
+    """uint16 [tokens, layers, top_k]."""
+    weights: bytes
+    """float16 [tokens, layers, top_k]."""
+    started_ns: int
+    busy_ns: int
+    stall_ns: int
+    compute_ns: list[int]
+    """[layers + 1], waiting for experts left out: before the first MoE layer, then from each one's choice to the next's
+    (the last: to the end of the step)."""
+    hits: int
+    misses: int
+    admitted: list[int] = []
+    """Rows that a prefill brings, and the `seeds` of their sampling: by them a sequence is known again when another
+    scheduler goes on with it."""
+    seeds: list[int] = []
+    hints: bytes = b""
+    """uint8 [layers, experts] as they went to the loader; empty: none in this step."""
+    sampled: list[int] = []
+    """Tokens of this step (places in `token_ids`) whose hidden states were kept."""
+    hidden: bytes = b""
+    """float16 [sampled, layers, width]: what went into each MoE layer."""
+
+
+class TracedPlan(msgspec.Struct, frozen=True, tag=True, kw_only=True):
+    """A plan that the predictor sent: uint8 [layers, experts], 255 = certain."""
+
+    step: int
+    sent_ns: int
+    scores: bytes
+
+
+TraceRecord = TraceHeader | TracedStep | TracedPlan

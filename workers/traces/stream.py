@@ -1,0 +1,75 @@
+"""A file of a trace: MessagePack messages, each handed to the system whole, so that a death tears at most the last."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgpack
+import msgspec
+
+from ...errors import UsageError
+from .records import VERSION, TraceHeader, TraceRecord
+
+REMEDY = "Give the folder of a trace, as `expertflow trace` writes it"
+
+
+class TraceFile:
+    """Written by one start of one stage, to be closed by it.
+
+    A disk that fills up ends the trace, never the engine.
+    """
+
+    def __init__(self, folder: str, header: TraceHeader) -> None:
+        """Begin FOLDER/STAGE.EPOCH.msgpack. Raises UsageError if it cannot be written."""
+        self._path = Path(folder, f"{header.stage}.{header.epoch}.msgpack")
+        try:
+            self._file = self._path.open("wb")
+        except OSError as error:
+            raise UsageError(f"cannot be written: {error.strerror}", str(self._path), "Give another folder") from error
+        self._encoder = msgspec.msgpack.Encoder()
+        self.write(header)
+
+    def write(self, record: TraceRecord) -> None:
+        """Add a record; it can be read by others when this returns."""
+        if self._file.closed:
+            return
+        try:
+            self._file.write(self._encoder.encode(record))
+            self._file.flush()
+        except OSError as error:
+            logging.getLogger(__name__).warning("%s: %s; the trace ends here", self._path, error.strerror)
+            self._abandon()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _abandon(self) -> None:
+        """Closing flushes once more, and fails once more."""
+        try:
+            self._file.close()
+        except OSError:
+            logging.getLogger(__name__).debug("%s: closed with unwritten bytes", self._path)
+
+
+def read_records(file: Path) -> Iterator[TraceRecord]:
+    """All records of a file, the header first. What is cut off at the end is left out; it may still be growing.
+
+    Raises UsageError when something else than a trace comes, or a newer one.
+    """
+    try:
+        with file.open("rb") as stream:
+            for message in msgpack.Unpacker(stream, max_buffer_size=0, strict_map_key=False):
+                yield _convert(message)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", str(file), REMEDY) from error
+    except (msgspec.ValidationError, msgpack.UnpackException, ValueError) as error:
+        raise UsageError(f"is no trace ({error})", str(file), REMEDY) from error
+
+
+def _convert(message: object) -> TraceRecord:
+    record = msgspec.convert(message, TraceRecord)
+    if isinstance(record, TraceHeader) and record.version > VERSION:
+        raise ValueError(f"version {record.version}, this is ExpertFlow for versions up to {VERSION}")
+    return record
