@@ -62,6 +62,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """File of trained gates, for hints = gates."""
     rank_victims: Literal["auto", "always", "never"] = "auto"
     """Whether forecasts say which expert goes first, or only which stay; auto: while they are accurate enough."""
+    belief: Literal["measured", "literal"] = "measured"
+    """Whether forecasts and hints are believed as far as they proved right, or taken at their word (baselines)."""
     prediction: Literal["auto", "on"] = "auto"
     """auto: forecasts and hints pause where they cost more time than they save."""
     oracle_routes: str = ""

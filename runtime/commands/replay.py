@@ -39,7 +39,7 @@ class Replay(Command):
     """
 
     trace: tyro.conf.Positional[Path | None] = None
-    """An .npz file, or a folder that `expertflow trace` or an engine with --trace wrote."""
+    """An .npz file, or a folder that `expertflow trace` or an engine with `trace` wrote."""
     policies: str = "all"
     """Names separated by commas: popularity,lru,… The bounds belady and sch(16), which know the future, are added."""
     slots: str = "25%"
@@ -54,7 +54,7 @@ class Replay(Command):
     """Hints for each next layer: emulated ones (0.85,0.85), false ones drawn from the token's likely experts; or the
     recorded ones."""
     predictor: Literal["none", "table", "recorded"] = "none"
-    """Plans for whole steps, with --link-rate: from a token table that learns meanwhile, or the recorded ones."""
+    """Plans for whole steps, which need a link rate: from a token table that learns meanwhile, or the recorded."""
     link_rate: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Time everything, with a link of so many bytes a second (8GB) between the experts and the slots."""
     layer_ms: float = 0.0

@@ -56,6 +56,15 @@ def test_scores_follow_what_proved_right() -> None:
     assert scores[3] > 240 and scores[1] < 15
 
 
+def test_a_literal_hinter_names_the_first_top_k_as_certain() -> None:
+    """And goes on so when they prove wrong."""
+    sent: list[Hint] = []
+    hinter = Hinter(Scripted(3, 1), LAYERS, EXPERTS, TOP_K, sent.append, literal=True)
+    for step in range(50):
+        run_step(hinter, step, [4, 5])
+    assert sent[-1].scores == bytes(255 * (expert in (1, 3)) for expert in range(EXPERTS))
+
+
 def test_two_tokens_make_an_expert_likelier_than_one() -> None:
     hinter, sent = hinter_of(3, 1)
     hinter.begin_step(0)

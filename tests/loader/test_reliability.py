@@ -65,3 +65,11 @@ def test_accuracy_is_f1_of_what_was_called_likely() -> None:
     for _ in range(300):
         reliability.learn(0, np.where(used, 8, 0), NOTHING, np.arange(EXPERTS) >= 12)
     assert reliability.accuracy < ACCURATE
+
+
+def test_literal_sources_keep_their_word_however_wrong() -> None:
+    reliability = Reliability(1, literal=True)
+    sure = np.full(EXPERTS, 8)
+    for _ in range(300):
+        reliability.learn(0, sure, NOTHING, np.zeros(EXPERTS, bool))
+    assert reliability.chances(0, np.array(8)) > 0.9 and reliability.accuracy == 0

@@ -36,12 +36,21 @@ class HintSource(Protocol):
 
 
 class Hinter:
-    """Turns rankings into chances and tells the loader."""
+    """Turns rankings into chances and tells the loader. `literal`: the first top-k are certain, others impossible."""
 
-    def __init__(self, source: HintSource, layers: int, experts: int, top_k: int, send: Callable[[Hint], None]) -> None:
+    def __init__(
+        self,
+        source: HintSource,
+        layers: int,
+        experts: int,
+        top_k: int,
+        send: Callable[[Hint], None],
+        literal: bool = False,
+    ) -> None:
         self._source, self._send = source, send
         self._layers, self._experts = layers, experts
-        self._depth = min(DEPTH_OF_TOP_K * top_k, experts)
+        self._literal = literal
+        self._depth = top_k if literal else min(DEPTH_OF_TOP_K * top_k, experts)
         self._right = np.full((layers, self._depth), FIRST_GUESS * FIRST_GUESS_TOKENS)
         self._right[:, top_k:] /= 4
         self._seen = np.full((layers, 1), FIRST_GUESS_TOKENS)
@@ -74,6 +83,8 @@ class Hinter:
 
     def _scores(self, layer: int, ranking: np.ndarray) -> bytes:
         """uint8 [experts]: the chance that any token wants the expert; tokens are taken as independent."""
+        if self._literal:
+            return (255 * np.isin(np.arange(self._experts), ranking)).astype(np.uint8).tobytes()
         rates = np.minimum(self._right[layer] / self._seen[layer], 0.999)[: ranking.shape[1]]
         each = np.broadcast_to(np.log1p(-rates), ranking.shape)
         unwanted = np.bincount(ranking.ravel(), weights=each.ravel(), minlength=self._experts)

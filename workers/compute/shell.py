@@ -82,7 +82,8 @@ class ComputeShell:
         if self._stage.config.hints == "off":
             return None
         source = self._hint_source(model, survey)
-        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint)
+        literal = self._stage.config.belief == "literal"
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint, literal)
         attach(hinter, model)
         return hinter
 

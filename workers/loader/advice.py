@@ -64,11 +64,11 @@ class LivePlan:
 class Advice:
     """Keeps the plans of the nearest steps."""
 
-    def __init__(self, layers: int, experts: int) -> None:
+    def __init__(self, layers: int, experts: int, literal: bool = False) -> None:
         self._layers, self._experts = layers, experts
         self._hints_come = np.zeros((layers, 1), dtype=bool)
         """Layers that were hinted at in the last step."""
-        self.reliability = Reliability(layers)
+        self.reliability = Reliability(layers, literal)
         self.plans: list[LivePlan] = []
         """By step."""
         self.position = NOWHERE

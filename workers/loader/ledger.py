@@ -57,7 +57,8 @@ class Ledger:
 
     `fills_in_flight` transfers run at a time, besides as many urgent ones. `recalls_ahead` (None: chosen) slots at most
     are free or asked for in favour of prefetches. `by_layer`: every layer has as many slots as any other,
-    else all share them. `rank_victims`: always, never or auto (see outlook.py).
+    else all share them. `rank_victims`: always, never or auto (see outlook.py). `literal`: plans and
+    hints are taken at their word.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Ledger:
         recalls_ahead: int | None = None,
         by_layer: bool = False,
         rank_victims: str = "auto",
+        literal: bool = False,
     ) -> None:
         self._layers, self._experts = layers, experts
         self._fills_in_flight = fills_in_flight
@@ -79,7 +81,7 @@ class Ledger:
         self._roomy = slots >= layers * experts
         self._prefetch_limit = slots if self._roomy else max(slots - max(top_k, 1), 0)
         self._table = SlotTable(slots, layers, experts, by_layer)
-        self._advice = Advice(layers, experts)
+        self._advice = Advice(layers, experts, literal)
         self._policy = policy or Popularity(layers, experts, top_k)
         self._prefetched = Prefetched(layers * experts)
         self._outlook = Outlook(layers, experts, self._advice, self._policy, rank_victims)

@@ -34,6 +34,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     recalls_ahead: int | None = None
     by_layer: bool = False
     rank_victims: str = "auto"
+    literal: bool = False
 
     def make(self) -> Ledger:
         """A fresh ledger. Raises UsageError for an unknown policy."""
@@ -47,6 +48,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
             recalls_ahead=self.recalls_ahead,
             by_layer=self.by_layer,
             rank_victims=self.rank_victims,
+            literal=self.literal,
         )
 
 

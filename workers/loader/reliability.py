@@ -30,9 +30,13 @@ def levels(scores: np.ndarray) -> np.ndarray:
 
 
 class Reliability:
-    """Counts for each layer; `plan` and `hint` are levels, UNKNOWN where nothing was said."""
+    """Counts for each layer; `plan` and `hint` are levels, UNKNOWN where nothing was said.
 
-    def __init__(self, layers: int) -> None:
+    With `literal`, sources are taken at their word for ever, and only their accuracy is measured.
+    """
+
+    def __init__(self, layers: int, literal: bool = False) -> None:
+        self._literal = literal
         said = np.linspace(0.0, 1.0, LEVELS)
         said = np.clip(np.append(said, np.nan), 0.5 / LEVELS, 1 - 0.5 / LEVELS)
         plan, hint = said[:, None], said[None, :]
@@ -49,6 +53,8 @@ class Reliability:
     def learn(self, layer: int, plan: np.ndarray, hint: np.ndarray, used: np.ndarray) -> None:
         """A layer was run: `plan`, `hint` (levels [experts]) and what was `used` (bool [experts])."""
         self._judge(self.chances(layer, plan) >= LIKELY, used)
+        if self._literal:
+            return
         self._count(layer, plan, hint, used)
         if (hint != UNKNOWN).any():
             self._count(layer, plan, np.full_like(hint, UNKNOWN), used)

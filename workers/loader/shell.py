@@ -14,9 +14,8 @@ from ...ipc.messages import Used
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
-from .ledger import Ledger
+from .ledger_log import LedgerHeader, LedgerLog
 from .link import EmulatedLink
-from .policies import make_policy
 from .store import fill_store
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
@@ -32,16 +31,9 @@ class LoaderShell:
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         slots = stage.arena("slots").array
         self._slots = slots.size // self._survey.stride_bytes
-        self._ledger = Ledger(
-            self._slots,
-            self._survey.layers,
-            self._survey.experts,
-            self._survey.top_k,
-            make_policy(stage.config.policy, self._survey.layers, self._survey.experts, self._survey.top_k),
-            fills_in_flight=2 * stage.config.reads_in_flight,
-            by_layer=stage.config.slot_sharing == "layer",
-            rank_victims=stage.config.rank_victims,
-        )
+        header = self._header()
+        self._ledger = header.make()
+        self._log = LedgerLog.open(stage.config.record, stage.spec.epoch, header)
         self._lane_ends_ns: dict[int, int] = {}
         self._engine = TransferEngine(
             self._source(),
@@ -74,6 +66,21 @@ class LoaderShell:
         finally:
             self._engine.close()
         self._publish()
+        self._log.close()
+
+    def _header(self) -> LedgerHeader:
+        config, survey = self._stage.config, self._survey
+        return LedgerHeader(
+            slots=self._slots,
+            layers=survey.layers,
+            experts=survey.experts,
+            top_k=survey.top_k,
+            policy=config.policy,
+            fills_in_flight=2 * config.reads_in_flight,
+            by_layer=config.slot_sharing == "layer",
+            rank_victims=config.rank_victims,
+            literal=config.belief == "literal",
+        )
 
     def _source(self) -> ExpertSource:
         files = FileSource(self._survey)
@@ -104,6 +111,7 @@ class LoaderShell:
                 pass
 
     def _decide(self, event: LedgerEvent) -> None:
+        self._log.write(event)
         for action in self._ledger.handle(event):
             match action:
                 case StartFill():
@@ -136,6 +144,7 @@ class LoaderShell:
 
     def _publish(self) -> None:
         facts = self._ledger.statistics()
+        self._log.mark(facts)
         counters: dict[str, int | float] = {name: getattr(facts, name) for name in facts.__struct_fields__}
         counters["bytes"] = facts.loads * self._survey.expert_bytes
         self._stage.publish(done=facts.loads, queue=facts.filling, counters=counters)
