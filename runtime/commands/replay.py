@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from ...configs.sizes import parse_size
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ...workers.loader.policies import POLICIES
 from ..progress import ProgressView
-from ..replay.advice import ForecastPlans, Planning, RecordedHints, RecordedPlans
-from ..replay.experiment import BOUNDS, Experiment, HintSource, Row, no_plans, recorded_row
-from ..replay.hints import EmulatedHints, Quality
+from ..replay.choices import (
+    expert_size_bytes,
+    hint_source,
+    layer_time_ns,
+    make_machine,
+    plan_maker,
+    policy_names,
+    recorded_timings,
+    slot_counts,
+)
+from ..replay.experiment import Experiment, Row, recorded_row
 from ..replay.ledger_log import replay_ledger_log
-from ..replay.machine import Machine
 from ..replay.source import Source, open_source
-from ..replay.timings import RecordedTimings
-from ..tables import result_console
+from ..tables import facts_table, result_console
 from .base import DONE, FAILED, Command
-from .replayed import log_table, replay_facts, replay_table, write_json
-
-EXPERTS_SHARE = 0.7
-"""Of the time of a layer that its experts take; the rest is attention and the router."""
+from .replayed import LEGEND, log_table, replay_facts, replay_table, write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Replay(Command):
     """
 
     trace: tyro.conf.Positional[Path | None] = None
-    """An .npz file, or a folder that `expertflow trace` or an engine with `trace` wrote."""
+    """An .npz file, or a folder that `expertflow trace` wrote, or an engine while serving."""
     policies: str = "all"
     """Names separated by commas: popularity,lru,… The bounds belady and sch(16), which know the future, are added."""
     slots: str = "25%"
@@ -50,11 +51,21 @@ class Replay(Command):
     """Sequences side by side; 0: the steps as they were recorded, or 1."""
     tokens: int = 20_000
     """Replay only so many tokens of the trace; 0: all. Recorded steps are always replayed whole."""
+    held_out: float = 0.0
+    """Replay only this share of the sequences: those that `expertflow train` with this share and seed judges by."""
     hints: Annotated[str, tyro.conf.arg(metavar="RECALL,PRECISION|recorded")] = ""
     """Hints for each next layer: emulated ones (0.85,0.85), false ones drawn from the token's likely experts; or the
     recorded ones."""
-    predictor: Literal["none", "table", "recorded"] = "none"
-    """Plans for whole steps, which need a link rate: from a token table that learns meanwhile, or the recorded."""
+    predictor: Literal["none", "table", "path", "paper", "previous", "matrices", "everything", "recorded"] = "none"
+    """Plans for whole steps, where a link is given: from this predictor, or the recorded ones."""
+    predictor_file: str = ""
+    """What `expertflow train` wrote, for the predictors that are trained."""
+    forecast_ms: float = 2.0
+    """Time of a forecast."""
+    rank_victims: Literal["auto", "always", "never"] = "auto"
+    """Whether forecasts say which expert goes first, as in the configuration; where a link is given."""
+    belief: Literal["measured", "literal"] = "measured"
+    """How far forecasts and hints are believed, as in the configuration; where a link is given."""
     link_rate: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Time everything, with a link of so many bytes a second (8GB) between the experts and the slots."""
     layer_ms: float = 0.0
@@ -66,7 +77,7 @@ class Replay(Command):
     count: bool = False
     """Only count although a link is given; it carries so many hinted experts as fit beside a layer's compute time."""
     seed: int = 0
-    """Of emulated hints."""
+    """Of emulated hints, and of the choice of sequences that are held out."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the results to this file as well."""
     ledger_log: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -79,22 +90,21 @@ class Replay(Command):
             return DONE if outcome.same else FAILED
         if self.trace is None:
             raise UsageError("no trace is given", "TRACE", "Give an .npz file or a folder, or --ledger-log FILE")
-        names = self._names()
-        with ProgressView() as view:
-            view(Progress("replay", "reading the trace", 0, 1))
-            source = open_source(self.trace, self.batch, self.tokens)
-            experiment = self._experiment(source)
-            rows = list(self._rows(experiment, names, view))
-        self._show(source, experiment, rows, self.trace)
+        self._replay(self.trace)
         return DONE
 
-    def _show(self, source: Source, experiment: Experiment, rows: list[Row], trace: Path) -> None:
+    def _replay(self, trace: Path) -> None:
+        names = policy_names(self.policies)
+        with ProgressView() as view:
+            view(Progress("replay", "reading the trace", 0, 1))
+            source = open_source(trace, self.batch, self.tokens, self.held_out, self.seed)
+            experiment = self._experiment(source)
+            rows = list(self._rows(experiment, names, view))
         facts = replay_facts(source, experiment, trace.name)
-        size = self._expert_bytes(source, needed=False)
+        size = expert_size_bytes(self.expert_bytes, source)
         console = result_console()
-        console.print(facts.table())
-        console.print()
-        console.print(replay_table(rows, source, size))
+        for part in (facts.table(), "", replay_table(rows, source, size), "", facts_table(LEGEND)):
+            console.print(part)
         if self.json is not None:
             write_json(self.json, facts, rows, size)
 
@@ -102,108 +112,29 @@ class Replay(Command):
         recorded = recorded_row(experiment.source)
         if recorded is not None:
             yield recorded
-        runs = [(name, slots) for slots in self._slot_counts(experiment.source) for name in names]
+        runs = [(name, slots) for slots in slot_counts(self.slots, experiment.source.trace) for name in names]
         for done, (name, slots) in enumerate(runs):
             view(Progress("replay", f"{name}, {slots:,} slots", done, len(runs)))
             yield experiment.run(name, slots)
 
-    # What the options mean
-
-    def _names(self) -> list[str]:
-        names = list(POLICIES) if self.policies == "all" else [name.strip() for name in self.policies.split(",")]
-        for name in names:
-            if name not in POLICIES and name not in BOUNDS:
-                raise UsageError(f"no policy '{name}'", "policies", f"Choose from: all, {', '.join(POLICIES)}")
-        return [*names, *(bound for bound in BOUNDS if bound not in names)]
-
-    def _slot_counts(self, source: Source) -> list[int]:
-        """In all layers together."""
-        experts, layers = source.trace.expert_count, source.trace.layers
-        counts = []
-        for text in self.slots.split(","):
-            size = parse_size(text, "slots")
-            each = size.share * experts if size.share is not None else float(size.of(0))
-            if not 1 <= each * layers <= experts * layers:
-                what = f"'{text.strip()}' is not from 1 slot in all to the {experts} experts of a layer"
-                raise UsageError(what, "slots", "Write for example 8,16,25%")
-            counts.append(round(each * layers))
-        return counts
-
     def _experiment(self, source: Source) -> Experiment:
-        machine = self._machine(source) if self.link_rate else None
-        carried = math.inf
-        if machine is not None and self.count:
-            carried = machine.link_bytes_per_s * self._layer_ns(source) / 1e9 / machine.expert_bytes
+        timed = bool(self.link_rate) and not self.count
+        if self.predictor != "none" and not timed:
+            raise UsageError("plans need time to be carried out", "predictor", "Add --link-rate, without --count")
+        machine, carried = None, math.inf
+        if self.link_rate:
+            layer_ns = layer_time_ns(self.layer_ms, source)
+            size = expert_size_bytes(self.expert_bytes, source)
+            machine = make_machine(self.link_rate, layer_ns, size, self.message_us, source)
+            carried = machine.link_bytes_per_s * layer_ns / 1e9 / size
         return Experiment(
             source=source,
             sharing=self.sharing,
-            hints=self._hints(source),
+            hints=hint_source(self.hints, source, self.seed),
             loads_per_layer=carried,
-            machine=None if self.count else machine,
-            timings=self._recorded_timings(source),
-            make_plans=self._plan_maker(source),
+            machine=machine if timed else None,
+            timings=recorded_timings(self.layer_ms, source),
+            make_plans=plan_maker(self.predictor, self.predictor_file, self.forecast_ms, source),
+            rank_victims=self.rank_victims,
+            literal=self.belief == "literal",
         )
-
-    def _machine(self, source: Source) -> Machine:
-        layer_ns = self._layer_ns(source)
-        message_ns = round(self.message_us * 1e3)
-        return Machine(
-            expert_bytes=self._expert_bytes(source),
-            link_bytes_per_s=parse_size(self.link_rate, "link_rate").of(0),
-            layer_ns=round(layer_ns * (1 - EXPERTS_SHARE)),
-            expert_ns=round(layer_ns * EXPERTS_SHARE / source.unions.mean()),
-            message_ns=message_ns,
-            decide_ns=message_ns,
-        )
-
-    def _layer_ns(self, source: Source) -> float:
-        if self.layer_ms > 0:
-            return self.layer_ms * 1e6
-        if source.log is None or source.places is None:
-            what = "how long compute takes was not recorded"
-            raise UsageError(what, "layer_ms", "Give the milliseconds of a layer")
-        return float(source.log.compute_ns[source.places].sum()) / len(source.places) / source.trace.layers
-
-    def _recorded_timings(self, source: Source) -> RecordedTimings | None:
-        if self.layer_ms > 0 or source.log is None or source.places is None:
-            return None
-        return RecordedTimings(source.log, source.places, source.unions, EXPERTS_SHARE)
-
-    def _expert_bytes(self, source: Source, needed: bool = True) -> int:
-        if self.expert_bytes:
-            return parse_size(self.expert_bytes, "expert_bytes").of(0)
-        if source.log is None and needed:
-            raise UsageError("the size of an expert was not recorded", "expert_bytes", "Give it, for example 9MB")
-        return 0 if source.log is None else source.log.header.expert_bytes
-
-    def _hints(self, source: Source) -> HintSource | None:
-        if not self.hints:
-            return None
-        if self.hints == "recorded":
-            if source.log is None or source.places is None:
-                raise UsageError("the trace has no hints", "hints", "Give RECALL,PRECISION such as 0.85,0.85")
-            return RecordedHints(source.log, source.places)
-        try:
-            recall, precision = (float(part) for part in self.hints.split(","))
-        except ValueError as error:
-            raise UsageError(f"cannot read '{self.hints}'", "hints", "Write for example 0.85,0.85") from error
-        return EmulatedHints(source.trace, source.steps, Quality(recall=recall, precision=precision), seed=self.seed)
-
-    def _plan_maker(self, source: Source) -> Callable[[], Planning | None]:
-        if self.predictor == "none":
-            return no_plans
-        if not self.link_rate or self.count:
-            raise UsageError("plans need time to be carried out", "predictor", "Add --link-rate, without --count")
-        if self.predictor == "table":
-            return lambda: _token_table(source)
-        if source.log is None or source.places is None:
-            raise UsageError("the trace has no plans", "predictor", "Use --predictor table")
-        log, places = source.log, source.places
-        return lambda: RecordedPlans(log, places)
-
-
-def _token_table(source: Source) -> Planning:
-    from ...workers.predictor.token_table import TokenTable
-
-    trace = source.trace
-    return ForecastPlans(source.program, TokenTable(trace.layers, trace.expert_count, trace.top_k))

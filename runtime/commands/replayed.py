@@ -15,6 +15,13 @@ from ..replay.ledger_log import LogReplay
 from ..replay.source import Source
 from ..tables import UNKNOWN, facts_table, plain_table, share_text
 
+LEGEND = {
+    "slots": "for each layer",
+    "found": "share of the experts in use that were there when needed",
+    "gap": "share of the loads that the best possible choices (belady) would have saved",
+    "r": "experts in use ÷ slots",
+}
+
 
 class ReplayFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What was replayed."""
@@ -65,10 +72,10 @@ def replay_facts(source: Source, experiment: Experiment, where: str) -> ReplayFa
 
 
 def replay_table(rows: list[Row], source: Source, expert_bytes: int) -> Table:
-    """Columns that say nothing are left out."""
+    """Columns that say nothing are left out; `LEGEND` explains the others."""
     timed, hinted = any(row.seconds is not None for row in rows), any(row.prefetches for row in rows)
-    names = ["slots a layer", "found when needed", "loads", "loaded", "belady saves", "union ÷ slots"]
-    names += ["useful", "wasted"] * hinted + ["waiting", "ms a step"] * timed
+    names = ["slots", "found", "loads", "loaded", "gap", "r"]
+    names += ["useful", "wasted"] * hinted + ["waits", "ms/step"] * timed
     table = plain_table("policy", *names)
     for row in rows:
         cells = [

@@ -6,7 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ...ipc.messages import Forecast, Plan, Used
+from ...ipc.messages import Plan, Used
+from ...workers.predictor.forecaster import Forecaster, scores
 from ...workers.traces.step_log import StepLog
 from .program import Program
 
@@ -34,34 +35,19 @@ class Planning(Protocol):
         ...
 
 
-class Forecaster(Protocol):
-    """See workers/predictor/forecaster.py."""
-
-    def forecast(self, coming: Forecast) -> np.ndarray: ...
-
-    def learn(self, used: Used) -> None: ...
-
-
 class ForecastPlans:
-    """Each step is forecast when the step `steps_ahead` before it begins (1: as with two units, where a step of the
-    other one runs meanwhile), from what is known by then."""
+    """Each step is forecast when it begins, from what is known by then."""
 
-    def __init__(self, program: Program, forecaster: Forecaster, forecast_ns: int = 0, steps_ahead: int = 0) -> None:
-        self._program, self._forecaster = program, forecaster
-        self._forecast_ns, self._steps_ahead = forecast_ns, steps_ahead
+    def __init__(self, program: Program, forecaster: Forecaster, forecast_ns: int = 0) -> None:
+        """`forecast_ns`: how long a forecast takes."""
+        self._program, self._forecaster, self._forecast_ns = program, forecaster, forecast_ns
 
     def begin(self, step: int) -> list[tuple[int, Plan]]:
-        first = step + self._steps_ahead if step else 0
-        coming = range(first, min(step + self._steps_ahead + 1, self._program.steps))
-        return [(self._forecast_ns, self._plan(each)) for each in coming]
+        plan = Plan(step, scores(self._forecaster.forecast(self._program.forecast(step))))
+        return [(self._forecast_ns, plan)]
 
     def learn(self, used: Used) -> None:
         self._forecaster.learn(used)
-
-    def _plan(self, step: int) -> Plan:
-        from ...workers.predictor.forecaster import scores
-
-        return Plan(step, scores(self._forecaster.forecast(self._program.forecast(step))))
 
 
 class RecordedPlans:

@@ -69,6 +69,9 @@ class Experiment:
     """What to time on; None: only count."""
     timings: Timings | None = None
     """Of compute, instead of the machine's own."""
+    rank_victims: str = "auto"
+    """What the loader makes of plans and hints, as in the configuration; where replay is timed."""
+    literal: bool = False
     make_plans: Callable[[], Planning | None] = no_plans
     """Afresh for every run, since it learns. Only where replay is timed."""
 
@@ -94,8 +97,15 @@ class Experiment:
         program = self.source.program
         shape = program.layers, program.experts, program.top_k
         policy = make_policy(name, *shape)
-        lanes = 2 * machine.readers  # as the loader has them
-        ledger = Ledger(slots, *shape, policy, fills_in_flight=lanes, by_layer=self.sharing == "layer")
+        ledger = Ledger(
+            slots,
+            *shape,
+            policy,
+            fills_in_flight=2 * machine.readers,  # as the loader has them
+            by_layer=self.sharing == "layer",
+            rank_victims=self.rank_victims,
+            literal=self.literal,
+        )
         plans = self.make_plans()
         outcome = replay_timed(program, ledger, slots, machine, timings=self.timings, hints=self.hints, plans=plans)
         return _row_of_times(name, slots, outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -44,13 +44,17 @@ class Source:
         return counts.reshape(uses.steps, uses.layers)
 
 
-def open_source(path: Path, batch: int, tokens: int) -> Source:
+def open_source(path: Path, batch: int, tokens: int, held_out: float = 0.0, seed: int = 0) -> Source:
     """An npz file or the folder of a trace.
 
     `batch` rows side by side, over the first `tokens` tokens (0: all); `batch` 0: the steps as they were recorded, all
-    of them, or one row if none were. Raises UsageError if there is no trace, or if an option makes no sense.
+    of them, or one row if none were. `held_out`: only this share of the sequences, those that training with `seed`
+    keeps for judging. Raises UsageError if there is no trace, or if an option makes no sense.
     """
     trace = read_trace(path)
+    if held_out:
+        _, trace = trace.split(held_out, seed)
+        trace = replace(trace, steps=None)  # what is left of them is not what ran
     if batch == 0 and trace.steps is not None:
         log = read_step_log(path) if path.is_dir() else None
         return Source(trace, recorded_steps(trace), log, np.unique(trace.steps))

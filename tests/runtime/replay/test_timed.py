@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
 import pytest
+from expertflow.ipc.messages import Forecast, Used
 from expertflow.runtime.replay.advice import ForecastPlans
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
@@ -15,6 +18,7 @@ from expertflow.runtime.replay.uses import batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.policies import POLICIES, make_policy
+from expertflow.workers.predictor.forecaster import Forecaster, Part
 from expertflow.workers.traces.trace import Trace
 
 MS = 10**6
@@ -104,38 +108,36 @@ def test_right_hints_hide_transfers_behind_compute() -> None:
     assert told.hits + told.misses == blind.hits + blind.misses
 
 
-class Clairvoyant:
+class Clairvoyant(Forecaster):
     """Forecasts exactly, and notes what it was asked and taught."""
 
     def __init__(self, program: Program) -> None:
+        super().__init__(program.layers, program.experts)
         self._program = program
-        self.forecasts: list[int] = []
-        self.learnt: list[int] = []
+        self.heard: list[tuple[str, int]] = []
 
-    def forecast(self, coming: object) -> np.ndarray:
-        step: int = coming.step  # type: ignore[attr-defined]
-        self.forecasts.append(step)
-        certain = np.zeros((self._program.layers, self._program.experts), dtype=np.float32)
-        for layer in range(self._program.layers):
-            certain[layer, list(self._program.experts_of(step, layer))] = 1.0
-        return certain
+    def parts(self, coming: Forecast) -> Iterator[Part]:
+        self.heard.append(("forecast", coming.step))
+        certain = np.zeros((1, self._layers, self._experts), dtype=np.float32)
+        for layer in range(self._layers):
+            certain[0, layer, list(self._program.experts_of(coming.step, layer))] = 1.0
+        yield np.array([0]), certain
 
-    def learn(self, used: object) -> None:
-        self.learnt.append(used.step)  # type: ignore[attr-defined]
+    def learn(self, used: Used) -> None:
+        self.heard.append(("learn", used.step))
 
 
-@pytest.mark.parametrize("steps_ahead", [0, 1])
-def test_plans_are_made_in_time_and_prefetch(steps_ahead: int) -> None:
+def test_plans_are_made_in_time_and_prefetch() -> None:
     trace = random_trace(7, [30])
     program = Program(trace, batch_steps(trace, 1))
     machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS)
     predictor = Clairvoyant(program)
     blind = replay_timed(program, ledger_of(program, 12), 12, machine)
-    told = replay_timed(
-        program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, MS, steps_ahead)
-    )
-    assert predictor.forecasts == predictor.learnt == list(range(30))
+    told = replay_timed(program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, MS))
+    assert predictor.heard == [(what, step) for step in range(30) for what in ("forecast", "learn")]
     assert told.stall_ns < blind.stall_ns / 2 and told.ledger.useful > 0
+    late = replay_timed(program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, 100 * MS))
+    assert late.stall_ns > told.stall_ns
 
 
 def test_a_slot_comes_back_sooner_when_compute_hears_between_experts() -> None:
