@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from expertflow.configs.schema import Config
 from expertflow.examples.routing_report import WINDOW_TOKENS, read_ids, read_text
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.predictor.choice import FILE_NAME, Subject
+from expertflow.workers.checkpoint.widen import widen
+from expertflow.workers.predictor.choice import FILE_NAME, Subject, make_forecaster
 from expertflow.workers.predictor.judging.figures import Figures, judge
 from expertflow.workers.predictor.judging.replay import decode
+from expertflow.workers.predictor.path.file import read_path
 from expertflow.workers.predictor.path.loading import load_path
 from expertflow.workers.traces.trace import Trace
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -65,9 +68,14 @@ def test_its_probabilities_are_chances(figures: Figures) -> None:
     assert figures.precision > 0.75
 
 
-def test_it_says_which_model_it_belongs_to(subject: Subject) -> None:
-    from expertflow.workers.predictor.path.file import read_path
+def test_it_serves_a_widened_copy(tmp_path: Path) -> None:
+    """Least surprise: the copy routes the same, so what is known of it holds."""
+    widen(FOLDER, tmp_path / "wide", 2)
+    subject = Subject.of(survey_checkpoint(str(tmp_path / "wide")))
+    assert make_forecaster(Config.load(predictor="path"), subject) is not None
 
+
+def test_it_says_which_model_it_belongs_to(subject: Subject) -> None:
     header = read_path(FOLDER / FILE_NAME).header
     assert header.model == subject.fingerprint != ""
     assert header.figures["decode_recall"] > 0.75
