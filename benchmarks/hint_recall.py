@@ -27,7 +27,7 @@ from expertflow.workers.compute.slots import ExpertWeights
 from expertflow.workers.gates.examples import Examples, split_examples
 from expertflow.workers.gates.files import load_gates
 from expertflow.workers.gates.recall import Ranker, recall_at
-from expertflow.workers.gates.training import HELD_OUT, PROVING, GateOptions, train_gates
+from expertflow.workers.gates.training import PROVING, GateOptions, train_gates
 from expertflow.workers.traces.reading import read_hidden
 from rich.console import Console
 from rich.table import Table
@@ -39,11 +39,10 @@ def main() -> None:
     arguments = _arguments()
     survey = survey_checkpoint(str(arguments.model))
     trace, hidden = read_hidden(arguments.trace)
-    proving, held_out, lessons = split_examples(trace, hidden, (PROVING, HELD_OUT), arguments.seed)
-    del proving
+    options = GateOptions(bottleneck=arguments.bottleneck, seed=arguments.seed)
+    _, held_out, lessons = split_examples(trace, hidden, (PROVING, options.held_out), options.seed)
     with tempfile.TemporaryDirectory() as folder, ProgressView() as view:
         file = Path(folder, "gates.safetensors")
-        options = GateOptions(bottleneck=arguments.bottleneck, seed=arguments.seed)
         report = train_gates(arguments.trace, file, options, lambda *news: view(Progress("gates", *news)))
         gates = load_gates(file, survey)
     rankers = {

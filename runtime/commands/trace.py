@@ -89,12 +89,18 @@ class Trace(EngineCommand):
         claim_folder(str(self.folder))
         with running_engine(self._traced()) as engine, Client(engine.address) as client:
             if self.text:
+                self._check_pieces(client.model.context)
                 lines = cut_text(text, str(self.text), TextCodec(client.model.model), self.text_tokens)
             exit_code, tokens = _run_all(client, lines, 1 if self.text else self.max_new_tokens)
         if tokens and (there := read_trace(self.folder).tokens) < tokens:
             what = f"holds {there:,} of the {tokens:,} tokens that ran"
             raise EngineError(what, str(self.folder), "Make room on the disk, and trace again")
         return exit_code
+
+    def _check_pieces(self, context: int) -> None:
+        if self.text_tokens > context:
+            what = f"pieces of {self.text_tokens} tokens are longer than the model's context of {context}"
+            raise UsageError(what, "text_tokens", f"Give at most {context}")
 
     def _traced(self) -> Config:
         share = self.hidden or self.engine.trace_hidden

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -17,6 +18,7 @@ from ..progress import ProgressView
 from ..report_tables import report_table
 from ..tables import result_console
 from .base import DONE, Command
+from .gate_training import run_gate_training
 
 if TYPE_CHECKING:
     from ...workers.predictor.judging.report import Report
@@ -37,8 +39,9 @@ class Train(Command):
     """Folder that `expertflow trace` wrote, or an npz file."""
     out: Path | None = None
     """File to write; without it the predictor is only judged."""
-    kind: Literal["path", "paper"] = "path"
-    """path: small, and knows the routing of earlier tokens; paper: the transformer of the paper, token ids alone."""
+    kind: Literal["path", "paper", "gates"] = "path"
+    """path: small, and knows the routing of earlier tokens; paper: the transformer of the paper, token ids alone;
+    gates: name the next layer's experts from the hidden states of a trace, for hints = gates."""
     held_out: float = 0.2
     """Share of the sequences that is kept for judging; 0 with --test learns from all."""
     test: Path | None = None
@@ -55,6 +58,9 @@ class Train(Command):
     """Cores to train on."""
 
     def run(self) -> int:
+        _check(self)
+        if self.kind == "gates":
+            return self._train_gates()
         learned, judged = self._traces()
         with ProgressView() as view:
             figures = self._train(learned, judged, view)
@@ -65,7 +71,6 @@ class Train(Command):
 
     def _traces(self) -> tuple[Trace, Trace]:
         """What to learn from and what to judge by."""
-        _check(self)
         trace = read_trace(self.trace)
         learned, judged = trace.split(self.held_out, self.seed) if self.held_out else (trace, trace)
         if self.test is None:
@@ -92,6 +97,15 @@ class Train(Command):
         figures = compare(trained.forecaster(judged.vocabulary), learned, judged)
         view(Progress("train", "judging", 1, 1))
         return figures if self.out is None else trained.write(self.out, figures)
+
+    def _train_gates(self) -> int:
+        from ...workers.gates.training import GateOptions
+
+        if self.test is not None or self.report is not None:
+            raise UsageError("gates have no --test and no --report", "kind", "Leave them out")
+        effort = {"epochs": math.ceil(self.epochs), "minutes": self.minutes}
+        options = GateOptions(**effort, held_out=self.held_out, seed=self.seed)
+        return run_gate_training(self.trace, self.out, options, self.threads)
 
 
 def _check(options: Train) -> None:

@@ -77,3 +77,11 @@ def test_a_text_is_traced_by_prefill_alone(tmp_path: Path) -> None:
     assert trace.decoded is not None and not trace.decoded.any()
     assert 0 < len(hidden.tokens) < trace.tokens
     assert "0 % in decode steps" in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_pieces_longer_than_the_context_are_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("word " * 3000)
+    words = ["--model", str(MODEL), "--text", str(tmp_path / "text"), "--text-tokens", "513"]
+    done = ran("trace", str(tmp_path / "trace"), *words)
+    assert done.returncode == 2 and "context of 512" in done.stderr and "--text-tokens" in done.stderr

@@ -36,9 +36,17 @@ class HintSource(Protocol):
 
 
 class Hinter:
-    """Turns rankings into chances and tells the loader."""
+    """Turns rankings into chances and tells the loader. `literal`: the first top-k are certain, others impossible."""
 
-    def __init__(self, source: HintSource, layers: int, experts: int, top_k: int, send: Callable[[Hint], None]) -> None:
+    def __init__(
+        self,
+        source: HintSource,
+        layers: int,
+        experts: int,
+        top_k: int,
+        send: Callable[[Hint], None],
+        literal: bool = False,
+    ) -> None:
         self._source, self._send = source, send
         self._layers, self._experts = layers, experts
         self._literal = literal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -73,21 +74,29 @@ class Residency:
         self._runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
 
     def stream(self) -> Iterator[tuple[int, ExpertWeights]]:
-        """The experts of the layer that was begun, as they are there (R4): what is held first, arrivals at once."""
-        runs = self._runs
+        """The experts of the layer that was begun, as they are there (R4): what is held first, arrivals at once.
+
+        The loader is heard after each of them: slots that it asks for are filled again while the others are computed.
+        """
+        runs = deque(self._runs)
         while True:
-            for expert, slot in runs:
+            while runs:
+                expert, slot = runs.popleft()
                 yield expert, self._views.weights(slot, self._layer, expert)
-                self._perform(self._holdings.handle(Computed([expert])))
+                runs += self._perform(self._holdings.handle(Computed([expert])))
+                runs += self._take_in(self._hear())
             if self._holdings.layer_done:
                 break
-            runs = self._await_arrivals()
+            runs += self._await_arrivals()
         self._perform(self._holdings.handle(LayerEnded()))
 
     def _await_arrivals(self) -> list[tuple[int, int]]:
         started_ns = self._clock_ns()
         messages = self._wait()
         self._stall_ns += self._clock_ns() - started_ns
+        return self._take_in(messages)
+
+    def _take_in(self, messages: list[ComputeFromLoader]) -> list[tuple[int, int]]:
         return [run for message in messages for run in self._perform(self._holdings.handle(message))]
 
     def _perform(self, actions: list[Any]) -> list[tuple[int, int]]:

@@ -4,6 +4,7 @@ is)."""
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from .network import Gates
 from .recall import recall_at
 
 FEWEST_TOKENS = 1000
-PROVING, HELD_OUT = 0.1, 0.2
-"""Shares of the sequences: when to stop, and how good the gates are."""
+PROVING = 0.1
+"""Share of the sequences that tell when to stop."""
 Progress = Callable[[str, int, int], None]
 """What, done, total."""
 
@@ -32,12 +33,16 @@ class GateOptions:
     """How to train."""
 
     bottleneck: int = 128
-    epochs: int = 30
-    """At most; training stops when a whole epoch no longer helps."""
+    epochs: int = 12
+    """At most; the learning rate falls to 0 over them."""
     patience: int = 3
     """Epochs without a gain before it stops."""
-    batch_tokens: int = 512
-    learning_rate: float = 2e-3
+    minutes: float = 10.0
+    """No epoch begins later than this."""
+    batch_tokens: int = 256
+    learning_rate: float = 4e-3
+    held_out: float = 0.2
+    """Share of the sequences that only tell how good the gates are."""
     seed: int = 0
 
 
@@ -53,16 +58,16 @@ class GateReport:
 
 
 def train_gates(
-    folder: Path, out: Path, options: GateOptions | None = None, progress: Progress | None = None
+    folder: Path, out: Path | None, options: GateOptions | None = None, progress: Progress | None = None
 ) -> GateReport:
-    """Train on the hidden states in the trace `folder` and write `out`.
+    """Train on the hidden states in the trace `folder`, write `out` if it is given, and judge.
 
     Raises UsageError if the trace has too few, or if the file cannot be written.
     """
     options = options or GateOptions()
     header = read_header(folder)
     trace, hidden = read_hidden(folder)
-    proving, held_out, lessons = split_examples(trace, hidden, (PROVING, HELD_OUT), options.seed)
+    proving, held_out, lessons = split_examples(trace, hidden, (PROVING, options.held_out), options.seed)
     if len(lessons) < FEWEST_TOKENS or not len(proving) or not len(held_out):
         what = f"has hidden states of {len(hidden.tokens):,} tokens, too few to learn from"
         raise UsageError(what, str(folder), "Trace more prompts, or a larger share: --hidden 1")
@@ -75,7 +80,8 @@ def train_gates(
         bottleneck=options.bottleneck,
     )
     gates, epochs = fit(facts, lessons, proving, options, progress or _no_progress)
-    save_gates(gates, facts, out)
+    if out is not None:
+        save_gates(gates, facts, out)
     depths = (header.top_k, min(2 * header.top_k, header.experts))
     recall = recall_at(held_out, gates.ranking, depths)
     return GateReport(
@@ -101,8 +107,9 @@ def _fit(
 ) -> tuple[Gates, int]:
     gates = facts.make()
     best, best_loss, best_epoch, epoch = copy.deepcopy(gates.state_dict()), float("inf"), 0, 0
+    deadline_s = time.monotonic() + 60 * options.minutes
     optimizer = torch.optim.AdamW(gates.parameters(), lr=options.learning_rate, weight_decay=1e-2)
-    while epoch < options.epochs and epoch - best_epoch < options.patience:
+    while epoch < options.epochs and epoch - best_epoch < options.patience and time.monotonic() < deadline_s:
         progress("training gates", epoch, options.epochs)
         epoch += 1
         _learn(gates, optimizer, lessons, options.batch_tokens)

@@ -57,7 +57,8 @@ class Ledger:
 
     `fills_in_flight` transfers run at a time, besides as many urgent ones. `recalls_ahead` (None: chosen) slots at most
     are free or asked for in favour of prefetches. `by_layer`: every layer has as many slots as any other,
-    else all share them. `rank_victims`: always, never or auto (see outlook.py). `literal`: plans and hints are taken at their word.
+    else all share them. `rank_victims`: always, never or auto (see outlook.py). `literal`: plans and
+    hints are taken at their word.
     """
 
     def __init__(

@@ -50,6 +50,7 @@ class LoaderShell:
         stage.ready(
             {
                 "link": f"emulated, {stage.config.link_rate} a second" if stage.config.link_rate else stage.config.tier,
+                "layers": self._survey.layers,
                 "slots": self._slots,
                 "slot_bytes": self._survey.stride_bytes,
                 "expert_bytes": self._survey.expert_bytes,

@@ -38,10 +38,13 @@ class Gathered:
         rows, positions, token_ids = map(self.column, ("rows", "positions", "token_ids"))
         return number_sequences(rows, positions, token_ids, self._seeds)
 
-    @property
-    def states(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """int64 [M]: places of sampled tokens, float16 [M, layers, width]: what went into the layers; None: none."""
-        return (self.column("sampled"), self.column("hidden")) if self._parts["hidden"] else None
+    def pop_hidden(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """int64 [M]: places of sampled tokens, float16 [M, layers, width]: what went into the layers; None: none.
+
+        They may be most of the memory, so they are handed over, not copied.
+        """
+        hidden = self._parts.pop("hidden", [])
+        return (self.column("sampled"), np.concatenate(hidden).astype(np.float16, copy=False)) if hidden else None
 
     def _add(self, number: int, step: TracedStep, hidden: bool) -> None:
         parts, count = self._parts, len(step.token_ids)

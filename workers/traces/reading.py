@@ -50,15 +50,16 @@ def read_step_log(folder: str | Path) -> StepLog:
 def read_hidden(folder: str | Path) -> tuple[Trace, HiddenStates]:
     """A trace and the hidden states of its sampled tokens. Raises UsageError as `read_trace`, or if none were kept."""
     gathered = Gathered(Path(folder), hidden=True)
-    if gathered.states is None:
+    kept_states = gathered.pop_hidden()
+    if kept_states is None:
         raise UsageError("no hidden states were kept", str(folder), "Trace with --hidden 0.1, for example")
-    sampled, states = gathered.states
+    sampled, states = kept_states
     kept = first_of_each(gathered.sequences(), gathered.column("positions"))
     places = np.full(len(gathered.column("positions")), -1)
     places[kept] = np.arange(len(kept))
     tokens = places[sampled]
     order = np.argsort(tokens)[np.count_nonzero(tokens < 0) :]
-    return _trace_of(gathered), HiddenStates(states=states[order].astype(np.float16), tokens=tokens[order])
+    return _trace_of(gathered), HiddenStates(states=states[order], tokens=tokens[order])
 
 
 def _trace_of(gathered: Gathered) -> Trace:

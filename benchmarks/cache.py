@@ -1,0 +1,166 @@
+"""The predictive cache against LRU on a link on which LRU's loads take half of the compute time (widened model).
+
+python benchmarks/cache.py --out docs/results/cache.json
+
+Two rows, slots for about 1.4 times the experts that a layer of a step needs. First LRU alone, with memory as the link,
+says how long computing takes and how much is loaded; from that follows the link's rate. Then every contender decodes
+the same sequences over a link of that rate, emulated: real copies between shared memories, held to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from expertflow import Client, Config, Supervisor
+from models import held_out_prompts, widened
+from rich.console import Console
+from rich.table import Table
+
+CONTENDERS: dict[str, dict[str, object]] = {
+    "LRU, pool": {"preset": "on-demand"},
+    "LRU a layer (Cache-MoE)": {"preset": "cache-moe"},
+    "hints only": {"preset": "cpu-disk", "predictor": "none"},
+    "forecasts only": {"preset": "cpu-disk", "hints": "off"},
+    "hints and forecasts": {"preset": "cpu-disk"},
+    "hints and forecasts, token table": {"preset": "cpu-disk", "predictor": "table"},
+}
+PUBLISHED_S = 1.3
+WARM_UP = 1
+"""Blocks that fill slots and let sources prove themselves."""
+
+
+@dataclass
+class Figures:
+    """Of all measured blocks of one contender."""
+
+    contender: str
+    resident: float
+    """Of the experts that layers needed, those that were there when the layer began."""
+    loads_a_step: float
+    union: float
+    """Experts needed, a layer of a step."""
+    compute_ms: float
+    """Of a step, without waiting."""
+    stall_ms: float
+    useful: float
+    wasted: float
+    """Prefetches a step."""
+    tokens_per_s: float
+
+
+class Bench:
+    """What all contenders share."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self._rows, self._tokens, self._blocks = arguments.rows, arguments.tokens, arguments.blocks
+        self._shared = {
+            "model": widened(),
+            "tier": "host",
+            "expert_memory": arguments.share,
+            "batch_size": arguments.rows,
+            "units": "one",
+            "prediction": "on",
+        }
+
+    def run(self, contender: str, options: dict[str, object], link_rate: str) -> Figures:
+        """A fresh engine; the same sequences for every contender."""
+        preset = str(options["preset"])
+        own = {name: value for name, value in options.items() if name != "preset"}
+        config = Config.load(preset, **(self._shared | own | {"link_rate": link_rate}))
+        with Supervisor(config) as engine, Client(engine.address) as client:
+            for block in range(WARM_UP):
+                self._decode(client, block)
+            before, rates = _counters(client), []
+            for block in range(WARM_UP, WARM_UP + self._blocks):
+                rates.append(self._decode(client, block))
+            return _figures(contender, before, _counters(client), rates, engine_layers(client))
+
+    def _decode(self, client: Client, block: int) -> float:
+        """One sequence after the other keeps every row busy; tokens are drawn, so that text does not repeat itself."""
+        prompts = held_out_prompts(self._rows * (block + 1), characters=120)[-self._rows :]
+        started = time.perf_counter()
+        client.generate(prompts, max_new_tokens=self._tokens, temperature=1.0, seed=1000 * block, eos_ids=[])
+        return self._rows * self._tokens / (time.perf_counter() - started)
+
+
+def engine_layers(client: Client) -> int:
+    return int(client.stats().facts["loader"]["layers"])
+
+
+def _counters(client: Client) -> dict[str, float]:
+    time.sleep(PUBLISHED_S)
+    stages = client.stats().stages
+    counters = {name: float(value) for stage in stages.values() for name, value in stage.counters.items()}
+    return counters | {"busy_ns": float(stages["compute"].busy_ns)}
+
+
+def _figures(
+    contender: str, before: dict[str, float], after: dict[str, float], rates: list[float], layers: int
+) -> Figures:
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    steps, needed = grown["steps"], grown["hits"] + grown["misses"]
+    return Figures(
+        contender,
+        resident=round(grown["hits"] / needed, 3),
+        loads_a_step=round(grown["loads"] / steps, 2),
+        union=round(needed / steps / layers, 2),
+        compute_ms=round((grown["busy_ns"] - grown["stall_ns"]) / steps / 1e6, 2),
+        stall_ms=round(grown["stall_ns"] / steps / 1e6, 2),
+        useful=round(grown["useful"] / steps, 2),
+        wasted=round(grown["wasted"] / steps, 2),
+        tokens_per_s=round(statistics.median(rates), 2),
+    )
+
+
+def link_rate_for(lru: Figures, expert_bytes: int) -> int:
+    """Bytes a second at which LRU's loads take half of the compute time."""
+    return round(lru.loads_a_step * expert_bytes / (0.5 * lru.compute_ms / 1e3))
+
+
+def main() -> None:
+    arguments = _arguments()
+    bench = Bench(arguments)
+    lru = bench.run("LRU, pool, link as fast as memory", CONTENDERS["LRU, pool"], "")
+    rate = arguments.link_rate or str(link_rate_for(lru, _expert_bytes()))
+    rows = [bench.run(name, CONTENDERS[name], rate) for name in arguments.contenders]
+    Console(width=160).print(_table(f"link {float(rate) / 1e9:.2f} GB/s, emulated", rows))
+    if arguments.out:
+        results = {"link_rate_bytes_per_s": rate, "first": asdict(lru), "rows": [asdict(row) for row in rows]}
+        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def _expert_bytes() -> int:
+    from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+
+    return survey_checkpoint(str(widened())).stride_bytes
+
+
+def _table(title: str, rows: list[Figures]) -> Table:
+    table = Table(title=title)
+    base = next((row for row in rows if row.contender.startswith("LRU, pool")), rows[0])
+    for name in [*asdict(rows[0]), "loads to LRU, pool"]:
+        table.add_column(name.replace("_", " "), justify="left" if name == "contender" else "right")
+    for row in rows:
+        table.add_row(*map(str, asdict(row).values()), f"{row.loads_a_step / base.loads_a_step:.3f}")
+    return table
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--share", default="31.3%", help="expert memory; 31.3 % are 10 of 32 experts a layer")
+    parser.add_argument("--tokens", type=int, default=96, help="new tokens of a sequence in a block")
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--link-rate", default="", help="bytes a second; empty: what the first run says")
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
