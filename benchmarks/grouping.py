@@ -2,6 +2,7 @@
 
 python benchmarks/grouping.py                      routes of the built-in model on held-out text, which it runs now
 python benchmarks/grouping.py --trace FILE         routes from an npz file (`experts`, `tokens`, `prompt_offsets`)
+python benchmarks/grouping.py --path FILE          by the forecasts of a trained path predictor
 
 A fifth of the sequences is held out. The forecaster learns the others, then goes on learning from each step it has
 foreseen, as in the engine. Both methods group by true routes and by forecasts; what counts are the experts truly used.
@@ -21,10 +22,14 @@ from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Forecast, Used
 from expertflow.workers.predictor.choice import Subject, make_forecaster
 from expertflow.workers.predictor.forecaster import Forecaster
+from expertflow.workers.predictor.path.file import read_path
+from expertflow.workers.predictor.path.forecaster import Path as PathForecaster
+from expertflow.workers.predictor.path.loading import tokenizer_spelling
 from expertflow.workers.scheduler.grouping.clustering import kmeans
 from expertflow.workers.scheduler.grouping.objective import activated
 from expertflow.workers.scheduler.grouping.swapping import swap
 from expertflow.workers.traces.trace import Trace, read_npz
+from models import EXAMPLES
 from rich.console import Console
 from rich.table import Table
 
@@ -46,17 +51,28 @@ def main() -> None:
     arguments = _arguments()
     trace = read_npz(arguments.trace) if arguments.trace else built_in_trace()
     training, held_out = trace.split()
-    config = Config.load(predictor=arguments.predictor)
-    forecaster = make_forecaster(config, Subject(layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k))
-    if forecaster is None:
-        raise SystemExit("without a predictor there are no forecasts to group by")
-    for used in _lessons(training):
-        forecaster.learn(used)
+    forecaster = _trained(arguments.path, trace) if arguments.path else _taught(arguments.predictor, training)
     batches = list(_batches(held_out, arguments.rows, arguments.units, arguments.steps, arguments.batches))
     tallies = measure(forecaster, held_out, batches, arguments.units)
     steps = sum(len(batch) for batch in batches)
     name = arguments.trace.name if arguments.trace else "built-in model"
     Console(width=120).print(_table(f"{name}: {arguments.units} units of {arguments.rows}", tallies, steps))
+
+
+def _trained(file: Path, trace: Trace) -> Forecaster:
+    """The path predictor of a file, which has not seen the held-out sequences if it was trained with the same split."""
+    spelling = tokenizer_spelling(str(EXAMPLES / "model")) if trace.vocabulary is None else trace.vocabulary.__getitem__
+    return PathForecaster(read_path(file), spelling)
+
+
+def _taught(predictor: str, training: Trace) -> Forecaster:
+    subject = Subject(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
+    forecaster = make_forecaster(Config.load(predictor=predictor), subject)
+    if forecaster is None:
+        raise SystemExit("without a predictor there are no forecasts to group by")
+    for used in _lessons(training):
+        forecaster.learn(used)
+    return forecaster
 
 
 def measure(forecaster: Forecaster, trace: Trace, batches: list[np.ndarray], units: int) -> dict[str, Tally]:
@@ -94,7 +110,6 @@ def built_in_trace() -> Trace:
     """Routes of the built-in model on its held-out text, in windows of 512 tokens."""
     import torch
     from expertflow.examples.routing_report import WINDOW_TOKENS, read_ids, read_text
-    from models import EXAMPLES
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
@@ -166,6 +181,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trace", type=Path, help="npz file of routes; without it the built-in model runs")
     parser.add_argument("--predictor", default="table", help="what forecasts, as in the configuration")
+    parser.add_argument("--path", type=Path, help="file of a trained path predictor instead (`expertflow train`)")
     parser.add_argument("--units", type=int, default=2)
     parser.add_argument("--rows", type=int, default=8, help="sequences of one unit")
     parser.add_argument("--steps", type=int, default=20, help="tokens of each sequence")

@@ -12,6 +12,7 @@ import tyro
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
+from ...workers.predictor.judging.aligning import aligned
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace
 from ..progress import ProgressView
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 PARTS = 1000
 """Steps of the progress bar."""
+PROMPTS = {"path": 0.0, "paper": 0.5}
+"""Share of each sequence that is taken as a prompt when decode is judged: the paper's encoder needs one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +53,9 @@ class Train(Command):
     """File for the figures, as JSON."""
     seed: int = 0
     """Of the choice of held-out sequences and of the training."""
-    minutes: float = 6.0
+    minutes: float = 10.0
     """Most wall-clock minutes of training."""
-    epochs: float = 12.0
+    epochs: float = 10.0
     """Most times that every sequence is learned from."""
     threads: int = 1
     """Cores to train on."""
@@ -79,12 +82,12 @@ class Train(Command):
         sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
         if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
             raise UsageError("is of another model than the trace to learn from", str(self.test), "Trace the same model")
-        return learned, judged
+        return learned, aligned(judged, learned.vocabulary)
 
     def _train(self, learned: Trace, judged: Trace, view: ProgressView) -> Report:
         from ...workers.predictor.judging.report import compare
         from ...workers.predictor.training.kinds import TRAINERS
-        from ...workers.predictor.training.learner import Effort
+        from ...workers.predictor.training.loop import Effort
 
         effort = Effort(minutes=self.minutes, epochs=self.epochs, threads=self.threads, seed=self.seed)
 
@@ -94,7 +97,7 @@ class Train(Command):
         view(Progress("train", "training", 0, PARTS))
         trained = TRAINERS[self.kind](learned, effort, tell)
         view(Progress("train", "judging", 0, 1))
-        figures = compare(trained.forecaster(judged.vocabulary), learned, judged)
+        figures = compare(trained.forecaster(judged.vocabulary), learned, judged, PROMPTS[self.kind])
         view(Progress("train", "judging", 1, 1))
         return figures if self.out is None else trained.write(self.out, figures)
 

@@ -29,6 +29,8 @@ SHARD_BYTES = 256 * 1000**2
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _STORED_NAMES = {name: stored for stored, name in DTYPES.items()}
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
+_PREDICTOR = "predictor.npz"
+"""Routing stays the same, so what was learned about it holds for the copy."""
 _EXPERT = re.compile(r"\.experts\.\d+\.(?:(gate_proj|up_proj)|(down_proj))\.weight$")
 _INDEX = "model.safetensors.index.json"
 
@@ -208,5 +210,6 @@ def _widened_data(tensor: _Tensor, file: BufferedReader, factor: int) -> bytearr
 
 def _copy_other_files(source: Path, folder: Path) -> None:
     for file in sorted(source.iterdir()):
-        if file.suffix in _COPIED_SUFFIXES and file.name not in ("config.json", _INDEX):
+        copied = file.suffix in _COPIED_SUFFIXES or file.name == _PREDICTOR
+        if copied and file.name not in ("config.json", _INDEX):
             shutil.copyfile(file, folder / file.name)

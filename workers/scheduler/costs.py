@@ -2,60 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from statistics import median
 
 from ...ipc.messages import Stepped
 
-MEMORY_STEPS = 32
-"""Older steps fade."""
+STEPS = 32
+EXCHANGES = 16
+"""How many of the last ones are remembered."""
 
 
-@dataclass(slots=True)
-class _Ratio:
-    """A mean of `amount` per `count`, of the last steps mostly."""
-
-    amount: float = 0.0
-    count: float = 0.0
-
-    def add(self, amount: float, count: float) -> None:
-        fading = 1 - 1 / MEMORY_STEPS
-        self.amount = fading * self.amount + amount
-        self.count = fading * self.count + count
-
-    @property
-    def mean(self) -> float:
-        return self.amount / self.count if self.count else 0.0
-
-
-@dataclass(slots=True)
 class Costs:
-    """Of decode steps; all 0 until measured, so that what was never tried is tried once."""
+    """Of decode steps; 0 until measured, so that what was never tried is tried once."""
 
-    _expert: _Ratio = field(default_factory=_Ratio)
-    _step: _Ratio = field(default_factory=_Ratio)
-    _exchange: _Ratio = field(default_factory=_Ratio)
+    def __init__(self) -> None:
+        self._steps: deque[Stepped] = deque(maxlen=STEPS)
+        self._exchanges: deque[int] = deque(maxlen=EXCHANGES)
 
     def add(self, stepped: Stepped, exchanged: bool) -> None:
         """A decode step; `exchanged`: rows from other units joined it."""
-        self._step.add(stepped.busy_ns, 1)
-        self._expert.add(max(0, stepped.busy_ns - stepped.moved_ns), stepped.experts)
+        self._steps.append(stepped)
         if exchanged:
-            self._exchange.add(stepped.moved_ns, 1)
+            self._exchanges.append(stepped.moved_ns)
 
     @property
     def step_ns(self) -> float:
-        return self._step.mean
+        return median(step.busy_ns for step in self._steps) if self._steps else 0.0
 
     @property
     def expert_ns(self) -> float:
-        """All time of a step, loading included, by the experts it ran."""
-        return self._expert.mean
+        """The time of a step, loading included, by the experts it ran."""
+        return median(step.busy_ns / max(1, step.experts) for step in self._steps) if self._steps else 0.0
 
     @property
     def exchange_ns(self) -> float:
-        """Of moving rows, for each unit that gets other rows."""
-        return self._exchange.mean
+        """Of moving rows, for each unit that gets other rows. A median: the machine does other things as well."""
+        return median(self._exchanges) if self._exchanges else 0.0
 
-    def fade_exchange(self) -> None:
+    def forget_exchange(self) -> None:
         """What was found too dear is believed a little less each time, so that it is tried again one day."""
-        self._exchange.amount *= 1 - 1 / MEMORY_STEPS
+        if self._exchanges:
+            self._exchanges.popleft()

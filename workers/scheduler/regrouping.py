@@ -129,7 +129,8 @@ class Regrouper:
         saved = activated(routes, before) - activated(routes, after)
         changed = len(np.unique(before[moved]))
         if saved * self._costs.expert_ns <= changed * self._costs.exchange_ns:
-            self._costs.fade_exchange()
+            if self._next_rest == LONGEST_REST_ROUNDS:
+                self._costs.forget_exchange()
             return {}
         return {rows[place]: units[after[place]] for place in moved.tolist()}
 

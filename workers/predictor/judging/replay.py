@@ -25,25 +25,44 @@ class Judged:
     """int64 [tokens, layers, top_k]"""
 
 
-def decode(forecaster: Forecaster, trace: Trace, rows: int = 32, learning: bool = True) -> Iterator[Judged]:
-    """Every sequence token by token, `rows` of them side by side: the routing of all earlier tokens is known."""
+def decode(
+    forecaster: Forecaster, trace: Trace, rows: int = 32, learning: bool = True, prompt: float = 0.0
+) -> Iterator[Judged]:
+    """Every sequence token by token, `rows` of them side by side: the routing of all earlier tokens is known.
+
+    The share `prompt` of each sequence ran before, at once, and is not judged.
+    """
     waiting = list(np.argsort(np.diff(trace.offsets), kind="stable"))
     running: dict[int, int] = {}
     step = 0
     while waiting or running:
         while waiting and len(running) < rows:
-            running[int(waiting.pop())] = 0
+            row = int(waiting.pop())
+            running |= _begun(forecaster, trace, row, prompt, learning)
         chosen, positions = list(running), list(running.values())
-        yield _step(forecaster, trace, step, chosen, positions, learning)
-        lengths = {row: int(trace.offsets[row + 1] - trace.offsets[row]) for row in chosen}
-        running = {row: done + 1 for row, done in running.items() if done + 1 < lengths[row]}
+        if chosen:
+            yield _step(forecaster, trace, step, chosen, positions, learning)
+        running = {row: done + 1 for row, done in running.items() if done + 1 < _length(trace, row)}
         step += 1
+
+
+def _begun(forecaster: Forecaster, trace: Trace, row: int, prompt: float, learning: bool) -> dict[int, int]:
+    """The row and its first position to decode, after its prompt; nothing if the prompt is all of it."""
+    done = round(prompt * _length(trace, row))
+    if done and learning:
+        places = trace.offsets[row] + np.arange(done)
+        forecaster.learn(used_at(trace, 0, [row] * done, list(range(done)), places))
+    return {row: done} if done < _length(trace, row) else {}
+
+
+def _length(trace: Trace, row: int) -> int:
+    return int(trace.offsets[row + 1] - trace.offsets[row])
 
 
 def prefill(forecaster: Forecaster, trace: Trace) -> Iterator[Judged]:
     """Every sequence at once: nothing of its routing is known."""
     for row in range(trace.sequences):
-        length = int(trace.offsets[row + 1] - trace.offsets[row])
+        length = _length(trace, row)
         yield _step(forecaster, trace, row, [row] * length, list(range(length)), learning=False)
 
 

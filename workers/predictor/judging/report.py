@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
@@ -28,6 +27,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A predictor and what it is compared with, over the same held-out sequences."""
 
     tokens: int
+    prompt: float
+    """Share of each sequence that was taken as its prompt in decode."""
     decode: Figures
     """The routing of all earlier tokens is known."""
     prefill: Figures
@@ -57,26 +58,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def compare(
-    forecaster: Forecaster, learned: Trace, held_out: Trace, tell: Callable[[str], None] = lambda what: None
-) -> Report:
-    """`learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged."""
+def compare(forecaster: Forecaster, learned: Trace, held_out: Trace, prompt: float = 0.0) -> Report:
+    """`learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged.
+
+    In decode the share `prompt` of every sequence is taken as a prompt that ran at once.
+    """
     judged = shortened(held_out)
-    tell("decode")
-    in_decode = judge(decode(forecaster, judged))
-    tell("prefill")
-    in_prefill = judge(prefill(forecaster, judged))
-    tell("token table")
     table = TokenTable(learned.layers, learned.expert_count, learned.top_k, memory_bytes=256 << 20)
     teach(table, learned)
+    previous = Previous(learned.layers, learned.expert_count, learned.top_k)
     nameless = replace(judged, token_ids=np.full_like(judged.token_ids, UNSEEN))
     return Report(
         tokens=judged.tokens,
-        decode=in_decode,
-        prefill=in_prefill,
-        table=judge(decode(table, judged, learning=False)),
-        previous=judge(decode(Previous(learned.layers, learned.expert_count, learned.top_k), judged)),
-        popularity=judge(decode(table, nameless, learning=False)),
+        prompt=prompt,
+        decode=judge(decode(forecaster, judged, prompt=prompt)),
+        prefill=judge(prefill(forecaster, judged)),
+        table=judge(decode(table, judged, learning=False, prompt=prompt)),
+        previous=judge(decode(previous, judged, prompt=prompt)),
+        popularity=judge(decode(table, nameless, learning=False, prompt=prompt)),
         step_ms=step_ms(forecaster, held_out),
     )
 

@@ -9,12 +9,14 @@ import numpy as np
 from ....ipc.messages import Forecast, Used
 from ...routing import read_routing
 from ..forecaster import CHUNK_TOKENS, Forecaster, Part
+from ..spelling import Spelling
 from .file import PathFile
-from .lexicon import Lexicon, Spelling
+from .lexicon import Lexicon
 from .network import Network, Words
 from .past import Asked, Past, Recent
 from .rows import NOWHERE, Rows, Seen
 
+REMEMBERED_VECTORS = 4096
 PRIOR_TOKENS = np.float32(1.0)
 """Popularity weighs as much in the token table as so many sightings."""
 
@@ -36,6 +38,7 @@ class Path(Forecaster):
         self._lexicon = Lexicon(file.table, shape.grams, spelling)
         popularity = self._network.popularity
         self._rows = Rows(shape, popularity, self._network.codes(popularity[None])[0])
+        self._vector_of: dict[int, np.ndarray] = {}
         self._starts = (np.arange(shape.layers) * shape.experts).astype(np.int64)
 
     def parts(self, coming: Forecast) -> Iterator[Part]:
@@ -79,7 +82,7 @@ class Path(Forecaster):
 
     def _unrouted(self, words: Words, tokens: np.ndarray, positions: np.ndarray) -> Past:
         """Tokens as part of the past, without their routing."""
-        keys, values = self._network.contents(words, np.zeros((len(tokens), self._shape.code), dtype=np.float32))
+        keys, values = self._network.contents(words.vector, np.zeros((len(tokens), self._shape.code), dtype=np.float32))
         routes = np.zeros((1, len(tokens), self._shape.layers * self._shape.top_k), dtype=np.uint16)
         known = np.zeros((1, len(tokens)), dtype=bool)
         return Past(keys[None], values[None], routes, known, tokens[None], positions[None])
@@ -92,7 +95,18 @@ class Path(Forecaster):
         counts, seen, grams = self._lexicon.look_up(tokens)
         sightings = seen.astype(np.float32)[:, None]
         used = (counts + PRIOR_TOKENS * self._network.popularity) / (sightings + PRIOR_TOKENS)
-        return self._network.words(used, seen, grams)
+        words = self._network.words(used, seen, grams)
+        self._vector_of.update(zip(tokens.tolist(), words.vector, strict=True))
+        return words
+
+    def _vectors(self, tokens: np.ndarray) -> np.ndarray:
+        """Of tokens that ran; most of them were forecast just before."""
+        if len(self._vector_of) > REMEMBERED_VECTORS:
+            self._vector_of.clear()
+        missing = np.array([token for token in set(tokens.tolist()) if token not in self._vector_of], dtype=np.int64)
+        if len(missing):
+            self._words(missing)
+        return np.stack([self._vector_of[token] for token in tokens.tolist()])
 
     def learn(self, used: Used) -> None:
         routing = read_routing(used, self._layers, self._experts)
@@ -113,7 +127,7 @@ class Path(Forecaster):
         hot = np.zeros((tokens.size, width), dtype=np.float32)
         np.put_along_axis(hot, routes, 1.0, axis=1)
         codes = self._network.codes(hot)
-        keys, values = self._network.contents(self._words(tokens.ravel()), codes)
+        keys, values = self._network.contents(self._vectors(tokens.ravel()), codes)
         shaped = (array.reshape(*sizes, -1) for array in (hot, routes, codes, keys, values))
         return Seen(first, tokens, *shaped)
 

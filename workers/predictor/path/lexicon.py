@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
+from ..spelling import Spelling
 from .file import TokenCounts
 from .words import MOST_GRAMS, grams_of
-
-Spelling = Callable[[int], str | None]
-"""The string of a token id, None if it has none."""
 
 
 class Lexicon:

@@ -9,7 +9,7 @@ import numpy as np
 from .mixing import distance_bucket
 from .past import Asked
 
-MOST_COPIED = 32
+MOST_COPIED = 16
 """Earlier tokens whose routing is read; the rest of their weight goes to the token table."""
 
 
@@ -39,12 +39,14 @@ def attend(queries: np.ndarray, keys: np.ndarray, near: np.ndarray, alike: np.nd
     scale = np.float32(1 / np.sqrt(queries.shape[3]))
     scores = queries.transpose(0, 2, 1, 3) @ keys.transpose(0, 2, 3, 1)
     scores *= scale
-    scores += near.T[view.away].transpose(0, 3, 1, 2)
-    scores += alike[:, None, None] * view.same[:, None]
+    for head in range(len(near)):
+        scores[:, head] += near[head][view.away] + alike[head] * view.same
     scores = np.where(view.allowed[:, None], scores, -np.inf)
     highest = scores.max(axis=3, keepdims=True, initial=0.0)
-    weights = np.exp(scores - highest)
-    return weights / (weights.sum(axis=3, keepdims=True) + np.exp(-highest))
+    scores -= highest
+    weights = np.exp(scores, out=scores)
+    weights /= weights.sum(axis=3, keepdims=True) + np.exp(-highest)
+    return weights
 
 
 def read_routing_at(shares: np.ndarray, routes: np.ndarray, width: int) -> np.ndarray:

@@ -46,7 +46,7 @@ class Network:
 
     def words(self, used: np.ndarray, seen: np.ndarray, grams: np.ndarray | None) -> Words:
         """`used` [N, width] and `seen` [N] from the token table; `grams` int64 [N, MOST_GRAMS] of the strings."""
-        surprise = np.log(np.maximum(used, FLOOR)) - self._log_popularity
+        surprise = self._surprise(used, FLOOR)
         spelled = self._weights["count.weight"][count_bucket(seen)]
         if grams is not None:
             spelled = spelled + GRAM_SCALE * self._weights["grams.weight"][grams].sum(axis=1)
@@ -57,9 +57,12 @@ class Network:
         """float32 [N, code] of routing [N, width] that is 1 where a token went."""
         return hot @ self._weights["route.weight"]
 
-    def contents(self, words: Words, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Keys [N, heads * key + key] and values [N, code] of tokens, for those that come after."""
-        content = np.concatenate([words.vector, codes], axis=1)
+    def contents(self, vectors: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Keys [N, heads * key + key] and values [N, code] of tokens, for those that come after.
+
+        `vectors` [N, 2 * code] are those of `words`.
+        """
+        content = np.concatenate([vectors, codes], axis=1)
         keys = [self._linear("attend_key", content), self._linear("copy_key", content)]
         return np.concatenate(keys, axis=1), self._linear("attend_value", content)
 
@@ -76,12 +79,18 @@ class Network:
         copied, weight = self._read(asked, largest(self._copied(hidden, asked, view) * known))
         evidence = [
             words.surprise,
-            np.log(np.maximum((own + words.used) / (times + 1), FLOOR)) - self._log_popularity,
+            self._surprise((own + words.used) / (times + 1), FLOOR),
             recent.previous,
-            np.log(copied + (1 - weight) * words.used + COPY_FLOOR) - self._log_popularity,
+            self._surprise(copied + ((1 - weight) * words.used + COPY_FLOOR)),
             *(np.log(recent.averages + RECENT_FLOOR) - self._log_recent_popularity).transpose(1, 0, 2),
         ]
         return self._decided(hidden, evidence)
+
+    def _surprise(self, used: np.ndarray, floor: float = 0.0) -> np.ndarray:
+        """Log of probabilities [N, width], at least `floor`, over popularity."""
+        logs = np.log(np.maximum(used, np.float32(floor)))
+        logs -= self._log_popularity
+        return logs
 
     def _read(self, asked: Asked, shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weighted sum of the routing of earlier tokens [N, width], and the sum of the weights [N, 1]."""
@@ -118,9 +127,10 @@ class Network:
         layers, experts = self.shape.layers, self.shape.experts
         gates = self._linear("gate", hidden).reshape(-1, layers, len(EVIDENCE), 1)
         decided = self._linear("out", hidden).reshape(-1, layers, experts)
+        weighed = np.empty_like(decided)
         for number, one in enumerate(evidence):
-            decided += gates[:, :, number] * one.reshape(-1, layers, experts)
-        return 1 / (1 + np.exp(-decided))
+            decided += np.multiply(gates[:, :, number], one.reshape(-1, layers, experts), out=weighed)
+        return sigmoid(decided)
 
     def _linear(self, name: str, inputs: np.ndarray) -> np.ndarray:
         return inputs @ self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
@@ -135,6 +145,14 @@ def _turned(name: str, array: np.ndarray) -> np.ndarray:
     """Matrices as [inputs, outputs]: a quarter faster than the other way round; look-up tables stay."""
     table = array.ndim != 2 or name.startswith(("count.", "own_count.", "grams.", "near"))
     return array if table else np.ascontiguousarray(array.T)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """In place: a fresh array of this size costs more than the arithmetic."""
+    np.negative(logits, out=logits)
+    np.exp(logits, out=logits)
+    logits += 1
+    return np.reciprocal(logits, out=logits)
 
 
 def gelu(inputs: np.ndarray) -> np.ndarray:

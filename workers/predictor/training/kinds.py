@@ -9,7 +9,9 @@ from typing import Protocol
 from ...traces.trace import Trace
 from ..forecaster import Forecaster
 from ..judging.report import Report
-from .learner import Effort, Tell, TrainedPath, train_path
+from .loop import Effort, Tell
+from .paper import TrainedPaper, train_paper
+from .path import TrainedPath, train_path
 
 
 class Trained(Protocol):
@@ -28,4 +30,8 @@ def _path(trace: Trace, effort: Effort, tell: Tell) -> Trained:
     return TrainedPath(train_path(trace, effort, tell))
 
 
-TRAINERS: dict[str, Callable[[Trace, Effort, Tell], Trained]] = {"path": _path}
+def _paper(trace: Trace, effort: Effort, tell: Tell) -> Trained:
+    return TrainedPaper(train_paper(trace, effort, tell))
+
+
+TRAINERS: dict[str, Callable[[Trace, Effort, Tell], Trained]] = {"path": _path, "paper": _paper}

@@ -190,7 +190,8 @@ class PathModule(nn.Module):
         return decided
 
     def _dropped(self, inputs: Tensor) -> Tensor:
-        return functional.dropout(inputs, DROPPED_INPUT, self.training)
+        """Without some of the experts, the same ones for a whole sequence: cheaper than a choice for every token."""
+        return inputs * functional.dropout(torch.ones_like(inputs[:, :1]), DROPPED_INPUT, self.training)
 
 
 class _Block(nn.Module):

@@ -16,6 +16,8 @@ from .module import Batch
 PIECE_TOKENS = 512
 """Longer sequences are cut: a row whose history is gone must get a forecast, too."""
 BATCH_TOKENS = 1024
+DEVELOPMENT_SHARE = 0.08
+MOST_DEVELOPMENT_TOKENS = 15_000
 PRIOR_TOKENS = 1.0
 """Popularity weighs as much in the token table as so many sightings."""
 
@@ -90,6 +92,15 @@ class Sequences:
     def _hot(self, places: Tensor) -> Tensor:
         hot = torch.zeros(len(places), self._counts.shape[1])
         return hot.scatter_(1, self._places[places].long(), 1.0)
+
+
+def divided(pieces: list[Piece], dice: np.random.Generator) -> tuple[list[Piece], list[Piece]]:
+    """Pieces to learn from, and those of the sequences that early stopping judges by."""
+    tokens = np.bincount([piece.sequence for piece in pieces], weights=[piece.tokens for piece in pieces])
+    order = dice.permutation(np.flatnonzero(tokens))
+    wanted = min(DEVELOPMENT_SHARE * tokens.sum(), MOST_DEVELOPMENT_TOKENS)
+    aside = set(order[: max(int(np.searchsorted(np.cumsum(tokens[order]), wanted)), 1)].tolist())
+    return [one for one in pieces if one.sequence not in aside], [one for one in pieces if one.sequence in aside]
 
 
 def gram_table(vocabulary: list[str] | None, buckets: int) -> Tensor | None:

@@ -1,0 +1,53 @@
+"""The transformer itself, with torch and transformers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import T5Config, T5Model
+
+from .shape import PAD, PaperShape
+
+
+class PaperModule(nn.Module):
+    """The encoder reads the prompt; the decoder reads the tokens known so far, and says how each of them is routed.
+
+    One linear head turns the decoder's output into a logit for every expert of every layer.
+    """
+
+    def __init__(self, shape: PaperShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.transformer = T5Model(
+            T5Config(
+                vocab_size=shape.vocabulary,
+                d_model=shape.width,
+                d_kv=shape.head,
+                d_ff=shape.inner,
+                num_layers=shape.blocks,
+                num_decoder_layers=shape.blocks,
+                num_heads=shape.heads,
+                pad_token_id=PAD,
+                use_cache=False,
+            )
+        )
+        self.head = nn.Linear(shape.width, shape.layers * shape.experts, bias=False)
+
+    def encode(self, prompts: Tensor) -> Tensor:
+        """float [B, P, width] of prompts int64 [B, P], padded right."""
+        return self.transformer.encoder(input_ids=prompts, attention_mask=(prompts != PAD).long()).last_hidden_state
+
+    def decode(self, encoded: Tensor, prompts: Tensor, known: Tensor) -> Tensor:
+        """Logits [B, T, layers, experts] of known tokens int64 [B, T], padded right; a token sees those before it."""
+        hidden = self.transformer.decoder(
+            input_ids=known, encoder_hidden_states=encoded, encoder_attention_mask=(prompts != PAD).long()
+        ).last_hidden_state
+        return self.head(hidden).unflatten(-1, (self.shape.layers, self.shape.experts))
+
+    def forward(self, prompts: Tensor, known: Tensor) -> Tensor:
+        return self.decode(self.encode(prompts), prompts, known)
+
+
+def padded(sequences: list[list[int]]) -> Tensor:
+    """int64 [B, longest], padded right."""
+    return nn.utils.rnn.pad_sequence([torch.tensor(each) for each in sequences], batch_first=True, padding_value=PAD)

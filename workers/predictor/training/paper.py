@@ -1,0 +1,142 @@
+"""Trains the paper's transformer, as its release does: batches of 16, the prompt cut at random."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from ...traces.trace import Trace
+from ..forecaster import Forecaster
+from ..judging.report import Report
+from ..paper.file import KIND, PaperFile, write_paper
+from ..paper.forecaster import Paper
+from ..paper.module import PaperModule, padded
+from ..paper.shape import FIRST, PAD, UNKNOWN, PaperShape
+from ..stored import Header
+from .loop import Effort, Tell, Training
+
+HEAD_RATE, BODY_RATE = 3e-3, 1.5e-3
+"""Three times the paper's, which was meant for 30,000 sequences."""
+WEIGHT_DECAY = 0.01
+SEQUENCES_AT_ONCE = 16
+SHORTEST_PROMPT = 0.2
+"""Share of the sequence."""
+FORGOTTEN = 0.05
+"""Share of the tokens that are shown as unknown, so that unknown tokens mean something."""
+DEVELOPMENT_SHARE = 0.08
+MOST_DEVELOPED = 100
+
+
+def train_paper(trace: Trace, effort: Effort, tell: Tell, shape: PaperShape | None = None) -> PaperFile:
+    """A predictor that learned from the sequences of `trace`; `shape` has room for its distinct tokens."""
+    torch.set_num_threads(effort.threads)
+    torch.manual_seed(effort.seed)
+    names, ids = np.unique(trace.token_ids, return_inverse=True)
+    shape = shape or PaperShape(
+        layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, vocabulary=FIRST + len(names)
+    )
+    module = PaperModule(shape)
+    lesson = _PaperLesson(module, trace, ids.astype(np.int64) + FIRST, effort.seed)
+    Training(module, lesson, _groups(module), effort, tell).run()
+    weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
+    tokens = names if trace.vocabulary is None else np.array(trace.vocabulary)[names]
+    return PaperFile(Header(kind=KIND, model=trace.model, shape=shape), weights, tokens)
+
+
+def _groups(module: PaperModule) -> list[dict[str, object]]:
+    parts = {HEAD_RATE: module.head, BODY_RATE: module.transformer}
+    return [
+        {"params": list(part.parameters()), "lr": rate, "weight_decay": WEIGHT_DECAY} for rate, part in parts.items()
+    ]
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """A batch: what the encoder and the decoder read, and where the decoder's tokens stand in the trace."""
+
+    prompts: Tensor
+    known: Tensor
+    places: np.ndarray
+    """int64 [tokens]: of all that is not padding, in order."""
+
+
+class _PaperLesson:
+    """Binary cross-entropy over all experts of all layers, for the tokens that the decoder reads."""
+
+    def __init__(self, module: PaperModule, trace: Trace, numbers: np.ndarray, seed: int) -> None:
+        self._module, self._trace, self._numbers = module, trace, numbers
+        self._dice = np.random.default_rng(seed)
+        order = self._dice.permutation(np.flatnonzero(np.diff(trace.offsets) > 1))
+        aside = min(max(round(len(order) * DEVELOPMENT_SHARE), 1), MOST_DEVELOPED)
+        self._learned = order[aside:]
+        self._development = [self._sheet(order[:aside], np.random.default_rng(seed))]
+
+    def steps_of_epoch(self) -> int:
+        return -(-len(self._learned) // SEQUENCES_AT_ONCE)
+
+    def batches(self) -> Iterator[_Sheet]:
+        order = self._dice.permutation(self._learned)
+        for start in range(0, len(order), SEQUENCES_AT_ONCE):
+            sheet = self._sheet(order[start : start + SEQUENCES_AT_ONCE], self._dice)
+            forgotten = torch.from_numpy(self._dice.random(tuple(sheet.known.shape)) < FORGOTTEN)
+            yield replace(sheet, known=torch.where(forgotten & (sheet.known != PAD), UNKNOWN, sheet.known))
+
+    def judged(self) -> Iterator[tuple[_Sheet, int]]:
+        for sheet in self._development:
+            yield sheet, len(sheet.places)
+
+    def loss(self, batch: _Sheet) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self._module(batch.prompts, batch.known)
+        routes = torch.from_numpy(self._trace.routes[batch.places].astype(np.int64))
+        chosen = logits[batch.known != PAD].float()
+        return functional.binary_cross_entropy_with_logits(chosen, torch.zeros_like(chosen).scatter_(2, routes, 1.0))
+
+    def _sheet(self, sequences: np.ndarray, dice: np.random.Generator) -> _Sheet:
+        prompts: list[list[int]] = []
+        known: list[np.ndarray] = []
+        for sequence in sequences.tolist():
+            prompt, read = self._cut(sequence, dice)
+            prompts.append(self._numbers[prompt].tolist())
+            known.append(read)
+        return _Sheet(padded(prompts), padded([self._numbers[read].tolist() for read in known]), np.concatenate(known))
+
+    def _cut(self, sequence: int, dice: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Places that the encoder reads, and those that the decoder reads: the prompt, or what came after it."""
+        begin, end = self._trace.offsets[sequence : sequence + 2].tolist()
+        cut = self._end_of_prompt(begin, end, dice)
+        window = self._module.shape.window
+        prompt = np.arange(max(begin, cut - window), cut)
+        decoding = cut < end and dice.random() < 0.5
+        return prompt, np.arange(cut, min(end, cut + window)) if decoding else prompt
+
+    def _end_of_prompt(self, begin: int, end: int, dice: np.random.Generator) -> int:
+        """Where decoding began, if the trace tells, else somewhere."""
+        decoded = None if self._trace.decoded is None else np.flatnonzero(self._trace.decoded[begin:end])
+        if decoded is not None and len(decoded) and decoded[0]:
+            return begin + int(decoded[0])
+        return begin + max(1, round((end - begin) * dice.uniform(SHORTEST_PROMPT, 1.0)))
+
+
+@dataclass(frozen=True)
+class TrainedPaper:
+    """The paper's transformer, just trained."""
+
+    file: PaperFile
+
+    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
+        """`vocabulary` are the strings of the token ids that it will be asked for."""
+        return Paper(self.file, None if vocabulary is None else vocabulary.__getitem__)
+
+    def write(self, file: FilePath, figures: Report) -> Report:
+        """Writes it with its figures; returns them with the size of the file."""
+        header = msgspec.structs.replace(self.file.header, figures=figures.main_figures())
+        write_paper(file, replace(self.file, header=header))
+        return msgspec.structs.replace(figures, file_bytes=file.stat().st_size)

@@ -1,0 +1,116 @@
+"""Trains a path predictor on a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path as FilePath
+
+import msgspec
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from ...traces.trace import Trace
+from ..forecaster import Forecaster
+from ..judging.report import Report
+from ..path.file import KIND, PathFile, write_path
+from ..path.forecaster import Path
+from ..path.shape import PathShape
+from ..stored import Header
+from .counting import compact, count_tokens
+from .loop import Effort, Tell, Training
+from .module import Batch, PathModule
+from .sequences import Sequences, divided
+
+RATE = 2e-3
+WEIGHT_DECAY = 0.05
+"""Of matrices."""
+HIDDEN_SHARE = 0.25
+"""Of the sequences: their routing is hidden from some token on, as in a prefill."""
+
+
+def train_path(trace: Trace, effort: Effort, tell: Tell, shape: PathShape | None = None) -> PathFile:
+    """A predictor that learned from all sequences of `trace` but the development ones, whose tokens it only counts."""
+    torch.set_num_threads(effort.threads)
+    torch.manual_seed(effort.seed)
+    names, ids = np.unique(trace.token_ids, return_inverse=True)
+    vocabulary = None if trace.vocabulary is None else [trace.vocabulary[name] for name in names.tolist()]
+    dense = replace(trace, token_ids=ids.astype(np.int64), vocabulary=vocabulary)
+    shape = shape or default_shape(trace)
+    counts, seen = count_tokens(dense)
+    popularity = torch.from_numpy((counts.sum(axis=0) / trace.tokens).astype(np.float32))
+    module = PathModule(shape, popularity)
+    lesson = _PathLesson(module, Sequences(dense, counts, seen, popularity, shape.grams), effort.seed)
+    Training(module, lesson, _groups(module), effort, tell).run()
+    weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
+    table = compact(counts, seen, names if vocabulary is None else np.array(vocabulary))
+    return PathFile(Header(kind=KIND, model=trace.model, shape=shape), weights, table)
+
+
+def default_shape(trace: Trace) -> PathShape:
+    """Only tokens that have strings can be told by their spelling."""
+    shape = PathShape(layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k)
+    return shape if trace.vocabulary is not None else msgspec.structs.replace(shape, grams=0)
+
+
+def _groups(module: PathModule) -> list[dict[str, object]]:
+    matrices = [value for value in module.parameters() if value.ndim > 1]
+    vectors = [value for value in module.parameters() if value.ndim <= 1]
+    return [
+        {"params": matrices, "lr": RATE, "weight_decay": WEIGHT_DECAY},
+        {"params": vectors, "lr": RATE, "weight_decay": 0.0},
+    ]
+
+
+class _PathLesson:
+    """Binary cross-entropy over all experts of all layers (the paper's Eq. 1)."""
+
+    def __init__(self, module: PathModule, sequences: Sequences, seed: int) -> None:
+        self._module, self._sequences = module, sequences
+        self._dice = np.random.default_rng(seed)
+        self._learned, self._judged = divided(sequences.pieces(), self._dice)
+
+    def steps_of_epoch(self) -> int:
+        return sum(1 for _ in self._sequences.groups(self._learned, self._dice))
+
+    def batches(self) -> Iterator[Batch]:
+        for batch in self._sequences.batches(self._learned, self._dice):
+            yield partly_hidden(batch, HIDDEN_SHARE, self._dice)
+
+    def judged(self) -> Iterator[tuple[Batch, int]]:
+        for batch in self._sequences.batches(self._judged):
+            yield batch, int(batch.valid.sum())
+
+    def loss(self, batch: Batch) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self._module(batch)
+        wanted = batch.routes[batch.valid]
+        return functional.binary_cross_entropy_with_logits(logits[batch.valid].flatten(1), wanted)
+
+
+def partly_hidden(batch: Batch, share: float, dice: np.random.Generator) -> Batch:
+    """Some sequences lose their routing, half of those altogether and the others from a random token on."""
+    count, longest = batch.tokens.shape
+    from_token = np.where(dice.random(count) < 0.5, 0, dice.integers(0, longest, count))
+    from_token = np.where(dice.random(count) < share, from_token, longest)
+    known = torch.arange(longest)[None, :] < torch.from_numpy(from_token)[:, None]
+    return replace(batch, known=batch.known & known)
+
+
+@dataclass(frozen=True)
+class TrainedPath:
+    """A path predictor that was just trained."""
+
+    file: PathFile
+
+    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
+        """`vocabulary` are the strings of the token ids that it will be asked for."""
+        return Path(self.file, None if vocabulary is None else vocabulary.__getitem__)
+
+    def write(self, file: FilePath, figures: Report) -> Report:
+        """Writes it with its figures; returns them with the size of the file."""
+        header = msgspec.structs.replace(self.file.header, figures=figures.main_figures())
+        write_path(file, replace(self.file, header=header))
+        return msgspec.structs.replace(figures, file_bytes=file.stat().st_size)
