@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -97,7 +98,8 @@ class Train(Command):
         view(Progress("train", "training", 0, PARTS))
         trained = TRAINERS[self.kind](learned, effort, tell)
         view(Progress("train", "judging", 0, 1))
-        figures = compare(trained.forecaster(judged.vocabulary), learned, judged, PROMPTS[self.kind])
+        make = partial(trained.forecaster, judged.vocabulary)
+        figures = compare(make, learned, judged, PROMPTS[self.kind])
         view(Progress("train", "judging", 1, 1))
         return figures if self.out is None else trained.write(self.out, figures)
 

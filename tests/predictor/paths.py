@@ -64,8 +64,8 @@ def table_of(trace: Trace) -> TokenCounts:
     return compact(counts, seen, names)
 
 
-def forecaster_of(module: PathModule, trace: Trace) -> Path:
-    return Path(file_of(module, trace), VOCABULARY.__getitem__)
+def forecaster_of(module: PathModule, trace: Trace, adapts: bool = False) -> Path:
+    return Path(file_of(module, trace), VOCABULARY.__getitem__, adapts)
 
 
 def ask(trace: Trace, row: int, positions: list[int], sequence: int = 0) -> Forecast:

@@ -19,8 +19,10 @@ from expertflow.tests.predictor.paths import (
 )
 from expertflow.workers.predictor.judging.figures import judge
 from expertflow.workers.predictor.judging.replay import decode
-from expertflow.workers.predictor.path.forecaster import Path
+from expertflow.workers.predictor.path.forecaster import Path, runs_of
 from expertflow.workers.traces.trace import Trace
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 @pytest.fixture
@@ -125,9 +127,32 @@ def test_an_empty_step_and_a_malformed_one_do_no_harm(trace: Trace, forecaster: 
     assert np.array_equal(forecaster.routes(ask(trace, 0, [1])), before)
 
 
+def test_it_adapts_to_what_runs(trace: Trace) -> None:
+    """A token that now goes elsewhere is soon expected there, in other rows too."""
+    still, adapting = (forecaster_of(untrained(trace), trace, adapts) for adapts in (False, True))
+    elsewhere = (trace.routes[:1] + 1) % SHAPE.experts
+    for row in range(60):
+        for forecaster in (still, adapting):
+            forecaster.learn(tell(trace, row, [0], routes=elsewhere))
+    before, after = (forecaster.routes(ask(trace, 99, [0]))[0] for forecaster in (still, adapting))
+    there = elsewhere[0].astype(np.int64)
+    gained = np.take_along_axis(after, there, 1) - np.take_along_axis(before, there, 1)
+    assert gained.min() > 0.1
+
+
 def test_unknown_tokens_are_told_by_their_spelling(trace: Trace) -> None:
     """With weights that look at spelling, two tokens that the table never saw differ."""
     strings = {1000: "Ġwordy", 1001: "9+9"}
     forecaster = Path(file_of(untrained(trace, noise=0.3), trace), strings.get)
     both = forecaster.routes(Forecast(step=0, token_ids=[1000, 1001], rows=[0, 1], positions=[0, 0]))
     assert np.abs(both[0] - both[1]).max() > 1e-3
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=12))
+def test_tokens_are_parted_into_rows_without_loss(places: list[tuple[int, int]]) -> None:
+    rows, positions = np.array(places, dtype=np.int64).reshape(-1, 2).T
+    single, runs = runs_of(rows, positions)
+    assert sorted([*single.tolist(), *(place for run in runs for place in run.tolist())]) == list(range(len(rows)))
+    for run in runs:
+        assert len(set(rows[run].tolist())) == 1
+        assert (np.diff(positions[run]) == 1).all()

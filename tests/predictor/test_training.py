@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_a_path_predictor_learns(tmp_path: FilePath) -> None:
     learned, held_out = made_up_trace(sequences=60).split(0.2)
     told: list[float] = []
     trained = TrainedPath(train_path(learned, EFFORT, lambda done, what: told.append(done), SHAPE))
-    report = compare(trained.forecaster(held_out.vocabulary), learned, held_out)
+    report = compare(partial(trained.forecaster, held_out.vocabulary), learned, held_out)
     assert report.decode.recall > max(report.table.recall, report.previous.recall) + 0.15
     assert report.decode.recall > report.prefill.recall + 0.1, "earlier routing tells the topic"
     assert told == sorted(told) and told[-1] == 1
@@ -44,7 +45,7 @@ def test_the_transformer_of_the_paper_learns(tmp_path: FilePath) -> None:
         inner=32, blocks=1, heads=2, head=8, window=10,
     )  # fmt: skip
     trained = TrainedPaper(train_paper(learned, Effort(minutes=1, epochs=60), lambda done, what: None, shape))
-    report = compare(trained.forecaster(held_out.vocabulary), learned, held_out, prompt=0.5)
+    report = compare(partial(trained.forecaster, held_out.vocabulary), learned, held_out, prompt=0.5)
     assert report.decode.recall > report.popularity.recall + 0.1
     assert trained.write(tmp_path / "p.npz", report).file_bytes > 0
 

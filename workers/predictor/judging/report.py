@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
@@ -31,6 +32,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Share of each sequence that was taken as its prompt in decode."""
     decode: Figures
     """The routing of all earlier tokens is known."""
+    still: Figures
+    """The same, of a predictor that does not go on learning from the sequences it is judged by."""
     prefill: Figures
     """No routing is known."""
     table: Figures
@@ -48,6 +51,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         """What a predictor file says about itself."""
         return {
             "tokens": self.decode.tokens,
+            "decode_recall_still": round(self.still.recall, 4),
             "decode_recall": round(self.decode.recall, 4),
             "decode_recall_double": round(self.decode.recall_double, 4),
             "decode_precision": round(self.decode.precision, 4),
@@ -58,12 +62,13 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def compare(forecaster: Forecaster, learned: Trace, held_out: Trace, prompt: float = 0.0) -> Report:
-    """`learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged.
+def compare(make: Callable[[bool], Forecaster], learned: Trace, held_out: Trace, prompt: float = 0.0) -> Report:
+    """`make(adapts)` gives a fresh predictor, which goes on learning or not.
 
-    In decode the share `prompt` of every sequence is taken as a prompt that ran at once.
+    `learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged. In decode the
+    share `prompt` of every sequence is taken as a prompt that ran at once.
     """
-    judged = shortened(held_out)
+    judged, adapting = shortened(held_out), make(True)
     table = TokenTable(learned.layers, learned.expert_count, learned.top_k, memory_bytes=256 << 20)
     teach(table, learned)
     previous = Previous(learned.layers, learned.expert_count, learned.top_k)
@@ -71,12 +76,13 @@ def compare(forecaster: Forecaster, learned: Trace, held_out: Trace, prompt: flo
     return Report(
         tokens=judged.tokens,
         prompt=prompt,
-        decode=judge(decode(forecaster, judged, prompt=prompt)),
-        prefill=judge(prefill(forecaster, judged)),
+        decode=judge(decode(adapting, judged, prompt=prompt)),
+        still=judge(decode(make(False), judged, prompt=prompt)),
+        prefill=judge(prefill(make(False), judged)),
         table=judge(decode(table, judged, learning=False, prompt=prompt)),
         previous=judge(decode(previous, judged, prompt=prompt)),
         popularity=judge(decode(table, nameless, learning=False, prompt=prompt)),
-        step_ms=step_ms(forecaster, held_out),
+        step_ms=step_ms(adapting, held_out),
     )
 
 

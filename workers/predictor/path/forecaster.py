@@ -30,10 +30,11 @@ class Path(Forecaster):
 
     follows_rows = True
 
-    def __init__(self, file: PathFile, spelling: Spelling | None = None) -> None:
+    def __init__(self, file: PathFile, spelling: Spelling | None = None, adapts: bool = True) -> None:
+        """`adapts`: the token table goes on counting."""
         shape = file.header.shape
         super().__init__(shape.layers, shape.experts)
-        self._shape = shape
+        self._shape, self._adapts = shape, adapts
         self._network = Network(shape, file.weights)
         self._lexicon = Lexicon(file.table, shape.grams, spelling)
         popularity = self._network.popularity
@@ -44,15 +45,12 @@ class Path(Forecaster):
     def parts(self, coming: Forecast) -> Iterator[Part]:
         tokens, positions = np.array(coming.token_ids, dtype=np.int64), np.array(coming.positions, dtype=np.int64)
         rows = np.array(coming.rows, dtype=np.int64)
-        order = np.argsort(rows, kind="stable")
-        runs = np.split(order, np.flatnonzero(np.diff(rows[order])) + 1) if len(order) else []
-        single = np.array([run[0] for run in runs if len(run) == 1], dtype=np.int64)
+        single, runs = runs_of(rows)
         for start in range(0, len(single), CHUNK_TOKENS):
             places = single[start : start + CHUNK_TOKENS]
             yield places, self._decoded(tokens[places], rows[places], positions[places])
         for run in runs:
-            if len(run) > 1:
-                yield from self._prefilled(run, tokens[run], int(rows[run[0]]), positions[run])
+            yield from self._prefilled(run, tokens[run], int(rows[run[0]]), positions[run])
 
     def _decoded(self, tokens: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """One token of each row."""
@@ -113,10 +111,8 @@ class Path(Forecaster):
         if routing is None or routing.shape[2] != self._shape.top_k:
             return
         rows, positions = (np.array(column[: len(routing)], dtype=np.int64) for column in (used.rows, used.positions))
-        tokens, order = np.array(used.token_ids, dtype=np.int64), np.argsort(rows, kind="stable")
-        breaks = (np.diff(rows[order]) != 0) | (np.diff(positions[order]) != 1)
-        runs = np.split(order, np.flatnonzero(breaks) + 1) if len(order) else []
-        for places in _alike(runs):
+        tokens = np.array(used.token_ids, dtype=np.int64)
+        for places in _alike(*runs_of(rows, positions)):
             lines = np.array([self._rows.open(int(rows[run]), int(positions[run])) for run in places[:, 0]])
             self._rows.extend(lines, self._seen(tokens[places], positions[places[:, 0]], routing[places]))
 
@@ -126,21 +122,35 @@ class Path(Forecaster):
         routes = (routing + self._starts[:, None]).reshape(tokens.size, -1)
         hot = np.zeros((tokens.size, width), dtype=np.float32)
         np.put_along_axis(hot, routes, 1.0, axis=1)
+        if self._adapts:
+            self._lexicon.count(tokens.ravel(), hot)
         codes = self._network.codes(hot)
         keys, values = self._network.contents(self._vectors(tokens.ravel()), codes)
         shaped = (array.reshape(*sizes, -1) for array in (hot, routes, codes, keys, values))
         return Seen(first, tokens, *shaped)
 
 
-def _alike(runs: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Places [rows, tokens] of tokens: those alone in their row together, others row by row, all in bounded chunks.
+def runs_of(rows: np.ndarray, positions: np.ndarray | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Places of tokens that are the only ones of their row, and those of each other row in order.
 
-    A row that stands alone twice is left for a later chunk.
+    With `positions` a row's tokens are parted where its positions have a gap.
     """
-    single = [run for run in runs if len(run) == 1]
+    if not len(rows):
+        return np.empty(0, dtype=np.int64), []
+    order = np.argsort(rows, kind="stable")
+    breaks = np.diff(rows[order]) != 0
+    if positions is not None:
+        breaks |= np.diff(positions[order]) != 1
+    begins = np.concatenate([[0], np.flatnonzero(breaks) + 1, [len(rows)]])
+    lengths = np.diff(begins)
+    runs = [order[begins[run] : begins[run + 1]] for run in np.flatnonzero(lengths > 1).tolist()]
+    return order[begins[:-1][lengths == 1]], runs
+
+
+def _alike(single: np.ndarray, runs: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Places [rows, tokens]: tokens alone in their row together, others row by row, all in bounded chunks."""
     for start in range(0, len(single), CHUNK_TOKENS):
-        yield np.stack(single[start : start + CHUNK_TOKENS])
+        yield single[start : start + CHUNK_TOKENS, None]
     for run in runs:
-        if len(run) > 1:
-            for start in range(0, len(run), CHUNK_TOKENS):
-                yield run[None, start : start + CHUNK_TOKENS]
+        for start in range(0, len(run), CHUNK_TOKENS):
+            yield run[None, start : start + CHUNK_TOKENS]

@@ -101,12 +101,14 @@ class Rows:
         self._average(lines, seen.hot, seen.codes)
 
     def _average(self, lines: np.ndarray, hot: np.ndarray, codes: np.ndarray) -> None:
-        count = hot.shape[1]
-        shares = self._decays[:, None] ** np.arange(count - 1, -1, -1, dtype=np.float32)
-        kept = (self._decays**count)[None, :]
-        self._weights[lines] = kept * self._weights[lines] + shares.sum(axis=1)
-        self._sums[lines] = kept[..., None] * self._sums[lines] + shares @ hot
-        self._code_sums[lines] = kept[..., None] * self._code_sums[lines] + shares @ codes
+        count, added = hot.shape[1], np.ones(1, dtype=np.float32)
+        if count > 1:
+            shares = self._decays[:, None] ** np.arange(count - 1, -1, -1, dtype=np.float32)
+            hot, codes, added = shares @ hot, shares @ codes, shares.sum(axis=1)
+        kept = (self._decays**count)[None, :, None]
+        self._weights[lines] = kept[..., 0] * self._weights[lines] + added
+        self._sums[lines] = kept * self._sums[lines] + hot
+        self._code_sums[lines] = kept * self._code_sums[lines] + codes
 
     def past(self, lines: np.ndarray) -> Past:
         """The windows of these lines; `NOWHERE` has none."""

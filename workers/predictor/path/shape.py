@@ -18,7 +18,7 @@ class PathShape(msgspec.Struct, frozen=True, kw_only=True):
     """Width inside a block."""
     blocks: int = 2
     heads: int = 4
-    key: int = 32
+    key: int = 16
     """Width of a head's keys and of the keys by which routing is copied."""
     window: int = 128
     """Earlier tokens of its sequence that a forecast looks at."""

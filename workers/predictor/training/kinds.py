@@ -17,8 +17,11 @@ from .path import TrainedPath, train_path
 class Trained(Protocol):
     """A predictor that was just trained."""
 
-    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
-        """Ready to judge; `vocabulary` are the strings of the judging trace's token ids."""
+    def forecaster(self, vocabulary: list[str] | None, adapts: bool) -> Forecaster:
+        """Ready to judge; `vocabulary` are the strings of the judging trace's token ids.
+
+        `adapts`: it goes on learning from what it is judged by, if it can.
+        """
         ...
 
     def write(self, file: Path, figures: Report) -> Report:

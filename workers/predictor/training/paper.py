@@ -131,8 +131,8 @@ class TrainedPaper:
 
     file: PaperFile
 
-    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
-        """`vocabulary` are the strings of the token ids that it will be asked for."""
+    def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
+        """`vocabulary` are the strings of the token ids that it will be asked for. It learns nothing new."""
         return Paper(self.file, None if vocabulary is None else vocabulary.__getitem__)
 
     def write(self, file: FilePath, figures: Report) -> Report:

@@ -105,9 +105,9 @@ class TrainedPath:
 
     file: PathFile
 
-    def forecaster(self, vocabulary: list[str] | None) -> Forecaster:
+    def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
         """`vocabulary` are the strings of the token ids that it will be asked for."""
-        return Path(self.file, None if vocabulary is None else vocabulary.__getitem__)
+        return Path(self.file, None if vocabulary is None else vocabulary.__getitem__, adapts)
 
     def write(self, file: FilePath, figures: Report) -> Report:
         """Writes it with its figures; returns them with the size of the file."""
