@@ -59,7 +59,8 @@ def test_the_built_in_model_computes_the_same_when_widened(tmp_path: Path):
     widen(BUILT_IN, tmp_path / "wide", 4)
     assert_same_function(BUILT_IN, tmp_path / "wide", top_k=4)
     assert json.loads((tmp_path / "wide" / "config.json").read_text())["moe_intermediate_size"] == 4 * 76
-    assert (tmp_path / "wide" / "tokenizer.json").is_file()
+    for name in ("tokenizer.json", "predictor.npz"):
+        assert (tmp_path / "wide" / name).read_bytes() == (BUILT_IN / name).read_bytes()
 
 
 def test_a_model_that_counts_neurons_as_intermediate_size_and_spans_shards(tmp_path: Path, monkeypatch):

@@ -99,7 +99,7 @@ def test_right_hints_hide_transfers_behind_compute() -> None:
     trace = random_trace(7, [40])
     program = Program(trace, batch_steps(trace, 1))
     machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, readers=2, layer_ns=MS, expert_ns=2 * MS)
-    hints = EmulatedHints(trace, batch_steps(trace, 1), Quality(recall=1.0, precision=1.0), first_layer=False)
+    hints = EmulatedHints(trace, batch_steps(trace, 1), Quality(recall=1.0, precision=1.0))
     blind = replay_timed(program, ledger_of(program, 12), 12, machine)
     told = replay_timed(program, ledger_of(program, 12), 12, machine, hints=hints)
     assert told.hit_rate > blind.hit_rate and told.stall_ns < blind.stall_ns / 2

@@ -45,7 +45,7 @@ class Sequences:
         self._tokens = torch.from_numpy(trace.token_ids)
         starts = np.arange(trace.layers) * trace.expert_count
         self._places = torch.from_numpy(
-            (trace.routes + starts[None, :, None]).reshape(trace.tokens, -1).astype(np.int16)
+            (trace.routes + starts[None, :, None]).reshape(trace.tokens, -1).astype(np.int32)
         )
         self._grams = gram_table(trace.vocabulary, grams)
 
