@@ -72,7 +72,7 @@ class Replay(Command):
     """Time that compute takes for a layer, on average; 0: as recorded."""
     expert_bytes: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Size of an expert (9MB); not needed for a folder, which says it."""
-    message_us: float = 100.0
+    message_us: float = 150.0
     """Time of a message between loader and compute, and of a decision of the loader."""
     count: bool = False
     """Only count although a link is given; it carries so many hinted experts as fit beside a layer's compute time."""

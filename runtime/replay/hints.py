@@ -35,14 +35,11 @@ class EmulatedHints:
     """For each step the keys that are hinted, over all tokens of the step.
 
     Every expert that a token uses is hinted with the chance `recall`. So many others are hinted that the precision is
-    met on average; they are drawn without replacement, by P(expert | token id) over the whole trace. Without
-    `first_layer` the first MoE layer is never hinted: no layer of its step runs before it.
+    met on average; they are drawn without replacement, by P(expert | token id) over the whole trace.
     """
 
-    def __init__(
-        self, trace: Trace, steps: np.ndarray, quality: Quality, *, first_layer: bool = True, seed: int = 0
-    ) -> None:
-        self._trace, self._quality, self._first_layer = trace, quality, first_layer
+    def __init__(self, trace: Trace, steps: np.ndarray, quality: Quality, seed: int = 0) -> None:
+        self._trace, self._quality = trace, quality
         self._random = np.random.default_rng(seed)
         self._table = _TokenTable(trace)
         self._width = trace.layers * trace.expert_count
@@ -78,7 +75,6 @@ class EmulatedHints:
         hinted = self._wrong(likely)
         found = self._random.random(routes.shape) < self._quality.recall
         np.put_along_axis(hinted, routes, found, axis=2)
-        hinted[:, 0] &= self._first_layer
         return hinted
 
     def _wrong(self, likely: np.ndarray) -> np.ndarray:

@@ -31,8 +31,6 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
     """Of a message between two processes, from the one's decision to the other's attention."""
     decide_ns: int = 0
     """Of the ledger, for each thing that it hears."""
-    hears_between_experts: bool = False
-    """Compute takes in what the loader said after each expert, and not only when a layer begins and while it waits."""
 
     def __post_init__(self) -> None:
         for name, least in (("expert_bytes", 1), ("chunk_bytes", 1), ("readers", 1), ("link_bytes_per_s", 1e-9)):

@@ -1,7 +1,8 @@
 """Timed replay: the loader's ledger and compute's holdings themselves, under a virtual clock.
 
 Only what surrounds the cores is imagined: kernels, the link, the way of a message. Compute does as the real one does
-(workers/compute/residency.py): it hears the loader when a layer begins and while it waits.
+(workers/compute/residency.py): it hears the loader when a layer begins, after each
+expert, and while it waits.
 """
 
 from __future__ import annotations
@@ -133,11 +134,10 @@ class _Compute:
         while runs or not self.holdings.layer_done:
             if not runs:
                 yield from self._wait()
-                runs = self._take_inbox()
             for expert in runs[:1]:
                 yield self._timings.expert_ns(step, layer, tokens[expert])
                 self._tell_holdings(Computed([expert]))
-            runs = runs[1:] + (self._take_inbox() if self._machine.hears_between_experts else [])
+            runs = runs[1:] + self._take_inbox()
         self._tell_holdings(LayerEnded())
 
     def _wait(self) -> Iterator[int | None]:

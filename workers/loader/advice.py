@@ -16,10 +16,12 @@ NOWHERE = -1
 MOST_STEPS = 1 << 40
 """No step has such a number: ticks fit into 64 bits."""
 MOST_PLANS = 4
-WANTED_CHANCE = 0.5
-"""From this chance of use on, an expert is worth bringing in ahead."""
-EARLY_CHANCE = 0.65
-"""The same, while a better-informed hint is still to come for its layer."""
+BOLDEST, SHYEST = 0.3, 0.6
+"""Bounds of the chance of use from which on an expert is worth bringing in ahead."""
+BOLDER, SHYER = 0.005, 0.02
+"""It falls so much with each layer that found what was wanted for it, and rises so much with each that did not."""
+EARLY = 0.12
+"""A plan must be surer by so much while a better-informed hint is still to come for its layer."""
 HORIZON_STEPS = 8
 """Plans for steps further ahead than this are taken for nonsense."""
 
@@ -41,10 +43,10 @@ class LivePlan:
         self._due = np.empty(0, dtype=np.intp)
         self._passed = 0
 
-    def order(self, hints_come: np.ndarray, position: int) -> None:
+    def order(self, wanted_chance: float, hints_come: np.ndarray, position: int) -> None:
         """Settle what is worth bringing in, by (layer, −chance); `hints_come` is bool [layers, 1]."""
         hinted = (self.hint != UNKNOWN).any(axis=1, keepdims=True)
-        keys = np.flatnonzero(self.chances >= np.where(hints_come & ~hinted, EARLY_CHANCE, WANTED_CHANCE))
+        keys = np.flatnonzero(self.chances >= wanted_chance + EARLY * (hints_come & ~hinted))
         self._keys = keys[np.lexsort((-self.chances.ravel()[keys], keys // self._experts))]
         self._due = self.ticks[self._keys // self._experts, 0]
         self._passed = int(np.searchsorted(self._due, position, side="right"))
@@ -66,6 +68,8 @@ class Advice:
 
     def __init__(self, layers: int, experts: int, literal: bool = False) -> None:
         self._layers, self._experts = layers, experts
+        self.wanted_chance = (BOLDEST + SHYEST) / 2
+        """From this chance of use on an expert is brought in ahead; it follows what the link can carry."""
         self._hints_come = np.zeros((layers, 1), dtype=bool)
         """Layers that were hinted at in the last step."""
         self.reliability = Reliability(layers, literal)
@@ -83,7 +87,7 @@ class Advice:
             live.plan = levels(np.frombuffer(plan.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
             live.known[:] = True
             live.chances = self.reliability.chances(np.arange(self._layers)[:, None], live.plan, live.hint)
-            live.order(self._hints_come, self.position)
+            live.order(self.wanted_chance, self._hints_come, self.position)
         return True
 
     def hear(self, hint: Hint) -> bool:
@@ -98,7 +102,7 @@ class Advice:
             live.hint[layer] = levels(np.frombuffer(hint.scores, dtype=np.uint8))
             live.known[layer] = True
             live.chances[layer] = self.reliability.chances(layer, live.plan[layer], live.hint[layer])
-            live.order(self._hints_come, self.position)
+            live.order(self.wanted_chance, self._hints_come, self.position)
         return True
 
     def learn(self, step: int, used: np.ndarray) -> None:
@@ -134,6 +138,11 @@ class Advice:
         begun = [plan.move(tick) for plan in self.plans]
         self.plans = [plan for plan in self.plans if plan.step >= current - 1 and plan.step <= current + HORIZON_STEPS]
         return np.concatenate(begun) if begun else np.empty(0, dtype=np.intp)
+
+    def settle(self, late: bool) -> None:
+        """A layer has begun, and what was wanted for it was there or came late: idle links make bold, busy ones shy."""
+        chance = self.wanted_chance + (SHYER if late else -BOLDER)
+        self.wanted_chance = min(max(chance, BOLDEST), SHYEST)
 
     def wanted(self, placed: np.ndarray) -> Iterator[tuple[int, int]]:
         """(due tick, key) of what is wanted and not `placed` (bool by key), the first due first."""

@@ -48,6 +48,8 @@ class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     held: int
     accuracy: float
     """Of plans, over recent layers, as measured (reliability.py)."""
+    wanted_chance: float
+    """From which on an expert is brought in ahead, as it stands (advice.py)."""
     ranks_victims: int
     """1 while forecasts say who goes first, 0 while they only protect."""
 
@@ -230,7 +232,11 @@ class Ledger:
 
     def _move_to(self, tick: int) -> None:
         begun = self._advice.move(tick)
-        self._counts["dropped"] += int(np.count_nonzero(~self._table.placed[begun]))
+        dropped = int(np.count_nonzero(~self._table.placed[begun]))
+        self._counts["dropped"] += dropped
+        if len(begun):
+            on_the_way = any(slot.key in begun for slot in self._table.filling.values())
+            self._advice.settle(late=dropped > 0 or on_the_way)
 
     # What to do about it
 
@@ -344,5 +350,6 @@ class Ledger:
             filling=filling,
             held=len(self._table.slots) - free - filling,
             accuracy=round(self._advice.reliability.accuracy, 3),
+            wanted_chance=round(self._advice.wanted_chance, 3),
             ranks_victims=int(self._outlook.ranks_victims),
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .advice import WANTED_CHANCE, Advice
+from .advice import Advice
 from .policies.base import Policy, discount
 from .reliability import ACCURATE
 from .slots import NOW
@@ -82,7 +82,7 @@ class Outlook:
         now = self._advice.position
         worth = self._policy.worth(now, self._known_until())
         for plan in reversed(self._advice.plans):
-            before = (plan.ticks < due) & (plan.chances >= WANTED_CHANCE)
+            before = (plan.ticks < due) & (plan.chances >= self._advice.wanted_chance)
             chances = plan.chances * ((plan.ticks > now) & ~before)
             worth = chances * discount(plan.ticks - now, self._layers) + (1 - chances) * worth
         return worth
@@ -103,7 +103,7 @@ class Outlook:
         return float(self._worth(due)[key])
 
     def _foretold(self, plan_ticks: np.ndarray, chances: np.ndarray) -> np.ndarray:
-        return (plan_ticks > self._advice.position) & (chances >= WANTED_CHANCE)
+        return (plan_ticks > self._advice.position) & (chances >= self._advice.wanted_chance)
 
     def _next_due(self) -> np.ndarray:
         """[layers * experts]: the tick of the first use foretold, infinity where there is none."""

@@ -56,15 +56,21 @@ def test_false_hints_are_the_likely_experts_of_the_token() -> None:
     assert np.mean(np.array(false) < 8) > 0.8
 
 
-def test_the_seed_decides_and_the_first_layer_can_be_left_out() -> None:
+def test_the_seed_decides() -> None:
     trace = random_trace(0, [30])
     steps, quality = batch_steps(trace, 1), Quality(recall=0.5, precision=0.5)
-    one, same = (EmulatedHints(trace, steps, quality, seed=1) for _ in range(2))
-    other = EmulatedHints(trace, steps, quality, seed=2)
-    without = EmulatedHints(trace, steps, quality, first_layer=False, seed=1)
+    one, same, other = (EmulatedHints(trace, steps, quality, seed) for seed in (1, 1, 2))
     assert all(np.array_equal(one.of(step), same.of(step)) for step in range(30))
     assert not all(np.array_equal(one.of(step), other.of(step)) for step in range(30))
-    assert all(without.of(step).tolist() == [key for key in one.of(step) if key >= 8] for step in range(30))
+
+
+def test_a_hint_names_the_keys_of_one_layer() -> None:
+    trace = random_trace(0, [3], layers=2, experts=8)
+    hints = EmulatedHints(trace, batch_steps(trace, 1), Quality(recall=1.0, precision=0.5))
+    for step in range(3):
+        scores = [np.frombuffer(hints.scores(step, layer), np.uint8) for layer in range(2)]
+        assert np.flatnonzero(np.concatenate(scores)).tolist() == hints.of(step).tolist()
+        assert set(np.concatenate(scores).tolist()) == {0, 255}
 
 
 @pytest.mark.parametrize("quality", [(0.0, 0.5), (0.5, 1.5)])

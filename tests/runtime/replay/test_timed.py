@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 import pytest
 from expertflow.ipc.messages import Forecast, Used
@@ -100,7 +99,7 @@ def test_right_hints_hide_transfers_behind_compute() -> None:
     trace = random_trace(7, [40])
     program = Program(trace, batch_steps(trace, 1))
     machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, readers=2, layer_ns=MS, expert_ns=2 * MS)
-    hints = EmulatedHints(trace, batch_steps(trace, 1), Quality(recall=1.0, precision=1.0), first_layer=False)
+    hints = EmulatedHints(trace, batch_steps(trace, 1), Quality(recall=1.0, precision=1.0))
     blind = replay_timed(program, ledger_of(program, 12), 12, machine)
     told = replay_timed(program, ledger_of(program, 12), 12, machine, hints=hints)
     assert told.hit_rate > blind.hit_rate and told.stall_ns < blind.stall_ns / 2
@@ -140,15 +139,15 @@ def test_plans_are_made_in_time_and_prefetch() -> None:
     assert late.stall_ns > told.stall_ns
 
 
-def test_a_slot_comes_back_sooner_when_compute_hears_between_experts() -> None:
-    """Three experts in use, 2 ms each, one of them missing; the slots are full of others. The recall is heard after
-    the first expert, not after the second, and the transfer of 3 ms ends so much sooner."""
-    trace = chain_trace([[0, 1, 2]], [[3, 4, 5]], [[3, 4, 6]])
+def test_recalls_are_heard_while_the_layer_computes() -> None:
+    """Six slots, full; 3 and 4 are there (2 ms each), 6 is missing. The need arrives after 1/4 ms, the recall after
+    1/2; it is heard after the first expert, at 2 ms, and its answer arrives at 2 1/4. The transfer takes 3 ms, and its
+    end is heard at 5 1/2: waiting from the end of the second expert, at 4, takes 1 1/2 ms."""
     machine = Machine(expert_bytes=3000, link_bytes_per_s=1e6, expert_ns=2 * MS, message_ns=MS // 4)
-    late = run(trace, machine, slots=6)
-    soon = run(trace, msgspec.structs.replace(machine, hears_between_experts=True), slots=6)
-    assert (late.hits, late.misses) == (soon.hits, soon.misses) == (2, 7)
-    assert late.stall_ns - soon.stall_ns == 2 * MS
+    steps = [[[0, 1, 2]], [[3, 4, 5]], [[3, 4, 6]]]
+    whole, begin = run(chain_trace(*steps), machine, slots=6), run(chain_trace(*steps[:2]), machine, slots=6)
+    assert (whole.hits, whole.misses) == (2, 7)
+    assert whole.stall_ns - begin.stall_ns == 3 * MS // 2
 
 
 def test_it_is_deterministic() -> None:
