@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import torch
 from expertflow.ipc.messages import Forecast, Used
@@ -66,6 +67,19 @@ def table_of(trace: Trace) -> TokenCounts:
 
 def forecaster_of(module: PathModule, trace: Trace, adapts: bool = False) -> Path:
     return Path(file_of(module, trace), VOCABULARY.__getitem__, adapts)
+
+
+def random_path(layers: int, experts: int, top_k: int) -> Path:
+    """An untrained predictor of these sizes, with noise for weights, that knows some tokens."""
+    dice = np.random.default_rng(0)
+    trace = Trace(
+        routes=np.argsort(dice.random((40, layers, experts)), axis=2)[:, :, :top_k].astype(np.uint16),
+        token_ids=dice.integers(0, 30, 40),
+        offsets=np.array([0, 40]),
+        expert_count=experts,
+    )
+    shape = msgspec.structs.replace(SHAPE, layers=layers, experts=experts, top_k=top_k, grams=0)
+    return Path(file_of(untrained(trace, shape, noise=0.3), trace))
 
 
 def ask(trace: Trace, row: int, positions: list[int], sequence: int = 0) -> Forecast:

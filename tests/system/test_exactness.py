@@ -14,17 +14,19 @@ import pytest
 import torch
 from expertflow.configs.schema import Config
 from expertflow.runtime.local import LocalRuntime
+from expertflow.tests.predictor.paths import random_path
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.unit import RowAbilities
 from expertflow.workers.predictor.choice import Subject, make_forecaster
+from expertflow.workers.predictor.forecaster import Forecaster
 from transformers import AutoModelForCausalLM
 
 from tests.families import FAMILIES, save_tiny
 from tests.system.schedules import Digests, Driver, drive
 
 BUDGETS = ("one", "few", "quarter", "all")
-PREDICTORS = ("none", "table", "noise", "opposite")
+PREDICTORS = ("none", "table", "path", "previous", "matrices", "everything", "noise", "opposite")
 BATCHES = (1, 3, 8, 16)
 TIERS = ("disk", "host")
 DTYPES = ("float32", "bfloat16")
@@ -73,13 +75,20 @@ def _slots(budget: str, survey: Survey) -> int:
 def _run(
     survey: Survey, abilities: RowAbilities, slots: int, predictor: str, batch: int, tier: str
 ) -> tuple[Driver, Digests]:
-    config = Config(predictor=predictor)  # pyright: ignore[reportArgumentType]
-    forecaster = make_forecaster(config, Subject.of(survey))
+    forecaster = _forecaster(survey, predictor)
     digests = Digests()
     with LocalRuntime(survey, slots, abilities, digests.choose, forecaster, tier=tier) as runtime:
         driver = Driver(runtime, survey.vocabulary)
         drive(driver, batch, seed=batch)
     return driver, digests
+
+
+def _forecaster(survey: Survey, predictor: str) -> Forecaster | None:
+    """The path predictor is one that nobody trained: what it says hardly matters here."""
+    if predictor == "path":
+        return random_path(survey.layers, survey.experts, survey.top_k)
+    config = Config(predictor=predictor)  # pyright: ignore[reportArgumentType]
+    return make_forecaster(config, Subject.of(survey))
 
 
 @cache

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .mixing import distance_bucket
+from .mixing import distance_bucket, without_tiny
 from .past import Asked
 
 MOST_COPIED = 16
@@ -46,7 +46,7 @@ def attend(queries: np.ndarray, keys: np.ndarray, near: np.ndarray, alike: np.nd
     scores -= highest
     weights = np.exp(scores, out=scores)
     weights /= weights.sum(axis=3, keepdims=True) + np.exp(-highest)
-    return weights
+    return without_tiny(weights)
 
 
 def read_routing_at(shares: np.ndarray, routes: np.ndarray, width: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..forecaster import CHUNK_TOKENS
-from .mixing import RECENT_DECAYS, RECENT_PRIOR
+from .mixing import RECENT_DECAYS, RECENT_PRIOR, without_tiny
 from .past import NEVER, Past, Recent
 from .shape import PathShape
 
@@ -107,7 +107,7 @@ class Rows:
             hot, codes, added = shares @ hot, shares @ codes, shares.sum(axis=1)
         kept = (self._decays**count)[None, :, None]
         self._weights[lines] = kept[..., 0] * self._weights[lines] + added
-        self._sums[lines] = kept * self._sums[lines] + hot
+        self._sums[lines] = without_tiny(kept * self._sums[lines] + hot)
         self._code_sums[lines] = kept * self._code_sums[lines] + codes
 
     def past(self, lines: np.ndarray) -> Past:
