@@ -98,7 +98,7 @@ def _run_all(arguments: argparse.Namespace, asked: str, console: Console) -> Non
         rows=[],
         left_out=left_out,
     )
-    shared = {"model": str(model), "tier": arguments.tier}
+    shared = {"model": str(model), "tier": arguments.tier, "dtype": arguments.dtype}
     shared |= {"link_rate": arguments.link_rate} if arguments.tier == "host" else {}
     work = Work(questions, shared, arguments.tokens, arguments.warm_tokens, arguments.blocks)
     run = Run(work, files, arguments.out, results)
@@ -139,8 +139,9 @@ def _cells(arguments: argparse.Namespace, systems: list[System]) -> Iterator[tup
 def _setting(arguments: argparse.Namespace) -> str:
     link = f"host tier, link emulated at {arguments.link_rate}/s" if arguments.tier == "host" else "disk tier"
     return (
-        f"Widened built-in model (0.9 GB of experts), {link}; {arguments.blocks} blocks of as many sequences as the "
-        f"batch has, {arguments.tokens} new tokens each, drawn at temperature 1 with the same seeds, after a warm-up."
+        f"Widened built-in model in {arguments.dtype} (0.9 GB of experts in bfloat16), {link}; {arguments.blocks} blocks "
+        f"of as many sequences as the batch has, {arguments.tokens} new tokens each, drawn at temperature 1 with the same "
+        "seeds, after a warm-up."
     )
 
 
@@ -163,6 +164,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-of-all", type=int, default=8)
     parser.add_argument("--systems", nargs="+", choices=[system.name for system in SYSTEMS], metavar="NAME", default=[])
     parser.add_argument("--tier", choices=("host", "disk"), default="host")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--link-rate", default="4GB", help="host tier: emulate a link of so many bytes a second")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens of a sequence")
     parser.add_argument("--warm-tokens", type=int, default=16)

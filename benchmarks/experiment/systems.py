@@ -26,6 +26,12 @@ class System:
 
 EXPERTFLOW, SE_MOE, CACHE_MOE = "ExpertFlow", "SE-MoE", "Cache-MoE"
 ALL_PARTS = "all parts"
+_PREVIOUS: dict[str, Option] = {
+    "predictor": "previous",
+    "prediction": "on",
+    "rank_victims": "always",
+    "belief": "literal",
+}
 _PARTS: dict[str, Option] = {"units": "two", "grouping": "swap", "prediction": "on"}
 
 
@@ -49,7 +55,7 @@ SYSTEMS = [
     _variation("LFRU", "on demand, frequency over age", policy="lfru"),
     _variation("least stale", "on demand, experts of the layer that is furthest away go", policy="least-stale"),
     _variation("static", "on demand, the experts used most at first stay", policy="static"),
-    _variation("previous step", "the experts of the step before are fetched", predictor="previous", prediction="on"),
+    _variation("previous step", "the experts of the step before are fetched", **_PREVIOUS),
     _without(ALL_PARTS, "ExpertFlow with two units, grouping, forecasts and hints always on"),
     _without("no hints", "all parts, but nobody names the next layer's experts", hints="off"),
     _without("no forecasts", "all parts, but no predictor (rows cannot be grouped either)", predictor="none"),
