@@ -138,10 +138,10 @@ def _cells(arguments: argparse.Namespace, systems: list[System]) -> Iterator[tup
 
 def _setting(arguments: argparse.Namespace) -> str:
     link = f"host tier, link emulated at {arguments.link_rate}/s" if arguments.tier == "host" else "disk tier"
+    amount = f"{arguments.blocks} blocks of as many sequences as the batch has, {arguments.tokens} new tokens each"
     return (
-        f"Widened built-in model in {arguments.dtype} (0.9 GB of experts in bfloat16), {link}; {arguments.blocks} blocks "
-        f"of as many sequences as the batch has, {arguments.tokens} new tokens each, drawn at temperature 1 with the same "
-        "seeds, after a warm-up."
+        f"Widened built-in model in {arguments.dtype} (0.9 GB of experts in bfloat16), {link}; {amount}, drawn at "
+        "temperature 1 with the same seeds, after a warm-up."
     )
 
 
