@@ -29,6 +29,7 @@ from experiment.systems import SYSTEMS, System
 from experiment.tables import Failure, Results, page
 from experiment.trained import trained_gates
 from expertflow.errors import ExpertFlowError
+from expertflow.workers.predictor.choice import FILE_NAME
 from models import EXAMPLES, widened
 from rich.console import Console
 
@@ -93,7 +94,7 @@ def _run_all(arguments: argparse.Namespace, asked: str, console: Console) -> Non
     results = Results(
         command=asked,
         versions=versions(),
-        setting=_setting(arguments),
+        setting=f"{_setting(arguments)} ExpertFlow's predictor: {'path' if 'path' in files else 'token table'}.",
         systems={system.name: system.what for system in systems},
         rows=[],
         left_out=left_out,
@@ -115,7 +116,9 @@ def _ready(
 ) -> tuple[list[System], dict[str, Path], list[Failure]]:
     """Systems that can run, the trained files they need, and those that cannot."""
     systems = [system for system in SYSTEMS if not arguments.systems or system.name in arguments.systems]
-    files = {}
+    files: dict[str, Path] = {}
+    if (model / FILE_NAME).is_file():
+        files["path"] = model / FILE_NAME
     if any(system.needs == "gates" for system in systems):
         files["gates"] = trained_gates(model, lessons)
     if arguments.paper_file:
@@ -166,8 +169,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tier", choices=("host", "disk"), default="host")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--link-rate", default="4GB", help="host tier: emulate a link of so many bytes a second")
-    parser.add_argument("--tokens", type=int, default=32, help="new tokens of a sequence")
-    parser.add_argument("--warm-tokens", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=24, help="new tokens of a sequence")
+    parser.add_argument("--warm-tokens", type=int, default=8)
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument(
         "--paper-file", type=Path, help="the paper's predictor, trained (expertflow train --kind paper)"

@@ -52,6 +52,8 @@ def run_cell(work: Work, system: System, files: dict[str, Path], slots: str, bat
 
 
 def _trained(system: System, files: dict[str, Path]) -> dict[str, Option]:
+    if system.takes_path:
+        return {"predictor": "path" if "path" in files else "table"}
     option = {"gates": "gates_file", "paper": "predictor_file"}.get(system.needs)
     return {option: str(files[system.needs])} if option else {}
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from expertflow.runtime.replay.experiment import BOUNDS
+
 from .figures import Figures
 
 OVER_SLOTS = {"tokens_per_s": "tokens/s", "hit_ratio": "hit ratio", "pss_mb": "PSS of all processes, MB"}
@@ -97,7 +99,8 @@ def draw_replay(lines: Sequence[dict[str, Any]], file: Path) -> Path:
         chosen = [line for line in lines if line["batch"] == batch and line["sharing"] == "pool"]
         for policy in dict.fromkeys(line["policy"] for line in chosen):
             points = sorted((line["slots"], line["hit_ratio"]) for line in chosen if line["policy"] == policy)
-            panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=policy)
+            style = "--" if policy in BOUNDS else ":" if "hinted" in policy else "-"
+            panel.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=policy)
         panel.set(xlabel="slots a layer", ylabel="hit ratio", title=f"batch {batch}", ylim=(0, 1))
     axes[0][0].legend(fontsize=7)
     return _write(pyplot, figure, file)

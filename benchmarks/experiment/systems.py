@@ -23,6 +23,11 @@ class System:
     settles: bool = False
     """It tries its ways at first, and keeps the fastest: it is warmed up until that is done."""
 
+    @property
+    def takes_path(self) -> bool:
+        """Whether it forecasts with ExpertFlow's own trained predictor, where the model has one."""
+        return self.preset == "cpu-host" and "predictor" not in self.options
+
 
 EXPERTFLOW, SE_MOE, CACHE_MOE = "ExpertFlow", "SE-MoE", "Cache-MoE"
 ALL_PARTS = "all parts"
