@@ -21,17 +21,19 @@ BESIDE = {
 }
 
 
-def draw_all(rows: Sequence[Figures], folder: Path, setting: str) -> list[Path]:
-    """The files that were written."""
-    main = [row for row in rows if row["group"] == "main"]
+def draw_all(rows: Sequence[Figures], folder: Path, setting: str) -> None:
+    """Pictures of what was run: slots.png, systems.png, ablation.png."""
+    if not rows:
+        return
     slots, batch = _common_cell(rows)
     there = [row for row in rows if (row["slots"], row["batch"]) == (slots, batch)]
     where = f"{slots} of the experts, batch {batch}"
-    return [
-        _over_slots(main, folder / "slots.png", setting),
-        _beside([row for row in there if row["group"] != "ablation"], folder / "systems.png", where),
-        _beside([row for row in there if row["group"] == "ablation"], folder / "ablation.png", where),
-    ]
+    if main := [row for row in rows if row["group"] == "main"]:
+        _over_slots(main, folder / "slots.png", setting)
+    if systems := [row for row in there if row["group"] != "ablation"]:
+        _beside(systems, folder / "systems.png", where)
+    if ablation := [row for row in there if row["group"] == "ablation"]:
+        _beside(ablation, folder / "ablation.png", where)
 
 
 def _common_cell(rows: Sequence[Figures]) -> tuple[str, int]:
@@ -49,7 +51,7 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def _over_slots(rows: Sequence[Figures], file: Path, title: str) -> Path:
+def _over_slots(rows: Sequence[Figures], file: Path, title: str) -> None:
     pyplot, batches = _pyplot(), list(dict.fromkeys(row["batch"] for row in rows))
     size = (4.5 * len(batches) + 1, 2.6 * len(OVER_SLOTS))
     figure, axes = pyplot.subplots(len(OVER_SLOTS), len(batches), figsize=size, layout="constrained", squeeze=False)
@@ -59,7 +61,7 @@ def _over_slots(rows: Sequence[Figures], file: Path, title: str) -> Path:
             panel.set(xlabel="slots, % of all experts", ylabel=label, title=f"batch {batch}")
     axes[0][0].legend(fontsize=7)
     figure.suptitle(title, fontsize=8)
-    return _write(pyplot, figure, file)
+    _write(pyplot, figure, file)
 
 
 def _curves(panel: Any, rows: Sequence[Figures], column: str) -> None:
@@ -69,7 +71,7 @@ def _curves(panel: Any, rows: Sequence[Figures], column: str) -> None:
     panel.set_ylim(bottom=0)
 
 
-def _beside(rows: Sequence[Figures], file: Path, title: str) -> Path:
+def _beside(rows: Sequence[Figures], file: Path, title: str) -> None:
     pyplot = _pyplot()
     size = (12, 2 * (0.28 * len(rows) + 0.9))
     figure, axes = pyplot.subplots(2, len(BESIDE) // 2, figsize=size, layout="constrained", sharey=True)
@@ -81,16 +83,15 @@ def _beside(rows: Sequence[Figures], file: Path, title: str) -> Path:
         panel.margins(x=0.15)
     axes.flat[0].invert_yaxis()
     figure.suptitle(title, fontsize=9)
-    return _write(pyplot, figure, file)
+    _write(pyplot, figure, file)
 
 
-def _write(pyplot: Any, figure: Any, file: Path) -> Path:
+def _write(pyplot: Any, figure: Any, file: Path) -> None:
     figure.savefig(file, dpi=110)
     pyplot.close(figure)
-    return file
 
 
-def draw_replay(lines: Sequence[dict[str, Any]], file: Path) -> Path:
+def draw_replay(lines: Sequence[dict[str, Any]], file: Path) -> None:
     """Hit ratio over slots, a panel a batch size; slots shared by the layers."""
     pyplot, batches = _pyplot(), list(dict.fromkeys(line["batch"] for line in lines))
     size = (4.2 * len(batches), 3.6)
@@ -103,4 +104,4 @@ def draw_replay(lines: Sequence[dict[str, Any]], file: Path) -> Path:
             panel.plot(*zip(*points, strict=True), style, marker="o", markersize=3, label=policy)
         panel.set(xlabel="slots a layer", ylabel="hit ratio", title=f"batch {batch}", ylim=(0, 1))
     axes[0][0].legend(fontsize=7)
-    return _write(pyplot, figure, file)
+    _write(pyplot, figure, file)

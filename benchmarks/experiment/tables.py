@@ -11,6 +11,9 @@ from .systems import ALL_PARTS, CACHE_MOE, EXPERTFLOW, SE_MOE
 Cell = str | float | int | None
 CLAIMS = {SE_MOE: "2.0–5.9×", CACHE_MOE: "1.9–2.2×"}
 """Of the paper, as throughput of ExpertFlow over theirs (on GPUs, other models)."""
+WHY_OTHERS = (
+    "Other batches (of two units) round differently in bfloat16; in float32 all must be equal (`--dtype float32`)."
+)
 COLUMNS = {
     "tokens_per_s": "tokens/s",
     "slowest_block": "slowest",
@@ -84,9 +87,7 @@ def exactness(rows: Sequence[Figures]) -> str:
     if not unlike:
         return f"All {len(rows)} cells gave the same tokens at the same batch size."
     named = ", ".join(f"{name(row)}: {row['equal_tokens']}" for row in unlike)
-    return (
-        f"{len(rows) - len(unlike)} of {len(rows)} cells gave the same tokens at the same batch size. Others: {named}."
-    )
+    return f"{len(rows) - len(unlike)} of {len(rows)} cells gave the same tokens at the same batch size. Others: {named}. {WHY_OTHERS}"
 
 
 def name(row: Figures) -> str:
