@@ -87,7 +87,8 @@ def exactness(rows: Sequence[Figures]) -> str:
     if not unlike:
         return f"All {len(rows)} cells gave the same tokens at the same batch size."
     named = ", ".join(f"{name(row)}: {row['equal_tokens']}" for row in unlike)
-    return f"{len(rows) - len(unlike)} of {len(rows)} cells gave the same tokens at the same batch size. Others: {named}. {WHY_OTHERS}"
+    equal = f"{len(rows) - len(unlike)} of {len(rows)} cells gave the same tokens at the same batch size"
+    return f"{equal}. Others: {named}. {WHY_OTHERS}"
 
 
 def name(row: Figures) -> str:
