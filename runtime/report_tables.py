@@ -25,7 +25,9 @@ def report_table(kind: str, report: Report) -> Group:
 
 def _recalls(kind: str, report: Report) -> Table:
     table = plain_table("predictor", "recall@k", "recall@2k", "precision at p ≥ 0.5", "calibration error")
-    lines = {f"{kind}, decode": report.decode, f"{kind}, decode, not adapting": report.still}
+    lines = {f"{kind}, decode": report.decode}
+    if report.still != report.decode:
+        lines[f"{kind}, decode, not adapting"] = report.still
     lines[f"{kind}, prefill"] = report.prefill
     for name, figures in (lines | _simpler(report)).items():
         table.add_row(name, *(f"{value:.3f}" for value in (figures.recall, figures.recall_double)), *_chances(figures))

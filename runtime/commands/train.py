@@ -99,7 +99,7 @@ class Train(Command):
         trained = TRAINERS[self.kind](learned, effort, tell)
         view(Progress("train", "judging", 0, 1))
         make = partial(trained.forecaster, judged.vocabulary)
-        figures = compare(make, learned, judged, PROMPTS[self.kind])
+        figures = compare(make, learned, judged, PROMPTS[self.kind], trained.adapts)
         view(Progress("train", "judging", 1, 1))
         return figures if self.out is None else trained.write(self.out, figures)
 

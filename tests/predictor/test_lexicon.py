@@ -58,6 +58,15 @@ def test_full_counts_fade() -> None:
     assert counts[0, 1] / seen[0] > 0.98
 
 
+def test_what_training_saw_often_is_settled() -> None:
+    """Fresh counts would only add noise to it."""
+    known = table(7)
+    known.seen[0] = 255
+    lexicon = Lexicon(known, 0, None)
+    lexicon.count(np.array([7]), hot(3))
+    assert lexicon.look_up(np.array([7]))[0].tolist() == known.counts.tolist()
+
+
 def test_tokens_of_a_table_of_strings_are_found_by_their_string() -> None:
     lexicon = Lexicon(table("Ġthe", "of"), 16, {4: "of"}.get)
     counts, seen, grams = lexicon.look_up(np.array([4, 5]))

@@ -62,13 +62,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def compare(make: Callable[[bool], Forecaster], learned: Trace, held_out: Trace, prompt: float = 0.0) -> Report:
-    """`make(adapts)` gives a fresh predictor, which goes on learning or not.
+def compare(
+    make: Callable[[bool], Forecaster], learned: Trace, held_out: Trace, prompt: float = 0.0, adapts: bool = True
+) -> Report:
+    """`make(adapts)` gives a fresh predictor, which goes on learning or not (`adapts`: it can).
 
     `learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged. In decode the
     share `prompt` of every sequence is taken as a prompt that ran at once.
     """
     judged, adapting = shortened(held_out), make(True)
+    in_decode = judge(decode(adapting, judged, prompt=prompt))
     table = TokenTable(learned.layers, learned.expert_count, learned.top_k, memory_bytes=256 << 20)
     teach(table, learned)
     previous = Previous(learned.layers, learned.expert_count, learned.top_k)
@@ -76,8 +79,8 @@ def compare(make: Callable[[bool], Forecaster], learned: Trace, held_out: Trace,
     return Report(
         tokens=judged.tokens,
         prompt=prompt,
-        decode=judge(decode(adapting, judged, prompt=prompt)),
-        still=judge(decode(make(False), judged, prompt=prompt)),
+        decode=in_decode,
+        still=judge(decode(make(False), judged, prompt=prompt)) if adapts else in_decode,
         prefill=judge(prefill(make(False), judged)),
         table=judge(decode(table, judged, learning=False, prompt=prompt)),
         previous=judge(decode(previous, judged, prompt=prompt)),

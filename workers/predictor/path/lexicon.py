@@ -17,12 +17,14 @@ NO_LINE = -1
 class Lexicon:
     """Table lines and spelling of token ids, worked out once for each id.
 
-    Counting goes on while the model runs: on traces it raised recall, most in a domain that was not trained on.
+    Counting goes on while the model runs, but for tokens that training saw so often that nothing is to be gained. On
+    traces that raised recall, most in a domain that was not trained on (docs/prediction.md).
     """
 
     def __init__(self, table: TokenCounts, grams: int, spelling: Spelling | None) -> None:
         self._buckets, self._spelling, self._named = grams, spelling, table.named
         self._trained = len(table.tokens)
+        self._settled = table.seen == MOST_COUNTED
         self._trained_line = {token: line for line, token in enumerate(table.tokens.tolist())}
         growth = max(GROWTH_BYTES // table.counts.shape[1], 1)
         self._counts = np.concatenate([table.counts, np.zeros((growth, table.counts.shape[1]), dtype=np.uint8)])
@@ -45,6 +47,8 @@ class Lexicon:
         for token, routed in zip(ids.tolist(), hot.astype(np.uint8), strict=True):
             line = self._line(token)
             line = self._grow(token) if line == NO_LINE else line
+            if line < self._trained and self._settled[line]:
+                continue
             if self._seen[line] == MOST_COUNTED:
                 self._counts[line] >>= 1
                 self._seen[line] >>= 1

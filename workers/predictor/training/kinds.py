@@ -17,6 +17,11 @@ from .path import TrainedPath, train_path
 class Trained(Protocol):
     """A predictor that was just trained."""
 
+    @property
+    def adapts(self) -> bool:
+        """It can go on learning."""
+        ...
+
     def forecaster(self, vocabulary: list[str] | None, adapts: bool) -> Forecaster:
         """Ready to judge; `vocabulary` are the strings of the judging trace's token ids.
 

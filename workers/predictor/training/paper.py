@@ -130,6 +130,7 @@ class TrainedPaper:
     """The paper's transformer, just trained."""
 
     file: PaperFile
+    adapts: bool = False
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
         """`vocabulary` are the strings of the token ids that it will be asked for. It learns nothing new."""

@@ -104,6 +104,7 @@ class TrainedPath:
     """A path predictor that was just trained."""
 
     file: PathFile
+    adapts: bool = True
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
         """`vocabulary` are the strings of the token ids that it will be asked for."""
