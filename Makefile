@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make chaos · make lint · make bench · make clean
+# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ READY := $(VENV)/ready
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos lint bench clean
+.PHONY: help demo test test-all chaos lint bench experiments clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
@@ -20,6 +20,7 @@ help:
 	@echo "make chaos     long fault and soak runs"
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     the tables of the README"
+	@echo "make experiments  ExpertFlow beside the baselines (docs/experiments.md)"
 	@echo "make clean     remove .venv and everything else that was made here"
 
 demo: $(READY)
@@ -41,6 +42,9 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/step_times.py --model widened --out docs/results/step-times-widened.json $(ARGS)
 	$(BIN)/python benchmarks/step_times.py --model r --out docs/results/step-times-r.json $(ARGS)
+
+experiments: $(READY)
+	$(BIN)/python benchmarks/experiments.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -2,9 +2,10 @@
 
 python benchmarks/cache.py --out docs/results/cache.json
 
-Two rows, slots for about 1.4 times the experts that a layer of a step needs. First LRU alone, with memory as the link,
-says how long computing takes and how much is loaded; from that follows the link's rate. Then every contender decodes
-the same sequences over a link of that rate, emulated: real copies between shared memories, held to it.
+Two units of two rows, slots for about 1.4 times the experts that a layer of a step needs. First LRU alone, with memory
+as the link, says how long computing takes and how much is loaded; from that follows the link's rate. Then every
+contender decodes the same sequences over a link of that rate, emulated: real copies between shared memories, held to
+it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Bench:
             "tier": "host",
             "expert_memory": arguments.share,
             "batch_size": arguments.rows,
-            "units": "one",
+            "units": "two",
+            "grouping": "off",
             "prediction": "on",
         }
 
@@ -82,7 +84,7 @@ class Bench:
 
     def _decode(self, client: Client, block: int) -> float:
         """One sequence after the other keeps every row busy; tokens are drawn, so that text does not repeat itself."""
-        prompts = held_out_prompts(self._rows * (block + 1), characters=120)[-self._rows :]
+        prompts = held_out_prompts(self._rows * (block + 1), characters=60)[-self._rows :]
         started = time.perf_counter()
         client.generate(prompts, max_new_tokens=self._tokens, temperature=1.0, seed=1000 * block, eos_ids=[])
         return self._rows * self._tokens / (time.perf_counter() - started)
@@ -152,10 +154,10 @@ def _table(title: str, rows: list[Figures]) -> Table:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=4, help="sequences in all, half of them in each unit")
     parser.add_argument("--share", default="31.3%", help="expert memory; 31.3 % are 10 of 32 experts a layer")
-    parser.add_argument("--tokens", type=int, default=96, help="new tokens of a sequence in a block")
-    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--tokens", type=int, default=256, help="new tokens of a sequence in a block")
+    parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--link-rate", default="", help="bytes a second; empty: what the first run says")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--out", type=Path, help="write the figures as JSON")

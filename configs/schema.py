@@ -13,7 +13,7 @@ from ..errors import UsageError
 from .sizes import parse_size
 
 Predictor = Literal[
-    "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
+    "auto", "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
 ]
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
@@ -52,8 +52,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Which expert goes first among those that no plan protects; the others are baselines (docs/decisions.md)."""
     slot_sharing: Literal["pool", "layer"] = "pool"
     """Whether all layers share the slots, or each has as many as any other."""
-    predictor: Predictor = "table"
-    """Who forecasts routing. noise and opposite lie on purpose; oracle reads `oracle_routes`."""
+    predictor: Predictor = "auto"
+    """Who forecasts routing; auto: the trained predictor that the model folder carries (path), else a token table.
+    noise and opposite lie on purpose; oracle reads `oracle_routes`; the others are baselines (docs/prediction.md)."""
     predictor_file: str = ""
     """Trained predictor (`expertflow train`), for path and paper; empty: predictor.npz in the model folder."""
     hints: Literal["off", "router", "gates"] = "router"

@@ -37,7 +37,7 @@ class Demo(Command):
 
     kill: Stage | None = None
     """Kill this stage in the middle: the text pauses and goes on."""
-    predictor: Predictor = "table"
+    predictor: Predictor = "auto"
     """Who forecasts which experts come next. none, noise and opposite (lies) and oracle (the truth) change the time it
     takes, never the text."""
     expert_memory: str = "25%"

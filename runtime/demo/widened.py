@@ -17,7 +17,7 @@ from ...errors import BudgetError, EngineError, UsageError
 
 FACTOR = 64
 _PACKAGE = Path(__file__).parents[2]
-_WEIGHTS = {".json", ".safetensors"}
+_WEIGHTS = {".json", ".npz", ".safetensors"}
 
 
 def example_file(name: str) -> Path:

@@ -45,9 +45,16 @@ def make_forecaster(config: Config, subject: Subject) -> Forecaster | None:
 
     Raises UsageError if a file it needs is missing or is none, CheckpointError if it belongs to another model.
     """
-    if config.predictor == "none":
-        return None
-    return _MAKERS[config.predictor](config, subject)
+    name = chosen_predictor(config, subject)
+    return None if name == "none" else _MAKERS[name](config, subject)
+
+
+def chosen_predictor(config: Config, subject: Subject) -> str:
+    """What `auto` comes to."""
+    if config.predictor != "auto":
+        return config.predictor
+    carried = bool(subject.folder) and (Path(subject.folder) / FILE_NAME).is_file()
+    return "path" if config.predictor_file or carried else "table"
 
 
 def predictor_file(config: Config, subject: Subject) -> Path:

@@ -10,7 +10,7 @@ from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from ..traces.records import TracedPlan, TraceHeader
 from ..traces.stream import TraceFile
-from .choice import Subject, make_forecaster
+from .choice import Subject, chosen_predictor, make_forecaster
 from .events import Action, Foretell, Learn
 from .forecaster import Forecaster, scores
 from .state import PredictorState
@@ -22,7 +22,9 @@ class PredictorShell:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
-        self._forecaster = make_forecaster(stage.config, Subject.of(survey))
+        subject = Subject.of(survey)
+        self._name = chosen_predictor(stage.config, subject)
+        self._forecaster = make_forecaster(stage.config, subject)
         self._state = PredictorState(waits=self._forecaster is not None and self._forecaster.follows_rows)
         self._plans = self._learned = 0
         self._trace: TraceFile | None = None
@@ -32,7 +34,7 @@ class PredictorShell:
     def run(self) -> None:
         """Serve until the supervisor says stop."""
         stage = self._stage
-        stage.ready({"predictor": stage.config.predictor})
+        stage.ready({"predictor": self._name})
         while stage.running:
             self.hear([event.message for event in stage.poll(1000) if isinstance(event, Received)])
             if stage.publish_due:
