@@ -111,10 +111,11 @@ class Rows:
         self._code_sums[lines] = kept * self._code_sums[lines] + codes
 
     def past(self, lines: np.ndarray) -> Past:
-        """The windows of these lines; `NOWHERE` has none."""
+        """The windows of these lines; `NOWHERE` has none. (`take` is twice as fast as indexing.)"""
+        rings = (self._keys, self._values, self._routes, self._tokens)
+        keys, values, routes, tokens = (ring.take(lines, axis=0, mode="clip") for ring in rings)
         positions = np.where((lines == NOWHERE)[:, None], NEVER, self._positions[lines])
-        known = positions != NEVER
-        return Past(self._keys[lines], self._values[lines], self._routes[lines], known, self._tokens[lines], positions)
+        return Past(keys, values, routes, positions != NEVER, tokens, positions)
 
     def recent(self, lines: np.ndarray, begins: np.ndarray) -> Recent:
         """What the latest tokens say to the ones that come next; `begins` [n]: nothing came before them."""
