@@ -13,10 +13,13 @@ from expertflow.tests.predictor.paths import SHAPE, made_up_trace
 from expertflow.workers.predictor.judging.report import compare
 from expertflow.workers.predictor.paper.shape import FIRST, PaperShape
 from expertflow.workers.predictor.training.counting import compact, count_tokens
+from expertflow.workers.predictor.training.grouping import grouped
 from expertflow.workers.predictor.training.loop import Effort
 from expertflow.workers.predictor.training.paper import TrainedPaper, train_paper
 from expertflow.workers.predictor.training.path import TrainedPath, partly_hidden, train_path
 from expertflow.workers.predictor.training.sequences import Sequences, divided
+from hypothesis import given
+from hypothesis import strategies as st
 
 EFFORT = Effort(minutes=1, epochs=40)
 
@@ -104,3 +107,13 @@ def test_counts_are_scaled_to_bytes() -> None:
     table = compact(counts, seen, np.arange(1))
     assert table.seen.tolist() == [255]
     assert np.allclose(table.counts[0] / 255, counts[0] / 1000, atol=0.003)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 5), st.integers(0, 3))
+def test_groups_hold_everything_once_and_stay_small(lengths: list[int], most: int, seed: int) -> None:
+    for dice in (None, np.random.default_rng(seed)):
+        groups = list(grouped(lengths, 50, most, dice))
+        assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+        for group in groups:
+            assert len(group) <= most
+            assert len(group) == 1 or len(group) * max(lengths[place] for place in group) <= 50

@@ -20,18 +20,21 @@ from ..paper.forecaster import Paper
 from ..paper.module import PaperModule, padded
 from ..paper.shape import FIRST, PAD, UNKNOWN, PaperShape
 from ..stored import Header
+from .grouping import grouped
 from .loop import Effort, Tell, Training
 
 HEAD_RATE, BODY_RATE = 3e-3, 1.5e-3
 """Three times the paper's, which was meant for 30,000 sequences."""
 WEIGHT_DECAY = 0.01
 SEQUENCES_AT_ONCE = 16
+TOKENS_AT_ONCE = 2048
+"""With padding, for encoder and decoder each."""
 SHORTEST_PROMPT = 0.2
 """Share of the sequence."""
 FORGOTTEN = 0.05
 """Share of the tokens that are shown as unknown, so that unknown tokens mean something."""
 DEVELOPMENT_SHARE = 0.08
-MOST_DEVELOPED = 100
+MOST_DEVELOPED = 60
 
 
 def train_paper(trace: Trace, effort: Effort, tell: Tell, shape: PaperShape | None = None) -> PaperFile:
@@ -76,15 +79,19 @@ class _PaperLesson:
         order = self._dice.permutation(np.flatnonzero(np.diff(trace.offsets) > 1))
         aside = min(max(round(len(order) * DEVELOPMENT_SHARE), 1), MOST_DEVELOPED)
         self._learned = order[aside:]
-        self._development = [self._sheet(order[:aside], np.random.default_rng(seed))]
+        self._development = [self._sheet(group, self._dice) for group in self._groups(order[:aside])]
 
     def steps_of_epoch(self) -> int:
-        return -(-len(self._learned) // SEQUENCES_AT_ONCE)
+        return sum(1 for _ in self._groups(self._learned))
+
+    def _groups(self, sequences: np.ndarray) -> Iterator[np.ndarray]:
+        lengths = np.minimum(np.diff(self._trace.offsets)[sequences], self._module.shape.window)
+        for group in grouped(lengths.tolist(), TOKENS_AT_ONCE, SEQUENCES_AT_ONCE, self._dice):
+            yield sequences[group]
 
     def batches(self) -> Iterator[_Sheet]:
-        order = self._dice.permutation(self._learned)
-        for start in range(0, len(order), SEQUENCES_AT_ONCE):
-            sheet = self._sheet(order[start : start + SEQUENCES_AT_ONCE], self._dice)
+        for group in self._groups(self._learned):
+            sheet = self._sheet(group, self._dice)
             forgotten = torch.from_numpy(self._dice.random(tuple(sheet.known.shape)) < FORGOTTEN)
             yield replace(sheet, known=torch.where(forgotten & (sheet.known != PAD), UNKNOWN, sheet.known))
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...traces.trace import Trace
 from ..path.words import MOST_GRAMS, grams_of
+from .grouping import grouped
 from .module import Batch
 
 PIECE_TOKENS = 512
@@ -59,11 +60,12 @@ class Sequences:
 
     def groups(self, pieces: list[Piece], dice: np.random.Generator | None = None) -> Iterator[list[Piece]]:
         """Pieces of similar length together, at most `BATCH_TOKENS` with padding; shuffled if there are dice."""
-        return _grouped(pieces, dice)
+        places = grouped([piece.tokens for piece in pieces], BATCH_TOKENS, len(pieces), dice)
+        return ([pieces[place] for place in group] for group in places)
 
     def batches(self, pieces: list[Piece], dice: np.random.Generator | None = None) -> Iterator[Batch]:
         """The groups as arrays; all routing is `known`."""
-        return (self._batch(group) for group in _grouped(pieces, dice))
+        return (self._batch(group) for group in self.groups(pieces, dice))
 
     def _batch(self, group: list[Piece]) -> Batch:
         longest = max(piece.tokens for piece in group)
@@ -111,19 +113,3 @@ def gram_table(vocabulary: list[str] | None, buckets: int) -> Tensor | None:
     for line, text in enumerate(vocabulary):
         table[line] = grams_of(text, buckets)
     return torch.from_numpy(table)
-
-
-def _grouped(pieces: list[Piece], dice: np.random.Generator | None) -> Iterator[list[Piece]]:
-    """Groups of at most `BATCH_TOKENS` padded tokens."""
-    stretch = np.ones(len(pieces)) if dice is None else dice.uniform(0.8, 1.25, len(pieces))
-    order = np.argsort([piece.tokens * factor for piece, factor in zip(pieces, stretch, strict=True)], kind="stable")
-    groups: list[list[Piece]] = [[]]
-    longest = 0
-    for piece in (pieces[number] for number in order):
-        longest = max(longest, piece.tokens)
-        if groups[-1] and (len(groups[-1]) + 1) * longest > BATCH_TOKENS:
-            groups.append([])
-            longest = piece.tokens
-        groups[-1].append(piece)
-    turns = range(len(groups)) if dice is None else dice.permutation(len(groups)).tolist()
-    yield from (groups[turn] for turn in turns if groups[turn])
