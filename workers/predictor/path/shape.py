@@ -13,8 +13,8 @@ class PathShape(msgspec.Struct, frozen=True, kw_only=True):
     top_k: int
     code: int = 128
     """Width of what stands for a token or for its routing."""
-    hidden: int = 256
-    inner: int = 512
+    hidden: int = 192
+    inner: int = 384
     """Width inside a block."""
     blocks: int = 2
     heads: int = 4
