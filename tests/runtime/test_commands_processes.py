@@ -72,7 +72,8 @@ def test_serve_generate_and_top(tmp_path: Path) -> None:
 def test_ctrl_c_in_the_middle_of_generating(tmp_path: Path, runtime_base: Path) -> None:
     """It must stop the engine that was started for it, and say no more than that it stopped."""
     record = tmp_path / "record"
-    words = ["--prompt", "In the beginning", "--max-new-tokens", "400", "--record", str(record)]
+    prompts = [f"--prompt=In the beginning {number}" for number in range(40)]  # long enough not to end before
+    words = [*prompts, "--max-new-tokens", "400", "--record", str(record)]
     with started("generate", "--model", str(MODEL), *words) as process:
         read_when_there(record / "steps.1.msgpack", process)
         process.send_signal(signal.SIGINT)
