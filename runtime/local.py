@@ -50,6 +50,7 @@ class LocalRuntime:
         tier: str = "disk",
         attachments: Path | None = None,
     ) -> None:
+        survey = survey.laid_out(slots, tier)
         self._survey, self._forecaster = survey, forecaster
         memory = np.frombuffer(mmap.mmap(-1, slots * survey.stride_bytes), dtype=np.uint8)
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()

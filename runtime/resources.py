@@ -41,8 +41,10 @@ class Resources:
                 stack.callback(self.timeline.close)
             self.run_dir = RunDir.create()
             stack.callback(self.run_dir.close)
-            self.survey = self._make_survey(surveyor, report)
-            self.budgets = plan_budgets(config, self.survey, available_bytes())
+            survey = self._make_survey(surveyor, report)
+            self.budgets = plan_budgets(config, survey, available_bytes())
+            self.survey = survey.laid_out(self.budgets.slots, config.tier)
+            self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage is of what is available now; the stages are told bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
             self.arenas = {name: self._arena(name, size, stack, report) for name, size in _sizes(self.budgets).items()}
@@ -81,7 +83,6 @@ class Resources:
     def _make_survey(self, surveyor: Surveyor, report: Report) -> Survey:
         report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
         survey = surveyor(self.config, self._survey_path, report)
-        self._survey_path.write_bytes(msgspec.msgpack.encode(survey))
         report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
         return survey
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from ..configs.schema import Config
 from ..ipc.wiring import decoders_of
 
+KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
+"""Freed activations stay with the process: given back, every prefill would have them cleared and mapped again."""
+
 
 class StagePlan(NamedTuple):
     """How one stage is started: `python ARGUMENTS… SPEC_FD`, with `environment` on top of ours."""
@@ -52,7 +55,8 @@ def _environment(threads: int, spins: bool) -> dict[str, str]:
     passive = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
     return {
         **dict.fromkeys(counts, str(threads)),
-        **({"KMP_BLOCKTIME": "1", "GOMP_SPINCOUNT": "10000"} if spins else passive),
+        **({"KMP_BLOCKTIME": "1", "GOMP_SPINCOUNT": "100000"} if spins else passive),
         "TOKENIZERS_PARALLELISM": "false",
         "MALLOC_ARENA_MAX": "2",
+        **(KEPT_MEMORY if spins else {}),
     }

@@ -31,7 +31,7 @@ class ForgetfulTable(SlotTable):
 
     def start(self, key: int, urgent: bool) -> Slot:
         slot = super().start(key, urgent)
-        self.free.append(slot)
+        self.free[slot.number] = slot
         return slot
 
 

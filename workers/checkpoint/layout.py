@@ -44,7 +44,9 @@ def tensor_positions(survey: Survey) -> np.ndarray:
     places = survey.place_table()
     positions = np.empty((survey.layers, survey.experts, len(survey.tensors)), dtype=np.int64)
     for number, tensor in enumerate(survey.tensors):
-        positions[:, :, number] = tensor.region_bytes + _offsets_in_region(survey, places, number)
+        positions[:, :, number] = tensor.region_bytes
+        if not survey.aligned:
+            positions[:, :, number] += _offsets_in_region(survey, places, number)
     return positions
 
 

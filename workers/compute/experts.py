@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch.nn.functional import linear
 
 from ...errors import EngineError
 from .adapters.base import OutsideExperts
+from .expert_rows import ExpertRows, rows_by_expert
 from .hints import Hinter
+from .projection import may_stack, project, project_stack
 from .routing import StepRouting
 from .slots import ExpertWeights
 
@@ -25,6 +25,14 @@ class ExpertFeed(Protocol):
 
     def begin(self, layer: int, experts: list[int]) -> None:
         """Ask for what is missing."""
+        ...
+
+    def stack(self) -> ExpertWeights | None:
+        """All experts of the layer that was begun, [experts, ...], if they lie side by side and none is missing."""
+        ...
+
+    def done(self) -> None:
+        """What `stack` gave is not read any more."""
         ...
 
     def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
@@ -55,19 +63,31 @@ class ExpertsLayer:
         return self._routing.tokens_of(self._layer).real
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        tokens, top_k = index.shape
         routes = index.numpy()
         self._routing.add(self._layer, routes, hidden, weights)
-        order, experts, bounds = group_by_expert(routes)
-        gathered = hidden[torch.from_numpy(order // top_k)]
-        if weighs_input(module):
-            gathered = gathered * weights.reshape(-1, 1)[torch.from_numpy(order)]
-            weights = torch.ones_like(weights)
-        products = torch.empty_like(gathered)
-        ranges = {expert: (bounds[i], bounds[i + 1]) for i, expert in enumerate(experts)}
-        self._feed.begin(self._layer, experts)
+        rows = rows_by_expert(routes)
+        self._feed.begin(self._layer, rows.experts)
         if self.hinter is not None:  # after the need, which is more urgent, and before the work that hides the loads
             self.hinter.look(self._layer, routes, hidden)
+        gathered = hidden.index_select(0, torch.from_numpy(rows.pairs // routes.shape[1]))
+        if weighs_input(module):
+            gathered *= weights.reshape(-1, 1)[torch.from_numpy(rows.pairs)]
+            weights = torch.ones_like(weights)
+        products = self._run(module, gathered, rows)
+        return _reduce(products, rows, weights).to(hidden.dtype)
+
+    def _run(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
+        stack = self._feed.stack() if is_plain(module) else None
+        if stack is None or not all(may_stack(each, rows.most) for each in stack.values()):
+            return self._run_each(module, gathered, rows)
+        ends = torch.from_numpy(rows.ends(len(next(iter(stack.values())))))
+        products = run_expert(module, stack, gathered, ends)
+        self._feed.done()
+        return products
+
+    def _run_each(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
+        products = torch.empty_like(gathered)
+        ranges = {expert: (rows.bounds[i], rows.bounds[i + 1]) for i, expert in enumerate(rows.experts)}
         for expert, own in self._feed.stream():
             low, high = ranges.pop(expert)
             products[low:high] = run_expert(module, own, gathered[low:high])
@@ -75,33 +95,29 @@ class ExpertsLayer:
             # Their rows are whatever the memory held before, perhaps the right products of the last step.
             where = f"MoE layer {self._layer}"
             raise EngineError(f"experts {sorted(ranges)} never came", where, "Report this as a bug")
-        return self._reduce(products, order, weights, tokens, top_k).to(hidden.dtype)
-
-    def _reduce(
-        self, products: torch.Tensor, order: np.ndarray, weights: torch.Tensor, tokens: int, top_k: int
-    ) -> torch.Tensor:
-        place = np.empty_like(order)
-        place[order] = np.arange(order.size)
-        weighted = products[torch.from_numpy(place)] * weights.reshape(-1, 1)
-        return weighted.view(tokens, top_k, products.shape[1]).sum(dim=1)
+        return products
 
 
-def group_by_expert(routes: np.ndarray) -> tuple[np.ndarray, list[int], list[int]]:
-    """Stable order of the (token, choice) pairs by expert, the experts hit, where each begins in it, and the end."""
-    flat = routes.reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    experts, starts = np.unique(flat[order], return_index=True)
-    return order, experts.tolist(), [*starts.tolist(), flat.size]
+def _reduce(products: torch.Tensor, rows: ExpertRows, weights: torch.Tensor) -> torch.Tensor:
+    """[rows, width] -> [tokens, width]: each token's products weighed and summed in top-k order."""
+    tokens, top_k = weights.shape
+    weighted = products.index_select(0, torch.from_numpy(rows.places)) * weights.reshape(-1, 1)
+    return weighted.view(tokens, top_k, products.shape[1]).sum(dim=1)
 
 
-def run_expert(module: Any, weights: ExpertWeights, rows: torch.Tensor) -> torch.Tensor:
-    """One expert on its rows [n, width], by the flags that transformers sets on the experts module."""
+def run_expert(
+    module: Any, weights: ExpertWeights, rows: torch.Tensor, ends: torch.Tensor | None = None
+) -> torch.Tensor:
+    """One expert on its rows [n, width], by the flags that transformers sets on the experts module.
+
+    With `ends` (of a module that `is_plain`): all experts, each on the rows up to its end.
+    """
     if isinstance(module, OutsideExperts):
         return module.run_expert(weights, rows)
     first = "gate_up_proj" if module.has_gate else "up_proj"
-    inner = _project(module, weights, first, rows)
+    inner = _project(module, weights, first, rows, ends)
     inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
-    out = _project(module, weights, "down_proj", inner)
+    out = _project(module, weights, "down_proj", inner, ends)
     return module.post_expert_norm(out) if module.has_post_expert_norm else out
 
 
@@ -110,9 +126,18 @@ def weighs_input(module: Any) -> bool:
     return isinstance(module, OutsideExperts) and module.weighs_input
 
 
-def _project(module: Any, weights: ExpertWeights, name: str, rows: torch.Tensor) -> torch.Tensor:
+def is_plain(module: Any) -> bool:
+    """Whether an expert is products with its weights, as they lie, and what is done to single rows."""
+    return not (isinstance(module, OutsideExperts) or module.is_transposed or module.has_bias)
+
+
+def _project(
+    module: Any, weights: ExpertWeights, name: str, rows: torch.Tensor, ends: torch.Tensor | None
+) -> torch.Tensor:
+    if ends is not None:
+        return project_stack(rows, weights[name], ends)
     weight = weights[name].t() if module.is_transposed else weights[name]
-    return linear(rows, weight, weights[f"{name}_bias"] if module.has_bias else None)
+    return project(rows, weight, weights[f"{name}_bias"] if module.has_bias else None)
 
 
 def dispatch(module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:

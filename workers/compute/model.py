@@ -13,12 +13,14 @@ from ..checkpoint.survey import Survey
 from .experts import ExpertFeed, ExpertsLayer, dispatch
 from .hints import Hinter
 from .routing import StepRouting
+from .streamed_linear import stream_linears
 
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTrainedModel:
     """The skeleton of a surveyed checkpoint with every experts module bound to `feed`."""
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
+    stream_linears(model)
     for layer, (_, module) in enumerate(experts_modules(model)):
         module.expertflow_layer = ExpertsLayer(layer, feed, routing)  # pyright: ignore[reportArgumentType]
     return model

@@ -73,6 +73,18 @@ class Residency:
         self._layer = layer
         self._runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
 
+    def stack(self) -> ExpertWeights | None:
+        """All experts of the layer that was begun, if those it wants are held at their homes (see SlotViews)."""
+        home = self._layer * self._views.experts
+        if self._holdings.missing or any(slot != home + expert for expert, slot in self._runs):
+            return None
+        return self._views.stack(self._layer)
+
+    def done(self) -> None:
+        """What `stack` gave is not read any more."""
+        self._perform(self._holdings.handle(Computed([expert for expert, _ in self._runs])))
+        self._perform(self._holdings.handle(LayerEnded()))
+
     def stream(self) -> Iterator[tuple[int, ExpertWeights]]:
         """The experts of the layer that was begun, as they are there (R4): what is held first, arrivals at once.
 

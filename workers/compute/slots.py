@@ -22,7 +22,14 @@ class SlotViews:
         self._memory = torch.from_numpy(memory)
         self._stride_bytes = survey.stride_bytes
         self._tensors = survey.tensors
-        self._positions = tensor_positions(survey).tolist()
+        positions = tensor_positions(survey)
+        self._positions = positions.tolist()
+        self.experts = survey.experts
+        """In a layer."""
+        self._stackable = memory.size >= survey.expert_count * survey.stride_bytes and bool(
+            (positions == positions[0, 0]).all()
+        )
+        self._stacks: dict[int, ExpertWeights] = {}
         self._views: dict[int, tuple[int, int, ExpertWeights]] = {}
 
     def weights(self, slot: int, layer: int, expert: int) -> ExpertWeights:
@@ -34,6 +41,24 @@ class SlotViews:
         if found is None or found[:2] != (layer, expert):
             found = self._views[slot] = (layer, expert, self._make(slot, layer, expert))
         return found[2]
+
+    def stack(self, layer: int) -> ExpertWeights | None:
+        """[experts, ...] of a layer whose experts lie at home: expert e of layer l in slot l * experts + e.
+
+        None if slots are too few for that, or tensors begin at other places in each.
+        """
+        if self._stackable and layer not in self._stacks:
+            self._stacks[layer] = {
+                tensor.name: self._stack(layer, position, tensor.shape, tensor.dtype)
+                for tensor, position in zip(self._tensors, self._positions[0][0], strict=True)
+            }
+        return self._stacks.get(layer)
+
+    def _stack(self, layer: int, position: int, shape: list[int], dtype: str) -> torch.Tensor:
+        start = layer * self.experts * self._stride_bytes + position
+        one = self._view(start, shape, dtype)
+        size, strides = (self.experts, *shape), (self._stride_bytes // one.itemsize, *one.stride())
+        return one.as_strided(size, strides, one.storage_offset())
 
     def _make(self, slot: int, layer: int, expert: int) -> ExpertWeights:
         base = slot * self._stride_bytes

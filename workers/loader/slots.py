@@ -47,7 +47,7 @@ class SlotTable:
         self._occupied = np.zeros(groups, dtype=np.int64)
         self._returning = np.zeros(groups, dtype=np.int64)
         self.slots = [Slot(number) for number in range(count)]
-        self.free = self.slots[::-1]
+        self.free = {slot.number: slot for slot in reversed(self.slots)}
         self.where: dict[int, Slot] = {}
         """Key → the one slot that is filling with it or holds it."""
         self.filling: dict[int, Slot] = {}
@@ -79,8 +79,8 @@ class SlotTable:
         return mine
 
     def start(self, key: int, urgent: bool) -> Slot:
-        """A free slot begins to fill with `key`."""
-        slot = self.free.pop()
+        """A free slot begins to fill with `key`: that of its own number if it can be (slots for all: see SlotViews)."""
+        slot = self.free.pop(key, None) or self.free.popitem()[1]
         slot.owner, slot.urgent = Owner.FILLING, urgent
         self.filling[slot.number] = slot
         self._place(slot, key)
@@ -94,7 +94,7 @@ class SlotTable:
 
     def adopt(self, slot: Slot, key: int) -> None:
         """A free slot turns out to be held by compute, with `key` in it (NO_KEY: with something of no use)."""
-        self.free.remove(slot)
+        del self.free[slot.number]
         slot.owner = Owner.HELD
         if key != NO_KEY:
             self._place(slot, key)
@@ -125,7 +125,7 @@ class SlotTable:
             del self.where[slot.key]
             self.placed[slot.key] = self.evictable[slot.key] = False
         slot.owner, slot.key, slot.urgent, slot.recall = Owner.FREE, NO_KEY, False, NOT_RECALLED
-        self.free.append(slot)
+        self.free[slot.number] = slot
 
     def void_recalls(self) -> None:
         """Nobody is asked for anything any more."""
