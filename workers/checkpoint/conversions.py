@@ -32,14 +32,15 @@ from ..compute.adapters.base import OutsideExperts
 from .headers import StoredTensor
 from .quantised import UNQUANTISED, block_of
 from .quantiser import quantizer_of
-from .sources import Scaled, Source, separate_scales
+from .sources import SCALE_SUFFIX, Scaled, Source, separate_scales
 
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
 
 
 def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> dict[str, Source]:
     """For every parameter of `model` (on the meta device) that the checkpoint has: its source."""
-    mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer_of(model.config))
+    quantizer = quantizer_of(model.config)
+    mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer)
     renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
     rules = {pattern: rule for rule in converters for pattern in rule.source_patterns}
@@ -49,9 +50,26 @@ def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> di
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
         if name not in wanted and key in wanted:
             name, pattern = key, None
-        if name in wanted:
+        if name in wanted or (quantizer and name.removesuffix(SCALE_SUFFIX) in wanted):
             _add(sources, name, pattern, rules[pattern] if pattern else None, stored[key])
+    if quantizer:
+        _join_scales(sources, getattr(quantizer.quantization_config, "weight_block_size", None))
     return sources
+
+
+def _join_scales(sources: dict[str, Source], stated_block: Any) -> None:
+    """Give scales that have a name of their own to the parameter that they belong to."""
+    for name in [name for name in sources if name.endswith(SCALE_SUFFIX)]:
+        scales, weights = sources.pop(name), sources.get(name.removesuffix(SCALE_SUFFIX))
+        if weights is None:
+            continue
+        if _alternates(scales) != _alternates(weights):
+            raise CheckpointError("scales are converted otherwise than their weights", name, UNQUANTISED)
+        weights.scales, weights.stated_block = scales, list(stated_block) if stated_block else None
+
+
+def _alternates(source: Source) -> bool:
+    return any(isinstance(operation, Interleave) for operation in source.operations)
 
 
 def gather_apart(modules: dict[str, Any], sources: dict[str, Source]) -> None:

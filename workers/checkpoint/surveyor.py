@@ -22,7 +22,7 @@ from .completeness import check_complete
 from .conversions import ExpertPart, expert_parts, gather_apart, match_sources
 from .dtypes import dtype_name, loaded_dtypes
 from .fingerprint import fingerprint
-from .headers import StoredTensor, checkpoint_files, first_dtype, read_headers
+from .headers import checkpoint_files, first_dtype, read_headers
 from .pieces import make_piece, part_places
 from .resolve import resolve_folder
 from .sizing import (
@@ -105,8 +105,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
 def _expert_names(modules: dict[str, Any], sources: dict[str, Source]) -> set[str]:
     """Of the stored tensors that routed experts are made of."""
     owned = [sources[f"{layer}.{name}"] for layer, module in modules.items() for name in expert_parameters(module)]
-    stored: list[StoredTensor] = [tensor for source in owned for part in source.stored.values() for tensor in part]
-    return {tensor.name for tensor in stored}
+    return {tensor.name for source in owned for tensor in source.tensors()}
 
 
 def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype], wanted: torch.dtype) -> None:
