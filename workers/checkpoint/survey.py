@@ -101,6 +101,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """So many of them, the first, see the prompt and nothing else; the others see what follows it."""
     experts: int
     top_k: int
+    """Experts that a token is given to; the most where layers differ."""
     skeleton_bytes: int
     rows: RowFacts
     tensors: list[SlotTensor]
