@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from expertflow import Client, Config, Supervisor
+from expertflow.errors import CheckpointError
 from expertflow.ipc.messages import Row, RunStep, Sampling
 from expertflow.runtime.local import LocalRuntime
+from expertflow.workers.checkpoint.sizing import model_sizes
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.sizes import VOCABULARY
@@ -20,6 +22,7 @@ from expertflow.workers.routing import read_routing
 from expertflow.workers.traces.reading import read_trace
 from transformers import AutoModelForCausalLM
 
+from tests.checkpoint.broken import edit_config
 from tests.registry.tiny import tiny_config
 from tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
 from tests.system.references import Reference, random_prompts
@@ -73,6 +76,15 @@ def library_routes(folder: Path, prompt: list[int]) -> list[np.ndarray]:
             module.register_forward_hook(lambda module, inputs, output: chosen.append(output[2].numpy()))
     model(input_ids=torch.tensor([prompt]))
     return chosen
+
+
+@pytest.mark.parametrize("model_type", ["olmoe", "zaya"])
+def test_where_the_library_knows_one_number_only_others_are_refused(tmp_path: Path, model_type: str) -> None:
+    """`per_layer_config` may state it for any model, but no class of the library reads it there."""
+    tiny_config(model_type).save_pretrained(tmp_path)
+    edit_config(tmp_path, per_layer_config={"1": {"num_experts_per_tok": 3}})
+    with pytest.raises(CheckpointError, match="num_experts_per_tok"):
+        model_sizes(tmp_path)
 
 
 @pytest.mark.slow
