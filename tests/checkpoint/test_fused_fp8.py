@@ -30,6 +30,7 @@ from tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
 from tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
 from tests.published import Tensors, quantise_blocks, rewrite, state_quantisation
 from tests.registry.tiny import save_tiny
+from tests.registry.trial import TOLERANCE, live, reference
 
 Quantise = Callable[[str, torch.Tensor], Tensors]
 FUSED = ("experts.gate_up_proj", "experts.down_proj", "experts.w13_weight", "experts.w2_weight")
@@ -136,6 +137,17 @@ def test_transposed_experts_have_transposed_scales(tmp_path: Path, monkeypatch: 
     save_fused("hy_v4", tmp_path / "turned", in_blocks((8, 4)), {"weight_block_size": [8, 4]})
     survey = check(tmp_path / "turned", tmp_path / "plain", "bfloat16")
     assert {piece.operation for piece in survey.pieces} == {"transpose"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@torch.inference_mode()
+def test_they_compute_what_the_plain_model_does(checkpoints: Path, tmp_path: Path, kind: str):
+    survey = survey_checkpoint(str(checkpoints / kind), dtype="float32")
+    resident, few = live(survey, survey.expert_count), live(survey, 3)
+    plain = reference(plain_copy(checkpoints / kind, tmp_path / "plain", torch.float32))
+    assert resident.error(plain) <= TOLERANCE and not resident.other_tokens(plain)
+    assert few.digests == resident.digests
 
 
 # What does not fit is refused
