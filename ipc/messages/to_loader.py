@@ -41,7 +41,7 @@ class Used(Message, frozen=True, kw_only=True):
     """The routing of a whole step, pads left out (R2).
 
     `experts` is uint16 [tokens, layers, top_k] in row-major order; `token_ids`, `rows` and `positions` have one
-    entry a token.
+    entry a token. A layer that takes fewer experts than others repeats its first.
     """
 
     step: int

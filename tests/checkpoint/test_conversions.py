@@ -16,6 +16,7 @@ from expertflow.workers.checkpoint.conversions import Source, expert_parts
 from expertflow.workers.checkpoint.headers import StoredTensor
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.loader import transfers
+from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import (
@@ -155,10 +156,24 @@ def test_a_skeleton_tensor_that_the_library_splits_is_not_missing(rules: Rules, 
     assert_skeleton_equal(*load_both(tmp_path, "float32"))
 
 
-def test_interleaved_experts_are_refused_by_name(rules: Rules, tmp_path: Path):
-    """Reading them in place would need more than the four operations; silently reading them would be wrong."""
+@pytest.mark.parametrize("chunk_bytes", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_of_gate_and_up_that_alternate(
+    rules: Rules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, chunk_bytes: int
+):
+    """As Inkling stores them. However small the chunks are, no pair of rows is torn."""
+    monkeypatch.setattr(transfers, "CHUNK_BYTES", chunk_bytes)
     name = "mlp.experts.gate_up_proj"
     rules([WeightConverter(name, name, operations=[Interleave(dim=1)])])
+    save_changed(tmp_path, lambda name, tensor: {name: tensor})
+    same = "copy" if dtype == "float32" else "cast"
+    assert check_against_library(tmp_path, dtype) == ["deinterleave", same]
+
+
+def test_other_operations_are_refused_by_name(rules: Rules, tmp_path: Path):
+    """Silently reading them would be wrong."""
+    name = "mlp.experts.gate_up_proj"
+    rules([WeightConverter(name, name, operations=[Interleave(dim=2)])])
     save_changed(tmp_path, lambda name, tensor: {name: tensor})
     with pytest.raises(CheckpointError, match="Interleave") as caught:
         survey_checkpoint(str(tmp_path))
@@ -183,6 +198,9 @@ def stacked_source(operations: list[ConversionOps], patterns: int = 1) -> Source
         [Concatenate(dim=1)],
         [MergeModulelist(dim=0), MergeModulelist(dim=0)],
         [MergeModulelist(dim=0), Transpose(0, 1)],
+        [Interleave(dim=2)],
+        [Interleave(dim=1, inverse=True)],
+        [Transpose(1, 2), Interleave(dim=1)],
         [Chunk(dim=0)],
     ],
     ids=repr,
@@ -191,6 +209,13 @@ def test_other_operations_and_other_dimensions_are_refused(operations: list[Conv
     with pytest.raises(CheckpointError, match=type(operations[-1]).__name__) as caught:
         expert_parts("layer.up_proj", stacked_source(operations), [2, 4, 6])
     assert caught.value.where == "layer.up_proj"
+
+
+def test_an_odd_number_of_rows_cannot_alternate():
+    source = stacked_source([MergeModulelist(dim=0), Interleave(dim=1)])
+    source.stored = {name: [replace(each, shape=[3, 8]) for each in own] for name, own in source.stored.items()}
+    with pytest.raises(CheckpointError, match="odd"):
+        expert_parts("layer.up_proj", source, [2, 3, 8])
 
 
 def test_a_transpose_of_concatenated_parts_is_refused():

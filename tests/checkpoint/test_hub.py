@@ -233,6 +233,14 @@ def test_a_quantisation_that_cannot_be_read(remote: FakeHub, published: dict[str
     assert not [name for name in remote.asked if name.endswith(".safetensors")]
 
 
+def test_a_quantisation_that_only_names_of_tensors_tell(remote: FakeHub, published: dict[str, Path], tmp_path: Path):
+    index = edited(published, remote, tmp_path) / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace("down_proj.weight", "down_proj.qweight"))
+    with pytest.raises(CheckpointError, match="'gptq or awq'"):
+        resolve_folder(MODEL)
+    assert not [name for name in remote.asked if name.endswith(".safetensors")]
+
+
 def test_a_disk_that_is_too_small(remote: FakeHub, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hub, "_free_bytes", lambda folder: 1000)
     with pytest.raises(EngineError, match="to be downloaded, but only 1.0 kB are free"):

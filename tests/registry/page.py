@@ -136,7 +136,8 @@ def render(rows: Rows) -> str:
     parts = [_HEAD.format(version=rows.transformers), f"\n{len(running)} of {len(rows.models)} run.\n\n"]
     parts += [_cells(_COLUMNS), _cells(["---"] * len(_COLUMNS)), *map(_line, running)]
     parts += ["\n## Limits\n\n", *(f"- `{row.model_type}`: {row.reason}\n" for row in running if row.reason)]
-    parts += ["\n## Refused\n\n", *(f"- `{row.model_type}`: {row.refused}\n" for row in refused)]
+    none = [] if refused else ["None.\n"]
+    parts += ["\n## Refused\n\n", *none, *(f"- `{row.model_type}`: {row.refused}\n" for row in refused)]
     parts += ["\nNot causal language models, as the refusal says (with images some run, [vision.md](vision.md)):\n\n"]
     parts += [f"- {', '.join(f'`{each}`' for each in types)}\n" for types in other_modules().values()]
     return "".join([*parts, _OUTSIDE.format(version=rows.transformers)])

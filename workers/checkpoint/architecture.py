@@ -44,7 +44,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
     try:
         # Without the option, the library asks on the terminal whether to run the folder's own code.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, StrictDataclassError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, StrictDataclassError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         what = f"transformers cannot read its config.json ({reason})"
         raise CheckpointError(what, str(folder), _SUPPORTED) from error
@@ -133,9 +133,13 @@ def expert_names(path: str, module: Any) -> list[str]:
 
 
 def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole model without memory."""
-    with torch.device("meta"):
-        model = model_class(config)._from_config(config, dtype=dtype)
+    """The whole model without memory; raises CheckpointError for a configuration that its class cannot follow."""
+    kind = model_class(config)
+    try:
+        with torch.device("meta"):
+            model = kind._from_config(config, dtype=dtype)
+    except RuntimeError as error:
+        raise CheckpointError(f"{kind.__name__} cannot be built ({error})", "config.json", _SUPPORTED) from error
     adapt(model)
     return model
 

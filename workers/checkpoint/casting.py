@@ -19,23 +19,30 @@ _UPPER_HALF = 1 if sys.byteorder == "little" else 0
 
 
 def row_blocks(piece: Piece, limit_bytes: int) -> list[range]:
-    """The rows (first dimension in the file) of a piece in blocks of at most `limit_bytes` there, or of one row."""
-    rows = piece.source_shape[0]
-    step = max(1, limit_bytes * rows // piece.source_bytes)
+    """The rows (first dimension in the file) of a piece in blocks of at most `limit_bytes` there, or of one row; of
+    rows that alternate, pairs."""
+    rows, least = piece.source_shape[0], 2 if piece.operation == "deinterleave" else 1
+    step = max(1, limit_bytes * rows // piece.source_bytes // least) * least
     return [range(at, min(at + step, rows)) for at in range(0, rows, step)]
 
 
 def convert_rows(raw: np.ndarray, target: np.ndarray, piece: Piece, rows: range, dtype: str) -> None:
     """Write `rows` of a piece, `raw` as in the file, to their place in `target`: its bytes in a slot of `dtype`."""
     values = cast(raw.view(NUMPY_DTYPES[piece.source_dtype]), piece.source_dtype, dtype)
-    rows_in(target, piece, rows, dtype)[:] = values.reshape(len(rows), *piece.source_shape[1:])
+    out = rows_in(target, piece, rows, dtype)
+    out[:] = values.reshape(out.shape)
 
 
 def rows_in(target: np.ndarray, piece: Piece, rows: range, dtype: str) -> np.ndarray:
-    """The view of `rows` of a piece (as in the file) in `target`: its bytes in a slot of `dtype`."""
+    """The view of `rows` of a piece (as in the file) in `target`: its bytes in a slot of `dtype`.
+
+    Shape [rows, ...]; of rows that alternate [pairs, 2, ...], and `rows` must be whole pairs.
+    """
     whole = target.view(NUMPY_DTYPES[dtype])
     if piece.operation == "transpose":
         return whole.reshape(piece.source_shape[::-1])[:, rows.start : rows.stop].T
+    if piece.operation == "deinterleave":
+        return whole.reshape(2, -1, *piece.source_shape[1:]).swapaxes(0, 1)[rows.start // 2 : rows.stop // 2]
     return whole.reshape(piece.source_shape)[rows.start : rows.stop]
 
 

@@ -1,8 +1,8 @@
 """From transformers' own loading rules to pieces: which file bytes become which bytes of which expert.
 
 Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are
-rename, stack, stack and concatenate, and transpose, of weights as they are or with scales (sources.py); any other
-operation is refused by name.
+rename, stack, stack and concatenate, transpose, and taking rows that alternate apart, of weights as they are or with
+scales (sources.py); any other operation is refused by name.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     Concatenate,
+    Interleave,
     MergeModulelist,
     Transpose,
     WeightConverter,
@@ -31,14 +32,15 @@ from ..compute.adapters.base import OutsideExperts
 from .headers import StoredTensor
 from .quantised import UNQUANTISED, block_of
 from .quantiser import quantizer_of
-from .sources import Scaled, Source, separate_scales
+from .sources import SCALE_SUFFIX, Scaled, Source, separate_scales
 
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
 
 
 def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> dict[str, Source]:
     """For every parameter of `model` (on the meta device) that the checkpoint has: its source."""
-    mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer_of(model.config))
+    quantizer = quantizer_of(model.config)
+    mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer)
     renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
     rules = {pattern: rule for rule in converters for pattern in rule.source_patterns}
@@ -48,9 +50,26 @@ def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> di
         name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
         if name not in wanted and key in wanted:
             name, pattern = key, None
-        if name in wanted:
+        if name in wanted or (quantizer and name.removesuffix(SCALE_SUFFIX) in wanted):
             _add(sources, name, pattern, rules[pattern] if pattern else None, stored[key])
+    if quantizer:
+        _join_scales(sources, getattr(quantizer.quantization_config, "weight_block_size", None))
     return sources
+
+
+def _join_scales(sources: dict[str, Source], stated_block: Any) -> None:
+    """Give scales that have a name of their own to the parameter that they belong to."""
+    for name in [name for name in sources if name.endswith(SCALE_SUFFIX)]:
+        scales, weights = sources.pop(name), sources.get(name.removesuffix(SCALE_SUFFIX))
+        if weights is None:
+            continue
+        if _alternates(scales) != _alternates(weights):
+            raise CheckpointError("scales are converted otherwise than their weights", name, UNQUANTISED)
+        weights.scales, weights.stated_block = scales, list(stated_block) if stated_block else None
+
+
+def _alternates(source: Source) -> bool:
+    return any(isinstance(operation, Interleave) for operation in source.operations)
 
 
 def gather_apart(modules: dict[str, Any], sources: dict[str, Source]) -> None:
@@ -81,16 +100,20 @@ def _add(
     sources[name].stored[pattern or ""].append(tensor)
 
 
+Rearranged = Literal["", "transpose", "deinterleave"]
+
+
 class ExpertPart(msgspec.Struct, frozen=True):
     """One run of a parameter's expert slice: the same for all experts but for `at` (file, offset) per expert.
 
-    `scales`: what its values are multiplied by, a part of its own; `block`: rows and columns that each of them covers.
+    `rearranged`: how its rows lie otherwise in a slot. `scales`: what its values are multiplied by, a part of its own;
+    `block`: rows and columns that each of them covers.
     """
 
     shape: list[int]
-    transposed: bool
     dtype: str
     at: list[tuple[int, int]]
+    rearranged: Rearranged = ""
     scales: ExpertPart | None = None
     block: list[int] = []
 
@@ -101,18 +124,19 @@ MakePart = Callable[[str, list[StoredTensor], list[int]], ExpertPart]
 def expert_parts(name: str, source: Source, shape: list[int]) -> list[ExpertPart]:
     """The parts of one expert of parameter `name` ([experts, ...] = `shape`), in the order they lie in its slice.
 
-    Raises CheckpointError for an operation that is not a rename, stack, concatenate or transpose.
+    Raises CheckpointError for an operation that is not a rename, stack, concatenate, transpose or deinterleave.
     """
     scaled = separate_scales(source)
     source = scaled.weights
-    stacked, transposed = _read_operations(name, source)
+    stacked, rearranged = _read_operations(name, source)
     make = _stacked_part if stacked else _sliced_part
     stored = [pattern for pattern in source.patterns if source.stored.get(pattern)]
     if not stored:
         raise CheckpointError("has scales, but no weights", name, "The checkpoint is incomplete; download it again")
     parts = [_scaled_part(name, scaled, pattern, make, shape) for pattern in stored]
-    transposed = transposed and (not _checks_shape(source) or [shape[0], *parts[0].shape] != shape)
-    parts = [msgspec.structs.replace(part, transposed=transposed) for part in parts]
+    if _checks_shape(source) and [shape[0], *parts[0].shape] == shape:
+        rearranged = ""
+    parts = [msgspec.structs.replace(part, rearranged=rearranged) for part in parts]
     _check_shape(name, parts, shape)
     return parts
 
@@ -130,21 +154,23 @@ def _scaled_part(name: str, scaled: Scaled, pattern: str, make: MakePart, shape:
     return msgspec.structs.replace(part, scales=msgspec.structs.replace(scales, shape=grid), block=block)
 
 
-def _read_operations(name: str, source: Source) -> tuple[bool, bool]:
-    stacked = transposed = False
+def _read_operations(name: str, source: Source) -> tuple[bool, Rearranged]:
+    stacked, rearranged, single = False, "", len(source.patterns) == 1
     for operation in source.operations:
         match operation:
             case MergeModulelist(dim=0) if not stacked:
                 stacked = True
-            case Concatenate(dim=1) if not transposed and (stacked or _is_stacked(source)):
+            case Concatenate(dim=1) if not rearranged and (stacked or _is_stacked(source)):
                 pass
-            case Transpose() if {operation.dim0 % 3, operation.dim1 % 3} == {1, 2} and len(source.patterns) == 1:
-                transposed = True
+            case Transpose() if {operation.dim0 % 3, operation.dim1 % 3} == {1, 2} and single and not rearranged:
+                rearranged = "transpose"
+            case Interleave(dim=1, inverse=False) if single and not rearranged:
+                rearranged = "deinterleave"
             case _:
                 what = f"experts need the conversion '{type(operation).__name__}', which cannot be read in place"
                 remedy = "Save the model once with a recent transformers, which stores experts plainly"
                 raise CheckpointError(what, name, remedy)
-    return stacked, transposed
+    return stacked, rearranged
 
 
 def _is_stacked(source: Source) -> bool:
@@ -167,7 +193,7 @@ def _stacked_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> E
     first = tensors[0]
     if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
         raise CheckpointError("experts differ in shape or type", name, "Such checkpoints are not supported")
-    return ExpertPart(first.shape, False, first.dtype, [(tensor.file, tensor.offset_bytes) for tensor in tensors])
+    return ExpertPart(first.shape, first.dtype, [(tensor.file, tensor.offset_bytes) for tensor in tensors])
 
 
 def _first_absent(tensors: list[StoredTensor]) -> str:
@@ -190,11 +216,13 @@ def _sliced_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> Ex
         raise CheckpointError(what, name, MISMATCH)
     each = tensor.count_bytes // experts
     places = [(tensor.file, tensor.offset_bytes + expert * each) for expert in range(experts)]
-    return ExpertPart(own, False, tensor.dtype, places)
+    return ExpertPart(own, tensor.dtype, places)
 
 
 def _check_shape(name: str, parts: list[ExpertPart], shape: list[int]) -> None:
-    turned = [part.shape[::-1] if part.transposed else part.shape for part in parts]
+    if any(part.rearranged == "deinterleave" and part.shape[0] % 2 for part in parts):
+        raise CheckpointError("rows alternate, but their number is odd", name, MISMATCH)
+    turned = [part.shape[::-1] if part.rearranged == "transpose" else part.shape for part in parts]
     total = [sum(each[0] for each in turned), *turned[0][1:]]
     if total != shape[1:] or any(len(part.at) != shape[0] for part in parts):
         what = f"stored experts have shape {total}, the configuration asks for {shape[1:]}"

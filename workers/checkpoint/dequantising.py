@@ -103,18 +103,18 @@ class GroupDequantiser:
         self._table = np.ascontiguousarray(cast(values, "float32", dtype).reshape(-1, meanings.shape[1]))
 
     def convert(self, raw: np.ndarray, scales: np.ndarray, target: np.ndarray, piece: Piece, rows: range) -> None:
-        groups = scales_of(piece).grid[1]
-        stored, exponents = raw.reshape(len(rows), groups, -1), scales.reshape(len(rows), groups, 1)
         out = rows_in(target, piece, rows, self._dtype)
+        groups, leading = scales_of(piece).grid[1], out.shape[:-1]
+        stored, exponents = raw.reshape(*leading, groups, -1), scales.reshape(*leading, groups, 1)
         convert = self._convert_turned if piece.operation == "transpose" else self._convert_rows
         convert(stored, exponents, out)
 
     def _convert_rows(self, stored: np.ndarray, exponents: np.ndarray, out: np.ndarray) -> None:
-        """[rows, groups, bytes of a group] and [rows, groups, 1] -> [rows, values]."""
+        """[rows, groups, bytes of a group] and [rows, groups, 1] -> [rows, values]; or pairs of rows of each."""
         step = max(1, _BYTES_AT_ONCE // stored[0].size)
         for at in range(0, len(out), step):
             index = stored[at : at + step] + (exponents[at : at + step].astype(np.uint16) << 8)
-            out[at : at + step] = self._table.take(index, axis=0, mode="clip").reshape(len(index), -1)
+            out[at : at + step] = self._table.take(index, axis=0, mode="clip").reshape(out[at : at + step].shape)
 
     def _convert_turned(self, stored: np.ndarray, exponents: np.ndarray, out: np.ndarray) -> None:
         """Turns the bytes, which are the fewest; the values of one then belong to neighbouring rows of the slot."""

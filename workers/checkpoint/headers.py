@@ -64,10 +64,19 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 _REDOWNLOAD = "Download the checkpoint again, in safetensors format"
 
 
+def indexed_tensors(folder: Path) -> list[str]:
+    """Names of all tensors of a folder that has an index. Raises CheckpointError for one that cannot be read."""
+    return list(_weight_map(folder / INDEX))
+
+
 def _indexed_names(index: Path) -> list[str]:
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
     try:
         table = msgspec.json.decode(index.read_bytes(), type=dict[str, msgspec.Raw])
-        return sorted(set(msgspec.json.decode(table["weight_map"], type=dict[str, str]).values()))
+        return msgspec.json.decode(table["weight_map"], type=dict[str, str])
     except (msgspec.DecodeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"is not a readable index ({error})", str(index), _REDOWNLOAD) from error
 

@@ -11,6 +11,7 @@ from ...errors import EngineError, UsageError
 from .headers import INDEX, weight_names
 from .hub_errors import explain
 from .hub_progress import reporting_bar
+from .packed import other_weights, refuse_packed_index
 from .resolve import Report, read_config
 
 CONFIG = "config.json"
@@ -40,7 +41,7 @@ def fetch_model(model: str, revision: str, report: Report) -> Path:
     the disk is too small: all before any weight is fetched.
     """
     folder = fetch_config(model, revision)
-    read_config(folder)
+    refuse_packed_index(read_config(folder), folder)
     weights = weight_names(folder)
     missing_bytes = _check_listing(model, folder, weights)
     return _fetch(model, folder.name, [*TEXT_FILES, *weights], lambda done_bytes: report(done_bytes, missing_bytes))
@@ -85,11 +86,8 @@ def _check_listing(model: str, folder: Path, weights: list[str]) -> int:
     """Bytes of weights still to be fetched; raises UsageError if the hub has none, EngineError if the disk is full."""
     sizes = _listing(model, folder)
     if absent := [name for name in weights if sizes and name not in sizes]:
-        others = sorted({Path(name).suffix for name in sizes if Path(name).suffix in (".bin", ".gguf", ".pt", ".pth")})
-        instead = f"; it has {', '.join(others)}" if others else ""
-        raise UsageError(
-            f"has no {absent[0]}{instead}", model, "Choose a repository with weights in safetensors format"
-        )
+        what = f"has no {absent[0]}{other_weights(sizes)}"
+        raise UsageError(what, model, "Choose a repository with weights in safetensors format")
     missing_bytes = sum(size for name, size in sizes.items() if name in weights and not (folder / name).exists())
     free_bytes = _free_bytes(folder)
     if missing_bytes > free_bytes:

@@ -24,7 +24,6 @@ def make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int, scale
     """The piece that a part becomes, `at` bytes into slot tensor `number`; its scales are in column `scales_place`."""
     _check_dtype(tensor.name, part)
     items = math.prod(part.shape)
-    same = "copy" if part.dtype == tensor.dtype else "cast"
     return Piece(
         tensor=number,
         position_bytes=at,
@@ -32,7 +31,7 @@ def make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int, scale
         source_bytes=_stored_bytes(part.dtype, items),
         source_dtype=part.dtype,
         source_shape=part.shape,
-        operation="transpose" if part.transposed else same,
+        operation=part.rearranged or ("copy" if part.dtype == tensor.dtype else "cast"),
         scales=_scales(part, scales_place),
     )
 
@@ -57,3 +56,6 @@ def _check_dtype(name: str, part: ExpertPart) -> None:
         raise CheckpointError(what, name, UNQUANTISED)
     if part.dtype == FLOAT4_PAIRS and part.block[0] != 1:
         raise CheckpointError(f"4-bit experts have scales for blocks of {part.block}, not of rows", name, UNQUANTISED)
+    if part.rearranged == "deinterleave" and not (part.block[0] == 1 and part.scales.dtype in _EXPONENTS):
+        what = f"rows of gate and up alternate, and have no exponents of their own but scales for {part.block}"
+        raise CheckpointError(what, name, UNQUANTISED)

@@ -9,7 +9,8 @@ import msgspec
 from ...errors import CheckpointError
 from .headers import INDEX, SINGLE, weight_names
 from .hub import fetch_config, listed_bytes
-from .resolve import local_folder
+from .packed import refuse_packed_index
+from .resolve import local_folder, read_config
 from .sizing import model_sizes
 from .survey import ModelSizes
 from .surveyor import survey_folder
@@ -32,6 +33,7 @@ def plan_sizes(model: str, revision: str = "", dtype: str = "auto") -> ModelSize
 
 def _sizes_of(folder: Path, dtype: str) -> ModelSizes:
     try:
+        refuse_packed_index(read_config(folder), folder)
         return model_sizes(folder, dtype)
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"

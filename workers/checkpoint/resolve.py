@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, UsageError
+from .packed import refuse_gguf
 from .quantised import refuse_unread
 
 Report = Callable[[int, int], None]
@@ -32,6 +33,8 @@ def local_folder(model: str) -> Path | None:
     path = _local_path(model)
     if path is not None and path.is_dir():
         return path.resolve()
+    if path is not None and path.suffix == ".gguf":
+        raise UsageError("is a GGUF file, which is not supported", str(path), "Give the original checkpoint's folder")
     if path is not None:
         raise UsageError("is a file, not a folder", str(path), f"Give its folder: {path.parent}")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
@@ -53,6 +56,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder, with formats that are not read refused by name."""
     file = folder / "config.json"
     if not file.is_file():
+        refuse_gguf(folder)
         raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
     try:
         config = json.loads(file.read_bytes())

@@ -114,11 +114,10 @@ def row_facts(config: PreTrainedConfig, run: DryRun) -> RowFacts:
 
 
 def experts_per_token(run: DryRun, config: PreTrainedConfig) -> int:
-    """The k of top-k, as its routers choose; raises CheckpointError if it is not one number."""
-    if len(run.top_ks) == 1:
-        return min(run.top_ks)
-    seen = f"its layers give a token to {sorted(run.top_ks)} experts" if run.top_ks else "its routers never choose"
-    raise CheckpointError(f"{seen}, not to one number of them", config.model_type, "Such models are not supported")
+    """The k of top-k, as its routers choose: the most where layers differ. Raises CheckpointError if none does."""
+    if not run.top_ks:
+        raise CheckpointError("its routers never choose experts", config.model_type, "Such models are not supported")
+    return max(run.top_ks)
 
 
 def skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any], dtypes: dict[str, torch.dtype]) -> int:

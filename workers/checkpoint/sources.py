@@ -12,7 +12,7 @@ from transformers.integrations.mxfp4 import Mxfp4Dequantize
 from .headers import SIGNED_BYTE, StoredTensor
 from .survey import FLOAT4_PAIRS
 
-_SCALE_SUFFIX = "_scale_inv"
+SCALE_SUFFIX = "_scale_inv"
 
 
 class Source(msgspec.Struct):
@@ -21,6 +21,15 @@ class Source(msgspec.Struct):
     patterns: list[str]
     operations: list[Any]
     stored: dict[str, list[StoredTensor]]
+    scales: Source | None = None
+    """Where they are stored under a name of their own beside a parameter's (`gate_up_proj_scale_inv`)."""
+    stated_block: list[int] | None = None
+    """Of such scales, as config.json has it."""
+
+    def tensors(self) -> list[StoredTensor]:
+        """Everything it is made of."""
+        own = [tensor for part in self.stored.values() for tensor in part]
+        return own + (self.scales.tensors() if self.scales else [])
 
 
 class Scaled(msgspec.Struct):
@@ -39,14 +48,24 @@ def separate_scales(source: Source) -> Scaled:
             return _block_scales(source, others, operation.hf_quantizer.quantization_config.weight_block_size)
         case [Mxfp4Dequantize(), *others]:
             return _group_scales(source, others)
+        case _ if source.scales and len(source.patterns) == len(source.scales.patterns) == 1:
+            return _fused_scales(source, source.scales)
         case _:
             return Scaled(source, {})
 
 
+def _fused_scales(source: Source, scales: Source) -> Scaled:
+    """One tensor for the scales of all experts: its rows lie in the file as those of the weights do."""
+    pattern, own = source.patterns[0], scales.patterns[0]
+    stored = {pattern: [_unpack_pairs(each) for each in source.stored.get(pattern, [])]}
+    weights = Source([pattern], source.operations, stored)
+    return Scaled(weights, {pattern: scales.stored.get(own, [])}, source.stated_block)
+
+
 def _block_scales(source: Source, operations: list[Any], stated: Any) -> Scaled:
-    named = [pattern for pattern in source.patterns if not pattern.endswith((_SCALE_SUFFIX, "activation_scale"))]
+    named = [pattern for pattern in source.patterns if not pattern.endswith((SCALE_SUFFIX, "activation_scale"))]
     stored = {pattern: [_unpack_pairs(each) for each in source.stored.get(pattern, [])] for pattern in named}
-    scales = {pattern: source.stored.get(pattern + _SCALE_SUFFIX, []) for pattern in named}
+    scales = {pattern: source.stored.get(pattern + SCALE_SUFFIX, []) for pattern in named}
     return Scaled(Source(named, operations, stored), scales, list(stated) if stated else None)
 
 

@@ -47,7 +47,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """A run of file bytes that becomes a run of a slot tensor; every expert has the same pieces at other places.
 
     `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `source_shape` matrix, cast
-    if needed). With `scales` values are dequantised on the way, in float32, before they are cast.
+    if needed), deinterleave (rows that alternate in the file: even ones first in the slot; cast if needed). With
+    `scales` values are dequantised on the way, in float32, before they are cast.
     """
 
     tensor: int
@@ -61,7 +62,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """A float type, `F8_E4M3`, or `FLOAT4_PAIRS`: two 4-bit floats (e2m1) a byte, the first in the low bits."""
     source_shape: list[int]
     """Values, not bytes."""
-    operation: Literal["copy", "cast", "transpose"] = "copy"
+    operation: Literal["copy", "cast", "transpose", "deinterleave"] = "copy"
     scales: Scales | None = None
 
     @property
@@ -100,6 +101,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """So many of them, the first, see the prompt and nothing else; the others see what follows it."""
     experts: int
     top_k: int
+    """Experts that a token is given to; the most where layers differ."""
     skeleton_bytes: int
     rows: RowFacts
     tensors: list[SlotTensor]

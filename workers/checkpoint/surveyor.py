@@ -22,9 +22,10 @@ from .completeness import check_complete
 from .conversions import ExpertPart, expert_parts, gather_apart, match_sources
 from .dtypes import dtype_name, loaded_dtypes
 from .fingerprint import fingerprint
-from .headers import StoredTensor, checkpoint_files, first_dtype, read_headers
+from .headers import checkpoint_files, first_dtype, read_headers
+from .packed import refuse_gguf, refuse_packed, refuse_packed_index
 from .pieces import make_piece, part_places
-from .resolve import resolve_folder
+from .resolve import read_config, resolve_folder
 from .sizing import (
     encoder_layers,
     exact_positions,
@@ -60,8 +61,11 @@ def survey_folder(folder: Path, dtype: str = "auto") -> Survey:
 
 def _survey(folder: Path, dtype: str) -> Survey:
     config = load_config(folder)
+    refuse_gguf(folder)
+    refuse_packed_index(read_config(folder), folder)
     files = checkpoint_files(folder)
     stored = read_headers(files)
+    refuse_packed(stored, read_config(folder), folder)
     wanted = resolve_dtype(config, dtype, first_dtype(stored))
     skeleton = build_on_meta(config, wanted)
     modules = routed_experts(skeleton, folder)
@@ -105,8 +109,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
 def _expert_names(modules: dict[str, Any], sources: dict[str, Source]) -> set[str]:
     """Of the stored tensors that routed experts are made of."""
     owned = [sources[f"{layer}.{name}"] for layer, module in modules.items() for name in expert_parameters(module)]
-    stored: list[StoredTensor] = [tensor for source in owned for part in source.stored.values() for tensor in part]
-    return {tensor.name for tensor in stored}
+    return {tensor.name for source in owned for tensor in source.tensors()}
 
 
 def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype], wanted: torch.dtype) -> None:

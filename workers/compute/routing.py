@@ -68,7 +68,8 @@ class StepRouting:
         )
 
     def _stacked(self) -> np.ndarray:
-        return np.stack([self._routes[layer] for layer in sorted(self._routes)], axis=1)
+        widest = max(routes.shape[1] for routes in self._routes.values())
+        return np.stack([_repeat_first(self._routes[layer], widest) for layer in sorted(self._routes)], axis=1)
 
     def _of_both(self) -> np.ndarray:
         """[prompt and decoder tokens, layers, top-k]: no token sees all layers."""
@@ -80,6 +81,12 @@ class StepRouting:
             seen = slice(prompt) if layer < self._encoder_layers else slice(prompt, None)
             whole[seen, layer] = routes
         return whole
+
+
+def _repeat_first(routes: np.ndarray, top_k: int) -> np.ndarray:
+    """[tokens, top-k] of a layer that takes fewer than others: the same experts, and no number that is none."""
+    missing = top_k - routes.shape[1]
+    return np.concatenate([routes, np.repeat(routes[:, :1], missing, axis=1)], axis=1) if missing else routes
 
 
 def _places(tokens: StepTokens) -> torch.Tensor | None:

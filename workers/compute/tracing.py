@@ -73,7 +73,7 @@ class StepTrace:
             rows=used.rows,
             positions=used.positions,
             experts=used.experts,
-            weights=_stacked(self._weights),
+            weights=_stacked(_zero_filled(self._weights)),
             started_ns=self._started_ns,
             busy_ns=result.busy_ns,
             stall_ns=result.stall_ns,
@@ -104,6 +104,12 @@ class StepTrace:
 
 def _half(values: torch.Tensor) -> np.ndarray:
     return values.to(torch.float16).cpu().numpy().astype("<f2", copy=False)
+
+
+def _zero_filled(of_layers: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """[tokens, top-k] of each layer: one that takes fewer than others repeats its first expert, without weight."""
+    widest = max((weights.shape[1] for weights in of_layers.values()), default=0)
+    return {layer: np.pad(weights, ((0, 0), (0, widest - weights.shape[1]))) for layer, weights in of_layers.items()}
 
 
 def _stacked(of_layers: dict[int, np.ndarray]) -> bytes:

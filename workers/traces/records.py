@@ -55,7 +55,7 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     rows: list[int]
     positions: list[int]
     experts: bytes
-    """uint16 [tokens, layers, top_k]."""
+    """uint16 [tokens, layers, top_k]. A layer that takes fewer experts than others repeats its first, with weight 0."""
     weights: bytes
     """float16 [tokens, layers, top_k]."""
     started_ns: int
