@@ -83,7 +83,7 @@ def _no_progress(what: str, done_bytes: int, total_bytes: int) -> None:
 
 def _check_arguments(source: Path, destination: Path, factor: int) -> None:
     if factor < 1 or factor & (factor - 1):
-        raise UsageError(f"the factor {factor} is not a power of two", "widen", "Choose 2, 4, 8, … 64")
+        raise UsageError(f"the factor {factor} is not a power of two", "factor", "Choose 2, 4, 8, … 64")
     if not (source / "config.json").is_file():
         raise UsageError("there is no config.json", str(source), "Name a model folder")
     if destination.exists():
