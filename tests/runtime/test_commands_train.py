@@ -39,6 +39,8 @@ def test_a_predictor_and_its_figures_are_written(
     printed = capsys.readouterr().out
     for words in ("path, decode", "path, prefill", "token table", "previous token", "popularity", "batch 8", "ms"):
         assert words in printed
+    doubled = next(line for line in printed.splitlines() if line.startswith("path, decode, 2k each"))
+    assert doubled.split()[-1] == "–", "four sequences make no batch of eight"
 
 
 def test_another_trace_may_judge(write: Write, tmp_path: Path) -> None:
