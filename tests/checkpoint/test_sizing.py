@@ -127,6 +127,7 @@ def test_fp8_is_half_in_the_files():
     assert stored_bytes({"quant_method": "fp8"}, [matrix, bias]) == 768 * 2048 + 4 * 6 * 16 + 1536
     blocks = {"quant_method": "fp8", "weight_block_size": [256, 1000]}
     assert stored_bytes(blocks, [matrix]) == 768 * 2048 + 4 * 3 * 3
+    assert stored_bytes({"quant_method": "mxfp8"}, [matrix, bias]) == 768 * 2048 * 33 // 32 + 1536
     assert stored_bytes({"quant_method": "made-up"}, [matrix]) == 0, "what nobody knows must not be guessed"
 
 
