@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -169,8 +170,15 @@ def _spare(model: nn.Module, path: str, experts: nn.Module) -> None:
 
 
 def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it."""
+    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it.
+
+    Raises CheckpointError if a file cannot be read any more.
+    """
     config = load_config(folder)
     kind = skeleton_class(model_class(config))
-    model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation=EXPERTS_IMPLEMENTATION)
-    return model.eval()
+    options = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
+    try:
+        return kind.from_pretrained(folder, config=config, **options).eval()
+    except (OSError, SafetensorError) as error:
+        what = f"its files cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        raise CheckpointError(what, str(folder), "They were surveyed a moment ago: leave them alone") from error
