@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from expertflow.errors import UsageError
 from expertflow.workers.checkpoint import widen as widening
 from expertflow.workers.checkpoint.widen import widen
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BUILT_IN = Path(__file__).parents[2] / "examples" / "model"
 TOKENS = torch.arange(300, 364).view(2, 32)
@@ -25,15 +26,6 @@ SHAPE = {
     "num_experts_per_tok": 2,
     "initializer_range": 0.2,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny matrices on several threads wait for each other, for minutes when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @torch.no_grad()

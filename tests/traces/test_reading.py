@@ -182,7 +182,7 @@ def test_hidden_states_of_two_widths_are_refused(tmp_path: Path) -> None:
 def test_a_header_of_no_model_is_refused(tmp_path: Path, name: str, value: int) -> None:
     """Sizes were divided by."""
     file = tmp_path / "compute.1.msgpack"
-    file.write_bytes(encode(header(**{name: value}), step(0, [(0, 0)])))
+    file.write_bytes(encode(msgspec.structs.replace(header(), **{name: value}), step(0, [(0, 0)])))
     with pytest.raises(UsageError, match=rf"message 1: .*{name}") as refused:
         read_trace(tmp_path)
     assert refused.value.where == str(file)
@@ -212,7 +212,8 @@ NPZ = {
 def test_arrays_that_are_no_trace_are_refused(tmp_path: Path, name: str) -> None:
     """Numbers beyond their type would become others without a word: expert 65,536 expert 0."""
     array, words = NPZ[name]
-    np.savez(tmp_path / "t.npz", **({"experts": np.array([[[3]]])} | {name: array}))
+    arrays: dict[str, Any] = {"experts": np.array([[[3]]]), name: array}
+    np.savez(tmp_path / "t.npz", **arrays)
     with pytest.raises(UsageError, match=words) as refused:
         read_trace(tmp_path / "t.npz")
     assert refused.value.where == str(tmp_path / "t.npz")
