@@ -13,6 +13,7 @@ from msgspec import Meta
 from ..errors import UsageError
 from .ranges import check_number
 from .sizes import parse_size
+from .texts import is_text
 
 Predictor = Literal[
     "auto", "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
@@ -105,6 +106,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         for name, allowed in RANGES.items():
             check_number(getattr(self, name), name, allowed)
+        _check_texts(self)
         _check_files(self)
         for name in ("expert_memory", "host_memory", "kv_memory"):
             parse_size(getattr(self, name), name)
@@ -133,19 +135,30 @@ def _convert(values: dict[str, Any], kind: type[Config], where: str) -> Config:
 def _read_preset(preset: str) -> dict[str, Any]:
     try:
         return msgspec.toml.decode(_preset_bytes(preset))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not valid TOML: {error}", preset, "Correct the file") from error
 
 
 def _preset_bytes(preset: str) -> bytes:
     if preset.endswith(".toml") and Path(preset).is_file():
-        return Path(preset).read_bytes()
+        try:
+            return Path(preset).read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", preset, "Check its permissions") from error
     shipped = resources.files(__package__ or "expertflow.configs")
     file = shipped / f"{preset}.toml"
     if not file.is_file():
         names = sorted(entry.name.removesuffix(".toml") for entry in shipped.iterdir() if entry.name.endswith(".toml"))
         raise UsageError(f"no preset '{preset}'", "preset", f"Choose one of: {', '.join(names)}, or a .toml file")
     return file.read_bytes()
+
+
+def _check_texts(config: Config) -> None:
+    """What is no UTF-8 on a command line could not be told to another process."""
+    for name in config.__struct_fields__:
+        value = getattr(config, name)
+        if isinstance(value, str) and not is_text(value):
+            raise UsageError(f"is not UTF-8: {ascii(value)}", name, "Rename it, or correct the option")
 
 
 def _check_files(config: Config) -> None:

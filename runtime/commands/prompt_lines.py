@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from ...configs.texts import is_text
 from ...errors import UsageError
 from ..images import ImagePrompt
 from ..prompts import Prompt
@@ -117,6 +118,8 @@ def _decode(line: bytes, where: str) -> str:
 def _check_text(text: str, where: str) -> str:
     if not text.strip():
         raise UsageError("the prompt is empty", where, "Write at least a word, or remove the line")
+    if not is_text(text):
+        raise UsageError("is not UTF-8", where, "Write it in UTF-8, or give a file with --prompts")
     return text
 
 

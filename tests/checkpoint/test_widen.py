@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from expertflow.errors import UsageError
+from expertflow.errors import CheckpointError, UsageError
 from expertflow.workers.checkpoint import widen as widening
 from expertflow.workers.checkpoint.widen import widen
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
@@ -77,6 +78,14 @@ def test_progress_counts_the_bytes_written(tmp_path: Path):
 def test_a_factor_that_is_no_power_of_two_is_refused(tmp_path: Path, factor: int):
     with pytest.raises(UsageError, match="power of two"):
         widen(BUILT_IN, tmp_path / "wide", factor)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, text: str):
+    shutil.copytree(BUILT_IN, tmp_path / "source")
+    (tmp_path / "source" / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is not"):
+        widen(tmp_path / "source", tmp_path / "wide", 2)
 
 
 def test_an_existing_destination_is_refused_and_kept(tmp_path: Path):

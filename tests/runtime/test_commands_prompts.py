@@ -78,6 +78,13 @@ def test_a_file_without_a_prompt(tmp_path: Path, kind: Format, no_process: None)
             assert refused.value.where == str(file) and refused.value.remedy
 
 
+def test_a_prompt_that_is_not_utf_8() -> None:
+    """As Python hands over bytes of a command line that it cannot decode."""
+    with pytest.raises(UsageError, match="not UTF-8") as refused:
+        read_prompt_lines(["fine", "caf\udce9"], None, ids=False)
+    assert refused.value.where == "--prompt 2"
+
+
 def test_stdin_without_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
     with pytest.raises(UsageError, match="is empty") as refused:

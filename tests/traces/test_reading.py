@@ -219,6 +219,15 @@ def test_arrays_that_are_no_trace_are_refused(tmp_path: Path, name: str) -> None
     assert refused.value.where == str(tmp_path / "t.npz")
 
 
+def test_files_that_hold_no_arrays_are_refused(tmp_path: Path) -> None:
+    """Without numpy's advice to load the file unsafely."""
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "garbage").write_bytes(b"garbage")
+    for name in ("one.npy", "garbage"):
+        with pytest.raises(UsageError, match=r"cannot be read as a trace \(it is no npz file\)"):
+            read_trace(tmp_path / name)
+
+
 def test_the_last_expert_that_a_trace_can_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", experts=np.array([[[65_535]]]), token_ids=np.array([2**63 - 1]))
     trace = read_trace(tmp_path / "t.npz")

@@ -46,12 +46,15 @@ def load_config(folder: Path) -> PreTrainedConfig:
         # Without the option, the library asks on the terminal whether to run the folder's own code.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, StrictDataclassError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        what = f"transformers cannot read its config.json ({reason})"
+        what = f"transformers cannot read its config.json ({_first_line(error)})"
         raise CheckpointError(what, str(folder), _SUPPORTED) from error
     config = _of_the_class(config)
     set_dequantising(config, stated)
     return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _of_the_class(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -134,9 +137,14 @@ def expert_names(path: str, module: Any) -> list[str]:
 
 
 def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole model without memory."""
-    with torch.device("meta"):
-        model = model_class(config)._from_config(config, dtype=dtype)
+    """The whole model without memory. Raises CheckpointError if the library cannot build it."""
+    kind = model_class(config)
+    try:
+        with torch.device("meta"):
+            model = kind._from_config(config, dtype=dtype)
+    except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+        what = f"transformers cannot build what its config.json describes ({_first_line(error)})"
+        raise CheckpointError(what, config.model_type, "Download the checkpoint again") from error
     adapt(model)
     return model
 
@@ -180,5 +188,5 @@ def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     try:
         return kind.from_pretrained(folder, config=config, **options).eval()
     except (OSError, SafetensorError) as error:
-        what = f"its files cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})"
+        what = f"its files cannot be read ({_first_line(error)})"
         raise CheckpointError(what, str(folder), "They were surveyed a moment ago: leave them alone") from error

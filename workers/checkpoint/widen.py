@@ -20,6 +20,7 @@ import torch
 
 from ...errors import UsageError
 from .headers import DTYPES, StoredTensor, checkpoint_files, read_headers
+from .resolve import read_config
 
 Progress = Callable[[str, int, int], None]
 
@@ -128,7 +129,7 @@ def _widened_dim(name: str) -> int | None:
 
 
 def _widened_config(source: Path, tensors: list[_Tensor], factor: int) -> dict[str, Any]:
-    config = json.loads((source / "config.json").read_text())
+    config = read_config(source)
     widths = {tensor.stored.shape[tensor.widened_dim] for tensor in tensors if tensor.widened_dim is not None}
     key = "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
     if widths != {config.get(key)}:

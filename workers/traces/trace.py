@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ...errors import UsageError
+from ..npz import read_arrays
 from .records import MOST_EXPERTS
 
 REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflow trace --npz` writes it"
@@ -81,10 +80,10 @@ class Trace:
 
 def read_npz(file: str | Path) -> Trace:
     """A trace from an npz file. Raises UsageError if there is none or if its arrays do not fit together."""
+    arrays = read_arrays(Path(file), "a trace", REMEDY)
     try:
-        with open(file, "rb") as source, np.load(source, allow_pickle=False) as arrays:
-            return _trace_of({name: arrays[name] for name in arrays.files}, str(file))
-    except (OSError, ValueError, TypeError, OverflowError, EOFError, BadZipFile, zlib.error) as error:
+        return _trace_of(arrays, str(file))
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"cannot be read as a trace ({error})", str(file), REMEDY) from error
 
 
