@@ -88,6 +88,12 @@ def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, text: st
         widen(tmp_path / "source", tmp_path / "wide", 2)
 
 
+def test_a_copy_that_the_disk_cannot_hold_is_refused_before_a_byte_is_written(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"the copy takes .* GB, but only"):
+        widen(BUILT_IN, tmp_path / "wide", 2**40)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_existing_destination_is_refused_and_kept(tmp_path: Path):
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(UsageError, match="exists"):

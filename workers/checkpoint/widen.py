@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from ...configs.sizes import format_size
 from ...errors import UsageError
 from .headers import DTYPES, StoredTensor, checkpoint_files, read_headers
 from .resolve import read_config
@@ -61,11 +62,13 @@ def widen(source: Path, destination: Path, factor: int, progress: Progress | Non
     The copy gives the same logits (to rounding of the sums) and the same routing. One tensor is held at a time.
     `destination` appears only when complete; `progress` is called with (what, bytes done, bytes in all).
     Raises CheckpointError when the source is broken, UsageError when the factor is not a power of two, `destination`
-    exists, or the experts are not separate gate/up/down projections in bfloat16 or float32 (as in Qwen3-MoE, OLMoE).
+    exists, its disk is too small, or the experts are not separate gate/up/down projections in bfloat16 or float32 (as
+    in Qwen3-MoE, OLMoE).
     """
     _check_arguments(source, destination, factor)
     tensors = _read_plan(source)
     config = _widened_config(source, tensors, factor)
+    _check_room(destination, sum(tensor.widened_bytes(factor) for tensor in tensors))
     fresh = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
         _write_shards(fresh, tensors, factor, progress or _no_progress)
@@ -91,6 +94,13 @@ def _check_arguments(source: Path, destination: Path, factor: int) -> None:
         raise UsageError("the destination exists", str(destination), "Remove it or name another folder")
     if not destination.parent.is_dir():
         raise UsageError("the folder to write into does not exist", str(destination.parent), "Create it first")
+
+
+def _check_room(destination: Path, count_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(destination.parent).free
+    if count_bytes > free_bytes:
+        what = f"the copy takes {format_size(count_bytes)}, but only {format_size(free_bytes)} are free"
+        raise UsageError(what, str(destination.parent), "Choose a smaller factor, or another disk")
 
 
 def _read_plan(source: Path) -> list[_Tensor]:
