@@ -77,7 +77,7 @@ class Demo(Command):
 
     def _chosen_prompts(self) -> list[str]:
         lines = read_prompt_lines([], self.prompts or example_file("prompts.txt"), ids=False)
-        if not 1 <= self.count <= len(lines):
+        if self.count > len(lines):
             raise UsageError(f"there are {len(lines)} prompts, not {self.count}", "count", f"Give 1 to {len(lines)}")
         return [str(lines[index * len(lines) // self.count].prompt) for index in range(self.count)]
 
