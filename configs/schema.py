@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ..errors import UsageError
+from .ranges import check_number
 from .sizes import parse_size
+from .texts import is_text
 
 Predictor = Literal[
     "auto", "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
@@ -18,6 +21,18 @@ Predictor = Literal[
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
+
+RANGES = {
+    "batch_size": Meta(ge=1, le=2**20),
+    "prefill_tokens": Meta(ge=1),
+    "queue_limit": Meta(ge=1),
+    "compute_threads": Meta(ge=0, le=1024),
+    "reads_in_flight": Meta(ge=1, le=1024),
+    "trace_hidden": Meta(ge=0, le=1),
+    "start_timeout_s": Meta(gt=0, le=10**6),
+    "restart_limit": Meta(ge=0),
+}
+"""What the numbers of a configuration may be."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -89,7 +104,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Deaths of one stage within a minute after which the engine stops with the first cause."""
 
     def __post_init__(self) -> None:
-        _check_counts(self)
+        for name, allowed in RANGES.items():
+            check_number(getattr(self, name), name, allowed)
+        _check_texts(self)
+        _check_files(self)
         for name in ("expert_memory", "host_memory", "kv_memory"):
             parse_size(getattr(self, name), name)
         _check_link(self)
@@ -117,13 +135,16 @@ def _convert(values: dict[str, Any], kind: type[Config], where: str) -> Config:
 def _read_preset(preset: str) -> dict[str, Any]:
     try:
         return msgspec.toml.decode(_preset_bytes(preset))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise UsageError(f"not valid TOML: {error}", preset, "Correct the file") from error
 
 
 def _preset_bytes(preset: str) -> bytes:
     if preset.endswith(".toml") and Path(preset).is_file():
-        return Path(preset).read_bytes()
+        try:
+            return Path(preset).read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", preset, "Check its permissions") from error
     shipped = resources.files(__package__ or "expertflow.configs")
     file = shipped / f"{preset}.toml"
     if not file.is_file():
@@ -132,17 +153,15 @@ def _preset_bytes(preset: str) -> bytes:
     return file.read_bytes()
 
 
-def _check_counts(config: Config) -> None:
-    for name in ("batch_size", "prefill_tokens", "queue_limit", "reads_in_flight"):
-        if getattr(config, name) < 1:
-            raise UsageError(f"must be at least 1, not {getattr(config, name)}", name, "Give a positive number")
-    for name in ("compute_threads", "restart_limit"):
-        if getattr(config, name) < 0:
-            raise UsageError(f"must not be negative, but is {getattr(config, name)}", name, "Give 0 or more")
-    if not 0 <= config.trace_hidden <= 1:
-        raise UsageError(f"must be from 0 to 1, not {config.trace_hidden}", "trace_hidden", "Give a share such as 0.1")
-    if not config.start_timeout_s > 0:
-        raise UsageError("must be above 0", "start_timeout_s", "Give seconds")
+def _check_texts(config: Config) -> None:
+    """What is no UTF-8 on a command line could not be told to another process."""
+    for name in config.__struct_fields__:
+        value = getattr(config, name)
+        if isinstance(value, str) and not is_text(value):
+            raise UsageError(f"is not UTF-8: {ascii(value)}", name, "Rename it, or correct the option")
+
+
+def _check_files(config: Config) -> None:
     if config.hints == "gates" and not config.gates_file:
         raise UsageError("hints 'gates' needs trained gates", "gates_file", "Train gates first (expertflow train)")
     if config.predictor == "oracle" and not config.oracle_routes:

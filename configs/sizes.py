@@ -31,6 +31,8 @@ def parse_size(text: str, where: str) -> Size:
     if match is None or (match[2] != "%" and match[2].upper() not in _UNITS):
         raise UsageError(f"cannot read the size '{text}'", where, "Write for example 900MB, 1GiB or 25%")
     number = float(match[1])
+    if number >= 2**60:
+        raise UsageError(f"the size '{text}' is beyond any memory", where, "Write for example 900MB, 1GiB or 25%")
     if match[2] != "%":
         return Size(int(number * _UNITS[match[2].upper()]), None)
     if not 0 < number <= 100:

@@ -9,8 +9,21 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import CheckpointError, UsageError
+from ..workers.checkpoint.resolve import local_folder
 
 EXTRA = "Install the extra: pip install 'expertflow-runtime[vision]'"
+
+
+def check_images_taken(model: str, revision: str = "") -> None:
+    """Raises UsageError if this model takes no images, by its configuration alone and as the survey would say.
+
+    Of a hub id the configuration is fetched if it is not cached; raises what that and reading it raise, too.
+    """
+    from ..workers.checkpoint.architecture import load_config, takes_images
+    from ..workers.checkpoint.hub import fetch_config
+
+    if not takes_images(load_config(local_folder(model) or fetch_config(model, revision))):
+        raise UsageError("this model takes no images", model, "Leave them out, or use a model of docs/vision.md")
 
 
 def load_processor(folder: str) -> Any:
@@ -18,13 +31,12 @@ def load_processor(folder: str) -> Any:
 
     Raises UsageError if the model takes no images or a library is missing, CheckpointError if its files are broken.
     """
+    check_images_taken(folder)
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
-        kind: Any = PROCESSOR_MAPPING.get(type(AutoConfig.from_pretrained(folder, trust_remote_code=False)), None)
-        if kind is None or "image_processor" not in kind.get_attributes():
-            raise UsageError("this model takes no images", folder, "Leave them out, or use a vision-language model")
+        kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, trust_remote_code=False))]
         return _without_videos(kind).from_pretrained(folder, local_files_only=True)
     except ImportError as error:
         what = f"its images need a library that is missing ({_first_line(error)})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import secrets
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from ..workers.scheduler.validation import SEED_LIMIT, ending_error, prompt_erro
 from .images import ImagePrompt
 from .text import TextCodec
 
+MOST_DEADLINE_S = 10**9
 Prompt = str | Sequence[int] | ImagePrompt
 
 
@@ -105,6 +105,7 @@ def _number(value: float, where: str) -> float:
 
 def _milliseconds(deadline_s: float) -> int:
     seconds = _number(deadline_s, "deadline_s")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise RequestError(f"must be seconds above 0, not {seconds}", "deadline_s", "Leave it out to wait on")
+    if not 0 < seconds <= MOST_DEADLINE_S:
+        what = f"must be seconds, above 0 and at most {MOST_DEADLINE_S:,}, not {seconds}"
+        raise RequestError(what, "deadline_s", "Leave it out to wait on")
     return max(1, round(seconds * 1000))

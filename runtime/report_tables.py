@@ -9,7 +9,7 @@ from rich.text import Text
 from ..configs.sizes import format_size
 from ..workers.predictor.judging.figures import Figures
 from ..workers.predictor.judging.report import TIMED_ROWS, Report
-from .tables import facts_table, plain_table
+from .tables import UNKNOWN, facts_table, plain_table
 
 
 def report_table(kind: str, report: Report) -> Group:
@@ -42,10 +42,14 @@ def _batches(kind: str, report: Report) -> Table:
     sizes = [batch.tokens for batch in report.decode.batches]
     table = plain_table("B_acc (forecast/used)", *(f"batch {size}" for size in sizes))
     for name, figures in ({f"{kind}, decode": report.decode} | _simpler(report)).items():
-        table.add_row(name, *(f"{one.accuracy:.3f} ({one.size_ratio:.2f})" for one in figures.batches))
-        doubled = (f"{one.accuracy_double:.3f} ({one.size_ratio_double:.2f})" for one in figures.batches)
+        table.add_row(name, *(_batch(one.accuracy, one.size_ratio) for one in figures.batches))
+        doubled = (_batch(one.accuracy_double, one.size_ratio_double) for one in figures.batches)
         table.add_row(f"{name}, 2k each", *doubled)
     return table
+
+
+def _batch(accuracy: float | None, size_ratio: float | None) -> str:
+    return UNKNOWN if accuracy is None or size_ratio is None else f"{accuracy:.3f} ({size_ratio:.2f})"
 
 
 def _simpler(report: Report) -> dict[str, Figures]:

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import structs
 
 from ..configs.schema import Config
+from ..errors import UsageError
 from ..ipc.available import available_bytes
 from ..ipc.memory import Arena
 from ..ipc.messages import Progress
@@ -36,6 +37,8 @@ class Resources:
         with ExitStack() as stack:
             if config.trace:
                 claim_folder(config.trace)
+            if config.record:
+                _make_folder(config.record)
             self.timeline = Timeline(config.timeline) if config.timeline else None
             if self.timeline:
                 stack.callback(self.timeline.close)
@@ -93,6 +96,13 @@ class Resources:
         arena = Arena.create(name, size_bytes, allocated)
         stack.callback(arena.close)
         return arena
+
+
+def _make_folder(record: str) -> None:
+    try:
+        Path(record).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot be made: {error.strerror}", record, "Give another folder for the record") from error
 
 
 def _sizes(budgets: Budgets) -> dict[str, int]:

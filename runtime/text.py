@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..configs.texts import is_text
 from ..errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,13 +27,18 @@ class TextCodec:
         return self._file.is_file()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, special tokens included as the tokenizer says. Raises UsageError without a tokenizer."""
+        """Ids of a prompt, special tokens included as the tokenizer says.
+
+        Raises UsageError without a tokenizer, and for lone surrogates.
+        """
         if not self.available:
             raise UsageError(
                 "this model has no tokenizer.json, so a prompt cannot be text",
                 str(self._file.parent),
                 "Pass the prompt as a list of token ids",
             )
+        if not is_text(text):
+            raise UsageError(f"is no text that UTF-8 can say: {ascii(text[:40])}", "prompt", "Give text, or token ids")
         return self._tokenizer().encode(text).ids
 
     def decode(self, token_ids: list[int]) -> str:

@@ -59,10 +59,12 @@ class _Aime(msgspec.Struct):
 def record_prompts(content: bytes, name: str, kind: Format) -> list[tuple[str, str]]:
     """The prompt and the place of every record: JSON lines, or one JSON array. `name` is that of the file.
 
-    Raises UsageError naming the line (of an array: the record) that cannot be used.
+    Raises UsageError naming the line (of an array: the record) that cannot be used, or if there is none.
     """
-    make = _MAKERS[kind]
-    return [(_prompt(record, where, make, kind), where) for record, where in _records(content, name)]
+    make, records = _MAKERS[kind], _records(content, name)
+    if not records:
+        raise UsageError("holds no record", name, f"Give records such as {_EXAMPLES[kind]}")
+    return [(_prompt(record, where, make, kind), where) for record, where in records]
 
 
 def _records(content: bytes, name: str) -> list[tuple[bytes | msgspec.Raw, str]]:

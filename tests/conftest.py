@@ -39,6 +39,28 @@ def nothing_left_behind(runtime_base: Path) -> Iterator[None]:
     assert not left, f"left behind: {dict(left)}"
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny matrices on several threads wait for each other, for minutes when the machine is busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of each of `FAMILIES` in a folder of its name, only to be read."""
+    from tests.families import FAMILIES, save_tiny
+
+    root = tmp_path_factory.mktemp("families")
+    for family in FAMILIES:
+        save_tiny(family, root / family)
+    return root
+
+
 @pytest.fixture
 def run_dir(runtime_base: Path) -> Iterator[RunDir]:
     directory = RunDir.create(runtime_base)

@@ -55,6 +55,21 @@ _MLA: dict[str, Any] = {
     "topk_group": 2,
 }
 
+LINEAR_ATTENTION: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
+    "num_experts": 12,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+"""Three layers of it to one of full attention, as Qwen has them since Qwen3-Next."""
+
 _OWN: dict[str, dict[str, Any]] = {
     **OUTSIDE,
     "olmoe": {"num_experts": 16, "num_experts_per_tok": 4, "num_key_value_heads": 4},
@@ -66,19 +81,7 @@ _OWN: dict[str, dict[str, Any]] = {
         "head_dim": 16,
         "norm_topk_prob": True,
     },
-    "qwen3_next": {
-        "num_hidden_layers": 4,
-        "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
-        "num_experts": 12,
-        "num_experts_per_tok": 3,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 16,
-        "head_dim": 16,
-        "linear_num_key_heads": 2,
-        "linear_num_value_heads": 4,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-    },
+    "qwen3_next": LINEAR_ATTENTION,
     "gpt_oss": {
         "num_hidden_layers": 4,
         "num_local_experts": 8,

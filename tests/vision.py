@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from tests.families import _COMMON, draw_constants, remember_longer
+from tests.families import _COMMON, LINEAR_ATTENTION, draw_constants, remember_longer
 
 VISION_FAMILIES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe")
 VOCABULARY = 128
@@ -69,18 +69,8 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
         "vision": {"image_size": 32},
     },
     "qwen3_5_moe": {
-        "text": {
-            "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
-            "num_experts": 12,
-            "num_experts_per_tok": 3,
-            "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 16,
-            "head_dim": 16,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
+        "text": LINEAR_ATTENTION
+        | {
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 10000.0,

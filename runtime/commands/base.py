@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from ...configs.ranges import check_numbers
 from ...configs.schema import Config
 
 DEFAULT_PRESET = "cpu-disk"
@@ -21,6 +22,9 @@ class Command(ABC):
 
     debug: bool = False
     """Show the traceback when something goes wrong."""
+
+    def __post_init__(self) -> None:
+        check_numbers(self)
 
     @abstractmethod
     def run(self) -> int:

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 import msgspec
 import tyro
+from msgspec import Meta
 
-from ...configs.schema import Config, Predictor, Units
+from ...configs.schema import RANGES, Config, Predictor, Units
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ..checking import run_checks
@@ -44,11 +45,11 @@ class Demo(Command):
     """Memory for experts: bytes (200MB) or a percentage of all of them."""
     tier: Literal["disk", "host"] = "disk"
     """Where the other experts are: in the model's files, or in shared memory."""
-    count: int = 8
+    count: Annotated[int, Meta(ge=1)] = 8
     """How many prompts run, spread over the prompts there are."""
-    max_new_tokens: int = 48
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 48
     """Tokens for each prompt."""
-    batch_size: int = 8
+    batch_size: Annotated[int, RANGES["batch_size"]] = 8
     """Sequences that step together."""
     units: Units = "auto"
     """Groups of sequences in flight: one computes while experts for the other are loaded."""
@@ -76,7 +77,7 @@ class Demo(Command):
 
     def _chosen_prompts(self) -> list[str]:
         lines = read_prompt_lines([], self.prompts or example_file("prompts.txt"), ids=False)
-        if not 1 <= self.count <= len(lines):
+        if self.count > len(lines):
             raise UsageError(f"there are {len(lines)} prompts, not {self.count}", "count", f"Give 1 to {len(lines)}")
         return [str(lines[index * len(lines) // self.count].prompt) for index in range(self.count)]
 

@@ -5,43 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
-
-import tyro
+from dataclasses import dataclass
 
 from ...configs.schema import Config
 from ...errors import UsageError
 from ..client import Client
 from ..monitor import Meter, Reading
+from ..processor import check_images_taken
 from ..prompts import read_wishes
 from ..tables import PREDICTION_OFF, share_text
 from ..watching import snapshot_after
-from ..workloads import Format
-from .base import EngineCommand
 from .printing import Printer, make_printer
-from .prompt_lines import read_prompt_lines, with_images
+from .prompted import ImagePromptCommand
 from .starting import running_engine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(EngineCommand):
+class Generate(ImagePromptCommand):
     """Continue one prompt or many: a single text streams to stdout, several are printed in their order."""
 
-    file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]")] = None
-    """Prompts to run: another way to give the file of prompts."""
-    prompt: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")] = field(default_factory=list)
-    """A prompt; repeat the option for more."""
-    image: Annotated[tyro.conf.UseAppendAction[list[Path]], tyro.conf.arg(metavar="FILE")] = field(default_factory=list)
-    """An image for the prompt of a vision-language model; repeat the option for more."""
-    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A UTF-8 file with a prompt a line; - reads stdin."""
-    format: Format = "lines"
-    """What FILE holds: a prompt a line, or records of a published data set (JSON lines or an array), put into prompts
-    by its template (docs/workloads.md)."""
-    ids: bool = False
-    """Prompts are token ids (5 9 11), not text."""
     max_new_tokens: int = 64
     """End after so many tokens, if the model does not end before."""
     temperature: float = 0.0
@@ -60,8 +42,7 @@ class Generate(EngineCommand):
     """Use the engine that runs at this address; options of the engine do not apply then."""
 
     def run(self) -> int:
-        lines = read_prompt_lines(self.prompt, self._prompt_file(), self.ids, self.format)
-        lines = with_images(lines, self.image)
+        lines = self.read_prompts()
         self._check_options()
         with self._client() as client:
             printer = make_printer(lines, client.model.model, self.json)
@@ -72,11 +53,6 @@ class Generate(EngineCommand):
             printer.close(_summary(printer, meter.reading((ended_ns - started_ns) / 1e9)))
         return printer.exit_code
 
-    def _prompt_file(self) -> Path | None:
-        if self.file and self.prompts:
-            raise UsageError(f"and {self.file} are both given", "--prompts", "Give one of them")
-        return self.file or self.prompts
-
     def _check_options(self) -> None:
         """Before an engine is started for nothing."""
         read_wishes(self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.seed, None, self.deadline_s)
@@ -86,6 +62,8 @@ class Generate(EngineCommand):
                 "--address",
                 "Leave out --address to start an engine with these options, or leave them out",
             )
+        if self.image and not self.address:
+            check_images_taken(self.engine.model, self.engine.revision)
 
     @contextmanager
     def _client(self) -> Iterator[Client]:

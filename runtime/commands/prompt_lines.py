@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from ...configs.texts import is_text
 from ...errors import UsageError
 from ..images import ImagePrompt
 from ..prompts import Prompt
@@ -32,7 +33,10 @@ def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, kind: Form
         problem = "both --prompt and --prompts are given" if texts else "no prompt is given"
         raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE')
     if kind != "lines":
-        return _workload(file, ids, kind)
+        if file is None or ids:
+            problem = "is of a file with records, not of --ids" if ids else "is of a file, and none is given"
+            raise UsageError(problem, "format", f"Give --prompts FILE --format {kind}")
+        return [PromptLine(*each) for each in _records(file, kind)]
     named = _lines_of(file) if file else [(text, f"--prompt {number}") for number, text in enumerate(texts, 1)]
     return [PromptLine(_read_ids(text, where) if ids else _check_text(text, where), where) for text, where in named]
 
@@ -48,29 +52,38 @@ def with_images(lines: list[PromptLine], images: list[Path]) -> list[PromptLine]
     return [PromptLine(ImagePrompt(lines[0].prompt, [str(image) for image in images]), lines[0].where)]
 
 
-def _workload(file: Path | None, ids: bool, kind: Format) -> list[PromptLine]:
-    if file is None or ids:
-        problem = "is of a file with records, not of --ids" if ids else "is of a file, and none is given"
-        raise UsageError(problem, "format", f"Give --prompts FILE --format {kind}")
-    content = _read_bytes(file).removeprefix(b"\xef\xbb\xbf")
-    return [PromptLine(prompt, where) for prompt, where in record_prompts(content, _name_of(file), kind)]
+class TextLine(NamedTuple):
+    """A text that is to be cut; `where` is for error messages."""
+
+    text: str
+    where: str
 
 
-def read_text(file: Path) -> str:
-    """A whole text. Raises UsageError if it cannot be read, or is empty."""
-    return _check_text(_decode(_read_bytes(file).removeprefix(b"\xef\xbb\xbf"), str(file)), str(file))
+def read_texts(file: Path, kind: Format = "lines") -> list[TextLine]:
+    """A whole text, or the texts of a file of records. Raises UsageError if it cannot be read, or is empty."""
+    if kind != "lines":
+        return _records(file, kind)
+    name = _name_of(file)
+    return [TextLine(_check_text(_decode(_read_bytes(file), name), name), name)]
 
 
-def cut_text(text: str, name: str, codec: TextCodec, piece_tokens: int) -> list[PromptLine]:
-    """The text as prompts of `piece_tokens` ids each; the last may be shorter."""
-    ids = codec.encode(text)
+def cut_texts(texts: list[TextLine], codec: TextCodec, piece_tokens: int) -> list[PromptLine]:
+    """Prompts of `piece_tokens` ids each; the last one of a text may be shorter."""
+    return [piece for each in texts for piece in _cut(each, codec.encode(each.text), piece_tokens)]
+
+
+def _cut(text: TextLine, ids: list[int], piece_tokens: int) -> list[PromptLine]:
     starts = range(0, len(ids), piece_tokens)
-    return [PromptLine(ids[start : start + piece_tokens], f"{name}, token {start + 1:,}") for start in starts]
+    return [PromptLine(ids[start : start + piece_tokens], f"{text.where}, token {start + 1:,}") for start in starts]
+
+
+def _records(file: Path, kind: Format) -> list[TextLine]:
+    return [TextLine(prompt, where) for prompt, where in record_prompts(_read_bytes(file), _name_of(file), kind)]
 
 
 def _lines_of(file: Path) -> list[tuple[str, str]]:
     name = _name_of(file)
-    lines = _read_bytes(file).removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
+    lines = _read_bytes(file).removesuffix(b"\n").split(b"\n")
     return [(_decode(line, f"{name}, line {number}"), f"{name}, line {number}") for number, line in enumerate(lines, 1)]
 
 
@@ -79,13 +92,19 @@ def _name_of(file: Path) -> str:
 
 
 def _read_bytes(file: Path) -> bytes:
-    if file == STDIN:
-        return sys.stdin.buffer.read()
+    """Without a byte order mark. Raises UsageError for a file that cannot be read, or is empty."""
+    content = _all_bytes(file).removeprefix(b"\xef\xbb\xbf")
+    if not content.strip():
+        raise UsageError("is empty", _name_of(file), "Name a file with at least one prompt")
+    return content
+
+
+def _all_bytes(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        return sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
     except OSError as error:
         remedy = "Name a text file with a prompt a line"
-        raise UsageError(f"cannot be read: {error.strerror}", str(file), remedy) from error
+        raise UsageError(f"cannot be read: {error.strerror}", _name_of(file), remedy) from error
 
 
 def _decode(line: bytes, where: str) -> str:
@@ -99,6 +118,8 @@ def _decode(line: bytes, where: str) -> str:
 def _check_text(text: str, where: str) -> str:
     if not text.strip():
         raise UsageError("the prompt is empty", where, "Write at least a word, or remove the line")
+    if not is_text(text):
+        raise UsageError("is not UTF-8", where, "Write it in UTF-8, or give a file with --prompts")
     return text
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from msgspec import Meta
 
+from ...configs.ranges import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ..progress import ProgressView
@@ -47,11 +49,11 @@ class Replay(Command):
     """Expert slots, several values separated by commas: so many for each layer on average (16), or a share (25%)."""
     sharing: Literal["pool", "layer"] = "pool"
     """Whether all layers share the slots, or each has as many as any other."""
-    batch: int = 0
+    batch: Annotated[int, Meta(ge=0)] = 0
     """Sequences side by side; 0: the steps as they were recorded, or 1."""
-    tokens: int = 20_000
+    tokens: Annotated[int, Meta(ge=0)] = 20_000
     """Replay only so many tokens of the trace; 0: all. Recorded steps are always replayed whole."""
-    held_out: float = 0.0
+    held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Replay only this share of the sequences: those that `expertflow train` with this share and seed judges by."""
     hints: Annotated[str, tyro.conf.arg(metavar="RECALL,PRECISION|recorded")] = ""
     """Hints for each next layer: emulated ones (0.85,0.85), false ones drawn from the token's likely experts; or the
@@ -60,7 +62,7 @@ class Replay(Command):
     """Plans for whole steps, where a link is given: from this predictor, or the recorded ones."""
     predictor_file: str = ""
     """What `expertflow train` wrote, for the predictors that are trained."""
-    forecast_ms: float = 2.0
+    forecast_ms: Annotated[float, Meta(ge=0, le=10**6)] = 2.0
     """Time of a forecast."""
     rank_victims: Literal["auto", "always", "never"] = "auto"
     """Whether forecasts say which expert goes first, as in the configuration; where a link is given."""
@@ -68,15 +70,15 @@ class Replay(Command):
     """How far forecasts and hints are believed, as in the configuration; where a link is given."""
     link_rate: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Time everything, with a link of so many bytes a second (8GB) between the experts and the slots."""
-    layer_ms: float = 0.0
+    layer_ms: Annotated[float, Meta(ge=0, le=10**6)] = 0.0
     """Time that compute takes for a layer, on average; 0: as recorded."""
     expert_bytes: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Size of an expert (9MB); not needed for a folder, which says it."""
-    message_us: float = 150.0
+    message_us: Annotated[float, Meta(ge=0, le=10**9)] = 150.0
     """Time of a message between loader and compute, and of a decision of the loader."""
     count: bool = False
     """Only count although a link is given; it carries so many hinted experts as fit beside a layer's compute time."""
-    seed: int = 0
+    seed: Seed = 0
     """Of emulated hints, and of the choice of sequences that are held out."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the results to this file as well."""

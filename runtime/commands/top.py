@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 from rich.live import Live
 
-from ...errors import UsageError
 from ..monitor import Reading, read_pair
 from ..tables import reading_view, result_console
 from ..watching import Watcher, find_engine
@@ -27,12 +28,10 @@ class Top(Command):
     """Show it once and end."""
     json: bool = False
     """One line of JSON for each reading instead of tables."""
-    interval_s: float = 2.0
+    interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 2.0
     """Seconds between readings; rates are over this time."""
 
     def run(self) -> int:
-        if not self.interval_s >= 0.1:
-            raise UsageError(f"is too short: {self.interval_s}", "--interval-s", "Give 0.1 seconds or more")
         with Watcher(find_engine(self.address)) as watcher:
             readings = self._readings(watcher)
             if self.once:

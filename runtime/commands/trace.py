@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import tyro
+from msgspec import Meta
 
 from ...configs.schema import Config
 from ...errors import EngineError, UsageError
@@ -20,16 +21,16 @@ from ..client import Client, Completion
 from ..progress import ProgressView
 from ..tables import facts_table, result_console
 from ..text import TextCodec
-from ..workloads import Format
-from .base import DONE, EngineCommand
+from .base import DONE
 from .printing import complain
-from .prompt_lines import PromptLine, cut_text, read_prompt_lines, read_text
+from .prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts
+from .prompted import PromptCommand
 from .starting import running_engine
 from .traced import trace_facts
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trace(EngineCommand):
+class Trace(PromptCommand):
     """Run prompts and record which experts every token uses, with the forecasts and hints that were given.
 
     Without prompts, FOLDER is a trace that is there already: its size is told, and --npz converts it.
@@ -37,22 +38,14 @@ class Trace(EngineCommand):
 
     folder: tyro.conf.Positional[Path]
     """Folder for the trace."""
-    prompt: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")] = field(default_factory=list)
-    """A prompt; repeat the option for more."""
-    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A UTF-8 file with a prompt a line; - reads stdin."""
-    format: Format = "lines"
-    """What FILE holds: a prompt a line, or records of a published data set (JSON lines or an array), put into prompts
-    by its template (docs/workloads.md)."""
-    ids: bool = False
-    """Prompts are token ids (5 9 11), not text."""
     text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A long UTF-8 text instead of prompts: cut into pieces, each only read by the model (prefill), which is quick."""
-    text_tokens: int = 256
+    """A long UTF-8 text (or, by --format, the texts of records) instead of prompts: cut into pieces, each only read by
+    the model (prefill), which is quick."""
+    text_tokens: Annotated[int, Meta(ge=1)] = 256
     """Tokens of each piece of a text."""
-    max_new_tokens: int = 64
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 64
     """Tokens for each prompt."""
-    hidden: float = 0.0
+    hidden: Annotated[float, Meta(ge=0, le=1)] = 0.0
     """Share of the tokens, 0 to 1, whose hidden states are kept too (gates are trained on them)."""
     npz: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the routing to this .npz file as well."""
@@ -76,8 +69,8 @@ class Trace(EngineCommand):
         """Before an engine is started for nothing."""
         if self.text and (self.prompt or self.prompts):
             raise UsageError("both prompts and a text are given", "--text", "Give one of them")
-        if self.text_tokens < 1:
-            raise UsageError(f"must be at least 1, not {self.text_tokens}", "text_tokens", "Give for example 256")
+        if self.text and self.ids:
+            raise UsageError("is of prompts, not of a text", "ids", "Give the ids with --prompts FILE")
         if self.engine.trace:
             raise UsageError("the folder is named twice", "trace", "Leave out --trace; FOLDER is enough")
         if self.npz and not (self.npz.suffix == ".npz" and self.npz.parent.is_dir()):
@@ -89,12 +82,12 @@ class Trace(EngineCommand):
     def _record(self) -> int:
         """Run the prompts with tracing; returns the exit code."""
         lines = [] if self.text else read_prompt_lines(self.prompt, self.prompts, self.ids, self.format)
-        text = read_text(self.text) if self.text else ""
+        texts = read_texts(self.text, self.format) if self.text else []
         claim_folder(str(self.folder))
         with running_engine(self._traced()) as engine, Client(engine.address) as client:
             if self.text:
                 self._check_pieces(client.model.context)
-                lines = cut_text(text, str(self.text), TextCodec(client.model.model), self.text_tokens)
+                lines = cut_texts(texts, TextCodec(client.model.model), self.text_tokens)
             exit_code, tokens = _run_all(client, lines, 1 if self.text else self.max_new_tokens)
         if tokens and (there := read_trace(self.folder).tokens) < tokens:
             what = f"holds {there:,} of the {tokens:,} tokens that ran"

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import tyro
+from msgspec import Meta
 
+from ...configs.ranges import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...workers.predictor.judging.aligning import aligned
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
     from ...workers.predictor.judging.report import Report
 
 PARTS = 1000
+"""Steps of the progress bar."""
 FEWEST_SEQUENCES = 3
 """To learn from, to tell when learning should end, and to judge by."""
-"""Steps of the progress bar."""
 PROMPTS = {"path": 0.0, "paper": 0.5}
 """Share of each sequence that is taken as a prompt when decode is judged: the paper's encoder needs one."""
 
@@ -48,19 +50,19 @@ class Train(Command):
     kind: Literal["path", "paper", "gates"] = "path"
     """path: small, and knows the routing of earlier tokens; paper: the transformer of the paper, token ids alone;
     gates: name the next layer's experts from the hidden states of a trace, for hints = gates."""
-    held_out: float = 0.2
+    held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.2
     """Share of the sequences that is kept for judging; 0 with --test learns from all."""
     test: Path | None = None
     """Judge by this trace instead: another domain, or text held out elsewhere."""
     report: Path | None = None
     """File for the figures, as JSON."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the choice of held-out sequences and of the training."""
-    minutes: float = 10.0
+    minutes: Annotated[float, Meta(gt=0, le=10**6)] = 10.0
     """Most wall-clock minutes of training."""
-    epochs: float = 10.0
+    epochs: Annotated[float, Meta(gt=0, le=10**6)] = 10.0
     """Most times that every sequence is learned from."""
-    threads: int = 1
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Cores to train on."""
 
     def run(self) -> int:
@@ -121,13 +123,8 @@ class Train(Command):
 
 
 def _check(options: Train) -> None:
-    if not 0 <= options.held_out < 1:
-        raise UsageError(f"must be from 0 to below 1, not {options.held_out}", "held_out", "Give a share such as 0.2")
     if not options.held_out and options.test is None:
         raise UsageError("nothing is left to judge by", "held_out", "Give --test TRACE, or a share above 0")
-    for name in ("minutes", "epochs", "threads"):
-        if getattr(options, name) <= 0:
-            raise UsageError(f"must be above 0, not {getattr(options, name)}", name, "Give a positive number")
     for file in (options.out, options.report):
         if file is not None and not file.parent.is_dir():
             raise UsageError("the folder to write into does not exist", str(file.parent), "Create it first")

@@ -4,53 +4,48 @@ from __future__ import annotations
 
 import random
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import tyro
+from msgspec import Meta
 
+from ...errors import UsageError
 from ...ipc.messages import Progress
 from ..checking import run_checks
 from ..client import Client
 from ..demo.summary import show_check
+from ..processor import check_images_taken
 from ..progress import ProgressView
 from ..prompts import Prompt
 from ..tables import result_console
-from .base import DONE, FAILED, EngineCommand
-from .prompt_lines import read_prompt_lines, with_images
+from .base import DONE, FAILED
+from .prompted import ImagePromptCommand
 from .starting import running_engine
 
 LONGEST_RANDOM_PROMPT = 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verify(EngineCommand):
+class Verify(ImagePromptCommand):
     """Run prompts, then the same batches again with everything resident (bit by bit), and with transformers.
 
     Needs memory for the whole model in float32 twice. Without prompts, random token ids are run.
     """
 
-    prompt: Annotated[list[str], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """A text to run; may be given more than once."""
-    image: Annotated[list[Path], tyro.conf.UseAppendAction] = field(default_factory=list)
-    """An image for the prompt of a vision-language model; repeat the option for more."""
-    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """A UTF-8 file with one prompt a line; - is stdin."""
-    ids: bool = False
-    """Prompts are token ids."""
-    count: int = 12
+    count: Annotated[int, Meta(ge=1, le=10**6)] = 12
     """Random prompts that run if none is given."""
-    max_new_tokens: int = 32
+    max_new_tokens: Annotated[int, Meta(ge=1)] = 32
     """Tokens for each prompt."""
 
     def run(self) -> int:
+        prompts = self._given()
         holds, console = True, result_console()
         with tempfile.TemporaryDirectory(prefix="verify-expertflow-") as folder:
             config = msgspec.structs.replace(self.engine, record=folder)
             with running_engine(config) as engine, Client(engine.address) as client:
-                client.generate(self._chosen(client), self.max_new_tokens)
+                client.generate(prompts or self._drawn(client.model.vocabulary), self.max_new_tokens)
             with ProgressView() as view:
                 view(Progress("verify", "running the batches again, resident and with transformers", 0, 1))
                 for check in run_checks(Path(folder), config):
@@ -58,10 +53,19 @@ class Verify(EngineCommand):
                     holds = holds and check.holds
         return DONE if holds else FAILED
 
-    def _chosen(self, client: Client) -> list[Prompt]:
-        if self.prompt or self.prompts:
-            lines = read_prompt_lines(self.prompt, self.prompts, self.ids)
-            return [line.prompt for line in with_images(lines, self.image)]
-        rng, vocabulary = random.Random(0), client.model.vocabulary
+    def _given(self) -> list[Prompt]:
+        """Empty if random ones are to run; what is wrong is said before an engine is started for nothing."""
+        if self.prompt or self.prompt_file:
+            prompts = [line.prompt for line in self.read_prompts()]
+            if self.image:
+                check_images_taken(self.engine.model, self.engine.revision)
+            return prompts
+        for option, given in {"image": self.image, "ids": self.ids, "format": self.format != "lines"}.items():
+            if given:
+                raise UsageError("is of a prompt, and none is given", option, 'Give --prompts FILE or --prompt "TEXT"')
+        return []
+
+    def _drawn(self, vocabulary: int) -> list[Prompt]:
+        rng = random.Random(0)
         lengths = [rng.randint(1, LONGEST_RANDOM_PROMPT) for _ in range(self.count)]
         return [[rng.randrange(vocabulary) for _ in range(length)] for length in lengths]

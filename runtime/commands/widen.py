@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
+from msgspec import Meta
 
 from ...ipc.messages import Progress
 from ..progress import ProgressView
@@ -25,7 +27,7 @@ class Widen(Command):
     """Model folder with separate experts (gate_proj, up_proj and down_proj), such as Qwen3-MoE or OLMoE."""
     destination: tyro.conf.Positional[Path]
     """Folder to write; it must not exist."""
-    factor: int = 64
+    factor: Annotated[int, Meta(ge=1, le=2**16)] = 64
     """How many times as wide; a power of two."""
 
     def run(self) -> int:

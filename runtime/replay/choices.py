@@ -74,8 +74,15 @@ def layer_time_ns(layer_ms: float, source: Source) -> float:
 def expert_size_bytes(text: str, source: Source) -> int:
     """As given, or as recorded; 0: unknown."""
     if text:
-        return parse_size(text, "expert_bytes").of(0)
+        return positive_bytes(text, "expert_bytes")
     return 0 if source.log is None else source.log.header.expert_bytes
+
+
+def positive_bytes(text: str, option: str) -> int:
+    """Raises UsageError for a share or nothing."""
+    if count_bytes := parse_size(text, option).count_bytes:
+        return count_bytes
+    raise UsageError(f"must be bytes, at least 1, not '{text}'", option, "Write for example 9MB")
 
 
 def make_machine(link_rate: str, layer_ns: float, expert_bytes: int, message_us: float, source: Source) -> Machine:
@@ -85,7 +92,7 @@ def make_machine(link_rate: str, layer_ns: float, expert_bytes: int, message_us:
     message_ns = round(message_us * 1e3)
     return Machine(
         expert_bytes=expert_bytes,
-        link_bytes_per_s=parse_size(link_rate, "link_rate").of(0),
+        link_bytes_per_s=positive_bytes(link_rate, "link_rate"),
         layer_ns=round(layer_ns * (1 - EXPERTS_SHARE)),
         expert_ns=round(layer_ns * EXPERTS_SHARE / source.unions.mean()),
         message_ns=message_ns,

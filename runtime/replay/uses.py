@@ -54,7 +54,7 @@ def batch_steps(trace: Trace, rows: int) -> np.ndarray:
     """
     if rows < 1:
         raise UsageError(f"must be at least 1, not {rows}", "batch", "Give a positive number")
-    free_at = [0] * rows
+    free_at = [0] * min(rows, trace.sequences)
     steps = np.empty(trace.tokens, dtype=np.int64)
     for begin, end in zip(trace.offsets[:-1].tolist(), trace.offsets[1:].tolist(), strict=True):
         start = heapq.heappop(free_at)

@@ -11,10 +11,14 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.workers.checkpoint.headers import read_headers
+from expertflow.workers.checkpoint.surveyor import survey_folder
+from expertflow.workers.compute.model import load_model
+from expertflow.workers.compute.routing import StepRouting
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
+from tests.checkpoint.skeletons import NO_FEED
 
 DEEP = b'{"weight_map": ' + b"[" * 100_000
 """More than any parser's stack holds."""
@@ -212,3 +216,14 @@ def test_a_truncated_shard(sharded: Path):
     shard = sorted(sharded.glob("*.safetensors"))[-1]
     os.truncate(shard, shard.stat().st_size - 1)
     refusal(sharded, "cut off", shard)
+
+
+@pytest.mark.parametrize("left", [None, 20])
+def test_a_file_that_is_gone_after_the_survey(single: Path, left: int | None):
+    """The stages start seconds later; compute then reads the skeleton."""
+    survey = survey_folder(single)
+    for file in single.glob("*.safetensors"):
+        file.write_bytes(b"x" * left) if left else file.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read") as refused:
+        load_model(survey, NO_FEED, StepRouting(None, survey.layers))
+    assert refused.value.where == str(single)

@@ -218,6 +218,7 @@ def test_exponents_as_scales(tmp_path: Path):
     state_quantisation(tmp_path, {"quant_method": "mxfp8", "weight_block_size": [1, 16]})
     survey = check(tmp_path, "auto")
     assert {piece.scales.dtype for piece in survey.pieces if piece.scales} == {"U8"}
+    assert model_sizes(tmp_path).stored_expert_bytes == survey.stored_expert_bytes > survey.expert_bytes // 2
 
 
 def test_four_bit_experts_in_an_fp8_checkpoint(tmp_path: Path):

@@ -21,7 +21,7 @@ from expertflow.workers.checkpoint.survey import ModelSizes, SlotTensor
 from expertflow.workers.checkpoint.surveyor import survey_folder
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.families import save_tiny
+from tests.families import save_tiny, tiny_config
 
 CONFIGURATIONS = Path(__file__).parents[1] / "data" / "configurations"
 """config.json of published models, as far as sizes and architecture depend on it."""
@@ -127,6 +127,7 @@ def test_fp8_is_half_in_the_files():
     assert stored_bytes({"quant_method": "fp8"}, [matrix, bias]) == 768 * 2048 + 4 * 6 * 16 + 1536
     blocks = {"quant_method": "fp8", "weight_block_size": [256, 1000]}
     assert stored_bytes(blocks, [matrix]) == 768 * 2048 + 4 * 3 * 3
+    assert stored_bytes({"quant_method": "mxfp8"}, [matrix, bias]) == 768 * 2048 * 33 // 32 + 1536
     assert stored_bytes({"quant_method": "made-up"}, [matrix]) == 0, "what nobody knows must not be guessed"
 
 
@@ -163,6 +164,22 @@ def test_half_a_checkpoint_is_not_planned_as_if_it_were_none(tmp_path: Path):
 def test_what_an_engine_refuses_is_not_planned(tmp_path: Path, quantised: dict[str, object], words: str):
     config = json.loads((CONFIGURATIONS / "qwen3-30b-a3b" / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": quantised}))
+    with pytest.raises(CheckpointError, match=words):
+        plan_sizes(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": -1}, "cannot build"),
+        ({"num_experts_per_tok": 0}, r"gives? a token to \[0\] experts"),
+        ({"max_position_embeddings": -1}, "max_position_embeddings is -1"),
+        ({"moe_intermediate_size": 0}, "experts have no values"),
+    ],
+)
+def test_a_configuration_of_no_model_is_refused(tmp_path: Path, changes: dict[str, int], words: str):
+    """It ended in tracebacks, or in a plan that says that it fits."""
+    tiny_config("qwen3_moe", **changes).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=words):
         plan_sizes(str(tmp_path))
 

@@ -14,14 +14,6 @@ from tests.families import FAMILIES, save_tiny
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("families")
-    for family in FAMILIES:
-        save_tiny(family, root / family)
-    return root
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_skeleton_equals_from_pretrained(folders: Path, family: str, dtype: str):

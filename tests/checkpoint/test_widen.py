@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from expertflow.errors import UsageError
+from expertflow.errors import CheckpointError, UsageError
 from expertflow.workers.checkpoint import widen as widening
 from expertflow.workers.checkpoint.widen import widen
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BUILT_IN = Path(__file__).parents[2] / "examples" / "model"
 TOKENS = torch.arange(300, 364).view(2, 32)
@@ -25,15 +27,6 @@ SHAPE = {
     "num_experts_per_tok": 2,
     "initializer_range": 0.2,
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Tiny matrices on several threads wait for each other, for minutes when the machine is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -85,6 +78,20 @@ def test_progress_counts_the_bytes_written(tmp_path: Path):
 def test_a_factor_that_is_no_power_of_two_is_refused(tmp_path: Path, factor: int):
     with pytest.raises(UsageError, match="power of two"):
         widen(BUILT_IN, tmp_path / "wide", factor)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_a_configuration_that_cannot_be_read_is_refused(tmp_path: Path, text: str):
+    shutil.copytree(BUILT_IN, tmp_path / "source")
+    (tmp_path / "source" / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match="is not"):
+        widen(tmp_path / "source", tmp_path / "wide", 2)
+
+
+def test_a_copy_that_the_disk_cannot_hold_is_refused_before_a_byte_is_written(tmp_path: Path):
+    with pytest.raises(UsageError, match=r"the copy takes .* GB, but only"):
+        widen(BUILT_IN, tmp_path / "wide", 2**40)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_destination_is_refused_and_kept(tmp_path: Path):

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from tests.families import FAMILIES, save_tiny
+from tests.families import FAMILIES
 from tests.library_experts import library_experts
 from tests.loader.arenas import fill, make_arena
 
@@ -86,14 +86,6 @@ class Batch(NamedTuple):
     hidden: torch.Tensor
     routes: torch.Tensor
     weights: torch.Tensor
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("families")
-    for family in FAMILIES:
-        save_tiny(family, root / family)
-    return root
 
 
 @cache

@@ -13,8 +13,8 @@ from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.hints import MOST_TOKENS, Hinter
 from expertflow.workers.compute.next_router import NextRouters
 
+from tests.compute.watching import seen_in_two_steps
 from tests.families import FAMILIES, save_tiny
-from tests.system.schedules import Driver
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
@@ -88,18 +88,7 @@ def test_the_next_router_says_what_the_layer_itself_will_say(family: str, tmp_pa
     survey = survey_checkpoint(str(tmp_path), dtype="float32")
     with LocalRuntime(survey, survey.expert_count) as runtime, torch.inference_mode():
         source = NextRouters(runtime.model, survey.experts)
-        seen: list[tuple[int, torch.Tensor, np.ndarray]] = []
-
-        class Watcher(Hinter):
-            def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
-                seen.append((layer, hidden.clone(), routes.copy()))
-
-        watcher = Watcher(source, survey.layers, survey.experts, survey.top_k, lambda hint: None)
-        for module in source._modules:
-            module.expertflow_layer.hinter = watcher  # pyright: ignore
-        driver = Driver(runtime, survey.vocabulary)
-        driver.prefill(0, [[3, 5, 9, 11], [7, 8, 9, 10]])
-        driver.decode(0)
+        seen = seen_in_two_steps(runtime, source, survey)
         assert len(seen) == 2 * survey.layers
         for layer, hidden, routes in seen:
             if layer > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,20 +31,17 @@ def subject() -> Subject:
 
 
 @pytest.fixture(scope="module")
-def held_out() -> Iterator[Trace]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def held_out(one_thread: None) -> Trace:
     model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(FOLDER)
     ids = torch.tensor(tokenizer.backend_tokenizer.encode((EXAMPLES / "held_out.txt").read_text()).ids)[:ROUTED_TOKENS]
     routes = read_text(model, ids).chosen.permute(1, 0, 2).numpy().astype(np.uint16)
-    yield Trace(
+    return Trace(
         routes=routes,
         token_ids=read_ids(ids).numpy(),
         offsets=np.arange(0, len(routes) + 1, WINDOW_TOKENS),
         expert_count=model.config.num_experts,
     )
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

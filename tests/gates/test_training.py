@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -21,15 +20,9 @@ from tests.gates.lessons import POSITIONS, ROWS, write_lessons
 from tests.runtime.fakes import fake_survey
 from tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 OPTIONS = GateOptions(bottleneck=32, epochs=12, learning_rate=2e-2, batch_tokens=64)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

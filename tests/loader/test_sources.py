@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from expertflow.errors import CheckpointError
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader import transfers
 from expertflow.workers.loader.transfers import ExpertSource, FileSource, StoreSource
@@ -105,6 +106,16 @@ def test_a_file_that_shrank_is_the_transfers_error(tmp_path: Path):
     assert isinstance(error, OSError)
     assert error.filename == str(files[0])
     assert transfers[1].error is None
+
+
+def test_a_file_that_is_gone_is_the_checkpoints_fault(survey: Survey):
+    """Between the survey and the loader's start anybody may have removed it; what was open already is closed."""
+    before = len(os.listdir("/proc/self/fd"))
+    os.unlink(survey.files[1])
+    with pytest.raises(CheckpointError, match="cannot be opened") as refused:
+        FileSource(survey)
+    assert refused.value.where == survey.files[1]
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_closed_engine_has_closed_its_files(survey: Survey):

@@ -47,6 +47,14 @@ def test_batches_are_judged_by_their_unions() -> None:
     assert pair.accuracy_double == 1 and pair.size_ratio_double == pytest.approx(4 / 3)
 
 
+def test_batches_that_never_were_have_no_accuracy() -> None:
+    """It was told as 0, though nothing was forecast wrong."""
+    lone = step([[0.9, 0.8, 0.1, 0]], [[0, 1]])
+    single, pair = judge([lone, lone, lone], batch_sizes=(1, 2)).batches
+    assert single.accuracy == 1
+    assert (pair.accuracy, pair.size_ratio, pair.accuracy_double, pair.size_ratio_double) == (None,) * 4
+
+
 @pytest.mark.parametrize("prompt", [0.0, 0.5])
 def test_decode_runs_every_token_once_and_in_order(prompt: float) -> None:
     trace = made_up_trace(sequences=5)

@@ -7,7 +7,6 @@ with what they see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -43,19 +42,13 @@ from tests.registry.tiny import full_config, save_multimodal, save_tiny, tiny_co
 from tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
 from tests.system.schedules import Driver
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROWS = load_rows()
 RUNNING = [row.model_type for row in ROWS.models if not row.refused]
 REFUSED = [row.model_type for row in ROWS.models if row.refused]
 FEW = 3
 """Slots: fewer than two layers need."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

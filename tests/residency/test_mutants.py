@@ -36,7 +36,7 @@ class ForgetfulTable(SlotTable):
 
 
 def forgets_filling(ledger: Any) -> None:
-    ledger._table = ForgetfulTable(len(ledger._table.slots), ledger._layers, ledger._experts)
+    ledger._table.__class__ = ForgetfulTable
 
 
 def fills_before_holding(ledger: Any) -> None:

@@ -76,6 +76,8 @@ def test_a_bad_prompt_has_its_line_of_json_too(address: str, capsys: pytest.Capt
         ({"top_p": 1.5}, "top_p"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"deadline_s": -1.0}, "deadline_s"),
+        ({"deadline_s": 1e300}, "deadline_s"),
+        ({"deadline_s": float("nan")}, "deadline_s"),
     ],
 )
 def test_wrong_options_are_refused_before_an_engine_is_started(options: dict[str, float], where: str) -> None:

@@ -104,12 +104,23 @@ def test_words_that_are_no_options(words: list[str], advice: str, capsys: pytest
         (["--batch-size", "0"], "batch_size"),
         (["--predictor", "oracle"], "oracle_routes"),
         (["--preset", "/no/such.toml"], "preset"),
+        (["--model", "caf\udce9"], "model"),
     ],
 )
 def test_values_that_the_configuration_refuses(words: list[str], where: str) -> None:
     with pytest.raises(UsageError) as refused:
         parse(["serve", *words])
     assert refused.value.where == where and refused.value.remedy
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"a = ", b"batch_size = 1\nbatch_size = 2", b"a = " + b"[" * 5000, b"batch_size = -1"]
+)
+def test_a_preset_that_is_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "my.toml").write_bytes(content)
+    with pytest.raises(UsageError) as refused:
+        parse(["serve", "--preset", str(tmp_path / "my.toml")])
+    assert refused.value.where in (str(tmp_path / "my.toml"), "batch_size") and refused.value.remedy
 
 
 def test_the_command_line_imports_no_torch() -> None:

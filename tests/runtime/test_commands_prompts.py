@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
+from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.commands.prompt_lines import STDIN, read_prompt_lines
+from expertflow.runtime.commands.trace import Trace
+from expertflow.runtime.commands.verify import Verify
+from expertflow.runtime.workloads import Format
 
 
 def written(folder: Path, content: bytes) -> Path:
@@ -46,7 +52,7 @@ def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"fine\n\xff\xfe\n", 2, "not UTF-8"),
         (b"fine\n\nfine\n", 2, "empty"),
         (b"fine\n \t\n", 2, "empty"),
-        (b"", 1, "empty"),
+        (b"\n\nfine\n", 1, "empty"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, content: bytes, line: int, what: str) -> None:
@@ -55,6 +61,35 @@ def test_a_bad_line_is_named(tmp_path: Path, content: bytes, line: int, what: st
     with pytest.raises(UsageError, match=what) as refused:
         read_prompt_lines([], file, ids=False)
     assert refused.value.where == f"{file}, line {line}" and refused.value.remedy
+
+
+EMPTY = [b"", b"\n", b" \r\n\n", b"\xef\xbb\xbf"]
+
+
+@pytest.mark.parametrize("kind", ["lines", "alpaca", "wmt16", "xsum", "aime"])
+def test_a_file_without_a_prompt(tmp_path: Path, kind: Format, no_process: None) -> None:
+    """An engine would be started for nothing."""
+    engine = Config(model=str(tmp_path))
+    for content in EMPTY if kind == "lines" else [*EMPTY, b"[]", b" [ ]\n"]:
+        file = written(tmp_path, content)
+        for command in (Generate, Verify, partial(Trace, folder=tmp_path / "trace")):
+            with pytest.raises(UsageError, match=r"is empty|holds no record") as refused:
+                command(prompts=file, format=kind, engine=engine).run()
+            assert refused.value.where == str(file) and refused.value.remedy
+
+
+def test_a_prompt_that_is_not_utf_8() -> None:
+    """As Python hands over bytes of a command line that it cannot decode."""
+    with pytest.raises(UsageError, match="not UTF-8") as refused:
+        read_prompt_lines(["fine", "caf\udce9"], None, ids=False)
+    assert refused.value.where == "--prompt 2"
+
+
+def test_stdin_without_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(UsageError, match="is empty") as refused:
+        read_prompt_lines([], STDIN, ids=False)
+    assert refused.value.where == "stdin"
 
 
 @pytest.mark.parametrize("text", ["5 nine", "1.5", ""])

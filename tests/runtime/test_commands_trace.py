@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.commands.prompt_lines import cut_text, read_text
+from expertflow.runtime.commands.prompt_lines import cut_texts, read_texts
 from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.commands.trace import Trace
 from expertflow.runtime.text import TextCodec
@@ -28,6 +28,8 @@ def trace_command(folder: Path, *words: str) -> Trace:
     [
         (["--prompt", "a", "--text", "b"], "both prompts and a text"),
         (["--text", "b", "--text-tokens", "0"], "at least 1"),
+        (["--text", "b", "--ids"], "not of a text"),
+        (["--text", "b", "--format", "xsum"], "cannot be read"),
         (["--trace", "elsewhere", "--prompt", "a"], "named twice"),
         (["--npz", "no/such/folder/x.npz", "--prompt", "a"], "no .npz file"),
         (["--npz", "x.json", "--prompt", "a"], "no .npz file"),
@@ -59,10 +61,10 @@ def test_a_text_is_cut_into_pieces_without_losing_a_token(tmp_path: Path) -> Non
     file = tmp_path / "text"
     file.write_text("In the beginning there was a river.\n" * 5)
     codec = TextCodec(str(MODEL))
-    pieces = cut_text(read_text(file), "text", codec, 7)
+    pieces = cut_texts(read_texts(file), codec, 7)
     prompts = [piece.prompt for piece in pieces if isinstance(piece.prompt, list)]
     assert [token for prompt in prompts for token in prompt] == codec.encode(file.read_text())
-    assert {len(prompt) for prompt in prompts[:-1]} == {7} and pieces[1].where == "text, token 8"
+    assert {len(prompt) for prompt in prompts[:-1]} == {7} and pieces[1].where == f"{file}, token 8"
 
 
 @pytest.mark.timeout(300)

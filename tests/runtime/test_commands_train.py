@@ -39,6 +39,8 @@ def test_a_predictor_and_its_figures_are_written(
     printed = capsys.readouterr().out
     for words in ("path, decode", "path, prefill", "token table", "previous token", "popularity", "batch 8", "ms"):
         assert words in printed
+    doubled = next(line for line in printed.splitlines() if line.startswith("path, decode, 2k each"))
+    assert doubled.split()[-1] == "–", "four sequences make no batch of eight"
 
 
 def test_another_trace_may_judge(write: Write, tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_a_trace_of_another_model_cannot_judge(write: Write) -> None:
         ({"held_out": 1.0}, "held_out: must be from 0 to below 1"),
         ({"held_out": 0.0}, "held_out: nothing is left to judge by"),
         ({"minutes": 0.0}, "minutes: must be above 0"),
-        ({"threads": 0}, "threads: must be above 0"),
+        ({"threads": 0}, "threads: must be from 1 to 1,024"),
         ({"out": Path("nowhere/at/all.npz")}, "the folder to write into does not exist"),
     ],
 )

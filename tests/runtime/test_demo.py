@@ -111,11 +111,11 @@ def test_examples_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "Clone" in refused.value.remedy
 
 
-@pytest.mark.parametrize("count", [0, 4])
-def test_as_many_prompts_as_there_are(count: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "words"), [(0, "at least 1"), (4, "3 prompts")])
+def test_as_many_prompts_as_there_are(count: int, words: str, tmp_path: Path) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("a\nb\nc\n")
-    with pytest.raises(UsageError, match="3 prompts"):
+    with pytest.raises(UsageError, match=words):
         Demo(prompts=file, count=count).run()
     assert Demo(prompts=file, count=2)._chosen_prompts() == ["a", "b"]
 

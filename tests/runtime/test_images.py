@@ -11,11 +11,13 @@ from expertflow import ImagePrompt
 from expertflow.errors import CheckpointError, RequestError, UsageError
 from expertflow.ipc.attachments import FOLDER, TOKEN_TYPES
 from expertflow.runtime.commands.prompt_lines import PromptLine, with_images
+from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.images import ImageDesk
+from expertflow.runtime.processor import check_images_taken
 from safetensors.torch import load
 
 from tests.families import save_tiny
-from tests.vision import IMAGE, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision
+from tests.vision import IMAGE, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision, vision_config
 
 TEMPLATE = (
     "{% for message in messages %}w90 {% for part in message.content %}"
@@ -52,6 +54,38 @@ def test_a_model_without_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="takes no images"):
         ImageDesk(str(tmp_path)).read(ImagePrompt("w1", [picture(16, 16, 0)]), str(tmp_path))
     assert not (tmp_path / FOLDER).exists()
+
+
+@pytest.mark.parametrize("name", ["generate", "verify"])
+def test_images_for_a_model_of_text_are_refused_before_anything_starts(
+    name: str, tmp_path: Path, no_process: None
+) -> None:
+    """Whoever has the wrong folder should not wait for the engine to hear of it."""
+    save_tiny("olmoe", tmp_path)
+    (tmp_path / "one.png").write_bytes(picture(16, 16, 0))
+    words = [name, "--model", str(tmp_path), "--prompt", "w1", "--image", str(tmp_path / "one.png")]
+    with pytest.raises(UsageError, match="takes no images") as refused:
+        parse(words).run()
+    assert refused.value.where == str(tmp_path)
+
+
+@pytest.mark.parametrize("family", VISION_FAMILIES)
+def test_images_are_taken_where_compute_takes_them(family: str, tmp_path: Path) -> None:
+    """The text class of a family with images would refuse them after the start."""
+    config = vision_config(family)
+    config.save_pretrained(tmp_path)
+    check_images_taken(str(tmp_path))
+    config.get_text_config().save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="takes no images"):
+        check_images_taken(str(tmp_path))
+
+
+@pytest.mark.parametrize("words", [["--image", "a.png"], ["--ids"], ["--format", "xsum"]])
+def test_verify_without_a_prompt_has_nothing_to_do_with_options_of_prompts(words: list[str], no_process: None) -> None:
+    """Random prompts ran instead, without a word."""
+    with pytest.raises(UsageError, match="none is given") as refused:
+        parse(["verify", "--model", "m", *words]).run()
+    assert refused.value.where == words[0].removeprefix("--")
 
 
 def test_a_missing_processor_is_the_checkpoints_fault(tmp_path: Path) -> None:

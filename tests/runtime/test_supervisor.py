@@ -13,6 +13,7 @@ import msgspec
 import psutil
 import pytest
 import zmq
+from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, CheckpointError, EngineError, UsageError
 from expertflow.ipc.addresses import MONITOR, socket_address
 from expertflow.ipc.link import Link
@@ -44,6 +45,17 @@ def test_every_pair_of_stages_talks():
     assert set(snapshot.stages) == set(STAGES)
     assert all(snapshot.pss_bytes[name] > 0 for name in (*STAGES, "supervisor"))
     assert not os.path.exists(engine.address)
+
+
+@pytest.mark.parametrize("name", ["record", "trace"])
+def test_a_folder_to_write_into_that_is_a_file_is_refused_before_anything_starts(
+    name: str, tmp_path: Path, no_process: None
+):
+    (tmp_path / "file").write_text("")
+    config = Config.load(model=tmp_path, **{name: str(tmp_path / "file")})
+    with pytest.raises(UsageError, match="cannot be made") as refused:
+        Supervisor(config).start()
+    assert refused.value.where == str(tmp_path / "file")
 
 
 @pytest.mark.parametrize("victim", PAIR)

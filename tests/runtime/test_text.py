@@ -41,6 +41,12 @@ def words(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_what_is_no_text_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="no text") as refused:
+        TextCodec(str(folder)).encode("caf\udce9")
+    assert refused.value.remedy
+
+
 def test_settings_of_training_do_not_shorten_or_pad_a_prompt(folder: Path) -> None:
     """A silently truncated prompt would be a wrong answer."""
     ids = TextCodec(str(folder)).encode(TEXT)

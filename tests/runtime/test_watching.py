@@ -78,7 +78,7 @@ def test_an_abandoned_run_directory_is_no_engine(runtime_base: Path) -> None:
 
 def test_intervals_that_make_no_rate() -> None:
     for interval_s in (0.0, -1.0, float("nan")):
-        with pytest.raises(UsageError, match="too short"):
+        with pytest.raises(UsageError, match="from 0.1 to"):
             Top(interval_s=interval_s).run()
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
+import expertflow
 import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import Snapshot
 from expertflow.runtime.client import Client
+from expertflow.runtime.commands import verify
 from expertflow.runtime.commands.generate import Generate
-from expertflow.runtime.commands.prompt_lines import read_prompt_lines
+from expertflow.runtime.commands.prompt_lines import cut_texts, read_prompt_lines, read_texts
 from expertflow.runtime.commands.registry import parse
+from expertflow.runtime.text import TextCodec
 from expertflow.runtime.workloads import Format, record_prompts
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -130,6 +135,36 @@ def test_the_words_of_the_command_line():
     assert (command.file, command.format) == (Path("some.jsonl"), "alpaca")
     with pytest.raises(UsageError, match="both given"):
         Generate(file=Path("a"), prompts=Path("b")).run()
+
+
+def test_verify_runs_the_prompts_of_a_workload(monkeypatch: pytest.MonkeyPatch):
+    """`expertflow verify --format aime FILE`, as `generate` has it."""
+    ran: list[object] = []
+
+    class Client:
+        model = None
+
+        def generate(self, given: list[object], max_new_tokens: int) -> None:
+            ran.extend(given)
+
+    monkeypatch.setattr(verify, "running_engine", lambda config: nullcontext(SimpleNamespace(address="")))
+    monkeypatch.setattr(verify, "Client", lambda address: nullcontext(Client()))
+    monkeypatch.setattr(verify, "run_checks", lambda folder, config: [])
+    assert parse(["verify", "--format", "aime", str(SAMPLES / "aime.jsonl"), "--model", "m"]).run() == 0
+    assert ran == prompts("aime.jsonl", "aime")
+
+
+def test_texts_of_records_are_cut_each_for_itself():
+    """`expertflow trace --text FILE --format xsum`: a piece never holds the end of one and the begin of the next."""
+    texts = read_texts(SAMPLES / "xsum.jsonl", "xsum")
+    assert [each.text for each in texts] == prompts("xsum.jsonl", "xsum")
+    codec = TextCodec(str(Path(expertflow.__file__).parent / "examples" / "model"))
+    pieces = cut_texts(texts, codec, 5)
+    expected = [
+        ids[at : at + 5] for ids in map(codec.encode, prompts("xsum.jsonl", "xsum")) for at in range(0, len(ids), 5)
+    ]
+    assert [piece.prompt for piece in pieces] == expected
+    assert f"{SAMPLES / 'xsum.jsonl'}, line 2, token 1" in [piece.where for piece in pieces]
 
 
 def test_generate_runs_a_workload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):

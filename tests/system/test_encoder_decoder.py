@@ -20,12 +20,12 @@ from expertflow.workers.compute import rows as cache_rows
 from expertflow.workers.compute.adapters.switch import SwitchBlock
 from expertflow.workers.compute.encoder_decoder import EncoderDecoderUnit
 from expertflow.workers.compute.executor import sample
-from expertflow.workers.compute.hints import Hinter
 from expertflow.workers.compute.next_router import NextRouters
 from expertflow.workers.compute.unit import RowAbilities
 from expertflow.workers.routing import UNROUTED, read_partial_routing, read_routing
 from transformers import SwitchTransformersForConditionalGeneration
 
+from tests.compute.watching import seen_in_two_steps
 from tests.switch import VOCABULARY, save_switch, stepwise
 from tests.system.references import random_prompts
 from tests.system.schedules import Digests, Driver, drive
@@ -179,17 +179,7 @@ def test_the_next_router_is_asked_within_encoder_and_decoder_and_not_between_the
     survey = surveyed(folder)
     with LocalRuntime(survey, survey.expert_count) as runtime, torch.inference_mode():
         source = NextRouters(runtime.model, survey.experts)
-        seen: list[tuple[int, torch.Tensor, np.ndarray]] = []
-
-        class Watcher(Hinter):
-            def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
-                seen.append((layer, hidden.clone(), routes.copy()))
-
-        for module in source._modules:
-            module.expertflow_layer.hinter = Watcher(source, 4, 8, 1, lambda hint: None)  # pyright: ignore
-        driver = Driver(runtime, survey.vocabulary)
-        driver.prefill(0, [[3, 5, 9, 11], [7, 8, 9, 10]])
-        driver.decode(0)
+        seen = seen_in_two_steps(runtime, source, survey)
         rankings = [source.ranking(layer - 1, hidden, 2) if layer else None for layer, hidden, _ in seen]
     assert not source.refusal
     assert [layer for layer, _, _ in seen] == [0, 1, 2, 3, 2, 3]

@@ -15,6 +15,7 @@ from expertflow.ipc.addresses import CLIENTS, socket_address
 
 from tests.families import FAMILIES, VOCABULARY, save_tiny
 from tests.outside import OUTSIDE
+from tests.system.awaiting import await_tokens
 from tests.system.references import Reference, random_prompts
 
 STAGES = ("scheduler", "predictor", "loader", "compute")
@@ -68,11 +69,7 @@ def test_death_of_a_stage_costs_a_pause_not_a_token(
     prompts = random_prompts(8, VOCABULARY, seed=STAGES.index(stage))
     restarts = client.stats().restarts.get(stage, 0)
     batch = client.submit(prompts, max_new_tokens=120, eos_ids=[])
-    seen = 0
-    for event in batch:
-        seen += len(event.token_ids)
-        if seen >= 40:
-            break
+    await_tokens(batch, 40)
     engine.kill(stage)
     done = batch.results(timeout_s=120)
     assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 120) for prompt in prompts]

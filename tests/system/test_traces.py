@@ -17,6 +17,7 @@ from expertflow.workers.traces.reading import read_hidden, read_step_log, read_t
 from transformers import AutoModelForCausalLM
 
 from tests.families import VOCABULARY, save_tiny
+from tests.system.awaiting import await_tokens
 from tests.system.references import random_prompts
 
 
@@ -79,11 +80,7 @@ def test_deaths_neither_lose_nor_repeat_a_token_of_a_trace(model: Path, tmp_path
     with Supervisor(config) as engine, Client(engine.address) as client:
         batch = client.submit(prompts, max_new_tokens=80, eos_ids=[])
         for stage in ("compute", "scheduler", "predictor"):
-            seen = 0
-            for event in batch:
-                seen += len(event.token_ids)
-                if seen >= 30:
-                    break
+            await_tokens(batch, 30)
             engine.kill(stage)
         done = batch.results(timeout_s=120)
     trace = read_trace(tmp_path / "trace")

@@ -15,6 +15,7 @@ from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.verify.checks import Verification
 from PIL import Image
 
+from tests.system.awaiting import await_tokens
 from tests.vision import IMAGE, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision
 
 
@@ -65,12 +66,8 @@ def test_rows_with_images_survive_the_death_of_compute(
     """They are computed again from the same files, and nothing that was delivered changes (I4)."""
     prompts = image_prompts()[:3]
     batch = client.submit(prompts, max_new_tokens=60, eos_ids=[])
-    seen = 0
-    for event in batch:
-        seen += len(event.token_ids)
-        if seen >= 9:
-            engine.kill("compute")
-            break
+    await_tokens(batch, 9)
+    engine.kill("compute")
     done = batch.results(timeout_s=60)
     assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 60) for prompt in prompts]
     assert max(each.timings.recomputed for each in done) == 1

@@ -14,7 +14,7 @@ from expertflow.workers.traces.trace import Trace, write_npz
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.traces.streams import EXPERTS, LAYERS, TOP_K, hidden_of, plan, route, step, token, write
+from tests.traces.streams import EXPERTS, LAYERS, TOP_K, encode, header, hidden_of, plan, route, step, token, write
 
 NEXT = 2 << 32
 """First row of the next scheduler."""
@@ -167,6 +167,71 @@ def test_a_record_whose_parts_do_not_fit_is_refused(tmp_path: Path, name: str) -
     write(tmp_path, msgspec.structs.replace(step(3, [(0, 0), (0, 1)]), **{name: BROKEN[name]}))
     with pytest.raises(UsageError, match="step 3 does not fit"):
         read_trace(tmp_path)
+
+
+def test_hidden_states_of_two_widths_are_refused(tmp_path: Path) -> None:
+    kept = hidden_of([(0, 0)], [0])
+    wider = kept | {"hidden": kept["hidden"] * 2}
+    write(tmp_path, step(3, [(0, 0)], **kept), step(4, [(0, 1)], **wider))
+    with pytest.raises(UsageError, match="step 4 has hidden states of another width"):
+        read_hidden(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["layers", "experts", "top_k"])
+@pytest.mark.parametrize("value", [0, -1, 2**63])
+def test_a_header_of_no_model_is_refused(tmp_path: Path, name: str, value: int) -> None:
+    """Sizes were divided by."""
+    file = tmp_path / "compute.1.msgpack"
+    file.write_bytes(encode(msgspec.structs.replace(header(), **{name: value}), step(0, [(0, 0)])))
+    with pytest.raises(UsageError, match=rf"message 1: .*{name}") as refused:
+        read_trace(tmp_path)
+    assert refused.value.where == str(file)
+
+
+@pytest.mark.parametrize("name", ["token_ids", "rows", "positions", "seeds"])
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, -1])
+def test_a_number_that_no_array_holds_is_named_by_its_record(tmp_path: Path, name: str, value: int) -> None:
+    file = write(tmp_path, step(0, [(0, 0)]), msgspec.structs.replace(step(1, [(1, 0)]), **{name: [value]}))
+    with pytest.raises(UsageError, match=rf"message 3: .*{name}") as refused:
+        read_trace(tmp_path)
+    assert refused.value.where == str(file)
+
+
+NPZ = {
+    "experts": (np.array([[[65_536]]]), "65,536 are the most"),
+    "experts_per_layer": (np.array(70_000), "70,000 experts a layer"),
+    "token_ids": (np.array([2**63], np.uint64), "`token_ids` are not numbers"),
+    "tokens": (np.array([["a"]]), "2 dimensions"),
+    "decoded": (np.array([[1, 0]]), "2 dimensions"),
+    "prompt_offsets": (np.array([0, 3, 2, 1], np.uint64), "must grow"),
+    "steps": (np.array([1, 2]), "2 entries for 1 tokens"),
+}
+
+
+@pytest.mark.parametrize("name", NPZ)
+def test_arrays_that_are_no_trace_are_refused(tmp_path: Path, name: str) -> None:
+    """Numbers beyond their type would become others without a word: expert 65,536 expert 0."""
+    array, words = NPZ[name]
+    arrays: dict[str, Any] = {"experts": np.array([[[3]]]), name: array}
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(UsageError, match=words) as refused:
+        read_trace(tmp_path / "t.npz")
+    assert refused.value.where == str(tmp_path / "t.npz")
+
+
+def test_files_that_hold_no_arrays_are_refused(tmp_path: Path) -> None:
+    """Without numpy's advice to load the file unsafely."""
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    (tmp_path / "garbage").write_bytes(b"garbage")
+    for name in ("one.npy", "garbage"):
+        with pytest.raises(UsageError, match=r"cannot be read as a trace \(it is no npz file\)"):
+            read_trace(tmp_path / name)
+
+
+def test_the_last_expert_that_a_trace_can_name(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", experts=np.array([[[65_535]]]), token_ids=np.array([2**63 - 1]))
+    trace = read_trace(tmp_path / "t.npz")
+    assert (trace.routes.item(), trace.expert_count, trace.token_ids.item()) == (65_535, 65_536, 2**63 - 1)
 
 
 def test_an_expert_beyond_the_model_is_refused(tmp_path: Path) -> None:

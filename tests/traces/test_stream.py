@@ -86,6 +86,22 @@ def test_garbage_is_refused_or_empty_but_never_a_crash(tmp_path_factory, garbage
         assert not records
 
 
+@pytest.mark.parametrize(
+    ("garbage", "reason"),
+    [
+        (b"\xc1", "its bytes are no MessagePack"),
+        (b"\x91" * 2000 + b"\xc0", "nested too deeply"),
+        (b"\x81\x90\xc0", "unhashable"),
+        (b"\xdd\x7f\xff\xff\xff", "exceeds"),
+        (b"\x05", "message 1: Expected `object`"),
+    ],
+)
+def test_what_is_no_trace_is_said_why(tmp_path: Path, garbage: bytes, reason: str) -> None:
+    (tmp_path / "compute.1.msgpack").write_bytes(garbage)
+    with pytest.raises(UsageError, match=rf"is no trace \(.*{reason}"):
+        list(read_records(tmp_path / "compute.1.msgpack"))
+
+
 def test_a_newer_version_is_refused_by_number(tmp_path: Path) -> None:
     file = tmp_path / "compute.1.msgpack"
     file.write_bytes(encode(header(version=VERSION + 1)))

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -45,12 +46,15 @@ def load_config(folder: Path) -> PreTrainedConfig:
         # Without the option, the library asks on the terminal whether to run the folder's own code.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, StrictDataclassError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        what = f"transformers cannot read its config.json ({reason})"
+        what = f"transformers cannot read its config.json ({_first_line(error)})"
         raise CheckpointError(what, str(folder), _SUPPORTED) from error
     config = _of_the_class(config)
     set_dequantising(config, stated)
     return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _of_the_class(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -138,8 +142,9 @@ def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     try:
         with torch.device("meta"):
             model = kind._from_config(config, dtype=dtype)
-    except RuntimeError as error:
-        raise CheckpointError(f"{kind.__name__} cannot be built ({error})", "config.json", _SUPPORTED) from error
+    except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+        what = f"{kind.__name__} cannot be built ({_first_line(error)})"
+        raise CheckpointError(what, "config.json", _SUPPORTED) from error
     adapt(model)
     return model
 
@@ -173,8 +178,15 @@ def _spare(model: nn.Module, path: str, experts: nn.Module) -> None:
 
 
 def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it."""
+    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it.
+
+    Raises CheckpointError if a file cannot be read any more.
+    """
     config = load_config(folder)
     kind = skeleton_class(model_class(config))
-    model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation=EXPERTS_IMPLEMENTATION)
-    return model.eval()
+    options = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
+    try:
+        return kind.from_pretrained(folder, config=config, **options).eval()
+    except (OSError, SafetensorError) as error:
+        what = f"its files cannot be read ({_first_line(error)})"
+        raise CheckpointError(what, str(folder), "They were surveyed a moment ago: leave them alone") from error

@@ -81,6 +81,8 @@ def expert_shapes(modules: dict[str, Any]) -> dict[str, list[int]]:
     for name, own in shapes.items():
         if own != first:
             raise CheckpointError("experts differ between layers", name, "Such models are not supported")
+    if any(0 in shape for shape in first.values()):
+        raise CheckpointError(f"experts have no values ({first})", next(iter(shapes)), "Download the checkpoint again")
     return first
 
 
@@ -98,6 +100,8 @@ def slot_layout(shapes: dict[str, list[int]], dtype: str) -> tuple[list[SlotTens
 def exact_positions(config: PreTrainedConfig) -> int:
     """Up to where the model is exact, whatever else is in the batch."""
     stated = getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31
+    if stated < 0:
+        raise CheckpointError(f"max_position_embeddings is {stated}", "config.json", "Download the checkpoint again")
     return min(stated, rope_limits(config) or stated)
 
 
@@ -115,7 +119,7 @@ def row_facts(config: PreTrainedConfig, run: DryRun) -> RowFacts:
 
 def experts_per_token(run: DryRun, config: PreTrainedConfig) -> int:
     """The k of top-k, as its routers choose: the most where layers differ. Raises CheckpointError if none does."""
-    if not run.top_ks:
+    if not any(run.top_ks):
         raise CheckpointError("its routers never choose experts", config.model_type, "Such models are not supported")
     return max(run.top_ks)
 

@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
+from ...configs.sizes import format_size
 from ...errors import UsageError
 from .headers import DTYPES, StoredTensor, checkpoint_files, read_headers
+from .resolve import read_config
 
 Progress = Callable[[str, int, int], None]
 
@@ -60,11 +62,13 @@ def widen(source: Path, destination: Path, factor: int, progress: Progress | Non
     The copy gives the same logits (to rounding of the sums) and the same routing. One tensor is held at a time.
     `destination` appears only when complete; `progress` is called with (what, bytes done, bytes in all).
     Raises CheckpointError when the source is broken, UsageError when the factor is not a power of two, `destination`
-    exists, or the experts are not separate gate/up/down projections in bfloat16 or float32 (as in Qwen3-MoE, OLMoE).
+    exists, its disk is too small, or the experts are not separate gate/up/down projections in bfloat16 or float32 (as
+    in Qwen3-MoE, OLMoE).
     """
     _check_arguments(source, destination, factor)
     tensors = _read_plan(source)
     config = _widened_config(source, tensors, factor)
+    _check_room(destination, sum(tensor.widened_bytes(factor) for tensor in tensors))
     fresh = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
         _write_shards(fresh, tensors, factor, progress or _no_progress)
@@ -83,13 +87,20 @@ def _no_progress(what: str, done_bytes: int, total_bytes: int) -> None:
 
 def _check_arguments(source: Path, destination: Path, factor: int) -> None:
     if factor < 1 or factor & (factor - 1):
-        raise UsageError(f"the factor {factor} is not a power of two", "widen", "Choose 2, 4, 8, … 64")
+        raise UsageError(f"the factor {factor} is not a power of two", "factor", "Choose 2, 4, 8, … 64")
     if not (source / "config.json").is_file():
         raise UsageError("there is no config.json", str(source), "Name a model folder")
     if destination.exists():
         raise UsageError("the destination exists", str(destination), "Remove it or name another folder")
     if not destination.parent.is_dir():
         raise UsageError("the folder to write into does not exist", str(destination.parent), "Create it first")
+
+
+def _check_room(destination: Path, count_bytes: int) -> None:
+    free_bytes = shutil.disk_usage(destination.parent).free
+    if count_bytes > free_bytes:
+        what = f"the copy takes {format_size(count_bytes)}, but only {format_size(free_bytes)} are free"
+        raise UsageError(what, str(destination.parent), "Choose a smaller factor, or another disk")
 
 
 def _read_plan(source: Path) -> list[_Tensor]:
@@ -128,7 +139,7 @@ def _widened_dim(name: str) -> int | None:
 
 
 def _widened_config(source: Path, tensors: list[_Tensor], factor: int) -> dict[str, Any]:
-    config = json.loads((source / "config.json").read_text())
+    config = read_config(source)
     widths = {tensor.stored.shape[tensor.widened_dim] for tensor in tensors if tensor.widened_dim is not None}
     key = "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
     if widths != {config.get(key)}:

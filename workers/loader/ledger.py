@@ -1,4 +1,5 @@
-"""The loader's side of the residency protocol: which expert lives in which slot, what is brought next, what goes.
+"""The loader's side of the residency protocol: what happens to the slots. What is brought next and what goes is decided
+in fetching.py.
 
 A pure core: `handle(event)` returns what to do. The rules R1–R9 are told in docs/architecture.md.
 """
@@ -6,24 +7,22 @@ A pure core: `handle(event)` returns what to do. The rules R1–R9 are told in d
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
 from typing import assert_never
 
 import numpy as np
 
-from ...ipc.messages import Filled, Given, Hint, Holding, Need, Plan, Recall, Used
+from ...ipc.messages import Given, Hint, Holding, Need, Plan, Used
 from ..routing import read_partial_routing, used_keys
 from .advice import MOST_STEPS, Advice
-from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
+from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent
+from .fetching import Fetching, Limits
+from .orders import Orders
 from .outlook import Outlook
 from .policies import Policy
 from .policies.popularity import Popularity
 from .prefetched import Prefetched
 from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
 from .statistics import LedgerStatistics
-
-NEVER = 1 << 62
 
 
 class Ledger:
@@ -50,19 +49,23 @@ class Ledger:
         literal: bool = False,
     ) -> None:
         self._layers, self._experts = layers, experts
-        self._fills_in_flight = fills_in_flight
-        self._recalls_ahead = 2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead
-        self._roomy = slots >= layers * experts
-        self._prefetch_limit = slots if self._roomy else max(slots - max(top_k, 1), 0)
         self._table = SlotTable(slots, layers, experts, by_layer)
         self._advice = Advice(layers, experts, literal)
         self._policy = policy or Popularity(layers, experts, top_k)
         self._prefetched = Prefetched(layers * experts)
         self._outlook = Outlook(layers, experts, self._advice, self._policy, rank_victims)
+        self._orders = Orders(self._table, layers, experts)
+        roomy = slots >= layers * experts
+        limits = Limits(
+            fills_in_flight=fills_in_flight,
+            recalls_ahead=2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead,
+            prefetches=slots if roomy else max(slots - max(top_k, 1), 0),
+            roomy=roomy,
+        )
+        parts = (self._table, self._orders, self._advice, self._outlook, self._prefetched)
+        self._fetching = Fetching(*parts, limits)
         self._heard = False
         self._need: dict[int, None] = {}
-        self._failed_keys: set[int] = set()
-        self._actions: list[LedgerAction] = []
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
@@ -70,11 +73,10 @@ class Ledger:
         self._take_in(event)
         self._outlook.refresh()
         if self._heard:
-            self._serve_needs()
+            self._fetching.serve(self._need)
             if not self._need:
-                self._prefetch()
-        actions, self._actions = self._actions, []
-        return actions
+                self._fetching.prefetch()
+        return self._orders.take()
 
     def _take_in(self, event: LedgerEvent) -> None:
         match event:
@@ -106,12 +108,12 @@ class Ledger:
         if done.ok:
             self._counts["loads"] += 1
             self._need.pop(slot.key, None)
-            self._failed_keys.discard(slot.key)
+            self._fetching.failed_keys.discard(slot.key)
             self._table.hold(slot)
-            self._announce(slot)
+            self._orders.announce(slot)
         else:
             self._counts["failed"] += 1
-            self._failed_keys.add(slot.key)  # never prefetched again, or a broken file would be read in a loop
+            self._fetching.failed_keys.add(slot.key)
             self._prefetched.void(slot.key)
             self._table.release(slot)
 
@@ -144,8 +146,7 @@ class Ledger:
 
     def _promote(self, slot: Slot | None) -> None:
         if slot is not None and not slot.urgent:
-            slot.urgent = True
-            self._actions.append(PromoteFill(slot.number))
+            self._orders.promote(slot)
             self._counts["promoted"] += self._prefetched.void(slot.key)
 
     def _on_used(self, used: Used) -> None:
@@ -181,7 +182,7 @@ class Ledger:
             self._table.adopt(slot, key)
             if key == NO_KEY:
                 useless.append(slot)
-        self._recall(useless, NOW)
+        self._orders.recall(useless, NOW)
 
     def _on_compute_joined(self) -> None:
         self._need.clear()
@@ -190,7 +191,7 @@ class Ledger:
             if slot.key == NO_KEY:
                 self._table.release(slot)
             else:
-                self._announce(slot)
+                self._orders.announce(slot)
 
     def _move(self, step: int, layer: int) -> bool:
         """Compute says where it is; a negative step says that it has not begun. False: that cannot be."""
@@ -210,89 +211,7 @@ class Ledger:
             on_the_way = any(slot.key in begun for slot in self._table.filling.values())
             self._advice.settle(late=on_the_way)
 
-    # What to do about it
-
-    def _serve_needs(self) -> None:
-        """Needs take free slots first, then slots that compute is asked for now."""
-        missing = [key for key in self._need if key not in self._table.where]
-        if not missing:
-            return
-        group = self._table.group_of(missing[0])  # all are of one layer
-        startable = min(len(missing), self._table.room(group), self._fills_in_flight - self._table.urgent_fills())
-        for key in missing[: max(startable, 0)]:
-            self._start(key, urgent=True)
-        waiting = len(missing) - max(startable, 0)
-        shortage = waiting - self._table.room(group) - self._table.returning_now(group)
-        if shortage > 0:
-            victims = self._outlook.for_needs(self._table.evictable_for(group), shortage)
-            later = self._table.returning_later(group)[: shortage - len(victims)]  # a need cannot wait for a promise
-            self._recall([self._table.where[key] for key in victims] + later, NOW)
-
-    def _prefetch(self) -> None:
-        startable = self._prefetches_startable()
-        for due, key in list(islice(self._wanted(), self._window())) if startable > 0 else ():
-            if startable > 0 and self._table.room(self._table.group_of(key)) > 0:
-                startable -= 1
-                self._start(key, urgent=False)
-                self._prefetched.bring(key, due)
-                self._counts["prefetches"] += 1
-        if not self._roomy:
-            self._recall_ahead()
-
-    def _prefetches_startable(self) -> int:
-        return min(self._fills_in_flight - len(self._table.filling), len(self._table.free), self._prefetch_room())
-
-    def _window(self) -> int:
-        """How many of the wanted experts are looked at, the first due first."""
-        return max(min(self._recalls_ahead, self._prefetch_room()), 0)
-
-    def _prefetch_room(self) -> int:
-        """How many more experts may be there ahead of their need (R5).
-
-        Slots asked for ahead stay under the same limit. So there is always a slot that is not promised for later, and a
-        need gets on without asking twice for any.
-        """
-        return self._prefetch_limit - self._prefetched.waiting(self._advice.position)
-
-    def _recall_ahead(self) -> None:
-        """Asks for slots that the next prefetches will want, so that none waits for a round trip (R3)."""
-        promised: defaultdict[int, int] = defaultdict(int)
-        for due, key in islice(self._wanted(), self._window()):
-            group = self._table.group_of(key)
-            promised[group] += 1
-            if promised[group] <= self._table.room(group) + self._table.returning(group):
-                continue
-            choice = self._outlook.for_prefetch(self._table.evictable_for(group), key, due)
-            if choice is not None:
-                victim, tick = choice
-                self._recall([self._table.where[victim]], tick)
-
-    def _wanted(self) -> Iterator[tuple[int, int]]:
-        """(due tick, key) of what is worth bringing in ahead of need, the first due first."""
-        everything: Iterable[tuple[int, int]] = ()
-        if self._roomy:
-            everything = ((NEVER, key) for key in np.flatnonzero(~self._table.placed).tolist())
-        skipped = set(self._failed_keys)
-        for due, key in chain(self._advice.wanted(self._table.placed), everything):
-            if key not in skipped:
-                skipped.add(key)
-                yield due, key
-
     # Small steps
-
-    def _start(self, key: int, urgent: bool) -> None:
-        slot = self._table.start(key, urgent)
-        self._actions.append(StartFill(slot.number, *divmod(key, self._experts), urgent))
-
-    def _announce(self, slot: Slot) -> None:
-        self._actions.append(Filled(slot.number, *divmod(slot.key, self._experts)))
-
-    def _recall(self, slots: list[Slot], tick: int) -> None:
-        for slot in slots:
-            self._table.recall(slot, tick)
-        if slots:
-            step, layer = (-1, -1) if tick == NOW else divmod(tick, self._layers)
-            self._actions.append(Recall([slot.number for slot in slots], step, layer))
 
     def _slot(self, number: int, owner: Owner) -> Slot | None:
         """The slot if it exists and belongs to `owner`; otherwise the message makes no sense and is counted."""
@@ -312,10 +231,11 @@ class Ledger:
 
     def statistics(self) -> LedgerStatistics:
         """How it went so far."""
-        named = ("loads", "failed", "prefetches", "promoted", "evictions", "dropped", "strange")
+        named = ("loads", "failed", "promoted", "evictions", "dropped", "strange")
         free, filling = len(self._table.free), len(self._table.filling)
         return LedgerStatistics(
             **{name: self._counts[name] for name in named},
+            prefetches=self._fetching.prefetches,
             useful=self._prefetched.useful,
             wasted=self._prefetched.wasted,
             free=free,

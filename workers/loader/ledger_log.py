@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import msgpack
 import msgspec
 
 from ...errors import UsageError
+from ..packed import read_packed
 from .events import LedgerEvent
 from .ledger import Ledger
 from .policies import make_policy
@@ -104,7 +104,7 @@ def read_ledger_log(file: str | Path) -> tuple[LedgerHeader, Iterator[LedgerEven
 
     Raises UsageError, also while iterating, when the file cannot be read or holds something else.
     """
-    records = _read(Path(file))
+    records = read_packed(Path(file), LedgerRecord, "log of a ledger", REMEDY)
     header = next(records, None)
     if not isinstance(header, LedgerHeader):
         raise UsageError("does not begin with the header of a ledger's log", str(file), REMEDY)
@@ -112,14 +112,3 @@ def read_ledger_log(file: str | Path) -> tuple[LedgerHeader, Iterator[LedgerEven
         what = f"has version {header.version}; this is ExpertFlow for versions up to {VERSION}"
         raise UsageError(what, str(file), "Use a newer ExpertFlow")
     return header, (record for record in records if not isinstance(record, LedgerHeader))
-
-
-def _read(file: Path) -> Iterator[LedgerRecord]:
-    try:
-        with file.open("rb") as stream:
-            for message in msgpack.Unpacker(stream, max_buffer_size=0, strict_map_key=False):
-                yield msgspec.convert(message, LedgerRecord)
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", str(file), REMEDY) from error
-    except (msgspec.ValidationError, msgpack.UnpackException, ValueError) as error:
-        raise UsageError(f"is no log of a ledger ({error})", str(file), REMEDY) from error

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from ...errors import CheckpointError
 from ..checkpoint.casting import row_blocks
 from ..checkpoint.layout import ReadPlan, Run
 from ..checkpoint.survey import Piece, Survey
@@ -38,10 +39,21 @@ class FileSource:
     """Experts from the checkpoint's files, converted on the way where the model asks for it."""
 
     def __init__(self, survey: Survey) -> None:
+        """Raises CheckpointError if a file is gone since the survey, or cannot be opened."""
         self._plan = ReadPlan(survey)
         self._guarded = survey.block_bytes > 1
-        self._files = [CheckpointFile(path, direct=self._guarded) for path in survey.files]
+        self._files: list[CheckpointFile] = []
+        for path in survey.files:
+            self._files.append(self._open(path))
         self._pieces = PieceReader(self._files, survey.pieces, survey.tensors)
+
+    def _open(self, path: str) -> CheckpointFile:
+        try:
+            return CheckpointFile(path, direct=self._guarded)
+        except OSError as error:
+            self.close()
+            what = f"cannot be opened ({error.strerror})"
+            raise CheckpointError(what, path, "It was there a moment ago: leave a model's files alone") from error
 
     @property
     def direct(self) -> bool:

@@ -10,6 +10,7 @@ import msgspec
 
 from ...errors import UsageError
 from ...ipc.messages import Used
+from ..packed import reason_of
 
 
 def read_recording(path: str | Path) -> Iterator[Used]:
@@ -38,9 +39,11 @@ def _read_file(file: Path) -> Iterator[Used]:
     try:
         for raw in _split(file.read_bytes()):
             yield decoder.decode(raw)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", str(file), "Check its permissions") from error
     except (msgspec.DecodeError, msgpack.UnpackException, ValueError) as error:
         remedy = "Give the folder of a recorded run, or one of its routes files"
-        raise UsageError(f"not a recording of routing ({error})", str(file), remedy) from error
+        raise UsageError(f"not a recording of routing ({reason_of(error)})", str(file), remedy) from error
 
 
 def _split(stream: bytes) -> Iterator[bytes]:

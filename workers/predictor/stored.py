@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
 
 from ...errors import CheckpointError, UsageError
+from ..npz import read_arrays
 from .choice import Subject
 
 FORMAT_VERSION = 1
@@ -59,11 +58,10 @@ def write_stored(file: Path, content: Stored[Any]) -> None:
 
 def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
     """Raises UsageError if this is no predictor of this kind and of this version."""
+    arrays = read_arrays(file, "a predictor", REMEDY)
     try:
-        with file.open("rb") as source, np.load(source, allow_pickle=False) as npz:
-            arrays = {name: npz[name] for name in npz.files}
         header = _header(arrays.pop("header", None), kind, shape, str(file))
-    except (OSError, ValueError, EOFError, BadZipFile, zlib.error, msgspec.DecodeError) as error:
+    except (ValueError, TypeError, msgspec.DecodeError) as error:
         raise UsageError(f"cannot be read as a predictor ({error})", str(file), REMEDY) from error
     weights = {name: array.astype(np.float32) for name, array in arrays.items() if name.startswith("weights.")}
     others = {name: array for name, array in arrays.items() if name not in weights}

@@ -19,7 +19,7 @@ class Gathered:
     """N tokens of a folder; with `hidden` also the states of the sampled ones. Raises UsageError as `read_trace`."""
 
     def __init__(self, folder: Path, hidden: bool = False) -> None:
-        self.header = read_header(folder)
+        self._folder, self.header = folder, read_header(folder)
         self._parts: dict[str, list[Any]] = defaultdict(list)
         self._seeds: dict[int, int] = {}
         self._tokens = 0
@@ -57,8 +57,11 @@ class Gathered:
         parts["decoded"].append(np.full(count, step.phase == "decode"))
         if hidden and step.sampled:
             parts["sampled"].append(self._tokens + np.array(step.sampled))
-            states = np.frombuffer(step.hidden, dtype="<f2")
-            parts["hidden"].append(states.reshape(len(step.sampled), self.header.layers, -1))
+            states = np.frombuffer(step.hidden, dtype="<f2").reshape(len(step.sampled), self.header.layers, -1)
+            if parts["hidden"] and states.shape[2] != parts["hidden"][0].shape[2]:
+                what = f"step {step.step} has hidden states of another width than those before"
+                raise UsageError(what, str(self._folder), REMEDY)
+            parts["hidden"].append(states)
         self._seeds.update(zip(step.admitted, step.seeds, strict=True))
         self._tokens += count
 

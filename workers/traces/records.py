@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ..checkpoint.survey import Survey
 
 VERSION = 1
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""What an array of int64 holds."""
+Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+MOST_EXPERTS = 1 << 16
+"""Their numbers are uint16."""
 
 
 class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -19,11 +25,11 @@ class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     epoch: int
     model: str
     fingerprint: str
-    layers: int
-    experts: int
-    top_k: int
-    expert_bytes: int
-    slots: int = 0
+    layers: Size
+    experts: Annotated[int, Meta(ge=1, le=MOST_EXPERTS)]
+    top_k: Size
+    expert_bytes: Count
+    slots: Count = 0
     """Expert slots of the engine (files of compute)."""
 
     @classmethod
@@ -48,31 +54,31 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     Numbers of steps and rows are never used twice; their upper 32 bits are the epoch of the scheduler.
     """
 
-    step: int
-    unit: int
+    step: Count
+    unit: Count
     phase: Literal["prefill", "decode"]
-    token_ids: list[int]
-    rows: list[int]
-    positions: list[int]
+    token_ids: list[Count]
+    rows: list[Count]
+    positions: list[Count]
     experts: bytes
     """uint16 [tokens, layers, top_k]. A layer that takes fewer experts than others repeats its first, with weight 0."""
     weights: bytes
     """float16 [tokens, layers, top_k]."""
-    started_ns: int
-    busy_ns: int
-    stall_ns: int
-    compute_ns: list[int]
+    started_ns: Count
+    busy_ns: Count
+    stall_ns: Count
+    compute_ns: list[Count]
     """[layers + 1], waiting for experts left out: before the first MoE layer, then from each one's choice to the next's
     (the last: to the end of the step)."""
-    hits: int
-    misses: int
-    admitted: list[int] = []
+    hits: Count
+    misses: Count
+    admitted: list[Count] = []
     """Rows that a prefill brings, and the `seeds` of their sampling: by them a sequence is known again when another
     scheduler goes on with it."""
-    seeds: list[int] = []
+    seeds: list[Count] = []
     hints: bytes = b""
     """uint8 [layers, experts] as they went to the loader; empty: none in this step."""
-    sampled: list[int] = []
+    sampled: list[Count] = []
     """Tokens of this step (places in `token_ids`) whose hidden states were kept."""
     hidden: bytes = b""
     """float16 [sampled, layers, width]: what went into each MoE layer."""
@@ -81,8 +87,8 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
 class TracedPlan(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """A plan that the predictor sent: uint8 [layers, experts], 255 = certain."""
 
-    step: int
-    sent_ns: int
+    step: Count
+    sent_ns: Count
     scores: bytes
 
 

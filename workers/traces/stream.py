@@ -6,10 +6,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgpack
 import msgspec
 
 from ...errors import UsageError
+from ..packed import read_packed
 from .records import VERSION, TraceHeader, TraceRecord
 
 REMEDY = "Give the folder of a trace, as `expertflow trace` writes it"
@@ -58,18 +58,8 @@ def read_records(file: Path) -> Iterator[TraceRecord]:
 
     Raises UsageError when something else than a trace comes, or a newer one.
     """
-    try:
-        with file.open("rb") as stream:
-            for message in msgpack.Unpacker(stream, max_buffer_size=0, strict_map_key=False):
-                yield _convert(message)
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", str(file), REMEDY) from error
-    except (msgspec.ValidationError, msgpack.UnpackException, ValueError) as error:
-        raise UsageError(f"is no trace ({error})", str(file), REMEDY) from error
-
-
-def _convert(message: object) -> TraceRecord:
-    record = msgspec.convert(message, TraceRecord)
-    if isinstance(record, TraceHeader) and record.version > VERSION:
-        raise ValueError(f"version {record.version}, this is ExpertFlow for versions up to {VERSION}")
-    return record
+    for record in read_packed(file, TraceRecord, "trace", REMEDY):
+        if isinstance(record, TraceHeader) and record.version > VERSION:
+            what = f"has version {record.version}; this is ExpertFlow for versions up to {VERSION}"
+            raise UsageError(what, str(file), "Use a newer ExpertFlow")
+        yield record

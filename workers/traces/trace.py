@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from ...errors import UsageError
+from ..npz import read_arrays
+from .records import MOST_EXPERTS
 
 REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflow trace --npz` writes it"
 
@@ -80,10 +80,10 @@ class Trace:
 
 def read_npz(file: str | Path) -> Trace:
     """A trace from an npz file. Raises UsageError if there is none or if its arrays do not fit together."""
+    arrays = read_arrays(Path(file), "a trace", REMEDY)
     try:
-        with open(file, "rb") as source, np.load(source, allow_pickle=False) as arrays:
-            return _trace_of({name: arrays[name] for name in arrays.files}, str(file))
-    except (OSError, ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        return _trace_of(arrays, str(file))
+    except (ValueError, TypeError, OverflowError) as error:
         raise UsageError(f"cannot be read as a trace ({error})", str(file), REMEDY) from error
 
 
@@ -101,14 +101,15 @@ def write_npz(trace: Trace, file: str | Path) -> None:
 
 def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
     routes = arrays.get("experts")
-    if routes is None or routes.ndim != 3 or not routes.size or routes.dtype.kind not in "ui" or routes.min() < 0:
+    if routes is None or routes.ndim != 3 or not routes.size or not _counts(routes):
         raise UsageError("no array `experts` [tokens, layers, top_k] of expert numbers in it", where, REMEDY)
+    expert_count = _expert_count(arrays, routes, where)
     token_ids, vocabulary = _tokens(arrays, len(routes), where)
     return Trace(
         routes=routes.astype(np.uint16),
         token_ids=token_ids,
         offsets=_offsets(arrays.get("prompt_offsets"), len(routes), where),
-        expert_count=_expert_count(arrays, routes, where),
+        expert_count=expert_count,
         vocabulary=vocabulary,
         model=str(arrays.get("model", "")),
         **{name: _of_tokens(arrays, name, len(routes), where) for name in ("decoded", "weights", "steps")},
@@ -117,6 +118,8 @@ def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
 
 def _tokens(arrays: dict[str, np.ndarray], count: int, where: str) -> tuple[np.ndarray, list[str] | None]:
     if (ids := _of_tokens(arrays, "token_ids", count, where)) is not None:
+        if not _counts(ids):
+            raise UsageError("`token_ids` are not numbers from 0 to 2^63 - 1", where, REMEDY)
         return ids.astype(np.int64), None
     strings = _of_tokens(arrays, "tokens", count, where)
     if strings is None:
@@ -129,15 +132,18 @@ def _of_tokens(arrays: dict[str, np.ndarray], name: str, count: int, where: str)
     array = arrays.get(name)
     if array is not None and len(array) != count:
         raise UsageError(f"`{name}` has {len(array)} entries for {count} tokens", where, REMEDY)
+    if array is not None and array.ndim != (3 if name == "weights" else 1):
+        raise UsageError(f"`{name}` has {array.ndim} dimensions", where, REMEDY)
     return array
 
 
 def _offsets(offsets: np.ndarray | None, count: int, where: str) -> np.ndarray:
     if offsets is None:
         return np.array([0, count], dtype=np.int64)
-    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != count or (np.diff(offsets) < 0).any():
+    counted = offsets.astype(np.int64) if _counts(offsets) and len(offsets) > 1 else np.array([-1])
+    if counted[0] != 0 or counted[-1] != count or (np.diff(counted) < 0).any():
         raise UsageError(f"`prompt_offsets` must grow from 0 to {count}", where, REMEDY)
-    return offsets.astype(np.int64)
+    return counted
 
 
 def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str) -> int:
@@ -145,7 +151,15 @@ def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str)
     stated = int(arrays.get("experts_per_layer", _next_multiple_of_8(seen)))
     if stated < seen:
         raise UsageError(f"expert {seen - 1} in a model of {stated} experts a layer", where, REMEDY)
+    if stated > MOST_EXPERTS:
+        what = f"{stated:,} experts a layer, of which expert {seen - 1:,} is used; {MOST_EXPERTS:,} are the most"
+        raise UsageError(what, where, REMEDY)
     return stated
+
+
+def _counts(array: np.ndarray) -> bool:
+    """Whether it holds whole numbers that int64 holds, none below 0."""
+    return array.dtype.kind in "ui" and (not array.size or (array.min() >= 0 and array.max() < 2**63))
 
 
 def _next_multiple_of_8(count: int) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 LONG_AGO = -(1 << 50)
@@ -45,3 +47,21 @@ class UseHistory:
         """int64 [layers, experts]: whole rounds through the layers since the last use, at tick `now`: 0 for an expert
         that the last visit of its layer used."""
         return np.maximum(now - self.last_tick(), 0) // self._layers
+
+
+class HistoryPolicy(ABC):
+    """A policy that judges by nothing else: all it is left to say is what an expert is worth."""
+
+    def __init__(self, layers: int, experts: int, top_k: int) -> None:
+        self._layers = layers
+        self._layer_of = np.arange(layers)[:, None]
+        self._history = UseHistory(layers, experts, top_k)
+
+    def touched(self, keys: np.ndarray, step: int) -> None:
+        self._history.add(keys, step)
+
+    used = touched
+
+    @abstractmethod
+    def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """As of `Policy`."""

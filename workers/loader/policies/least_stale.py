@@ -5,26 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from .base import discount
-from .history import UseHistory
+from .history import HistoryPolicy
 
 
-class LeastStale:
+class LeastStale(HistoryPolicy):
     """After SpecMD (arXiv 2602.03921): two generations, each in the order in which its layers run.
 
     Stale is what the current pass has not used. Of the stale, the layers that run first go first: those have been
     passed, and come up again last. Within a layer the least recently used expert goes first, so with a fixed number of
     slots a layer this is LRU.
     """
-
-    def __init__(self, layers: int, experts: int, top_k: int) -> None:
-        self._layers = layers
-        self._layer_of = np.arange(layers)[:, None]
-        self._history = UseHistory(layers, experts, top_k)
-
-    def touched(self, keys: np.ndarray, step: int) -> None:
-        self._history.add(keys, step)
-
-    used = touched
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """The place in the queue as a time: what goes first is worth a use two rounds away, what goes last one at

@@ -5,24 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from .base import discount, discount_of_share
-from .history import UseHistory
+from .history import HistoryPolicy
 
 
-class Lfru:
+class Lfru(HistoryPolicy):
     """Lifetime count ÷ age, as in the evaluation of arXiv 2608.07911, where it was the best causal policy.
 
     There the age is the number of events (layers run) since the last use, plus one. Here only whole rounds through the
     layers are counted: the same for the experts of one layer, while the layers compare as if just visited.
     """
-
-    def __init__(self, layers: int, experts: int, top_k: int) -> None:
-        self._layers = layers
-        self._history = UseHistory(layers, experts, top_k)
-
-    def touched(self, keys: np.ndarray, step: int) -> None:
-        self._history.add(keys, step)
-
-    used = touched
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         age = 1.0 + self._layers * self._history.rounds(now)

@@ -5,24 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from .base import discount
-from .history import UseHistory
+from .history import HistoryPolicy
 
 
-class Ring:
+class Ring(HistoryPolicy):
     """The order of SE-MoE (arXiv 2205.10034): the layer that comes up furthest away makes room, whatever its experts.
 
     Within a layer, where all experts are alike to the ring, the least recently used one goes first.
     """
-
-    def __init__(self, layers: int, experts: int, top_k: int) -> None:
-        self._layers = layers
-        self._layer_of = np.arange(layers)[:, None]
-        self._history = UseHistory(layers, experts, top_k)
-
-    def touched(self, keys: np.ndarray, step: int) -> None:
-        self._history.add(keys, step)
-
-    used = touched
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         visit = after + 1 + (self._layer_of - after - 1) % self._layers

@@ -15,16 +15,19 @@ CALIBRATION_BINS = 20
 
 
 class BatchFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """B_acc of the paper (arXiv 2410.17954, §4.2): recall of a batch's union; it says nothing without the sizes."""
+    """B_acc of the paper (arXiv 2410.17954, §4.2): recall of a batch's union; it says nothing without the sizes.
+
+    None where no step had so many tokens.
+    """
 
     tokens: int
-    accuracy: float
+    accuracy: float | None
     """Share of the experts that a layer's batch uses which are among the most likely `experts_each` of a token."""
-    size_ratio: float
+    size_ratio: float | None
     """Experts forecast to experts used."""
-    accuracy_double: float
+    accuracy_double: float | None
     """The same with twice as many experts forecast for each token."""
-    size_ratio_double: float
+    size_ratio_double: float | None
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +68,15 @@ class _Unions:
         self.both_double += int((used & double).sum())
 
     def figures(self, tokens: int) -> BatchFigures:
-        used = max(self.used, 1)
+        def share(count: int) -> float | None:
+            return count / self.used if self.used else None
+
         return BatchFigures(
             tokens=tokens,
-            accuracy=self.both / used,
-            size_ratio=self.forecast / used,
-            accuracy_double=self.both_double / used,
-            size_ratio_double=self.forecast_double / used,
+            accuracy=share(self.both),
+            size_ratio=share(self.forecast),
+            accuracy_double=share(self.both_double),
+            size_ratio_double=share(self.forecast_double),
         )
 
 

@@ -1,0 +1,115 @@
+"""What is brought next, and which slots compute is asked for: first for needs, then for what is foretold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from typing import NamedTuple
+
+import numpy as np
+
+from .advice import Advice
+from .orders import Orders
+from .outlook import Outlook
+from .prefetched import Prefetched
+from .slots import NOW, SlotTable
+
+NEVER = 1 << 62
+
+
+class Limits(NamedTuple):
+    """How much may be under way."""
+
+    fills_in_flight: int
+    """Transfers at a time, besides as many urgent ones."""
+    recalls_ahead: int
+    """Slots that are free or asked for in favour of prefetches."""
+    prefetches: int
+    """Experts that are there ahead of their need (R5)."""
+    roomy: bool
+    """Every expert has a slot: all are brought in sooner or later."""
+
+
+class Fetching:
+    """Reads advice and outlook, and gives orders."""
+
+    def __init__(
+        self, table: SlotTable, orders: Orders, advice: Advice, outlook: Outlook, prefetched: Prefetched, limits: Limits
+    ) -> None:
+        self._table, self._orders, self._advice, self._outlook = table, orders, advice, outlook
+        self._prefetched, self._limits = prefetched, limits
+        self.failed_keys: set[int] = set()
+        """Never prefetched again, or a broken file would be read in a loop."""
+        self.prefetches = 0
+
+    def serve(self, needs: Iterable[int]) -> None:
+        """Needs take free slots first, then slots that compute is asked for now."""
+        missing = [key for key in needs if key not in self._table.where]
+        if not missing:
+            return
+        group = self._table.group_of(missing[0])  # all are of one layer
+        startable = min(
+            len(missing), self._table.room(group), self._limits.fills_in_flight - self._table.urgent_fills()
+        )
+        for key in missing[: max(startable, 0)]:
+            self._orders.start(key, urgent=True)
+        waiting = len(missing) - max(startable, 0)
+        shortage = waiting - self._table.room(group) - self._table.returning_now(group)
+        if shortage > 0:
+            victims = self._outlook.for_needs(self._table.evictable_for(group), shortage)
+            later = self._table.returning_later(group)[: shortage - len(victims)]  # a need cannot wait for a promise
+            self._orders.recall([self._table.where[key] for key in victims] + later, NOW)
+
+    def prefetch(self) -> None:
+        """What is worth bringing in ahead of need."""
+        startable = self._prefetches_startable()
+        for due, key in list(islice(self._wanted(), self._window())) if startable > 0 else ():
+            if startable > 0 and self._table.room(self._table.group_of(key)) > 0:
+                startable -= 1
+                self._orders.start(key, urgent=False)
+                self._prefetched.bring(key, due)
+                self.prefetches += 1
+        if not self._limits.roomy:
+            self._recall_ahead()
+
+    def _prefetches_startable(self) -> int:
+        return min(
+            self._limits.fills_in_flight - len(self._table.filling), len(self._table.free), self._prefetch_room()
+        )
+
+    def _window(self) -> int:
+        """How many of the wanted experts are looked at, the first due first."""
+        return max(min(self._limits.recalls_ahead, self._prefetch_room()), 0)
+
+    def _prefetch_room(self) -> int:
+        """How many more experts may be there ahead of their need (R5).
+
+        Slots asked for ahead stay under the same limit. So there is always a slot that is not promised for later, and a
+        need gets on without asking twice for any.
+        """
+        return self._limits.prefetches - self._prefetched.waiting(self._advice.position)
+
+    def _recall_ahead(self) -> None:
+        """Asks for slots that the next prefetches will want, so that none waits for a round trip (R3)."""
+        promised: defaultdict[int, int] = defaultdict(int)
+        for due, key in islice(self._wanted(), self._window()):
+            group = self._table.group_of(key)
+            promised[group] += 1
+            if promised[group] <= self._table.room(group) + self._table.returning(group):
+                continue
+            choice = self._outlook.for_prefetch(self._table.evictable_for(group), key, due)
+            if choice is not None:
+                victim, tick = choice
+                self._orders.recall([self._table.where[victim]], tick)
+
+    def _wanted(self) -> Iterator[tuple[int, int]]:
+        """(due tick, key) of what is worth bringing in ahead of need, the first due first."""
+        everything: Iterable[tuple[int, int]] = ()
+        if self._limits.roomy:
+            everything = ((NEVER, key) for key in np.flatnonzero(~self._table.placed).tolist())
+        skipped = set(self.failed_keys)
+        for due, key in chain(self._advice.wanted(self._table.placed), everything):
+            if key not in skipped:
+                skipped.add(key)
+                yield due, key
