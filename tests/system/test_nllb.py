@@ -1,0 +1,134 @@
+"""I1a and I1b of NLLB-MoE, against the library with its routing mended, and the mutants."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from expertflow.workers.compute.adapters import nllb, positions
+from expertflow.workers.compute.adapters.adapt import mend
+from expertflow.workers.compute.adapters.nllb import NllbBlock, NllbExperts
+from transformers import NllbMoeForConditionalGeneration
+
+from tests.nllb import save_nllb
+from tests.switch import stepwise
+from tests.system.encoder_decoders import (
+    BUDGETS,
+    SEEN,
+    TOLERANCE,
+    digests,
+    error_of_recomputed,
+    expect_tokens_of_the_library,
+    run,
+    surveyed,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("nllb")
+    save_nllb(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def library(folder: Path) -> Any:
+    model = NllbMoeForConditionalGeneration.from_pretrained(folder).eval()
+    mend(model)
+    return model
+
+
+def test_survey_counts_the_layers_of_both(folder: Path) -> None:
+    survey = surveyed(folder)
+    assert (survey.layers, survey.encoder_layers, survey.experts, survey.top_k) == (4, 2, 8, 2)
+    assert survey.rows.padding, survey.rows.reason
+    assert survey.rows.moving, survey.rows.reason
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_logits_equal_transformers_alone_and_unpadded(folder: Path, library: Any, batch: int) -> None:
+    """I1b with rows that join, leave and are split, at a quarter of the experts: every token and every logit."""
+    watched, driver = run(folder, BUDGETS["quarter"], batch)
+    assert watched.worst_error(library, driver) <= TOLERANCE
+    for sequence in driver.sequences.values():
+        alone = stepwise(library, sequence.prompt_ids, sequence.token_ids)[:-1]
+        assert sequence.token_ids == alone.argmax(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("budget", "tier", "dtype"),
+    [("one", "disk", "float32"), ("few", "host", "bfloat16"), ("quarter", "disk", "float16")],
+)
+def test_logits_are_bit_identical_to_resident(folder: Path, budget: str, tier: str, dtype: str) -> None:
+    """I1a."""
+    assert digests(folder, BUDGETS["all"], "disk", dtype) == digests(folder, BUDGETS[budget], tier, dtype)
+
+
+def test_rows_computed_again_keep_the_decisions_of_capacity(folder: Path, library: Any) -> None:
+    assert error_of_recomputed(folder, library) <= TOLERANCE
+
+
+# Mutants
+
+
+def seen_in_a_batch(folder: Path, library: Any) -> bool:
+    watched, driver = run(folder, 8, 8)
+    return watched.worst_error(library, driver) > SEEN
+
+
+def test_mutant_without_capacity_is_caught(folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NllbBlock, "_kept", lambda self, index, chances: torch.ones_like(index, dtype=torch.bool))
+    assert seen_in_a_batch(folder, library)
+
+
+def test_mutant_padding_that_uses_up_capacity_is_caught(
+    folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nllb, "real_tokens", lambda experts: None)
+    assert seen_in_a_batch(folder, library)
+
+
+def test_mutant_second_choices_that_do_not_queue_behind_first_ones_are_caught(
+    folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = nllb._places
+    monkeypatch.setattr(nllb, "_places", lambda choices, *rest: honest(choices * torch.tensor([[0], [1]]), *rest))
+    assert seen_in_a_batch(folder, library)
+
+
+def test_mutant_without_the_scale_of_token_dropout_is_caught(
+    folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NllbExperts, "run_expert", _unscaled)
+    assert seen_in_a_batch(folder, library)
+
+
+def _unscaled(self: Any, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+    inner = torch.relu(rows @ weights["fc1.weight"].T + weights["fc1.bias"])
+    return inner @ weights["fc2.weight"].T + weights["fc2.bias"]
+
+
+def test_mutant_positions_that_count_padding_are_caught(
+    folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The library's own way."""
+    monkeypatch.setattr(positions._Positions, "_numbers", lambda self, *given: self._library(*given))
+    assert seen_in_a_batch(folder, library)
+
+
+def test_mutant_capacity_in_the_decoder_is_caught(folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nllb, "DECODER", "nothing")
+    assert error_of_recomputed(folder, library) > SEEN
+
+
+# All processes
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("stage", ["", "compute"])
+def test_the_pipeline_gives_the_tokens_of_the_mended_library(folder: Path, library: Any, stage: str) -> None:
+    """Also when compute dies in the midst of it."""
+    expect_tokens_of_the_library(folder, library, kill=stage)
