@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from expertflow import Client, Config, Supervisor
 from expertflow.workers.compute.adapters import nllb, positions
 from expertflow.workers.compute.adapters.adapt import mend
 from expertflow.workers.compute.adapters.nllb import NllbBlock, NllbExperts
-from transformers import NllbMoeForConditionalGeneration
+from transformers import GenerationConfig, NllbMoeForConditionalGeneration
 
-from tests.nllb import save_nllb
+from tests.nllb import LANGUAGE, VOCABULARY, save_nllb
 from tests.switch import stepwise
 from tests.system.encoder_decoders import (
     BUDGETS,
@@ -24,12 +25,16 @@ from tests.system.encoder_decoders import (
     run,
     surveyed,
 )
+from tests.system.references import random_prompts
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("nllb")
     save_nllb(folder)
+    settings = GenerationConfig.from_pretrained(folder)
+    settings.forced_bos_token_id = LANGUAGE
+    settings.save_pretrained(folder)
     return folder
 
 
@@ -124,6 +129,29 @@ def test_mutant_capacity_in_the_decoder_is_caught(folder: Path, library: Any, mo
 
 
 # All processes
+
+
+@pytest.mark.timeout(240)
+def test_outputs_begin_with_the_language_and_are_those_of_generate(folder: Path, library: Any) -> None:
+    """The language that the model's settings force, or that of the request."""
+    prompts = random_prompts(4, VOCABULARY)
+    with Supervisor(Config.load(model=folder, expert_memory="25%")) as engine, Client(engine.address) as client:
+        batches = {
+            LANGUAGE: client.submit(prompts, max_new_tokens=12, eos_ids=[]),
+            LANGUAGE + 1: client.submit(prompts, max_new_tokens=12, eos_ids=[], first_token=LANGUAGE + 1),
+        }
+        done = {language: batch.results() for language, batch in batches.items()}
+    for language, results in done.items():
+        for prompt, each in zip(prompts, results, strict=True):
+            assert [library.config.decoder_start_token_id, *each.token_ids] == generated(library, prompt, language)
+
+
+def generated(library: Any, prompt: list[int], language: int) -> list[int]:
+    ids = torch.tensor([prompt])
+    options = {"num_beams": 1, "do_sample": False, "max_new_tokens": 12, "min_new_tokens": 0, "eos_token_id": None}
+    return library.generate(ids, attention_mask=torch.ones_like(ids), forced_bos_token_id=language, **options)[
+        0
+    ].tolist()
 
 
 @pytest.mark.slow

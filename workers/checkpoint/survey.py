@@ -128,6 +128,8 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
 
     vocabulary: int
     eos_ids: list[int]
+    first_token: int | None = None
+    """Of every output, as the model's generation settings force it (`forced_bos_token_id`)."""
     module_names: list[str]
     """Of the experts module of each MoE layer."""
     fingerprint: str = ""

@@ -83,6 +83,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
         vocabulary=text.vocab_size,
         context=exact_positions(config),
         eos_ids=_special_tokens(folder, config),
+        first_token=_first_token(folder, config),
         layers=len(modules),
         encoder_layers=encoder_layers(config, modules),
         experts=experts.count,
@@ -159,6 +160,13 @@ def _special_tokens(folder: Path, config: PreTrainedConfig) -> list[int]:
     if eos is None:
         return []
     return [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]
+
+
+def _first_token(folder: Path, config: PreTrainedConfig) -> int | None:
+    """The library forces it after a text of one token: in a decoder, its start."""
+    if not config.is_encoder_decoder or not (folder / "generation_config.json").is_file():
+        return None
+    return _generation_config(folder).forced_bos_token_id
 
 
 def _generation_config(folder: Path) -> GenerationConfig:

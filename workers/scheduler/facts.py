@@ -19,6 +19,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
     context: int
     eos_ids: list[int]
+    first_token: int | None = None
+    """Of outputs whose request names none."""
     layers: int
     experts: int
     """Layers with experts, and experts of one."""
