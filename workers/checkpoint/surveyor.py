@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from ...errors import CheckpointError
 from ..compute.dry_run import dry_run
+from ..compute.encoder_decoder import decoder_start
 from .architecture import (
     build_on_meta,
     expert_names,
@@ -84,6 +85,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
         context=exact_positions(config),
         eos_ids=_special_tokens(folder, config),
         first_token=_first_token(folder, config),
+        decoder_start=decoder_start(config) if config.is_encoder_decoder else None,
         layers=len(modules),
         encoder_layers=encoder_layers(config, modules),
         experts=experts.count,

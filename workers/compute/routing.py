@@ -65,6 +65,7 @@ class StepRouting:
             hits=counts.hits,
             misses=counts.misses,
             stall_ns=counts.stall_ns,
+            sources=len(self._source.token_ids),
         )
 
     def _stacked(self) -> np.ndarray:

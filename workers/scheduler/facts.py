@@ -24,6 +24,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     layers: int
     experts: int
     """Layers with experts, and experts of one."""
+    decoder_start: int | None = None
+    """What outputs begin with inside of a model with an encoder; None: it has none."""
     kv_bytes_per_position: int
     """Upper bound, until compute has probed the real one."""
 

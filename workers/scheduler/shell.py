@@ -146,6 +146,7 @@ def model_facts(survey: Survey) -> ModelFacts:
         context=survey.context,
         eos_ids=survey.eos_ids,
         first_token=survey.first_token,
+        decoder_start=survey.decoder_start,
         layers=survey.layers,
         experts=survey.experts,
         kv_bytes_per_position=survey.rows.kv_bytes_per_position,
