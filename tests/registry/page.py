@@ -122,7 +122,6 @@ Adapted by hand (`workers/compute/adapters/`), tested as the families of `tests/
 - `dbrx`: a configuration without `rope_theta` or `clip_qkv` in `attn_config` fails in the library itself.
 - `jetmoe`: the experts of its MLPs are routed over slots; those of its attention belong to the skeleton.
 - `switch_transformers`: a prompt goes through the encoder, the decoder starts by itself. Padding uses up no capacity.
-  Its routing teaches no predictor yet, and it cannot be traced.
 - `nllb-moe`: the library's own forward is wrong. transformers {version} takes the 0 and 1 of the router's mask for the
   numbers of experts, so that two of them are ever computed. Ours follows transformers 4, with which these models were
   published (top-2, capacity and its order, the scale of `moe_token_dropout`), checked against a straight-line
