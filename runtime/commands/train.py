@@ -91,7 +91,7 @@ class Train(Command):
         return learned, aligned(judged, learned.vocabulary)
 
     def _read(self, path: Path) -> Trace:
-        """Of a model with an encoder what its decoder was given: of a prompt, read at once, nothing but ids is known."""
+        """Of a model with an encoder what its decoder was given: of prompts, read at once, only ids are known."""
         trace = read_trace(path)
         if trace.encoder_layers and self.kind == "paper":
             what = "kind 'paper' learns from prompts and outputs as one text, which this model does not read"

@@ -31,9 +31,8 @@ def is_expert(name: str) -> bool:
     return ".experts.expert_" in name
 
 
+@pytest.mark.parametrize(("dtype", "tied"), [("auto", False), ("bfloat16", True)])
 @pytest.mark.parametrize("family", SAVERS)
-@pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
 def test_skeleton_equals_from_pretrained(tmp_path: Path, dtype: str, tied: bool, family: str) -> None:
     SAVERS[family](tmp_path, tie_word_embeddings=tied)
     survey = survey_checkpoint(str(tmp_path), dtype=dtype)

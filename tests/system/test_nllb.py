@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 import torch
 from expertflow import Client, Config, Supervisor
+from expertflow.ipc.messages import Row, RunStep, Sampling
+from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.compute.adapters import nllb, positions
 from expertflow.workers.compute.adapters.adapt import mend
 from expertflow.workers.compute.adapters.nllb import NllbBlock, NllbExperts
+from expertflow.workers.compute.unit import RowAbilities
 from transformers import GenerationConfig, NllbMoeForConditionalGeneration
 
 from tests.nllb import LANGUAGE, VOCABULARY, save_nllb
@@ -26,6 +29,8 @@ from tests.system.encoder_decoders import (
     surveyed,
 )
 from tests.system.references import random_prompts
+
+OUTPUT = 12
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +69,11 @@ def test_logits_equal_transformers_alone_and_unpadded(folder: Path, library: Any
 
 @pytest.mark.parametrize(
     ("budget", "tier", "dtype"),
-    [("one", "disk", "float32"), ("few", "host", "bfloat16"), ("quarter", "disk", "float16")],
+    [
+        ("one", "disk", "float32"),
+        ("few", "host", "bfloat16"),
+        pytest.param("quarter", "disk", "float16", marks=pytest.mark.slow),
+    ],
 )
 def test_logits_are_bit_identical_to_resident(folder: Path, budget: str, tier: str, dtype: str) -> None:
     """I1a."""
@@ -131,27 +140,36 @@ def test_mutant_capacity_in_the_decoder_is_caught(folder: Path, library: Any, mo
 # All processes
 
 
-@pytest.mark.timeout(240)
 def test_outputs_begin_with_the_language_and_are_those_of_generate(folder: Path, library: Any) -> None:
-    """The language that the model's settings force, or that of the request."""
+    prompts, survey = random_prompts(4, VOCABULARY), surveyed(folder)
+    sampling = Sampling(first_token=LANGUAGE + 1)
+    with LocalRuntime(survey, BUDGETS["quarter"], RowAbilities.of(survey.rows)) as runtime:
+        rows = [Row(number, prompt, 0, sampling) for number, prompt in enumerate(prompts)]
+        steps = [runtime.run(RunStep(number=n, unit=0, admit=[] if n else rows))[0] for n in range(OUTPUT)]
+    for prompt, *tokens in zip(prompts, *(step.tokens for step in steps), strict=True):
+        assert tokens == generated(library, prompt, LANGUAGE + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_the_language_is_that_of_the_request_or_of_the_settings(folder: Path, library: Any) -> None:
     prompts = random_prompts(4, VOCABULARY)
     with Supervisor(Config.load(model=folder, expert_memory="25%")) as engine, Client(engine.address) as client:
         batches = {
-            LANGUAGE: client.submit(prompts, max_new_tokens=12, eos_ids=[]),
-            LANGUAGE + 1: client.submit(prompts, max_new_tokens=12, eos_ids=[], first_token=LANGUAGE + 1),
+            LANGUAGE: client.submit(prompts, max_new_tokens=OUTPUT, eos_ids=[]),
+            LANGUAGE + 1: client.submit(prompts, max_new_tokens=OUTPUT, eos_ids=[], first_token=LANGUAGE + 1),
         }
         done = {language: batch.results() for language, batch in batches.items()}
     for language, results in done.items():
         for prompt, each in zip(prompts, results, strict=True):
-            assert [library.config.decoder_start_token_id, *each.token_ids] == generated(library, prompt, language)
+            assert list(each.token_ids) == generated(library, prompt, language)
 
 
 def generated(library: Any, prompt: list[int], language: int) -> list[int]:
     ids = torch.tensor([prompt])
-    options = {"num_beams": 1, "do_sample": False, "max_new_tokens": 12, "min_new_tokens": 0, "eos_token_id": None}
-    return library.generate(ids, attention_mask=torch.ones_like(ids), forced_bos_token_id=language, **options)[
-        0
-    ].tolist()
+    options = {"num_beams": 1, "do_sample": False, "max_new_tokens": OUTPUT, "min_new_tokens": 0, "eos_token_id": None}
+    out = library.generate(ids, attention_mask=torch.ones_like(ids), forced_bos_token_id=language, **options)
+    return out[0, 1:].tolist()
 
 
 @pytest.mark.slow
