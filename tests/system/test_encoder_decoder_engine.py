@@ -48,8 +48,7 @@ def test_a_trace_is_what_ran_and_forecasts_bring_experts_in(folder: Path, tmp_pa
     options = {"expert_memory": "40%", "batch_size": 4, "predictor": "table", "hints": "off", "prediction": "on"}
     config = Config.load(model=folder, trace=str(tmp_path / "trace"), **options)
     with Supervisor(config) as engine, Client(engine.address) as client:
-        for _ in range(3):
-            done = client.generate(prompts, max_new_tokens=16, eos_ids=[])
+        done = [client.generate(prompts, max_new_tokens=16, eos_ids=[]) for _ in range(3)][-1]
         counters = client.stats().stages["loader"].counters
     assert counters["prefetches"] > 10 and counters["useful"] + counters["promoted"] > counters["wasted"]
     check_trace(
@@ -142,7 +141,7 @@ def record(model: Path) -> None:
         files = [
             stack.enter_context((model / "record" / f"{name}.1.msgpack").open("wb")) for name in ("steps", "routes")
         ]
-        recording = Recording(*files)
+        recording = Recording(files[0], files[1])
         choose = recording.watch(sample)
         runtime = stack.enter_context(LocalRuntime(survey, 6, RowAbilities.of(survey.rows), choose))
         for number in range(9):
