@@ -81,12 +81,15 @@ class Client:
         seed: int | None = None,
         eos_ids: Iterable[int] | None = None,
         deadline_s: float | None = None,
+        first_token: int | None = None,
     ) -> list[Completion]:
         """Run prompts (texts, lists of ids, image prompts) to their end, completions in their order.
 
         See `submit` and `results`.
         """
-        batch = self.submit(prompts, max_new_tokens, temperature, top_k, top_p, seed, eos_ids, deadline_s)
+        batch = self.submit(
+            prompts, max_new_tokens, temperature, top_k, top_p, seed, eos_ids, deadline_s, first_token=first_token
+        )
         return batch.results()
 
     def submit(
@@ -100,16 +103,18 @@ class Client:
         eos_ids: Iterable[int] | None = None,
         deadline_s: float | None = None,
         wait_when_busy: bool = True,
+        first_token: int | None = None,
     ) -> Batch:
         """Hand in prompts and return at once.
 
         `temperature` 0 is greedy. Request i samples with seed + i; without `seed` it is drawn. `eos_ids`: None stops at
         the model's own, an empty list never. A request past `deadline_s` ends with what it has. When the engine's queue
-        is full, requests are sent again later, or fail with BusyError if `wait_when_busy` is False.
+        is full, requests are sent again later, or fail with BusyError if `wait_when_busy` is False. Outputs begin with
+        `first_token`, which for a translator names the language; None: with the model's own, if its settings force one.
 
         Raises RequestError for an argument that no request can have. A bad prompt fails alone, in the batch's results.
         """
-        wishes = read_wishes(max_new_tokens, temperature, top_k, top_p, seed, eos_ids, deadline_s)
+        wishes = read_wishes(max_new_tokens, temperature, top_k, top_p, seed, eos_ids, deadline_s, first_token)
         given = read_prompts(prompts)
         self._require_open()
         news: dict[int, None] = {}

@@ -7,6 +7,8 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from ..errors import ExpertFlowError, RequestError, UsageError, error_from_code
 from ..ipc.messages import ErrorFacts, Sampling, Welcome
 from ..workers.scheduler.validation import SEED_LIMIT, ending_error, prompt_error, sampling_error
@@ -30,7 +32,7 @@ class Wishes:
     def sampling_of(self, index: int) -> Sampling:
         """A seed for each request: equal prompts must not get equal samples. Without a given seed, a drawn one."""
         seed = (self.sampling.seed + index) % SEED_LIMIT if self.seeded else secrets.randbelow(SEED_LIMIT)
-        return Sampling(self.sampling.temperature, self.sampling.top_k, self.sampling.top_p, seed)
+        return msgspec.structs.replace(self.sampling, seed=seed)
 
 
 def read_wishes(
@@ -41,6 +43,7 @@ def read_wishes(
     seed: int | None,
     eos_ids: Iterable[int] | None,
     deadline_s: float | None,
+    first_token: int | None = None,
 ) -> Wishes:
     """Raises RequestError for what no engine could do."""
     sampling = Sampling(
@@ -48,6 +51,7 @@ def read_wishes(
         _integer(top_k, "top_k"),
         _number(top_p, "top_p"),
         0 if seed is None else _integer(seed, "seed"),
+        None if first_token is None else _integer(first_token, "first_token"),
     )
     limit = _integer(max_new_tokens, "max_new_tokens")
     deadline_ms = None if deadline_s is None else _milliseconds(deadline_s)

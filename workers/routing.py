@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from ..ipc.messages import Used
@@ -32,3 +34,23 @@ def used_keys(routing: np.ndarray, experts: int) -> np.ndarray:
     keys = routing + (np.arange(layers) * experts)[None, :, None]
     mask[keys[routing != UNROUTED]] = True
     return np.flatnonzero(mask)
+
+
+def seen_layers(tokens: int, sources: int, layers: int, encoder_layers: int) -> np.ndarray:
+    """bool [tokens, layers]: the first `sources` tokens see an encoder's layers, the others those behind it.
+
+    Without an encoder all see all.
+    """
+    if not encoder_layers:
+        return np.ones((tokens, layers), dtype=bool)
+    is_source = (np.arange(tokens) < sources)[:, None]
+    return is_source == (np.arange(layers) < encoder_layers)
+
+
+def laid_out(of_layers: Mapping[int, np.ndarray], seen: np.ndarray, missing: int) -> np.ndarray:
+    """[tokens, layers, ...] from what each layer has of the tokens that it sees; `missing` elsewhere."""
+    first = next(iter(of_layers.values()))
+    whole = np.full((*seen.shape, *first.shape[1:]), missing, dtype=first.dtype)
+    for layer, values in of_layers.items():
+        whole[seen[:, layer], layer] = values
+    return whole

@@ -16,6 +16,8 @@ class Sampling(msgspec.Struct, frozen=True):
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    first_token: int | None = None
+    """The output begins with it, whatever the model says: for a translator, the target language."""
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -53,6 +53,8 @@ class Used(Message, frozen=True, kw_only=True):
     hits: int
     misses: int
     stall_ns: int
+    sources: int = 0
+    """So many tokens, the first, went through an encoder and see no layer of the decoder, whose tokens see no other."""
 
 
 class Holding(Message, frozen=True):

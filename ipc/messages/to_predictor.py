@@ -15,6 +15,9 @@ class Forecast(Message, frozen=True, kw_only=True):
     token_ids: list[int]
     rows: list[int]
     positions: list[int]
+    sources: int = 0
+    """So many of them, the first, go through an encoder, and no other token does; the others have positions of their
+    own."""
 
 
 class Foresee(Message, frozen=True, kw_only=True):

@@ -36,6 +36,8 @@ class Generate(ImagePromptCommand):
     """Of sampling; prompt i uses seed + i. Without it a seed is drawn."""
     deadline_s: float | None = None
     """End after so many seconds with what is there."""
+    first_token: int | None = None
+    """Outputs begin with this token id: the target language of a translator such as NLLB-MoE."""
     json: bool = False
     """One line of JSON for each prompt instead of text."""
     address: str = ""
@@ -55,7 +57,16 @@ class Generate(ImagePromptCommand):
 
     def _check_options(self) -> None:
         """Before an engine is started for nothing."""
-        read_wishes(self.max_new_tokens, self.temperature, self.top_k, self.top_p, self.seed, None, self.deadline_s)
+        read_wishes(
+            self.max_new_tokens,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.seed,
+            None,
+            self.deadline_s,
+            self.first_token,
+        )
         if self.address and self.engine != Config.load(self.preset):
             raise UsageError(
                 "options of the engine do not change an engine that runs already",
@@ -83,6 +94,7 @@ class Generate(ImagePromptCommand):
             self.top_p,
             self.seed,
             deadline_s=self.deadline_s,
+            first_token=self.first_token,
         )
         for event in batch:
             printer.take(event)

@@ -79,18 +79,26 @@ class Train(Command):
 
     def _traces(self) -> tuple[Trace, Trace]:
         """What to learn from and what to judge by."""
-        trace = read_trace(self.trace)
+        trace = self._read(self.trace)
         if self.held_out and trace.sequences < FEWEST_SEQUENCES:
             what = f"has {trace.sequences} sequences; some must be held out, and some told apart while it learns"
             raise UsageError(what, str(self.trace), f"Trace {FEWEST_SEQUENCES} or more")
         learned, judged = trace.split(self.held_out, self.seed) if self.held_out else (trace, trace)
         if self.test is None:
             return learned, judged
-        judged = read_trace(self.test)
+        judged = self._read(self.test)
         sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
         if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
             raise UsageError("is of another model than the trace to learn from", str(self.test), "Trace the same model")
         return learned, aligned(judged, learned.vocabulary)
+
+    def _read(self, path: Path) -> Trace:
+        """Of a model with an encoder what its decoder was given: of prompts, read at once, only ids are known."""
+        trace = read_trace(path)
+        if trace.encoder_layers and self.kind == "paper":
+            what = "kind 'paper' learns from prompts and outputs as one text, which this model does not read"
+            raise UsageError(what, str(path), "Train --kind path, for the decoder's layers")
+        return trace.of_decoder()
 
     def _train(self, learned: Trace, judged: Trace, view: ProgressView) -> Report:
         from ...workers.predictor.judging.report import compare

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ...ipc.messages import Forecast, Used
@@ -43,7 +45,7 @@ class Program:
     def _tokens(self, step: int) -> slice:
         return slice(int(self._bounds[step]), int(self._bounds[step + 1]))
 
-    def _where(self, step: int) -> dict[str, list[int]]:
+    def _where(self, step: int) -> dict[str, Any]:
         tokens = self._tokens(step)
         arrays = {"token_ids": self._token_ids, "rows": self._rows, "positions": self._positions}
         return {name: array[tokens].tolist() for name, array in arrays.items()}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...errors import UsageError
 from ...workers.traces.reading import read_step_log, read_trace
 from ...workers.traces.step_log import StepLog
 from ...workers.traces.trace import Trace
@@ -52,6 +53,9 @@ def open_source(path: Path, batch: int, tokens: int, held_out: float = 0.0, seed
     keeps for judging. Raises UsageError if there is no trace, or if an option makes no sense.
     """
     trace = read_trace(path)
+    if trace.encoder_layers:
+        what = "is of a model with an encoder, and a replay takes every token to go through every layer"
+        raise UsageError(what, str(path), "Replay a trace of a model without one")
     if held_out:
         _, trace = trace.split(held_out, seed)
         trace = replace(trace, steps=None)  # what is left of them is not what ran

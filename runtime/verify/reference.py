@@ -1,4 +1,4 @@
-"""transformers' own logits, each sequence alone and unpadded, teacher-forced."""
+"""transformers' own logits (of NLLB-MoE: mended), each sequence alone and unpadded, teacher-forced."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...ipc.attachments import attachment_path
 from ...workers.checkpoint.architecture import load_config, model_class
+from ...workers.compute.adapters.adapt import mend
 from ...workers.compute.encoder_decoder import logits_alone
 
 
@@ -34,6 +35,7 @@ def reference_logits(
     config = load_config(folder)
     kind = model_class(config)
     model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation="eager").eval()
+    mend(model)
     with torch.inference_mode():
         return [_logits(model, sequence, attachments).float() for sequence in sequences]
 

@@ -148,3 +148,13 @@ def test_masked_logits_are_never_drawn() -> None:
     row = torch.full((VOCABULARY,), float("-inf"))
     row[[3, 17]] = 0.0
     assert {choose(row, Sampling(1.0, seed=2), index) for index in range(60)} == {3, 17}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_first_token_that_was_given_is_taken_once(temperature: float) -> None:
+    """As transformers forces a beginning: whatever the logits are."""
+    rows = torch.full((3, VOCABULARY), -1.0)
+    rows[:, 4] = 100.0
+    rows[0, 0] = float("nan")
+    forced = Sampling(temperature, first_token=9)
+    assert choose_all(rows, [forced, forced, Sampling(temperature)], [0, 1, 0]) == [9, 4, 4]

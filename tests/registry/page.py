@@ -116,14 +116,16 @@ _OUTSIDE = """
 ## Outside the interface
 
 Adapted by hand (`workers/compute/adapters/`), tested as the families of `tests/families.py` and in
-`tests/system/test_encoder_decoder.py`; no published weights were tried either.
+`tests/system/test_encoder_decoder.py` and `test_nllb.py`; no published weights were tried either.
 
 - `llama4_text`, and the language model of `llama4`: padding is exact beyond `floor_scale`, unlike the library's.
 - `dbrx`: a configuration without `rope_theta` or `clip_qkv` in `attn_config` fails in the library itself.
 - `jetmoe`: the experts of its MLPs are routed over slots; those of its attention belong to the skeleton.
 - `switch_transformers`: a prompt goes through the encoder, the decoder starts by itself. Padding uses up no capacity.
-  Its routing teaches no predictor yet, and it cannot be traced.
-- `nllb-moe` is refused: transformers {version} computes two of its experts only.
+- `nllb-moe`: the library's own forward is wrong. transformers {version} takes the 0 and 1 of the router's mask for the
+  numbers of experts, so that two of them are ever computed. Ours follows transformers 4, with which these models were
+  published (top-2, capacity and its order, the scale of `moe_token_dropout`), checked against a straight-line
+  reference; I1b compares with the library so mended. Padding uses up no capacity, and moves no position.
 """
 
 _COLUMNS = ("architecture", "class", "exact", "padding exact", "rows move", "hints", "layout", "published checkpoint")

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from expertflow import Config
 from expertflow.errors import UsageError
+from expertflow.ipc.messages import Forecast
 from expertflow.runtime.commands.train import Train
+from expertflow.runtime.replay.source import open_source
 from expertflow.tests.predictor.paths import VOCABULARY, made_up_trace
+from expertflow.workers.predictor.choice import Subject, make_forecaster
 from expertflow.workers.predictor.judging.aligning import aligned
 from expertflow.workers.predictor.path.file import read_path
-from expertflow.workers.traces.trace import Trace, write_npz
+from expertflow.workers.routing import UNROUTED
+from expertflow.workers.traces.trace import Trace, read_npz, write_npz
 
 Write = Callable[..., Path]
 
@@ -136,3 +142,42 @@ def test_a_broken_file_is_no_trace(tmp_path: Path, content: bytes) -> None:
 def test_a_folder_to_write_to_is_refused_first(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         Train(trace=Path("missing"), **{name: tmp_path}).run()  # type: ignore[arg-type]
+
+
+def with_encoder(trace: Trace) -> Trace:
+    """The same sequences as outputs, each after a prompt of two tokens that sees two layers of its own."""
+    lengths = np.diff(trace.offsets)
+    begins = np.repeat(trace.offsets[:-1], 2)
+    routes = np.insert(trace.routes, begins, UNROUTED, axis=0)
+    own = np.full((len(routes), 2, trace.top_k), UNROUTED, dtype=np.uint16)
+    own[routes[:, 0, 0] == UNROUTED] = [[1, 2], [3, 4]]
+    return replace(
+        trace,
+        routes=np.concatenate([own, routes], axis=1),
+        token_ids=np.insert(trace.token_ids, begins, 0),
+        offsets=np.concatenate([[0], np.cumsum(lengths + 2)]),
+        encoder_layers=2,
+    )
+
+
+def test_of_a_model_with_an_encoder_the_decoder_is_learned(write: Write, tmp_path: Path) -> None:
+    """The file is then the decoder's, beside a table for the encoder; it is what its layers alone would have given."""
+    plain, out = made_up_trace(sequences=20), tmp_path / "p.npz"
+    whole, report = write("whole.npz", with_encoder(plain)), tmp_path / "r.json"
+    assert np.array_equal(read_npz(whole).of_decoder().routes, plain.routes)
+    Train(trace=whole, out=out, report=report, epochs=1).run()
+    assert json.loads(report.read_text())["decode"]["tokens"] == 4 * 14
+    layers = plain.layers + 2
+    subject = Subject(layers=layers, experts=plain.expert_count, top_k=plain.top_k, encoder_layers=2)
+    forecaster = make_forecaster(Config.load(model="m", predictor="path", predictor_file=str(out)), subject)
+    assert forecaster is not None
+    coming = Forecast(step=1, token_ids=[1, 1], rows=[0, 0], positions=[0, 0], sources=1)
+    assert forecaster.forecast(coming).shape == (layers, plain.expert_count)
+
+
+def test_what_makes_no_sense_with_an_encoder_is_refused(write: Write) -> None:
+    whole = write("whole.npz", with_encoder(made_up_trace(sequences=20)))
+    with pytest.raises(UsageError, match="as one text, which this model does not read"):
+        Train(trace=whole, kind="paper").run()
+    with pytest.raises(UsageError, match="takes every token to go through every layer"):
+        open_source(whole, 1, 0)

@@ -88,7 +88,8 @@ def test_defaults_are_as_documented() -> None:
     optional = {field.name for field in msgspec.structs.fields(submit) if not field.required}
     assert set(documented) == optional
     assert (submit.eos_ids, submit.deadline_ms, submit.resume_ids) == (None, None, [])
-    assert msgspec.to_builtins(submit.sampling) == {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0}
+    expected = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "first_token": None}
+    assert msgspec.to_builtins(submit.sampling) == expected
 
 
 def test_a_conversation(client: ForeignClient) -> None:

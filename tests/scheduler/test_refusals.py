@@ -29,6 +29,8 @@ from expertflow.workers.scheduler.facts import ComputeFacts
         ({"sampling": Sampling(top_k=-1)}, "top_k"),
         ({"sampling": Sampling(seed=-1)}, "seed"),
         ({"sampling": Sampling(seed=2**63)}, "seed"),
+        ({"sampling": Sampling(first_token=50)}, "first_token"),
+        ({"sampling": Sampling(first_token=-1)}, "first_token"),
         ({"request_id": "x" * 201}, "request_id"),
         ({"resume_ids": [1] * 6}, "resume_ids"),
         ({"resume_ids": [50]}, "resume_ids"),

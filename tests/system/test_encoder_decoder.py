@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from expertflow import Client, Config, Supervisor
-from expertflow.ipc.messages import Forecast, Row, RunStep, Sampling, Stepped, Used
+from expertflow.ipc.messages import Row, RunStep, Sampling, Used
 from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute import rows as cache_rows
 from expertflow.workers.compute.adapters.switch import SwitchBlock
 from expertflow.workers.compute.encoder_decoder import EncoderDecoderUnit
-from expertflow.workers.compute.executor import sample
 from expertflow.workers.compute.next_router import NextRouters
 from expertflow.workers.compute.unit import RowAbilities
 from expertflow.workers.routing import UNROUTED, read_partial_routing, read_routing
 from transformers import SwitchTransformersForConditionalGeneration
 
 from tests.compute.watching import seen_in_two_steps
-from tests.switch import VOCABULARY, save_switch, stepwise
-from tests.system.references import random_prompts
-from tests.system.schedules import Digests, Driver, drive
-
-TOLERANCE = 1e-4
-SEEN = 50 * TOLERANCE
-BUDGETS = {"one": 1, "few": 3, "quarter": 8, "all": 32}
+from tests.switch import save_switch, stepwise
+from tests.system.encoder_decoders import (
+    BUDGETS,
+    SEEN,
+    TOLERANCE,
+    digests,
+    error_of_recomputed,
+    expect_tokens_of_the_library,
+    run,
+    surveyed,
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,53 +43,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def library(folder: Path) -> Any:
     return SwitchTransformersForConditionalGeneration.from_pretrained(folder).eval()
-
-
-@cache
-def surveyed(folder: Path, dtype: str = "float32") -> Survey:
-    return survey_checkpoint(str(folder), dtype=dtype)
-
-
-class Watched:
-    """A chooser that keeps all logits it sees, by row and output index."""
-
-    def __init__(self) -> None:
-        self.seen: dict[tuple[int, int], torch.Tensor] = {}
-
-    def choose(self, step, unit, logits):  # noqa: ANN001, ANN201 - the signature of Chooser
-        for number, index, each in zip(unit.numbers, unit.output_indices, logits, strict=True):
-            self.seen[number, index] = each.clone()
-        return sample(step, unit, logits)
-
-    def worst_error(self, library: Any, driver: Driver) -> float:
-        """Against the library on each prompt alone, step by step: a share of the largest logit."""
-        worst = 0.0
-        for number, sequence in driver.sequences.items():
-            alone = stepwise(library, sequence.prompt_ids, sequence.token_ids)
-            mine = [(index, logits) for (row, index), logits in self.seen.items() if row == number]
-            errors = [float((alone[index] - logits).abs().max() / alone.abs().max()) for index, logits in mine]
-            worst = max([worst, *errors])
-        return worst
-
-
-class Unrescued:
-    """A runtime in which a step that had to be computed row by row is an error: nothing but the first try counts."""
-
-    def __init__(self, runtime: LocalRuntime) -> None:
-        self.runtime, self.order = runtime, runtime.order
-
-    def run(self, step: RunStep, coming: Forecast) -> tuple[Stepped, Used | None]:
-        stepped, used = self.runtime.run(step, coming)
-        assert used is not None
-        return stepped, used
-
-
-def run(folder: Path, slots: int, batch: int, tier: str = "disk") -> tuple[Watched, Driver]:
-    survey, watched = surveyed(folder), Watched()
-    with LocalRuntime(survey, slots, RowAbilities.of(survey.rows), watched.choose, tier=tier) as runtime:
-        driver = Driver(Unrescued(runtime), survey.vocabulary)  # pyright: ignore[reportArgumentType]
-        drive(driver, batch, seed=batch)
-    return watched, driver
 
 
 def test_survey_counts_the_layers_of_both(folder: Path) -> None:
@@ -117,37 +68,7 @@ def test_logits_equal_transformers_alone_and_unpadded(folder: Path, library: Any
 )
 def test_logits_are_bit_identical_to_resident(folder: Path, budget: str, tier: str, dtype: str) -> None:
     """I1a."""
-    survey = surveyed(folder, dtype)
-    seen = []
-    for slots, source in ((BUDGETS["all"], "disk"), (BUDGETS[budget], tier)):
-        digests = Digests()
-        with LocalRuntime(survey, slots, RowAbilities.of(survey.rows), digests.choose, tier=source) as runtime:
-            drive(Driver(runtime, survey.vocabulary), 6, seed=3)
-        seen.append(digests.seen)
-    assert seen[0] == seen[1]
-
-
-def recomputed(folder: Path, prompts: list[list[int]], following: list[list[int]]) -> torch.Tensor:
-    """Logits [rows, vocabulary] after rows that come back with what they generated."""
-    survey, watched = surveyed(folder), Watched()
-    rows = [Row(i, a + b, len(b), Sampling()) for i, (a, b) in enumerate(zip(prompts, following, strict=True))]
-    with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), watched.choose) as runtime:
-        runtime.run(RunStep(number=0, unit=0, admit=rows))
-    return torch.stack([watched.seen[i, len(each)] for i, each in enumerate(following)])
-
-
-def lost_to_a_death() -> tuple[list[list[int]], list[list[int]]]:
-    return random_prompts(3, VOCABULARY, seed=5), random_prompts(3, VOCABULARY, seed=6)
-
-
-def error_of_recomputed(folder: Path, library: Any) -> float:
-    prompts, following = lost_to_a_death()
-    mine = recomputed(folder, prompts, following)
-    errors = []
-    for each, prompt, after in zip(mine, prompts, following, strict=True):
-        alone = stepwise(library, prompt, after)[-1]
-        errors.append(float((each - alone).abs().max() / alone.abs().max()))
-    return max(errors)
+    assert digests(folder, BUDGETS["all"], "disk", dtype) == digests(folder, BUDGETS[budget], tier, dtype)
 
 
 def test_rows_computed_again_keep_the_decisions_of_capacity(folder: Path, library: Any) -> None:
@@ -250,19 +171,6 @@ def test_mutant_prompt_mask_off_by_one_is_caught(folder: Path, library: Any, mon
 
 
 # All processes
-
-
-def expect_tokens_of_the_library(folder: Path, library: Any, kill: str = "") -> None:
-    prompts, count = random_prompts(6, VOCABULARY), 100 if kill else 12
-    config = Config.load(model=folder, expert_memory="25%", batch_size=4)
-    with Supervisor(config) as engine, Client(engine.address) as client:
-        batch = client.submit(prompts, max_new_tokens=count, eos_ids=[])
-        if kill:
-            list(islice(batch, 20))  # tokens: all are in the midst of it
-            engine.kill(kill)
-        done = batch.results(timeout_s=100)
-    for prompt, each in zip(prompts, done, strict=True):
-        assert list(each.token_ids) == stepwise(library, prompt, list(each.token_ids))[:-1].argmax(-1).tolist()
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError
+from ..compute.adapters.stacks import ENCODER, stack_of
 from ..compute.dry_run import DryRun, dry_run
 from ..compute.kv_cost import cost_of
 from ..compute.probe import probe
@@ -133,4 +134,4 @@ def skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any], dtypes: dict
 
 def encoder_layers(config: PreTrainedConfig, modules: dict[str, Any]) -> int:
     """How many of the MoE layers are an encoder's."""
-    return sum(name.startswith("encoder.") for name in modules) if config.is_encoder_decoder else 0
+    return sum(stack_of(name) == ENCODER for name in modules) if config.is_encoder_decoder else 0

@@ -130,6 +130,10 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
 
     vocabulary: int
     eos_ids: list[int]
+    first_token: int | None = None
+    """Of every output, as the model's generation settings force it (`forced_bos_token_id`)."""
+    decoder_start: int | None = None
+    """What a decoder is given before its first token; None: there is no encoder, a prompt is all there is."""
     module_names: list[str]
     """Of the experts module of each MoE layer."""
     fingerprint: str = ""

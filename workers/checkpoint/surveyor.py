@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from ...errors import CheckpointError
 from ..compute.dry_run import dry_run
+from ..compute.encoder_decoder import decoder_start
 from .architecture import (
     build_on_meta,
     expert_names,
@@ -87,6 +88,8 @@ def _survey(folder: Path, dtype: str) -> Survey:
         vocabulary=text.vocab_size,
         context=exact_positions(config),
         eos_ids=_special_tokens(folder, config),
+        first_token=_first_token(folder, config),
+        decoder_start=decoder_start(config) if config.is_encoder_decoder else None,
         layers=len(modules),
         encoder_layers=encoder_layers(config, modules),
         experts=experts.count,
@@ -162,6 +165,13 @@ def _special_tokens(folder: Path, config: PreTrainedConfig) -> list[int]:
     if eos is None:
         return []
     return [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]
+
+
+def _first_token(folder: Path, config: PreTrainedConfig) -> int | None:
+    """The library forces it after a text of one token: in a decoder, its start."""
+    if not config.is_encoder_decoder or not (folder / "generation_config.json").is_file():
+        return None
+    return _generation_config(folder).forced_bos_token_id
 
 
 def _generation_config(folder: Path) -> GenerationConfig:

@@ -44,6 +44,8 @@ class DryRun:
 def dry_run(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
     """Prefill one row twice. Raises CheckpointError if the model does not run without numbers."""
     run = DryRun()
+    if dtype == torch.float16:  # some models look whether its numbers got too large, which takes numbers
+        dtype = torch.bfloat16
     ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, run._instead_of_experts)
     config = copy.deepcopy(config)
     config._experts_implementation = NO_EXPERTS

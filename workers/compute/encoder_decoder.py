@@ -35,10 +35,16 @@ def decoder_start(config: Any) -> int:
     return int(start)
 
 
+def decoder_layers(config: Any) -> int:
+    """How many layers the decoder has. (Of T5's relatives, the library's own view of a decoder has the encoder's.)"""
+    own = getattr(config, "num_decoder_layers", None)
+    return config.get_text_config(decoder=True).num_hidden_layers if own is None else own
+
+
 def new_caches(config: Any) -> DynamicCache:
     """Layers of the decoder's own tokens, then layers of the prompt."""
     cache = DynamicCache()
-    count = config.num_decoder_layers
+    count = decoder_layers(config)
     cache.layers = [*(GrowingLayer() for _ in range(count)), *(DynamicLayer() for _ in range(count))]
     return cache
 
@@ -66,7 +72,8 @@ class EncoderDecoderUnit(Unit):
         begun = [replace_ids(row, [start, *row.token_ids[len(prompts[row.number]) :]]) for row in rows]
         step = super().prepare_prefill(begun)
         self._prompts, self.source_length = prompts, max(map(len, prompts.values()))
-        ids = [[0] * (self.source_length - len(prompt)) + prompt for prompt in prompts.values()]
+        pad = self.config.pad_token_id or 0  # positions may be counted by it
+        ids = [[pad] * (self.source_length - len(prompt)) + prompt for prompt in prompts.values()]
         return replace(step, source_ids=torch.tensor(ids, device=self.device), source_tokens=self._source_tokens())
 
     def whole_rows(self) -> list[Row]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ..checkpoint.architecture import experts_modules
+from .adapters.stacks import stack_of
 
 ATTACHED = "expertflow_layer"
 
@@ -56,7 +57,7 @@ class NextRouters:
         self._experts = experts
         self._modules = [module for _, module in experts_modules(model)]
         self._blocks = [_block_of(model, name, module) for name, module in experts_modules(model)]
-        self._stacks = [name.partition(".")[0] for name, _ in experts_modules(model)]
+        self._stacks = [stack_of(name) for name, _ in experts_modules(model)]
         """Of each layer: an encoder's hidden states say nothing of what its decoder will want."""
         self._listener = _Listener()
         self._scores: torch.Tensor | None = None

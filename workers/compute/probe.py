@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from ...errors import CheckpointError
 from ...ipc.messages import Row, Sampling
 from ..checkpoint.architecture import build_on_meta, model_class
-from .adapters.temperature import temper_by_position
+from .adapters.adapt import mend, place_truly
 from .encoder_decoder import logits_alone, new_unit
 from .kv_cost import KvCost, kv_bytes
 from .rope import rope_limits
@@ -144,5 +144,6 @@ def _tiny_model(config: PreTrainedConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(tiny)._from_config(tiny, dtype=torch.float32).eval()
-    temper_by_position(model)
+    place_truly(model)
+    mend(model)
     return model

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ...ipc.messages import Used
-from ..routing import UNROUTED
+from ..routing import UNROUTED, laid_out, seen_layers
 from .residency import FeedCounts
 from .step_input import StepTokens
 from .tracing import StepTrace
@@ -54,7 +54,7 @@ class StepRouting:
         """The routing of the forward that just ran."""
         if self._trace is not None:
             self._trace.end()
-        routes = self._of_both() if self._encoder_layers else self._stacked()
+        routes = self._stacked()
         return Used(
             step=step,
             token_ids=self._source.token_ids + self._tokens.token_ids,
@@ -65,22 +65,18 @@ class StepRouting:
             hits=counts.hits,
             misses=counts.misses,
             stall_ns=counts.stall_ns,
+            sources=len(self._source.token_ids),
         )
 
     def _stacked(self) -> np.ndarray:
+        """[tokens, layers, top-k], those of prompts first; with an encoder no token sees all layers."""
         widest = max(routes.shape[1] for routes in self._routes.values())
-        return np.stack([_repeat_first(self._routes[layer], widest) for layer in sorted(self._routes)], axis=1)
-
-    def _of_both(self) -> np.ndarray:
-        """[prompt and decoder tokens, layers, top-k]: no token sees all layers."""
-        prompt = len(self._source.token_ids)
-        top_k = next(iter(self._routes.values())).shape[1]
-        shape = (prompt + len(self._tokens.token_ids), self._layers, top_k)
-        whole = np.full(shape, UNROUTED, dtype="<u2")
-        for layer, routes in self._routes.items():
-            seen = slice(prompt) if layer < self._encoder_layers else slice(prompt, None)
-            whole[seen, layer] = routes
-        return whole
+        filled = {layer: _repeat_first(self._routes[layer], widest) for layer in sorted(self._routes)}
+        if not self._encoder_layers:
+            return np.stack(list(filled.values()), axis=1)
+        sources = len(self._source.token_ids)
+        count = sources + len(self._tokens.token_ids)
+        return laid_out(filled, seen_layers(count, sources, self._layers, self._encoder_layers), UNROUTED)
 
 
 def _repeat_first(routes: np.ndarray, top_k: int) -> np.ndarray:

@@ -21,10 +21,13 @@ class RowFailed(RequestError):
 
 
 def choose(logits: Tensor, sampling: Sampling, output_index: int) -> int:
-    """The token for one row of logits [vocabulary]: the first maximum if greedy, else drawn.
+    """The token for one row of logits [vocabulary]: the first one if it is given, the first maximum if greedy, else
+    drawn.
 
     Raises RowFailed for logits that contain NaN or have no maximum, and for a temperature that is none.
     """
+    if output_index == 0 and sampling.first_token is not None:
+        return sampling.first_token
     if sampling.temperature == 0:
         return _greedy(logits)
     probabilities = distribution(logits, sampling)
@@ -33,7 +36,8 @@ def choose(logits: Tensor, sampling: Sampling, output_index: int) -> int:
 
 def choose_all(logits: Tensor, samplings: Sequence[Sampling], output_indices: Sequence[int]) -> list[int | RowFailed]:
     """One token a row of logits [rows, vocabulary], or why that row has none."""
-    if all(sampling.temperature == 0 for sampling in samplings) and not bool(logits.isnan().any()):
+    greedy = all(sampling.temperature == 0 and sampling.first_token is None for sampling in samplings)
+    if greedy and not bool(logits.isnan().any()):
         return [int(token) for token in logits.argmax(dim=-1).tolist()]
     rows = zip(logits, samplings, output_indices, strict=True)
     return [_choose_or_fail(row, sampling, index) for row, sampling, index in rows]

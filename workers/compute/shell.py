@@ -78,8 +78,9 @@ class ComputeShell:
         config, spec = self._stage.config, self._stage.spec
         if not config.trace:
             return None
-        if survey.encoder_layers:
-            raise UsageError("traces of models with an encoder are not supported", "trace", "Leave out the trace")
+        if survey.encoder_layers and config.trace_hidden:
+            what = "hidden states are kept of tokens that see every layer, and with an encoder none does"
+            raise UsageError(what, "trace_hidden", "Trace without them (hints = router needs no training)")
         slots = self._stage.arena("slots").array.size // survey.stride_bytes
         header = TraceHeader.of("compute", spec.epoch, survey, slots)
         file = TraceFile(config.trace, header)

@@ -52,7 +52,8 @@ def _shrink_vision(config: PreTrainedConfig, text: PreTrainedConfig) -> PreTrain
 def _shrink_text(config: PreTrainedConfig, spare_layers: int) -> PreTrainedConfig:
     text = config if config.is_encoder_decoder else config.get_text_config(decoder=True)
     values = text.to_dict()
-    layers = min(layers_of_every_kind(text, config) + spare_layers, text.num_hidden_layers)
+    kinds = 2 if "encoder_layers" in values else layers_of_every_kind(text, config)  # one dense, one with experts
+    layers = min(kinds + spare_layers, text.num_hidden_layers)
     small = {name: _shrunk(name, value, text.num_hidden_layers, layers) for name, value in values.items()}
     if values.get("per_layer_config"):
         small["per_layer_config"] = _shrunk_overrides(values, layers)
@@ -144,6 +145,8 @@ def _dependent(config: Any, values: dict[str, Any], layers: int) -> dict[str, An
         result["rope_parameters"] = _shorter_factors(smaller("", values["rope_parameters"]), wide)
     if "expert_capacity" in values:
         result["expert_capacity"] = MOST_TOKENS  # the library's own count of it takes padding for tokens, ours does not
+    if "moe_eval_capacity_token_fraction" in values:
+        result["moe_eval_capacity_token_fraction"] = 1.0  # likewise; now nothing is dropped
     return result | _fewer_heads(values) | _whole_head(values)
 
 

@@ -85,6 +85,14 @@ _LARGEST: dict[str, int] = {
     "heavily_compressed_attention": 8,
     # Encoders and decoders
     "num_decoder_layers": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_sparse_step": 2,
+    "decoder_sparse_step": 2,
+    "encoder_attention_heads": HEADS,
+    "decoder_attention_heads": HEADS,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
     "num_sparse_encoder_layers": 1,
     "num_sparse_decoder_layers": 1,
     # Linear attention and state spaces

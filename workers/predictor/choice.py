@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...configs.schema import Config
 from ...errors import UsageError
 from ..checkpoint.survey import Survey
-from .forecaster import Forecaster
+from .forecaster import Forecaster, Stack
 
 FILE_NAME = "predictor.npz"
 """A model folder may carry a predictor of this name, which is used unless another is named."""
@@ -28,6 +28,15 @@ class Subject:
     """Its checkpoint; empty: there is none, only its routing."""
     fingerprint: str = ""
     """`Survey.fingerprint`; empty: unknown."""
+    encoder_layers: int = 0
+    """So many of the layers, the first, are an encoder's: its tokens and the decoder's are forecast apart."""
+    stack: Stack | None = None
+    """Which of the two `layers` are of, where they are forecast apart."""
+
+    def of_stack(self, stack: Stack) -> Subject:
+        """Its layers alone."""
+        layers = self.encoder_layers if stack == "encoder" else self.layers - self.encoder_layers
+        return replace(self, layers=layers, stack=stack)
 
     @staticmethod
     def of(survey: Survey) -> Subject:
@@ -37,6 +46,7 @@ class Subject:
             top_k=survey.top_k,
             folder=survey.folder,
             fingerprint=survey.fingerprint,
+            encoder_layers=survey.encoder_layers,
         )
 
 
@@ -46,7 +56,21 @@ def make_forecaster(config: Config, subject: Subject) -> Forecaster | None:
     Raises UsageError if a file it needs is missing or is none, CheckpointError if it belongs to another model.
     """
     name = chosen_predictor(config, subject)
-    return None if name == "none" else _MAKERS[name](config, subject)
+    if name == "none":
+        return None
+    return _of_stacks(name, config, subject) if subject.encoder_layers else _MAKERS[name](config, subject)
+
+
+def _of_stacks(name: str, config: Config, subject: Subject) -> Forecaster:
+    """The encoder reads a prompt once and at a time, so what was trained on what comes one by one is the decoder's."""
+    from .stacks import Stacks
+
+    if name == "paper":
+        what = "predictor 'paper' reads prompts and outputs as one text, which this model does not"
+        raise UsageError(what, "predictor", "Take table, or path with a file of its own")
+    encoder = _MAKERS["table" if name == "path" else name](config, subject.of_stack("encoder"))
+    decoder = _MAKERS[name](config, subject.of_stack("decoder"))
+    return Stacks(encoder, decoder, subject.encoder_layers, subject.layers, subject.experts)
 
 
 def chosen_predictor(config: Config, subject: Subject) -> str:
@@ -121,7 +145,12 @@ def _oracle(config: Config, subject: Subject) -> Forecaster:
     from .oracle import Oracle
     from .recording import read_recording
 
-    return Oracle(subject.layers, subject.experts, read_recording(config.oracle_routes))
+    recording = read_recording(config.oracle_routes)
+    if subject.stack is not None:
+        from .stacks import own_parts
+
+        recording = own_parts(recording, subject.stack, subject.encoder_layers)
+    return Oracle(subject.layers, subject.experts, recording)
 
 
 _MAKERS: dict[str, Callable[[Config, Subject], Forecaster]] = {

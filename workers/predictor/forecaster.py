@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from ...ipc.messages import Forecast, Used
 
 CHUNK_TOKENS = 128
 """Tokens forecast at a time; bounds the temporary arrays of a long prompt."""
+
+Stack = Literal["encoder", "decoder"]
+"""Of a model that has both."""
 
 Part = tuple[np.ndarray, np.ndarray]
 """Places of some tokens in the message [tokens], and float32 probabilities [tokens, layers, experts]."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ...ipc.messages import Accepted, ErrorFacts, Finished, Refused, Submit, ToClient, Tokens
+import msgspec
+
+from ...ipc.messages import Accepted, ErrorFacts, Finished, Refused, Sampling, Submit, ToClient, Tokens
 from .events import Action, Send
 from .facts import ComputeFacts, Limits, ModelFacts, welcome
 from .requests import Request, RequestLedger, submit_digest
@@ -111,7 +113,7 @@ class Desk:
             identity=identity,
             digest=submit_digest(submit),
             prompt_ids=submit.prompt_ids,
-            sampling=submit.sampling,
+            sampling=self._resolved(submit.sampling),
             stop_ids=frozenset(eos_ids),
             token_limit=token_limit(prompt, submit.max_new_tokens, context),
             positions=positions_needed(prompt, submit.max_new_tokens, context),
@@ -120,6 +122,12 @@ class Desk:
             tokens=list(submit.resume_ids),
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
         )
+
+    def _resolved(self, sampling: Sampling) -> Sampling:
+        """With what the model's settings say where the request says nothing."""
+        if sampling.first_token is not None or self._model.first_token is None:
+            return sampling
+        return msgspec.structs.replace(sampling, first_token=self._model.first_token)
 
 
 def ending(request: Request) -> str | None:

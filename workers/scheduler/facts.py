@@ -19,9 +19,13 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     vocabulary: int
     context: int
     eos_ids: list[int]
+    first_token: int | None = None
+    """Of outputs whose request names none."""
     layers: int
     experts: int
     """Layers with experts, and experts of one."""
+    decoder_start: int | None = None
+    """What outputs begin with inside of a model with an encoder; None: it has none."""
     kv_bytes_per_position: int
     """Upper bound, until compute has probed the real one."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ...ipc.messages import Foresee, Foreseen
+from .forecasts import Foreteller
 from .requests import Request
 
 QUESTIONS_OPEN = 64
@@ -17,8 +18,9 @@ MOST_ROWS = 4096
 class Foresights:
     """Questions and answers by row. A row is foreseen for one position, that of its next token."""
 
-    def __init__(self, layers: int, experts: int, first_number: int) -> None:
+    def __init__(self, layers: int, experts: int, first_number: int, foreteller: Foreteller | None = None) -> None:
         self._shape, self._number = (layers, experts), first_number
+        self._foreteller = foreteller or Foreteller()
         self._questions: dict[int, dict[int, int]] = {}
         """Number of a question → position of each row in it."""
         self._asked: dict[int, int] = {}
@@ -42,7 +44,7 @@ class Foresights:
             number=self._number,
             token_ids=[request.last_token for request in new],
             rows=[request.number for request in new],
-            positions=[request.length - 1 for request in new],
+            positions=[self._foreteller.position(request) for request in new],
         )
 
     def take_in(self, answer: Foreseen) -> None:

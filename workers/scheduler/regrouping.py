@@ -36,9 +36,9 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"swap": sw
 class Regrouper:
     """Decodes with a stepper in rounds, and exchanges rows between them."""
 
-    def __init__(self, stepper: Stepper, method: str, layers: int, experts: int, first_number: int) -> None:
+    def __init__(self, stepper: Stepper, method: str, foresights: Foresights, first_number: int) -> None:
         self._stepper, self._group = stepper, METHODS.get(method, swap)
-        self._foresights = Foresights(layers, experts, first_number)
+        self._foresights = foresights
         self._costs = Costs()
         self._round_start = first_number
         self._wait_until_ns: int | None = None

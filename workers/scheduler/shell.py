@@ -145,6 +145,8 @@ def model_facts(survey: Survey) -> ModelFacts:
         vocabulary=survey.vocabulary,
         context=survey.context,
         eos_ids=survey.eos_ids,
+        first_token=survey.first_token,
+        decoder_start=survey.decoder_start,
         layers=survey.layers,
         experts=survey.experts,
         kv_bytes_per_position=survey.rows.kv_bytes_per_position,

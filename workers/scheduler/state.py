@@ -15,6 +15,8 @@ from .admission import Room, pick_prefill, worth_waiting_until_ns
 from .desk import Desk, ending
 from .events import Action, Event
 from .facts import ComputeFacts, Limits, ModelFacts, compute_facts
+from .forecasts import Foreteller
+from .foresights import Foresights
 from .pacing import Choices, Pacer
 from .regrouping import Regrouper
 from .requests import Request, WaitingLine
@@ -64,9 +66,11 @@ class SchedulerState:
         self._model, self._limits = model, limits
         self._desk = Desk(model, limits, first_row=epoch << 32)
         self._waiting = WaitingLine()
-        self._stepper = Stepper(first_number=epoch << 32)
+        foreteller = Foreteller(model.decoder_start)
+        self._stepper = Stepper(epoch << 32, foreteller)
         self._pacer = Pacer(Choices(limits.units, limits.prediction, limits.grouping))
-        self._regrouper = Regrouper(self._stepper, limits.grouping, model.layers, model.experts, epoch << 32)
+        foresights = Foresights(model.layers, model.experts, epoch << 32, foreteller)
+        self._regrouper = Regrouper(self._stepper, limits.grouping, foresights, epoch << 32)
         self._last_arrival_ns = 0
         self._prefills_in_a_row = 0
         self._steps = self._stale_steps = self._recomputed = 0

@@ -5,17 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...ipc.messages import ErrorFacts, Forecast, Forget, Row, RunStep, Split, Stepped
+from ...ipc.messages import ErrorFacts, Forecast, Forget, RunStep, Split, Stepped
 from .arrangement import Decode, Part, next_decode
 from .events import Action, ToCompute, ToPredictor
 from .facts import ComputeFacts
+from .forecasts import Foreteller
 from .requests import Request
 from .units import Unit
 
 STEPS_IN_FLIGHT = 2
-
-
-_Columns = tuple[list[int], list[int], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,8 @@ class Outcome:
 class Stepper:
     """The units compute holds, in the order it was told. Numbers of steps and units strictly grow."""
 
-    def __init__(self, first_number: int) -> None:
+    def __init__(self, first_number: int, foreteller: Foreteller | None = None) -> None:
+        self._foreteller = foreteller or Foreteller()
         self.units: dict[int, Unit] = {}
         self.number = first_number
         """Of the newest step or unit."""
@@ -79,7 +78,7 @@ class Stepper:
         unit = self._new_unit(requests)
         unit.prefilling = True
         rows = [request.row() for request in requests]
-        return self._run(unit, _prefill_forecast(rows), admit=rows)
+        return self._run(unit, self._foreteller.prefill(self.number + 1, rows), admit=rows)
 
     def choose(self, keep: int, facts: ComputeFacts) -> tuple[Decode | None, list[Action]]:
         """The next step of a unit that is not in flight, None when all had better wait; what is to be done before."""
@@ -102,7 +101,8 @@ class Stepper:
             self._absorb(unit, clean)
         dropped = list(unit.leaving)
         unit.leaving.clear()
-        actions += self._run(unit, _decode_forecast(unit), drop=dropped, join=joined, foresee=foresee)
+        advice = self._foreteller.decode(self.number + 1, unit.rows.values())
+        actions += self._run(unit, advice, drop=dropped, join=joined, foresee=foresee)
         if arrivals:
             self._exchanged.add(self.number)
         return actions
@@ -152,12 +152,10 @@ class Stepper:
         self._holders.clear()
         return lost, suspects
 
-    def _run(self, unit: Unit, forecast: _Columns, foresee: bool = True, **what: Any) -> list[Action]:
-        self.number += 1
+    def _run(self, unit: Unit, advice: Forecast, foresee: bool = True, **what: Any) -> list[Action]:
+        self.number = advice.step
         unit.step = unit.last_step = self.number
         self._in_flight[self.number] = unit
-        tokens, rows, positions = forecast
-        advice = Forecast(step=self.number, token_ids=tokens, rows=rows, positions=positions)
         order = RunStep(number=self.number, unit=unit.number, foresee=foresee, **what)
         return [ToPredictor(advice), ToCompute(order)] if foresee else [ToCompute(order)]
 
@@ -195,16 +193,3 @@ class Stepper:
         unit.rows.pop(number, None)
         unit.leaving.pop(number, None)
         self._holders.pop(number, None)
-
-
-def _prefill_forecast(rows: list[Row]) -> _Columns:
-    token_ids = [token for row in rows for token in row.token_ids]
-    numbers = [row.number for row in rows for _ in row.token_ids]
-    positions = [position for row in rows for position in range(len(row.token_ids))]
-    return token_ids, numbers, positions
-
-
-def _decode_forecast(unit: Unit) -> _Columns:
-    requests = unit.rows.values()
-    token_ids = [request.last_token for request in requests]
-    return token_ids, list(unit.rows), [request.length - 1 for request in requests]

@@ -29,6 +29,15 @@ def sampling_error(sampling: Sampling) -> ErrorFacts | None:
     return None
 
 
+def first_token_error(token: int | None, vocabulary: int) -> ErrorFacts | None:
+    """Whether an output can begin with this token."""
+    if token is None or 0 <= token < vocabulary:
+        return None
+    return request_error(
+        f"{token} is not in the vocabulary of {vocabulary}", "first_token", "Leave it out, or name one"
+    )
+
+
 def ending_error(max_new_tokens: int, deadline_ms: int | None) -> ErrorFacts | None:
     """Whether the rules that end a request make sense."""
     if max_new_tokens < 1:
@@ -63,6 +72,7 @@ def submit_error(submit: Submit, model: ModelFacts) -> ErrorFacts | None:
         prompt_error(submit.prompt_ids, model.vocabulary, model.context)
         or ending_error(submit.max_new_tokens, submit.deadline_ms)
         or sampling_error(submit.sampling)
+        or first_token_error(submit.sampling.first_token, model.vocabulary)
         or resume_error(
             submit.resume_ids,
             model.vocabulary,

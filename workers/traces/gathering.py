@@ -9,10 +9,14 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
+from ..routing import UNROUTED, seen_layers
 from .folder import read_header, read_steps
 from .records import TracedStep, TraceHeader
 from .sequences import number_sequences
 from .stream import REMEDY
+
+BEHIND_PROMPTS = 1 << 32
+"""Added to the positions of a decoder, which are counted from 0: its tokens follow those of the prompt."""
 
 
 class Gathered:
@@ -50,6 +54,8 @@ class Gathered:
         parts, count = self._parts, len(step.token_ids)
         for name in ("token_ids", "rows", "positions"):
             parts[name].append(np.array(getattr(step, name), dtype=np.int64))
+        if self.header.encoder_layers:
+            parts["positions"][-1][step.sources :] += BEHIND_PROMPTS
         for name, kind in (("experts", "<u2"), ("weights", "<f2")):
             values = np.frombuffer(getattr(step, name), dtype=kind)
             parts[name].append(values.reshape(count, self.header.layers, self.header.top_k))
@@ -73,7 +79,7 @@ def check_step(step: TracedStep, header: TraceHeader, folder: Path) -> None:
     fits = (
         len(step.rows) == len(step.positions) == tokens > 0
         and len(step.experts) == len(step.weights) == choices
-        and np.frombuffer(step.experts, "<u2").max(initial=0) < header.experts
+        and _routes_fit(step, header)
         and len(step.compute_ns) == header.layers + 1
         and len(step.admitted) == len(step.seeds)
         and len(step.hints) in (0, header.layers * header.experts)
@@ -83,3 +89,9 @@ def check_step(step: TracedStep, header: TraceHeader, folder: Path) -> None:
     )
     if not fits:
         raise UsageError(f"step {step.step} does not fit the header of the trace", str(folder), REMEDY)
+
+
+def _routes_fit(step: TracedStep, header: TraceHeader) -> bool:
+    seen = seen_layers(len(step.token_ids), step.sources, header.layers, header.encoder_layers)
+    routes = np.frombuffer(step.experts, "<u2").reshape(*seen.shape, header.top_k)
+    return bool((routes[seen] < header.experts).all() and (routes[~seen] == UNROUTED).all())

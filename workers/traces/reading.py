@@ -49,6 +49,9 @@ def read_step_log(folder: str | Path) -> StepLog:
 
 def read_hidden(folder: str | Path) -> tuple[Trace, HiddenStates]:
     """A trace and the hidden states of its sampled tokens. Raises UsageError as `read_trace`, or if none were kept."""
+    if read_header(Path(folder)).encoder_layers:
+        what = "is of a model with an encoder, where no token sees all layers: hidden states are not kept"
+        raise UsageError(what, str(folder), "The next layer's own router (hints = router) needs no training")
     gathered = Gathered(Path(folder), hidden=True)
     kept_states = gathered.pop_hidden()
     if kept_states is None:
@@ -75,4 +78,5 @@ def _trace_of(gathered: Gathered) -> Trace:
         weights=gathered.column("weights")[kept].astype(np.float16),
         steps=gathered.column("steps")[kept],
         model=gathered.header.fingerprint,
+        encoder_layers=gathered.header.encoder_layers,
     )

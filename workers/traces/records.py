@@ -31,6 +31,8 @@ class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     expert_bytes: Count
     slots: Count = 0
     """Expert slots of the engine (files of compute)."""
+    encoder_layers: int = 0
+    """So many layers, the first, are an encoder's."""
 
     @classmethod
     def of(cls, stage: str, epoch: int, survey: Survey, slots: int = 0) -> TraceHeader:
@@ -44,6 +46,7 @@ class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
             top_k=survey.top_k,
             expert_bytes=survey.expert_bytes,
             slots=slots,
+            encoder_layers=survey.encoder_layers,
         )
 
 
@@ -82,6 +85,9 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     """Tokens of this step (places in `token_ids`) whose hidden states were kept."""
     hidden: bytes = b""
     """float16 [sampled, layers, width]: what went into each MoE layer."""
+    sources: int = 0
+    """So many tokens, the first, ran through an encoder. Where a token does not see a layer, `experts` is 65535 and
+    `weights` is 0; encoder and decoder count positions alone, and a layer that did not run took no time."""
 
 
 class TracedPlan(msgspec.Struct, frozen=True, tag=True, kw_only=True):

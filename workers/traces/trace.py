@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ..npz import read_arrays
+from ..routing import UNROUTED
 from .records import MOST_EXPERTS
 
 REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflow trace --npz` writes it"
@@ -37,6 +38,9 @@ class Trace:
     """int64 [N]: the step that ran the token, counted from 0; None: not from a running engine."""
     model: str = ""
     """Fingerprint of the model (`Survey.fingerprint`); empty: unknown."""
+    encoder_layers: int = 0
+    """So many layers, the first, are an encoder's: a sequence is then its prompt, of which `routes` are UNROUTED behind
+    them, and what the decoder was given, of which they are UNROUTED there."""
 
     @property
     def tokens(self) -> int:
@@ -58,7 +62,20 @@ class Trace:
         """These sequences, in this order."""
         parts = [np.arange(*self.offsets[each : each + 2].tolist()) for each in sequences.tolist()]
         tokens = np.concatenate([np.empty(0, np.int64), *parts])
-        lengths = np.array([len(part) for part in parts], dtype=np.int64)
+        return self._pick(tokens, np.array([len(part) for part in parts], dtype=np.int64))
+
+    def of_decoder(self) -> Trace:
+        """What the decoder was given, in its own layers. Without an encoder: all."""
+        if not self.encoder_layers:
+            return self
+        own = self.routes[:, -1, 0] != UNROUTED
+        lengths = np.diff(np.concatenate([[0], np.cumsum(own)])[self.offsets])
+        part = self._pick(np.flatnonzero(own), lengths[lengths > 0])
+        weights = None if part.weights is None else part.weights[:, self.encoder_layers :]
+        return replace(part, routes=part.routes[:, self.encoder_layers :], weights=weights, encoder_layers=0)
+
+    def _pick(self, tokens: np.ndarray, lengths: np.ndarray) -> Trace:
+        """These tokens, as sequences of these lengths."""
         return Trace(
             routes=self.routes[tokens],
             token_ids=self.token_ids[tokens],
@@ -69,6 +86,7 @@ class Trace:
             weights=None if self.weights is None else self.weights[tokens],
             steps=None if self.steps is None else self.steps[tokens],
             model=self.model,
+            encoder_layers=self.encoder_layers,
         )
 
     def split(self, held_out: float = 0.2, seed: int = 0) -> tuple[Trace, Trace]:
@@ -95,7 +113,7 @@ def write_npz(trace: Trace, file: str | Path) -> None:
         arrays["token_ids"] = trace.token_ids
     else:
         arrays["tokens"] = np.array(trace.vocabulary)[trace.token_ids]
-    arrays |= {"experts_per_layer": trace.expert_count, "model": trace.model}
+    arrays |= {"experts_per_layer": trace.expert_count, "model": trace.model, "encoder_layers": trace.encoder_layers}
     np.savez_compressed(file, experts=trace.routes, prompt_offsets=trace.offsets, **arrays)
 
 
@@ -112,6 +130,7 @@ def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
         expert_count=expert_count,
         vocabulary=vocabulary,
         model=str(arrays.get("model", "")),
+        encoder_layers=int(arrays.get("encoder_layers", 0)),
         **{name: _of_tokens(arrays, name, len(routes), where) for name in ("decoded", "weights", "steps")},
     )
 
@@ -147,7 +166,8 @@ def _offsets(offsets: np.ndarray | None, count: int, where: str) -> np.ndarray:
 
 
 def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str) -> int:
-    seen = int(routes.max()) + 1
+    named = routes[routes != UNROUTED] if arrays.get("encoder_layers", 0) else routes
+    seen = int(named.max(initial=0)) + 1
     stated = int(arrays.get("experts_per_layer", _next_multiple_of_8(seen)))
     if stated < seen:
         raise UsageError(f"expert {seen - 1} in a model of {stated} experts a layer", where, REMEDY)

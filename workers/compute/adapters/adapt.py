@@ -8,6 +8,8 @@ from transformers import PreTrainedModel
 from .dbrx import DbrxExperts
 from .jetmoe import JetMoeBlock, JetMoeGating
 from .llama4 import Llama4Block, Llama4Experts
+from .nllb import MendedBlock, NllbBlock, NllbExperts
+from .positions import count_by_mask
 from .switch import SwitchBlock, SwitchExperts
 from .temperature import temper_by_position
 
@@ -17,20 +19,39 @@ _IN_FRONT: dict[str, type[nn.Module]] = {
     "JetMoeTopKGating": JetMoeGating,
     "Llama4TextExperts": Llama4Experts,
     "Llama4TextMoe": Llama4Block,
+    "NllbMoeExperts": NllbExperts,
+    "NllbMoeSparseMLP": NllbBlock,
     "SwitchTransformersExperts": SwitchExperts,
     "SwitchTransformersSparseMLP": SwitchBlock,
 }
 """By the name of the library's class."""
 
+_MENDED: dict[str, type[nn.Module]] = {"NllbMoeSparseMLP": MendedBlock}
+"""What the library computes wrongly with all its experts."""
+
 
 def adapt(model: PreTrainedModel) -> None:
     """Change these modules in place: their class becomes a subclass of the library's, their parameters stay."""
-    temper_by_position(model)
+    place_truly(model)
     for path, module in list(model.named_modules()):
         adapter = _IN_FRONT.get(type(module).__name__)
         if adapter is not None and _is_of_library(module):
             _put_in_front(adapter, module)
             module.config, module.path = model.config, path  # pyright: ignore[reportArgumentType]
+
+
+def place_truly(model: PreTrainedModel) -> None:
+    """Let padded rows stand where they stand alone, in a model that is run with its own experts, too."""
+    temper_by_position(model)
+    count_by_mask(model)
+
+
+def mend(model: PreTrainedModel) -> None:
+    """Let a model with all its experts compute what it was trained to where the library does not; others stay."""
+    for module in list(model.modules()):
+        mended = _MENDED.get(type(module).__name__)
+        if mended is not None and _is_of_library(module):
+            _put_in_front(mended, module)
 
 
 def _put_in_front(adapter: type[nn.Module], module: nn.Module) -> None:

@@ -12,34 +12,19 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, one_hot, softmax
 
-from .base import OutsideExperts
+from .apart import ExpertsApart, real_tokens
+from .stacks import DECODER, stack_of
 
-_NAMES = ("wi.weight", "wo.weight")
 
+class SwitchExperts(ExpertsApart):
+    """In front of `SwitchTransformersExperts`."""
 
-class SwitchExperts(OutsideExperts):
-    """In front of `SwitchTransformersExperts`, a dict of dense modules."""
-
-    num_experts: int
     top_k = 1
-
-    def expert_parameters(self) -> dict[str, torch.Tensor]:
-        own = dict(self.named_parameters())
-        return {
-            name: torch.stack([own[each] for each in stored])
-            for name, stored in self.stored_apart().items()
-            if stored[0] in own
-        }
-
-    def stored_apart(self) -> dict[str, list[str]]:
-        return {name: [f"expert_{number}.{name}" for number in range(self.num_experts)] for name in _NAMES}
+    names = ("wi.weight", "wo.weight")
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         act: Any = self.get_submodule("expert_0.act")
         return linear(act(linear(rows, weights["wi.weight"])), weights["wo.weight"])
-
-    def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        return self.run_routed(hidden, index, weights)
 
 
 class SwitchBlock(nn.Module):
@@ -54,7 +39,7 @@ class SwitchBlock(nn.Module):
         _, _, logits = self.router(hidden)
         chances = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
         weights, index = chances.max(dim=-1)
-        if not self.path.startswith("decoder."):
+        if stack_of(self.path) != DECODER:
             weights = weights * self._within_capacity(index)
         flat = hidden.reshape(-1, hidden.shape[-1])
         return self.experts(flat, index.reshape(-1, 1), weights.reshape(-1, 1)).view(hidden.shape)
@@ -69,5 +54,4 @@ class SwitchBlock(nn.Module):
         return place <= self.router.expert_capacity
 
     def _real(self) -> torch.Tensor | None:
-        layer = getattr(self.experts, "expertflow_layer", None)
-        return None if layer is None else layer.real_tokens()
+        return real_tokens(self.experts)
