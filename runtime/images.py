@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError, UsageError
-from ..ipc.attachments import TOKEN_TYPES, Attachments
+from ..ipc.attachments import Attachments, is_of_positions
 from .processor import EXTRA, load_processor
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def _encoded(processor: Any, text: str, images: list[Image]) -> tuple[list[int],
     except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         what = f"the model's processor refuses it ({error})"
         raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error
-    arrays = {name: made[name] for name in made if name not in ("input_ids", "attention_mask", TOKEN_TYPES)}
-    return made["input_ids"][0].tolist(), save({TOKEN_TYPES: made[TOKEN_TYPES][0], **arrays})
+    kept = {name: made[name] for name in made if name not in ("input_ids", "attention_mask")}
+    arrays = {name: array[0] if is_of_positions(name) else array for name, array in kept.items()}
+    return made["input_ids"][0].tolist(), save(arrays)
 
 
 def _with_placeholders(processor: Any, text: str, count: int) -> str:

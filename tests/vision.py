@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,16 +18,21 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import (
+    Ernie4_5_VLMoeImageProcessorPil,
+)
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.families import _COMMON, draw_constants, remember_longer
 
-VISION_FAMILIES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe")
+VISION_FAMILIES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe", "ernie4_5_vl_moe")
 VOCABULARY = 128
 IMAGE = "<|image_pad|>"
-SPECIAL = ("<pad>", "<s>", "</s>", IMAGE, "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+START, END = "<|vision_start|>", "<|vision_end|>"
+SPECIAL = ("<pad>", "<s>", "</s>", IMAGE, "<|video_pad|>", START, END, "<|video_start|>", "<|video_end|>")
 IMAGE_ID = SPECIAL.index(IMAGE)
+OF_IMAGES = (IMAGE_ID, SPECIAL.index(START), SPECIAL.index(END))
 PATCH, MERGE = 4, 2
 
 _VISION: dict[str, Any] = {
@@ -90,18 +96,34 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
         },
         "vision": {"num_position_embeddings": 64},
     },
+    "ernie4_5_vl_moe": {
+        "text": {
+            "hidden_size": 64,
+            "moe_num_experts": 8,
+            "moe_num_shared_experts": 1,
+            "moe_intermediate_size": [32, 16],
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
+        },
+        "vision": {},
+    },
 }
+_NO_SETTINGS_OF: dict[str, tuple[str, ...]] = {"ernie4_5_vl_moe": ("out_hidden_size", "temporal_patch_size")}
+_FRAMES: dict[str, int] = {"ernie4_5_vl_moe": 1}
+"""Copies of an image that a patch goes through, if not two."""
 
 _IMAGE_PROCESSORS: dict[str, Any] = {
     "qwen3_vl_moe": Qwen2VLImageProcessorPil,
     "glm4v_moe": Glm4vImageProcessorPil,
     "qwen3_5_moe": Qwen2VLImageProcessorPil,
+    "ernie4_5_vl_moe": Ernie4_5_VLMoeImageProcessorPil,
 }
 
 
 def vision_config(family: str) -> PreTrainedConfig:
     own = _OWN[family]
-    values: dict[str, Any] = {"text_config": _COMMON | own["text"], "vision_config": _VISION | own["vision"]}
+    vision = {name: value for name, value in _VISION.items() if name not in _NO_SETTINGS_OF.get(family, ())}
+    values: dict[str, Any] = {"text_config": _COMMON | own["text"], "vision_config": vision | own["vision"]}
     values |= {"image_token_id": IMAGE_ID, "video_token_id": IMAGE_ID + 1}
     config = CONFIG_MAPPING[family](**values)
     config.architectures = [MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]]
@@ -120,7 +142,8 @@ def save_vision(family: str, folder: Path, seed: int = 0) -> None:
     _tokenizer().save_pretrained(folder)
     image_processor = _IMAGE_PROCESSORS[family]
     sizes = {"shortest_edge": 64, "longest_edge": 1024}
-    image_processor(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, size=sizes).save_pretrained(folder)
+    frames = _FRAMES.get(family, 2)
+    image_processor(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=frames, size=sizes).save_pretrained(folder)
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -134,7 +157,14 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": IMAGE, "video_token": "<|video_pad|>"},
+        extra_special_tokens={
+            "image_token": IMAGE,
+            "image_start_token": START,
+            "image_end_token": END,
+            "video_token": "<|video_pad|>",
+            "video_start_token": "<|video_start|>",
+            "video_end_token": "<|video_end|>",
+        },
     )
 
 
@@ -157,7 +187,7 @@ def image_prompts() -> list[ImagePrompt | list[int]]:
         [9, 12, 7, 30, 31],
         ImagePrompt(f"w4 {IMAGE} w5 {IMAGE} w6 w7 w8", [picture(40, 16, 1), picture(24, 24, 2)]),
         ImagePrompt(f"w1 {IMAGE} w2 w3", [picture(20, 30, 3)]),
-        ImagePrompt(f"w9 w10 {IMAGE} w11", [picture(16, 48, 4)]),
+        ImagePrompt(f"w9 w10 {START} {IMAGE} {END} w11", [picture(16, 48, 4)]),
         [8, IMAGE_ID, 9, IMAGE_ID],
     ]
 
@@ -180,8 +210,13 @@ class VisionReference:
         counts = iter((made["image_grid_thw"].prod(-1) // MERGE**2).tolist())
         words = (word for word in prompt.text.split())
         ids = [token for word in words for token in self._tokens(word, counts)]
-        types = [int(token == IMAGE_ID) for token in ids]
-        return made | {"input_ids": torch.tensor([ids]), "mm_token_type_ids": torch.tensor([types])}
+        made |= {
+            "input_ids": torch.tensor([ids]),
+            "mm_token_type_ids": torch.tensor([[int(t == IMAGE_ID) for t in ids]]),
+        }
+        if "moe_mm_token_type_ids" in inspect.signature(self.model.forward).parameters:
+            made["moe_mm_token_type_ids"] = torch.tensor([[int(t in OF_IMAGES) for t in ids]])
+        return made
 
     @torch.inference_mode()
     def greedy(self, prompt: ImagePrompt | list[int], count: int) -> list[int]:
@@ -198,8 +233,8 @@ class VisionReference:
         inputs = self.inputs(prompt)
         prompt_ids = inputs.pop("input_ids")[0].tolist()
         if inputs:
-            types = inputs.pop("mm_token_type_ids")[0]
-            return logits_with_images(self.model, prompt_ids, generated, inputs | {"mm_token_type_ids": types})
+            images = {name: each[0] if name.endswith("token_type_ids") else each for name, each in inputs.items()}
+            return logits_with_images(self.model, prompt_ids, generated, images)
         self.model.model.rope_deltas = None  # of an earlier sequence
         return self.model(torch.tensor([prompt_ids + generated])).logits[0, len(prompt_ids) - 1 :]
 
@@ -207,4 +242,6 @@ class VisionReference:
     def _tokens(word: str, counts: Iterator[int]) -> list[int]:
         if word == IMAGE:
             return [IMAGE_ID] * next(counts)
+        if word in SPECIAL:
+            return [SPECIAL.index(word)]
         return [len(SPECIAL) + int(word.removeprefix("w"))]

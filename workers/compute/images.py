@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import RequestError
-from ...ipc.attachments import TOKEN_TYPES, attachment_path
+from ...ipc.attachments import TOKEN_TYPES, attachment_path, is_of_positions
 from ...ipc.messages import Row
 from ..checkpoint.architecture import WITH_IMAGES
 
@@ -32,6 +32,8 @@ class RowImages:
     """The images of one row. `inputs` are the model's (`pixel_values`, `image_grid_thw`)."""
 
     inputs: dict[str, Tensor]
+    types: dict[str, Tensor]
+    """More inputs of the model, int64 [prompt]: how it treats each position (0: as text)."""
     shown: Tensor
     """bool [prompt]: the positions that hold images."""
     positions: Tensor | None
@@ -68,7 +70,8 @@ def read_images(model: Any, row: Row, folder: Path | None) -> RowImages | None:
         raise RequestError(f"its images cannot be read ({error})", "prompt", "Submit the request again") from error
     if len(types) != len(row.token_ids) - row.generated:
         raise RequestError(f"has {len(types)} token types for its ids", "prompt", "Submit the request again")
-    return RowImages(stored, types == IMAGE, _positions(model.base_model, types, stored))
+    others = {name: stored.pop(name) for name in list(stored) if is_of_positions(name)}
+    return RowImages(stored, others, types == IMAGE, _positions(model.base_model, types, stored))
 
 
 def _positions(base: Any, types: Tensor, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -87,11 +90,19 @@ def gather(images: Sequence[RowImages | None], pads: Sequence[int], columns: int
     present = [each for each in images if each is not None]
     if not present:
         return None
-    shown = torch.zeros(len(images), columns, dtype=torch.bool)
-    for place, (each, pad) in enumerate(zip(images, pads, strict=True)):
+    inputs = {name: torch.cat([each.inputs[name] for each in present]) for name in present[0].inputs}
+    for name in present[0].types:
+        inputs[name] = _spread([each and each.types[name] for each in images], pads, columns)
+    return StepImages(inputs, _spread([each and each.shown for each in images], pads, columns).bool())
+
+
+def _spread(numbers: Sequence[Tensor | None], pads: Sequence[int], columns: int) -> Tensor:
+    """Those of the prompts of left-padded rows, zero elsewhere: int64 [rows, columns]."""
+    spread = torch.zeros(len(numbers), columns, dtype=torch.long)
+    for place, (each, pad) in enumerate(zip(numbers, pads, strict=True)):
         if each is not None:
-            shown[place, pad : pad + len(each.shown)] = each.shown
-    return StepImages({name: torch.cat([each.inputs[name] for each in present]) for name in present[0].inputs}, shown)
+            spread[place, pad : pad + len(each)] = each
+    return spread
 
 
 def place_positions(positions: Tensor, images: Sequence[RowImages | None], pads: Sequence[int]) -> Tensor:

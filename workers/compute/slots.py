@@ -21,7 +21,7 @@ class SlotViews:
         # from_numpy keeps the buffer's export alive: the map cannot be closed under a tensor.
         self._memory = torch.from_numpy(memory)
         self._stride_bytes = survey.stride_bytes
-        self._tensors = survey.tensors
+        self._tensors, self._kind_of = survey.tensors, survey.kind_of
         self._positions = tensor_positions(survey).tolist()
         self._views: dict[int, tuple[int, int, ExpertWeights]] = {}
 
@@ -36,10 +36,11 @@ class SlotViews:
         return found[2]
 
     def _make(self, slot: int, layer: int, expert: int) -> ExpertWeights:
-        base = slot * self._stride_bytes
+        base, kind = slot * self._stride_bytes, self._kind_of(expert)
         return {
             tensor.name: self._view(base + position, tensor.shape, tensor.dtype)
             for tensor, position in zip(self._tensors, self._positions[layer][expert], strict=True)
+            if tensor.kind == kind
         }
 
     def _view(self, start: int, shape: list[int], dtype: str) -> torch.Tensor:
