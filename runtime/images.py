@@ -70,7 +70,7 @@ def _encoded(processor: Any, text: str, images: list[Image]) -> tuple[list[int],
     text = _with_placeholders(processor, text, len(images))
     try:
         made = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True)
-    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
         what = f"the model's processor refuses it ({error})"
         raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error
     kept = {name: made[name] for name in made if name not in ("input_ids", "attention_mask")}

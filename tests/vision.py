@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,121 +19,31 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import (
-    Ernie4_5_VLMoeImageProcessorPil,
-)
-from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from tests.families import _COMMON, draw_constants, remember_longer
+from tests.vision_families import FAMILIES
 
-VISION_FAMILIES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe", "ernie4_5_vl_moe")
+VISION_FAMILIES = tuple(FAMILIES)
 VOCABULARY = 128
 IMAGE = "<|image_pad|>"
 START, END = "<|vision_start|>", "<|vision_end|>"
 SPECIAL = ("<pad>", "<s>", "</s>", IMAGE, "<|video_pad|>", START, END, "<|video_start|>", "<|video_end|>")
 IMAGE_ID = SPECIAL.index(IMAGE)
 OF_IMAGES = (IMAGE_ID, SPECIAL.index(START), SPECIAL.index(END))
-PATCH, MERGE = 4, 2
-
-_VISION: dict[str, Any] = {
-    "depth": 2,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_heads": 4,
-    "out_hidden_size": _COMMON["hidden_size"],
-    "patch_size": PATCH,
-    "spatial_merge_size": MERGE,
-    "temporal_patch_size": 2,
-    "initializer_range": 0.2,
-}
-
-_OWN: dict[str, dict[str, dict[str, Any]]] = {
-    "qwen3_vl_moe": {
-        "text": {
-            "num_experts": 12,
-            "num_experts_per_tok": 3,
-            "moe_intermediate_size": 16,
-            "head_dim": 16,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
-        },
-        "vision": {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
-    },
-    "glm4v_moe": {
-        "text": {
-            "n_routed_experts": 8,
-            "n_shared_experts": 1,
-            "moe_intermediate_size": 16,
-            "head_dim": 16,
-            "first_k_dense_replace": 1,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_section": [2, 1, 1],
-            },
-        },
-        "vision": {"image_size": 32},
-    },
-    "qwen3_5_moe": {
-        "text": {
-            "num_hidden_layers": 4,
-            "layer_types": ["linear_attention", "linear_attention", "linear_attention", "full_attention"],
-            "num_experts": 12,
-            "num_experts_per_tok": 3,
-            "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 16,
-            "head_dim": 16,
-            "linear_num_key_heads": 2,
-            "linear_num_value_heads": 4,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_section": [2, 1, 1],
-            },
-        },
-        "vision": {"num_position_embeddings": 64},
-    },
-    "ernie4_5_vl_moe": {
-        "text": {
-            "hidden_size": 64,
-            "moe_num_experts": 8,
-            "moe_num_shared_experts": 1,
-            "moe_intermediate_size": [32, 16],
-            "mlp_layer_types": ["dense", "sparse", "sparse"],
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [3, 3, 2]},
-        },
-        "vision": {},
-    },
-}
-_NO_SETTINGS_OF: dict[str, tuple[str, ...]] = {"ernie4_5_vl_moe": ("out_hidden_size", "temporal_patch_size")}
-_FRAMES: dict[str, int] = {"ernie4_5_vl_moe": 1}
-"""Copies of an image that a patch goes through, if not two."""
-
-_IMAGE_PROCESSORS: dict[str, Any] = {
-    "qwen3_vl_moe": Qwen2VLImageProcessorPil,
-    "glm4v_moe": Glm4vImageProcessorPil,
-    "qwen3_5_moe": Qwen2VLImageProcessorPil,
-    "ernie4_5_vl_moe": Ernie4_5_VLMoeImageProcessorPil,
-}
 
 
 def vision_config(family: str) -> PreTrainedConfig:
-    own = _OWN[family]
-    vision = {name: value for name, value in _VISION.items() if name not in _NO_SETTINGS_OF.get(family, ())}
-    values: dict[str, Any] = {"text_config": _COMMON | own["text"], "vision_config": vision | own["vision"]}
-    values |= {"image_token_id": IMAGE_ID, "video_token_id": IMAGE_ID + 1}
+    own = FAMILIES[family]
+    values: dict[str, Any] = {"text_config": _COMMON | own.text, "vision_config": own.vision, **own.whole}
     config = CONFIG_MAPPING[family](**values)
+    config.image_token_id, config.video_token_id = IMAGE_ID, IMAGE_ID + 1
     config.architectures = [MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]]
     return config
 
 
 def save_vision(family: str, folder: Path, seed: int = 0) -> None:
     """A random model, its tokenizer of words w0, w1, … and its image processor, as a published folder has them."""
-    config = vision_config(family)
+    config, own = vision_config(family), FAMILIES[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)._from_config(config, dtype=torch.float32)
@@ -140,10 +51,9 @@ def save_vision(family: str, folder: Path, seed: int = 0) -> None:
         remember_longer(model)
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
-    image_processor = _IMAGE_PROCESSORS[family]
-    sizes = {"shortest_edge": 64, "longest_edge": 1024}
-    frames = _FRAMES.get(family, 2)
-    image_processor(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=frames, size=sizes).save_pretrained(folder)
+    own.image_processor(**own.pixels).save_pretrained(folder)
+    if own.processor:
+        (folder / "processor_config.json").write_text(json.dumps(own.processor))
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -197,7 +107,8 @@ class VisionReference:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        kind = model_class(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder)
+        self._family, kind = config.model_type, model_class(config)
         self.model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
         self._images: Any = AutoImageProcessor.from_pretrained(folder)
 
@@ -207,7 +118,8 @@ class VisionReference:
             return {"input_ids": torch.tensor([prompt])}
         files = [Image.open(io.BytesIO(image)) for image in prompt.images if isinstance(image, bytes)]
         made = dict(self._images(images=files, return_tensors="pt"))
-        counts = iter((made["image_grid_thw"].prod(-1) // MERGE**2).tolist())
+        made = {name: made[name] for name in made if name != "num_crops"}  # not the model's
+        counts = iter(FAMILIES[self._family].tokens(made))
         words = (word for word in prompt.text.split())
         ids = [token for word in words for token in self._tokens(word, counts)]
         made |= {

@@ -209,11 +209,20 @@ def _shuffled_features(images: RowImages) -> RowImages:
     return replace(images, inputs=images.inputs | {"pixel_values": pixels.flip(0)})
 
 
-@pytest.mark.parametrize("spoil", [_all_text, _types_one_place_off, _marks_are_text, _shuffled_features])
+@pytest.mark.parametrize(
+    ("family", "spoil"),
+    [
+        *((ERNIE, spoil) for spoil in (_all_text, _types_one_place_off, _marks_are_text)),
+        *((family, _shuffled_features) for family in VISION_FAMILIES),
+    ],
+)
 def test_wrong_types_or_features_would_be_noticed(
-    spoil: Callable[[RowImages], RowImages], ready: Callable[[str], Ready], monkeypatch: pytest.MonkeyPatch
+    family: str,
+    spoil: Callable[[RowImages], RowImages],
+    ready: Callable[[str], Ready],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    mine = ready(ERNIE)
+    mine = ready(family)
 
     def spoilt(model: Any, row: Row, folder: Path | None) -> RowImages | None:
         found = read_images(model, row, folder)

@@ -25,6 +25,7 @@ from ..checkpoint.architecture import WITH_IMAGES
 
 IMAGE = 1
 """In a processor's `mm_token_type_ids`; 0 is text."""
+_NO_ID = -1
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def gather(images: Sequence[RowImages | None], pads: Sequence[int], columns: int
     present = [each for each in images if each is not None]
     if not present:
         return None
-    inputs = {name: torch.cat([each.inputs[name] for each in present]) for name in present[0].inputs}
+    names = dict.fromkeys(name for each in present for name in each.inputs)  # some only if an image is large
+    inputs = {name: torch.cat([each.inputs[name] for each in present if name in each.inputs]) for name in names}
     for name in present[0].types:
         inputs[name] = _spread([each and each.types[name] for each in images], pads, columns)
     return StepImages(inputs, _spread([each and each.shown for each in images], pads, columns).bool())
@@ -122,13 +124,15 @@ def place_positions(positions: Tensor, images: Sequence[RowImages | None], pads:
 def shown_to(model: Any, images: StepImages | None) -> Iterator[dict[str, Tensor]]:
     """The keyword arguments of a forward with these images; meanwhile the model is told where they go.
 
-    Its own way, by token id, would take an image token that was generated (when a row is computed again) for an image.
+    Its own way, by token id, would take an image token that was generated (when a row is computed again) for an image:
+    so it is asked about other ids.
     """
     if images is None:
         yield {}
         return
-    base, mask = model.base_model, images.shown[..., None]
-    base.get_placeholder_mask = lambda *args, **kwargs: (mask, torch.zeros_like(mask))
+    base = model.base_model
+    own, ids = base.get_placeholder_mask, torch.where(images.shown, base.config.image_token_id, _NO_ID)
+    base.get_placeholder_mask = lambda input_ids, *args, **kwargs: own(ids, *args, **kwargs)
     try:
         yield images.inputs
     finally:
