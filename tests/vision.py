@@ -10,17 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from expertflow import ImagePrompt
+from expertflow.ipc.attachments import TOKEN_TYPES, is_of_positions
+from expertflow.runtime.images import ImageDesk
 from expertflow.runtime.verify.reference import logits_with_images
 from expertflow.workers.checkpoint.architecture import model_class
 from PIL import Image
+from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from tests.families import _COMMON, draw_constants, remember_longer
+from tests.kimi_images import torchvision_works
 from tests.vision_families import FAMILIES
 
 VISION_FAMILIES = tuple(FAMILIES)
@@ -102,15 +107,37 @@ def image_prompts() -> list[ImagePrompt | list[int]]:
     ]
 
 
+def skip_without_processor(family: str) -> None:
+    """For tests of the client's part."""
+    if FAMILIES[family].needs and not torchvision_works():
+        pytest.skip(
+            f"{family}: its image processor needs a {FAMILIES[family].needs} that fits the torch installed here"
+        )
+
+
+def read_prompt(desk: ImageDesk, prompt: ImagePrompt, reference: VisionReference) -> tuple[list[int], bytes]:
+    """Ids and attachment as the client makes them; by hand where the image processor cannot run."""
+    if not reference.needs or torchvision_works():
+        return desk.read(prompt, str(reference.folder))
+    inputs = reference.inputs(prompt)
+    ids = inputs.pop("input_ids")[0]
+    inputs[TOKEN_TYPES] = (ids == IMAGE_ID)[None].long()
+    kept = {name: each[0] if is_of_positions(name) else each for name, each in inputs.items()}
+    return ids.tolist(), save({name: each.contiguous() for name, each in kept.items()})
+
+
 class VisionReference:
     """Resident transformers in float32; prompts are put together here, by the image processor and words alone."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         config = AutoConfig.from_pretrained(folder)
         self._family, kind = config.model_type, model_class(config)
         self.model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
-        self._images: Any = AutoImageProcessor.from_pretrained(folder)
+        own = FAMILIES[self._family]
+        self.needs = own.needs
+        by_hand = own.image_processor(**own.pixels) if own.needs else None
+        self._images: Any = by_hand or AutoImageProcessor.from_pretrained(folder)
 
     def inputs(self, prompt: ImagePrompt | list[int]) -> dict[str, torch.Tensor]:
         """What `generate` takes."""
@@ -122,13 +149,11 @@ class VisionReference:
         counts = iter(FAMILIES[self._family].tokens(made))
         words = (word for word in prompt.text.split())
         ids = [token for word in words for token in self._tokens(word, counts)]
-        made |= {
-            "input_ids": torch.tensor([ids]),
-            "mm_token_type_ids": torch.tensor([[int(t == IMAGE_ID) for t in ids]]),
-        }
-        if "moe_mm_token_type_ids" in inspect.signature(self.model.forward).parameters:
-            made["moe_mm_token_type_ids"] = torch.tensor([[int(t in OF_IMAGES) for t in ids]])
-        return made
+        types = {TOKEN_TYPES: [int(token == IMAGE_ID) for token in ids]}
+        types["moe_mm_token_type_ids"] = [int(token in OF_IMAGES) for token in ids]
+        wanted = inspect.signature(self.model.forward).parameters
+        made |= {name: torch.tensor([each]) for name, each in types.items() if name in wanted}
+        return made | {"input_ids": torch.tensor([ids])}
 
     @torch.inference_mode()
     def greedy(self, prompt: ImagePrompt | list[int], count: int) -> list[int]:
@@ -145,7 +170,7 @@ class VisionReference:
         inputs = self.inputs(prompt)
         prompt_ids = inputs.pop("input_ids")[0].tolist()
         if inputs:
-            images = {name: each[0] if name.endswith("token_type_ids") else each for name, each in inputs.items()}
+            images = {name: each[0] if is_of_positions(name) else each for name, each in inputs.items()}
             return logits_with_images(self.model, prompt_ids, generated, images)
         self.model.model.rope_deltas = None  # of an earlier sequence
         return self.model(torch.tensor([prompt_ids + generated])).logits[0, len(prompt_ids) - 1 :]

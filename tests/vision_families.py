@@ -12,7 +12,8 @@ from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe im
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from tests.families import _COMMON
+from tests.families import _COMMON, _MLA
+from tests.kimi_images import NEEDS, KimiImages
 
 PATCH, MERGE = 4, 2
 WIDE = 980
@@ -55,6 +56,8 @@ class VisionFamily:
     pixels: dict[str, Any] = field(default_factory=lambda: _PIXELS)
     """Of the image processor."""
     whole: dict[str, Any] = field(default_factory=dict)
+    needs: str = ""
+    """A library that its image processor cannot do without."""
     processor: dict[str, Any] = field(default_factory=dict)
     """What processor_config.json says besides."""
     tokens: Callable[[dict[str, torch.Tensor]], list[int]] = _tokens_by_grid
@@ -138,6 +141,24 @@ FAMILIES: dict[str, VisionFamily] = {
         whole={"projector_patch_to_query_dict": {7 * 7: 4}, "initializer_range": 0.2},
         processor={"size_conversion": {str(WIDE): 4}},
         tokens=lambda made: [4] * len(made["pixel_values"]),
+    ),
+    "kimi_k25": VisionFamily(
+        text=_MLA | {"model_type": "deepseek_v3", "routed_scaling_factor": 1.5},
+        vision={
+            "patch_size": PATCH,
+            "pos_emb_height": 8,
+            "pos_emb_width": 8,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "merge_kernel_size": [MERGE, MERGE],
+            "initializer_range": 0.2,
+        },
+        image_processor=KimiImages,
+        pixels={"patch_size": PATCH, "merge_size": MERGE},
+        whole={"projection_hidden_size": 32, "initializer_range": 0.2, "tie_word_embeddings": False},
+        needs=NEEDS,
     ),
     "qwen4_exp": VisionFamily(
         text=_DELTA_NET

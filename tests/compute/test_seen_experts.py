@@ -25,7 +25,7 @@ from expertflow.workers.compute.recording import digest_rows
 from expertflow.workers.compute.unit import Unit
 from torch import Tensor
 
-from tests.vision import VISION_FAMILIES, VisionReference, image_prompts, save_vision
+from tests.vision import VISION_FAMILIES, VisionReference, image_prompts, read_prompt, save_vision
 
 TOLERANCE, CAUGHT = 1e-4, 5e-3
 FEW = 3
@@ -55,8 +55,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         folder = tmp_path_factory.mktemp(family)
         save_vision(family, folder)
         desk = ImageDesk(str(folder))
-        rows = [_row(desk, folder, number, prompt) for number, prompt in enumerate(PROMPTS)]
-        return Ready(folder, survey_checkpoint(str(folder)), rows, VisionReference(folder))
+        reference = VisionReference(folder)
+        rows = [_row(desk, reference, number, prompt) for number, prompt in enumerate(PROMPTS)]
+        return Ready(folder, survey_checkpoint(str(folder)), rows, reference)
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,10 +65,10 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     torch.set_num_threads(threads)
 
 
-def _row(desk: ImageDesk, folder: Path, number: int, prompt: ImagePrompt | list[int]) -> Row:
+def _row(desk: ImageDesk, reference: VisionReference, number: int, prompt: ImagePrompt | list[int]) -> Row:
     if not isinstance(prompt, ImagePrompt):
         return Row(number, prompt, 0, Sampling())
-    ids, content = desk.read(prompt, str(folder))
+    ids, content = read_prompt(desk, prompt, reference)
     return Row(number, ids, 0, Sampling(), desk.keep(content))
 
 

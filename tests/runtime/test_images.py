@@ -9,22 +9,34 @@ import pytest
 import torch
 from expertflow import ImagePrompt
 from expertflow.errors import CheckpointError, RequestError, UsageError
-from expertflow.ipc.attachments import FOLDER, TOKEN_TYPES
+from expertflow.ipc.attachments import FOLDER, TOKEN_TYPES, is_of_positions
 from expertflow.runtime.commands.prompt_lines import PromptLine, with_images
 from expertflow.runtime.images import ImageDesk
 from safetensors.torch import load
 
 from tests.families import save_tiny
-from tests.vision import IMAGE, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision
+from tests.kimi_images import torchvision_works
+from tests.vision import (
+    IMAGE,
+    IMAGE_ID,
+    VISION_FAMILIES,
+    VisionReference,
+    image_prompts,
+    picture,
+    save_vision,
+    skip_without_processor,
+)
 
 TEMPLATE = (
     "{% for message in messages %}w90 {% for part in message.content %}"
     "{% if part.type == 'image' %}<|image_pad|> {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %} w91"
 )
+PIXELS = "pixel_values"
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_ids_types_and_pixels_are_those_of_the_models_own_parts(family: str, tmp_path: Path) -> None:
+    skip_without_processor(family)
     save_vision(family, tmp_path)
     desk, reference = ImageDesk(str(tmp_path)), VisionReference(tmp_path)
     for prompt in [each for each in image_prompts() if isinstance(each, ImagePrompt)]:
@@ -32,10 +44,11 @@ def test_ids_types_and_pixels_are_those_of_the_models_own_parts(family: str, tmp
         expected = {name: tensor for name, tensor in reference.inputs(prompt).items() if name != "attention_mask"}
         assert ids == expected.pop("input_ids")[0].tolist()
         made = load(content)
-        expected |= {name: expected[name][0] for name in expected if name.endswith("token_type_ids")}
-        assert TOKEN_TYPES in made
+        expected |= {name: expected[name][0] for name in expected if is_of_positions(name)}
+        expected[TOKEN_TYPES] = (torch.tensor(ids) == IMAGE_ID).long()
         assert made.keys() == expected.keys()
-        assert all(torch.equal(made[name], expected[name]) for name in made)
+        assert all(torch.equal(made[name], expected[name]) for name in made if name != PIXELS)
+        assert (made[PIXELS] - expected[PIXELS]).abs().max() <= (1e-6 if reference.needs else 0.0)
 
 
 def test_a_text_without_placeholders_becomes_a_turn_of_the_chat_template(tmp_path: Path) -> None:
@@ -65,6 +78,24 @@ def test_a_missing_processor_is_the_checkpoints_fault(tmp_path: Path) -> None:
 def test_a_missing_library_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(UsageError, match=r"Pillow.*expertflow-runtime\[vision\]"):
+        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+
+
+@pytest.mark.skipif(torchvision_works(), reason="torchvision is here, so that none is missing")
+def test_a_processor_that_needs_torchvision_names_the_extra(tmp_path: Path) -> None:
+    save_vision("kimi_k25", tmp_path)
+    with pytest.raises(UsageError, match=r"\(torchvision\).*expertflow-runtime\[torchvision\]") as caught:
+        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torchvision_of_another_torch_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    save_vision("qwen3_vl_moe", tmp_path)
+    monkeypatch.setattr("transformers.AutoImageProcessor.from_pretrained", load)
+    with pytest.raises(UsageError, match=r"nms does not exist.*expertflow-runtime\[torchvision\]"):
         ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
 
 

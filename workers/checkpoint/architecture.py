@@ -31,7 +31,9 @@ from .quantised import quantisation_of
 from .quantiser import set_dequantising
 from .resolve import read_config
 
-WITH_IMAGES = frozenset({"aria", "ernie4_5_vl_moe", "glm4v_moe", "qwen3_5_moe", "qwen3_vl_moe", "qwen4_exp"})
+WITH_IMAGES = frozenset(
+    {"aria", "ernie4_5_vl_moe", "glm4v_moe", "kimi_k25", "qwen3_5_moe", "qwen3_vl_moe", "qwen4_exp"}
+)
 """Model types whose image prompts are known to be exact: others do more with images than scatter their features (mask
 or number them by type), and a wrong answer would be silent."""
 EXPERTS_IMPLEMENTATION = "expertflow"
