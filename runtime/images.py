@@ -7,6 +7,7 @@ inputs go into a file of the run directory, which compute reads at each prefill 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from .processor import EXTRA, load_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error, Warning)
+"""What Pillow's readers raise at damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +105,7 @@ def _open(image: str | Path | bytes, number: int) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            opened = PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-            return PIL.ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError, PIL.Image.DecompressionBombError, Warning) as error:
+            with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+                return PIL.ImageOps.exif_transpose(opened).convert("RGB")
+    except (*_UNREADABLE, PIL.Image.DecompressionBombError) as error:
         raise RequestError(f"is no image that can be read ({error})", where, "Give a PNG or JPEG file") from error

@@ -38,6 +38,7 @@ from tests.checkpoint.skeletons import assert_skeleton_equal, load_both
 from tests.registry import mutants
 from tests.registry.demanding import COMPOSITES
 from tests.registry.enumeration import causal_types, modules
+from tests.registry.images import NO_IMAGES, image_types
 from tests.registry.page import PAGE, Row, load_rows, render
 from tests.registry.tiny import full_config, save_multimodal, save_tiny, tiny_config
 from tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
@@ -88,6 +89,11 @@ def test_every_architecture_of_the_registry_has_a_row() -> None:
 
 def test_the_page_is_what_the_rows_say() -> None:
     assert PAGE.read_text() == render(ROWS), "run `make models`"
+
+
+def test_every_model_with_images_runs_or_has_its_reason() -> None:
+    assert not WITH_IMAGES & NO_IMAGES.keys()
+    assert image_types() <= WITH_IMAGES | NO_IMAGES.keys()
 
 
 def test_what_is_no_causal_language_model_is_refused_by_name() -> None:

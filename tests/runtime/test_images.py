@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,41 @@ def test_a_torchvision_of_another_torch_is_no_crash(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("transformers.AutoImageProcessor.from_pretrained", load)
     with pytest.raises(UsageError, match=r"nms does not exist.*expertflow-runtime\[torchvision\]"):
         ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+
+
+def _huge() -> bytes:
+    """A picture that says it is 60000 pixels wide and high."""
+    image = bytearray(picture(8, 8, 0))
+    image[16:24] = struct.pack(">II", 60000, 60000)
+    image[29:33] = struct.pack(">I", zlib.crc32(image[12:29]))
+    return bytes(image)
+
+
+NO_IMAGES: dict[str, bytes] = {
+    "empty.png": b"",
+    "text.jpg": b"This is no picture.",
+    "short.png": picture(40, 40, 0)[:1000],
+    "broken.png": picture(40, 40, 0).replace(b"IDAT", b"IDXT"),
+    "huge.png": _huge(),
+    "odd.dds": b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 16, 0, 0) + bytes(44) + bytes(52),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_a_file_that_is_no_image_is_named(name: str, tmp_path: Path) -> None:
+    """By its path, or by its number among those given as bytes; before the model's processor is loaded."""
+    (tmp_path / name).write_bytes(NO_IMAGES[name])
+    desk, good = ImageDesk(str(tmp_path)), picture(16, 16, 0)
+    with pytest.raises(RequestError, match=rf"{name}: is no image that can be read") as caught:
+        desk.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, tmp_path / name]), "no folder")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match=r"image 2: is no image that can be read"):
+        desk.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, NO_IMAGES[name]]), "no folder")
+
+
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"{tmp_path.name}: is no image that can be read \(.*Is a directory"):
+        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [tmp_path]), "no folder")
 
 
 def test_images_of_the_command_line_belong_to_one_prompt_of_text(tmp_path: Path) -> None:
