@@ -224,6 +224,8 @@ def test_a_cache_that_compresses_costs_what_is_promised_at_any_length(folders: P
 def test_the_language_model_of_a_multimodal_checkpoint_runs_alone(model_type: str, tmp_path: Path) -> None:
     """Published names have a prefix more, and the weights of the vision part are left out."""
     save_multimodal(model_type, tmp_path)
+    file = tmp_path / "config.json"  # else it would run with its images
+    file.write_text(file.read_text().replace("ForConditionalGeneration", "ForCausalLM"))
     assert any("visual" in name for name in read_headers(checkpoint_files(tmp_path)))
     survey, theirs = survey_checkpoint(str(tmp_path), dtype="float32"), reference(tmp_path)
     assert live(survey, FEW).error(theirs) <= TOLERANCE
