@@ -99,6 +99,12 @@ class _NoExperts:
     def begin(self, layer: int, experts: list[int]) -> NoReturn:
         raise NotImplementedError
 
+    def stack(self) -> NoReturn:
+        raise NotImplementedError
+
+    def done(self) -> NoReturn:
+        raise NotImplementedError
+
     def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
         raise NotImplementedError
 

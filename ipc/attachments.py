@@ -17,13 +17,20 @@ from ..errors import BudgetError, RequestError
 
 FOLDER = "attachments"
 TOKEN_TYPES = "mm_token_type_ids"
-"""Beside the model's inputs: int64 [prompt], 0 text, 1 image."""
+"""Beside the model's inputs: int64 [prompt], 0 text, 1 image. A model may want others of that kind, whose names end
+as this one does."""
+_TYPES_END = "token_type_ids"
 
 MOST_BYTES = 2 * 2**30
 """Of all files of an engine."""
 
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,12}")
 _LOCK = ".lock"
+
+
+def is_of_positions(name: str) -> bool:
+    """Whether an input has a number for each position of a prompt, and not something for each image."""
+    return name.endswith(_TYPES_END)
 
 
 def is_attachment_name(name: str) -> bool:

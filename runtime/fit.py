@@ -28,6 +28,9 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     experts: int
     top_k: int
     expert_bytes: int
+    """Of the largest kind, if they differ."""
+    kind_bytes: list[int]
+    """Of one expert of each kind."""
     stored_expert_bytes: int
     """In the files; 0: not known."""
     slot_bytes: int
@@ -73,9 +76,10 @@ def model_needs(survey: ModelSizes) -> Needs:
         experts=survey.experts,
         top_k=survey.top_k,
         expert_bytes=survey.expert_bytes,
+        kind_bytes=survey.kind_bytes,
         stored_expert_bytes=survey.stored_expert_bytes,
         slot_bytes=survey.stride_bytes,
-        experts_bytes=survey.expert_bytes * survey.expert_count,
+        experts_bytes=survey.experts_bytes,
         skeleton_bytes=survey.skeleton_bytes,
         checkpoint_bytes=survey.checkpoint_bytes,
         weights_here=survey.weights_here,

@@ -7,6 +7,7 @@ inputs go into a file of the run directory, which compute reads at each prefill 
 from __future__ import annotations
 
 import io
+import struct
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RequestError, UsageError
-from ..ipc.attachments import TOKEN_TYPES, Attachments
+from ..ipc.attachments import Attachments, is_of_positions
 from .processor import EXTRA, load_processor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error, Warning)
+"""What Pillow's readers raise at damaged files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +74,12 @@ def _encoded(processor: Any, text: str, images: list[Image]) -> tuple[list[int],
     text = _with_placeholders(processor, text, len(images))
     try:
         made = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True)
-    except (ValueError, TypeError, IndexError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
         what = f"the model's processor refuses it ({error})"
         raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error
-    arrays = {name: made[name] for name in made if name not in ("input_ids", "attention_mask", TOKEN_TYPES)}
-    return made["input_ids"][0].tolist(), save({TOKEN_TYPES: made[TOKEN_TYPES][0], **arrays})
+    kept = {name: made[name] for name in made if name not in ("input_ids", "attention_mask")}
+    arrays = {name: array[0] if is_of_positions(name) else array for name, array in kept.items()}
+    return made["input_ids"][0].tolist(), save(arrays)
 
 
 def _with_placeholders(processor: Any, text: str, count: int) -> str:
@@ -100,7 +105,7 @@ def _open(image: str | Path | bytes, number: int) -> Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            opened = PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image)
-            return PIL.ImageOps.exif_transpose(opened).convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError, PIL.Image.DecompressionBombError, Warning) as error:
+            with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+                return PIL.ImageOps.exif_transpose(opened).convert("RGB")
+    except (*_UNREADABLE, PIL.Image.DecompressionBombError) as error:
         raise RequestError(f"is no image that can be read ({error})", where, "Give a PNG or JPEG file") from error

@@ -178,7 +178,7 @@ def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, 
         kv_bytes=kv_bytes(now),
         slots=slots,
         slots_bytes=slots * int(facts.get("slot_bytes", 0)),
-        experts_bytes=int(facts.get("experts", 0)) * int(facts.get("expert_bytes", 0)),
+        experts_bytes=int(facts.get("experts_bytes", 0)),
     )
 
 

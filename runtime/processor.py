@@ -12,6 +12,7 @@ from ..errors import CheckpointError, UsageError
 from ..workers.checkpoint.resolve import local_folder
 
 EXTRA = "Install the extra: pip install 'expertflow-runtime[vision]'"
+MORE = "Install the torchvision that belongs to your torch: pip install 'expertflow-runtime[torchvision]'"
 
 
 def check_images_taken(model: str, revision: str = "") -> None:
@@ -36,16 +37,30 @@ def load_processor(folder: str) -> Any:
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
-        kind: Any = PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(folder, trust_remote_code=False))]
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind: Any = PROCESSOR_MAPPING.get(type(config), None)
+        if kind is None or "image_processor" not in kind.get_attributes():
+            raise UsageError("this model takes no images", folder, "Leave them out, or use a vision-language model")
+        _require_backend(config.model_type)
         return _without_videos(kind).from_pretrained(folder, local_files_only=True)
-    except ImportError as error:
-        what = f"its images need a library that is missing ({_first_line(error)})"
-        raise UsageError(what, folder, "Install that library with pip") from error
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
+        what = f"its images need a library that is missing or does not fit ({_first_line(error)})"
+        raise UsageError(what, folder, MORE) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         what = f"transformers cannot load its processor ({_first_line(error)})"
         raise CheckpointError(
             what, folder, "Download the model again, its preprocessor_config.json included"
         ) from error
+
+
+def _require_backend(model_type: str) -> None:
+    """The library's own message is a paragraph, and the same kind of error as for broken files."""
+    from transformers.models.auto.auto_mappings import IMAGE_PROCESSOR_MAPPING_NAMES
+    from transformers.utils.import_utils import is_torchvision_available
+
+    backends = IMAGE_PROCESSOR_MAPPING_NAMES.get(model_type) or {}
+    if set(backends) == {"torchvision"} and not is_torchvision_available():
+        raise ImportError("torchvision")
 
 
 def _without_videos(kind: type[Any]) -> type[Any]:

@@ -72,8 +72,9 @@ def test_constraints_pin_every_dependency() -> None:
     """An unpinned dependency would make tomorrow's installation another one than today's."""
     pinned = constraints()
     described = project()["project"]
-    asked = [*described["dependencies"], *described["optional-dependencies"]["dev"]]
-    for requirement in map(Requirement, [*asked, *described["optional-dependencies"]["plots"]]):
+    extras = described["optional-dependencies"]
+    asked = [*described["dependencies"], *extras["dev"], *extras["plots"], *extras["torchvision"]]
+    for requirement in map(Requirement, asked):
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not pinned"
         assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"

@@ -2,105 +2,53 @@
 
 from __future__ import annotations
 
+import inspect
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from expertflow import ImagePrompt
+from expertflow.ipc.attachments import TOKEN_TYPES, is_of_positions
+from expertflow.runtime.images import ImageDesk
 from expertflow.runtime.verify.reference import logits_with_images
 from expertflow.workers.checkpoint.architecture import model_class
 from PIL import Image
+from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from tests.families import _COMMON, LINEAR_ATTENTION, draw_constants, remember_longer
+from tests.families import _COMMON, draw_constants, remember_longer
+from tests.kimi_images import torchvision_works
+from tests.vision_families import FAMILIES
 
-VISION_FAMILIES = ("qwen3_vl_moe", "glm4v_moe", "qwen3_5_moe")
+VISION_FAMILIES = tuple(FAMILIES)
 VOCABULARY = 128
 IMAGE = "<|image_pad|>"
-SPECIAL = ("<pad>", "<s>", "</s>", IMAGE, "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+START, END = "<|vision_start|>", "<|vision_end|>"
+SPECIAL = ("<pad>", "<s>", "</s>", IMAGE, "<|video_pad|>", START, END, "<|video_start|>", "<|video_end|>")
 IMAGE_ID = SPECIAL.index(IMAGE)
-PATCH, MERGE = 4, 2
-
-_VISION: dict[str, Any] = {
-    "depth": 2,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_heads": 4,
-    "out_hidden_size": _COMMON["hidden_size"],
-    "patch_size": PATCH,
-    "spatial_merge_size": MERGE,
-    "temporal_patch_size": 2,
-    "initializer_range": 0.2,
-}
-
-_OWN: dict[str, dict[str, dict[str, Any]]] = {
-    "qwen3_vl_moe": {
-        "text": {
-            "num_experts": 12,
-            "num_experts_per_tok": 3,
-            "moe_intermediate_size": 16,
-            "head_dim": 16,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 2, 2]},
-        },
-        "vision": {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
-    },
-    "glm4v_moe": {
-        "text": {
-            "n_routed_experts": 8,
-            "n_shared_experts": 1,
-            "moe_intermediate_size": 16,
-            "head_dim": 16,
-            "first_k_dense_replace": 1,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_section": [2, 1, 1],
-            },
-        },
-        "vision": {"image_size": 32},
-    },
-    "qwen3_5_moe": {
-        "text": LINEAR_ATTENTION
-        | {
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "partial_rotary_factor": 0.5,
-                "mrope_section": [2, 1, 1],
-            },
-        },
-        "vision": {"num_position_embeddings": 64},
-    },
-}
-
-_IMAGE_PROCESSORS: dict[str, Any] = {
-    "qwen3_vl_moe": Qwen2VLImageProcessorPil,
-    "glm4v_moe": Glm4vImageProcessorPil,
-    "qwen3_5_moe": Qwen2VLImageProcessorPil,
-}
+OF_IMAGES = (IMAGE_ID, SPECIAL.index(START), SPECIAL.index(END))
 
 
 def vision_config(family: str) -> PreTrainedConfig:
-    own = _OWN[family]
-    values: dict[str, Any] = {"text_config": _COMMON | own["text"], "vision_config": _VISION | own["vision"]}
-    values |= {"image_token_id": IMAGE_ID, "video_token_id": IMAGE_ID + 1}
+    own = FAMILIES[family]
+    values: dict[str, Any] = {"text_config": _COMMON | own.text, "vision_config": own.vision, **own.whole}
     config = CONFIG_MAPPING[family](**values)
+    config.image_token_id, config.video_token_id = IMAGE_ID, IMAGE_ID + 1
     config.architectures = [MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[family]]
     return config
 
 
 def save_vision(family: str, folder: Path, seed: int = 0) -> None:
     """A random model, its tokenizer of words w0, w1, … and its image processor, as a published folder has them."""
-    config = vision_config(family)
+    config, own = vision_config(family), FAMILIES[family]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(config)._from_config(config, dtype=torch.float32)
@@ -108,9 +56,9 @@ def save_vision(family: str, folder: Path, seed: int = 0) -> None:
         remember_longer(model)
     model.save_pretrained(folder)
     _tokenizer().save_pretrained(folder)
-    image_processor = _IMAGE_PROCESSORS[family]
-    sizes = {"shortest_edge": 64, "longest_edge": 1024}
-    image_processor(patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, size=sizes).save_pretrained(folder)
+    own.image_processor(**own.pixels).save_pretrained(folder)
+    if own.processor:
+        (folder / "processor_config.json").write_text(json.dumps(own.processor))
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
@@ -124,7 +72,14 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        extra_special_tokens={"image_token": IMAGE, "video_token": "<|video_pad|>"},
+        extra_special_tokens={
+            "image_token": IMAGE,
+            "image_start_token": START,
+            "image_end_token": END,
+            "video_token": "<|video_pad|>",
+            "video_start_token": "<|video_start|>",
+            "video_end_token": "<|video_end|>",
+        },
     )
 
 
@@ -147,19 +102,42 @@ def image_prompts() -> list[ImagePrompt | list[int]]:
         [9, 12, 7, 30, 31],
         ImagePrompt(f"w4 {IMAGE} w5 {IMAGE} w6 w7 w8", [picture(40, 16, 1), picture(24, 24, 2)]),
         ImagePrompt(f"w1 {IMAGE} w2 w3", [picture(20, 30, 3)]),
-        ImagePrompt(f"w9 w10 {IMAGE} w11", [picture(16, 48, 4)]),
+        ImagePrompt(f"w9 w10 {START} {IMAGE} {END} w11", [picture(16, 48, 4)]),
         [8, IMAGE_ID, 9, IMAGE_ID],
     ]
+
+
+def skip_without_processor(family: str) -> None:
+    """For tests of the client's part."""
+    if FAMILIES[family].needs and not torchvision_works():
+        pytest.skip(
+            f"{family}: its image processor needs a {FAMILIES[family].needs} that fits the torch installed here"
+        )
+
+
+def read_prompt(desk: ImageDesk, prompt: ImagePrompt, reference: VisionReference) -> tuple[list[int], bytes]:
+    """Ids and attachment as the client makes them; by hand where the image processor cannot run."""
+    if not reference.needs or torchvision_works():
+        return desk.read(prompt, str(reference.folder))
+    inputs = reference.inputs(prompt)
+    ids = inputs.pop("input_ids")[0]
+    inputs[TOKEN_TYPES] = (ids == IMAGE_ID)[None].long()
+    kept = {name: each[0] if is_of_positions(name) else each for name, each in inputs.items()}
+    return ids.tolist(), save({name: each.contiguous() for name, each in kept.items()})
 
 
 class VisionReference:
     """Resident transformers in float32; prompts are put together here, by the image processor and words alone."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        kind = model_class(AutoConfig.from_pretrained(folder))
+        self.folder = folder
+        config = AutoConfig.from_pretrained(folder)
+        self._family, kind = config.model_type, model_class(config)
         self.model: Any = kind.from_pretrained(folder, dtype=torch.float32).eval()
-        self._images: Any = AutoImageProcessor.from_pretrained(folder)
+        own = FAMILIES[self._family]
+        self.needs = own.needs
+        by_hand = own.image_processor(**own.pixels) if own.needs else None
+        self._images: Any = by_hand or AutoImageProcessor.from_pretrained(folder)
 
     def inputs(self, prompt: ImagePrompt | list[int]) -> dict[str, torch.Tensor]:
         """What `generate` takes."""
@@ -167,11 +145,15 @@ class VisionReference:
             return {"input_ids": torch.tensor([prompt])}
         files = [Image.open(io.BytesIO(image)) for image in prompt.images if isinstance(image, bytes)]
         made = dict(self._images(images=files, return_tensors="pt"))
-        counts = iter((made["image_grid_thw"].prod(-1) // MERGE**2).tolist())
+        made = {name: made[name] for name in made if name != "num_crops"}  # not the model's
+        counts = iter(FAMILIES[self._family].tokens(made))
         words = (word for word in prompt.text.split())
         ids = [token for word in words for token in self._tokens(word, counts)]
-        types = [int(token == IMAGE_ID) for token in ids]
-        return made | {"input_ids": torch.tensor([ids]), "mm_token_type_ids": torch.tensor([types])}
+        types = {TOKEN_TYPES: [int(token == IMAGE_ID) for token in ids]}
+        types["moe_mm_token_type_ids"] = [int(token in OF_IMAGES) for token in ids]
+        wanted = inspect.signature(self.model.forward).parameters
+        made |= {name: torch.tensor([each]) for name, each in types.items() if name in wanted}
+        return made | {"input_ids": torch.tensor([ids])}
 
     @torch.inference_mode()
     def greedy(self, prompt: ImagePrompt | list[int], count: int) -> list[int]:
@@ -188,8 +170,8 @@ class VisionReference:
         inputs = self.inputs(prompt)
         prompt_ids = inputs.pop("input_ids")[0].tolist()
         if inputs:
-            types = inputs.pop("mm_token_type_ids")[0]
-            return logits_with_images(self.model, prompt_ids, generated, inputs | {"mm_token_type_ids": types})
+            images = {name: each[0] if is_of_positions(name) else each for name, each in inputs.items()}
+            return logits_with_images(self.model, prompt_ids, generated, images)
         self.model.model.rope_deltas = None  # of an earlier sequence
         return self.model(torch.tensor([prompt_ids + generated])).logits[0, len(prompt_ids) - 1 :]
 
@@ -197,4 +179,6 @@ class VisionReference:
     def _tokens(word: str, counts: Iterator[int]) -> list[int]:
         if word == IMAGE:
             return [IMAGE_ID] * next(counts)
+        if word in SPECIAL:
+            return [SPECIAL.index(word)]
         return [len(SPECIAL) + int(word.removeprefix("w"))]

@@ -71,7 +71,7 @@ def needs_facts(model: str, needs: Needs) -> dict[str, str]:
 
 
 def _expert_words(needs: Needs) -> str:
-    words = format_size(needs.expert_bytes)
+    words = " or ".join(map(format_size, needs.kind_bytes))
     if needs.stored_expert_bytes in (0, needs.expert_bytes):
         return words
     return f"{words} in a slot, {format_size(needs.stored_expert_bytes)} in the files"

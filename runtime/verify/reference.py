@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...ipc.attachments import attachment_path
+from ...ipc.attachments import attachment_path, is_of_positions
 from ...workers.checkpoint.architecture import load_config, model_class
 from ...workers.compute.adapters.adapt import mend
 from ...workers.compute.encoder_decoder import logits_alone
@@ -53,8 +53,7 @@ def logits_with_images(model: Any, prompt: list[int], following: list[int], imag
     `images` are the processor's inputs. Positions are the model's own, none is given.
     """
     taken = inspect.signature(model.forward).parameters
-    inputs = {**images, "mm_token_type_ids": images["mm_token_type_ids"][None]}
-    inputs = {name: value for name, value in inputs.items() if name in taken}
+    inputs = {name: value[None] if is_of_positions(name) else value for name, value in images.items() if name in taken}
     model.base_model.rope_deltas = None  # of the sequence before
     out = model(input_ids=torch.tensor([prompt]), **inputs, use_cache=True)
     rows = [out.logits[0, -1]]

@@ -17,7 +17,16 @@ from expertflow.workers.compute.images import RowImages, read_images
 from expertflow.workers.compute.unit import Unit
 
 from tests.families import tiny_model
-from tests.vision import IMAGE, IMAGE_ID, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision
+from tests.vision import (
+    IMAGE,
+    IMAGE_ID,
+    VISION_FAMILIES,
+    VisionReference,
+    image_prompts,
+    picture,
+    read_prompt,
+    save_vision,
+)
 
 TOLERANCE = 1e-4
 Prompt = ImagePrompt | list[int]
@@ -52,7 +61,7 @@ class Seen:
         for number, prompt in enumerate(self.prompts):
             ids, name = prompt, ""
             if isinstance(prompt, ImagePrompt):
-                ids, content = desk.read(prompt, str(self.folder))
+                ids, content = read_prompt(desk, prompt, self.reference)
                 name = desk.keep(content)
             self.rows.append(Row(number, ids, 0, Sampling(), name))  # pyright: ignore[reportArgumentType]
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import msgspec
 from expertflow.errors import CheckpointError
+from expertflow.workers.checkpoint.architecture import WITH_IMAGES
 from expertflow.workers.checkpoint.survey import Survey
 from transformers.utils.logging import disable_progress_bar
 
 from tests.registry.enumeration import causal_types, other_modules
+from tests.registry.images import NO_IMAGES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, RESULTS = DOCS / "models.md", DOCS / "results" / "models.json"
@@ -128,6 +130,14 @@ Adapted by hand (`workers/compute/adapters/`), tested as the families of `tests/
   reference; I1b compares with the library so mended. Padding uses up no capacity, and moves no position.
 """
 
+_IMAGES = """
+## Images
+
+With images ([vision.md](vision.md)) these run exactly: {running}. The others of transformers' image-text-to-text models
+with routed experts do not:
+
+"""
+
 _COLUMNS = ("architecture", "class", "exact", "padding exact", "rows move", "hints", "layout", "published checkpoint")
 
 
@@ -140,8 +150,10 @@ def render(rows: Rows) -> str:
     parts += ["\n## Limits\n\n", *(f"- `{row.model_type}`: {row.reason}\n" for row in running if row.reason)]
     none = [] if refused else ["None.\n"]
     parts += ["\n## Refused\n\n", *none, *(f"- `{row.model_type}`: {row.refused}\n" for row in refused)]
-    parts += ["\nNot causal language models, as the refusal says (with images some run, [vision.md](vision.md)):\n\n"]
+    parts += ["\nNot causal language models, as the refusal says (with images some run, see below):\n\n"]
     parts += [f"- {', '.join(f'`{each}`' for each in types)}\n" for types in other_modules().values()]
+    parts += [_IMAGES.format(running=", ".join(f"`{each}`" for each in sorted(WITH_IMAGES)))]
+    parts += [f"- `{model_type}`: {reason}\n" for model_type, reason in NO_IMAGES.items()]
     return "".join([*parts, _OUTSIDE.format(version=rows.transformers)])
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
 from expertflow import ImagePrompt
 from expertflow.errors import CheckpointError, RequestError, UsageError
-from expertflow.ipc.attachments import FOLDER, TOKEN_TYPES
+from expertflow.ipc.attachments import FOLDER, TOKEN_TYPES, is_of_positions
 from expertflow.runtime.commands.prompt_lines import PromptLine, with_images
 from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.images import ImageDesk
@@ -17,16 +19,29 @@ from expertflow.runtime.processor import check_images_taken
 from safetensors.torch import load
 
 from tests.families import save_tiny
-from tests.vision import IMAGE, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision, vision_config
+from tests.kimi_images import torchvision_works
+from tests.vision import (
+    IMAGE,
+    IMAGE_ID,
+    VISION_FAMILIES,
+    VisionReference,
+    image_prompts,
+    picture,
+    save_vision,
+    skip_without_processor,
+    vision_config,
+)
 
 TEMPLATE = (
     "{% for message in messages %}w90 {% for part in message.content %}"
     "{% if part.type == 'image' %}<|image_pad|> {% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %} w91"
 )
+PIXELS = "pixel_values"
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_ids_types_and_pixels_are_those_of_the_models_own_parts(family: str, tmp_path: Path) -> None:
+    skip_without_processor(family)
     save_vision(family, tmp_path)
     desk, reference = ImageDesk(str(tmp_path)), VisionReference(tmp_path)
     for prompt in [each for each in image_prompts() if isinstance(each, ImagePrompt)]:
@@ -34,9 +49,11 @@ def test_ids_types_and_pixels_are_those_of_the_models_own_parts(family: str, tmp
         expected = {name: tensor for name, tensor in reference.inputs(prompt).items() if name != "attention_mask"}
         assert ids == expected.pop("input_ids")[0].tolist()
         made = load(content)
-        assert torch.equal(made.pop(TOKEN_TYPES), expected.pop("mm_token_type_ids")[0])
+        expected |= {name: expected[name][0] for name in expected if is_of_positions(name)}
+        expected[TOKEN_TYPES] = (torch.tensor(ids) == IMAGE_ID).long()
         assert made.keys() == expected.keys()
-        assert all(torch.equal(made[name], expected[name]) for name in made)
+        assert all(torch.equal(made[name], expected[name]) for name in made if name != PIXELS)
+        assert (made[PIXELS] - expected[PIXELS]).abs().max() <= (1e-6 if reference.needs else 0.0)
 
 
 def test_a_text_without_placeholders_becomes_a_turn_of_the_chat_template(tmp_path: Path) -> None:
@@ -99,6 +116,59 @@ def test_a_missing_library_is_named_with_the_extra(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(UsageError, match=r"Pillow.*expertflow-runtime\[vision\]"):
         ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+
+
+@pytest.mark.skipif(torchvision_works(), reason="torchvision is here, so that none is missing")
+def test_a_processor_that_needs_torchvision_names_the_extra(tmp_path: Path) -> None:
+    save_vision("kimi_k25", tmp_path)
+    with pytest.raises(UsageError, match=r"\(torchvision\).*expertflow-runtime\[torchvision\]") as caught:
+        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_torchvision_of_another_torch_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: object, **options: object) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    save_vision("qwen3_vl_moe", tmp_path)
+    monkeypatch.setattr("transformers.AutoImageProcessor.from_pretrained", load)
+    with pytest.raises(UsageError, match=r"nms does not exist.*expertflow-runtime\[torchvision\]"):
+        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+
+
+def _huge() -> bytes:
+    """A picture that says it is 60000 pixels wide and high."""
+    image = bytearray(picture(8, 8, 0))
+    image[16:24] = struct.pack(">II", 60000, 60000)
+    image[29:33] = struct.pack(">I", zlib.crc32(image[12:29]))
+    return bytes(image)
+
+
+NO_IMAGES: dict[str, bytes] = {
+    "empty.png": b"",
+    "text.jpg": b"This is no picture.",
+    "short.png": picture(40, 40, 0)[:1000],
+    "broken.png": picture(40, 40, 0).replace(b"IDAT", b"IDXT"),
+    "huge.png": _huge(),
+    "odd.dds": b"DDS " + struct.pack("<7I", 124, 0x1007, 4, 4, 16, 0, 0) + bytes(44) + bytes(52),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_a_file_that_is_no_image_is_named(name: str, tmp_path: Path) -> None:
+    """By its path, or by its number among those given as bytes; before the model's processor is loaded."""
+    (tmp_path / name).write_bytes(NO_IMAGES[name])
+    desk, good = ImageDesk(str(tmp_path)), picture(16, 16, 0)
+    with pytest.raises(RequestError, match=rf"{name}: is no image that can be read") as caught:
+        desk.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, tmp_path / name]), "no folder")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RequestError, match=r"image 2: is no image that can be read"):
+        desk.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, NO_IMAGES[name]]), "no folder")
+
+
+def test_a_folder_is_no_image(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=rf"{tmp_path.name}: is no image that can be read \(.*Is a directory"):
+        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [tmp_path]), "no folder")
 
 
 def test_images_of_the_command_line_belong_to_one_prompt_of_text(tmp_path: Path) -> None:

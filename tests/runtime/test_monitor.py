@@ -16,9 +16,7 @@ def stats(stage: str, at_s: float, done: int = 0, epoch: int = 1, busy_s: float 
 
 
 def snapshot(at_s: float, *stages: StageStats, restarts: int = 0) -> Snapshot:
-    facts: dict[str, dict[str, int | float | str]] = {
-        "loader": {"slots": 10, "slot_bytes": 100, "experts": 40, "expert_bytes": 90}
-    }
+    facts: dict[str, dict[str, int | float | str]] = {"loader": {"slots": 10, "slot_bytes": 100, "experts_bytes": 3600}}
     names = [each.stage for each in stages]
     return Snapshot(
         time_ns=round(at_s * S),

@@ -16,7 +16,15 @@ from expertflow.runtime.verify.checks import Verification
 from PIL import Image
 
 from tests.system.awaiting import await_tokens
-from tests.vision import IMAGE, VISION_FAMILIES, VisionReference, image_prompts, picture, save_vision
+from tests.vision import (
+    IMAGE,
+    VISION_FAMILIES,
+    VisionReference,
+    image_prompts,
+    picture,
+    save_vision,
+    skip_without_processor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +151,7 @@ def test_images_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("family", VISION_FAMILIES)
 def test_each_family_gives_the_tokens_of_generate(family: str, tmp_path: Path) -> None:
+    skip_without_processor(family)
     save_vision(family, tmp_path)
     prompts = image_prompts()
     with Supervisor(Config.load(model=tmp_path, expert_memory="25%")) as engine, Client(engine.address) as client:

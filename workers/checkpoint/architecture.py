@@ -32,9 +32,11 @@ from .quantised import quantisation_of
 from .quantiser import set_dequantising
 from .resolve import read_config
 
-WITH_IMAGES = frozenset({"glm4v_moe", "qwen3_5_moe", "qwen3_vl_moe"})
-"""Model types whose image prompts are known to be exact: others do more with images than scatter their features (mask,
-route or number them by type), and a wrong answer would be silent."""
+WITH_IMAGES = frozenset(
+    {"aria", "ernie4_5_vl_moe", "glm4v_moe", "kimi_k25", "qwen3_5_moe", "qwen3_vl_moe", "qwen4_exp"}
+)
+"""Model types whose image prompts are known to be exact: others do more with images than scatter their features (mask
+or number them by type), and a wrong answer would be silent."""
 EXPERTS_IMPLEMENTATION = "expertflow"
 _SUPPORTED = "Use a causal language model whose experts transformers dispatches itself (OLMoE, Mixtral, Qwen-MoE, ...)"
 
@@ -114,8 +116,16 @@ def resolve_dtype(config: PreTrainedConfig, wanted: str, stored: str) -> torch.d
 
 
 def experts_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The experts modules in the order of their layers: those that transformers dispatches through its interface."""
+    """The experts modules in the order of their layers: those that transformers dispatches through its interface.
+
+    Not those inside a block that an adapter made one experts module of.
+    """
+    block = None
     for name, module in model.named_modules():
+        if block is not None and name.startswith(f"{block}."):
+            continue
+        if isinstance(module, OutsideExperts):
+            block = name
         inside = hasattr(module, "_apply_gate") and hasattr(module, "has_gate") and hasattr(module, "num_experts")
         if inside or isinstance(module, OutsideExperts):
             yield name, module

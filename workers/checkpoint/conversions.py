@@ -32,7 +32,7 @@ from ..compute.adapters.base import OutsideExperts
 from .headers import StoredTensor
 from .quantised import UNQUANTISED, block_of
 from .quantiser import quantizer_of
-from .sources import SCALE_SUFFIX, Scaled, Source, separate_scales
+from .sources import SCALE_SUFFIX, Scaled, Source, own_share, separate_scales
 
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
 
@@ -94,9 +94,11 @@ def _add(
         patterns, operations = (rule.source_patterns, rule.operations) if rule else ([""], [])
         sources[name] = Source(list(patterns), list(operations), defaultdict(list))
         # A rule that splits a tensor is found by its first target.
-        first, *others = rule.target_patterns if rule else [name]
-        for other in others:
-            sources[name.replace(first, other)] = sources[name]
+        first, *others = targets = rule.target_patterns if rule else [name]
+        for place, other in enumerate(others, 1):
+            mine = msgspec.structs.replace(sources[name], share=(place, len(targets)))
+            sources[name.replace(first, other)] = mine
+        sources[name].share = (0, len(targets))
     sources[name].stored[pattern or ""].append(tensor)
 
 
@@ -126,7 +128,7 @@ def expert_parts(name: str, source: Source, shape: list[int]) -> list[ExpertPart
 
     Raises CheckpointError for an operation that is not a rename, stack, concatenate, transpose or deinterleave.
     """
-    scaled = separate_scales(source)
+    scaled = separate_scales(own_share(source))
     source = scaled.weights
     stacked, rearranged = _read_operations(name, source)
     make = _stacked_part if stacked else _sliced_part

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from .headers import DTYPE_BYTES
-from .survey import Piece, SlotTensor, Survey
+from .survey import ModelSizes, Piece, SlotTensor, Survey
 
 DIRECT_BLOCK_BYTES = 4096
 DIRECT_FROM_BYTES = 256 * 1024
@@ -35,12 +35,25 @@ def place_regions(shapes: dict[str, list[int]], dtype: str, block_bytes: int) ->
     return tensors, at
 
 
+def place_kinds(kinds: list[dict[str, list[int]]], dtype: str, block_bytes: int) -> tuple[list[SlotTensor], int]:
+    """The same for experts of several kinds, any of which may be in a slot: every kind begins at its start."""
+    placed = [place_regions(shapes, dtype, block_bytes) for shapes in kinds]
+    tensors = [msgspec.structs.replace(each, kind=kind) for kind, (own, _) in enumerate(placed) for each in own]
+    return tensors, max(stride_bytes for _, stride_bytes in placed)
+
+
+def filled_bytes(sizes: ModelSizes, expert: int) -> int:
+    """How much of a slot, from its start, that expert may take, guards included."""
+    last = [tensor for tensor in sizes.tensors if tensor.kind == sizes.kind_of(expert)][-1]
+    return min(last.region_bytes + last.count_bytes + sizes.block_bytes, sizes.stride_bytes)
+
+
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
 def tensor_positions(survey: Survey) -> np.ndarray:
-    """int64 [layers, experts, tensors]: byte position of every tensor of every expert within its slot."""
+    """int64 [layers, experts, tensors]: byte position of every tensor of every expert (of its kind) within its slot."""
     places = survey.place_table()
     positions = np.empty((survey.layers, survey.experts, len(survey.tensors)), dtype=np.int64)
     for number, tensor in enumerate(survey.tensors):
@@ -80,15 +93,19 @@ class ReadPlan:
     """The runs of any expert of a survey: neighbours in both file and slot are read in one go."""
 
     def __init__(self, survey: Survey) -> None:
-        self._pieces = survey.pieces
+        self._kind_of, self._pieces = survey.kind_of, survey.pieces
+        numbers = range(len(survey.pieces))
+        kinds = [survey.tensors[piece.tensor].kind for piece in survey.pieces]
+        self._numbers = [[number for number in numbers if kinds[number] == kind] for kind in range(survey.kinds)]
+        """Of the pieces of each kind."""
         self._places = survey.place_table()
         self._positions = tensor_positions(survey)
 
     def runs(self, layer: int, expert: int) -> list[Run]:
         """What to read for one expert, in file order."""
         runs: list[Run] = []
-        for number, piece in enumerate(self._pieces):
-            run = self._run(layer, expert, number, piece)
+        for number in self._numbers[self._kind_of(expert)]:
+            run = self._run(layer, expert, number, self._pieces[number])
             if runs and _continues(runs[-1], run):
                 joined = runs[-1].count_bytes + run.count_bytes
                 runs[-1] = msgspec.structs.replace(runs[-1], count_bytes=joined, closes=run.closes)

@@ -14,10 +14,21 @@ _EXPONENTS = frozenset({BYTE, FLOAT8_EXPONENT})
 _SCALE_DTYPES = {FLOAT8: _EXPONENTS | frozenset(DTYPE_BYTES), FLOAT4_PAIRS: _EXPONENTS}
 
 
-def part_places(layer: list[list[ExpertPart]]) -> list[list[tuple[int, int]]]:
-    """File and offset [pieces and scales, experts] of all parts of a layer, then of all their scales."""
-    parts = [part for own in layer for part in own]
-    return [part.at for part in parts] + [part.scales.at for part in parts if part.scales is not None]
+Places = list[tuple[int, int]]
+"""File and offset."""
+
+
+def part_places(layer: list[list[ExpertPart]], tensors: list[SlotTensor], kinds: int) -> list[Places]:
+    """[pieces and scales, experts] of all parts of a layer (by tensor), then of all their scales."""
+    parts = [(part, tensor.kind) for own, tensor in zip(layer, tensors, strict=True) for part in own]
+    pieces = [_of_kind(part.at, kind, kinds) for part, kind in parts]
+    return pieces + [_of_kind(part.scales.at, kind, kinds) for part, kind in parts if part.scales is not None]
+
+
+def _of_kind(at: Places, kind: int, kinds: int) -> Places:
+    """Of all experts, zeros for those of other kinds."""
+    none = [(0, 0)] * len(at)
+    return none * kind + at + none * (kinds - kind - 1)
 
 
 def make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int, scales_place: int) -> Piece:

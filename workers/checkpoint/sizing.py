@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError
+from ..compute.adapters.base import OutsideExperts
 from ..compute.adapters.stacks import ENCODER, stack_of
 from ..compute.dry_run import DryRun, dry_run
 from ..compute.kv_cost import cost_of
@@ -25,7 +26,7 @@ from .architecture import (
 )
 from .dtypes import dtype_name, loaded_dtypes
 from .headers import DTYPE_BYTES
-from .layout import block_for, place_regions
+from .layout import block_for, place_kinds
 from .quantised import quantisation_of
 from .resolve import read_config
 from .stored import stored_bytes
@@ -45,7 +46,9 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
     model = build_on_meta(config, wanted)
     modules = routed_experts(model, folder)
     shapes = expert_shapes(modules)
-    tensors, stride_bytes, block_bytes = slot_layout(shapes, dtype_name(wanted))
+    kinds = expert_kinds(modules)
+    tensors, stride_bytes, block_bytes = slot_layout(shapes, kinds, dtype_name(wanted))
+    quantised = quantisation_of(read_config(folder)) or {}
     run = dry_run(config, wanted)
     return ModelSizes(
         folder=str(folder),
@@ -54,7 +57,8 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
         dtype=dtype_name(wanted),
         context=exact_positions(config),
         layers=len(modules),
-        experts=next(iter(shapes.values()))[0],
+        experts=expert_count(shapes, kinds),
+        kinds=len(kinds),
         encoder_layers=encoder_layers(config, modules),
         top_k=experts_per_token(run, config),
         skeleton_bytes=skeleton_bytes(model, modules, loaded_dtypes(model, wanted)),
@@ -62,7 +66,9 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
         tensors=tensors,
         stride_bytes=stride_bytes,
         block_bytes=block_bytes,
-        stored_expert_bytes=stored_bytes(quantisation_of(read_config(folder)) or {}, tensors),
+        stored_expert_bytes=max(
+            stored_bytes(quantised, [each for each in tensors if each.kind == kind]) for kind in range(len(kinds))
+        ),
     )
 
 
@@ -91,11 +97,23 @@ def _shapes(module: Any) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in expert_parameters(module).items()}
 
 
-def slot_layout(shapes: dict[str, list[int]], dtype: str) -> tuple[list[SlotTensor], int, int]:
-    """The tensors of a slot, its stride and the block of direct reads, in bytes."""
-    slices = {name: shape[1:] for name, shape in shapes.items()}
-    block_bytes = block_for(sum(math.prod(shape) for shape in slices.values()) * DTYPE_BYTES[dtype])
-    return *place_regions(slices, dtype, block_bytes), block_bytes
+def expert_kinds(modules: dict[str, Any]) -> list[list[str]]:
+    """The names of the parameters that experts of each kind have; almost always one kind."""
+    module = next(iter(modules.values()))
+    return module.expert_kinds() if isinstance(module, OutsideExperts) else [list(expert_parameters(module))]
+
+
+def expert_count(shapes: dict[str, list[int]], kinds: list[list[str]]) -> int:
+    """Of one layer, all kinds."""
+    return sum(shapes[names[0]][0] for names in kinds)
+
+
+def slot_layout(shapes: dict[str, list[int]], kinds: list[list[str]], dtype: str) -> tuple[list[SlotTensor], int, int]:
+    """The tensors of a slot, kind after kind, its stride and the block of direct reads, in bytes."""
+    slices = [{name: shapes[name][1:] for name in names} for names in kinds]
+    largest = max(sum(math.prod(shape) for shape in own.values()) for own in slices)
+    block_bytes = block_for(largest * DTYPE_BYTES[dtype])
+    return *place_kinds(slices, dtype, block_bytes), block_bytes
 
 
 def exact_positions(config: PreTrainedConfig) -> int:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from transformers.core_model_loading import Transpose
+from transformers.core_model_loading import (
+    Concatenate,
+    ErnieFuseAndSplitTextVisionExperts,
+    MergeModulelist,
+    Transpose,
+)
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import Mxfp4Dequantize
 
@@ -25,11 +30,29 @@ class Source(msgspec.Struct):
     """Where they are stored under a name of their own beside a parameter's (`gate_up_proj_scale_inv`)."""
     stated_block: list[int] | None = None
     """Of such scales, as config.json has it."""
+    share: tuple[int, int] = (0, 1)
+    """Which parameter, of how many, of those that one rule makes of these tensors."""
 
     def tensors(self) -> list[StoredTensor]:
         """Everything it is made of."""
         own = [tensor for part in self.stored.values() for tensor in part]
         return own + (self.scales.tensors() if self.scales else [])
+
+
+def own_share(source: Source) -> Source:
+    """Where a rule deals experts out to several parameters, with those of this one alone."""
+    match source.operations:
+        case [ErnieFuseAndSplitTextVisionExperts(stack_dim=0, concat_dim=1)]:
+            operations = [MergeModulelist(dim=0), Concatenate(dim=1)]
+            stored = {pattern: _dealt(each, *source.share) for pattern, each in source.stored.items()}
+            return Source(source.patterns, operations, stored)
+        case _:
+            return source
+
+
+def _dealt(tensors: list[StoredTensor], place: int, count: int) -> list[StoredTensor]:
+    each = -(-len(tensors) // count)
+    return tensors[place * each : (place + 1) * each]
 
 
 class Scaled(msgspec.Struct):

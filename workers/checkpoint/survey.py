@@ -16,13 +16,17 @@ FLOAT4_PAIRS = "float4_pairs"
 
 
 class SlotTensor(msgspec.Struct, frozen=True):
-    """One parameter of an expert inside a slot: `region_bytes` is where its region starts in the slot."""
+    """One parameter of an expert inside a slot: `region_bytes` is where its region starts in the slot.
+
+    Only experts of its `kind` have it.
+    """
 
     name: str
     shape: list[int]
     dtype: str
     count_bytes: int
     region_bytes: int
+    kind: int = 0
 
 
 class Scales(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +48,8 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of file bytes that becomes a run of a slot tensor; every expert has the same pieces at other places.
+    """A run of file bytes that becomes a run of a slot tensor; every expert of a kind has the same pieces at other
+    places.
 
     `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `source_shape` matrix, cast
     if needed), deinterleave (rows that alternate in the file: even ones first in the slot; cast if needed). With
@@ -100,25 +105,46 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     encoder_layers: int = 0
     """So many of them, the first, see the prompt and nothing else; the others see what follows it."""
     experts: int
+    """Of one layer, all kinds."""
+    kinds: int = 1
+    """Experts of a layer may differ in size: then they are numbered kind after kind, equally many of each."""
     top_k: int
     """Experts that a token is given to; the most where layers differ."""
     skeleton_bytes: int
     rows: RowFacts
     tensors: list[SlotTensor]
     stride_bytes: int
-    """Of one slot."""
+    """Of one slot, which holds an expert of any kind."""
     block_bytes: int
     """Alignment of direct reads; 1 when experts are too small for them and reads are buffered."""
     checkpoint_bytes: int = 0
     """Of all files of weights; 0: not known."""
     stored_expert_bytes: int = 0
-    """Of one expert in those files, which quantised weights make smaller than its slot; 0: not known."""
+    """Of one expert (of the largest kind) in those files, which quantised weights make smaller than its slot; 0: not
+    known."""
     weights_here: bool = False
+
+    def kind_of(self, expert: int) -> int:
+        return expert * self.kinds // self.experts
+
+    def bytes_of(self, expert: int) -> int:
+        """Payload of that expert of any layer."""
+        return self.kind_bytes[self.kind_of(expert)]
+
+    @property
+    def kind_bytes(self) -> list[int]:
+        """Payload of one expert of each kind."""
+        return [sum(each.count_bytes for each in self.tensors if each.kind == kind) for kind in range(self.kinds)]
 
     @property
     def expert_bytes(self) -> int:
-        """Payload of one expert."""
-        return sum(tensor.count_bytes for tensor in self.tensors)
+        """Payload of one expert, of the largest kind."""
+        return max(self.kind_bytes)
+
+    @property
+    def experts_bytes(self) -> int:
+        """Payload of all experts."""
+        return sum(self.kind_bytes) * (self.expert_count // self.kinds)
 
     @property
     def expert_count(self) -> int:
@@ -141,7 +167,8 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     files: list[str]
     pieces: list[Piece]
     places: bytes
-    """int64 [layers, experts, pieces and scales, 2]: file index, offset of the piece or its scales in that file."""
+    """int64 [layers, experts, pieces and scales, 2]: file index, offset of the piece or its scales in that file; zeros
+    for pieces that experts of its kind have not."""
     weights_here: bool = True
     aligned: bool = False
     """Every tensor begins where its region does; else where a direct read needs it (layout.py)."""

@@ -30,6 +30,8 @@ from .resolve import read_config, resolve_folder
 from .sizing import (
     encoder_layers,
     exact_positions,
+    expert_count,
+    expert_kinds,
     expert_shapes,
     experts_per_token,
     routed_experts,
@@ -93,11 +95,12 @@ def _survey(folder: Path, dtype: str) -> Survey:
         layers=len(modules),
         encoder_layers=encoder_layers(config, modules),
         experts=experts.count,
+        kinds=experts.kinds,
         top_k=top_k,
         module_names=list(modules),
         fingerprint=fingerprint(stored.values(), _expert_names(modules, sources), files, sizes),
         skeleton_bytes=skeleton_bytes(skeleton, modules, dtypes),
-        stored_expert_bytes=sum(piece.stored_bytes for piece in experts.pieces),
+        stored_expert_bytes=experts.stored_bytes(),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         rows=row_facts(config, run),
         files=[str(file) for file in files],
@@ -128,16 +131,25 @@ class _ExpertBytes:
 
     def __init__(self, modules: dict[str, Any], sources: dict[str, Source], dtype: str) -> None:
         shapes = expert_shapes(modules)
-        self.count: int = next(iter(shapes.values()))[0]
-        self.tensors, self.stride_bytes, self.block_bytes = slot_layout(shapes, dtype)
+        kinds = expert_kinds(modules)
+        self.count, self.kinds = expert_count(shapes, kinds), len(kinds)
+        self.tensors, self.stride_bytes, self.block_bytes = slot_layout(shapes, kinds, dtype)
         layers = [self._parts_of(layer, shapes, sources) for layer in modules]
         self.pieces = _pieces(layers[0], self.tensors)
         self._check_pieces(layers)
-        self.places = np.array([part_places(layer) for layer in layers], dtype=np.int64)
+        self.places = np.array([part_places(layer, self.tensors, self.kinds) for layer in layers], dtype=np.int64)
         self.places = np.ascontiguousarray(self.places.transpose(0, 2, 1, 3))
 
+    def stored_bytes(self) -> int:
+        """Of one expert of the largest kind."""
+        each = [0] * self.kinds
+        for piece in self.pieces:
+            each[self.tensors[piece.tensor].kind] += piece.stored_bytes
+        return max(each)
+
     def _parts_of(self, layer: str, shapes: dict[str, list[int]], sources: dict[str, Source]) -> list[list[ExpertPart]]:
-        return [expert_parts(f"{layer}.{name}", sources[f"{layer}.{name}"], shape) for name, shape in shapes.items()]
+        names = [tensor.name for tensor in self.tensors]
+        return [expert_parts(f"{layer}.{name}", sources[f"{layer}.{name}"], shapes[name]) for name in names]
 
     def _check_pieces(self, layers: list[list[list[ExpertPart]]]) -> None:
         for number, layer in enumerate(layers):

@@ -19,12 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ...errors import RequestError
-from ...ipc.attachments import TOKEN_TYPES, attachment_path
+from ...ipc.attachments import TOKEN_TYPES, attachment_path, is_of_positions
 from ...ipc.messages import Row
 from ..checkpoint.architecture import WITH_IMAGES
 
 IMAGE = 1
 """In a processor's `mm_token_type_ids`; 0 is text."""
+_NO_ID = -1
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class RowImages:
     """The images of one row. `inputs` are the model's (`pixel_values`, `image_grid_thw`)."""
 
     inputs: dict[str, Tensor]
+    types: dict[str, Tensor]
+    """More inputs of the model, int64 [prompt]: how it treats each position (0: as text)."""
     shown: Tensor
     """bool [prompt]: the positions that hold images."""
     positions: Tensor | None
@@ -68,7 +71,8 @@ def read_images(model: Any, row: Row, folder: Path | None) -> RowImages | None:
         raise RequestError(f"its images cannot be read ({error})", "prompt", "Submit the request again") from error
     if len(types) != len(row.token_ids) - row.generated:
         raise RequestError(f"has {len(types)} token types for its ids", "prompt", "Submit the request again")
-    return RowImages(stored, types == IMAGE, _positions(model.base_model, types, stored))
+    others = {name: stored.pop(name) for name in list(stored) if is_of_positions(name)}
+    return RowImages(stored, others, types == IMAGE, _positions(model.base_model, types, stored))
 
 
 def _positions(base: Any, types: Tensor, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -87,11 +91,20 @@ def gather(images: Sequence[RowImages | None], pads: Sequence[int], columns: int
     present = [each for each in images if each is not None]
     if not present:
         return None
-    shown = torch.zeros(len(images), columns, dtype=torch.bool)
-    for place, (each, pad) in enumerate(zip(images, pads, strict=True)):
+    names = dict.fromkeys(name for each in present for name in each.inputs)  # some only if an image is large
+    inputs = {name: torch.cat([each.inputs[name] for each in present if name in each.inputs]) for name in names}
+    for name in present[0].types:
+        inputs[name] = _spread([each and each.types[name] for each in images], pads, columns)
+    return StepImages(inputs, _spread([each and each.shown for each in images], pads, columns).bool())
+
+
+def _spread(numbers: Sequence[Tensor | None], pads: Sequence[int], columns: int) -> Tensor:
+    """Those of the prompts of left-padded rows, zero elsewhere: int64 [rows, columns]."""
+    spread = torch.zeros(len(numbers), columns, dtype=torch.long)
+    for place, (each, pad) in enumerate(zip(numbers, pads, strict=True)):
         if each is not None:
-            shown[place, pad : pad + len(each.shown)] = each.shown
-    return StepImages({name: torch.cat([each.inputs[name] for each in present]) for name in present[0].inputs}, shown)
+            spread[place, pad : pad + len(each)] = each
+    return spread
 
 
 def place_positions(positions: Tensor, images: Sequence[RowImages | None], pads: Sequence[int]) -> Tensor:
@@ -111,13 +124,15 @@ def place_positions(positions: Tensor, images: Sequence[RowImages | None], pads:
 def shown_to(model: Any, images: StepImages | None) -> Iterator[dict[str, Tensor]]:
     """The keyword arguments of a forward with these images; meanwhile the model is told where they go.
 
-    Its own way, by token id, would take an image token that was generated (when a row is computed again) for an image.
+    Its own way, by token id, would take an image token that was generated (when a row is computed again) for an image:
+    so it is asked about other ids.
     """
     if images is None:
         yield {}
         return
-    base, mask = model.base_model, images.shown[..., None]
-    base.get_placeholder_mask = lambda *args, **kwargs: (mask, torch.zeros_like(mask))
+    base = model.base_model
+    own, ids = base.get_placeholder_mask, torch.where(images.shown, base.config.image_token_id, _NO_ID)
+    base.get_placeholder_mask = lambda input_ids, *args, **kwargs: own(ids, *args, **kwargs)
     try:
         yield images.inputs
     finally:

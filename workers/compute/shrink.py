@@ -157,13 +157,14 @@ def _shorter_factors(parameters: dict[str, Any], wide: int) -> dict[str, Any]:
         if isinstance(value, dict)
         else value[: len(value) * HEAD // wide]
         if name in ("short_factor", "long_factor")
-        else _shared_out(sum(value) * HEAD // wide)
+        else _shared_out(value, sum(value) * HEAD // wide)
         if name == "mrope_section"
         else value
         for name, value in parameters.items()
     }
 
 
-def _shared_out(count: int) -> list[int]:
-    """So many frequencies for time, height and width."""
-    return [count - 2 * (count // 3), count // 3, count // 3]
+def _shared_out(sections: list[int], count: int) -> list[int]:
+    """So many frequencies for time, height and width, in whatever order: two sections that are alike stay alike."""
+    odd = next((place for place, each in enumerate(sections) if sections.count(each) == 1), 0)
+    return [count - 2 * (count // 3) if place == odd else count // 3 for place in range(3)]

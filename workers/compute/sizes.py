@@ -125,6 +125,8 @@ def smaller(name: str, value: Any) -> Any:
     """`value` of the setting `name`, and of every setting inside of it, at most as large as a small copy's."""
     if isinstance(value, dict):
         return {inner: smaller(inner, each) for inner, each in value.items()}
+    if isinstance(value, list):
+        return [smaller(name, each) for each in value]
     if name not in _LARGEST or isinstance(value, bool) or not isinstance(value, int):
         return value
     return min(value, _LARGEST[name])

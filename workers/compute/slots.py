@@ -21,14 +21,13 @@ class SlotViews:
         # from_numpy keeps the buffer's export alive: the map cannot be closed under a tensor.
         self._memory = torch.from_numpy(memory)
         self._stride_bytes = survey.stride_bytes
-        self._tensors = survey.tensors
+        self._tensors, self._kind_of = survey.tensors, survey.kind_of
         positions = tensor_positions(survey)
         self._positions = positions.tolist()
         self.experts = survey.experts
         """In a layer."""
-        self._stackable = memory.size >= survey.expert_count * survey.stride_bytes and bool(
-            (positions == positions[0, 0]).all()
-        )
+        roomy = memory.size >= survey.expert_count * survey.stride_bytes
+        self._stackable = roomy and survey.kinds == 1 and bool((positions == positions[0, 0]).all())
         self._stacks: dict[int, ExpertWeights] = {}
         self._views: dict[int, tuple[int, int, ExpertWeights]] = {}
 
@@ -61,10 +60,11 @@ class SlotViews:
         return one.as_strided(size, strides, one.storage_offset())
 
     def _make(self, slot: int, layer: int, expert: int) -> ExpertWeights:
-        base = slot * self._stride_bytes
+        base, kind = slot * self._stride_bytes, self._kind_of(expert)
         return {
             tensor.name: self._view(base + position, tensor.shape, tensor.dtype)
             for tensor, position in zip(self._tensors, self._positions[layer][expert], strict=True)
+            if tensor.kind == kind
         }
 
     def _view(self, start: int, shape: list[int], dtype: str) -> torch.Tensor:

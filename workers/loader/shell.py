@@ -35,6 +35,7 @@ class LoaderShell:
         self._ledger = header.make()
         self._log = LedgerLog.open(stage.config.record, stage.spec.epoch, header)
         self._lane_ends_ns: dict[int, int] = {}
+        self._loaded_bytes = 0
         self._engine = TransferEngine(
             self._source(),
             slots,
@@ -54,7 +55,7 @@ class LoaderShell:
                 "slots": self._slots,
                 "slot_bytes": self._survey.stride_bytes,
                 "expert_bytes": self._survey.expert_bytes,
-                "experts": self._survey.expert_count,
+                "experts_bytes": self._survey.experts_bytes,
             }
         )
         try:
@@ -133,6 +134,7 @@ class LoaderShell:
             if transfer.error is not None:
                 what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
                 raise CheckpointError(what, self._survey.folder, "Check the disk and the checkpoint's files")
+            self._loaded_bytes += self._survey.bytes_of(transfer.expert)
             self._draw(transfer)
             self._decide(FillDone(transfer.slot))
 
@@ -147,5 +149,5 @@ class LoaderShell:
         facts = self._ledger.statistics()
         self._log.mark(facts)
         counters: dict[str, int | float] = {name: getattr(facts, name) for name in facts.__struct_fields__}
-        counters["bytes"] = facts.loads * self._survey.expert_bytes
+        counters["bytes"] = self._loaded_bytes
         self._stage.publish(done=facts.loads, queue=facts.filling, counters=counters)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import CheckpointError
 from ..checkpoint.casting import row_blocks
-from ..checkpoint.layout import ReadPlan, Run
+from ..checkpoint.layout import ReadPlan, Run, filled_bytes
 from ..checkpoint.survey import Piece, Survey
 from .converting import PieceReader
 from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans
@@ -89,11 +89,11 @@ class StoreSource:
         self._store, self._survey, self._link = store, survey, link
 
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
-        stride = self._survey.stride_bytes
-        source = (layer * self._survey.experts + expert) * stride
+        source = (layer * self._survey.experts + expert) * self._survey.stride_bytes
+        filled = filled_bytes(self._survey, expert)
         return [
-            self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, stride - at))
-            for at in range(0, stride, CHUNK_BYTES)
+            self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, filled - at))
+            for at in range(0, filled, CHUNK_BYTES)
         ]
 
     def close(self) -> None:

@@ -1,4 +1,5 @@
-"""Finds the modules of families outside transformers' experts interface and puts their adapters in front."""
+"""Finds the modules of families that transformers' experts interface does not show whole and puts their adapters in
+front."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .dbrx import DbrxExperts
+from .ernie_vl import ErnieVlBlock
 from .jetmoe import JetMoeBlock, JetMoeGating
 from .llama4 import Llama4Block, Llama4Experts
 from .nllb import MendedBlock, NllbBlock, NllbExperts
@@ -15,6 +17,7 @@ from .temperature import temper_by_position
 
 _IN_FRONT: dict[str, type[nn.Module]] = {
     "DbrxExperts": DbrxExperts,
+    "Ernie4_5_VLMoeMoeBlock": ErnieVlBlock,
     "JetMoeMoE": JetMoeBlock,
     "JetMoeTopKGating": JetMoeGating,
     "Llama4TextExperts": Llama4Experts,

@@ -27,6 +27,11 @@ class OutsideExperts(nn.Module):
     def expert_parameters(self) -> dict[str, torch.Tensor]:
         """The parameters of the experts, each as [experts, ...], by their names in this module."""
 
+    def expert_kinds(self) -> list[list[str]]:
+        """The names of `expert_parameters` by kinds of experts that differ in size and have parameters of their own:
+        those of the first kind are numbered first. Equally many of each."""
+        return [list(self.expert_parameters())]
+
     def stored_apart(self) -> dict[str, list[str]]:
         """For each name of `expert_parameters` whose experts are parameters of their own: their names, in order."""
         return {}

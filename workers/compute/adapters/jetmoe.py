@@ -1,7 +1,7 @@
 """JetMoE: the MoE block holds its experts itself, as two layers of parallel linear maps.
 
-Its attention has experts, too (a fifth of the published model's): they belong to the skeleton, as a slot has one shape
-a model and attention needs them in two halves.
+Its attention has experts, too (a fifth of the published model's): they belong to the skeleton, as a token has one
+choice a layer and attention needs them in two halves.
 """
 
 from __future__ import annotations
