@@ -9,7 +9,6 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError, UsageError
 from expertflow.workers.checkpoint.planning import plan_sizes
-from expertflow.workers.checkpoint.planning import plan_sizes
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 
 from tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
