@@ -57,9 +57,7 @@ class Local:
     def __init__(self, folder: str) -> None:
         survey = survey_folder(Path(folder))
         self._forced: list[int] = []
-        self._runtime = LocalRuntime(
-            survey, survey.expert_count, choose=lambda step, unit, logits: self._choose(logits)
-        )
+        self._runtime = LocalRuntime(survey, survey.expert_count, choose=self._choose, hints=False)
         self._number = self._unit = 0
 
     def _choose(self, step: RunStep, unit: Unit, logits: torch.Tensor) -> list[Any]:
