@@ -140,9 +140,8 @@ def _divided_width(values: dict[str, Any]) -> dict[str, int]:
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if not (isinstance(width, int) and isinstance(heads, int)) or values.get("head_dim"):
         return {}
-    pairs = 2 * smaller("num_attention_heads", heads)
-    small = smaller("hidden_size", width)
-    return {"hidden_size": max(small // pairs, 1) * pairs} if small % pairs else {}
+    heads = smaller("num_attention_heads", heads)
+    return {"hidden_size": heads * HEAD} if smaller("hidden_size", width) % (2 * heads) else {}
 
 
 def _dependent(config: Any, values: dict[str, Any], layers: int) -> dict[str, Any]:
