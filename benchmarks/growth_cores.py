@@ -1,4 +1,4 @@
-"""The cores alone: scheduler, ledger, holdings and predictor driven through their `handle`, without a process or a model.
+"""The cores alone: scheduler, ledger, holdings, predictor, driven through their `handle` without a process or a model.
 
 Used by growth.py. What is counted is the processor time of our own code; experts arrive as soon as they are asked for.
 """

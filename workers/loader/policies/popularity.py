@@ -25,7 +25,7 @@ class Popularity:
         self._layer_of = np.arange(layers)[:, None]
         self._steps = 1
         self._worth_of_visit: np.ndarray | None = None
-        """What a use at the next visit of its layer is worth, times its chance; it holds until the next step is over."""
+        """Expected discount of the first use, at the next visit of the layer; it holds until a step is over."""
 
     def touched(self, keys: np.ndarray, step: int) -> None:
         """The end of the step will tell."""
