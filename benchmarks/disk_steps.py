@@ -32,6 +32,7 @@ from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.loader.policies import make_policy
 from models import held_out_prompts, model_r, widened
+from overlap import merge, shared
 from rich.console import Console
 from rich.table import Table
 
@@ -56,6 +57,8 @@ class Block:
 
     step_ms: float
     stall_ms: float
+    load_ms: float
+    """With at least one load under way."""
     loads: int
     first: int
     end: int
@@ -133,7 +136,9 @@ def blocks_of(source: Source, timeline: Path, batch: int) -> Iterator[Block]:
     decoded, started = log.decoded[source.places], log.started_ns[source.places]
     ended, stalled = (started + log.busy_ns[source.places]), log.stall_ns[source.places]
     events = [event for event in json.loads(timeline.read_text()) if event["ph"] == "X" and event["name"] == "load"]
-    loaded = np.sort(np.array([event["ts"] * 1000 for event in events]))
+    spans = np.array([(event["ts"], event["ts"] + event["dur"]) for event in events]).reshape(-1, 2)
+    loaded = np.sort(spans[:, 0]) * 1000
+    busy = merge(spans)
     tokens = source.uses.tokens
     edges = np.flatnonzero(np.diff(np.concatenate([[0], decoded.astype(int), [0]])))
     for first, end in edges.reshape(-1, 2).tolist():
@@ -142,7 +147,10 @@ def blocks_of(source: Source, timeline: Path, batch: int) -> Iterator[Block]:
             continue
         low, high = np.searchsorted(loaded, [started[first], ended[end - 1]])
         wall_ms, stall_ms = (ended[end - 1] - started[first]) / 1e6, stalled[first:end].sum() / 1e6
-        yield Block(wall_ms / rounds, stall_ms / rounds, int(high - low), first, end, int(tokens[first:end].sum()))
+        window = np.array([[started[first], ended[end - 1]]]) / 1000
+        load_ms = shared(busy, window) / 1000
+        count = int(tokens[first:end].sum())
+        yield Block(wall_ms / rounds, stall_ms / rounds, load_ms / rounds, int(high - low), first, end, count)
 
 
 def replay_loads(source: Source, block: Block) -> dict[str, int]:
@@ -203,6 +211,10 @@ def row_of(
         "rate_bytes_per_s": rate,
         "step_ms": statistics.median(block.step_ms for block in blocks),
         "stall_ms": statistics.median(block.stall_ms for block in blocks),
+        "load_ms": statistics.median(block.load_ms for block in blocks),
+        "rate_while_loading": loads
+        * survey.expert_bytes
+        / sum(b.load_ms * n / 1e3 for b, n in zip(blocks, rounds, strict=True)),
         "bound_ms": statistics.median(bounds),
         "ratio": statistics.median(ratios),
         "ratios": ratios,
@@ -216,12 +228,26 @@ def row_of(
 
 def show(rows: list[dict[str, Any]]) -> None:
     table = Table(title="a decode step from disk, against max(resident step, LRU's bytes / disk rate)")
-    names = ("model", "batch", "share", "contender", "ms a step", "stalled", "resident", "GB/s", "bound", "to bound")
+    names = (
+        "model",
+        "batch",
+        "share",
+        "contender",
+        "ms a step",
+        "stalled",
+        "loading",
+        "at GB/s",
+        "resident",
+        "GB/s",
+        "bound",
+        "to bound",
+    )
     for name in (*names, "least", "most", "loads", "LRU's", "to LRU", "gap closed"):
         table.add_column(name, justify="left" if name in ("model", "contender") else "right")
     for row in rows:
         met = "" if row["ratio"] > TARGETS.get(row["batch"], TARGET) else " +"
-        times = [f"{row[name]:.1f}" for name in ("step_ms", "stall_ms", "resident_ms")]
+        times = [f"{row[name]:.1f}" for name in ("step_ms", "stall_ms", "load_ms")]
+        times += [f"{row['rate_while_loading'] / 1e9:.2f}", f"{row['resident_ms']:.1f}"]
         ratios = [f"{row['ratio']:.2f}{met}", f"{min(row['ratios']):.2f}", f"{max(row['ratios']):.2f}"]
         loads = [f"{row['loads_per_step']:.1f}", f"{row['lru_loads_per_step']:.1f}", f"{row['loads_to_lru']:.2f}"]
         where = row["model"], str(row["batch"]), row["share"], row["contender"]
