@@ -69,6 +69,7 @@ class Stage:
         self._stop_requests: list[Stopping] = []
         self._started_ns = time.monotonic_ns()
         self._waited_ns = 0
+        self._sent = 0
         self._published_ns = 0
         self._spans: list[Span] = []
         self._rejected = 0
@@ -117,6 +118,7 @@ class Stage:
     def send(self, peer: str, message: Message) -> None:
         """Send to a peer stage; never blocks. Nobody hears it while that stage is down: its successor starts afresh."""
         if peer in self._links:
+            self._sent += 1
             self._links[peer].send(message)
 
     def watch(self, name: str, source: Socket | int) -> None:
@@ -167,7 +169,7 @@ class Stage:
             done=done,
             queue=queue,
             waiting_on=waiting_on,
-            counters={**(counters or {}), "rejected": self.rejected},
+            counters={**(counters or {}), "sent": self._sent, "rejected": self.rejected},
         )
         spans, self._spans = self._spans, []
         self._control.send(Published(stats, spans))

@@ -65,15 +65,18 @@ class LocalRuntime:
             holdings, SlotViews(memory, survey), self._tell_loader, self._hear, self._wait, time.monotonic_ns
         )
         self.model = load_model(survey, self._residency, routing)
-        hinter = Hinter(
-            NextRouters(self.model, survey.experts), survey.layers, survey.experts, survey.top_k, self._tell_loader
-        )
-        attach(hinter, self.model)
+        hinter = None if slots >= survey.expert_count else self._hinter(survey)
         rows = abilities or RowAbilities()
         clock_ns = time.monotonic_ns
         self._executor = Executor(self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments)
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()
+
+    def _hinter(self, survey: Survey) -> Hinter:
+        source = NextRouters(self.model, survey.experts)
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._tell_loader)
+        attach(hinter, self.model)
+        return hinter
 
     def __enter__(self) -> LocalRuntime:
         return self

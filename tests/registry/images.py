@@ -15,7 +15,7 @@ NO_IMAGES: dict[str, str] = {
     "dots3_note": "its text runs; images and sound go through one processor: not tried",
     "gemma4": "its text runs; positions of an image see each other both ways: not tried",
     "glm5_next": "not tried, nor is its text part",
-    "inkling2": "its experts need the conversion 'Interleave', which cannot be read in place",
+    "inkling2": f"its text runs as `inkling2_text`; {_TORCHVISION}",
     "inkling_mm_model": f"its text runs as `inkling_text`; {_TORCHVISION}",
     "minimax_m3_vl": f"its text runs as `minimax_m3_vl_text`; {_TORCHVISION}",
     "mistral4": _UNTRIED,
