@@ -36,6 +36,14 @@ def paired_speedup(runs: Sequence[Sequence[Pair]], seed: int = 0) -> Interval:
     return Interval(_ratio(np.concatenate(arrays)), float(low), float(high))
 
 
+def median_interval(values: Sequence[float], seed: int = 0) -> Interval:
+    """Median of a few figures (ratios of rounds), with a bootstrap interval of it."""
+    figures = np.asarray(values, dtype=float)
+    drawn = np.median(np.random.default_rng(seed).choice(figures, (RESAMPLES, len(figures))), axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(np.median(figures)), float(low), float(high))
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     return float(np.quantile(np.asarray(values), share))
 

@@ -6,47 +6,67 @@ python -m expertflow.benchmarks.under_limit --limits 1.65GB 1.1GB --batches 1 8 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from expertflow.configs.sizes import parse_size
 from rich.console import Console
 
-from .comparison.compare import Setting, compare
-from .comparison.rows import Cell, as_row
-from .contender.accelerate_disk import AccelerateDisk
-from .contender.llama_cpp import LlamaCpp
+from .comparison.compare import Comparison, Setting
+from .comparison.rows import as_row
+from .comparison.tables import Row, markdown
+from .comparison.writing import write
+from .contender.all import OFFLOADING
 from .contender.ours import ExpertFlow
+from .contender.resident import Resident
 from .enforced.memory_group import NoLimit
 from .models import MODEL_R, model_r
+
+TITLE = "Model R under one memory limit"
+NOTES = (
+    "Every contender, with all its processes, runs in a memory control group of this size, page cache counted; its "
+    "files are dropped from the page cache before. Prompts are random, tokens are drawn at temperature 1 by ExpertFlow "
+    "and forced on the others. Steps are paired by repeat and place; the interval is a bootstrap over both.",
+    "*Identical*: of ExpertFlow, drawn tokens equal to those with all experts resident; of the others, the likeliest "
+    "token equal to resident transformers' after the same tokens.",
+)
 
 
 def main() -> None:
     arguments = _arguments()
     console = Console(stderr=True)
     setting = Setting(
-        model_r(), MODEL_R["vocab_size"] or 0, arguments.batches, arguments.steps, arguments.repeats,
-        arguments.patience, arguments.timeout,
-    )  # fmt: skip
-    rows = []
-    contenders = [ExpertFlow(), LlamaCpp(), AccelerateDisk()]
-    for limit in arguments.limits:
-        try:
-            cells = compare(setting, contenders, parse_size(limit, "limits").of(0), console.print)
-        except NoLimit as reason:
-            console.print(f"No memory limit can be enforced here: {reason}")
-            rows.append({"limit": limit, "failure": f"no memory limit can be enforced here: {reason}"})
-            break
-        rows += [as_row(cell, _ours(cells, cell), None) for cell in cells]
+        model_r(), MODEL_R["vocab_size"] or 0, arguments.batches, arguments.steps, arguments.patience, arguments.timeout
+    )
+    comparison, reason = Comparison(setting, console.print), ""
+    try:
+        _run(comparison, [parse_size(limit, "limits").of(0) for limit in arguments.limits], arguments.repeats)
+    except NoLimit as error:
+        reason = f"No memory limit can be enforced here: {error}"
+    rows = _rows(comparison)
+    console.print(reason or "", markdown(rows))
     if arguments.out:
-        arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
-    console.print_json(json.dumps(rows))
+        write(rows or [{"failure": reason}], arguments.out, TITLE, [*NOTES, *filter(None, [reason])])
 
 
-def _ours(cells: list[Cell], other: Cell) -> Cell | None:
-    if other.contender == ExpertFlow.name:
-        return None
-    return next(cell for cell in cells if cell.contender == ExpertFlow.name and cell.batch == other.batch)
+def _run(comparison: Comparison, limits: list[int], repeats: int) -> None:
+    """First the references, without a limit."""
+    comparison.run(ExpertFlow("100%"))
+    comparison.run(Resident())
+    for limit_bytes in limits:
+        for _ in range(repeats):
+            for contender in (ExpertFlow(), *(kind() for kind in OFFLOADING)):
+                comparison.run(contender, limit_bytes)
+
+
+def _rows(comparison: Comparison) -> list[Row]:
+    """Beside the references: every repeat is compared with the one that they ran."""
+    cells, rows = comparison.cells, []
+    for (name, limit_bytes, batch), cell in cells.items():
+        drawing = name.startswith(ExpertFlow.name)
+        reference = cells[ExpertFlow("100%").name if drawing else Resident().name, 0, batch]
+        ours = None if drawing else cells.get((ExpertFlow.name, limit_bytes, batch))
+        rows.append(as_row(cell, ours, reference))
+    return sorted(rows, key=lambda row: (-(row["limit_bytes"] or 10**12), row["batch"]))
 
 
 def _arguments() -> argparse.Namespace:

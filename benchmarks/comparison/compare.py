@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from ..contender.kind import Contender, Missing
 from ..contender.order import Case, Order
 from ..contender.running import Run, run
-from ..enforced.memory_group import NoLimit
 from .rows import Cell
 
 PROMPT = 32
@@ -24,54 +25,55 @@ class Setting:
     vocabulary: int
     batches: Sequence[int]
     steps: int
-    repeats: int
     patience_s: float
     timeout_s: float
 
 
+@dataclass
+class Comparison:
+    """Cells by contender, limit and batch size. The first contender that draws its tokens draws those of all others."""
+
+    setting: Setting
+    say: Callable[[str], None]
+    cells: dict[tuple[str, int, int], Cell] = field(default_factory=dict)
+    _cases: list[Case] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._cases = cases(self.setting)
+
+    def run(self, contender: Contender, limit_bytes: int = 0) -> None:
+        """Once, under this limit. Raises NoLimit where it cannot be enforced."""
+        done = self._attempt(contender, limit_bytes)
+        limit = f"{limit_bytes / 1e9:.2f} GB" if limit_bytes else "no limit"
+        self.say(f"{contender.name}, {limit}: {done.failure or 'done'}")
+        for index, batch in enumerate(self.setting.batches):
+            key = (contender.name, limit_bytes, batch)
+            self.cells.setdefault(key, Cell(*key)).add(done, index)
+        if contender.draws and done.answer and not self._cases[0].tokens:
+            drawn = [answered.tokens for answered in done.answer.cases]
+            pairs = zip(self._cases, drawn, strict=True)
+            self._cases = [msgspec.structs.replace(case, tokens=tokens) for case, tokens in pairs]
+
+    def _attempt(self, contender: Contender, limit_bytes: int) -> Run:
+        setting = self.setting
+        order = Order(
+            model=str(setting.model), cases=self._cases, limit_bytes=limit_bytes, patience_s=setting.patience_s
+        )
+        if not (contender.draws or self._cases[0].tokens):
+            return Run(failure="no tokens to force: nobody drew any")
+        try:
+            return run(contender, order, setting.timeout_s)
+        except Missing as missing:
+            return Run(failure=str(missing))
+
+
 def cases(setting: Setting) -> list[Case]:
-    """The same ones at every call; tokens are drawn by the first contender."""
+    """The same ones at every call, without tokens yet."""
     rng = random.Random(0)
     return [
-        Case(prompts=[[rng.randrange(3, setting.vocabulary) for _ in range(PROMPT)] for _ in range(batch)],
-             steps=setting.steps)
+        Case(
+            prompts=[[rng.randrange(3, setting.vocabulary) for _ in range(PROMPT)] for _ in range(batch)],
+            steps=setting.steps,
+        )
         for batch in setting.batches
-    ]  # fmt: skip
-
-
-def compare(
-    setting: Setting, contenders: Sequence[Contender], limit_bytes: int, say: Callable[[str], None]
-) -> list[Cell]:
-    """Cells of all contenders at all batch sizes. The first contender draws the tokens.
-
-    Raises NoLimit where the limit cannot be enforced.
-    """
-    orders = cases(setting)
-    cells = {
-        (each.name, batch): Cell(each.name, limit_bytes, batch) for each in contenders for batch in setting.batches
-    }
-    for repeat in range(setting.repeats):
-        for contender in contenders:
-            done = _attempt(contender, Order(
-                model=str(setting.model), cases=orders, limit_bytes=limit_bytes, patience_s=setting.patience_s
-            ), setting.timeout_s)  # fmt: skip
-            say(f"{contender.name}, {limit_bytes / 1e9:.2f} GB, run {repeat + 1}: {done.failure or 'done'}")
-            for index, batch in enumerate(setting.batches):
-                cells[contender.name, batch].add(done, index)
-            if contender.draws and done.answer:
-                drawn = [answered.tokens for answered in done.answer.cases]
-                orders = [
-                    Case(prompts=case.prompts, tokens=tokens, steps=case.steps)
-                    for case, tokens in zip(orders, drawn, strict=True)
-                ]
-    return list(cells.values())
-
-
-def _attempt(contender: Contender, order: Order, timeout_s: float) -> Run:
-    try:
-        return run(contender, order, timeout_s)
-    except Missing as missing:
-        return Run(failure=str(missing))
-
-
-__all__ = ["NoLimit", "Setting", "cases", "compare"]
+    ]

@@ -43,16 +43,32 @@ class Cell:
         return [each for answer in self.answers if answer for each in answer.steps_s]
 
 
-def as_row(cell: Cell, ours: Cell | None, identical: float | None) -> dict[str, Any]:
-    """A cell as plain data; `ours` is the cell to be compared with it, None for ours itself."""
+def as_row(cell: Cell, ours: Cell | None, reference: Cell | None) -> dict[str, Any]:
+    """A cell as plain data; `ours` is to be compared with it, None for ours itself; `reference` has the right
+    tokens."""
     row: dict[str, Any] = {"contender": cell.contender, "limit_bytes": cell.limit_bytes, "batch": cell.batch}
     if cell.failure or not cell.steps_s:
         row["failure"] = cell.failure or "no steps"
     if cell.steps_s:
-        row |= _figures(cell) | {"identical": identical}
+        row |= _figures(cell) | {"identical": identical(cell, reference) if reference else None}
     if cell.steps_s and ours and ours.steps_s:
         row["speedup"] = speedup(ours, cell)._asdict()
     return row
+
+
+def identical(cell: Cell, reference: Cell) -> float | None:
+    """Share of equal tokens: drawn ones where both draw, else the likeliest after the same tokens. None if there are
+    none to compare."""
+    right = next((answer for answer in reference.answers if answer), None)
+    if right is None:
+        return None
+    equal = [same for mine in cell.answers if mine for same in _equal(mine, right)]
+    return sum(equal) / len(equal) if equal else None
+
+
+def _equal(mine: Answered, right: Answered) -> list[bool]:
+    rows = zip(mine.tokens or mine.choices, right.tokens if mine.tokens else right.choices, strict=False)
+    return [one == other for ours, theirs in rows for one, other in zip(ours, theirs, strict=False)]
 
 
 def speedup(ours: Cell, theirs: Cell) -> Interval:

@@ -19,15 +19,18 @@ OVERHEAD_BYTES = 720_000_000
 
 
 class ExpertFlow(Contender):
+    """With this share of the experts; without one, with as many as fit the limit."""
+
     name = "ExpertFlow"
     module = "ours"
     draws = True
 
-    def __init__(self, expert_memory: str = "") -> None:
-        self._expert_memory = expert_memory
+    def __init__(self, share: str = "") -> None:
+        self._share = share
+        self.name = f"ExpertFlow {share}".strip()
 
     def options(self, limit_bytes: int) -> dict[str, Any]:
-        return {"expert_memory": self._expert_memory or str(limit_bytes - OVERHEAD_BYTES), "kv_memory": "64MiB"}
+        return {"expert_memory": self._share or str(limit_bytes - OVERHEAD_BYTES), "kv_memory": "64MiB"}
 
 
 def main() -> None:
