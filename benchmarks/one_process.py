@@ -15,6 +15,7 @@ import torch
 from expertflow.ipc.messages import Row, RunStep, Sampling
 from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.checkpoint.surveyor import survey_folder
+from expertflow.workers.compute.unit import Unit
 from transformers import AutoModelForCausalLM
 
 WARM_STEPS = 4
@@ -56,12 +57,10 @@ class Local:
     def __init__(self, folder: str) -> None:
         survey = survey_folder(Path(folder))
         self._forced: list[int] = []
-        self._runtime = LocalRuntime(
-            survey, survey.expert_count, choose=lambda step, unit, logits: self._choose(logits)
-        )
+        self._runtime = LocalRuntime(survey, survey.expert_count, choose=self._choose, hints=False)
         self._number = self._unit = 0
 
-    def _choose(self, logits: torch.Tensor) -> list[Any]:
+    def _choose(self, step: RunStep, unit: Unit, logits: torch.Tensor) -> list[Any]:
         return logits.argmax(-1).tolist() if not self._forced else self._forced
 
     def prefill(self, prompts: list[list[int]]) -> None:

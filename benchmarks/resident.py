@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from expertflow import Client, Config, Supervisor
+from expertflow.runtime.stages import KEPT_MEMORY
 from models import model_r, widened
 from rich.console import Console
 from rich.table import Table
@@ -61,9 +63,7 @@ def _round(folder: Path, batches: list[int], steps: int, seed: int) -> dict[str,
 def _run_engine(order: dict[str, Any], steps: int) -> dict[str, Any]:
     """All processes; the tokens that were sampled are left in the order, to be forced on the others."""
     most = max(LONG_ROWS, *(batch["rows"] for batch in order["batches"]))
-    config = Config.load(
-        "cpu-disk", model=order["folder"], expert_memory="100%", batch_size=most, kv_memory="2GiB", units=1
-    )
+    config = Config.load("cpu-disk", model=order["folder"], expert_memory="100%", batch_size=most, kv_memory="2GiB")
     with Supervisor(config) as engine, Client(engine.address) as client:
         for _ in range(2):
             _prefill(client, order["prefill"])
@@ -101,7 +101,11 @@ def _messages(client: Client) -> float:
 def _run_alone(order: dict[str, Any], kind: str) -> dict[str, Any]:
     script = Path(__file__).with_name("one_process.py")
     told = json.dumps({**order, "kind": kind})
-    done = subprocess.run([sys.executable, str(script)], input=told, capture_output=True, text=True, check=True)
+    # The same compute as in the engine, the memory kept as there.
+    environment = {**os.environ, **(KEPT_MEMORY if kind == "local" else {})}
+    done = subprocess.run(
+        [sys.executable, str(script)], input=told, capture_output=True, text=True, check=True, env=environment
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -49,6 +49,7 @@ class LocalRuntime:
         readers: int = 2,
         tier: str = "disk",
         attachments: Path | None = None,
+        hints: bool = True,
     ) -> None:
         survey = survey.laid_out(slots, tier)
         self._survey, self._forecaster = survey, forecaster
@@ -65,7 +66,7 @@ class LocalRuntime:
             holdings, SlotViews(memory, survey), self._tell_loader, self._hear, self._wait, time.monotonic_ns
         )
         self.model = load_model(survey, self._residency, routing)
-        hinter = None if slots >= survey.expert_count else self._hinter(survey)
+        hinter = self._hinter(survey) if hints else None
         rows = abilities or RowAbilities()
         clock_ns = time.monotonic_ns
         self._executor = Executor(self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments)

@@ -177,7 +177,7 @@ def test_it_publishes_what_it_did_and_that_waiting_is_not_work(bench: Bench):
     stats = bench.heard(Published).stats
     assert (stats.stage, stats.epoch, stats.pid) == ("loader", 3, os.getpid())
     assert (stats.done, stats.queue, stats.waiting_on) == (5, 2, "compute")
-    assert stats.counters == {"hits": 3, "rejected": 0}
+    assert stats.counters == {"hits": 3, "sent": 0, "rejected": 0}
     bench.stage.poll(300)
     bench.stage.publish()
     later = bench.heard(Published).stats
