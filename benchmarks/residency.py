@@ -1,12 +1,14 @@
-"""How fast, how large and how exact ExpertFlow is as less of model R's experts fit; and where resident transformers is
+"""How fast, how large and how exact ExpertFlow is as less of a model's experts fit; and where resident transformers is
 killed (target S10).
 
 python -m expertflow.benchmarks.residency --out docs/results/residency.json
+python -m expertflow.benchmarks.residency --model widened --batches 1 8 32 --out docs/results/residency-widened.json
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from expertflow.configs.sizes import parse_size
@@ -16,14 +18,21 @@ from .comparison.compare import Comparison, Setting
 from .comparison.rows import as_row
 from .comparison.tables import Row, markdown
 from .comparison.writing import write
+from .contender.kind import Contender
+from .contender.llama_cpp import LlamaCpp
 from .contender.ours import ExpertFlow
 from .contender.resident import Resident
+from .contender.vllm_cpu import VllmCpu
 from .enforced.memory_group import NoLimit
-from .models import MODEL_R, model_r
+from .models import model_r, widened
 
+PATIENCE_S, TIMEOUT_S = 25.0, 240.0
 SHARES = ("100%", "50%", "25%", "12.5%")
 BACKENDS = ("grouped_mm", "eager")
-TITLE = "Model R with less and less of its experts in memory"
+OTHERS: dict[str, tuple[Contender, ...]] = {"r": (LlamaCpp(), VllmCpu()), "widened": ()}
+LIMITED: dict[str, tuple[Contender, ...]] = {"r": (ExpertFlow("25%"), Resident()), "widened": ()}
+"""What runs in a control group smaller than the model."""
+TITLE = "Less and less of the experts in memory"
 NOTES = (
     "*Identical*: of ExpertFlow, drawn tokens (temperature 1) equal to those with all experts resident; of "
     "transformers, the likeliest token equal to its grouped_mm backend's. The rows with a limit run inside a memory "
@@ -34,21 +43,22 @@ NOTES = (
 def main() -> None:
     arguments = _arguments()
     console = Console(stderr=True)
-    setting = Setting(model_r(), MODEL_R["vocab_size"] or 0, arguments.batches, arguments.steps, 25.0, 240.0)
+    model = model_r() if arguments.model == "r" else widened()
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    setting = Setting(model, vocabulary, arguments.batches, arguments.steps, PATIENCE_S, TIMEOUT_S)
     comparison, reason = Comparison(setting, console.print), ""
     for _ in range(arguments.repeats):
-        for contender in (*map(ExpertFlow, SHARES), *map(Resident, BACKENDS)):
+        for contender in (*map(ExpertFlow, SHARES), *map(Resident, BACKENDS), *OTHERS[arguments.model]):
             comparison.run(contender)
     try:
-        limit_bytes = parse_size(arguments.limit, "limit").of(0)
-        comparison.run(ExpertFlow("25%"), limit_bytes)
-        comparison.run(Resident(), limit_bytes)
+        for contender in LIMITED[arguments.model]:
+            comparison.run(contender, parse_size(arguments.limit, "limit").of(0))
     except NoLimit as error:
         reason = f"No memory limit can be enforced here: {error}"
     rows = _rows(comparison)
     console.print(reason, markdown(rows))
     if arguments.out:
-        write(rows, arguments.out, TITLE, [*NOTES, *filter(None, [reason])])
+        write(rows, arguments.out, f"{TITLE}: model {arguments.model}", [*NOTES, *filter(None, [reason])])
 
 
 def _rows(comparison: Comparison) -> list[Row]:
@@ -62,10 +72,11 @@ def _rows(comparison: Comparison) -> list[Row]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=("r", "widened"), default="r", help="r: random OLMoE of 3.3 GB")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--limit", default="1.65GB", help="of the control group, smaller than the model")
+    parser.add_argument("--limit", default="1.65GB", help="of the control group, smaller than model R")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 

@@ -22,13 +22,15 @@ def bench_folder() -> Path:
     return folder
 
 
-def install(name: str, requirements: Sequence[str]) -> Path:
-    """A folder with exactly these packages; the first call installs them. What else they import is ours."""
+def install(name: str, requirements: Sequence[str], dependencies: bool = False) -> Path:
+    """A folder with these packages, and what they depend on; the first call installs them. Without `dependencies`
+    what else they import is ours."""
     folder = bench_folder() / "packages" / name
     if not folder.exists():
         partial = folder.with_name(f"{name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(partial), *requirements]
+        pip = [sys.executable, "-m", "pip", "install", "--target", str(partial)]
+        pip += [*(() if dependencies else ("--no-deps",)), *requirements]
         run(pip, f"{name} does not install")
         partial.rename(folder)
     return folder

@@ -55,4 +55,6 @@ PARTS = (
          ("--rounds", "1", "--steps", "8"), 3),
     Part("residency", ("S10",), module("residency"), 8, "residency.json", None,
          ("--repeats", "1", "--batches", "1"), 3),
+    Part("residency, widened", ("S10",), module("residency", "--model", "widened", "--batches", "1", "8", "32"), 6,
+         "residency-widened.json", None, ("--repeats", "1", "--batches", "1"), 2),
 )  # fmt: skip
