@@ -17,7 +17,8 @@ from rich.console import Console
 from .comparison.compare import Comparison, Setting
 from .comparison.rows import as_row
 from .comparison.tables import Row, markdown
-from .comparison.writing import write
+from .comparison.writing import read_cells, write
+from .contender.accelerate_cpu import AccelerateCpu
 from .contender.kind import Contender
 from .contender.llama_cpp import LlamaCpp
 from .contender.ours import ExpertFlow
@@ -29,8 +30,8 @@ from .models import model_r, widened
 PATIENCE_S, TIMEOUT_S = 25.0, 240.0
 SHARES = ("100%", "50%", "25%", "12.5%")
 BACKENDS = ("grouped_mm", "eager")
-OTHERS: dict[str, tuple[Contender, ...]] = {"r": (LlamaCpp(), VllmCpu()), "widened": ()}
-LIMITED: dict[str, tuple[Contender, ...]] = {"r": (ExpertFlow("25%"), Resident()), "widened": ()}
+OTHERS: dict[str, tuple[Contender, ...]] = {"r": (AccelerateCpu(), LlamaCpp(), VllmCpu()), "widened": ()}
+LIMITED: dict[str, tuple[Contender, ...]] = {"r": (ExpertFlow("25%"), Resident(), AccelerateCpu()), "widened": ()}
 """What runs in a control group smaller than the model."""
 TITLE = "Less and less of the experts in memory"
 NOTES = (
@@ -47,6 +48,8 @@ def main() -> None:
     vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
     setting = Setting(model, vocabulary, arguments.batches, arguments.steps, PATIENCE_S, TIMEOUT_S)
     comparison, reason = Comparison(setting, console.print), ""
+    if arguments.resume:
+        comparison.resume(read_cells(arguments.out))
     for _ in range(arguments.repeats):
         for contender in (*map(ExpertFlow, SHARES), *map(Resident, BACKENDS), *OTHERS[arguments.model]):
             comparison.run(contender)
@@ -57,8 +60,8 @@ def main() -> None:
         reason = f"No memory limit can be enforced here: {error}"
     rows = _rows(comparison)
     console.print(reason, markdown(rows))
-    if arguments.out:
-        write(rows, arguments.out, f"{TITLE}: model {arguments.model}", [*NOTES, *filter(None, [reason])])
+    cells = list(comparison.cells.values())
+    write(rows, cells, arguments.out, f"{TITLE}: model {arguments.model}", [*NOTES, *filter(None, [reason])])
 
 
 def _rows(comparison: Comparison) -> list[Row]:
@@ -77,7 +80,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--limit", default="1.65GB", help="of the control group, smaller than model R")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="add repeats to those that the file --out has")
+    parser.add_argument("--out", type=Path, default=Path("residency.json"))
     return parser.parse_args()
 
 

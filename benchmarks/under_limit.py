@@ -14,7 +14,7 @@ from rich.console import Console
 from .comparison.compare import Comparison, Setting
 from .comparison.rows import as_row
 from .comparison.tables import Row, markdown
-from .comparison.writing import write
+from .comparison.writing import read_cells, write
 from .contender.all import OFFLOADING
 from .contender.ours import ExpertFlow
 from .contender.resident import Resident
@@ -38,20 +38,23 @@ def main() -> None:
         model_r(), MODEL_R["vocab_size"] or 0, arguments.batches, arguments.steps, arguments.patience, arguments.timeout
     )
     comparison, reason = Comparison(setting, console.print), ""
+    if arguments.resume:
+        comparison.resume(read_cells(arguments.out))
     try:
         _run(comparison, [parse_size(limit, "limits").of(0) for limit in arguments.limits], arguments.repeats)
     except NoLimit as error:
         reason = f"No memory limit can be enforced here: {error}"
     rows = _rows(comparison)
     console.print(reason or "", markdown(rows))
-    if arguments.out:
-        write(rows or [{"failure": reason}], arguments.out, TITLE, [*NOTES, *filter(None, [reason])])
+    cells = list(comparison.cells.values())
+    write(rows or [{"failure": reason}], cells, arguments.out, TITLE, [*NOTES, *filter(None, [reason])])
 
 
 def _run(comparison: Comparison, limits: list[int], repeats: int) -> None:
     """First the references, without a limit."""
-    comparison.run(ExpertFlow("100%"))
-    comparison.run(Resident())
+    for reference in (ExpertFlow("100%"), Resident()):
+        if not any(name == reference.name for name, _, _ in comparison.cells):
+            comparison.run(reference)
     for limit_bytes in limits:
         for _ in range(repeats):
             for contender in (ExpertFlow(), *(kind() for kind in OFFLOADING)):
@@ -77,7 +80,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--patience", type=float, default=25.0, help="seconds after which a case of a run ends")
     parser.add_argument("--timeout", type=float, default=240.0, help="seconds after which a run is given up")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--resume", action="store_true", help="add repeats to those that the file --out has")
+    parser.add_argument("--out", type=Path, default=Path("under-limit.json"))
     return parser.parse_args()
 
 

@@ -41,6 +41,14 @@ class Comparison:
     def __post_init__(self) -> None:
         self._cases = cases(self.setting)
 
+    def resume(self, earlier: Sequence[Cell]) -> None:
+        """Go on with the cells of an earlier comparison with the same setting."""
+        self.cells = {(cell.contender, cell.limit_bytes, cell.batch): cell for cell in earlier}
+        for index, batch in enumerate(self.setting.batches):
+            answers = [answer for cell in earlier if cell.batch == batch for answer in cell.answers if answer]
+            tokens = next((answer.tokens for answer in answers if answer.tokens), [])
+            self._cases[index] = msgspec.structs.replace(self._cases[index], tokens=tokens)
+
     def run(self, contender: Contender, limit_bytes: int = 0) -> None:
         """Once, under this limit. Raises NoLimit where it cannot be enforced."""
         done = self._attempt(contender, limit_bytes)

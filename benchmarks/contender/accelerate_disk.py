@@ -62,8 +62,12 @@ def main() -> None:
 def load(model_folder: str, offloaded: Path, kept_bytes: int) -> Any:
     """The model with its first modules in memory, at most `kept_bytes`, the rest on disk."""
     import torch
-    from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
-    from accelerate.utils import OffloadedWeightsLoader, set_module_tensor_to_device
+    from accelerate import (  # pyright: ignore[reportMissingImports]
+        dispatch_model,
+        infer_auto_device_map,
+        init_empty_weights,
+    )
+    from accelerate.utils import OffloadedWeightsLoader, set_module_tensor_to_device  # pyright: ignore[reportMissingImports]
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model_folder)
@@ -89,7 +93,7 @@ def _place(places: dict[str, Any], name: str) -> Any:
 def write(model_folder: str, folder: Path) -> None:
     """Writes the weights as accelerate reads them (needs the whole model in memory, once)."""
     import torch
-    from accelerate.utils import offload_state_dict
+    from accelerate.utils import offload_state_dict  # pyright: ignore[reportMissingImports]
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.bfloat16)

@@ -15,8 +15,9 @@ DISK_RATE = 0.9
 TRANSFERS = "transfers, "
 
 
-def under_limit(rows: list[dict[str, Any]]) -> list[Verdict]:
-    """S4: rows of under_limit.py."""
+def under_limit(file: dict[str, Any]) -> list[Verdict]:
+    """S4: the file of under_limit.py."""
+    rows = file["rows"]
     return [
         _faster(row, goal) for row in rows if (goal := UNDER_LIMIT.get((row.get("contender", ""), row.get("batch", 0))))
     ]

@@ -53,7 +53,7 @@ def test_figures_of_the_parts_become_verdicts() -> None:
         {"contender": "accelerate disk offload", "batch": 8, "limit_bytes": 10**9, "failure": "killed"},
         {"contender": "ExpertFlow", "batch": 1, "limit_bytes": 10**9},
     ]
-    assert [verdict.said for verdict in under_limit(rows)] == ["met", "not run"]
+    assert [verdict.said for verdict in under_limit({"rows": rows})] == ["met", "not run"]
     row = {"what": "decode, batch 1", "of resident": [0.9, 0.8], "of one process": [1.2], "messages a step": 3.0}
     assert [verdict.said for verdict in resident({"rows": [row]})] == ["not met", "not met", "met"]
     rates = [
@@ -65,7 +65,7 @@ def test_figures_of_the_parts_become_verdicts() -> None:
 
 def test_the_page_names_every_target_and_says_what_was_not_run(tmp_path: Path) -> None:
     rows = [{"contender": "llama.cpp mmap", "batch": 1, "limit_bytes": 10**9, "failure": "does not build"}]
-    (tmp_path / "under-limit.json").write_text(json.dumps(rows))
+    (tmp_path / "under-limit.json").write_text(json.dumps({"rows": rows}))
     lines = page(PARTS, "setting", {"resident": "done"}, tmp_path).splitlines()
     assert "| S4 | batch 1, 1.00 GB: times as fast as llama.cpp mmap | ≥ 3 | does not build | not run |" in lines
     assert {line.split()[1] for line in lines if line.startswith("| S")} == {f"S{number}" for number in range(1, 11)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from expertflow.benchmarks.comparison.rows import Cell, as_row
 from expertflow.benchmarks.comparison.tables import markdown
-from expertflow.benchmarks.comparison.writing import write
+from expertflow.benchmarks.comparison.writing import read_cells, write
 from expertflow.benchmarks.contender.order import Answer, Answered
 from expertflow.benchmarks.contender.running import Run
 
@@ -35,9 +35,11 @@ def test_a_contender_is_paired_with_ours_and_judged_by_its_choices() -> None:
 def test_who_failed_is_a_line_with_the_reason(tmp_path: Path) -> None:
     failed = Cell("other", 10**9, 2)
     failed.add(Run(failure="killed by the kernel: out of memory"), 0)
-    rows = [as_row(failed, None, None), as_row(cell("ExpertFlow", [0.1]), None, None)]
+    ours = cell("ExpertFlow", [0.1])
+    rows = [as_row(failed, None, None), as_row(ours, None, None)]
     assert markdown(rows).splitlines()[2].endswith("| – | killed by the kernel: out of memory |")
-    write(rows, tmp_path / "x.json", "title", ["note"])
-    assert json.loads((tmp_path / "x.json").read_text()) == rows
+    write(rows, [failed, ours], tmp_path / "x.json", "title", ["note"])
+    assert json.loads((tmp_path / "x.json").read_text())["rows"] == rows
+    assert read_cells(tmp_path / "x.json") == [failed, ours]
     assert (tmp_path / "x.png").exists()
     assert "note" in (tmp_path / "x.md").read_text()
