@@ -26,6 +26,8 @@ KEPT = 0.4
 class AccelerateDisk(Contender):
     name = "accelerate disk offload"
     module = "accelerate_disk"
+    trial_steps = 0
+    """What one step has read the next one reads again."""
 
     def prepare(self, model: Path) -> None:
         packages, folder = install("accelerate", [PACKAGE]), _offloaded(model)

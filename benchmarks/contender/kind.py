@@ -22,6 +22,8 @@ class Contender:
     """Of this folder, run with -m."""
     threads: tuple[int, ...] = (CORES,)
     """Thread counts to try."""
+    trial_steps = 3
+    """With each thread count; they warm up as well. 0: neither is of use."""
     draws = False
     """Whether it draws its tokens; the others are given them."""
 

@@ -38,7 +38,10 @@ def run(contender: Contender, order: Order, timeout_s: float) -> Run:
     model = Path(order.model)
     contender.prepare(model)
     order = msgspec.structs.replace(
-        order, threads=list(contender.threads), options=contender.options(order.limit_bytes)
+        order,
+        threads=list(contender.threads),
+        options=contender.options(order.limit_bytes),
+        trial_steps=contender.trial_steps,
     )
     drop(contender.files(model))
     with ExitStack() as stack:

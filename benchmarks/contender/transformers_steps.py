@@ -27,6 +27,8 @@ def run_cases(model: Any, order: Order) -> list[Answered]:
 def _best_threads(model: Any, case: Case, order: Order) -> int:
     import torch
 
+    if not order.trial_steps:
+        return order.threads[0]
     spent = {}
     for threads in order.threads:
         torch.set_num_threads(threads)

@@ -13,8 +13,8 @@ from typing import Any
 def main() -> None:
     source, folder, file = (Path(each) for each in sys.argv[1:4])
     sys.path[:0] = [str(source), str(source / "gguf-py")]
-    import convert_hf_to_gguf as converter
-    from conversion.base import TextModel
+    import convert_hf_to_gguf as converter  # pyright: ignore[reportMissingImports]
+    from conversion.base import TextModel  # pyright: ignore[reportMissingImports]
 
     if not (folder / "tokenizer.json").exists():
         TextModel.set_vocab = _set_no_vocab
