@@ -15,6 +15,7 @@ from expertflow.configs.sizes import parse_size
 from rich.console import Console
 
 from .comparison.compare import Comparison, Setting
+from .comparison.interrupted import ended_by_signal
 from .comparison.rows import as_row
 from .comparison.tables import Row, markdown
 from .comparison.writing import read_cells, write
@@ -50,18 +51,24 @@ def main() -> None:
     comparison, reason = Comparison(setting, console.print), ""
     if arguments.resume:
         comparison.resume(read_cells(arguments.out))
+    try:
+        with ended_by_signal():
+            _run(comparison, arguments)
+    except NoLimit as error:
+        reason = f"No memory limit can be enforced here: {error}"
+    finally:
+        rows, cells = _rows(comparison), list(comparison.cells.values())
+        notes = [*NOTES, *filter(None, [reason])]
+        write(rows, cells, arguments.out, f"{TITLE}: model {arguments.model}", notes)
+    console.print(reason, markdown(rows))
+
+
+def _run(comparison: Comparison, arguments: argparse.Namespace) -> None:
     for _ in range(arguments.repeats):
         for contender in (*map(ExpertFlow, SHARES), *map(Resident, BACKENDS), *OTHERS[arguments.model]):
             comparison.run(contender)
-    try:
-        for contender in LIMITED[arguments.model]:
-            comparison.run(contender, parse_size(arguments.limit, "limit").of(0))
-    except NoLimit as error:
-        reason = f"No memory limit can be enforced here: {error}"
-    rows = _rows(comparison)
-    console.print(reason, markdown(rows))
-    cells = list(comparison.cells.values())
-    write(rows, cells, arguments.out, f"{TITLE}: model {arguments.model}", [*NOTES, *filter(None, [reason])])
+    for contender in LIMITED[arguments.model]:
+        comparison.run(contender, parse_size(arguments.limit, "limit").of(0))
 
 
 def _rows(comparison: Comparison) -> list[Row]:
@@ -69,7 +76,7 @@ def _rows(comparison: Comparison) -> list[Row]:
     rows = []
     for (name, _, batch), cell in cells.items():
         first = ExpertFlow(SHARES[0]) if name.startswith(ExpertFlow.name) else Resident(BACKENDS[0])
-        rows.append(as_row(cell, None, cells[first.name, 0, batch]))
+        rows.append(as_row(cell, None, cells.get((first.name, 0, batch))))
     return sorted(rows, key=lambda row: row["batch"])
 
 

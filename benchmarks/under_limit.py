@@ -12,6 +12,7 @@ from expertflow.configs.sizes import parse_size
 from rich.console import Console
 
 from .comparison.compare import Comparison, Setting
+from .comparison.interrupted import ended_by_signal
 from .comparison.rows import as_row
 from .comparison.tables import Row, markdown
 from .comparison.writing import read_cells, write
@@ -41,13 +42,14 @@ def main() -> None:
     if arguments.resume:
         comparison.resume(read_cells(arguments.out))
     try:
-        _run(comparison, [parse_size(limit, "limits").of(0) for limit in arguments.limits], arguments.repeats)
+        with ended_by_signal():
+            _run(comparison, [parse_size(limit, "limits").of(0) for limit in arguments.limits], arguments.repeats)
     except NoLimit as error:
         reason = f"No memory limit can be enforced here: {error}"
-    rows = _rows(comparison)
+    finally:
+        rows, cells = _rows(comparison), list(comparison.cells.values())
+        write(rows or [{"failure": reason}], cells, arguments.out, TITLE, [*NOTES, *filter(None, [reason])])
     console.print(reason or "", markdown(rows))
-    cells = list(comparison.cells.values())
-    write(rows or [{"failure": reason}], cells, arguments.out, TITLE, [*NOTES, *filter(None, [reason])])
 
 
 def _run(comparison: Comparison, limits: list[int], repeats: int) -> None:
@@ -66,7 +68,7 @@ def _rows(comparison: Comparison) -> list[Row]:
     cells, rows = comparison.cells, []
     for (name, limit_bytes, batch), cell in cells.items():
         drawing = name.startswith(ExpertFlow.name)
-        reference = cells[ExpertFlow("100%").name if drawing else Resident().name, 0, batch]
+        reference = cells.get((ExpertFlow("100%").name if drawing else Resident().name, 0, batch))
         ours = None if drawing else cells.get((ExpertFlow.name, limit_bytes, batch))
         rows.append(as_row(cell, ours, reference))
     return sorted(rows, key=lambda row: (-(row["limit_bytes"] or 10**12), row["batch"]))
@@ -74,7 +76,7 @@ def _rows(comparison: Comparison) -> list[Row]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--limits", nargs="+", default=["1.65GB", "1.1GB"])
+    parser.add_argument("--limits", nargs="*", default=["1.65GB", "1.1GB"])
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
