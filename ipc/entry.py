@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from ..errors import EngineError, ExpertFlowError
-from .parent import end_with_supervisor
-from .spec import read_spec
+from .parent import ORPHANED, end_with_process, end_with_supervisor
+from .spec import StageSpec, is_awaited, read_spec
 from .stage import Stage
 
 FAILED = 3
 """Exit code of a stage that has told the supervisor why (`Failed`)."""
 
 
-def run_stage(main: Callable[[Stage], None]) -> NoReturn:
+def run_stage(main: Callable[[Stage], None], prepare: Callable[[], None] = lambda: None) -> NoReturn:
     """Run `main` as the stage whose spec lies in the descriptor of the first argument, and exit.
 
     Exit codes: 0 asked to end, `FAILED` with the reason sent, `parent.ORPHANED` when the supervisor has gone. Import
-    what is heavy inside `main`: the supervisor is watched before it runs.
+    what is heavy inside `main`: the supervisor is watched before it runs. Where the spec is still to come, through a
+    pipe, `prepare` runs meanwhile.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    spec = read_spec(int(sys.argv[1]))
+    spec = _await_spec(int(sys.argv[1]), prepare)
     end_with_supervisor(spec.death_fd, spec.supervisor_pid)
     logging.basicConfig(format=f"%(asctime)s {spec.stage}.{spec.epoch} %(levelname)s %(name)s: %(message)s")
     with Stage(spec) as stage:
@@ -32,6 +34,16 @@ def run_stage(main: Callable[[Stage], None]) -> NoReturn:
         code = _run(main, stage)
         signal.set_wakeup_fd(-1)
     sys.exit(code)
+
+
+def _await_spec(fd: int, prepare: Callable[[], None]) -> StageSpec:
+    if is_awaited(fd):
+        end_with_process(os.getppid())
+        prepare()
+    try:
+        return read_spec(fd)
+    except EOFError:
+        sys.exit(ORPHANED)
 
 
 def _obey_signals(stage: Stage) -> None:

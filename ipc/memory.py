@@ -20,9 +20,10 @@ _CHUNK_BYTES = 64 * 2**20
 class Arena:
     """A memfd and, once asked for, its mapping. The kernel frees it when the last process has closed it."""
 
-    def __init__(self, fd: int, size_bytes: int) -> None:
+    def __init__(self, fd: int, size_bytes: int, name: str = "") -> None:
         self.fd = fd
         self.size_bytes = size_bytes
+        self._name = name
 
     @classmethod
     def create(cls, name: str, size_bytes: int, on_progress: Callable[[int, int], None] | None = None) -> Arena:
@@ -30,14 +31,18 @@ class Arena:
 
         `on_progress(done_bytes, size_bytes)` is called on the way. Raises BudgetError with the numbers.
         """
-        check_room(name, size_bytes)
-        arena = cls(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), size_bytes)
+        arena = cls.reserve(name)
         try:
-            arena._allocate(name, on_progress)
+            arena.allocate(size_bytes, on_progress)
         except BaseException:
             arena.close()
             raise
         return arena
+
+    @classmethod
+    def reserve(cls, name: str) -> Arena:
+        """One without any memory yet, whose descriptor can be passed on already; `allocate` gives it its size."""
+        return cls(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), 0, name)
 
     @classmethod
     def attach(cls, fd: int, size_bytes: int) -> Arena:
@@ -47,7 +52,9 @@ class Arena:
     @cached_property
     def array(self) -> np.ndarray:
         """uint8 [size_bytes], writable, shared; it keeps the mapping alive by itself (use with `torch.from_numpy`)."""
-        return np.frombuffer(mmap.mmap(self.fd, self.size_bytes), dtype=np.uint8)
+        # Mapped at once: faults one by one cost the first direct read into each page ten times its own CPU time.
+        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
+        return np.frombuffer(mmap.mmap(self.fd, self.size_bytes, flags), dtype=np.uint8)
 
     def close(self) -> None:
         """Give up the descriptor; the mapping goes with its last view, never under one."""
@@ -56,16 +63,19 @@ class Arena:
             os.close(self.fd)
             self.fd = -1
 
-    def _allocate(self, name: str, on_progress: Callable[[int, int], None] | None) -> None:
-        os.ftruncate(self.fd, self.size_bytes)
-        for start in range(0, self.size_bytes, _CHUNK_BYTES):
-            count = min(_CHUNK_BYTES, self.size_bytes - start)
+    def allocate(self, size_bytes: int, on_progress: Callable[[int, int], None] | None = None) -> None:
+        """See `create`; once only."""
+        check_room(self._name, size_bytes)
+        self.size_bytes = size_bytes
+        os.ftruncate(self.fd, size_bytes)
+        for start in range(0, size_bytes, _CHUNK_BYTES):
+            count = min(_CHUNK_BYTES, size_bytes - start)
             try:
                 os.posix_fallocate(self.fd, start, count)
             except OSError as error:
-                raise _does_not_fit(name, self.size_bytes, start) from error
+                raise _does_not_fit(self._name, size_bytes, start) from error
             if on_progress:
-                on_progress(start + count, self.size_bytes)
+                on_progress(start + count, size_bytes)
         fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 import msgspec
 
@@ -40,6 +41,16 @@ def write_spec(spec: StageSpec) -> int:
 
 
 def read_spec(fd: int) -> StageSpec:
-    """Read and close."""
+    """Read and close; from a pipe, wait for it. Raises EOFError if the pipe ends without a spec."""
     with open(fd, "rb") as file:
-        return msgspec.msgpack.decode(os.pread(fd, os.fstat(file.fileno()).st_size, 0), type=StageSpec)
+        if file.seekable():
+            file.seek(0)
+        raw = file.read()
+    if not raw:
+        raise EOFError("nobody said what to do")
+    return msgspec.msgpack.decode(raw, type=StageSpec)
+
+
+def is_awaited(fd: int) -> bool:
+    """Whether the spec is still to come, through a pipe."""
+    return stat.S_ISFIFO(os.fstat(fd).st_mode)

@@ -24,8 +24,7 @@ class Child:
         self.pid = process.pid
         self.pidfd = os.pidfd_open(process.pid)
         self.exit_code: int | None = None
-        self._process = process
-        self._log = log
+        self._process, self._log = process, log
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens if it has ended."""
@@ -43,11 +42,20 @@ class Child:
 
 
 def spawn(plan: StagePlan, spec: StageSpec, log: Path | None) -> Child:
-    """Start a stage; its output goes to `log`, or to our own stderr.
+    """Start a stage; its output goes to `log`, or to our own stderr."""
+    spec_fd = write_spec(spec)
+    try:
+        fds = [spec.death_fd, *(memory.fd for memory in spec.memory.values())]
+        return Child(plan.stage, spec.epoch, spawn_process(plan, spec_fd, fds, log), log)
+    finally:
+        os.close(spec_fd)
+
+
+def spawn_process(plan: StagePlan, spec_fd: int, fds: list[int], log: Path | None) -> subprocess.Popen[bytes]:
+    """`python ARGUMENTS… SPEC_FD`, which inherits `fds`; its output goes to `log`, or to our own stderr.
 
     It gets a process group of its own, so that Ctrl-C reaches the supervisor alone.
     """
-    spec_fd = write_spec(spec)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else os.dup(2)
     try:
         process = subprocess.Popen(
@@ -56,14 +64,13 @@ def spawn(plan: StagePlan, spec: StageSpec, log: Path | None) -> Child:
             stdout=output,
             stderr=output,
             env={**os.environ, **plan.environment},
-            pass_fds=[spec_fd, spec.death_fd, *(memory.fd for memory in spec.memory.values())],
+            pass_fds=[spec_fd, *fds],
             process_group=0,
         )
     finally:
-        os.close(spec_fd)
         os.close(output)
     _be_nice(process.pid, plan.nice)
-    return Child(plan.stage, spec.epoch, process, log)
+    return process
 
 
 def describe_exit(code: int) -> str:

@@ -21,7 +21,7 @@ from ..ipc.messages import AskSnapshot, Drain, Failed, KillStage, Progress, Publ
 from ..ipc.messages.control import FROM_STAGE, FROM_WATCHER, FromStage
 from ..ipc.router import Router
 from ..ipc.sockets import Context
-from .children import Child, spawn
+from .children import Child
 from .fleet import Fleet
 from .resources import Resources
 from .roster import Action, GiveUp, Kill, Roster, Spawn, Tell
@@ -64,7 +64,7 @@ class Engine:
     `news` tells the starting of it, and always ends with `Ended`.
     """
 
-    def __init__(self, resources: Resources, plans: list[StagePlan], verbose: bool = False) -> None:
+    def __init__(self, resources: Resources, plans: list[StagePlan]) -> None:
         self.news: SimpleQueue[News] = SimpleQueue()
         self.board = Board()
         self.cause: ExpertFlowError | None = None
@@ -72,7 +72,6 @@ class Engine:
         self._plans = {plan.stage: plan for plan in plans}
         config = resources.config
         self._roster = Roster({plan.stage: plan.peers for plan in plans}, config.restart_limit, config.start_timeout_s)
-        self._verbose = verbose
         self._orders: deque[KillStage | Drain] = deque()
         self._stopping = False
         self._poller = zmq.Poller()
@@ -150,8 +149,7 @@ class Engine:
 
     def _spawn(self, party: Party) -> None:
         plan = self._plans[party.stage]
-        log = None if self._verbose else self._resources.run_dir.path / f"{party.stage}.{party.epoch}.log"
-        child = spawn(plan, self._resources.spec(plan, party.epoch), log)
+        child = self._resources.start(plan, party.epoch)
         self._fleet.add(child)
         self.board.started(party.stage, party.epoch, child.pid)
 

@@ -20,10 +20,13 @@ from ..ipc.rundir import RunDir
 from ..ipc.spec import SharedMemory, StageSpec
 from ..workers.checkpoint.survey import Survey
 from ..workers.traces.folder import claim_folder
-from .budgets import Budgets, plan_budgets
+from .budgets import plan_budgets
+from .children import Child, spawn
+from .headstart import HeadStart
 from .stages import StagePlan
 from .timeline import Timeline
 
+FIRST_EPOCH = 1
 Report = Callable[[Progress], None]
 Surveyor = Callable[[Config, Path, Report], Survey]
 
@@ -31,9 +34,11 @@ Surveyor = Callable[[Config, Path, Report], Survey]
 class Resources:
     """Made before any stage is started; closing it leaves nothing behind."""
 
-    def __init__(self, config: Config, surveyor: Surveyor, report: Report) -> None:
+    def __init__(
+        self, config: Config, surveyor: Surveyor, report: Report, plans: list[StagePlan], verbose: bool = False
+    ) -> None:
         """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
-        self.config = config
+        self.config, self._verbose = config, verbose
         with ExitStack() as stack:
             if config.trace:
                 claim_folder(config.trace)
@@ -44,16 +49,18 @@ class Resources:
                 stack.callback(self.timeline.close)
             self.run_dir = RunDir.create()
             stack.callback(self.run_dir.close)
+            self._death_fds = os.pipe2(os.O_CLOEXEC)
+            for fd in self._death_fds:
+                stack.callback(os.close, fd)
+            self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
+            self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans if plan.early}
             survey = self._make_survey(surveyor, report)
             self.budgets = plan_budgets(config, survey, available_bytes())
             self.survey = survey.laid_out(self.budgets.slots, config.tier)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage is of what is available now; the stages are told bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
-            self.arenas = {name: self._arena(name, size, stack, report) for name, size in _sizes(self.budgets).items()}
-            self._death_fds = os.pipe2(os.O_CLOEXEC)
-            for fd in self._death_fds:
-                stack.callback(os.close, fd)
+            self._allocate(report)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Resources:
@@ -64,6 +71,12 @@ class Resources:
 
     def close(self) -> None:
         self._stack.close()
+
+    def start(self, plan: StagePlan, epoch: int) -> Child:
+        """Start a stage; the first time, one that has a head start is only told what to do."""
+        early = self._head_starts.pop(plan.stage, None)
+        spec = self.spec(plan, epoch)
+        return early.tell(spec) if early else spawn(plan, spec, self._log_of(plan, epoch))
 
     def spec(self, plan: StagePlan, epoch: int) -> StageSpec:
         """What one start of a stage is told."""
@@ -89,13 +102,28 @@ class Resources:
         report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
         return survey
 
-    def _arena(self, name: str, size_bytes: int, stack: ExitStack, report: Report) -> Arena:
-        def allocated(done_bytes: int, total_bytes: int) -> None:
-            report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
-
-        arena = Arena.create(name, size_bytes, allocated)
+    def _reserve(self, name: str, stack: ExitStack) -> Arena:
+        arena = Arena.reserve(name)
         stack.callback(arena.close)
         return arena
+
+    def _head_start(self, plan: StagePlan, stack: ExitStack) -> HeadStart:
+        fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
+        early = HeadStart(plan, fds, self._log_of(plan, FIRST_EPOCH))
+        stack.callback(early.close)
+        return early
+
+    def _log_of(self, plan: StagePlan, epoch: int) -> Path | None:
+        return None if self._verbose else self.run_dir.path / f"{plan.stage}.{epoch}.log"
+
+    def _allocate(self, report: Report) -> None:
+        sizes = {"slots": self.budgets.slots_bytes, "host": self.budgets.host_bytes}
+        for name, arena in self.arenas.items():
+
+            def allocated(done_bytes: int, total_bytes: int, name: str = name) -> None:
+                report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
+
+            arena.allocate(sizes[name], allocated)
 
 
 def _make_folder(record: str) -> None:
@@ -105,6 +133,6 @@ def _make_folder(record: str) -> None:
         raise UsageError(f"cannot be made: {error.strerror}", record, "Give another folder for the record") from error
 
 
-def _sizes(budgets: Budgets) -> dict[str, int]:
-    sizes = {"slots": budgets.slots_bytes, "host": budgets.host_bytes}
-    return {name: size for name, size in sizes.items() if size}
+def _names(config: Config) -> list[str]:
+    """Of the shared memory there will be; how large it is, only the survey tells."""
+    return ["slots", "host"] if config.tier == "host" else ["slots"]

@@ -21,6 +21,8 @@ class StagePlan(NamedTuple):
     memory: tuple[str, ...] = ()
     """The shared memory it is given, if there is such."""
     nice: int = 0
+    early: bool = False
+    """Started while the checkpoint is surveyed: what it has to import takes as long."""
 
     @property
     def peers(self) -> set[str]:
@@ -30,7 +32,7 @@ class StagePlan(NamedTuple):
 def stage_plans(config: Config) -> list[StagePlan]:
     """The stages of an engine; the slowest to start comes first."""
     return [
-        _worker("compute", compute_threads(config), ("slots",), spins=True),
+        _worker("compute", compute_threads(config), ("slots",), spins=True)._replace(early=True),
         _worker("loader", 1, ("slots", "host")),
         _worker("predictor", 1, nice=10),
         _worker("scheduler", 1),

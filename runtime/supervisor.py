@@ -70,9 +70,10 @@ class Supervisor:
             raise UsageError("no model given", "model", "Give the folder of a checkpoint or a hub id")
         if self._engine and not self._engine.join(0):
             raise EngineError("is running already", "engine", "Stop it first")
-        resources = Resources(self.config, self._surveyor, self._report)
+        plans = self._plans or stage_plans(self.config)
+        resources = Resources(self.config, self._surveyor, self._report, plans, self._verbose)
         self._address = str(resources.run_dir.path)
-        self._engine = Engine(resources, self._plans or stage_plans(self.config), self._verbose)
+        self._engine = Engine(resources, plans)
         atexit.register(self.stop)
         try:
             self._engine.start()

@@ -82,6 +82,8 @@ def _array(content: bytes, name: str) -> list[msgspec.Raw]:
 
 
 def _prompt(record: bytes | msgspec.Raw, where: str, make: Callable[[bytes | msgspec.Raw], str], kind: Format) -> str:
+    if not bytes(record).strip():
+        raise UsageError("the line is empty", where, "Remove it: each line holds a record")
     try:
         return make(record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:

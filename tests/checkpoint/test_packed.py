@@ -75,6 +75,8 @@ def test_a_folder_of_gguf(single: Path, with_config: bool):
         (single / "config.json").unlink()
     text = refusal(single, "GGUF (model-Q4_K_M.gguf), which is not supported", single)
     assert "in safetensors format" in text
+    with pytest.raises(CheckpointError, match="has its weights in GGUF"):
+        plan_sizes(str(single))
 
 
 def test_a_gguf_file(single: Path):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from expertflow.workers.checkpoint.architecture import build_on_meta, experts_modules
+from expertflow.workers.compute.probe import probe
 from expertflow.workers.compute.shrink import layers_of_every_kind, shrink
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -49,3 +50,10 @@ def test_published_values_that_are_small_already_stay() -> None:
     values: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 1}
     tiny = shrink(CONFIG_MAPPING["mixtral"](**values))
     assert {name: getattr(tiny, name) for name in values} == values
+
+
+@pytest.mark.parametrize(("width", "heads"), [(54, 3), (30, 5), (30, 3)])
+def test_heads_that_do_not_divide_a_small_width_get_one_that_they_do(width: int, heads: int) -> None:
+    """Else the copy of an odd little model cannot be run, and its rows can neither be padded nor moved."""
+    values: dict[str, Any] = {"hidden_size": width, "num_attention_heads": heads, "num_key_value_heads": heads}
+    assert probe(CONFIG_MAPPING["olmoe"](**values, vocab_size=64, num_hidden_layers=2)).padding

@@ -16,6 +16,7 @@ def small_chunks() -> Iterator[None]:
     """Chunks small enough for several in a small file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "CHUNK_BYTES", SMALL_CHUNK_BYTES)
+        patch.setattr(files, "READ_BYTES", SMALL_CHUNK_BYTES)
         yield
 
 

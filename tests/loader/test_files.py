@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.workers.checkpoint.layout import Run
-from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans
+from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans, join_spans
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,7 +52,8 @@ def test_spans_cover_their_run_once(small_chunks: None, offset: int, count: int,
     for earlier, later in zip(spans, spans[1:], strict=False):
         assert later.offset_bytes - earlier.offset_bytes == earlier.count_bytes
         assert later.start_bytes - earlier.start_bytes == earlier.count_bytes
-    assert all(span.count_bytes <= SMALL_CHUNK_BYTES for span in spans)
+    assert all(span.count_bytes <= 1.5 * SMALL_CHUNK_BYTES + BLOCK_BYTES for span in spans)
+    assert not lead or min(span.count_bytes for span in spans[:-1] or spans) == max(span.count_bytes for span in spans)
     for span in spans:
         if span.lands:
             assert span.start_bytes % BLOCK_BYTES == span.offset_bytes % BLOCK_BYTES == 0
@@ -254,3 +255,40 @@ def test_buffered_reads_are_told_to_drop(sources: list[Path], monkeypatch: pytes
     monkeypatch.setattr(os, "posix_fadvise", lambda fd, at, count, advice: told.append((at, count, advice)))
     read_run(sources[0], a_run(5000, 100, 5000), make_arena(2**16), 0, direct=False)
     assert told == [(0, 0, os.POSIX_FADV_RANDOM), (4096, 4096, os.POSIX_FADV_DONTNEED)]
+
+
+# Neighbours in a file
+
+
+def neighbours(offset: int, first: int, second: int) -> list[Span]:
+    """Two tensors that follow each other in a file, in regions of a slot that lie the other way round."""
+    positions = 8 * BLOCK_BYTES + offset % BLOCK_BYTES, (offset + first) % BLOCK_BYTES
+    runs = [a_run(offset, first, positions[0]), a_run(offset + first, second, positions[1])]
+    return [span for run in runs for span in chunk_spans(run, 0, guarded=True)]
+
+
+@pytest.mark.parametrize("most", [2**20, 8192])
+@pytest.mark.parametrize(("offset", "first"), [(808, 4000), (0, 4096), (100, 3996), (4095, 2)])
+def test_neighbours_come_with_one_read(
+    sources: list[Path], monkeypatch: pytest.MonkeyPatch, offset: int, first: int, most: int
+):
+    """And if that stops early, with one each."""
+    require_direct(sources[0].parent)
+    spans = neighbours(offset, first, 6000)
+    assert len(join_spans(spans)) == 1
+    asked: list[int] = []
+    preadv = os.preadv
+
+    def record(descriptor: int, buffers: list[memoryview], at: int) -> int:
+        asked.append(len(buffers))
+        return min(preadv(descriptor, buffers, at), most)
+
+    monkeypatch.setattr(os, "preadv", record)
+    memory = make_arena(16 * BLOCK_BYTES)
+    file = CheckpointFile(str(sources[0]), direct=True)
+    file.read_joined(memory, spans, BounceBuffer())
+    file.close()
+    assert (asked == [2]) == (most > 8192)
+    data, second = sources[0].read_bytes(), (offset + first) % BLOCK_BYTES
+    assert memory[8 * BLOCK_BYTES + offset % BLOCK_BYTES :][:first].tobytes() == data[offset : offset + first]
+    assert memory[second : second + 6000].tobytes() == data[offset + first :][:6000]

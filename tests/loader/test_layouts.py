@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from expertflow.workers.checkpoint.layout import ReadPlan, tensor_positions
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, chunk_spans
+from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans, join_spans
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -55,19 +55,18 @@ def expected_slot(survey: Survey, sources: list[Path]) -> tuple[np.ndarray, np.n
 def test_any_layout_arrives_and_stays_in_its_slot(
     sources: list[Path], layout: tuple[list[list[int]], list[Place], int], direct: bool, order: random.Random
 ):
-    """Chunks in any order, as two reader threads would run them; the slots on both sides keep their bytes."""
+    """Reads in any order, as two reader threads would run them; the slots on both sides keep their bytes."""
     pieces, places, block_bytes = layout
     survey = make_survey(sources, pieces, [places], block_bytes)
     memory = make_arena(3 * survey.stride_bytes)
     opened = [CheckpointFile(str(path), direct and block_bytes > 1) for path in sources]
-    chunks = [
-        (run.file, span)
-        for run in ReadPlan(survey).runs(0, 0)
-        for span in chunk_spans(run, survey.stride_bytes, block_bytes > 1)
-    ]
-    order.shuffle(chunks)
-    for file, span in chunks:
-        opened[file].read(memory, span, BounceBuffer())
+    spans: dict[int, list[Span]] = {}
+    for run in ReadPlan(survey).runs(0, 0):
+        spans.setdefault(run.file, []).extend(chunk_spans(run, survey.stride_bytes, block_bytes > 1))
+    reads = [(file, joined) for file, each in spans.items() for joined in join_spans(each)]
+    order.shuffle(reads)
+    for file, joined in reads:
+        opened[file].read_joined(memory, joined, BounceBuffer())
     for file in opened:
         file.close()
     before, slot, behind = memory.reshape(3, -1)

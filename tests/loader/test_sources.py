@@ -10,6 +10,7 @@ import pytest
 from expertflow.errors import CheckpointError
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader import transfers
+from expertflow.workers.loader.files import CHUNK_BYTES, READ_BYTES
 from expertflow.workers.loader.transfers import ExpertSource, FileSource, StoreSource
 
 from tests.loader.arenas import CANARY, all_experts, fill, make_arena, payload
@@ -87,13 +88,13 @@ def test_casts_at_odd_offsets(tmp_path: Path, stored: str, monkeypatch: pytest.M
 
 def test_large_runs_are_read_in_chunks(tmp_path: Path):
     """So that a need never waits longer than for one of them, converted ones included."""
-    files = write_random(tmp_path, 5 * 2**20)
-    for stored in ("bfloat16", "float32"):
-        survey = make_survey(files, [[2**20]], [[(0, 800)]], 4096, "bfloat16", stored)
+    files = write_random(tmp_path, 17 * 2**20)
+    for stored, most_bytes in (("bfloat16", READ_BYTES), ("float32", CHUNK_BYTES)):
+        survey = make_survey(files, [[2**22]], [[(0, 800)]], 4096, "bfloat16", stored)
         source = FileSource(survey)
         chunks = source.chunks(make_arena(survey.stride_bytes), 0, 0, 0)
         source.close()
-        assert len(chunks) >= survey.pieces[0].source_bytes // 2**20
+        assert len(chunks) >= survey.pieces[0].source_bytes // most_bytes
 
 
 def test_a_file_that_shrank_is_the_transfers_error(tmp_path: Path):

@@ -47,7 +47,10 @@ def fake_engine(
     """Not started yet. `behaviour`: stage -> $FAKE; `options` are the configuration's."""
     how = behaviour or {}
     plans = [
-        StagePlan(stage, ("-P", SCRIPT), {"FAKE": how.get(stage, "")}, memory("loader", stage)) for stage in stages
+        StagePlan(
+            stage, ("-P", SCRIPT), {"FAKE": how.get(stage, "")}, memory("loader", stage), early=stage == "compute"
+        )
+        for stage in stages
     ]
     config = Config.load(**{"model": "nowhere", "kv_memory": "1MB", **options})
     return Supervisor(config, plans=plans, surveyor=lambda config, path, report: fake_survey())

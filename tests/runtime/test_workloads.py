@@ -81,7 +81,6 @@ def test_an_array_gives_what_lines_give():
     ("kind", "line", "what"),
     [
         ("alpaca", "{", "truncated"),
-        ("alpaca", "", "truncated"),
         ("alpaca", '{"input": "x"}', "missing required field `instruction`"),
         ("alpaca", '{"instruction": 5}', r"Expected `str`.*\$.instruction"),
         ("alpaca", '{"instruction": " "}', "`instruction` is missing or empty"),
@@ -102,6 +101,12 @@ def test_a_bad_line_is_named(kind: Format, line: str, what: str):
         record_prompts(good + b"\n" + line.encode() + b"\n", "some.jsonl", kind)
     assert refused.value.where == "some.jsonl, line 2" and kind in refused.value.what
     assert json.loads(refused.value.remedy.removeprefix("Give ").removesuffix(", or another --format"))
+
+
+def test_an_empty_line_is_called_so():
+    with pytest.raises(UsageError, match="the line is empty") as refused:
+        record_prompts(b'{"document": "a"}\r\n\r\n', "some.jsonl", "xsum")
+    assert refused.value.where == "some.jsonl, line 2"
 
 
 def test_a_bad_record_of_an_array_is_named():

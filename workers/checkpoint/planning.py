@@ -9,7 +9,7 @@ import msgspec
 from ...errors import CheckpointError
 from .headers import INDEX, SINGLE, weight_names
 from .hub import fetch_config, listed_bytes
-from .packed import refuse_packed_index
+from .packed import refuse_gguf, refuse_packed_index
 from .resolve import local_folder, read_config
 from .sizing import model_sizes
 from .survey import ModelSizes
@@ -24,7 +24,10 @@ def plan_sizes(model: str, revision: str = "", dtype: str = "auto") -> ModelSize
     folder = local_folder(model)
     if folder:
         started = (folder / INDEX).is_file() or (folder / SINGLE).is_file()
-        return survey_folder(folder, dtype) if started else _sizes_of(folder, dtype)
+        if started:
+            return survey_folder(folder, dtype)
+        refuse_gguf(folder)
+        return _sizes_of(folder, dtype)
     folder = fetch_config(model, revision)
     if all((folder / name).is_file() for name in weight_names(folder)):
         return survey_folder(folder, dtype)

@@ -12,5 +12,10 @@ def main(stage: Stage) -> None:
     ComputeShell(stage).run()
 
 
+def prepare() -> None:
+    """All that takes long and depends on no model."""
+    from . import shell  # noqa: F401
+
+
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, prepare)

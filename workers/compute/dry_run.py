@@ -16,6 +16,7 @@ from ...errors import CheckpointError
 from ..checkpoint.architecture import build_on_meta
 from .encoder_decoder import library_cache, new_caches
 from .growing import new_cache
+from .rope import rope_parameters
 
 NO_EXPERTS = "expertflow-none"
 
@@ -47,7 +48,7 @@ def dry_run(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
     if dtype == torch.float16:  # some models look whether its numbers got too large, which takes numbers
         dtype = torch.bfloat16
     ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, run._instead_of_experts)
-    config = copy.deepcopy(config)
+    config = _with_plain_rotation(config)
     config._experts_implementation = NO_EXPERTS
     try:
         model = build_on_meta(config, dtype).eval()
@@ -60,6 +61,15 @@ def dry_run(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
         what = f"the size of its cache cannot be measured ({type(error).__name__}: {reason})"
         raise CheckpointError(what, config.model_type, "Use a model that runs on the meta device") from error
     return run
+
+
+def _with_plain_rotation(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A copy whose frequencies do not hang on the length: Phi-3.5-MoE asks for it, and here it is no number."""
+    config = copy.deepcopy(config)
+    for parameters in rope_parameters(config.get_text_config(decoder=True)):
+        if parameters.get("rope_type") == "longrope":
+            parameters["rope_type"] = "default"
+    return config
 
 
 def _has_own_layers(model: Any) -> bool:

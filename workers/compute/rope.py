@@ -14,11 +14,11 @@ def rope_limits(config: PreTrainedConfig) -> int | None:
     `longrope` changes to other frequencies there, for the whole batch. Both are exact up to the original length.
     """
     text = config.get_text_config(decoder=True)
-    limits = [_limit(text, parameters) for parameters in _rope_parameters(text)]
+    limits = [_limit(text, parameters) for parameters in rope_parameters(text)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _rope_parameters(config: PreTrainedConfig) -> list[dict[str, Any]]:
+def rope_parameters(config: PreTrainedConfig) -> list[dict[str, Any]]:
     """The parameters of the model, or of each of its layer types."""
     own = getattr(config, "rope_parameters", None) or {}
     nested = [each for each in own.values() if isinstance(each, dict)]

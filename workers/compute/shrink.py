@@ -121,7 +121,7 @@ def _fewer_heads(values: dict[str, Any]) -> dict[str, int]:
     heads = values.get("num_key_value_heads")
     if heads is None:
         return {}
-    return {"num_key_value_heads": HEADS if heads == values.get("num_attention_heads") else min(heads, HEADS // 2)}
+    return {"num_key_value_heads": min(heads, HEADS if heads == values.get("num_attention_heads") else HEADS // 2)}
 
 
 def _whole_head(values: dict[str, Any]) -> dict[str, int]:
@@ -133,6 +133,15 @@ def _whole_head(values: dict[str, Any]) -> dict[str, int]:
 def _has_whole_head(values: dict[str, Any]) -> bool:
     turned, still = values.get("qk_rope_head_dim"), values.get("qk_nope_head_dim")
     return turned is not None and still is not None and turned + still == values.get("head_dim")
+
+
+def _divided_width(values: dict[str, Any]) -> dict[str, int]:
+    """Where a head's width is what the heads leave of the hidden one: whole, and even, as rotations go by pairs."""
+    width, heads = values.get("hidden_size"), values.get("num_attention_heads")
+    if not (isinstance(width, int) and isinstance(heads, int)) or values.get("head_dim"):
+        return {}
+    heads = smaller("num_attention_heads", heads)
+    return {"hidden_size": heads * HEAD} if smaller("hidden_size", width) % (2 * heads) else {}
 
 
 def _dependent(config: Any, values: dict[str, Any], layers: int) -> dict[str, Any]:
@@ -147,7 +156,7 @@ def _dependent(config: Any, values: dict[str, Any], layers: int) -> dict[str, An
         result["expert_capacity"] = MOST_TOKENS  # the library's own count of it takes padding for tokens, ours does not
     if "moe_eval_capacity_token_fraction" in values:
         result["moe_eval_capacity_token_fraction"] = 1.0  # likewise; now nothing is dropped
-    return result | _fewer_heads(values) | _whole_head(values)
+    return result | _fewer_heads(values) | _whole_head(values) | _divided_width(values)
 
 
 def _shorter_factors(parameters: dict[str, Any], wide: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ NOWHERE = -1
 MOST_STEPS = 1 << 40
 """No step has such a number: ticks fit into 64 bits."""
 MOST_PLANS = 4
+LOOK_AHEAD = 128
 BOLDEST, SHYEST = 0.36, 0.6
 """Bounds of the chance of use from which on an expert is worth bringing in ahead."""
 BOLDER, SHYER = 0.005, 0.02
@@ -39,17 +40,49 @@ class LivePlan:
         self.chances = np.zeros((layers, experts))
         """float64: measured chance of use, 0 in layers that are not known."""
         self.ticks = step * layers + np.arange(layers)[:, None]
+        self._ranked = np.tile(np.arange(experts), (layers, 1))
+        """Of each layer: its experts by falling chance."""
+        self._hinted = np.zeros((layers, 1), dtype=bool)
         self._keys = np.empty(0, dtype=np.intp)
         self._due = np.empty(0, dtype=np.intp)
         self._passed = 0
 
+    def take(self, plan: np.ndarray, reliability: Reliability) -> None:
+        """The predictor's levels [layers, experts]."""
+        self.plan = plan
+        self.known[:] = True
+        self.chances = reliability.chances(np.arange(self._layers)[:, None], plan, self.hint)
+        self._ranked = np.argsort(-self.chances, axis=1, kind="stable")
+
+    def hear(self, layer: int, hint: np.ndarray, reliability: Reliability) -> None:
+        """Compute's levels [experts] for one layer."""
+        self.hint[layer] = hint
+        self.known[layer] = self._hinted[layer] = True
+        self.chances[layer] = reliability.chances(layer, self.plan[layer], hint)
+        self._ranked[layer] = np.argsort(-self.chances[layer], kind="stable")
+
+    @property
+    def hinted(self) -> np.ndarray:
+        """bool [layers, 1]: layers that were hinted at."""
+        return self._hinted
+
+    def rows_between(self, first: int, end: int | None) -> slice:
+        """The layers whose ticks are `first` or later, and before `end`."""
+        start = self.step * self._layers
+        last = self._layers if end is None else min(max(end - start, 0), self._layers)
+        return slice(min(max(first - start, 0), self._layers), last)
+
     def order(self, wanted_chance: float, hints_come: np.ndarray, position: int) -> None:
-        """Settle what is worth bringing in, by (layer, −chance); `hints_come` is bool [layers, 1]."""
-        hinted = (self.hint != UNKNOWN).any(axis=1, keepdims=True)
-        keys = np.flatnonzero(self.chances >= wanted_chance + EARLY * (hints_come & ~hinted))
-        self._keys = keys[np.lexsort((-self.chances.ravel()[keys], keys // self._experts))]
-        self._due = self.ticks[self._keys // self._experts, 0]
-        self._passed = int(np.searchsorted(self._due, position, side="right"))
+        """Settle what is worth bringing in, by (layer, −chance), for layers that have not begun; `hints_come` is bool
+        [layers, 1]."""
+        rows = self.rows_between(position + 1, None)
+        chances = np.take_along_axis(self.chances[rows], self._ranked[rows], axis=1)
+        least = wanted_chance + EARLY * (hints_come[rows] & ~self._hinted[rows])
+        layers, places = np.nonzero(chances >= least)
+        layers += rows.start
+        self._keys = layers * self._experts + self._ranked[layers, places]
+        self._due = self.ticks[layers, 0]
+        self._passed = 0
 
     def move(self, position: int) -> np.ndarray:
         """The wanted keys of layers that have begun since."""
@@ -84,9 +117,8 @@ class Advice:
             return False
         live = self._plan_of(plan.step)
         if live is not None:
-            live.plan = levels(np.frombuffer(plan.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
-            live.known[:] = True
-            live.chances = self.reliability.chances(np.arange(self._layers)[:, None], live.plan, live.hint)
+            said = levels(np.frombuffer(plan.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
+            live.take(said, self.reliability)
             live.order(self.wanted_chance, self._hints_come, self.position)
         return True
 
@@ -98,10 +130,7 @@ class Advice:
             return False
         live = self._plan_of(hint.step)
         if live is not None:
-            layer = hint.layer
-            live.hint[layer] = levels(np.frombuffer(hint.scores, dtype=np.uint8))
-            live.known[layer] = True
-            live.chances[layer] = self.reliability.chances(layer, live.plan[layer], live.hint[layer])
+            live.hear(hint.layer, levels(np.frombuffer(hint.scores, dtype=np.uint8)), self.reliability)
             live.order(self.wanted_chance, self._hints_come, self.position)
         return True
 
@@ -109,7 +138,7 @@ class Advice:
         """A step has `used` (bool [layers, experts]): what was said of it is judged, and done with."""
         for live in self.plans:
             if live.step == step:
-                self._hints_come = (live.hint != UNKNOWN).any(axis=1, keepdims=True)
+                self._hints_come = live.hinted
                 for layer in np.flatnonzero(live.known).tolist():
                     self.reliability.learn(layer, live.plan[layer], live.hint[layer], used[layer])
         self.plans = [live for live in self.plans if live.step != step]
@@ -148,5 +177,7 @@ class Advice:
         """(due tick, key) of what is wanted and not `placed` (bool by key), the first due first."""
         for plan in self.plans:
             keys, due = plan.wanted
-            absent = ~placed[keys]
-            yield from zip(due[absent].tolist(), keys[absent].tolist(), strict=True)
+            for start in range(0, len(keys), LOOK_AHEAD):  # few are asked for, of many
+                part = slice(start, start + LOOK_AHEAD)
+                absent = ~placed[keys[part]]
+                yield from zip(due[part][absent].tolist(), keys[part][absent].tolist(), strict=True)

@@ -63,24 +63,25 @@ class Fetching:
 
     def prefetch(self) -> None:
         """What is worth bringing in ahead of need."""
-        startable = self._prefetches_startable()
-        for due, key in list(islice(self._wanted(), self._window())) if startable > 0 else ():
-            if startable > 0 and self._table.room(self._table.group_of(key)) > 0:
-                startable -= 1
+        room = self._prefetch_room()
+        startable = min(self._limits.fills_in_flight - len(self._table.filling), len(self._table.free), room)
+        if startable > 0:
+            self._start(startable, room)
+            room = self._prefetch_room()
+        if not self._limits.roomy:
+            self._recall_ahead(room)
+
+    def _start(self, most: int, room: int) -> None:
+        for due, key in list(islice(self._wanted(), self._window(room))):
+            if most > 0 and self._table.room(self._table.group_of(key)) > 0:
+                most -= 1
                 self._orders.start(key, urgent=False)
                 self._prefetched.bring(key, due)
                 self.prefetches += 1
-        if not self._limits.roomy:
-            self._recall_ahead()
 
-    def _prefetches_startable(self) -> int:
-        return min(
-            self._limits.fills_in_flight - len(self._table.filling), len(self._table.free), self._prefetch_room()
-        )
-
-    def _window(self) -> int:
+    def _window(self, room: int) -> int:
         """How many of the wanted experts are looked at, the first due first."""
-        return max(min(self._limits.recalls_ahead, self._prefetch_room()), 0)
+        return max(min(self._limits.recalls_ahead, room), 0)
 
     def _prefetch_room(self) -> int:
         """How many more experts may be there ahead of their need (R5).
@@ -90,18 +91,21 @@ class Fetching:
         """
         return self._limits.prefetches - self._prefetched.waiting(self._advice.position)
 
-    def _recall_ahead(self) -> None:
+    def _recall_ahead(self, room: int) -> None:
         """Asks for slots that the next prefetches will want, so that none waits for a round trip (R3)."""
         promised: defaultdict[int, int] = defaultdict(int)
-        for due, key in islice(self._wanted(), self._window()):
+        victims: dict[tuple[int, int], tuple[int, int] | None] = {}
+        for due, key in islice(self._wanted(), self._window(room)):
             group = self._table.group_of(key)
             promised[group] += 1
             if promised[group] <= self._table.room(group) + self._table.returning(group):
                 continue
-            choice = self._outlook.for_prefetch(self._table.evictable_for(group), key, due)
-            if choice is not None:
-                victim, tick = choice
-                self._orders.recall([self._table.where[victim]], tick)
+            if (group, due) not in victims:
+                victims[group, due] = self._outlook.for_prefetch(self._table.evictable_for(group), due)
+            choice = victims[group, due]
+            if choice is not None and self._outlook.gains(key, due, choice[0]):
+                self._orders.recall([self._table.where[choice[0]]], choice[1])
+                victims.clear()
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
         """(due tick, key) of what is worth bringing in ahead of need, the first due first."""

@@ -13,6 +13,9 @@ import numpy as np
 from ..checkpoint.layout import Run
 
 CHUNK_BYTES = 1 << 20
+"""What goes through a buffer goes in parts of at most so much."""
+READ_BYTES = 4 << 20
+"""What lands where it belongs is read in about so much at a time: half the CPU of reads of 1 MB, at their rate."""
 BLOCK_BYTES = 4096
 
 
@@ -27,9 +30,14 @@ class Span(msgspec.Struct, frozen=True):
     count_bytes: int
     lands: bool
 
+    @property
+    def whole_bytes(self) -> int:
+        """With the rest of the last block."""
+        return self.count_bytes + -self.count_bytes % BLOCK_BYTES
+
 
 def chunk_spans(run: Run, base_bytes: int, guarded: bool) -> list[Span]:
-    """The run in chunks of at most CHUNK_BYTES, for a slot that starts at `base_bytes`.
+    """The run in chunks of equal size, for a slot that starts at `base_bytes`.
 
     `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it nothing
     may land, however the numbers fall: the block's other bytes would hit the neighbours.
@@ -39,12 +47,42 @@ def chunk_spans(run: Run, base_bytes: int, guarded: bool) -> list[Span]:
     lands = guarded and run.opens and start % BLOCK_BYTES == lead
     if lands:
         start, offset, count = start - lead, offset - lead, count + lead
+    most = _equal_parts(count, READ_BYTES) if lands else CHUNK_BYTES
     spans = []
-    for at in range(0, count, CHUNK_BYTES):
-        size = min(CHUNK_BYTES, count - at)
+    for at in range(0, count, most):
+        size = min(most, count - at)
         fits = lands and (run.closes or size % BLOCK_BYTES == 0)
         spans.append(Span(start + at, offset + at, size, fits))
     return spans
+
+
+def _equal_parts(count_bytes: int, about_bytes: int) -> int:
+    """Size of parts in whole blocks, none far smaller than the others: a read of one block takes a tenth of one of
+    1 MB."""
+    size = -(-count_bytes // max(round(count_bytes / about_bytes), 1))
+    return size + -size % BLOCK_BYTES
+
+
+def join_spans(spans: list[Span]) -> list[list[Span]]:
+    """Spans of one file, in its order: those that one read can bring are together.
+
+    Such spans land, and each begins in the block in which the one before ends, or in the next.
+    """
+    joined: list[list[Span]] = []
+    for span in spans:
+        if joined and _follows(joined[-1], span):
+            joined[-1].append(span)
+        else:
+            joined.append([span])
+    return joined
+
+
+def _follows(earlier: list[Span], span: Span) -> bool:
+    last = earlier[-1]
+    overlap = last.offset_bytes + last.whole_bytes - span.offset_bytes
+    total = sum(each.count_bytes for each in earlier) + span.count_bytes
+    near = overlap in (0, BLOCK_BYTES) and span.count_bytes > BLOCK_BYTES
+    return last.lands and span.lands and near and 2 * total <= 3 * READ_BYTES
 
 
 class BounceBuffer:
@@ -99,6 +137,13 @@ class CheckpointFile:
             self._go_buffered(self._descriptor)
         return self._read_buffered(memory, span)
 
+    def read_joined(self, memory: np.ndarray, spans: list[Span], bounce: BounceBuffer) -> None:
+        """Fill `memory` by spans that `join_spans` put together. Raises OSError as `read`."""
+        if len(spans) > 1 and self.direct and self._read_scattered(memory, spans):
+            return
+        for span in spans:
+            self.read(memory, span, bounce)
+
     def view(self, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
         """Bytes of the file, uint8, until `bounce` is used again; they must fit it. Raises OSError as `read`."""
         lead = offset_bytes % BLOCK_BYTES
@@ -107,10 +152,30 @@ class CheckpointFile:
 
     def _read_direct(self, memory: np.ndarray, span: Span, bounce: BounceBuffer) -> None:
         if span.lands:
-            whole = span.count_bytes + -span.count_bytes % BLOCK_BYTES
-            self._read_exactly(memory[span.start_bytes :][:whole], span.offset_bytes, span.count_bytes)
+            self._read_exactly(memory[span.start_bytes :][: span.whole_bytes], span.offset_bytes, span.count_bytes)
         else:
             self._read_bounced(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, bounce)
+
+    def _read_scattered(self, memory: np.ndarray, spans: list[Span]) -> bool:
+        """One read for all; a block that two spans share comes with the first and is copied to the other. False: the
+        kernel gave less, or refused."""
+        first, last = spans[0], spans[-1]
+        buffers, shared, end = [], [], first.offset_bytes
+        for span in spans:
+            overlap = end - span.offset_bytes
+            buffers.append(memory[span.start_bytes + overlap : span.start_bytes + span.whole_bytes].data)
+            if overlap:
+                shared.append((span.start_bytes, buffers[-2]))
+            end = span.offset_bytes + span.whole_bytes
+        try:
+            count = os.preadv(self._descriptor, buffers, first.offset_bytes)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        for start, before in shared:
+            memory[start : start + BLOCK_BYTES] = np.frombuffer(before[-BLOCK_BYTES:], dtype=np.uint8)
+        return count >= last.offset_bytes + last.count_bytes - first.offset_bytes
 
     def _read_buffered(self, memory: np.ndarray, span: Span) -> None:
         self._read_exactly(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, span.count_bytes)

@@ -71,7 +71,8 @@ class Ledger:
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
         """Takes one event in; what to do about it comes back, in the order in which it has to be done."""
         self._take_in(event)
-        self._outlook.refresh()
+        if not isinstance(event, FillDone | Given):  # a slot changes hands: nothing is worth more or less for that
+            self._outlook.refresh()
         if self._heard:
             self._fetching.serve(self._need)
             if not self._need:
@@ -204,6 +205,9 @@ class Ledger:
         return True
 
     def _move_to(self, tick: int) -> None:
+        if tick == self._advice.position:
+            return
+        self._outlook.refresh()
         begun = self._advice.move(tick)
         dropped = int(np.count_nonzero(~self._table.placed[begun]))
         self._counts["dropped"] += dropped

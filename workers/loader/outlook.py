@@ -8,8 +8,6 @@ the policy alone decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from .advice import Advice
@@ -22,16 +20,25 @@ MARGIN = 1.05
 
 
 class Outlook:
-    """Reads advice and policy; changes neither. `refresh` whenever these have changed."""
+    """Reads advice and policy; changes neither. `refresh` whenever these have changed.
+
+    What is worked out by key is kept until then: slots change hands far more often, and there may be many keys.
+    """
 
     def __init__(self, layers: int, experts: int, advice: Advice, policy: Policy, rank_victims: str = "auto") -> None:
         self._layers, self._advice, self._policy, self._rank_victims = layers, advice, policy, rank_victims
         self._shape = (layers, experts)
         self._worths: dict[int, np.ndarray] = {}
+        self._free: dict[int, np.ndarray] = {}
+        self._unwanted: dict[int, np.ndarray] = {}
+        self._discounts: dict[int, float] = {}
 
     def refresh(self) -> None:
         """Forget what was worked out."""
         self._worths.clear()
+        self._free.clear()
+        self._unwanted.clear()
+        self._discounts.clear()
 
     @property
     def ranks_victims(self) -> bool:
@@ -42,26 +49,32 @@ class Outlook:
     def for_needs(self, evictable: np.ndarray, count: int) -> list[int]:
         """Up to `count` of the `evictable` keys (bool by key): what is not wanted goes before what is, and of that the
         last due first; then by worth."""
-        keys = np.flatnonzero(evictable)
+        keys, worth = np.flatnonzero(evictable), self._worth(NOW)
         if self.ranks_victims:
-            order = np.argsort(self._worth(NOW)[keys], kind="stable")
-        else:
-            order = np.lexsort((self._worth(NOW)[keys], -self._next_due()[keys]))
-        return keys[order[:count]].tolist()
+            return keys[least(worth[keys], count)].tolist()
+        due = self._next_due()[keys]
+        unwanted = keys[np.isinf(due)]
+        if len(unwanted) >= count:
+            return unwanted[least(worth[unwanted], count)].tolist()
+        return keys[np.lexsort((worth[keys], -due))[:count]].tolist()
 
-    def for_prefetch(self, evictable: np.ndarray, key: int, due: int) -> tuple[int, int] | None:
-        """The key to evict for bringing in `key` by tick `due`, and the tick after which it may go (or NOW).
+    def for_prefetch(self, evictable: np.ndarray, due: int) -> tuple[int, int] | None:
+        """The key to evict for bringing in another by tick `due`, and the tick after which it may go (or NOW).
 
-        Never one that is worth as much, or is wanted at the same time: two such would evict each other for ever. An
-        expert that will be used before `due` goes after that, so that slots roll forward.
+        Never one that is wanted at the same time: two such would evict each other for ever. An expert that will be used
+        before `due` goes after that, so that slots roll forward.
         """
-        wanted = self._due_at(due) if self.ranks_victims else self._due_from(due)
-        keys = np.flatnonzero(evictable & ~wanted)
+        keys = np.flatnonzero(evictable & self._unwanted_at(due))
         if not len(keys):
             return None
-        worth, free_from = self._worth(due), self._free_from(due)
-        victim = int(keys[np.lexsort((free_from[keys], worth[keys]))[0]])
-        return (victim, int(free_from[victim])) if worth[victim] * MARGIN < self._worth_wanted(key, due) else None
+        worth, free_from = self._worth(due)[keys], self._free_from(due)
+        least_worth = keys[worth == worth.min()]
+        victim = int(least_worth[free_from[least_worth].argmin()])
+        return victim, int(free_from[victim])
+
+    def gains(self, key: int, due: int, victim: int) -> bool:
+        """Whether `key`, wanted at tick `due`, is worth more than what goes for it."""
+        return self._worth(due)[victim] * MARGIN < self._worth_wanted(key, due)
 
     def _worth(self, due: int) -> np.ndarray:
         """[layers * experts]; uses that are foretold before `due` do not count, since the expert may stay for them."""
@@ -98,37 +111,47 @@ class Outlook:
         """Of the expert that is to be brought in."""
         for plan in self._advice.plans:
             if plan.step == due // self._layers:
-                chance = float(plan.chances.ravel()[key])
-                return chance * float(discount(np.array(due - self._advice.position), self._layers))
+                return float(plan.chances.ravel()[key]) * self._discount(due)
         return float(self._worth(due)[key])
 
-    def _foretold(self, plan_ticks: np.ndarray, chances: np.ndarray) -> np.ndarray:
-        return (plan_ticks > self._advice.position) & (chances >= self._advice.wanted_chance)
+    def _discount(self, due: int) -> float:
+        if due not in self._discounts:
+            self._discounts[due] = float(discount(np.array(due - self._advice.position), self._layers))
+        return self._discounts[due]
 
     def _next_due(self) -> np.ndarray:
         """[layers * experts]: the tick of the first use foretold, infinity where there is none."""
         due = np.full(self._shape, np.inf)
         for plan in reversed(self._advice.plans):
-            due = np.where(self._foretold(plan.ticks, plan.chances), plan.ticks, due)
+            rows = plan.rows_between(self._advice.position + 1, None)
+            due[rows] = np.where(plan.chances[rows] >= self._advice.wanted_chance, plan.ticks[rows], due[rows])
         return due.ravel()
 
     def _free_from(self, due: int) -> np.ndarray:
         """[layers * experts]: the tick of the last use foretold before `due`, or NOW."""
-        last = np.full(self._shape, NOW)
-        for plan in self._advice.plans:
-            last = np.where(self._foretold(plan.ticks, plan.chances) & (plan.ticks < due), plan.ticks, last)
-        return last.ravel()
+        if due not in self._free:
+            last = np.full(self._shape, NOW)
+            for plan in self._advice.plans:
+                rows = plan.rows_between(self._advice.position + 1, due)
+                last[rows] = np.where(plan.chances[rows] >= self._advice.wanted_chance, plan.ticks[rows], last[rows])
+            self._free[due] = last.ravel()
+        return self._free[due]
 
-    def _due_at(self, due: int) -> np.ndarray:
-        """bool [layers * experts]: foretold for tick `due`."""
-        return self._any_foretold(lambda ticks: ticks == due)
+    def _unwanted_at(self, due: int) -> np.ndarray:
+        """bool [layers * experts]: not foretold for tick `due`, nor for later where forecasts do not rank victims."""
+        if due not in self._unwanted:
+            unwanted = np.ones(self._shape, dtype=bool)
+            end = due + 1 if self.ranks_victims else None
+            for plan in self._advice.plans:
+                rows = plan.rows_between(max(due, self._advice.position + 1), end)
+                unwanted[rows] &= plan.chances[rows] < self._advice.wanted_chance
+            self._unwanted[due] = unwanted.ravel()
+        return self._unwanted[due]
 
-    def _due_from(self, due: int) -> np.ndarray:
-        """bool [layers * experts]: foretold for tick `due` or later."""
-        return self._any_foretold(lambda ticks: ticks >= due)
 
-    def _any_foretold(self, when: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        wanted = np.zeros(self._shape, dtype=bool)
-        for plan in self._advice.plans:
-            wanted |= self._foretold(plan.ticks, plan.chances) & when(plan.ticks)
-        return wanted.ravel()
+def least(values: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` least values, in their order; of equal ones the first. Only what may be one is sorted."""
+    if count >= len(values):
+        return np.argsort(values, kind="stable")
+    near = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+    return near[np.argsort(values[near], kind="stable")[:count]]

@@ -19,7 +19,7 @@ from ..checkpoint.casting import row_blocks
 from ..checkpoint.layout import ReadPlan, Run, filled_bytes
 from ..checkpoint.survey import Piece, Survey
 from .converting import PieceReader
-from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans
+from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans, join_spans
 from .link import EmulatedLink
 
 Chunk = Callable[[BounceBuffer], None]
@@ -62,21 +62,24 @@ class FileSource:
 
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
         chunks: list[Chunk] = []
+        spans: dict[int, list[Span]] = {}
         for run in self._plan.runs(layer, expert):
             if run.piece is None:
-                chunks += [self._plain(memory, run.file, span) for span in chunk_spans(run, base_bytes, self._guarded)]
+                spans.setdefault(run.file, []).extend(chunk_spans(run, base_bytes, self._guarded))
             else:
                 start = base_bytes + run.position_bytes
                 target = memory[start : start + run.piece.count_bytes]
                 chunks += [self._converted(target, run, run.piece, rows) for rows in row_blocks(run.piece, CHUNK_BYTES)]
-        return chunks
+        return chunks + [
+            self._plain(memory, file, joined) for file, each in spans.items() for joined in join_spans(each)
+        ]
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
-    def _plain(self, memory: np.ndarray, file: int, span: Span) -> Chunk:
-        return lambda bounce: self._files[file].read(memory, span, bounce)
+    def _plain(self, memory: np.ndarray, file: int, spans: list[Span]) -> Chunk:
+        return lambda bounce: self._files[file].read_joined(memory, spans, bounce)
 
     def _converted(self, target: np.ndarray, run: Run, piece: Piece, rows: range) -> Chunk:
         return lambda bounce: self._pieces.fill(target, run, piece, rows, bounce)
@@ -151,7 +154,7 @@ class TransferEngine:
         with self._state:
             for chunk in chunks:
                 heapq.heappush(self._queue, (0 if urgent else 1, next(self._order), transfer, chunk))
-            self._state.notify_all()
+            self._state.notify(len(chunks))
 
     def promote(self, slot: int) -> None:
         """Make the transfer into `slot` urgent (a need waits for it)."""

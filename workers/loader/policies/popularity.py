@@ -24,6 +24,8 @@ class Popularity:
         self._long = self._short.copy()
         self._layer_of = np.arange(layers)[:, None]
         self._steps = 1
+        self._worth_of_visit: np.ndarray | None = None
+        """Expected discount of the first use, at the next visit of the layer; it holds until a step is over."""
 
     def touched(self, keys: np.ndarray, step: int) -> None:
         """The end of the step will tell."""
@@ -34,9 +36,12 @@ class Popularity:
             weight = 1 / min(self._steps, steps)
             share *= 1 - weight
             share.reshape(-1)[keys] += weight
+        self._worth_of_visit = None
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """Each visit of the expert's layer uses it with an independent chance."""
-        share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
+        if self._worth_of_visit is None:
+            share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
+            self._worth_of_visit = discount_of_share(share)
         visit = after + 1 + (self._layer_of - after - 1) % self._layers
-        return discount(visit - now, self._layers) * discount_of_share(share)
+        return discount(visit - now, self._layers) * self._worth_of_visit

@@ -1,0 +1,107 @@
+"""From `Supervisor(config)` to ready on model R, experts from disk, against reading the skeleton's bytes once: + 8 s.
+
+python benchmarks/start_up.py --out docs/results/start-up.json
+
+Before each start the checkpoint's files are dropped from the page cache. "survey" ends when the checkpoint is
+understood; "memory" when the slots are allocated; the stages follow. The skeleton is read in order, past the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from expertflow import Config, Supervisor
+from expertflow.ipc.messages import Progress
+from expertflow.workers.checkpoint.headers import StoredTensor, checkpoint_files, read_headers
+from models import model_r, widened
+from rich.console import Console
+from rich.table import Table
+
+CHUNK_BYTES = 4 << 20
+
+
+@dataclass
+class Start:
+    """Seconds from the beginning."""
+
+    skeleton_read: float
+    """Not a part of the start: what reading these bytes takes by itself."""
+    survey: float = 0.0
+    memory: float = 0.0
+    ready: float = 0.0
+    above_read: float = 0.0
+
+
+def measure(folder: Path) -> Start:
+    drop_from_cache(folder)
+    start = Start(round(read_skeleton(folder), 3))
+    drop_from_cache(folder)
+    began = time.monotonic()
+
+    def hear(progress: Progress) -> None:
+        if progress.stage == "checkpoint" and progress.done == progress.total:
+            start.survey = round(time.monotonic() - began, 2)
+        elif progress.stage == "supervisor":
+            start.memory = round(time.monotonic() - began, 2)
+
+    with Supervisor(Config.load("cpu-disk", model=str(folder), expert_memory="25%"), hear):
+        start.ready = round(time.monotonic() - began, 2)
+    start.above_read = round(start.ready - start.skeleton_read, 2)
+    return start
+
+
+def drop_from_cache(folder: Path) -> None:
+    for file in checkpoint_files(folder):
+        fd = os.open(file, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(fd)
+
+
+def read_skeleton(folder: Path) -> float:
+    """Seconds for all tensors that are no routed expert's, in the order in which they lie."""
+    files = checkpoint_files(folder)
+    stored = read_headers(files)
+    tensors = [tensor for tensor in stored.values() if ".experts." not in tensor.name]
+    began = time.monotonic()
+    for number, file in enumerate(files):
+        with file.open("rb", buffering=0) as opened:
+            for tensor in sorted((each for each in tensors if each.file == number), key=_place):
+                for at in range(0, tensor.count_bytes, CHUNK_BYTES):
+                    os.pread(opened.fileno(), min(CHUNK_BYTES, tensor.count_bytes - at), tensor.offset_bytes + at)
+    return time.monotonic() - began
+
+
+def _place(tensor: StoredTensor) -> int:
+    return tensor.offset_bytes
+
+
+def show(name: str, starts: list[Start]) -> None:
+    table = Table(title=f"start-up, model {name}, experts from disk: seconds (median, least–most of {len(starts)})")
+    for column in asdict(starts[0]):
+        table.add_column(column.replace("_", " "), justify="right")
+    columns = [[asdict(start)[column] for start in starts] for column in asdict(starts[0])]
+    table.add_row(*(f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})" for each in columns))
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=("r", "widened"), default="r")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="write the rows as JSON")
+    arguments = parser.parse_args()
+    folder = model_r() if arguments.model == "r" else widened()
+    starts = [measure(folder) for _ in range(arguments.repeats)]
+    show(arguments.model, starts)
+    if arguments.out:
+        arguments.out.write_text(json.dumps([asdict(start) for start in starts], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
