@@ -49,12 +49,17 @@ def script(name: str, *options: str) -> tuple[str, ...]:
 
 
 PARTS = (
-    Part("under limit", ("S4",), module("under_limit"), 22, "under-limit.json", readers.under_limit,
+    Part("under limit", ("S4",), module("under_limit"), 18, "under-limit.json", readers.under_limit,
          ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
-    Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r"), 8, "resident-r.json", readers.resident,
+    Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r"), 7, "resident-r.json", readers.resident,
          ("--rounds", "1", "--steps", "8"), 3),
-    Part("residency", ("S10",), module("residency"), 8, "residency.json", None,
+    Part("disk rate", ("S7",), script("disk_rate.py"), 3, "disk-rate.json", readers.disk_rate, ("--rounds", "3"), 1),
+    Part("disk steps", ("S3",), script("disk_steps.py"), 8, "disk-steps.json", readers.disk_steps, ("--blocks", "1"), 4),
+    Part("link", ("S5",), script("link.py"), 5, "link.json", readers.link, ("--blocks", "1"), 3),
+    Part("start-up", ("S8",), script("start_up.py"), 2, "start-up.json", readers.start_up, ("--repeats", "1"), 1),
+    Part("growth", ("S9",), script("growth.py"), 5, "growth.json", readers.growth, ("--repeats", "1"), 2),
+    Part("residency", ("S10",), module("residency"), 7, "residency.json", None,
          ("--repeats", "1", "--batches", "1"), 3),
-    Part("residency, widened", ("S10",), module("residency", "--model", "widened", "--batches", "1", "8", "32"), 6,
+    Part("residency, widened", ("S10",), module("residency", "--model", "widened", "--batches", "1", "8", "32"), 5,
          "residency-widened.json", None, ("--repeats", "1", "--batches", "1"), 2),
 )  # fmt: skip

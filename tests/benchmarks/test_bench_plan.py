@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from expertflow.benchmarks.hour.parts import PARTS, Part
 from expertflow.benchmarks.hour.plan import plan
-from expertflow.benchmarks.hour.readers import disk_rate, resident, under_limit
+from expertflow.benchmarks.hour.readers import disk_rate, disk_steps, growth, link, resident, start_up, under_limit
 from expertflow.benchmarks.hour.summary import page
 from expertflow.benchmarks.hour.verdict import Verdict
 from expertflow.benchmarks.intervals import Interval
@@ -61,6 +61,18 @@ def test_figures_of_the_parts_become_verdicts() -> None:
         for n, rate in ((1, 0.7), (2, 0.95))
     ]
     assert [(verdict.said, verdict.figure and verdict.figure.low) for verdict in disk_rate(rates)] == [("met", 0.95)]
+
+
+def test_figures_of_disk_link_start_and_growth_become_verdicts() -> None:
+    steps = {"contender": "auto", "model": "w", "share": "25%", "ratios": [1.3, 1.35], "loads_to_lru": 1.3}
+    rows = [steps | {"batch": batch} for batch in (1, 8)] + [steps | {"batch": 1, "contender": "LRU on demand"}]
+    assert [verdict.said for verdict in disk_steps(rows)] == ["met", "not met", "not met", "not met"]
+    run = {"contender": "oracle", "ratio": 1.3, "least": 1.15, "most": 1.4}
+    assert [verdict.said for verdict in link({"rows": [run]})] == ["met"]
+    assert [verdict.said for verdict in start_up([{"above_read": 9.0}])] == ["not met"]
+    ends = [{"value": value, "total": total, "least": total, "most": total} for value, total in ((8, 1.0), (32, 1.44))]
+    (verdict,) = growth([{"axis": "rows"} | end for end in ends])
+    assert (verdict.said, verdict.figure and round(verdict.figure.estimate, 3)) == ("not met", 0.2)
 
 
 def test_the_page_names_every_target_and_says_what_was_not_run(tmp_path: Path) -> None:
