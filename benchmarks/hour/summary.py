@@ -10,6 +10,7 @@ from .parts import RESULTS, Part
 from .verdict import Verdict
 
 TARGETS = tuple(f"S{number}" for number in range(1, 11))
+RULE = "A target is met when the interval reaches it."
 HEAD = ("target", "what", "goal", "measured (95 % interval)", "")
 
 
@@ -21,7 +22,7 @@ def verdicts_of(part: Part, folder: Path = RESULTS) -> list[Verdict]:
 
 def page(parts: Sequence[Part], setting: str, outcomes: dict[str, str], folder: Path = RESULTS) -> str:
     """Markdown. `outcomes`: by part, how this run of it went."""
-    lines = ["# Targets", "", setting, "", _line(HEAD), _line("---" for _ in HEAD)]
+    lines = ["# Targets", "", setting, "", RULE, "", _line(HEAD), _line("---" for _ in HEAD)]
     found = [verdict for part in parts for verdict in verdicts_of(part, folder)]
     for target in TARGETS:
         lines += [_line(verdict.cells) for verdict in found if verdict.target == target] or _unread(
