@@ -256,11 +256,19 @@ def main() -> None:
         costs += cores(arguments.repeats) if axis == "cores" else measure(
             axis, AXES[axis], arguments.repeats, arguments.steps
         )  # fmt: skip
-    show(costs)
     if arguments.out:
+        costs = _kept(arguments.out.with_suffix(".json"), costs) + costs
         rows: list[dict[str, Any]] = [asdict(cost) for cost in costs]
         arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
         draw(costs, arguments.out.with_suffix(".png"))
+    show(costs)
+
+
+def _kept(file: Path, new: list[Cost]) -> list[Cost]:
+    """Of an earlier run, the axes that were not measured anew."""
+    measured = {cost.axis for cost in new}
+    rows = json.loads(file.read_text()) if file.exists() else []
+    return [Cost(**row) for row in rows if row["axis"] not in measured]
 
 
 def _arguments() -> argparse.Namespace:
@@ -268,7 +276,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--axes", nargs="+", choices=[*AXES, "cores"], default=[*AXES, "cores"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60, help="decode steps of a window")
-    parser.add_argument("--out", type=Path, help="write FILE.json and FILE.png")
+    parser.add_argument("--out", type=Path, help="write FILE.json and FILE.png; axes of an earlier run stay")
     return parser.parse_args()
 
 

@@ -35,13 +35,13 @@ def timed(place: int, work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(stage: Stage) -> None:
-    from expertflow.workers.compute import executor, experts
+    from expertflow.workers.compute import experts, unit
     from expertflow.workers.compute.shell import ComputeShell
 
     experts.run_expert = timed(KERNELS, experts.run_expert)
     experts._reduce = timed(KERNELS, experts._reduce)
     experts.ExpertsLayer.forward = timed(LAYERS, experts.ExpertsLayer.forward)
-    executor.Executor._forward = timed(FORWARD, executor.Executor._forward)
+    unit.Unit.run = timed(FORWARD, unit.Unit.run)
     ComputeShell(stage).run()
 
 

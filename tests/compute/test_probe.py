@@ -146,7 +146,8 @@ def test_rotation_that_asks_for_the_length_is_measured_without_numbers() -> None
     """Phi-3.5-MoE, as it is published: its own scales for short and long texts."""
     factors = {"short_factor": [1.0] * 64, "long_factor": [4.0] * 64, "short_mscale": 1.25, "long_mscale": 1.5}
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 4096} | factors
-    config = CONFIG_MAPPING["phimoe"](rope_parameters=rope, sliding_window=131072)
+    values: dict[str, Any] = {"rope_parameters": rope, "sliding_window": 131072}
+    config: Any = CONFIG_MAPPING["phimoe"](**values)
     assert kv_bytes(config, torch.bfloat16).per_position_bytes == 32 * 8 * 128 * 2 * 2
     assert config.rope_parameters["rope_type"] == "longrope"
     assert probe(config).padding

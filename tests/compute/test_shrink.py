@@ -56,4 +56,5 @@ def test_published_values_that_are_small_already_stay() -> None:
 def test_heads_that_do_not_divide_a_small_width_get_one_that_they_do(width: int, heads: int) -> None:
     """Else the copy of an odd little model cannot be run, and its rows can neither be padded nor moved."""
     values: dict[str, Any] = {"hidden_size": width, "num_attention_heads": heads, "num_key_value_heads": heads}
-    assert probe(CONFIG_MAPPING["olmoe"](**values, vocab_size=64, num_hidden_layers=2)).padding
+    values |= {"vocab_size": 64, "num_hidden_layers": 2}
+    assert probe(CONFIG_MAPPING["olmoe"](**values)).padding
