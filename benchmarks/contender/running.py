@@ -62,7 +62,8 @@ def _run(command: Sequence[str], order: bytes, group: MemoryGroup | None, timeou
             said, done = b"", Run(failure=f"not done after {timeout_s:.0f} s")
         finally:
             _kill(pids())
-        done.pss_peak_bytes = peak.stop()
+            peak.stop()
+        done.pss_peak_bytes = peak.peak_bytes
     done.group_peak_bytes = group.peak_bytes if group else None
     if not done.failure:
         done.answer = msgspec.json.decode(said.splitlines()[-1], type=Answer)

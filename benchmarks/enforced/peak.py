@@ -18,10 +18,9 @@ class PeakPss:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def stop(self) -> int:
+    def stop(self) -> None:
         self._stopped.set()
         self._thread.join()
-        return self.peak_bytes
 
     def _watch(self) -> None:
         while not self._stopped.wait(EVERY_S):
