@@ -19,7 +19,7 @@ help:
 	@echo "make test-all  every combination of families, tiers, budgets and predictors as well"
 	@echo "make chaos     long fault and soak runs"
 	@echo "make lint      ruff and pyright"
-	@echo "make bench     the tables of the README"
+	@echo "make bench     speed beside resident and offloading libraries, within an hour (docs/performance.md)"
 	@echo "make experiments  ExpertFlow beside the baselines (docs/experiments.md)"
 	@echo "make models    try every architecture of transformers and write docs/models.md"
 	@echo "make clean     remove .venv and everything else that was made here"
@@ -41,8 +41,7 @@ lint: $(READY)
 	$(BIN)/pyright
 
 bench: $(READY)
-	$(BIN)/python benchmarks/step_times.py --model widened --out docs/results/step-times-widened.json $(ARGS)
-	$(BIN)/python benchmarks/step_times.py --model r --out docs/results/step-times-r.json $(ARGS)
+	$(BIN)/python -m expertflow.benchmarks.bench $(ARGS)
 
 experiments: $(READY)
 	$(BIN)/python benchmarks/experiments.py $(ARGS)

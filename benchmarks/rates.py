@@ -1,0 +1,65 @@
+"""What this machine can do: copies of memory, direct reads of the disk, products in bfloat16."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .models import model_r
+
+MB = 1 << 20
+COPIED = 256 * MB
+READ = 4 * MB
+READS = 64
+SIZE, EXPERT = 1024, 3 * 512
+PRODUCTS = 64
+ROUNDS = 3
+
+
+def machine_rates() -> dict[str, tuple[float, str]]:
+    """Rate and unit by what was done; the best of a few rounds."""
+    return {
+        "memory copy": (_best(_copied), "GB/s"),
+        "direct reads of 4 MB": (_best(lambda: _read(max(model_r().glob("*.safetensors")))), "GB/s"),
+        "bfloat16 product at batch 1": (_best(_streamed), "GB/s"),
+    }
+
+
+def _best(rate: Callable[[], float]) -> float:
+    return max(rate() for _ in range(ROUNDS))
+
+
+def _copied() -> float:
+    source, target = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
+    begun = time.perf_counter()
+    np.copyto(target, source)
+    return COPIED / (time.perf_counter() - begun)
+
+
+def _read(file: Path) -> float:
+    """In order, past the page cache, one in flight."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
+    memory = mmap.mmap(-1, READ)
+    try:
+        begun = time.perf_counter()
+        done = sum(os.preadv(descriptor, [memory], index * READ) for index in range(READS))
+        return done / (time.perf_counter() - begun)
+    finally:
+        os.close(descriptor)
+
+
+def _streamed() -> float:
+    """Bytes of weights a second, each used once."""
+    import torch
+
+    weights = torch.ones(PRODUCTS, SIZE, EXPERT, dtype=torch.bfloat16)
+    vector = torch.ones(1, SIZE, dtype=torch.bfloat16)
+    begun = time.perf_counter()
+    for weight in weights:
+        torch.mm(vector, weight)
+    return weights.nbytes / (time.perf_counter() - begun)
