@@ -104,9 +104,11 @@ def test_hints_alone_bring_experts_in(family: str, tmp_path: Path) -> None:
     survey = survey_checkpoint(str(tmp_path))
     with LocalRuntime(survey, 12, RowAbilities.of(survey.rows)) as runtime:
         driver = Driver(runtime, survey.vocabulary)
-        driver.prefill(0, random_prompts(3, VOCABULARY))
-        for _ in range(40):
-            driver.decode(0)
+        prompts = random_prompts(24, VOCABULARY)
+        for unit in range(8):  # rows that go on for long settle on few experts, and little is left to bring in
+            driver.prefill(unit, prompts[3 * unit : 3 * unit + 3])
+            for _ in range(12):
+                driver.decode(unit)
         statistics = runtime.ledger.statistics()
     assert statistics.prefetches and statistics.useful + statistics.promoted > statistics.wasted
 
