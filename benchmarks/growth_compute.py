@@ -39,7 +39,7 @@ def main(stage: Stage) -> None:
     from expertflow.workers.compute.shell import ComputeShell
 
     experts.run_expert = timed(KERNELS, experts.run_expert)
-    experts._reduce = timed(KERNELS, experts._reduce)
+    experts.reduce_choices = timed(KERNELS, experts.reduce_choices)
     experts.ExpertsLayer.forward = timed(LAYERS, experts.ExpertsLayer.forward)
     unit.Unit.run = timed(FORWARD, unit.Unit.run)
     ComputeShell(stage).run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,9 @@ Predictor = Literal[
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
+
+DEVICES = re.compile(r"cpu|cuda(:\d{1,3})?|fake:\d{1,9}")
+"""`fake` is a device for tests: streams that run late, on the CPU."""
 
 RANGES = {
     "batch_size": Meta(ge=1, le=2**20),
@@ -46,12 +50,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What to compute in; auto: what the checkpoint says."""
     tier: Literal["disk", "host"] = "disk"
     """Where experts come from on a miss: the checkpoint's files, or a shared-memory store filled once at start."""
+    device: str = "cpu"
+    """Where the model is computed: cpu, cuda, or cuda:N. On a GPU expert_memory and kv_memory are its memory."""
     expert_memory: str = "25%"
     """Expert slots: bytes (900MB, 1GiB) or a percentage of the model's experts."""
     host_memory: str = "100%"
-    """Host store, tier `host` only; it must hold every expert."""
+    """Host store: bytes or a percentage of the model's experts. Of tier `host`, which must hold every expert; on a GPU
+    of tier `disk` too, where it keeps what was read last."""
     kv_memory: str = "512MiB"
-    """Budget of the KV caches of all running sequences: bytes, or a percentage of the memory available at start."""
+    """Budget of the KV caches of all running sequences: bytes, or (on the CPU) a percentage of the memory available at
+    start."""
     batch_size: int = 8
     """Sequences that run at the same time, in one unit or spread over several."""
     units: Units = "auto"
@@ -111,6 +119,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in ("expert_memory", "host_memory", "kv_memory"):
             parse_size(getattr(self, name), name)
         _check_link(self)
+        _check_device(self)
+
+    @property
+    def on_device(self) -> bool:
+        """Whether slots are in the memory of a device."""
+        return self.device != "cpu"
 
     @classmethod
     def load(cls, preset: str = "cpu-disk", **overrides: Any) -> Config:
@@ -166,6 +180,18 @@ def _check_files(config: Config) -> None:
         raise UsageError("hints 'gates' needs trained gates", "gates_file", "Train gates first (expertflow train)")
     if config.predictor == "oracle" and not config.oracle_routes:
         raise UsageError("predictor 'oracle' needs a recording", "oracle_routes", "Record a run first (record=FOLDER)")
+
+
+def _check_device(config: Config) -> None:
+    if DEVICES.fullmatch(config.device) is None:
+        raise UsageError(f"no device '{config.device}'", "device", "Choose cpu, cuda, or cuda:N")
+    if not config.on_device:
+        return
+    if config.link_rate:
+        raise UsageError("a device has a link of its own", "link_rate", "Leave it out, or use device = cpu")
+    if parse_size(config.kv_memory, "kv_memory").count_bytes is None:
+        remedy = "Give bytes, for example 4GiB"
+        raise UsageError(f"'{config.kv_memory}' of a GPU's memory is not known before it is used", "kv_memory", remedy)
 
 
 def _check_link(config: Config) -> None:

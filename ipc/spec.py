@@ -25,8 +25,11 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     run_dir: str
     config: Config
     survey_path: str
+    slots: int = 0
+    """Expert slots there are, wherever."""
     memory: dict[str, SharedMemory] = {}
-    """`slots`: S slots of the survey's stride; `host` (tier host): all experts by layer, then expert, a stride each."""
+    """`slots` (device cpu): the slots, of the survey's stride. `host`: places of a stride each; of tier host all
+    experts by layer, then expert."""
     supervisor_pid: int = 0
     death_fd: int = -1
     """The read end of a pipe that closes with the supervisor."""

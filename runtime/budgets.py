@@ -18,10 +18,18 @@ class Budgets(NamedTuple):
     host_bytes: int
     kv_bytes: int
     skeleton_bytes: int
+    on_device: bool = False
+    """All but the host store lies in the memory of a device."""
 
     @property
     def total_bytes(self) -> int:
-        return self.slots_bytes + self.host_bytes + self.kv_bytes + self.skeleton_bytes
+        """Of the machine's own memory."""
+        return self.host_bytes if self.on_device else self.host_bytes + self.device_bytes
+
+    @property
+    def device_bytes(self) -> int:
+        """Of what is computed with."""
+        return self.slots_bytes + self.kv_bytes + self.skeleton_bytes
 
 
 def plan_budgets(config: Config, survey: ModelSizes, available_bytes: int) -> Budgets:
@@ -31,7 +39,7 @@ def plan_budgets(config: Config, survey: ModelSizes, available_bytes: int) -> Bu
         raise _too_few_for_layers(slots, survey)
     kv = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     host = _host_bytes(config, survey)
-    budgets = Budgets(slots, slots * survey.stride_bytes, host, kv, survey.skeleton_bytes)
+    budgets = Budgets(slots, slots * survey.stride_bytes, host, kv, survey.skeleton_bytes, config.on_device)
     if budgets.total_bytes > available_bytes:
         raise _too_large(budgets, available_bytes)
     return budgets
@@ -61,10 +69,12 @@ def _too_few_for_layers(slots: int, survey: ModelSizes) -> BudgetError:
 
 
 def _host_bytes(config: Config, survey: ModelSizes) -> int:
-    if config.tier != "host":
+    if config.tier != "host" and not config.on_device:
         return 0
     whole = survey.expert_count * survey.stride_bytes
     given = parse_size(config.host_memory, "host_memory").of(whole)
+    if config.tier != "host":
+        return _places_bytes(given, survey)
     if given < whole:
         raise BudgetError(
             f"holds {format_size(given)}, but all {survey.expert_count} experts take {format_size(whole)}",
@@ -74,6 +84,15 @@ def _host_bytes(config: Config, survey: ModelSizes) -> int:
     return whole
 
 
+def _places_bytes(given_bytes: int, survey: ModelSizes) -> int:
+    """A host store between disk and device, in whole places."""
+    places = min(given_bytes // survey.stride_bytes, survey.expert_count)
+    if places < 1:
+        one = format_size(survey.stride_bytes)
+        raise BudgetError(f"{format_size(given_bytes)} holds no expert: one takes {one}", "host_memory", "Give more")
+    return places * survey.stride_bytes
+
+
 def _too_large(budgets: Budgets, available_bytes: int) -> BudgetError:
     parts = {
         "expert slots": budgets.slots_bytes,
@@ -81,6 +100,8 @@ def _too_large(budgets: Budgets, available_bytes: int) -> BudgetError:
         "KV caches": budgets.kv_bytes,
         "the rest of the model": budgets.skeleton_bytes,
     }
+    if budgets.on_device:
+        parts = {"host store": budgets.host_bytes}
     listed = ", ".join(f"{name} {format_size(size)}" for name, size in parts.items() if size)
     return BudgetError(
         f"needs {format_size(budgets.total_bytes)} ({listed}), but only {format_size(available_bytes)} is available",

@@ -16,18 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import CheckpointError
-from ..ipc.messages import ComputeFromLoader, Forecast, Forget, Plan, RunStep, Split, Stepped, Used
+from ..ipc.messages import ComputeFromLoader, Copied, Filled, Forecast, Forget, Plan, RunStep, Split, Stepped, Used
 from ..workers.checkpoint.survey import Survey
+from ..workers.compute.device.assembly import load_on_device, open_residency
+from ..workers.compute.device.base import Device
 from ..workers.compute.executor import Chooser, Executor, sample
 from ..workers.compute.hints import Hinter
 from ..workers.compute.holdings import Holdings
 from ..workers.compute.model import attach, load_model
 from ..workers.compute.next_router import NextRouters
-from ..workers.compute.residency import FeedCounts, Residency
+from ..workers.compute.residency import IDLE_MS, FeedCounts, Residency
 from ..workers.compute.routing import StepRouting
 from ..workers.compute.slots import SlotViews
 from ..workers.compute.unit import RowAbilities
 from ..workers.loader.events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from ..workers.loader.fills import DeviceFills, Fills, SharedFills
+from ..workers.loader.host_tier import HostTier
 from ..workers.loader.ledger import Ledger
 from ..workers.loader.store import fill_store
 from ..workers.loader.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
@@ -50,28 +54,61 @@ class LocalRuntime:
         tier: str = "disk",
         attachments: Path | None = None,
         hints: bool = True,
+        device: Device | None = None,
+        places: int = 0,
     ) -> None:
-        survey = survey.laid_out(slots, tier)
-        self._survey, self._forecaster = survey, forecaster
-        memory = np.frombuffer(mmap.mmap(-1, slots * survey.stride_bytes), dtype=np.uint8)
+        """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk)."""
+        survey = survey.laid_out(slots, tier, "cpu" if device is None else device.name)
+        self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._inbox: list[ComputeFromLoader] = []
         self.ledger = Ledger(slots, survey.layers, survey.experts, survey.top_k, fills_in_flight=2 * readers)
-        self._transfers = TransferEngine(
-            _source(survey, tier, readers), memory, survey.stride_bytes, readers, self._done.put, time.monotonic_ns
-        )
-        holdings = Holdings(slots, survey.layers, survey.experts)
         routing = StepRouting(None, survey.layers, survey.encoder_layers)
+        if device is None:
+            self._open_slots(slots, routing)
+        else:
+            self._open_device(slots, routing, device, places)
+        hinter = self._hinter(survey) if hints else None
+        rows = abilities or RowAbilities()
+        clock_ns = time.monotonic_ns
+        where = "cpu" if device is None else device.torch_device
+        self._executor = Executor(
+            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, where
+        )
+        self._tell_loader(ComputeJoined())
+        self._residency.loader_joined()
+
+    def _open_slots(self, slots: int, routing: StepRouting) -> None:
+        survey = self._survey
+        memory = _memory(slots * survey.stride_bytes)
+        source = StoreSource(self._filled_store(), survey) if self._tier == "host" else FileSource(survey)
+        self._fills: Fills = SharedFills(self._engine(source, memory))
+        holdings = Holdings(slots, survey.layers, survey.experts)
         self._residency = Residency(
             holdings, SlotViews(memory, survey), self._tell_loader, self._hear, self._wait, time.monotonic_ns
         )
         self.model = load_model(survey, self._residency, routing)
-        hinter = self._hinter(survey) if hints else None
-        rows = abilities or RowAbilities()
-        clock_ns = time.monotonic_ns
-        self._executor = Executor(self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments)
-        self._tell_loader(ComputeJoined())
-        self._residency.loader_joined()
+
+    def _open_device(self, slots: int, routing: StepRouting, device: Device, places: int) -> None:
+        survey, whole = self._survey, self._tier == "host"
+        store = self._filled_store() if whole else _memory(places * survey.stride_bytes)
+        reader = None if whole else self._engine(FileSource(survey), store)
+        tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
+        self._fills = DeviceFills(tier, reader, self._inbox_put)
+        self._residency = residency = open_residency(
+            device, survey, slots, store, self._tell_loader, self._hear, self._wait, time.monotonic_ns
+        )
+        self.model = load_on_device(survey, residency, routing, device)
+
+    def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
+        stride, readers = self._survey.stride_bytes, self._readers
+        return TransferEngine(source, memory, stride, readers, self._done.put, time.monotonic_ns)
+
+    def _filled_store(self) -> np.ndarray:
+        survey = self._survey
+        store = _memory(survey.expert_count * survey.stride_bytes)
+        fill_store(FileSource(survey), store, survey, self._readers, lambda what, done, total: None)
+        return store
 
     def _hinter(self, survey: Survey) -> Hinter:
         source = NextRouters(self.model, survey.experts)
@@ -85,7 +122,7 @@ class LocalRuntime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._transfers.close()
+        self._fills.close()
 
     @property
     def counts(self) -> FeedCounts:
@@ -113,39 +150,54 @@ class LocalRuntime:
             self._executor.forget(order)
 
     def _tell_loader(self, event: Any) -> None:
-        self._decide(event)
+        if isinstance(event, Copied):
+            self._fill_up(self._fills.copied(event.numbers))
+        else:
+            self._decide(event)
+
+    def _fill_up(self, filled: list[FillDone]) -> None:
+        for each in filled:
+            self._decide(each)
+
+    def _inbox_put(self, message: ComputeFromLoader) -> None:
+        self._inbox.append(message)
 
     def _decide(self, event: LedgerEvent) -> None:
         for action in self.ledger.handle(event):
             match action:
                 case StartFill():
-                    self._transfers.start(action.slot, action.layer, action.expert, action.urgent)
+                    self._fills.start(action.slot, action.layer, action.expert, action.urgent)
                 case PromoteFill():
-                    self._transfers.promote(action.slot)
+                    self._fills.promote(action.slot)
+                case Filled() if self._fills.announced:
+                    pass
                 case _:
                     self._inbox.append(action)
 
-    def _hear(self) -> list[ComputeFromLoader]:
-        while not self._done.empty():
-            self._collect(self._done.get())
+    def _hear(self) -> list[Any]:
+        self._collect_all()
         inbox, self._inbox = self._inbox, []
         return inbox
 
-    def _wait(self) -> list[ComputeFromLoader]:
+    def _wait(self) -> list[Any]:
         while not self._inbox:
-            self._collect(self._done.get())
+            idle = (
+                self._residency.tend() == IDLE_MS
+            )  # else copies to a device are under way: the loader may wait for one
+            if idle and not self._inbox:
+                self._collect(self._done.get())
+            self._collect_all()
         return self._hear()
+
+    def _collect_all(self) -> None:
+        while not self._done.empty():
+            self._collect(self._done.get())
 
     def _collect(self, transfer: Transfer) -> None:
         if transfer.error is not None:
             raise CheckpointError(str(transfer.error), self._survey.folder, "Check the checkpoint's files")
-        self._decide(FillDone(transfer.slot))
+        self._fill_up(self._fills.read(transfer))
 
 
-def _source(survey: Survey, tier: str, readers: int) -> ExpertSource:
-    files = FileSource(survey)
-    if tier == "disk":
-        return files
-    store = np.frombuffer(mmap.mmap(-1, survey.expert_count * survey.stride_bytes), dtype=np.uint8)
-    fill_store(files, store, survey, readers, lambda what, done, total: None)
-    return StoreSource(store, survey)
+def _memory(count_bytes: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(-1, count_bytes), dtype=np.uint8)

@@ -56,7 +56,7 @@ class Resources:
             self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans if plan.early}
             survey = self._make_survey(surveyor, report)
             self.budgets = plan_budgets(config, survey, available_bytes())
-            self.survey = survey.laid_out(self.budgets.slots, config.tier)
+            self.survey = survey.laid_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage is of what is available now; the stages are told bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
@@ -87,6 +87,7 @@ class Resources:
             run_dir=str(self.run_dir.path),
             config=self.config,
             survey_path=str(self._survey_path),
+            slots=self.budgets.slots,
             memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in given},
             supervisor_pid=os.getpid(),
             death_fd=self._death_fds[0],
@@ -135,4 +136,6 @@ def _make_folder(record: str) -> None:
 
 def _names(config: Config) -> list[str]:
     """Of the shared memory there will be; how large it is, only the survey tells."""
+    if config.on_device:
+        return ["host"]
     return ["slots", "host"] if config.tier == "host" else ["slots"]

@@ -32,11 +32,16 @@ class StagePlan(NamedTuple):
 def stage_plans(config: Config) -> list[StagePlan]:
     """The stages of an engine; the slowest to start comes first."""
     return [
-        _worker("compute", compute_threads(config), ("slots",), spins=True)._replace(early=True),
+        _worker("compute", compute_threads(config), _memory_of_compute(config), spins=True)._replace(early=True),
         _worker("loader", 1, ("slots", "host")),
         _worker("predictor", 1, nice=10),
         _worker("scheduler", 1),
     ]
+
+
+def _memory_of_compute(config: Config) -> tuple[str, ...]:
+    """Slots of a device are its own: it copies into them from the host store."""
+    return ("host",) if config.on_device else ("slots",)
 
 
 def compute_threads(config: Config) -> int:

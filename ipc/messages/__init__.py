@@ -4,15 +4,26 @@ weights."""
 from .base import ErrorFacts, Message, Row, Sampling
 from .control import AskSnapshot, Drain, Failed, KillStage, Peer, Progress, Published, Ready, Snapshot, Span, StageStats
 from .to_client import Accepted, Finished, Refused, Timings, ToClient, Tokens, Welcome
-from .to_compute import ComputeFromLoader, ComputeFromScheduler, Filled, Forget, Recall, RunStep, Split
-from .to_loader import Given, Hint, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
+from .to_compute import (
+    ComputeFromLoader,
+    ComputeFromScheduler,
+    Copy,
+    Filled,
+    Forget,
+    HeldFromLoader,
+    Recall,
+    RunStep,
+    Split,
+)
+from .to_loader import Copied, Given, Hint, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
 from .to_predictor import Forecast, Foresee, PredictorFromLoader, PredictorFromScheduler
 from .to_scheduler import Cancel, Foreseen, FromClient, FromCompute, FromPredictor, Hello, Stepped, Submit
 
 __all__ = [
-    "Accepted", "AskSnapshot", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Drain", "ErrorFacts", "Failed",
+    "Accepted", "AskSnapshot", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Copied", "Copy", "Drain",
+    "ErrorFacts", "Failed",
     "Filled", "Finished", "Forecast", "Foresee", "Foreseen", "Forget", "FromClient",
-    "FromCompute", "FromPredictor", "Given", "Hello", "Hint", "Holding",
+    "FromCompute", "FromPredictor", "Given", "HeldFromLoader", "Hello", "Hint", "Holding",
     "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
     "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
     "Snapshot",

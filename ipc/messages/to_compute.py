@@ -50,6 +50,20 @@ class Filled(Message, frozen=True):
     expert: int
 
 
+class Copy(Message, frozen=True):
+    """Slots in device memory: copy this expert from `place` of the host store into `slot`, which holds it from now on.
+
+    Compute enqueues it, ahead of copies that are not `urgent`, and says `Copied` when it has ended.
+    """
+
+    number: int
+    slot: int
+    layer: int
+    expert: int
+    place: int
+    urgent: bool = False
+
+
 class Recall(Message, frozen=True):
     """Give these slots back at the end of `layer` of step `step`, or now (`step` = -1) (R3)."""
 
@@ -58,5 +72,7 @@ class Recall(Message, frozen=True):
     layer: int = -1
 
 
-ComputeFromLoader = Filled | Recall
+HeldFromLoader = Filled | Recall
+"""Of slots that are filled."""
+ComputeFromLoader = HeldFromLoader | Copy
 COMPUTE_FROM_LOADER: msgspec.msgpack.Decoder[ComputeFromLoader] = msgspec.msgpack.Decoder(ComputeFromLoader)

@@ -37,6 +37,12 @@ class Given(Message, frozen=True):
     layer: int
 
 
+class Copied(Message, frozen=True):
+    """These copies (`Copy.number`) have ended: nothing reads their places in the host store any more."""
+
+    numbers: list[int]
+
+
 class Used(Message, frozen=True, kw_only=True):
     """The routing of a whole step, pads left out (R2).
 
@@ -64,7 +70,7 @@ class Holding(Message, frozen=True):
     need: Need | None = None
 
 
-LoaderFromCompute = Need | Hint | Given | Used | Holding
+LoaderFromCompute = Need | Hint | Given | Copied | Used | Holding
 LOADER_FROM_COMPUTE: msgspec.msgpack.Decoder[LoaderFromCompute] = msgspec.msgpack.Decoder(LoaderFromCompute)
 
 

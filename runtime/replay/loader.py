@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...ipc.messages import ComputeFromLoader
+from ...ipc.messages import HeldFromLoader
 from ...workers.loader.events import FillDone, LedgerEvent, PromoteFill, StartFill
 from ...workers.loader.ledger import Ledger
 from .clock import VirtualClock
@@ -20,7 +20,7 @@ class VirtualLoader:
         ledger: Ledger,
         machine: Machine,
         clock: VirtualClock,
-        reach_compute: Callable[[ComputeFromLoader], None],
+        reach_compute: Callable[[HeldFromLoader], None],
     ) -> None:
         self._ledger, self._machine, self._clock, self._reach_compute = ledger, machine, clock, reach_compute
         self._link = VirtualLink(machine, clock, lambda slot: self.hear(FillDone(slot)))

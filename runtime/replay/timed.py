@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ...ipc.messages import ComputeFromLoader, Hint
+from ...ipc.messages import HeldFromLoader, Hint
 from ...workers.compute.holdings import Computed, Holdings, HoldingsEvent, LayerEnded, LayerStarted, LoaderJoined, Run
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.ledger import Ledger
@@ -90,7 +90,7 @@ class _Compute:
         self._timings, self._hints, self._plans = timings, hints, plans
         self.holdings = Holdings(slots, program.layers, program.experts)
         self.stall_ns = self.end_ns = 0
-        self._inbox: list[ComputeFromLoader] = []
+        self._inbox: list[HeldFromLoader] = []
         self._waiting = False
         self._thread = self._run()
 
@@ -99,7 +99,7 @@ class _Compute:
         self._tell_holdings(LoaderJoined())
         self._clock.after(0, self._resume)
 
-    def reach(self, message: ComputeFromLoader) -> None:
+    def reach(self, message: HeldFromLoader) -> None:
         """The loader's message is there; it is heard when compute listens."""
         self._inbox.append(message)
         if self._waiting:

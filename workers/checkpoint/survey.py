@@ -173,12 +173,14 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     aligned: bool = False
     """Every tensor begins where its region does; else where a direct read needs it (layout.py)."""
 
-    def laid_out(self, slots: int, tier: str) -> Survey:
+    def laid_out(self, slots: int, tier: str, device: str = "cpu") -> Survey:
         """How experts lie in `slots` slots: aligned, which computes faster, if each of them is read but once.
 
         Bytes that do not lie in the file as in the slot take another copy on their way: a tenth of the time of a read.
+        On a device always: its libraries choose kernels by alignment, and the same expert must not get two.
         """
-        return msgspec.structs.replace(self, aligned=slots >= self.expert_count or tier == "host")
+        aligned = slots >= self.expert_count or tier == "host" or device != "cpu"
+        return msgspec.structs.replace(self, aligned=aligned)
 
     def place_table(self) -> np.ndarray:
         """int64 [layers, experts, pieces and scales, 2]: file index and offset."""

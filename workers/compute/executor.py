@@ -42,8 +42,10 @@ class Executor:
         choose: Chooser = sample,
         hinter: Hinter | None = None,
         attachments: Path | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self._model, self._abilities, self._attachments = model, abilities, attachments
+        self._device = device
         self._routing, self._residency = routing, residency
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
@@ -109,7 +111,7 @@ class Executor:
 
     def _prepare(self, step: RunStep) -> Unit:
         if step.admit:
-            self._units[step.unit] = new_unit(self._model.config, self._abilities)
+            self._units[step.unit] = self._new_unit()
             return self._units[step.unit]
         unit, started_ns = self._unit(step.unit), self._clock_ns()
         unit.drop(step.drop)
@@ -118,6 +120,9 @@ class Executor:
             del self._units[other]
         self._moved_ns += self._clock_ns() - started_ns
         return unit
+
+    def _new_unit(self) -> Unit:
+        return new_unit(self._model.config, self._abilities, self._device)
 
     def _unit(self, number: int) -> Unit:
         if number not in self._units:
@@ -135,10 +140,10 @@ class Executor:
     def _rescue(self, step: RunStep, unit: Unit, error: Exception) -> list[int | RowFailed]:
         """Recompute the rows of a broken step one by one, so that only the guilty one fails."""
         rows = step.admit or unit.whole_rows()
-        survivors = self._units[step.unit] = new_unit(self._model.config, self._abilities)
+        survivors = self._units[step.unit] = self._new_unit()
         chosen: list[int | RowFailed] = []
         for row in rows:
-            alone = new_unit(self._model.config, self._abilities)
+            alone = self._new_unit()
             outcome = self._run_alone(step, alone, row) if len(rows) > 1 else _failure(error)
             chosen.append(outcome)
             if not isinstance(outcome, RowFailed):

@@ -6,7 +6,7 @@ in top-k order: the result does not depend on which experts came late (I1a).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
 import torch
@@ -74,7 +74,7 @@ class ExpertsLayer:
             gathered *= weights.reshape(-1, 1)[torch.from_numpy(rows.pairs)]
             weights = torch.ones_like(weights)
         products = self._run(module, gathered, rows)
-        return _reduce(products, rows, weights).to(hidden.dtype)
+        return reduce_choices(products, torch.from_numpy(rows.places), weights).to(hidden.dtype)
 
     def _run(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
         stack = self._feed.stack() if is_plain(module) else None
@@ -91,17 +91,25 @@ class ExpertsLayer:
         for expert, own in self._feed.stream():
             low, high = ranges.pop(expert)
             products[low:high] = run_expert(module, own, gathered[low:high])
-        if ranges:
-            # Their rows are whatever the memory held before, perhaps the right products of the last step.
-            where = f"MoE layer {self._layer}"
-            raise EngineError(f"experts {sorted(ranges)} never came", where, "Report this as a bug")
+        require_all(ranges, self._layer)
         return products
 
 
-def _reduce(products: torch.Tensor, rows: ExpertRows, weights: torch.Tensor) -> torch.Tensor:
-    """[rows, width] -> [tokens, width]: each token's products weighed and summed in top-k order."""
+def require_all(missing: Collection[int], layer: int) -> None:
+    """Raise EngineError if experts never came.
+
+    Their rows are whatever the memory held before, perhaps the right products of the last step.
+    """
+    if missing:
+        raise EngineError(f"experts {sorted(missing)} never came", f"MoE layer {layer}", "Report this as a bug")
+
+
+def reduce_choices(products: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """[rows, width] -> [tokens, width]: each token's products weighed and summed in top-k order.
+
+    `places` int64 [pairs]: the row of each (token, choice)."""
     tokens, top_k = weights.shape
-    weighted = products.index_select(0, torch.from_numpy(rows.places)) * weights.reshape(-1, 1)
+    weighted = products.index_select(0, places) * weights.reshape(-1, 1)
     return weighted.view(tokens, top_k, products.shape[1]).sum(dim=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,11 +19,23 @@ from .streamed_linear import stream_linears
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTrainedModel:
     """The skeleton of a surveyed checkpoint with every experts module bound to `feed`."""
+    return bind(load_unbound(survey), lambda layer: ExpertsLayer(layer, feed, routing))
+
+
+def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrainedModel:
+    """The skeleton, on the CPU or on a device; its experts modules know no weights and no layer yet."""
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
-    stream_linears(model)
+    if device is None or device.type == "cpu":
+        stream_linears(model)
+        return model
+    return model.to(device)  # pyright: ignore[reportArgumentType]
+
+
+def bind(model: PreTrainedModel, layer_of: Callable[[int], ExpertsLayer]) -> PreTrainedModel:
+    """Give every experts module the layer that runs it."""
     for layer, (_, module) in enumerate(experts_modules(model)):
-        module.expertflow_layer = ExpertsLayer(layer, feed, routing)  # pyright: ignore[reportArgumentType]
+        module.expertflow_layer = layer_of(layer)  # pyright: ignore[reportArgumentType]
     return model
 
 

@@ -126,10 +126,10 @@ class NextRouters:
     def _ranked(self, chosen: torch.Tensor, depth: int) -> np.ndarray:
         scores = self._scores
         if scores is None or scores.numel() != len(chosen) * self._experts:
-            return chosen.numpy()
+            return chosen.cpu().numpy()
         scores = scores.reshape(len(chosen), self._experts).float()
         first = scores.max() - scores.min() + 1
-        return scores.scatter_add(1, chosen, first.expand(chosen.shape)).topk(depth).indices.numpy()
+        return scores.scatter_add(1, chosen, first.expand(chosen.shape)).topk(depth).indices.cpu().numpy()
 
     def _note(self, name: str, module: Any, inputs: Any, output: Any) -> None:
         """Whatever is as wide as there are experts, of the last module that has such: the router's scores. And a module

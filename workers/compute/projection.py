@@ -52,7 +52,7 @@ def may_stack(weights: torch.Tensor, most_rows: int) -> bool:
 
 def is_streamed(weight: torch.Tensor, rows: int) -> bool:
     """Whether the weight [out, in] is the left factor for so many rows."""
-    return weight.dtype in STREAMED_DTYPES and rows <= MOST_STREAMED_ROWS and weight.is_contiguous()
+    return weight.dtype in STREAMED_DTYPES and rows <= MOST_STREAMED_ROWS and weight.is_contiguous() and weight.is_cpu
 
 
 def padded_rows(rows: int) -> int:

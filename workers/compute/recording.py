@@ -28,7 +28,7 @@ Recorded = RunStep | Split | Forget | Stepped
 
 def digest_rows(logits: torch.Tensor) -> bytes:
     """8 bytes a row of logits [rows, vocabulary]: equal bits, equal digests."""
-    raw = logits.contiguous().view(torch.uint8).numpy()
+    raw = logits.contiguous().view(torch.uint8).cpu().numpy()
     return b"".join(hashlib.blake2b(row.tobytes(), digest_size=DIGEST_BYTES).digest() for row in raw)
 
 

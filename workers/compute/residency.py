@@ -6,9 +6,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from ...ipc.messages import ComputeFromLoader, Message
+from ...ipc.messages import HeldFromLoader, Message
 from .holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
 from .slots import ExpertWeights, SlotViews
+
+IDLE_MS = 1000
+"""How long a process may sleep when nothing goes on by itself."""
 
 
 class FeedCounts(NamedTuple):
@@ -39,8 +42,8 @@ class Residency:
         holdings: Holdings,
         views: SlotViews,
         send: Callable[[Message], None],
-        hear: Callable[[], list[ComputeFromLoader]],
-        wait: Callable[[], list[ComputeFromLoader]],
+        hear: Callable[[], list[HeldFromLoader]],
+        wait: Callable[[], list[HeldFromLoader]],
         clock_ns: Callable[[], int],
     ) -> None:
         self._holdings, self._views = holdings, views
@@ -58,13 +61,17 @@ class Residency:
     def begin_step(self, number: int) -> None:
         self._step = number
 
-    def receive(self, message: ComputeFromLoader) -> None:
+    def receive(self, message: HeldFromLoader) -> None:
         """Take in what the loader said between layers."""
         self._perform(self._holdings.handle(message))
 
     def loader_joined(self) -> None:
         """A new loader is there: tell it what is held and still needed (R9)."""
         self._perform(self._holdings.handle(LoaderJoined()))
+
+    def tend(self) -> int:
+        """Look after what goes on by itself; so many milliseconds may pass before the next look."""
+        return IDLE_MS
 
     def begin(self, layer: int, experts: list[int]) -> None:
         """A layer has chosen its experts: what is missing is asked for."""
@@ -108,7 +115,7 @@ class Residency:
         self._stall_ns += self._clock_ns() - started_ns
         return self._take_in(messages)
 
-    def _take_in(self, messages: list[ComputeFromLoader]) -> list[tuple[int, int]]:
+    def _take_in(self, messages: list[HeldFromLoader]) -> list[tuple[int, int]]:
         return [run for message in messages for run in self._perform(self._holdings.handle(message))]
 
     def _perform(self, actions: list[Any]) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from ...errors import UsageError
 from ...ipc.attachments import FOLDER
@@ -20,6 +21,9 @@ from ..checkpoint.survey import Survey
 from ..gates.files import load_gates
 from ..traces.records import TraceHeader
 from ..traces.stream import TraceFile
+from .device.assembly import load_on_device, open_residency
+from .device.open import open_device
+from .device.residency import DeviceResidency
 from .executor import Executor, sample
 from .hints import Hinter, HintSource
 from .holdings import Holdings
@@ -41,24 +45,16 @@ class ComputeShell:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
-        slots = stage.arena("slots").array
-        holdings = Holdings(slots.size // survey.stride_bytes, survey.layers, survey.experts)
-        self._resident = slots.size // survey.stride_bytes >= survey.expert_count
+        self._device = open_device(stage.config.device)
+        self._resident = stage.spec.slots >= survey.expert_count
         self._steps: deque[ComputeFromScheduler | _NewScheduler] = deque()
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
         self._waiting_on = ""
-        self._residency = Residency(
-            holdings,
-            SlotViews(slots, survey),
-            send=lambda message: stage.send("loader", message),
-            hear=self._hear,
-            wait=self._wait,
-            clock_ns=time.monotonic_ns,
-        )
+        self._residency = self._open_residency(survey)
         self._trace = self._open_trace(survey)
         routing = StepRouting(self._trace, survey.layers, survey.encoder_layers)
-        model = load_model(survey, self._residency, routing)
+        model = self._load(survey, routing)
         hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
         attachments = Path(stage.spec.run_dir) / FOLDER
@@ -72,7 +68,26 @@ class ComputeShell:
             self._recording.watch(sample),
             hinter,
             attachments,
+            "cpu" if self._device is None else self._device.torch_device,
         )
+
+    def _open_residency(self, survey: Survey) -> Residency:
+        stage, slots = self._stage, self._stage.spec.slots
+        links: Any = {
+            "send": lambda message: stage.send("loader", message),
+            "hear": self._hear,
+            "wait": self._wait,
+            "clock_ns": time.monotonic_ns,
+        }
+        if self._device is not None:
+            return open_residency(self._device, survey, slots, stage.arena("host").array, **links)
+        holdings = Holdings(slots, survey.layers, survey.experts)
+        return Residency(holdings, SlotViews(stage.arena("slots").array, survey), **links)
+
+    def _load(self, survey: Survey, routing: StepRouting) -> PreTrainedModel:
+        if self._device is not None and isinstance(self._residency, DeviceResidency):
+            return load_on_device(survey, self._residency, routing, self._device)
+        return load_model(survey, self._residency, routing)
 
     def _open_trace(self, survey: Survey) -> StepTrace | None:
         config, spec = self._stage.config, self._stage.spec
@@ -81,8 +96,7 @@ class ComputeShell:
         if survey.encoder_layers and config.trace_hidden:
             what = "hidden states are kept of tokens that see every layer, and with an encoder none does"
             raise UsageError(what, "trace_hidden", "Trace without them (hints = router needs no training)")
-        slots = self._stage.arena("slots").array.size // survey.stride_bytes
-        header = TraceHeader.of("compute", spec.epoch, survey, slots)
+        header = TraceHeader.of("compute", spec.epoch, survey, spec.slots)
         file = TraceFile(config.trace, header)
         return StepTrace(file, header, config.trace_hidden, time.monotonic_ns, lambda: self._residency.counts.stall_ns)
 
@@ -111,7 +125,7 @@ class ComputeShell:
         self._stage.ready(self._facts())
         try:
             while self._stage.running:
-                self._route(self._stage.poll(0 if self._steps else 1000))
+                self._route(self._stage.poll(0 if self._steps else self._residency.tend()))
                 for message in self._hear():
                     self._residency.receive(message)
                 if self._steps:
@@ -123,6 +137,8 @@ class ComputeShell:
         self._publish()
         if self._trace is not None:
             self._trace.close()
+        if self._device is not None:
+            self._device.close()
 
     def _facts(self) -> dict[str, int | float | str]:
         rows = self._rows
@@ -134,6 +150,7 @@ class ComputeShell:
             "kv_bytes_per_row": rows.kv_bytes_per_row,
             "threads": torch.get_num_threads(),
             "resident": int(self._resident),
+            **(self._device.facts() if self._device is not None else {}),
         }
 
     def _route(self, events: list[Event]) -> None:
@@ -155,17 +172,17 @@ class ComputeShell:
                 case _:
                     pass
 
-    def _hear(self) -> list[ComputeFromLoader]:
+    def _hear(self) -> list[Any]:
         """What the loader has said, in its order, without waiting."""
         arrivals, self._arrivals = self._arrivals, []
         return arrivals + self._stage.hear("loader")
 
-    def _wait(self) -> list[ComputeFromLoader]:
+    def _wait(self) -> list[Any]:
         """Block until the loader has said something; the scheduler's messages queue up meanwhile."""
         started_ns = time.monotonic_ns()
         self._waiting_on = "loader"
         while not self._arrivals:
-            self._route(self._stage.poll(1000))
+            self._route(self._stage.poll(self._residency.tend()))
             if self._stage.publish_due:
                 self._publish()
         self._waiting_on = ""

@@ -15,18 +15,18 @@ ExpertWeights = dict[str, torch.Tensor]
 
 
 class SlotViews:
-    """What lies in a slot, given which expert it holds. `memory` is the slot arena, uint8."""
+    """What lies in a slot, given which expert it holds. `memory` is the slot arena, uint8, or memory of a device."""
 
-    def __init__(self, memory: np.ndarray, survey: Survey) -> None:
+    def __init__(self, memory: np.ndarray | torch.Tensor, survey: Survey) -> None:
         # from_numpy keeps the buffer's export alive: the map cannot be closed under a tensor.
-        self._memory = torch.from_numpy(memory)
+        self._memory = torch.from_numpy(memory) if isinstance(memory, np.ndarray) else memory
         self._stride_bytes = survey.stride_bytes
         self._tensors, self._kind_of = survey.tensors, survey.kind_of
         positions = tensor_positions(survey)
         self._positions = positions.tolist()
         self.experts = survey.experts
         """In a layer."""
-        roomy = memory.size >= survey.expert_count * survey.stride_bytes
+        roomy = self._memory.numel() >= survey.expert_count * survey.stride_bytes
         self._stackable = roomy and survey.kinds == 1 and bool((positions == positions[0, 0]).all())
         self._stacks: dict[int, ExpertWeights] = {}
         self._views: dict[int, tuple[int, int, ExpertWeights]] = {}

@@ -31,7 +31,7 @@ class Ledger:
     `fills_in_flight` transfers run at a time, besides as many urgent ones. `recalls_ahead` (None: chosen) slots at most
     are free or asked for in favour of prefetches. `by_layer`: every layer has as many slots as any other,
     else all share them. `rank_victims`: always, never or auto (see outlook.py). `literal`: plans and
-    hints are taken at their word.
+    hints are taken at their word. `volatile`: what compute holds goes when it dies (memory of a device).
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Ledger:
         by_layer: bool = False,
         rank_victims: str = "auto",
         literal: bool = False,
+        volatile: bool = False,
     ) -> None:
         self._layers, self._experts = layers, experts
         self._table = SlotTable(slots, layers, experts, by_layer)
@@ -64,7 +65,7 @@ class Ledger:
         )
         parts = (self._table, self._orders, self._advice, self._outlook, self._prefetched)
         self._fetching = Fetching(*parts, limits)
-        self._heard = False
+        self._heard, self._volatile = False, volatile
         self._need: dict[int, None] = {}
         self._counts: defaultdict[str, int] = defaultdict(int)
 
@@ -189,10 +190,16 @@ class Ledger:
         self._need.clear()
         self._table.void_recalls()
         for slot in list(self._table.held()):
-            if slot.key == NO_KEY:
-                self._table.release(slot)
+            if slot.key == NO_KEY or self._volatile:
+                self._lose(slot)
             else:
                 self._orders.announce(slot)
+
+    def _lose(self, slot: Slot) -> None:
+        """What compute held died with it."""
+        if slot.key != NO_KEY:
+            self._prefetched.evicted(slot.key, self._advice.position)
+        self._table.release(slot)
 
     def _move(self, step: int, layer: int) -> bool:
         """Compute says where it is; a negative step says that it has not begun. False: that cannot be."""

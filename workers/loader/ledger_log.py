@@ -36,6 +36,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     by_layer: bool = False
     rank_victims: str = "auto"
     literal: bool = False
+    volatile: bool = False
 
     def make(self) -> Ledger:
         """A fresh ledger. Raises UsageError for an unknown policy."""
@@ -50,6 +51,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
             by_layer=self.by_layer,
             rank_victims=self.rank_victims,
             literal=self.literal,
+            volatile=self.volatile,
         )
 
 

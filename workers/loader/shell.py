@@ -7,13 +7,17 @@ import os
 import queue
 import time
 
+import numpy as np
+
 from ...configs.sizes import parse_size
 from ...errors import CheckpointError
 from ...ipc.events import PeerJoined, Received
-from ...ipc.messages import Used
+from ...ipc.messages import Copied, Filled, Used
 from ...ipc.stage import Stage
 from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from .fills import DeviceFills, Fills, SharedFills
+from .host_tier import HostTier
 from .ledger_log import LedgerHeader, LedgerLog
 from .link import EmulatedLink
 from .store import fill_store
@@ -29,21 +33,13 @@ class LoaderShell:
         self._stage = stage
         self._survey = stage.survey(Survey)
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
-        slots = stage.arena("slots").array
-        self._slots = slots.size // self._survey.stride_bytes
+        self._slots = stage.spec.slots
         header = self._header()
         self._ledger = header.make()
         self._log = LedgerLog.open(stage.config.record, stage.spec.epoch, header)
         self._lane_ends_ns: dict[int, int] = {}
         self._loaded_bytes = 0
-        self._engine = TransferEngine(
-            self._source(),
-            slots,
-            self._survey.stride_bytes,
-            stage.config.reads_in_flight,
-            self._on_done,
-            time.monotonic_ns,
-        )
+        self._fills = self._open_fills()
 
     def run(self) -> None:
         """Serve until the supervisor says stop."""
@@ -66,7 +62,7 @@ class LoaderShell:
                 if stage.publish_due:
                     self._publish()
         finally:
-            self._engine.close()
+            self._fills.close()
         self._publish()
         self._log.close()
 
@@ -82,17 +78,34 @@ class LoaderShell:
             by_layer=config.slot_sharing == "layer",
             rank_victims=config.rank_victims,
             literal=config.belief == "literal",
+            volatile=config.on_device,
         )
 
-    def _source(self) -> ExpertSource:
-        files = FileSource(self._survey)
-        if self._stage.config.tier == "disk":
-            return files
-        store = self._stage.arena("host").array
-        # A successor finds the store as its predecessor filled it.
+    def _open_fills(self) -> Fills:
+        config, survey = self._stage.config, self._survey
+        files = FileSource(survey)
+        store = self._stage.arena("host").array if "host" in self._stage.spec.memory else None
+        whole = config.tier == "host"
+        if store is None or not (whole or config.on_device):
+            return SharedFills(self._engine(files, self._stage.arena("slots").array))
+        if whole:
+            self._fill_whole(files, store)
+        if not config.on_device:
+            return SharedFills(self._engine(StoreSource(store, survey, self._link()), self._stage.arena("slots").array))
+        reader = None if whole else self._engine(files, store)
+        tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
+        return DeviceFills(tier, reader, lambda copy: self._stage.send("compute", copy))
+
+    def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
+        readers = self._stage.config.reads_in_flight
+        return TransferEngine(source, memory, self._survey.stride_bytes, readers, self._on_done, time.monotonic_ns)
+
+    def _fill_whole(self, files: FileSource, store: np.ndarray) -> None:
+        """A successor finds the store as its predecessor filled it."""
         if self._stage.spec.epoch == FIRST_EPOCH:
             fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
-        return StoreSource(store, self._survey, self._link())
+        else:
+            files.close()
 
     def _link(self) -> EmulatedLink | None:
         rate = self._stage.config.link_rate
@@ -103,7 +116,10 @@ class LoaderShell:
     def _take_in(self, event: object) -> None:
         match event:
             case PeerJoined("compute"):
+                self._fills.compute_joined()
                 self._decide(ComputeJoined())
+            case Received("compute", Copied(numbers)):
+                self._fill_up(self._fills.copied(numbers))
             case Received("compute", Used() as used):
                 self._stage.send("predictor", used)
                 self._decide(used)
@@ -117,9 +133,11 @@ class LoaderShell:
         for action in self._ledger.handle(event):
             match action:
                 case StartFill():
-                    self._engine.start(action.slot, action.layer, action.expert, action.urgent)
+                    self._fills.start(action.slot, action.layer, action.expert, action.urgent)
                 case PromoteFill():
-                    self._engine.promote(action.slot)
+                    self._fills.promote(action.slot)
+                case Filled() if self._fills.announced:
+                    pass
                 case _:
                     self._stage.send("compute", action)
 
@@ -136,7 +154,11 @@ class LoaderShell:
                 raise CheckpointError(what, self._survey.folder, "Check the disk and the checkpoint's files")
             self._loaded_bytes += self._survey.bytes_of(transfer.expert)
             self._draw(transfer)
-            self._decide(FillDone(transfer.slot))
+            self._fill_up(self._fills.read(transfer))
+
+    def _fill_up(self, filled: list[FillDone]) -> None:
+        for each in filled:
+            self._decide(each)
 
     def _draw(self, transfer: Transfer) -> None:
         """One lane for each transfer in flight, so that spans of a lane never overlap."""

@@ -1,0 +1,44 @@
+"""Puts the parts of compute together for a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from ....ipc.messages import ComputeFromLoader, Message
+from ...checkpoint.layout import filled_bytes
+from ...checkpoint.survey import Survey
+from ..holdings import Holdings
+from ..model import bind, load_unbound
+from ..routing import StepRouting
+from .base import Device
+from .layer import DeviceExpertsLayer
+from .residency import DeviceResidency, DeviceSlotViews
+from .traffic import SlotTraffic
+
+
+def open_residency(
+    device: Device,
+    survey: Survey,
+    slots: int,
+    store: np.ndarray,
+    send: Callable[[Message], None],
+    hear: Callable[[], list[ComputeFromLoader]],
+    wait: Callable[[], list[ComputeFromLoader]],
+    clock_ns: Callable[[], int],
+) -> DeviceResidency:
+    """`slots` in memory of the device, filled from the host store (uint8). Raises BudgetError if they do not fit."""
+    memory = device.allocate(slots * survey.stride_bytes)
+    sizes = partial(filled_bytes, survey)
+    traffic = SlotTraffic(device, memory, device.adopt(store), survey.stride_bytes, sizes)
+    holdings = Holdings(slots, survey.layers, survey.experts)
+    return DeviceResidency(traffic, holdings, DeviceSlotViews(memory, survey, traffic), send, hear, wait, clock_ns)
+
+
+def load_on_device(survey: Survey, residency: DeviceResidency, routing: StepRouting, device: Device) -> PreTrainedModel:
+    """The skeleton on the device, with every experts module bound to its slots."""
+    model = load_unbound(survey, device.torch_device)
+    return bind(model, lambda layer: DeviceExpertsLayer(layer, residency, routing, device))

@@ -1,0 +1,155 @@
+"""A GPU through torch.cuda. Imported only where one is asked for; written against torch 2.9 to 2.13."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ....configs.sizes import format_size
+from ....errors import BudgetError, UsageError
+from .base import Event
+
+PORTABLE = 1
+"""cudaHostRegisterPortable."""
+REMEDY = "Install a CUDA build of torch, or use device = cpu"
+
+
+class CudaEvent:
+    def __init__(self, event: torch.cuda.Event) -> None:
+        self.event = event
+
+    def done(self) -> bool:
+        return self.event.query()
+
+    def wait(self) -> None:
+        self.event.synchronize()
+
+
+class CudaStream:
+    """`current`: the stream that torch uses anyway, so that nothing has to be switched for a kernel."""
+
+    def __init__(self, stream: torch.cuda.Stream, current: bool = False) -> None:
+        self.stream, self._current = stream, current
+
+    def launch(self, kernel: Callable[[], None]) -> None:
+        if self._current:
+            return kernel()
+        with torch.cuda.stream(self.stream):
+            return kernel()
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        with torch.cuda.stream(self.stream):
+            target.copy_(source, non_blocking=True)
+
+    def wait(self, event: Event) -> None:
+        if isinstance(event, CudaEvent):
+            self.stream.wait_event(event.event)
+
+    def record(self) -> CudaEvent:
+        event = torch.cuda.Event()
+        event.record(self.stream)
+        return CudaEvent(event)
+
+
+class CudaDevice:
+    """See `Device`. One a process: it becomes torch's current device."""
+
+    def __init__(self, index: int = 0) -> None:
+        """Raises UsageError if torch cannot use this GPU."""
+        require_cuda(index)
+        torch.cuda.set_device(index)
+        self.name, self.torch_device = f"cuda:{index}", torch.device("cuda", index)
+        self.kernels = CudaStream(torch.cuda.current_stream(), current=True)
+        self.copies, self.urgent = CudaStream(torch.cuda.Stream()), CudaStream(torch.cuda.Stream())
+        self._aside = torch.cuda.Stream()
+        self._registered: list[int] = []
+        self._pinned_bytes, self._pinning_s = 0, 0.0
+
+    def allocate(self, count_bytes: int) -> Tensor:
+        try:
+            return torch.empty(count_bytes, dtype=torch.uint8, device=self.torch_device)
+        except torch.OutOfMemoryError as error:
+            free, total = torch.cuda.mem_get_info()
+            what = f"{format_size(count_bytes)} cannot be had: {format_size(free)} of {format_size(total)} are free"
+            raise BudgetError(what, self.name, "Lower expert_memory") from error
+
+    def adopt(self, store: np.ndarray) -> Tensor:
+        started = time.monotonic()
+        if store.size and self._register(store):
+            self._pinned_bytes = store.size
+        self._pinning_s = time.monotonic() - started
+        return torch.from_numpy(store)
+
+    def upload(self, array: np.ndarray) -> Tensor:
+        """Through pinned memory of torch's own allocator, which knows when the copy is done."""
+        return torch.from_numpy(array).pin_memory().to(self.torch_device, non_blocking=True)
+
+    def download(self, tensor: Tensor) -> np.ndarray:
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host.copy_(tensor, non_blocking=True)
+        self.kernels.record().wait()
+        return host.numpy()
+
+    def catch_up(self) -> None:
+        """Torch's own operations are in the stream of kernels."""
+
+    @contextmanager
+    def aside(self, after: Event) -> Iterator[None]:
+        if isinstance(after, CudaEvent):
+            self._aside.wait_event(after.event)
+        with torch.cuda.stream(self._aside):
+            yield
+
+    def facts(self) -> dict[str, int | float | str]:
+        return {
+            "device": f"{self.name} ({torch.cuda.get_device_name()})",
+            "pinned_bytes": self._pinned_bytes,
+            "pinning_s": round(self._pinning_s, 3),
+        }
+
+    def close(self) -> None:
+        torch.cuda.synchronize()
+        for address in self._registered:
+            _runtime().cudaHostUnregister(address)
+        self._registered.clear()
+
+    def _register(self, store: np.ndarray) -> bool:
+        """In one piece: a copy must not cross from one registered range into another."""
+        address = store.ctypes.data
+        code = _runtime().cudaHostRegister(address, store.size, PORTABLE)
+        if int(code) == 0:
+            self._registered.append(address)
+            return True
+        self._clear_error()
+        words = "%s of host memory cannot be pinned (CUDA error %d): copies to %s will be slower and hold compute up"
+        logging.getLogger(__name__).warning(words, format_size(store.size), int(code), self.name)
+        return False
+
+    def _clear_error(self) -> None:
+        """A failed call is remembered by the library, which would blame the next kernel for it."""
+        with suppress(RuntimeError):
+            torch.zeros(1, device=self.torch_device)
+            torch.cuda.synchronize()
+
+
+def _runtime() -> Any:
+    """The CUDA runtime that torch itself has loaded."""
+    return torch.cuda.cudart()
+
+
+def require_cuda(index: int) -> None:
+    """Raises UsageError if torch has no CUDA, or no such GPU."""
+    if torch.version.cuda is None:
+        raise UsageError(f"torch {torch.__version__} is built without CUDA", "device", REMEDY)
+    if not torch.cuda.is_available():
+        raise UsageError("torch finds no usable GPU", "device", "Check the driver (nvidia-smi), or use device = cpu")
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise UsageError(f"there is no GPU {index}: torch finds {count}", "device", "Give cuda:0, or another number")
