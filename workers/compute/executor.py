@@ -138,26 +138,31 @@ class Executor:
         return unit.prepare_prefill(rows, [read_images(self._model, row, self._attachments) for row in rows])
 
     def _rescue(self, step: RunStep, unit: Unit, error: Exception) -> list[int | RowFailed]:
-        """Recompute the rows of a broken step one by one, so that only the guilty one fails."""
+        """Recompute the rows of a broken step in smaller parts, so that only a guilty one fails."""
         rows = step.admit or unit.whole_rows()
+        unit.clear()  # what follows may need its memory
         survivors = self._units[step.unit] = self._new_unit()
-        chosen: list[int | RowFailed] = []
-        for row in rows:
-            alone = self._new_unit()
-            outcome = self._run_alone(step, alone, row) if len(rows) > 1 else _failure(error)
-            chosen.append(outcome)
-            if not isinstance(outcome, RowFailed):
-                survivors.join(alone)
-        return chosen
+        return self._run_parts(step, rows, survivors, error)
 
-    def _run_alone(self, step: RunStep, unit: Unit, row: Row) -> int | RowFailed:
+    def _run_parts(self, step: RunStep, rows: list[Row], survivors: Unit, error: Exception) -> list[int | RowFailed]:
+        """What `rows` choose, who together ended in `error`; those who can go on join `survivors`."""
+        if len(rows) == 1:
+            return [_failure(error)]
+        error.__traceback__ = None  # it holds on to the tensors of all frames
+        return [chosen for part in _parts(rows, error) for chosen in self._run_part(step, part, survivors)]
+
+    def _run_part(self, step: RunStep, rows: list[Row], survivors: Unit) -> list[int | RowFailed]:
+        unit, part = self._new_unit(), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
         try:
-            alone = msgspec.structs.replace(step, drop=[], join=[], admit=[row])
-            return self._choose(alone, unit, self._forward(unit, alone))[0]
+            chosen = self._choose(part, unit, self._forward(unit, part))
         except ComputeStopped:
             raise
-        except Exception as error:  # noqa: BLE001 - this row is the guilty one
-            return _failure(error)
+        except Exception as error:  # noqa: BLE001 - one of these rows is the guilty one
+            failure = error
+        else:
+            survivors.join(unit)
+            return chosen
+        return self._run_parts(step, rows, survivors, failure)
 
     def _settle(
         self, unit: Unit, rows: list[int], chosen: list[int | RowFailed]
@@ -170,9 +175,20 @@ class Executor:
         return tokens, failed
 
 
+def _parts(rows: list[Row], error: Exception) -> list[list[Row]]:
+    """Halves if they were too many at once; else each alone."""
+    if not isinstance(error, torch.OutOfMemoryError):
+        return [[row] for row in rows]
+    middle = len(rows) // 2
+    return [rows[:middle], rows[middle:]]
+
+
 def _failure(error: Exception) -> RowFailed:
     if isinstance(error, RowFailed):
         return error
+    if isinstance(error, torch.OutOfMemoryError):
+        remedy = "Send a shorter prompt, or give the engine less expert_memory or kv_memory"
+        return RowFailed("does not fit the memory of the device, alone either", "step", remedy)
     if isinstance(error, RequestError):
         return RowFailed(error.what, error.where, error.remedy)
     return RowFailed(f"{type(error).__name__}: {error}", "step", "Send the request again; if it fails again, report it")

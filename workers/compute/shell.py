@@ -22,6 +22,7 @@ from ..gates.files import load_gates
 from ..traces.records import TraceHeader
 from ..traces.stream import TraceFile
 from .device.assembly import load_on_device, open_residency
+from .device.budget import claim_memory
 from .device.open import open_device
 from .device.residency import DeviceResidency
 from .executor import Executor, sample
@@ -80,6 +81,7 @@ class ComputeShell:
             "clock_ns": time.monotonic_ns,
         }
         if self._device is not None:
+            claim_memory(self._device, stage.config, survey, slots)
             return open_residency(self._device, survey, slots, stage.arena("host").array, **links)
         holdings = Holdings(slots, survey.layers, survey.experts)
         return Residency(holdings, SlotViews(stage.arena("slots").array, survey), **links)

@@ -163,6 +163,10 @@ class Unit:
         """Let rows leave; the others keep their order."""
         self.take([number for number in self.numbers if number not in numbers])
 
+    def clear(self) -> None:
+        """Forget all rows and what is cached of them."""
+        self._clear()
+
     def take(self, numbers: Sequence[int]) -> None:
         """Keep only these rows, in this order (in the present order if rows cannot be moved), and trim the padding."""
         places = self._places(numbers)

@@ -81,6 +81,7 @@ class HostTier:
     def read(self, place: int) -> list[HostAction]:
         """The read into `place` has ended."""
         fetch = self._reading.pop(place)
+        self._busy.discard(place)
         self._where[fetch.key] = place
         return [self._copy(fetch)]
 
@@ -138,6 +139,10 @@ class HostTier:
         self._copies += 1
         fetch.number = self._copies
         self._copying[fetch.number] = fetch
-        self._busy.add(fetch.place)
+        self._keep(fetch.place)
         self._where.move_to_end(fetch.key)
         return Copy(fetch.number, fetch.slot, *divmod(fetch.key, self._experts), fetch.place, fetch.urgent)
+
+    def _keep(self, place: int) -> None:
+        """Nothing is read into it until its copy has ended."""
+        self._busy.add(place)

@@ -65,6 +65,14 @@ class Device(Protocol):
         """For experts that a layer waits for."""
         ...
 
+    def free_bytes(self) -> int:
+        """Of the device's memory: what nobody holds now."""
+        ...
+
+    def limit(self, count_bytes: int) -> None:
+        """This process takes no more than so much from now on: another engine's budget is not touched."""
+        ...
+
     def allocate(self, count_bytes: int) -> Tensor:
         """uint8 memory of the device. Raises BudgetError if it has not so much."""
         ...

@@ -72,6 +72,13 @@ class CudaDevice:
         self._registered: list[int] = []
         self._pinned_bytes, self._pinning_s = 0, 0.0
 
+    def free_bytes(self) -> int:
+        return torch.cuda.mem_get_info()[0]
+
+    def limit(self, count_bytes: int) -> None:
+        total = torch.cuda.mem_get_info()[1]
+        torch.cuda.set_per_process_memory_fraction(min((torch.cuda.memory_reserved() + count_bytes) / total, 1.0))
+
     def allocate(self, count_bytes: int) -> Tensor:
         try:
             return torch.empty(count_bytes, dtype=torch.uint8, device=self.torch_device)

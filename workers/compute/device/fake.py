@@ -20,9 +20,12 @@ from .base import Event
 
 POISON = 0xFF
 """NaN in every float type."""
+MEMORY_BYTES = 2**30
 MOODS = (0.02, 0.5, 0.98)
 """How readily copies run while kernels could."""
 RESTLESSNESS = 0.2
+COMES_TRUE = 0.4
+"""How often an event that is asked for turns out to be reached."""
 
 
 class FakeEvent:
@@ -30,7 +33,8 @@ class FakeEvent:
         self._owner, self.reached = owner, False
 
     def done(self) -> bool:
-        self._owner.stir()
+        if self._owner.chance(COMES_TRUE):
+            self.wait()
         return self.reached
 
     def wait(self) -> None:
@@ -91,6 +95,12 @@ class FakeDevice:
         self._random = random.Random(seed)
         self._mood = MOODS[seed % len(MOODS)]
 
+    def free_bytes(self) -> int:
+        return MEMORY_BYTES
+
+    def limit(self, count_bytes: int) -> None:
+        """Its memory is not limited."""
+
     def allocate(self, count_bytes: int) -> Tensor:
         return torch.full((count_bytes,), POISON, dtype=torch.uint8)
 
@@ -121,8 +131,11 @@ class FakeDevice:
 
     def stir(self) -> None:
         """Now and then something runs by itself."""
-        while self._random.random() < RESTLESSNESS and self._turn():
+        while self.chance(RESTLESSNESS) and self._turn():
             pass
+
+    def chance(self, of: float) -> bool:
+        return self._random.random() < of
 
     def run_until(self, reached: Callable[[], bool]) -> None:
         while not reached():
@@ -132,7 +145,7 @@ class FakeDevice:
     def _turn(self) -> bool:
         """Something that can run runs; False: nothing can."""
         copies = [stream for stream in (self.copies, self.urgent) if stream.runnable]
-        if copies and (not self.kernels.runnable or self._random.random() < self._mood):
+        if copies and (not self.kernels.runnable or self.chance(self._mood)):
             self._random.choice(copies).run_one()
         elif self.kernels.runnable:
             self.kernels.run_one()

@@ -1,0 +1,73 @@
+"""Slots in the memory of a (fake) device, through all processes: tokens, deaths, refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from expertflow import Client, Config, Supervisor
+from expertflow.errors import BudgetError, UsageError
+
+from tests.families import VOCABULARY, save_tiny
+from tests.system.awaiting import await_tokens
+from tests.system.references import Reference, random_prompts
+
+TOKENS = 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("olmoe")
+    save_tiny("olmoe", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
+
+
+@pytest.fixture(scope="module")
+def engine(folder: Path) -> Iterator[Supervisor]:
+    """A fifth of the experts on the device, a third in the host store, the rest on disk."""
+    config = Config.load(model=folder, device="fake:1", expert_memory="20%", host_memory="33%", restart_limit=50)
+    with Supervisor(config) as engine:
+        yield engine
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("stage", ["", "loader", "compute"])
+def test_tokens_are_those_of_transformers_whoever_dies(engine: Supervisor, reference: Reference, stage: str) -> None:
+    """I1b and I4: copies under way to a dead compute, and orders of a dead loader, are not missed."""
+    prompts = random_prompts(6, VOCABULARY, seed=len(stage))
+    with Client(engine.address) as client:
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        if stage:
+            await_tokens(batch, 12)
+            engine.kill(stage)
+        done = batch.results(timeout_s=120)
+        assert client.stats().stages["loader"].counters["strange"] == 0
+    assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+
+
+@pytest.mark.timeout(240)
+def test_the_whole_model_in_the_host_store(folder: Path, reference: Reference) -> None:
+    prompts = random_prompts(3, VOCABULARY)
+    config = Config.load(model=folder, device="fake:2", tier="host", expert_memory="10%")
+    with Supervisor(config) as engine, Client(engine.address) as client:
+        done = client.generate(prompts, max_new_tokens=12, eos_ids=[])
+    assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 12) for prompt in prompts]
+
+
+def test_what_a_device_has_no_room_for_is_refused(folder: Path) -> None:
+    """I5: with the numbers, before anything is loaded there."""
+    with pytest.raises(BudgetError, match=r"needs 1\.\d+ GB .*KV caches 1\.\d+ GB.* but only 1\.\d+ GB is free"):
+        Supervisor(Config.load(model=folder, device="fake:0", kv_memory="1GiB")).__enter__()
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="torch has CUDA here")
+def test_a_gpu_that_torch_cannot_use_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="built without CUDA.* Install a CUDA build of torch, or use device = cpu"):
+        Supervisor(Config.load(model=folder, device="cuda")).__enter__()
