@@ -22,6 +22,7 @@ from ..workers.checkpoint.survey import Survey
 from ..workers.traces.folder import claim_folder
 from .budgets import plan_budgets
 from .children import Child, spawn
+from .devices import require_device
 from .headstart import HeadStart
 from .stages import StagePlan
 from .timeline import Timeline
@@ -39,6 +40,7 @@ class Resources:
     ) -> None:
         """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
         self.config, self._verbose = config, verbose
+        require_device(config)
         with ExitStack() as stack:
             if config.trace:
                 claim_folder(config.trace)

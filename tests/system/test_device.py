@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from expertflow import Client, Config, Supervisor
-from expertflow.errors import BudgetError, UsageError
+from expertflow.errors import BudgetError
 
 from tests.families import VOCABULARY, save_tiny
 from tests.system.awaiting import await_tokens
@@ -52,6 +51,7 @@ def test_tokens_are_those_of_transformers_whoever_dies(engine: Supervisor, refer
     assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, TOKENS) for prompt in prompts]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_whole_model_in_the_host_store(folder: Path, reference: Reference) -> None:
     prompts = random_prompts(3, VOCABULARY)
@@ -61,13 +61,8 @@ def test_the_whole_model_in_the_host_store(folder: Path, reference: Reference) -
     assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 12) for prompt in prompts]
 
 
+@pytest.mark.slow
 def test_what_a_device_has_no_room_for_is_refused(folder: Path) -> None:
-    """I5: with the numbers, before anything is loaded there."""
+    """I5: compute says so, with the numbers, before it loads anything."""
     with pytest.raises(BudgetError, match=r"needs 1\.\d+ GB .*KV caches 1\.\d+ GB.* but only 1\.\d+ GB is free"):
         Supervisor(Config.load(model=folder, device="fake:0", kv_memory="1GiB")).__enter__()
-
-
-@pytest.mark.skipif(torch.version.cuda is not None, reason="torch has CUDA here")
-def test_a_gpu_that_torch_cannot_use_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match="built without CUDA.* Install a CUDA build of torch, or use device = cpu"):
-        Supervisor(Config.load(model=folder, device="cuda")).__enter__()

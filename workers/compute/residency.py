@@ -58,6 +58,11 @@ class Residency:
         """Since the start."""
         return FeedCounts(self._holdings.hits, self._holdings.misses, self._stall_ns)
 
+    @property
+    def counters(self) -> dict[str, int | float]:
+        """Since the start, by name."""
+        return dict(self.counts._asdict())
+
     def begin_step(self, number: int) -> None:
         self._step = number
 

@@ -219,7 +219,7 @@ class ComputeShell:
             self._stage.send("scheduler", stepped)
 
     def _publish(self) -> None:
-        counters: dict[str, int | float] = {**self._residency.counts._asdict(), "kv_bytes": self._executor.kv_bytes}
+        counters: dict[str, int | float] = {**self._residency.counters, "kv_bytes": self._executor.kv_bytes}
         self._stage.publish(
             done=self._executor.tokens_done, queue=len(self._steps), waiting_on=self._waiting_on, counters=counters
         )

@@ -98,6 +98,11 @@ class Device(Protocol):
         read back inside, too."""
         ...
 
+    @property
+    def pinned(self) -> bool:
+        """Whether copies from the adopted store run by themselves."""
+        ...
+
     def facts(self) -> dict[str, int | float | str]:
         """What a user may want to know about it."""
         ...

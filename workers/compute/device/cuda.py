@@ -114,6 +114,10 @@ class CudaDevice:
         with torch.cuda.stream(self._aside):
             yield
 
+    @property
+    def pinned(self) -> bool:
+        return bool(self._registered)
+
     def facts(self) -> dict[str, int | float | str]:
         return {
             "device": f"{self.name} ({torch.cuda.get_device_name()})",

@@ -88,6 +88,7 @@ class FakeDevice:
     """See `Device`. The same seed gives the same order for the same calls."""
 
     torch_device = torch.device("cpu")
+    pinned = True
 
     def __init__(self, seed: int = 0) -> None:
         self.name = f"fake:{seed}"

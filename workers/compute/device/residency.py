@@ -46,6 +46,10 @@ class DeviceResidency(Residency):
         self._traffic, self._say, self._listen = traffic, send, hear
 
     @property
+    def counters(self) -> dict[str, int | float]:
+        return {**super().counters, **self._traffic.counters}
+
+    @property
     def ready(self) -> int:
         """How many experts of the layer that was begun can be launched without waiting for the loader."""
         return len(self._runs)

@@ -41,7 +41,12 @@ class SlotTraffic:
         """Of slots that were given back: after the kernels that read them."""
         self._lanes: tuple[deque[_UnderWay], deque[_UnderWay]] = (deque(), deque())
         """Copies under way in the two streams, each in its order."""
-        self.copied_bytes = 0
+        self._copied_bytes = self._pageable_bytes = 0
+
+    @property
+    def counters(self) -> dict[str, int | float]:
+        """Bytes that copies were enqueued for, in all and from memory that could not be pinned."""
+        return {"copied_bytes": self._copied_bytes, "pageable_bytes": self._pageable_bytes}
 
     @property
     def under_way(self) -> bool:
@@ -60,7 +65,8 @@ class SlotTraffic:
         stream.copy(self._part(self._memory, order.slot, count), self._part(self._store, order.place, count))
         self._filled[order.slot] = stream.record()
         self._lanes[order.urgent].append(_UnderWay(order.number, order.slot, self._filled[order.slot]))
-        self.copied_bytes += count
+        self._copied_bytes += count
+        self._pageable_bytes += 0 if self._device.pinned else count
 
     def read(self, slot: int) -> None:
         """Kernels that are launched from now on read this slot: they wait for its copy."""

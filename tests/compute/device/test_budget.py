@@ -1,0 +1,111 @@
+"""A device's memory: what does not fit is refused with the numbers, and a step that runs out of it goes on in parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from expertflow import Config
+from expertflow.errors import BudgetError
+from expertflow.runtime.local import LocalRuntime
+from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.device.budget import claim_memory, working_bytes
+from expertflow.workers.compute.device.fake import MEMORY_BYTES, FakeDevice
+from expertflow.workers.compute.unit import RowAbilities
+
+from tests.system.references import Reference, random_prompts
+from tests.system.schedules import Driver
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+MOST_TOKENS = 40
+
+
+class SmallDevice(FakeDevice):
+    """Remembers its limit."""
+
+    def __init__(self, free_bytes: int) -> None:
+        super().__init__()
+        self._free_bytes, self.limit_bytes = free_bytes, 0
+
+    def free_bytes(self) -> int:
+        return self._free_bytes
+
+    def limit(self, count_bytes: int) -> None:
+        self.limit_bytes = count_bytes
+
+
+def test_a_budget_that_just_fits_is_claimed_and_one_byte_less_is_refused(folders: Path) -> None:
+    """I5: slots, caches, skeleton and working memory, with the numbers in the error."""
+    survey = survey_checkpoint(str(folders / "olmoe"))
+    config = Config(kv_memory="64MiB", device="cuda")
+    working = working_bytes(survey, survey.vocabulary, config)
+    needed = 10 * survey.stride_bytes + 64 * 2**20 + survey.skeleton_bytes + working
+    device = SmallDevice(needed)
+    claim_memory(device, config, survey, 10)
+    assert device.limit_bytes == needed
+    with pytest.raises(
+        BudgetError, match=r"needs \d.*\(expert slots .* KV caches 67\.1 MB, .*\), but only \d.* is free"
+    ):
+        claim_memory(SmallDevice(needed - 1), config, survey, 10)
+
+
+def test_a_longer_prefill_needs_more_working_memory(folders: Path) -> None:
+    survey = survey_checkpoint(str(folders / "olmoe"))
+    less, more = (working_bytes(survey, 128, Config(prefill_tokens=tokens)) for tokens in (64, 6400))
+    assert less < more < MEMORY_BYTES
+
+
+class FullMemory:
+    """A model that has memory for so many positions in a step."""
+
+    def __init__(self, model: Any, most_tokens: int) -> None:
+        self._model, self._most_tokens = model, most_tokens
+        self.config = model.config
+        self.sizes: list[int] = []
+        self.forward = model.forward
+
+    def __call__(self, input_ids: torch.Tensor, **options: Any) -> Any:
+        self.sizes.append(input_ids.numel())
+        if input_ids.numel() > self._most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._model(input_ids=input_ids, **options)
+
+
+def test_out_of_memory_makes_the_step_smaller_and_nothing_else(folders: Path) -> None:
+    """Rows are run in halves until they fit, then go on together; tokens are those of each alone."""
+    survey = survey_checkpoint(str(folders / "olmoe"))
+    prompts = random_prompts(8, survey.vocabulary, seed=3, longest=12)
+    with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), tier="host", device=FakeDevice(1)) as runtime:
+        small = runtime._executor._model = FullMemory(runtime.model, MOST_TOKENS)
+        driver = Driver(runtime, survey.vocabulary)
+        driver.prefill(1, prompts)
+        driver.decode(1)
+        driver.decode(1)
+    whole, first_half = small.sizes[:2]
+    assert whole > MOST_TOKENS and first_half <= whole // 2 and small.sizes[-2:] == [8, 8]
+    reference = Reference(folders / "olmoe")
+    assert [each.token_ids for each in driver.sequences.values()] == [reference.greedy(each, 3) for each in prompts]
+
+
+def test_a_row_that_does_not_fit_alone_fails_alone(folders: Path) -> None:
+    survey = survey_checkpoint(str(folders / "olmoe"))
+    with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), tier="host", device=FakeDevice(1)) as runtime:
+        runtime._executor._model = FullMemory(runtime.model, 10)
+        driver = Failures(runtime, survey.vocabulary)
+        driver.prefill(1, [[5] * 4, [6] * 11, [7] * 3])
+    assert list(driver.failed) == [1] and "does not fit" in driver.failed[1].what
+    assert [len(each.token_ids) for each in driver.sequences.values()] == [1, 0, 1]
+
+
+class Failures(Driver):
+    """Keeps what rows failed with."""
+
+    failed: dict[int, Any]
+
+    def _run(self, step: Any) -> None:
+        stepped, _ = self.runtime.run(step)
+        self.failed = stepped.failed
+        for row, token in zip(stepped.rows, stepped.tokens, strict=True):
+            self.sequences[row].token_ids.append(token)
