@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedConfig
@@ -74,7 +75,7 @@ class EncoderDecoderUnit(Unit):
         self._prompts, self.source_length = prompts, max(map(len, prompts.values()))
         pad = self.config.pad_token_id or 0  # positions may be counted by it
         ids = [[pad] * (self.source_length - len(prompt)) + prompt for prompt in prompts.values()]
-        return replace(step, source_ids=torch.tensor(ids, device=self.device), source_tokens=self._source_tokens())
+        return replace(step, source_ids=torch.tensor(ids).to(self.device), source_tokens=self._source_tokens())
 
     def whole_rows(self) -> list[Row]:
         return [replace_ids(row, self._prompts[row.number] + row.token_ids[1:]) for row in super().whole_rows()]
@@ -129,10 +130,11 @@ class EncoderDecoderUnit(Unit):
         return (torch.arange(self.source_length) >= self._pads()).long().to(self.device)
 
     def _source_tokens(self) -> StepTokens:
-        real = self._source_mask().bool()
+        real = np.arange(self.source_length) >= self._pads().numpy()
         pairs = [(row.number, at) for row in self._rows for at in range(len(self._prompts[row.number]))]
-        return StepTokens(
-            None if bool(real.all()) else real.flatten(),
+        return StepTokens.of(
+            real,
+            self.device,
             [self._prompts[number][at] for number, at in pairs],
             [number for number, _ in pairs],
             [at for _, at in pairs],

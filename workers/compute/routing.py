@@ -86,4 +86,6 @@ def _repeat_first(routes: np.ndarray, top_k: int) -> np.ndarray:
 
 
 def _places(tokens: StepTokens) -> torch.Tensor | None:
-    return None if tokens.real is None else tokens.real.nonzero().squeeze(-1)
+    if tokens.real is None or tokens.places is not None:
+        return tokens.places
+    return tokens.real.nonzero().squeeze(-1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .images import RowImages, StepImages, gather, place_positions
@@ -21,6 +23,19 @@ class StepTokens:
     token_ids: list[int]
     rows: list[int]
     positions: list[int]
+    places: Tensor | None = None
+    """int64 [real tokens], there too: where they are among all."""
+
+    @classmethod
+    def of(
+        cls, real: np.ndarray, device: torch.device | str, token_ids: list[int], rows: list[int], positions: list[int]
+    ) -> StepTokens:
+        """`real` bool [rows, columns], on the host: no device has to be asked where the tokens are."""
+        if real.all():
+            return cls(None, token_ids, rows, positions)
+        flat = real.ravel()
+        on_device = [torch.from_numpy(each).to(device) for each in (flat, np.flatnonzero(flat))]
+        return cls(on_device[0], token_ids, rows, positions, on_device[1])
 
 
 @dataclass(frozen=True)

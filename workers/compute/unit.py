@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
@@ -227,7 +228,7 @@ class Unit:
             positions = positions + torch.tensor([[row.shift] for row in self._rows])
         mask = (places >= pads).long()
         return StepInput(
-            torch.tensor(token_ids, device=self.device),
+            torch.tensor(token_ids).to(self.device),
             positions.to(self.device),
             mask.to(self.device),
             self._step_tokens(token_ids),
@@ -237,11 +238,12 @@ class Unit:
     def _step_tokens(self, token_ids: list[list[int]]) -> StepTokens:
         columns = len(token_ids[0])
         hidden = [columns if row.gone else max(row.pad - self.length, 0) for row in self._rows]
-        real = torch.arange(columns) >= torch.tensor(hidden)[:, None]
+        real = np.arange(columns) >= np.array(hidden)[:, None]
         start = [self.length - row.pad for row in self._rows]
         places = [(place, column) for place, skip in enumerate(hidden) for column in range(skip, columns)]
-        return StepTokens(
-            real.flatten().to(self.device) if any(hidden) else None,
+        return StepTokens.of(
+            real,
+            self.device,
             [token_ids[place][column] for place, column in places],
             [self._rows[place].number for place, _ in places],
             [start[place] + column for place, column in places],
