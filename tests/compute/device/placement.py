@@ -1,0 +1,167 @@
+"""`python -P placement.py FOLDER…`: runs models on a device that has shapes and no numbers (see test_placement.py).
+
+A backend of Python's is that device, under torch's fake tensors. It is the whole process's, which is why it has one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from expertflow.ipc.messages import Row, Sampling
+from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.device.layer import DeviceExpertsLayer
+from expertflow.workers.compute.encoder_decoder import new_unit
+from expertflow.workers.compute.model import bind, load_unbound
+from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.compute.unit import RowAbilities, Unit
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "shapes"
+
+
+class _Now:
+    """A stream and an event in one: all is done at once."""
+
+    def launch(self, kernel: Any) -> None:
+        kernel()
+
+    def record(self) -> _Now:
+        return self
+
+
+class ShapesDevice:
+    """Answers what would be read back with numbers of its own."""
+
+    kernels = _Now()
+
+    def __init__(self, survey: Survey, where: torch.device) -> None:
+        self._experts, self.torch_device = survey.experts, where
+        self.read_back = 0
+
+    def download(self, tensor: torch.Tensor) -> np.ndarray:
+        assert tensor.device.type == NAME
+        self.read_back += 1
+        experts = np.tile(np.arange(self._experts), (tensor.shape[0], 1))
+        return np.random.default_rng(0).permuted(experts, axis=1)[:, : tensor.shape[1]]
+
+    def upload(self, array: np.ndarray) -> torch.Tensor:
+        return torch.empty(array.shape, dtype=torch.int64, device=self.torch_device)
+
+    def catch_up(self) -> None: ...
+
+    def aside(self, after: Any) -> Any:
+        return nullcontext()
+
+
+class ShapesFeed:
+    """Every expert is there."""
+
+    def __init__(self, survey: Survey, where: torch.device) -> None:
+        self._survey, self._where = survey, where
+        self._chosen: list[int] = []
+
+    @property
+    def ready(self) -> int:
+        return len(self._chosen)
+
+    def begin(self, layer: int, experts: list[int]) -> None:
+        self._chosen = experts
+
+    def stream(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+        for expert in self._chosen:
+            kind = self._survey.kind_of(expert)
+            own = [each for each in self._survey.tensors if each.kind == kind]
+            yield (
+                expert,
+                {each.name: _like(each.shape, getattr(torch, each.dtype), self._where) for each in own},
+            )
+
+
+class World:
+    """A model of a family, as a device would run it."""
+
+    def __init__(self, folder: Path, where: torch.device) -> None:
+        self.survey = survey_checkpoint(str(folder), dtype="bfloat16")
+        self.routing = StepRouting(None, self.survey.layers)
+        self.device = ShapesDevice(self.survey, where)
+        self.model = load_unbound(self.survey)
+        feed, device = ShapesFeed(self.survey, where), self.device
+        bind(self.model, lambda layer: DeviceExpertsLayer(layer, feed, self.routing, device))  # pyright: ignore[reportArgumentType]
+
+    def move(self) -> None:
+        """What `Module.to` does."""
+        for module in self.model.modules():
+            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+                if tensor is not None:
+                    moved = _like(tensor.shape, tensor.dtype, self.device.torch_device)
+                    held = module._parameters if name in module._parameters else module._buffers
+                    held[name] = torch.nn.Parameter(moved, requires_grad=False) if held is module._parameters else moved
+
+    def prefill(self, first: int, lengths: list[int]) -> Unit:
+        unit = new_unit(self.model.config, RowAbilities.of(self.survey.rows), self.device.torch_device)
+        rows = [Row(first + place, [5] * length, 0, Sampling()) for place, length in enumerate(lengths)]
+        self._run(unit, unit.prepare_prefill(rows))
+        return unit
+
+    def step(self, unit: Unit) -> None:
+        self._run(unit, unit.prepare_step())
+
+    def _run(self, unit: Unit, step: Any) -> None:
+        self.routing.begin(step.tokens, step.source_tokens)
+        assert unit.run(self.model, step).device.type == NAME
+        unit.append([3] * len(unit.rows))
+
+
+def _like(shape: Any, dtype: torch.dtype, where: torch.device) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=where)
+
+
+@contextmanager
+def shapes_only() -> Iterator[None]:
+    """Torch keeps the numbers of tensors that were written out, and a device without numbers could not take them."""
+    written = torch.tensor
+
+    def tensor(data: Any, dtype: Any = None, device: Any = None) -> torch.Tensor:
+        like = written(data, dtype=dtype)
+        return torch.empty(like.shape, dtype=like.dtype, device=device)
+
+    torch.tensor = tensor
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():
+            yield
+    finally:
+        torch.tensor = written
+
+
+def check(folder: Path, where: torch.device) -> None:
+    """Prefill with pads, decode, join, drop, split."""
+    world = World(folder, where)
+    with shapes_only():
+        world.move()
+        unit, other = world.prefill(0, [4, 2]), world.prefill(2, [3, 3])
+        world.step(unit)
+        unit.join(other)
+        world.step(unit)
+        unit.drop([1])
+        world.step(unit)
+        world.step(unit.split([0]))
+    assert world.device.read_back == 6 * world.survey.layers
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    _setup_privateuseone_for_python_backend(NAME)
+    for folder in sys.argv[1:]:
+        check(Path(folder), torch.device(NAME, 0))
+
+
+if __name__ == "__main__":
+    main()
