@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make models · make clean
+# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make gpu-check · make models · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ READY := $(VENV)/ready
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos lint bench experiments models clean
+.PHONY: help demo test test-all chaos lint bench experiments gpu-check models clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
@@ -21,6 +21,7 @@ help:
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     speed beside resident and offloading libraries, within an hour (docs/performance.md)"
 	@echo "make experiments  ExpertFlow beside the baselines (docs/experiments.md)"
+	@echo "make gpu-check everything that needs a GPU, within ten minutes (docs/gpu.md)"
 	@echo "make models    try every architecture of transformers and write docs/models.md"
 	@echo "make clean     remove .venv and everything else that was made here"
 
@@ -45,6 +46,9 @@ bench: $(READY)
 
 experiments: $(READY)
 	$(BIN)/python benchmarks/experiments.py $(ARGS)
+
+gpu-check: $(READY)
+	$(BIN)/python -m expertflow.benchmarks.gpu.check $(ARGS)
 
 models: $(READY)
 	$(BIN)/python -m tests.registry.page

@@ -38,7 +38,7 @@ class LoaderShell:
         self._ledger = header.make()
         self._log = LedgerLog.open(stage.config.record, stage.spec.epoch, header)
         self._lane_ends_ns: dict[int, int] = {}
-        self._loaded_bytes = 0
+        self._ordered_bytes = self._read_bytes = 0
         self._fills = self._open_fills()
 
     def run(self) -> None:
@@ -133,6 +133,7 @@ class LoaderShell:
         for action in self._ledger.handle(event):
             match action:
                 case StartFill():
+                    self._ordered_bytes += self._survey.bytes_of(action.expert)
                     self._fills.start(action.slot, action.layer, action.expert, action.urgent)
                 case PromoteFill():
                     self._fills.promote(action.slot)
@@ -152,7 +153,7 @@ class LoaderShell:
             if transfer.error is not None:
                 what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
                 raise CheckpointError(what, self._survey.folder, "Check the disk and the checkpoint's files")
-            self._loaded_bytes += self._survey.bytes_of(transfer.expert)
+            self._read_bytes += self._survey.bytes_of(transfer.expert)
             self._draw(transfer)
             self._fill_up(self._fills.read(transfer))
 
@@ -171,5 +172,6 @@ class LoaderShell:
         facts = self._ledger.statistics()
         self._log.mark(facts)
         counters: dict[str, int | float] = {name: getattr(facts, name) for name in facts.__struct_fields__}
-        counters["bytes"] = self._loaded_bytes
+        counters["read_bytes"] = self._read_bytes
+        counters["bytes"] = self._ordered_bytes if self._fills.announced else self._read_bytes
         self._stage.publish(done=facts.loads, queue=facts.filling, counters=counters)

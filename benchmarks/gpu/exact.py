@@ -1,0 +1,112 @@
+"""I1b, I1c and I1a on a GPU: tiny models of many families against transformers, each sequence alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from expertflow.ipc.messages import RunStep
+from expertflow.runtime.local import LocalRuntime
+from expertflow.tests.families import save_tiny
+from expertflow.tests.system.schedules import Driver, drive
+from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.device.base import Device
+from expertflow.workers.compute.device.cuda import CudaDevice
+from expertflow.workers.compute.executor import sample
+from expertflow.workers.compute.unit import RowAbilities, Unit
+from transformers import AutoModelForCausalLM
+
+TOLERANCE, RATIO = 1e-4, 1.25
+BATCH = 6
+Logits = dict[int, list[torch.Tensor]]
+
+
+def check_families(families: Iterable[str]) -> dict[str, Any]:
+    """One that fails does not keep the others from being tried."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    device, rows = CudaDevice(0), []
+    with tempfile.TemporaryDirectory() as folder:
+        for family in families:
+            try:
+                rows.append({"family": family, **_check(Path(folder, family), family, device)})
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is this family's result
+                rows.append({"family": family, "holds": False, "error": f"{type(error).__name__}: {error}"[:600]})
+    return {"holds": all(row["holds"] for row in rows), "rows": rows}
+
+
+def _check(folder: Path, family: str, device: Device) -> dict[str, Any]:
+    save_tiny(family, folder)
+    driver, ours = run(folder, "float32", device, "quarter")
+    _, resident = run(folder, "float32", device, "all")
+    exact = _reference(folder, torch.float32, driver)
+    difference, scale = _largest_difference(ours, exact)
+    bfloat = _error_ratio(folder, device)
+    same_bits = all(torch.equal(mine, other) for mine, other in zip(_all(ours), _all(resident), strict=True))
+    tokens_equal = all(
+        sequence.token_ids == [int(row.argmax()) for row in exact[number]]
+        for number, sequence in driver.sequences.items()
+    )
+    return {
+        "holds": difference <= TOLERANCE * scale and tokens_equal and bfloat <= RATIO,
+        "float32_difference": difference / scale,
+        "tokens_equal": tokens_equal,
+        "bfloat16_error_ratio": bfloat,
+        "bits_equal_to_resident": same_bits,
+    }
+
+
+def run(folder: Path, dtype: str, device: Device | None, budget: str, places: int = 0) -> tuple[Driver, Logits]:
+    """The schedule of the tests; all logits of each row, on the CPU."""
+    survey = survey_checkpoint(str(folder), dtype=dtype)
+    slots = survey.expert_count if budget == "all" else survey.expert_count // 4
+    seen: Logits = defaultdict(list)
+
+    def choose(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[Any]:
+        for number, row in zip(unit.numbers, logits, strict=True):
+            seen[number].append(row.float().cpu())
+        return sample(step, unit, logits)
+
+    tier, abilities = "disk" if places else "host", RowAbilities.of(survey.rows)
+    with LocalRuntime(survey, slots, abilities, choose, tier=tier, device=device, places=places) as runtime:
+        driver = Driver(runtime, survey.vocabulary)
+        drive(driver, BATCH, seed=1)
+    return driver, seen
+
+
+def _reference(folder: Path, dtype: torch.dtype, driver: Driver, where: Any = "cpu") -> Logits:
+    """transformers at every position that was generated, each sequence alone and unpadded."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(where).eval()
+    found: Logits = {}
+    with torch.inference_mode():
+        for number, sequence in driver.sequences.items():
+            ids = torch.tensor([sequence.prompt_ids + sequence.token_ids], device=where)
+            found[number] = list(model(ids).logits[0, len(sequence.prompt_ids) - 1 : -1].float().cpu())
+    return found
+
+
+def _error_ratio(folder: Path, device: Device) -> float:
+    """Our error in bfloat16 against float32, in errors of transformers in bfloat16 on the same GPU."""
+    driver, ours = run(folder, "bfloat16", device, "quarter")
+    exact = _reference(folder, torch.float32, driver)
+    theirs = _reference(folder, torch.bfloat16, driver, device.torch_device)
+    return _mean_difference(ours, exact) / _mean_difference(theirs, exact)
+
+
+def _all(logits: Logits) -> list[torch.Tensor]:
+    return [row for number in sorted(logits) for row in logits[number]]
+
+
+def _largest_difference(ours: Logits, exact: Logits) -> tuple[float, float]:
+    pairs = list(zip(_all(ours), _all(exact), strict=True))
+    return max(float((mine - true).abs().max()) for mine, true in pairs), max(
+        float(true.abs().max()) for _, true in pairs
+    )
+
+
+def _mean_difference(ours: Logits, exact: Logits) -> float:
+    pairs = list(zip(_all(ours), _all(exact), strict=True))
+    return sum(float((mine - true).abs().mean()) for mine, true in pairs) / len(pairs)
