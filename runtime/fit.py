@@ -6,6 +6,7 @@ import msgspec
 
 from ..configs.schema import Config
 from ..configs.sizes import parse_size
+from ..errors import UsageError
 from ..workers.checkpoint.survey import ModelSizes
 from .budgets import plan_budgets
 from .stages import stage_plans
@@ -89,7 +90,11 @@ def model_needs(survey: ModelSizes) -> Needs:
 
 
 def budget_fit(survey: ModelSizes, config: Config, available_bytes: int) -> Fit:
-    """Raises BudgetError only for a budget that no machine could make work (below one expert)."""
+    """Raises BudgetError only for a budget that no machine could make work (below one expert), and UsageError for a
+    device, whose memory nobody here knows."""
+    if config.on_device:
+        remedy = "Plan without it, or start the engine: what does not fit is refused with the numbers"
+        raise UsageError("a plan is for the machine's own memory, not for a GPU's", "device", remedy)
     kv_bytes = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     sized = msgspec.structs.replace(config, kv_memory=f"{kv_bytes}B")
     budgets = plan_budgets(sized, survey, _NO_LIMIT)

@@ -22,6 +22,7 @@ from .page import write_page
 from .parts import PARTS, Part
 from .results import failure_of, result_of, save_failure
 
+COMMAND = ("-m", "expertflow.benchmarks.gpu.part")
 LAST_WORDS = 15
 
 
@@ -54,7 +55,7 @@ def _run(part: Part, folder: Path, until: float) -> None:
             save_failure(folder, part.name, "not begun: time was up")
         return
     sys.stderr.write(f"{part.name}: {part.what}\n")
-    command = [sys.executable, "-m", "expertflow.benchmarks.gpu.part", part.name, str(folder)]
+    command = [sys.executable, *COMMAND, part.name, str(folder)]
     try:
         ended = subprocess.run(command, timeout=left_s, capture_output=True, text=True, check=False)
     except subprocess.TimeoutExpired:

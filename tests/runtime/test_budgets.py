@@ -35,6 +35,18 @@ def test_the_host_store_holds_every_expert_or_is_refused():
     assert plan_budgets(Config.load(model="m", host_memory="1%"), survey, 10**12).host_bytes == 0
 
 
+def test_a_host_store_before_a_device_has_whole_places_and_counts_alone():
+    """Slots, caches and skeleton are the device's, whose memory compute looks at."""
+    survey = fake_survey(layers=2, experts=4, skeleton_bytes=10**9)
+    config = Config.load(model="m", device="fake:0", host_memory="70%", expert_memory="50%")
+    budgets = plan_budgets(config, survey, 5 * 4096)
+    assert (budgets.slots, budgets.host_bytes, budgets.total_bytes) == (4, 5 * 4096, 5 * 4096)
+    with pytest.raises(BudgetError, match=r"needs 20.5 kB \(host store 20.5 kB\)"):
+        plan_budgets(config, survey, 5 * 4096 - 1)
+    with pytest.raises(BudgetError, match="holds no expert"):
+        plan_budgets(Config.load(model="m", device="fake:0", host_memory="4095"), survey, 10**12)
+
+
 def test_all_budgets_together_must_fit():
     """Each alone would fit: slots 4 MiB, KV 8 MiB, the rest 16 MiB."""
     survey = fake_survey(layers=1, experts=4, stride_bytes=MIB, skeleton_bytes=16 * MIB)

@@ -57,6 +57,11 @@ class StepImages:
     shown: Tensor
     """bool [rows, columns]."""
 
+    def to(self, device: torch.device) -> StepImages:
+        """The same on a device."""
+        inputs = {name: value.to(device) for name, value in self.inputs.items()}
+        return StepImages(inputs, self.shown.to(device))
+
 
 def read_images(model: Any, row: Row, folder: Path | None) -> RowImages | None:
     """What the client left for a row, if anything. Raises RequestError if it cannot be used."""

@@ -61,4 +61,6 @@ def with_images(step: StepInput, images: Sequence[RowImages | None], pads: Seque
     shown = gather(images, pads, step.input_ids.shape[1])
     if shown is None:
         return step
-    return replace(step, position_ids=place_positions(step.position_ids, images, pads), images=shown)
+    return replace(
+        step, position_ids=place_positions(step.position_ids, images, pads), images=shown.to(step.input_ids.device)
+    )

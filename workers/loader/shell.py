@@ -83,26 +83,25 @@ class LoaderShell:
 
     def _open_fills(self) -> Fills:
         config, survey = self._stage.config, self._survey
-        files = FileSource(survey)
-        store = self._stage.arena("host").array if "host" in self._stage.spec.memory else None
-        whole = config.tier == "host"
-        if store is None or not (whole or config.on_device):
-            return SharedFills(self._engine(files, self._stage.arena("slots").array))
+        files, whole = FileSource(survey), config.tier == "host"
         if whole:
-            self._fill_whole(files, store)
+            self._fill_whole(files)
         if not config.on_device:
-            return SharedFills(self._engine(StoreSource(store, survey, self._link()), self._stage.arena("slots").array))
-        reader = None if whole else self._engine(files, store)
+            source = StoreSource(self._stage.arena("host").array, survey, self._link()) if whole else files
+            return SharedFills(self._engine(source, self._stage.arena("slots").array))
+        store = self._stage.arena("host").array
         tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
+        reader = None if whole else self._engine(files, store)
         return DeviceFills(tier, reader, lambda copy: self._stage.send("compute", copy))
 
     def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
         readers = self._stage.config.reads_in_flight
         return TransferEngine(source, memory, self._survey.stride_bytes, readers, self._on_done, time.monotonic_ns)
 
-    def _fill_whole(self, files: FileSource, store: np.ndarray) -> None:
+    def _fill_whole(self, files: FileSource) -> None:
         """A successor finds the store as its predecessor filled it."""
         if self._stage.spec.epoch == FIRST_EPOCH:
+            store = self._stage.arena("host").array
             fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
         else:
             files.close()
