@@ -13,7 +13,7 @@ KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_":
 
 
 class StagePlan(NamedTuple):
-    """How one stage is started: `python ARGUMENTS… SPEC_FD`, with `environment` on top of ours."""
+    """How one stage is started: `python ARGUMENTS… LINE_FD`, with `environment` on top of ours."""
 
     stage: str
     arguments: tuple[str, ...]
@@ -21,8 +21,8 @@ class StagePlan(NamedTuple):
     memory: tuple[str, ...] = ()
     """The shared memory it is given, if there is such."""
     nice: int = 0
-    early: bool = False
-    """Started while the checkpoint is surveyed: what it has to import takes as long."""
+    surveys: bool = False
+    """One of them does, before it is told the rest: it imports what both take."""
 
     @property
     def peers(self) -> set[str]:
@@ -32,7 +32,7 @@ class StagePlan(NamedTuple):
 def stage_plans(config: Config) -> list[StagePlan]:
     """The stages of an engine; the slowest to start comes first."""
     return [
-        _worker("compute", compute_threads(config), ("slots",), spins=True)._replace(early=True),
+        _worker("compute", compute_threads(config), ("slots",), spins=True)._replace(surveys=True),
         _worker("loader", 1, ("slots", "host")),
         _worker("predictor", 1, nice=10),
         _worker("scheduler", 1),

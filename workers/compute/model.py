@@ -18,12 +18,23 @@ from .streamed_linear import stream_linears
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTrainedModel:
     """The skeleton of a surveyed checkpoint with every experts module bound to `feed`."""
+    model = load_unbound(survey)
+    bind(model, feed, routing)
+    return model
+
+
+def load_unbound(survey: Survey) -> PreTrainedModel:
+    """The skeleton as it computes here; its experts still have to be bound."""
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
     stream_linears(model)
+    return model
+
+
+def bind(model: PreTrainedModel, feed: ExpertFeed, routing: StepRouting) -> None:
+    """Let every experts module get its experts from `feed`."""
     for layer, (_, module) in enumerate(experts_modules(model)):
         module.expertflow_layer = ExpertsLayer(layer, feed, routing)  # pyright: ignore[reportArgumentType]
-    return model
 
 
 def attach(hinter: Hinter, model: PreTrainedModel) -> None:

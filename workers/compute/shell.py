@@ -23,7 +23,7 @@ from ..traces.stream import TraceFile
 from .executor import Executor, sample
 from .hints import Hinter, HintSource
 from .holdings import Holdings
-from .model import attach, load_model
+from .model import attach, bind, load_unbound
 from .next_router import NextRouters
 from .recording import Recording
 from .residency import ComputeStopped, Residency
@@ -41,6 +41,8 @@ class ComputeShell:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
+        # Before the slots are mapped: whoever maps them first, the loader by now, has their pages cleared.
+        model = load_unbound(survey)
         slots = stage.arena("slots").array
         holdings = Holdings(slots.size // survey.stride_bytes, survey.layers, survey.experts)
         self._resident = slots.size // survey.stride_bytes >= survey.expert_count
@@ -58,7 +60,7 @@ class ComputeShell:
         )
         self._trace = self._open_trace(survey)
         routing = StepRouting(self._trace, survey.layers, survey.encoder_layers)
-        model = load_model(survey, self._residency, routing)
+        bind(model, self._residency, routing)
         hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
         attachments = Path(stage.spec.run_dir) / FOLDER

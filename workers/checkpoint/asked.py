@@ -1,0 +1,28 @@
+"""The survey as the supervisor asks for it, in the process that will then be compute: both need torch and transformers,
+whose import takes most of a start."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ...ipc.messages import AskSurvey, Progress
+from .resolve import local_folder, resolve_folder
+from .survey import Survey
+
+
+def survey_asked(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey:
+    """Survey a checkpoint; a hub id is downloaded before. Raises what `survey_checkpoint` raises.
+
+    Torch is imported once there is a model to look at: a wrong name is refused at once.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    local_folder(asked.model)
+
+    def tell(done: int, total: int) -> None:
+        report(Progress("checkpoint", f"downloading {asked.model}", min(done, total), total))
+
+    folder = resolve_folder(asked.model, asked.revision, tell)
+    from .surveyor import survey_folder
+
+    return survey_folder(folder, asked.dtype)
