@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from ...ipc.messages import AskSurvey, Progress
+from .imports import importing
 from .resolve import local_folder, resolve_folder
 from .survey import Survey
 
@@ -23,6 +24,7 @@ def survey_asked(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey
         report(Progress("checkpoint", f"downloading {asked.model}", min(done, total), total))
 
     folder = resolve_folder(asked.model, asked.revision, tell)
-    from .surveyor import survey_folder
+    with importing():
+        from .surveyor import survey_folder
 
     return survey_folder(folder, asked.dtype)

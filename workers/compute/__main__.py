@@ -5,10 +5,12 @@ from __future__ import annotations
 from ...ipc.entry import run_stage
 from ...ipc.stage import Stage
 from ..checkpoint.asked import survey_asked
+from ..checkpoint.imports import importing
 
 
 def main(stage: Stage) -> None:
-    from .shell import ComputeShell
+    with importing():
+        from .shell import ComputeShell
 
     ComputeShell(stage).run()
 
