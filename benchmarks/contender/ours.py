@@ -12,8 +12,9 @@ from .order import FEW_STEPS, Answer, Answered, Case, Order, give, read_order
 
 PUBLISHED_S = 1.2
 """After which every stage has published its counters."""
-OVERHEAD_BYTES = 720_000_000
-"""What all processes take beside expert slots and the rest of the model: code, buffers, prefill."""
+OVERHEAD_BYTES = 850_000_000
+"""What all processes take beside expert slots, files of the libraries included: with 720 MB their code is evicted and
+read again in every step, at ten times the time of a step."""
 LITTLE_KV = "64MiB"
 
 
