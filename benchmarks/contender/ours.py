@@ -14,7 +14,7 @@ PUBLISHED_S = 1.2
 """After which every stage has published its counters."""
 OVERHEAD_BYTES = 850_000_000
 """What all processes take beside expert slots, files of the libraries included: with 720 MB their code is evicted and
-read again in every step, at ten times the time of a step."""
+read again in every step, which then takes several times as long."""
 LITTLE_KV = "64MiB"
 
 

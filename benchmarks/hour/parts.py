@@ -49,8 +49,8 @@ def script(name: str, *options: str) -> tuple[str, ...]:
 
 
 PARTS = (
-    Part("under limit", ("S4",), module("under_limit", "--steps", "24", "--patience", "12", "--minutes", "14"), 15, "under-limit.json",
-         readers.under_limit, ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
+    Part("under limit", ("S4",), module("under_limit", "--steps", "24", "--patience", "12", "--minutes", "14"), 15,
+         "under-limit.json", readers.under_limit, ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
     Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r"), 7, "resident-r.json", readers.resident,
          ("--rounds", "1", "--steps", "8"), 3),
     Part("disk rate", ("S7",), script("disk_rate.py"), 3, "disk-rate.json", readers.disk_rate, ("--rounds", "3"), 1),
@@ -59,8 +59,8 @@ PARTS = (
     Part("link", ("S5",), script("link.py"), 5, "link.json", readers.link, ("--blocks", "1"), 3),
     Part("start-up", ("S8",), script("start_up.py"), 2, "start-up.json", readers.start_up, ("--repeats", "1"), 1),
     Part("growth", ("S9",), script("growth.py"), 5, "growth.json", readers.growth, ("--repeats", "1"), 2),
-    Part("residency", ("S10",), module("residency", "--steps", "16", "--minutes", "5"), 6, "residency.json", exact.residency,
-         ("--repeats", "1", "--batches", "1", "--steps", "8"), 4),
-    Part("matrix", ("S10",), module("matrix", "--steps", "16", "--cold-steps", "6", "--minutes", "8"), 9, "matrix.json", exact.matrix,
-         ("--repeats", "1", "--batches", "1", "--steps", "8"), 2),
+    Part("residency", ("S10",), module("residency", "--steps", "16", "--minutes", "5"), 6,
+         "residency.json", exact.residency, ("--repeats", "1", "--batches", "1", "--steps", "8"), 4),
+    Part("matrix", ("S10",), module("matrix", "--steps", "16", "--cold-steps", "6", "--minutes", "8"), 9,
+         "matrix.json", exact.matrix, ("--repeats", "1", "--batches", "1", "--steps", "8"), 2),
 )  # fmt: skip
