@@ -50,7 +50,8 @@ def script(name: str, *options: str) -> tuple[str, ...]:
 
 PARTS = (
     Part("under limit", ("S4",), module("under_limit", "--steps", "24", "--patience", "12", "--minutes", "14"), 15,
-         "under-limit.json", readers.under_limit, ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
+         "under-limit.json", readers.under_limit,
+         ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
     Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r"), 7, "resident-r.json", readers.resident,
          ("--rounds", "1", "--steps", "8"), 3),
     Part("disk rate", ("S7",), script("disk_rate.py"), 3, "disk-rate.json", readers.disk_rate, ("--rounds", "3"), 1),
