@@ -11,7 +11,7 @@ from ..ipc.wiring import decoders_of
 
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 """Freed activations stay with the process: given back, every prefill would have them cleared and mapped again."""
-SPINS_RESIDENT, SPINS = 100_000, 1_000
+SPINS_RESIDENT, SPINS = 100_000, 10_000
 """How long a thread of compute looks for work before it sleeps. With every expert held, work comes soon; while experts
 are loaded the loader needs the core, and a message to compute took ten times as long (docs/performance.md)."""
 
