@@ -39,14 +39,14 @@ def main() -> None:
     for name, reason in prepare_all().items():
         console.print(f"Missing: {name} ({reason})")
     outcomes = dict(chosen.left_out) | _run_all(console, chosen.parts, arguments)
-    _write_page(_setting(arguments), outcomes)
+    _write_page(f"{_setting(arguments)} This machine: {machine_line()}", outcomes)
     for verdict in (verdict for part in chosen.parts for verdict in verdicts_of(part)):
         console.print(" · ".join(verdict.cells))
 
 
 def _write_page(setting: str, outcomes: dict[str, str]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "bench.md").write_text(page(PARTS, f"{setting} This machine: {machine_line()}", outcomes))
+    (RESULTS / "bench.md").write_text(page(PARTS, setting, outcomes))
 
 
 def _show_plan(console: Console, parts: Sequence[Part], quick: bool) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from ..errors import EngineError, ExpertFlowError
-from .orders import Surveyor, await_spec, no_surveyor
+from .orders import SupervisorGone, Surveyor, await_spec, no_surveyor
 from .parent import ORPHANED, end_with_process, end_with_supervisor
 from .spec import StageSpec
 from .stage import Stage
@@ -20,14 +19,15 @@ FAILED = 3
 
 
 def run_stage(main: Callable[[Stage], None], survey: Surveyor = no_surveyor) -> NoReturn:
-    """Run `main` as the stage whose spec comes through the socket that the first argument names, and exit.
+    """Run `main` as the stage whose spec comes through the socket that the first argument names, and exit; the
+    second is the supervisor's process.
 
     Where the spec waits for the survey of the checkpoint, one stage is asked for it before: its `survey` makes it.
     Exit codes: 0 asked to end, `FAILED` with the reason sent, `parent.ORPHANED` when the supervisor has gone. Import
     what takes seconds inside `main` or `survey`: the supervisor is watched before they run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_process(os.getppid())
+    end_with_process(int(sys.argv[2]))
     spec = _await_spec(survey)
     end_with_supervisor(spec.death_fd, spec.supervisor_pid)
     logging.basicConfig(format=f"%(asctime)s {spec.stage}.{spec.epoch} %(levelname)s %(name)s: %(message)s")
@@ -43,7 +43,7 @@ def _await_spec(survey: Surveyor) -> StageSpec:
         return await_spec(int(sys.argv[1]), survey)
     except ExpertFlowError:
         sys.exit(FAILED)
-    except EOFError:
+    except SupervisorGone:
         sys.exit(ORPHANED)
 
 

@@ -17,6 +17,10 @@ Surveyor = Callable[[AskSurvey, Callable[[Progress], None]], msgspec.Struct]
 """Makes the survey that it is asked for; it may report from any thread."""
 
 
+class SupervisorGone(Exception):
+    """It has closed the socket, or has ended."""
+
+
 def no_surveyor(asked: AskSurvey, report: Callable[[Progress], None]) -> msgspec.Struct:
     """Of a stage that was asked by mistake."""
     raise EngineError("this stage makes no survey", asked.model, "This is a bug")
@@ -25,7 +29,7 @@ def no_surveyor(asked: AskSurvey, report: Callable[[Progress], None]) -> msgspec
 def await_spec(fd: int, survey: Surveyor) -> StageSpec:
     """Answer with `survey` if that is asked for, then return the spec.
 
-    Raises EOFError if the supervisor closes the socket, and what `survey` raises; the supervisor hears of it before.
+    Raises SupervisorGone, and what `survey` raises; the supervisor hears of it before.
     """
     with Connection(fd) as line:
         while isinstance(order := ORDER.decode(_receive(line)), AskSurvey):
@@ -51,12 +55,12 @@ def _answer(line: Connection, asked: AskSurvey, survey: Surveyor) -> None:
 def _receive(line: Connection) -> bytes:
     try:
         return line.recv_bytes()
-    except ConnectionError as error:
-        raise EOFError from error
+    except (EOFError, OSError) as error:
+        raise SupervisorGone from error
 
 
 def _send(line: Connection, message: Message) -> None:
     try:
         line.send_bytes(msgspec.msgpack.encode(message))
-    except ConnectionError as error:
-        raise EOFError from error
+    except OSError as error:
+        raise SupervisorGone from error

@@ -41,14 +41,14 @@ class Child:
 
 
 def spawn(plan: StagePlan, epoch: int, line_fd: int, fds: list[int], log: Path | None) -> Child:
-    """`python ARGUMENTS… LINE_FD`, which inherits `fds` too; its output goes to `log`, or to our own stderr.
+    """`python ARGUMENTS… LINE_FD OUR_PID`, which inherits `fds` too; its output goes to `log`, or to our own stderr.
 
     It gets a process group of its own, so that Ctrl-C reaches the supervisor alone.
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else os.dup(2)
     try:
         process = subprocess.Popen(
-            [sys.executable, *plan.arguments, str(line_fd)],
+            [sys.executable, *plan.arguments, str(line_fd), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

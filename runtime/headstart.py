@@ -17,7 +17,7 @@ from ..ipc.spec import StageSpec
 from .children import Child, spawn
 from .stages import StagePlan
 
-ENDS_WITHIN_S = 5.0
+ENDS_WITHIN_MS = 5000
 """A process that has closed its socket is about to end."""
 
 
@@ -51,16 +51,15 @@ class HeadStart:
             raise TimeoutError
         try:
             return FROM_SURVEYOR.decode(self._line.recv_bytes())
-        except ConnectionError as error:
+        except OSError as error:  # in the middle of a message, too
             raise EOFError from error
 
     def reap(self) -> EngineError:
         """Of one that says no more: how it ended."""
-        child = self._release()
         self._line.close()
-        if not select.select([child.pidfd], [], [], ENDS_WITHIN_S)[0]:
-            child.send(signal.SIGKILL)
-        return child.reap()
+        if self._child and not _has_ended(self._child, ENDS_WITHIN_MS):
+            self._child.send(signal.SIGKILL)
+        return self._release().reap()
 
     def close(self) -> None:
         """Does nothing once it was told or reaped."""
@@ -75,3 +74,9 @@ class HeadStart:
             raise RuntimeError("was told what to do, or has ended")
         child, self._child = self._child, None
         return child
+
+
+def _has_ended(child: Child, timeout_ms: int) -> bool:
+    poller = select.poll()
+    poller.register(child.pidfd, select.POLLIN)
+    return bool(poller.poll(timeout_ms))

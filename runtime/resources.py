@@ -50,7 +50,7 @@ class Resources:
                 stack.callback(os.close, fd)
             self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
             self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans}
-            survey = self._make_survey(report, next(plan.stage for plan in plans if plan.surveys))
+            survey = self._make_survey(report, _surveyor(plans))
             self.budgets = plan_budgets(config, survey, available_bytes())
             self.survey = survey.laid_out(self.budgets.slots, config.tier)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
@@ -134,3 +134,10 @@ def _make_folder(record: str) -> None:
 def _names(config: Config) -> list[str]:
     """Of the shared memory there will be; how large it is, only the survey tells."""
     return ["slots", "host"] if config.tier == "host" else ["slots"]
+
+
+def _surveyor(plans: list[StagePlan]) -> str:
+    surveyors = [plan.stage for plan in plans if plan.surveys]
+    if len(surveyors) != 1:
+        raise UsageError(f"{len(surveyors)} stages make the survey, not one", "plans", "Set `surveys` of one plan")
+    return surveyors[0]

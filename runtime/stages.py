@@ -12,8 +12,8 @@ from ..ipc.wiring import decoders_of
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 """Freed activations stay with the process: given back, every prefill would have them cleared and mapped again."""
 SPINS_RESIDENT, SPINS = 100_000, 10_000
-"""How long a thread of compute looks for work before it sleeps. With every expert held, work comes soon; while experts
-are loaded the loader needs the core, and a message to compute took ten times as long (docs/performance.md)."""
+"""How long a thread of compute looks for work before it sleeps: 10,000 are half a millisecond. Where 100 % of the
+experts are asked for, work comes soon; while experts are loaded the loader needs the core (docs/performance.md)."""
 
 
 class StagePlan(NamedTuple):
@@ -54,7 +54,8 @@ def _compute(config: Config) -> StagePlan:
     resident = parse_size(config.expert_memory, "expert_memory").share == 1
     spinning = {"GOMP_SPINCOUNT": str(SPINS_RESIDENT if resident else SPINS), "KMP_BLOCKTIME": "1"}
     kept = {name: value for name, value in plan.environment.items() if name != "OMP_WAIT_POLICY"}
-    return plan._replace(environment={**kept, **spinning, **KEPT_MEMORY}, surveys=True)
+    quiet = {"TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error")}
+    return plan._replace(environment={**kept, **spinning, **KEPT_MEMORY, **quiet}, surveys=True)
 
 
 def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0) -> StagePlan:

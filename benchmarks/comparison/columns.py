@@ -63,7 +63,11 @@ SPEED = WHO | {
     "ready_s": Column("ready after, s", lambda value: f"{value:.0f}", "from the start to being ready for prompts"),
     "runs": Column("repeats", str),
     "steps": Column("steps", str, "decode steps in all repeats"),
-    "threads": Column("threads", lambda value: f"{value:.0f}", "the count that was fastest in a few steps"),
+    "threads": Column(
+        "threads",
+        lambda value: f"{value:.0f}",
+        "the fastest count of a few steps, or its own choice",
+    ),
     "failure": Column("failure", str),
 }
 INSIDE = WHO | {

@@ -12,11 +12,14 @@ import msgspec
 from ..contender.kind import Contender, Missing
 from ..contender.order import Answer, Case, Order
 from ..contender.running import Run, run
+from ..enforced.memory_group import NoLimit
 from .rows import Cell
 
 Cells = dict[tuple[str, int, int, str], Cell]
 """By contender, limit, batch size and state."""
-TIME_IS_OVER = "not run: time is over"
+NOT_RUN = "not run"
+NO_LIMIT = f"{NOT_RUN}: no memory limit can be enforced here"
+TIME_IS_OVER = f"{NOT_RUN}: time is over"
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Comparison:
                 self._keep_tokens(places, [answer.tokens] * len(places))
 
     def run(self, contender: Contender, limit_bytes: int = 0, batch: int = 0) -> None:
-        """Once, under this limit; with `batch` only the cases of that size. Raises NoLimit where it cannot be
-        enforced."""
+        """Once, under this limit; with `batch` only the cases of that size. A contender that cannot run says why in its
+        cells."""
         places = [p for p, case in enumerate(self._cases) if batch in (0, len(case.prompts))]
         cases = [self._cases[place] for place in places]
         cells = [self._cell(contender, limit_bytes, case) for case in cases]
@@ -90,6 +93,8 @@ class Comparison:
             return run(contender, order, setting.timeout_s)
         except Missing as missing:
             return Run(failure=str(missing))
+        except NoLimit as error:
+            return Run(failure=f"{NO_LIMIT}: {error}")
 
 
 def _drawn(answer: Answer) -> list[list[list[int]]]:

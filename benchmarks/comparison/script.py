@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..enforced.memory_group import NoLimit
 from ..machine import machine_line
 from .compare import Cells, Comparison, Setting
 from .interrupted import ended_by_signal
@@ -43,21 +42,19 @@ def carry_out(
     title: str,
     notes: Sequence[str],
 ) -> None:
-    """Compares; writes what there is, also when it is asked to end or no limit can be made."""
+    """Compares; writes what there is, also when it is asked to end."""
     console, machine = Console(stderr=True), machine_line()
-    comparison, reason = Comparison(setting, console.print), ""
+    comparison = Comparison(setting, console.print)
     if arguments.resume:
         comparison.resume(read_cells(arguments.out))
     try:
         with ended_by_signal():
             work(comparison)
-    except NoLimit as error:
-        reason = f"No memory limit can be enforced here: {error}"
     finally:
         rows, cells = rows_of(comparison.cells), list(comparison.cells.values())
         how = f"`{_command()}` on {machine}"
-        write(rows or [{"failure": reason}], cells, arguments.out, title, [*notes, *filter(None, [reason]), how])
-    console.print(reason, markdown(rows), soft_wrap=True)
+        write(rows, cells, arguments.out, title, [*notes, how])
+    console.print(markdown(rows), soft_wrap=True)
 
 
 def _command() -> str:

@@ -62,15 +62,19 @@ def _run(client: Client, case: Case, order: Order) -> Answered:
 def _decode(
     client: Client, case: Case, steps: int, seed: int, patience_s: float
 ) -> tuple[list[float], list[list[int]]]:
-    """When it was submitted, when each token of the first row came; all tokens. It is cancelled when patience ends."""
-    times = [time.perf_counter()]
+    """When it was submitted, when all rows had their first token, their second and so on; the tokens, as many of each
+    row. It is cancelled when patience ends."""
+    begun, count = time.perf_counter(), [0] * len(case.prompts)
+    times = [begun]
     batch = client.submit(case.prompts, max_new_tokens=steps, temperature=1.0, seed=seed, eos_ids=[])
     for event in batch:
-        if event.index == 0 and event.token_ids:
+        count[event.index] += len(event.token_ids)
+        while len(times) <= min(count):
             times.append(time.perf_counter())
-            if len(times) > FEW_STEPS + 1 and times[-1] - times[0] > patience_s:
-                batch.cancel()
-    return times, [list(done.token_ids) for done in batch.results()]
+        if len(times) > FEW_STEPS + 1 and times[-1] - begun > patience_s:
+            batch.cancel()
+    tokens = [list(done.token_ids) for done in batch.results()]
+    return times, [row[: len(times) - 1] for row in tokens]
 
 
 def _counters(client: Client) -> dict[str, float]:

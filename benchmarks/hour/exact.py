@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..comparison.compare import TIME_IS_OVER
+from ..comparison.compare import NOT_RUN
 from .verdict import Seen
 
 OURS = "ExpertFlow"
 RESIDENT = "transformers resident"
+RUNS = "it runs"
 SAME = "every drawn token that of a run with all experts in memory"
 
 Row = dict[str, Any]
@@ -17,7 +18,10 @@ Row = dict[str, Any]
 def residency(file: dict[str, Any]) -> list[Seen]:
     rows = file["rows"]
     limited = [row for row in rows if row.get("limit_bytes") and row["contender"].startswith(RESIDENT)]
-    found = {(row["contender"], row["limit_bytes"]): row.get("failure", "it runs") for row in limited}
+    found: dict[tuple[str, int], str] = {}
+    for row in limited:  # one that runs at any batch size is not killed
+        who, what = (row["contender"], row["limit_bytes"]), row.get("failure", RUNS)
+        found[who] = RUNS if RUNS in (what, found.get(who)) else what
     return _exact("model R", rows) + [_killed(*who, what) for who, what in found.items()]
 
 
@@ -26,7 +30,7 @@ def matrix(file: dict[str, Any]) -> list[Seen]:
 
 
 def _killed(name: str, limit_bytes: int, found: str) -> Seen:
-    right = None if found == TIME_IS_OVER else found.startswith("killed")
+    right = None if found.startswith(NOT_RUN) else found.startswith("killed")
     return Seen("S10", f"model R, {name} in {limit_bytes / 1e9:.2f} GB", "killed", found, right)
 
 
@@ -45,11 +49,13 @@ def _equal(model: str, name: str, limit_bytes: int, rows: list[Row]) -> Seen:
 
 
 def _found(rows: list[Row]) -> tuple[str, bool | None]:
-    run = [row for row in rows if row.get("failure") != TIME_IS_OVER]
+    run = [row for row in rows if not row.get("failure", "").startswith(NOT_RUN)]
     if not run:
-        return TIME_IS_OVER, None
+        return rows[0]["failure"], None
     if failure := next((row["failure"] for row in run if "failure" in row), ""):
         return failure, False
-    shares = [row["identical"] or 0.0 for row in run]
-    right = min(shares) == 1.0
-    return (f"yes, {len(run)} cases" if right else f"no: {100 * min(shares):.1f} % in one case"), right
+    shares = [row["identical"] for row in run if row.get("identical") is not None]
+    if not shares:
+        return "nothing to compare with", None
+    right, cases = min(shares) == 1.0, f"{len(shares)} of {len(rows)} cases"
+    return (f"yes, {cases}" if right else f"no: {100 * min(shares):.1f} % in one of {cases}"), right

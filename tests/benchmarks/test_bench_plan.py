@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from expertflow.benchmarks.comparison.compare import NO_LIMIT
 from expertflow.benchmarks.hour.exact import matrix, residency
 from expertflow.benchmarks.hour.parts import PARTS, Part
 from expertflow.benchmarks.hour.plan import plan
@@ -81,10 +82,12 @@ def test_equal_tokens_and_who_is_killed_become_verdicts() -> None:
     unequal, late = ours | {"identical": 0.99}, ours | {"identical": None, "failure": "not run: time is over"}
     resident = {"contender": "transformers resident, eager", "limit_bytes": 10**9, "batch": 1}
     killed = resident | {"failure": "killed by the kernel: out of memory"}
-    assert [seen.said for seen in residency({"rows": [ours, late, resident, killed]})] == ["met", "met"]
-    assert [seen.said for seen in residency({"rows": [ours, unequal, killed, resident]})] == ["not met", "not met"]
+    assert [seen.said for seen in residency({"rows": [ours, late, killed, killed]})] == ["met", "met"]
+    assert [seen.said for seen in residency({"rows": [ours, unequal, resident, killed]})] == ["not met", "not met"]
     assert [seen.said for seen in matrix({"rows": [late]})] == ["not run"]
-    assert matrix({"rows": [ours, ours]})[0].cells[2:] == ("yes", "yes, 2 cases", "met")
+    unlimited = resident | {"failure": f"{NO_LIMIT}: no controller"}
+    assert [seen.said for seen in residency({"rows": [ours | {"identical": None}, unlimited]})] == ["not run"] * 2
+    assert matrix({"rows": [ours, ours]})[0].cells[2:] == ("yes", "yes, 2 of 2 cases", "met")
 
 
 def test_the_page_names_every_target_and_says_what_was_not_run(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ def survey(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey:
     match os.environ.get("FAKE"):
         case "refuse survey":
             raise CheckpointError("is broken", asked.model, "Mend it")
+        case "file too short in survey":
+            raise EOFError("too short")
         case "bug in survey":
             raise ValueError("oh no")
         case "die in survey":

@@ -24,6 +24,15 @@ def test_only_compute_gets_more_than_one_thread_and_only_the_predictor_is_nice()
     assert {stage for stage, plan in plans.items() if "OMP_WAIT_POLICY" not in plan.environment} == {"compute"}
 
 
+def test_compute_spins_long_only_where_all_experts_are_asked_for():
+    """Beside loads a spinning thread keeps the loader from its core."""
+    spins = {}
+    for share in ("100%", "25%"):
+        compute = next(plan for plan in stage_plans(Config(expert_memory=share)) if plan.stage == "compute")
+        spins[share] = int(compute.environment["GOMP_SPINCOUNT"])
+    assert spins["100%"] > spins["25%"] > 0
+
+
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (8, 7)])
 def test_threads_of_compute_leave_a_core_where_there_are_many(
     monkeypatch: pytest.MonkeyPatch, cores: int, threads: int

@@ -46,6 +46,7 @@ def test_progress_of_the_surveyor_is_passed_on():
     [
         ("refuse survey", CheckpointError, "nowhere: is broken. Mend it"),
         ("bug in survey", EngineError, "the surveyor ended by itself with exit code 1.*oh no"),
+        ("file too short in survey", EngineError, "the surveyor ended by itself with exit code 1.*too short"),
         ("die in survey", EngineError, "the surveyor was killed with SIGKILL"),
     ],
 )
@@ -63,10 +64,11 @@ def test_a_survey_that_takes_too_long_is_ended():
 
 def test_an_interrupted_survey_leaves_no_process():
     def interrupt(progress: Progress) -> None:
-        raise KeyboardInterrupt
+        if progress.what.startswith("downloading"):
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        told(interrupt).start()
+        told(interrupt, "download").start()
     assert not early_ones()
 
 

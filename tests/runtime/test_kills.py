@@ -65,7 +65,6 @@ def test_a_surveyor_ends_with_its_supervisor(runtime_base: Path):
     mark = uuid.uuid4().hex
     with start_script(mark, "hang in survey") as script:
         wait_until(lambda: len(marked_processes(mark)) == 3)
-        time.sleep(0.5)
         script.kill()
     wait_until(lambda: not marked_processes(mark))
     sweep(runtime_base)

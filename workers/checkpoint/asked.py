@@ -3,12 +3,11 @@ whose import takes most of a start."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 from ...ipc.messages import AskSurvey, Progress
 from .imports import importing
-from .resolve import local_folder, resolve_folder
+from .resolve import resolve_folder
 from .survey import Survey
 
 
@@ -17,8 +16,6 @@ def survey_asked(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey
 
     Torch is imported once there is a model to look at: a wrong name is refused at once.
     """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    local_folder(asked.model)
 
     def tell(done: int, total: int) -> None:
         report(Progress("checkpoint", f"downloading {asked.model}", min(done, total), total))
