@@ -8,13 +8,10 @@ python -m expertflow.benchmarks.bench --quick            a first look, a few min
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from rich.console import Console
 from rich.table import Table
@@ -23,9 +20,8 @@ from .contender.all import prepare_all
 from .hour.parts import PARTS, RESULTS, Part
 from .hour.plan import plan
 from .hour.summary import page, verdicts_of
-from .rates import machine_rates
+from .machine import machine_line
 
-PACKAGES = ("torch", "transformers", "numpy")
 STOPPING_S = 30.0
 PIECEMEAL = "Parts were run one by one."
 
@@ -43,7 +39,7 @@ def main() -> None:
     for name, reason in prepare_all().items():
         console.print(f"Missing: {name} ({reason})")
     outcomes = dict(chosen.left_out) | _run_all(console, chosen.parts, arguments)
-    _write_page(_setting(arguments), outcomes)
+    _write_page(f"{_setting(arguments)} This machine: {machine_line()}", outcomes)
     for verdict in (verdict for part in chosen.parts for verdict in verdicts_of(part)):
         console.print(" · ".join(verdict.cells))
 
@@ -87,12 +83,8 @@ def _run(command: list[str], left_s: float) -> str:
 
 
 def _setting(arguments: argparse.Namespace) -> str:
-    rates = ", ".join(f"{name} {rate / 1e9:.1f} {unit}" for name, (rate, unit) in machine_rates().items())
-    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     command = "python -m expertflow.benchmarks.bench" + (" --quick" if arguments.quick else "")
-    cores = len(os.sched_getaffinity(0))
-    machine = f"{cores} cores, python {platform.python_version()}, {packages}; {rates}."
-    return f"Last run: `{command}`, {time.strftime('%Y-%m-%d')}. {machine}"
+    return f"Last run: `{command}`, {time.strftime('%Y-%m-%d')}."
 
 
 def _arguments() -> argparse.Namespace:

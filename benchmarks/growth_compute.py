@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from expertflow.ipc.entry import run_stage
 from expertflow.ipc.stage import Stage
+from expertflow.workers.checkpoint.asked import survey_asked
 from growth_places import ALL, FORWARD, KERNELS, LAYERS
 
 SPENT = np.memmap(os.environ["GROWTH_FILE"], dtype=np.int64, mode="r+")
@@ -46,4 +47,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, survey_asked)

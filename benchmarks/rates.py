@@ -18,6 +18,7 @@ READ = 4 * MB
 READS = 64
 SIZE, EXPERT = 1024, 3 * 512
 PRODUCTS = 64
+ROWS = 512
 ROUNDS = 3
 
 
@@ -26,7 +27,8 @@ def machine_rates() -> dict[str, tuple[float, str]]:
     return {
         "memory copy": (_best(_copied), "GB/s"),
         "direct reads of 4 MB": (_best(lambda: _read(max(model_r().glob("*.safetensors")))), "GB/s"),
-        "bfloat16 product at batch 1": (_best(_streamed), "GB/s"),
+        "bfloat16 product of one row": (_best(lambda: _multiplied(1)[0]), "GB/s"),
+        f"of {ROWS} rows": (_best(lambda: _multiplied(ROWS)[1]), "GFLOP/s"),
     }
 
 
@@ -53,13 +55,14 @@ def _read(file: Path) -> float:
         os.close(descriptor)
 
 
-def _streamed() -> float:
-    """Bytes of weights a second, each used once."""
+def _multiplied(rows: int) -> tuple[float, float]:
+    """Bytes of weights and operations a second, each weight used in one product with as many rows."""
     import torch
 
     weights = torch.ones(PRODUCTS, SIZE, EXPERT, dtype=torch.bfloat16)
-    vector = torch.ones(1, SIZE, dtype=torch.bfloat16)
+    factor = torch.ones(rows, SIZE, dtype=torch.bfloat16)
     begun = time.perf_counter()
     for weight in weights:
-        torch.mm(vector, weight)
-    return weights.nbytes / (time.perf_counter() - begun)
+        torch.mm(factor, weight)
+    spent = time.perf_counter() - begun
+    return weights.nbytes / spent, 2 * rows * weights.numel() / spent

@@ -1,94 +1,78 @@
-"""How fast, how large and how exact ExpertFlow is as less of a model's experts fit; and where resident transformers is
-killed (target S10).
+"""Model R with all and with a quarter of its experts in memory, beside who holds it all; then in less memory than it
+takes, where resident transformers is killed (target S10).
 
 python -m expertflow.benchmarks.residency --out docs/results/residency.json
-python -m expertflow.benchmarks.residency --model widened --batches 1 8 32 --out docs/results/residency-widened.json
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from pathlib import Path
 
 from expertflow.configs.sizes import parse_size
-from rich.console import Console
 
-from .comparison.compare import Comparison, Setting
-from .comparison.interrupted import ended_by_signal
+from .comparison.cases import random_cases
+from .comparison.compare import Cells, Comparison, Setting
 from .comparison.rows import as_row
-from .comparison.tables import Row, markdown
-from .comparison.writing import read_cells, write
+from .comparison.script import carry_out, parser_of
+from .comparison.tables import Row
 from .contender.accelerate_cpu import AccelerateCpu
 from .contender.kind import Contender
 from .contender.llama_cpp import LlamaCpp
 from .contender.ours import ExpertFlow
 from .contender.resident import Resident
 from .contender.vllm_cpu import VllmCpu
-from .enforced.memory_group import NoLimit
-from .models import model_r, widened
+from .models import model_r
 
-PATIENCE_S, TIMEOUT_S = 25.0, 240.0
-SHARES = ("100%", "50%", "25%", "12.5%")
-BACKENDS = ("grouped_mm", "eager")
-OTHERS: dict[str, tuple[Contender, ...]] = {"r": (AccelerateCpu(), LlamaCpp(), VllmCpu()), "widened": ()}
-LIMITED: dict[str, tuple[Contender, ...]] = {"r": (ExpertFlow("25%"), Resident(), AccelerateCpu()), "widened": ()}
+SHARES = ("100%", "25%")
+REPEATED: tuple[Contender, ...] = (*map(ExpertFlow, SHARES), Resident())
+ONCE: tuple[Contender, ...] = (Resident("eager"), VllmCpu(), LlamaCpp(), AccelerateCpu())
+LIMITED: tuple[Contender, ...] = (ExpertFlow("25%"), Resident(), AccelerateCpu(), VllmCpu())
 """What runs in a control group smaller than the model."""
-TITLE = "Less and less of the experts in memory"
+TITLE = "Model R: resident, a quarter resident, and in less memory than it takes"
 NOTES = (
-    "*Identical*: of ExpertFlow, drawn tokens (temperature 1) equal to those with all experts resident; of "
-    "transformers, the likeliest token equal to its grouped_mm backend's. The rows with a limit run inside a memory "
-    "control group smaller than the model.",
+    "Model R has OLMoE's architecture: 16 layers of 64 experts, eight used a token, random bfloat16 weights, 3.3 GB. "
+    "ExpertFlow holds the share of the experts that its name says and reads the others from disk; everyone else holds "
+    "the whole model. Prompts are 32 random tokens; ExpertFlow draws tokens at temperature 1, the others are made to "
+    "run the same ones (vLLM draws its own).",
+    "The rows with a limit run inside a memory control group smaller than the model, page cache counted. Who does not "
+    "fit is killed by the kernel.",
+    "*Identical*: of ExpertFlow, drawn tokens equal to those with all experts in memory; of the others, the likeliest "
+    "token equal to that of transformers' grouped_mm backend.",
 )
 
 
 def main() -> None:
     arguments = _arguments()
-    console = Console(stderr=True)
-    model = model_r() if arguments.model == "r" else widened()
-    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
-    setting = Setting(model, vocabulary, arguments.batches, arguments.steps, PATIENCE_S, TIMEOUT_S)
-    comparison, reason = Comparison(setting, console.print), ""
-    if arguments.resume:
-        comparison.resume(read_cells(arguments.out))
-    try:
-        with ended_by_signal():
-            _run(comparison, arguments)
-    except NoLimit as error:
-        reason = f"No memory limit can be enforced here: {error}"
-    finally:
-        rows, cells = _rows(comparison), list(comparison.cells.values())
-        notes = [*NOTES, *filter(None, [reason])]
-        write(rows, cells, arguments.out, f"{TITLE}: model {arguments.model}", notes)
-    console.print(reason, markdown(rows))
+    model = model_r()
+    cases = random_cases(model, arguments.batches, arguments.steps)
+    setting = Setting(model, cases, arguments.patience, arguments.timeout, arguments.minutes)
+    carry_out(setting, arguments, lambda comparison: _run(comparison, arguments), _rows, TITLE, NOTES)
 
 
 def _run(comparison: Comparison, arguments: argparse.Namespace) -> None:
-    for _ in range(arguments.repeats):
-        for contender in (*map(ExpertFlow, SHARES), *map(Resident, BACKENDS), *OTHERS[arguments.model]):
+    """Everyone once before anyone twice."""
+    limit_bytes = parse_size(arguments.limit, "limit").of(0)
+    for repeat in range(arguments.repeats):
+        for contender in REPEATED:
             comparison.run(contender)
-    for contender in LIMITED[arguments.model]:
-        comparison.run(contender, parse_size(arguments.limit, "limit").of(0))
+        if repeat == 0:
+            for contender in LIMITED:
+                comparison.run(contender, limit_bytes)
+            for contender in ONCE:
+                comparison.run(contender)
 
 
-def _rows(comparison: Comparison) -> list[Row]:
-    cells = comparison.cells
+def _rows(cells: Cells) -> list[Row]:
     rows = []
-    for (name, _, batch), cell in cells.items():
-        first = ExpertFlow(SHARES[0]) if name.startswith(ExpertFlow.name) else Resident(BACKENDS[0])
-        rows.append(as_row(cell, None, cells.get((first.name, 0, batch))))
-    return sorted(rows, key=lambda row: row["batch"])
+    for (name, _, batch, state), cell in cells.items():
+        first = ExpertFlow(SHARES[0]) if name.startswith(ExpertFlow.name) else Resident()
+        rows.append(as_row(cell, None, cells.get((first.name, 0, batch, state))))
+    return sorted(rows, key=lambda row: (row["limit_bytes"], row["batch"]))
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=("r", "widened"), default="r", help="r: random OLMoE of 3.3 GB")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = parser_of(__doc__, batches=[1, 8], steps=16, repeats=3, patience_s=25, out="residency.json")
     parser.add_argument("--limit", default="1.65GB", help="of the control group, smaller than model R")
-    parser.add_argument("--resume", action="store_true", help="add repeats to those that the file --out has")
-    parser.add_argument("--out", type=Path, default=Path("residency.json"))
     return parser.parse_args()
 
 

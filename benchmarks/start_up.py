@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from enforced.page_cache import drop
 from expertflow import Config, Supervisor
 from expertflow.ipc.messages import Progress
 from expertflow.workers.checkpoint.headers import StoredTensor, checkpoint_files, read_headers
@@ -39,9 +40,9 @@ class Start:
 
 
 def measure(folder: Path) -> Start:
-    drop_from_cache(folder)
+    drop(checkpoint_files(folder))
     start = Start(round(read_skeleton(folder), 3))
-    drop_from_cache(folder)
+    drop(checkpoint_files(folder))
     began = time.monotonic()
 
     def hear(progress: Progress) -> None:
@@ -54,13 +55,6 @@ def measure(folder: Path) -> Start:
         start.ready = round(time.monotonic() - began, 2)
     start.above_read = round(start.ready - start.skeleton_read, 2)
     return start
-
-
-def drop_from_cache(folder: Path) -> None:
-    for file in checkpoint_files(folder):
-        fd = os.open(file, os.O_RDONLY)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
 
 
 def read_skeleton(folder: Path) -> float:

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
 from typing import NoReturn
 
 from ..errors import EngineError, ExpertFlowError
+from .orders import SupervisorGone, Surveyor, await_spec, no_surveyor
 from .parent import ORPHANED, end_with_process, end_with_supervisor
-from .spec import StageSpec, is_awaited, read_spec
+from .spec import StageSpec
 from .stage import Stage
 
 FAILED = 3
 """Exit code of a stage that has told the supervisor why (`Failed`)."""
 
 
-def run_stage(main: Callable[[Stage], None], prepare: Callable[[], None] = lambda: None) -> NoReturn:
-    """Run `main` as the stage whose spec lies in the descriptor of the first argument, and exit.
+def run_stage(main: Callable[[Stage], None], survey: Surveyor = no_surveyor) -> NoReturn:
+    """Run `main` as the stage whose spec comes through the socket that the first argument names, and exit; the
+    second is the supervisor's process.
 
+    Where the spec waits for the survey of the checkpoint, one stage is asked for it before: its `survey` makes it.
     Exit codes: 0 asked to end, `FAILED` with the reason sent, `parent.ORPHANED` when the supervisor has gone. Import
-    what is heavy inside `main`: the supervisor is watched before it runs. Where the spec is still to come, through a
-    pipe, `prepare` runs meanwhile.
+    what takes seconds inside `main` or `survey`: the supervisor is watched before they run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    spec = _await_spec(int(sys.argv[1]), prepare)
+    end_with_process(int(sys.argv[2]))
+    spec = _await_spec(survey)
     end_with_supervisor(spec.death_fd, spec.supervisor_pid)
     logging.basicConfig(format=f"%(asctime)s {spec.stage}.{spec.epoch} %(levelname)s %(name)s: %(message)s")
     with Stage(spec) as stage:
@@ -36,13 +38,12 @@ def run_stage(main: Callable[[Stage], None], prepare: Callable[[], None] = lambd
     sys.exit(code)
 
 
-def _await_spec(fd: int, prepare: Callable[[], None]) -> StageSpec:
-    if is_awaited(fd):
-        end_with_process(os.getppid())
-        prepare()
+def _await_spec(survey: Surveyor) -> StageSpec:
     try:
-        return read_spec(fd)
-    except EOFError:
+        return await_spec(int(sys.argv[1]), survey)
+    except ExpertFlowError:
+        sys.exit(FAILED)
+    except SupervisorGone:
         sys.exit(ORPHANED)
 
 

@@ -67,6 +67,9 @@ class Link(Generic[M]):
         """Everything that has arrived, at most `limit` messages; what cannot be read is dropped and counted."""
         messages: list[M] = []
         for _ in range(limit):
+            # Asking first: most looks find nothing, and an exception costs ten times as much.
+            if not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+                break
             try:
                 frames = self.socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:

@@ -1,13 +1,11 @@
-"""What a stage is told when it is started."""
+"""What a process of a stage is told: perhaps to survey the checkpoint, then which start of the stage it is."""
 
 from __future__ import annotations
-
-import os
-import stat
 
 import msgspec
 
 from ..configs.schema import Config
+from .messages import AskSurvey, Message
 
 
 class SharedMemory(msgspec.Struct, frozen=True):
@@ -17,7 +15,7 @@ class SharedMemory(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
-class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
+class StageSpec(Message, frozen=True, kw_only=True):
     """One start of one stage. Descriptors are numbers in the started process."""
 
     stage: str
@@ -35,25 +33,5 @@ class StageSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The read end of a pipe that closes with the supervisor."""
 
 
-def write_spec(spec: StageSpec) -> int:
-    """A descriptor from which `read_spec` reads; the caller passes it on and closes it."""
-    fd = os.memfd_create("spec", os.MFD_CLOEXEC)
-    with open(fd, "wb", closefd=False) as file:
-        file.write(msgspec.msgpack.encode(spec))
-    return fd
-
-
-def read_spec(fd: int) -> StageSpec:
-    """Read and close; from a pipe, wait for it. Raises EOFError if the pipe ends without a spec."""
-    with open(fd, "rb") as file:
-        if file.seekable():
-            file.seek(0)
-        raw = file.read()
-    if not raw:
-        raise EOFError("nobody said what to do")
-    return msgspec.msgpack.decode(raw, type=StageSpec)
-
-
-def is_awaited(fd: int) -> bool:
-    """Whether the spec is still to come, through a pipe."""
-    return stat.S_ISFIFO(os.fstat(fd).st_mode)
+Order = StageSpec | AskSurvey
+ORDER: msgspec.msgpack.Decoder[Order] = msgspec.msgpack.Decoder(Order)

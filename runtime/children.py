@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from ..errors import EngineError
-from ..ipc.spec import StageSpec, write_spec
 from .stages import StagePlan
 
 LAST_LINES = 15
@@ -41,36 +40,26 @@ class Child:
         return f"Its last words:\n{lines}" if lines else ""
 
 
-def spawn(plan: StagePlan, spec: StageSpec, log: Path | None) -> Child:
-    """Start a stage; its output goes to `log`, or to our own stderr."""
-    spec_fd = write_spec(spec)
-    try:
-        fds = [spec.death_fd, *(memory.fd for memory in spec.memory.values())]
-        return Child(plan.stage, spec.epoch, spawn_process(plan, spec_fd, fds, log), log)
-    finally:
-        os.close(spec_fd)
-
-
-def spawn_process(plan: StagePlan, spec_fd: int, fds: list[int], log: Path | None) -> subprocess.Popen[bytes]:
-    """`python ARGUMENTS… SPEC_FD`, which inherits `fds`; its output goes to `log`, or to our own stderr.
+def spawn(plan: StagePlan, epoch: int, line_fd: int, fds: list[int], log: Path | None) -> Child:
+    """`python ARGUMENTS… LINE_FD OUR_PID`, which inherits `fds` too; its output goes to `log`, or to our own stderr.
 
     It gets a process group of its own, so that Ctrl-C reaches the supervisor alone.
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else os.dup(2)
     try:
         process = subprocess.Popen(
-            [sys.executable, *plan.arguments, str(spec_fd)],
+            [sys.executable, *plan.arguments, str(line_fd), str(os.getpid())],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env={**os.environ, **plan.environment},
-            pass_fds=[spec_fd, *fds],
+            pass_fds=[line_fd, *fds],
             process_group=0,
         )
     finally:
         os.close(output)
     _be_nice(process.pid, plan.nice)
-    return process
+    return Child(plan.stage, epoch, process, log)
 
 
 def describe_exit(code: int) -> str:

@@ -1,46 +1,82 @@
-"""A stage that takes long to import what it needs is started before it is known what it will be told."""
+"""A process of a stage before it is told which start it will be: it imports meanwhile, and may make the survey."""
 
 from __future__ import annotations
 
 import contextlib
-import os
+import select
+import signal
+from multiprocessing import Pipe
 from pathlib import Path
 
 import msgspec
 
+from ..errors import EngineError
+from ..ipc.messages import Message
+from ..ipc.messages.control import FROM_SURVEYOR, FromSurveyor
 from ..ipc.spec import StageSpec
-from .children import Child, spawn_process
+from .children import Child, spawn
 from .stages import StagePlan
+
+ENDS_WITHIN_MS = 5000
+"""A process that has closed its socket is about to end."""
 
 
 class HeadStart:
-    """One process that imports while its spec is still made (`ipc.entry` reads it from a pipe). Closed untold, it is
-    killed."""
+    """One started process that waits for orders (`ipc.orders`). Closed untold, it is killed."""
 
-    def __init__(self, plan: StagePlan, fds: list[int], log: Path | None) -> None:
+    def __init__(self, plan: StagePlan, epoch: int, fds: list[int], log: Path | None) -> None:
         """`fds` are those that its spec will name."""
-        self._plan, self._log = plan, log
-        spec_fd, self._spec_fd = os.pipe2(os.O_CLOEXEC)
+        self._line, theirs = Pipe()
         try:
-            self._process = spawn_process(plan, spec_fd, fds, log)
+            with theirs:
+                self._child: Child | None = spawn(plan, epoch, theirs.fileno(), fds, log)
         except BaseException:
-            os.close(self._spec_fd)
+            self._line.close()
             raise
-        finally:
-            os.close(spec_fd)
 
     def tell(self, spec: StageSpec) -> Child:
         """It begins; whoever asks takes it over. One that has died meanwhile is seen like any dead stage."""
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._spec_fd, msgspec.msgpack.encode(spec))
-        os.close(self._spec_fd)
-        self._spec_fd = -1
-        return Child(self._plan.stage, spec.epoch, self._process, self._log)
+        self.ask(spec)
+        self._line.close()
+        return self._release()
+
+    def ask(self, order: Message) -> None:
+        """Whether it still lives to hear that, `hear` says."""
+        with contextlib.suppress(ConnectionError):
+            self._line.send_bytes(msgspec.msgpack.encode(order))
+
+    def hear(self, timeout_s: float) -> FromSurveyor:
+        """What it says next. Raises TimeoutError, or EOFError if it says no more: `reap` tells why."""
+        if not self._line.poll(timeout_s):
+            raise TimeoutError
+        try:
+            return FROM_SURVEYOR.decode(self._line.recv_bytes())
+        except OSError as error:  # in the middle of a message, too
+            raise EOFError from error
+
+    def reap(self) -> EngineError:
+        """Of one that says no more: how it ended."""
+        self._line.close()
+        if self._child and not _has_ended(self._child, ENDS_WITHIN_MS):
+            self._child.send(signal.SIGKILL)
+        return self._release().reap()
 
     def close(self) -> None:
-        """Does nothing once it was told."""
-        if self._spec_fd >= 0:
-            os.close(self._spec_fd)
-            self._spec_fd = -1
-            self._process.kill()
-            self._process.wait()
+        """Does nothing once it was told or reaped."""
+        if self._child:
+            self._line.close()
+            child = self._release()
+            child.send(signal.SIGKILL)
+            child.reap()
+
+    def _release(self) -> Child:
+        if not self._child:
+            raise RuntimeError("was told what to do, or has ended")
+        child, self._child = self._child, None
+        return child
+
+
+def _has_ended(child: Child, timeout_ms: int) -> bool:
+    poller = select.poll()
+    poller.register(child.pidfd, select.POLLIN)
+    return bool(poller.poll(timeout_ms))

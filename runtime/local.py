@@ -18,12 +18,12 @@ import numpy as np
 from ..errors import CheckpointError
 from ..ipc.messages import ComputeFromLoader, Copied, Filled, Forecast, Forget, Plan, RunStep, Split, Stepped, Used
 from ..workers.checkpoint.survey import Survey
-from ..workers.compute.device.assembly import load_on_device, open_residency
+from ..workers.compute.device.assembly import bind_on_device, open_residency
 from ..workers.compute.device.base import Device
 from ..workers.compute.executor import Chooser, Executor, sample
 from ..workers.compute.hints import Hinter
 from ..workers.compute.holdings import Holdings
-from ..workers.compute.model import attach, load_model
+from ..workers.compute.model import attach, load_model, load_unbound
 from ..workers.compute.next_router import NextRouters
 from ..workers.compute.residency import IDLE_MS, FeedCounts, Residency
 from ..workers.compute.routing import StepRouting
@@ -98,7 +98,8 @@ class LocalRuntime:
         self._residency = residency = open_residency(
             device, survey, slots, store, self._tell_loader, self._hear, self._wait, time.monotonic_ns
         )
-        self.model = load_on_device(survey, residency, routing, device)
+        self.model = load_unbound(survey, device.torch_device)
+        bind_on_device(self.model, residency, routing, device)
 
     def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
         stride, readers = self._survey.stride_bytes, self._readers

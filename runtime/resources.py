@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -21,23 +20,20 @@ from ..ipc.spec import SharedMemory, StageSpec
 from ..workers.checkpoint.survey import Survey
 from ..workers.traces.folder import claim_folder
 from .budgets import plan_budgets
-from .children import Child, spawn
+from .children import Child
 from .devices import require_device
 from .headstart import HeadStart
 from .stages import StagePlan
+from .surveying import Report, run_survey
 from .timeline import Timeline
 
 FIRST_EPOCH = 1
-Report = Callable[[Progress], None]
-Surveyor = Callable[[Config, Path, Report], Survey]
 
 
 class Resources:
-    """Made before any stage is started; closing it leaves nothing behind."""
+    """Made before any stage is told to start; closing it leaves nothing behind."""
 
-    def __init__(
-        self, config: Config, surveyor: Surveyor, report: Report, plans: list[StagePlan], verbose: bool = False
-    ) -> None:
+    def __init__(self, config: Config, report: Report, plans: list[StagePlan], verbose: bool = False) -> None:
         """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
         self.config, self._verbose = config, verbose
         require_device(config)
@@ -55,8 +51,8 @@ class Resources:
             for fd in self._death_fds:
                 stack.callback(os.close, fd)
             self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
-            self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans if plan.early}
-            survey = self._make_survey(surveyor, report)
+            self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans}
+            survey = self._make_survey(report, _surveyor(plans))
             self.budgets = plan_budgets(config, survey, available_bytes())
             self.survey = survey.laid_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
@@ -75,10 +71,9 @@ class Resources:
         self._stack.close()
 
     def start(self, plan: StagePlan, epoch: int) -> Child:
-        """Start a stage; the first time, one that has a head start is only told what to do."""
-        early = self._head_starts.pop(plan.stage, None)
-        spec = self.spec(plan, epoch)
-        return early.tell(spec) if early else spawn(plan, spec, self._log_of(plan, epoch))
+        """Start a stage; the first time it has a head start, and is only told what to do."""
+        process = self._head_starts.pop(plan.stage, None) or self._begin(plan, epoch)
+        return process.tell(self.spec(plan, epoch))
 
     def spec(self, plan: StagePlan, epoch: int) -> StageSpec:
         """What one start of a stage is told."""
@@ -99,9 +94,9 @@ class Resources:
     def _survey_path(self) -> Path:
         return self.run_dir.path / "survey"
 
-    def _make_survey(self, surveyor: Surveyor, report: Report) -> Survey:
+    def _make_survey(self, report: Report, stage: str) -> Survey:
         report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
-        survey = surveyor(self.config, self._survey_path, report)
+        survey = run_survey(self._head_starts[stage], self.config, report)
         report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
         return survey
 
@@ -111,10 +106,13 @@ class Resources:
         return arena
 
     def _head_start(self, plan: StagePlan, stack: ExitStack) -> HeadStart:
-        fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
-        early = HeadStart(plan, fds, self._log_of(plan, FIRST_EPOCH))
+        early = self._begin(plan, FIRST_EPOCH)
         stack.callback(early.close)
         return early
+
+    def _begin(self, plan: StagePlan, epoch: int) -> HeadStart:
+        fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
+        return HeadStart(plan, epoch, fds, self._log_of(plan, epoch))
 
     def _log_of(self, plan: StagePlan, epoch: int) -> Path | None:
         return None if self._verbose else self.run_dir.path / f"{plan.stage}.{epoch}.log"
@@ -141,3 +139,10 @@ def _names(config: Config) -> list[str]:
     if config.on_device:
         return ["host"]
     return ["slots", "host"] if config.tier == "host" else ["slots"]
+
+
+def _surveyor(plans: list[StagePlan]) -> str:
+    surveyors = [plan.stage for plan in plans if plan.surveys]
+    if len(surveyors) != 1:
+        raise UsageError(f"{len(surveyors)} stages make the survey, not one", "plans", "Set `surveys` of one plan")
+    return surveyors[0]

@@ -6,14 +6,18 @@ import os
 from typing import NamedTuple
 
 from ..configs.schema import Config
+from ..configs.sizes import parse_size
 from ..ipc.wiring import decoders_of
 
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 """Freed activations stay with the process: given back, every prefill would have them cleared and mapped again."""
+SPINS_RESIDENT, SPINS = 100_000, 10_000
+"""How long a thread of compute looks for work before it sleeps: 10,000 are half a millisecond. Where 100 % of the
+experts are asked for, work comes soon; while experts are loaded the loader needs the core (docs/performance.md)."""
 
 
 class StagePlan(NamedTuple):
-    """How one stage is started: `python ARGUMENTS… SPEC_FD`, with `environment` on top of ours."""
+    """How one stage is started: `python ARGUMENTS… LINE_FD`, with `environment` on top of ours."""
 
     stage: str
     arguments: tuple[str, ...]
@@ -21,8 +25,8 @@ class StagePlan(NamedTuple):
     memory: tuple[str, ...] = ()
     """The shared memory it is given, if there is such."""
     nice: int = 0
-    early: bool = False
-    """Started while the checkpoint is surveyed: what it has to import takes as long."""
+    surveys: bool = False
+    """One of them does, before it is told the rest: it imports what both take."""
 
     @property
     def peers(self) -> set[str]:
@@ -32,7 +36,7 @@ class StagePlan(NamedTuple):
 def stage_plans(config: Config) -> list[StagePlan]:
     """The stages of an engine; the slowest to start comes first."""
     return [
-        _worker("compute", compute_threads(config), _memory_of_compute(config), spins=True)._replace(early=True),
+        _compute(config),
         _worker("loader", 1, ("slots", "host")),
         _worker("predictor", 1, nice=10),
         _worker("scheduler", 1),
@@ -50,20 +54,28 @@ def compute_threads(config: Config) -> int:
     return config.compute_threads or (cores if cores <= 2 else cores - 1)
 
 
-def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0, spins: bool = False) -> StagePlan:
+def _compute(config: Config) -> StagePlan:
+    plan = _worker("compute", compute_threads(config), _memory_of_compute(config))
+    resident = parse_size(config.expert_memory, "expert_memory").share == 1
+    spinning = {"GOMP_SPINCOUNT": str(SPINS_RESIDENT if resident else SPINS), "KMP_BLOCKTIME": "1"}
+    kept = {name: value for name, value in plan.environment.items() if name != "OMP_WAIT_POLICY"}
+    quiet = {"TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error")}
+    return plan._replace(environment={**kept, **spinning, **KEPT_MEMORY, **quiet}, surveys=True)
+
+
+def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0) -> StagePlan:
     # -P: a folder of the user's that bears the name of a module must not be imported instead of it.
     arguments = ("-P", "-m", f"expertflow.workers.{stage}")
-    return StagePlan(stage, arguments, _environment(threads, spins), memory, nice)
+    return StagePlan(stage, arguments, _environment(threads), memory, nice)
 
 
-def _environment(threads: int, spins: bool) -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     """Read by the numeric libraries when they are imported: a spinning thread takes a core from everybody else."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-    passive = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
     return {
         **dict.fromkeys(counts, str(threads)),
-        **({"KMP_BLOCKTIME": "1", "GOMP_SPINCOUNT": "100000"} if spins else passive),
+        "OMP_WAIT_POLICY": "passive",
+        "KMP_BLOCKTIME": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "MALLOC_ARENA_MAX": "2",
-        **(KEPT_MEMORY if spins else {}),
     }

@@ -11,9 +11,8 @@ from ..configs.schema import Config
 from ..errors import EngineError, ExpertFlowError, UsageError
 from ..ipc.messages import Progress, Snapshot
 from .engine import Ended, Engine, Started
-from .resources import Resources, Surveyor
+from .resources import Resources
 from .stages import StagePlan, stage_plans
-from .surveying import run_survey
 
 PATIENCE_S = 30.0
 """Beyond `start_timeout_s`: the engine itself says sooner that a stage is late."""
@@ -23,7 +22,7 @@ class Supervisor:
     """An engine for one model: `with Supervisor(config) as engine`. It works from scripts, threads and notebooks.
 
     `on_progress` is called while starting, in the caller's thread. With `verbose` the stages' output goes to our
-    stderr; otherwise its end is part of the error when one dies. `plans` and `surveyor` replace the processes (tests).
+    stderr; otherwise its end is part of the error when one dies. `plans` replace the processes (tests).
     """
 
     def __init__(
@@ -33,13 +32,11 @@ class Supervisor:
         *,
         verbose: bool = False,
         plans: list[StagePlan] | None = None,
-        surveyor: Surveyor = run_survey,
     ) -> None:
         self.config = config
         self._report = on_progress or (lambda progress: None)
         self._verbose = verbose
         self._plans = plans
-        self._surveyor = surveyor
         self._engine: Engine | None = None
         self._address = ""
 
@@ -71,7 +68,7 @@ class Supervisor:
         if self._engine and not self._engine.join(0):
             raise EngineError("is running already", "engine", "Stop it first")
         plans = self._plans or stage_plans(self.config)
-        resources = Resources(self.config, self._surveyor, self._report, plans, self._verbose)
+        resources = Resources(self.config, self._report, plans, self._verbose)
         self._address = str(resources.run_dir.path)
         self._engine = Engine(resources, plans)
         atexit.register(self.stop)

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from transformers import NllbMoeConfig, NllbMoeForConditionalGeneration
 
+from tests.drawn import drawn
+
 VOCABULARY = 128
 LANGUAGE = 100
 """A token that stands for the target language."""
@@ -37,15 +39,8 @@ def nllb_config(**overrides: Any) -> NllbMoeConfig:
 
 
 def tiny_nllb(seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> NllbMoeForConditionalGeneration:
-    """A random resident model, the same for the same seed; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = NllbMoeForConditionalGeneration._from_config(nllb_config(**overrides), dtype=dtype)
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                if name.endswith(("layer_norm.weight", ".bias")):
-                    tensor.add_(torch.randn_like(tensor), alpha=0.2)
-    return model.eval()
+    config = nllb_config(**overrides)
+    return drawn(NllbMoeForConditionalGeneration, config, seed, dtype, ("layer_norm.weight", ".bias"))
 
 
 def save_nllb(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> None:

@@ -13,6 +13,8 @@ from transformers import (
     SwitchTransformersForConditionalGeneration,
 )
 
+from tests.drawn import drawn
+
 VOCABULARY = 128
 CAPACITY = 2
 
@@ -41,15 +43,8 @@ def switch_config(**overrides: Any) -> SwitchTransformersConfig:
 def tiny_switch(
     seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any
 ) -> SwitchTransformersForConditionalGeneration:
-    """A random resident model, the same for the same seed; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SwitchTransformersForConditionalGeneration._from_config(switch_config(**overrides), dtype=dtype)
-        with torch.no_grad():
-            for name, tensor in model.named_parameters():
-                if name.endswith("layer_norm.weight"):
-                    tensor.add_(torch.randn_like(tensor), alpha=0.2)
-    return model.eval()
+    config = switch_config(**overrides)
+    return drawn(SwitchTransformersForConditionalGeneration, config, seed, dtype, ("layer_norm.weight",))
 
 
 def save_switch(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, **overrides: Any) -> None:

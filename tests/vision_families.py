@@ -12,7 +12,7 @@ from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe im
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from tests.families import _COMMON, _MLA
+from tests.families import _COMMON, _MLA, LINEAR_ATTENTION
 from tests.kimi_images import NEEDS, KimiImages
 
 PATCH, MERGE = 4, 2
@@ -64,20 +64,6 @@ class VisionFamily:
     """How many positions each image takes, from what the image processor made."""
 
 
-_DELTA_NET: dict[str, Any] = {
-    "num_hidden_layers": 4,
-    "num_experts": 12,
-    "num_experts_per_tok": 3,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-    "head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-}
-_THREE_LINEAR = ["linear_attention"] * 3
-
 FAMILIES: dict[str, VisionFamily] = {
     "qwen3_vl_moe": VisionFamily(
         text={
@@ -103,11 +89,7 @@ FAMILIES: dict[str, VisionFamily] = {
         image_processor=Glm4vImageProcessorPil,
     ),
     "qwen3_5_moe": VisionFamily(
-        text=_DELTA_NET
-        | {
-            "layer_types": [*_THREE_LINEAR, "full_attention"],
-            "rope_parameters": _m_rope(2, 1, 1, partial_rotary_factor=0.5),
-        },
+        text=LINEAR_ATTENTION | {"rope_parameters": _m_rope(2, 1, 1, partial_rotary_factor=0.5)},
         vision=_QWEN_VISION | {"num_position_embeddings": 64},
         image_processor=Qwen2VLImageProcessorPil,
     ),
@@ -161,9 +143,9 @@ FAMILIES: dict[str, VisionFamily] = {
         needs=NEEDS,
     ),
     "qwen4_exp": VisionFamily(
-        text=_DELTA_NET
+        text=LINEAR_ATTENTION
         | {
-            "layer_types": [*_THREE_LINEAR, "indexed_attention"],
+            "layer_types": [*LINEAR_ATTENTION["layer_types"][:3], "indexed_attention"],
             "hc_lowrank": 8,
             "indexer_budget": 12,
             "indexer_compress_ratio": 4,

@@ -1,4 +1,4 @@
-"""What a comparison's table says: one row a contender, limit and batch size."""
+"""What a comparison's table says: one row a contender, limit, batch size and state."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..contender.running import Run
 from ..intervals import Interval, Pair, paired_speedup, quantile
 
 FACTS = (
-    "hit_ratio", "forecast_precision", "forecast_recall", "bytes_per_token", "wasted_bytes_per_token", "stall_share",
-    "busy_compute", "busy_loader", "busy_predictor", "busy_scheduler", "threads",
+    "expert_share", "hit_ratio", "forecast_precision", "forecast_recall", "bytes_per_token", "wasted_bytes_per_token",
+    "stall_share", "busy_compute", "busy_loader", "busy_predictor", "busy_scheduler", "threads",
 )  # fmt: skip
 
 
 @dataclass
 class Cell:
-    """The runs of one contender at one batch size, in the order of the repeats; a repeat that failed is None."""
+    """The runs of one contender on one case, in the order of the repeats; a repeat that failed is None."""
 
     contender: str
     limit_bytes: int
@@ -29,6 +29,7 @@ class Cell:
     ready_s: list[float] = field(default_factory=list)
     pss_peak_bytes: int = 0
     group_peak_bytes: int = 0
+    state: str = ""
 
     def add(self, run: Run, index: int) -> None:
         """The `index`-th case of a run."""
@@ -39,6 +40,10 @@ class Cell:
         self.group_peak_bytes = max(self.group_peak_bytes, run.group_peak_bytes or 0)
 
     @property
+    def case(self) -> tuple[int, str]:
+        return self.batch, self.state
+
+    @property
     def steps_s(self) -> list[float]:
         return [each for answer in self.answers if answer for each in answer.steps_s]
 
@@ -47,6 +52,7 @@ def as_row(cell: Cell, ours: Cell | None, reference: Cell | None) -> dict[str, A
     """A cell as plain data; `ours` is to be compared with it, None for ours itself; `reference` has the right
     tokens."""
     row: dict[str, Any] = {"contender": cell.contender, "limit_bytes": cell.limit_bytes, "batch": cell.batch}
+    row |= {"state": cell.state} if cell.state else {}
     if cell.failure or not cell.steps_s:
         row["failure"] = cell.failure or "no steps"
     if cell.steps_s:
@@ -81,18 +87,29 @@ def speedup(ours: Cell, theirs: Cell) -> Interval:
     return paired_speedup(runs)
 
 
+def rate(cell: Cell) -> Interval:
+    """Tokens a second: those of the steps over the time of the steps."""
+    return paired_speedup([[(each, cell.batch) for each in answer.steps_s] for answer in cell.answers if answer])
+
+
 def _figures(cell: Cell) -> dict[str, Any]:
     done = [answer for answer in cell.answers if answer]
-    steps_s = cell.steps_s
-    facts = {name: median(answer.facts[name] for answer in done) for name in FACTS if name in done[0].facts}
-    return facts | {
+    steps_s, tokens_per_s = cell.steps_s, rate(cell)
+    return _facts(done) | {
         "runs": len(done),
         "steps": len(steps_s),
         "ready_s": median(cell.ready_s),
         "first_s": median(answer.first_s for answer in done),
         "step_p50_s": median(steps_s),
         "step_p99_s": quantile(steps_s, 0.99),
-        "tokens_per_s": cell.batch * len(steps_s) / sum(steps_s),
+        "tokens_per_s": tokens_per_s.estimate,
+        "rate": tokens_per_s._asdict(),
         "pss_peak_bytes": cell.pss_peak_bytes,
         "group_peak_bytes": cell.group_peak_bytes,
     }
+
+
+def _facts(done: Sequence[Answered]) -> dict[str, float]:
+    """Medians over the repeats that know them."""
+    known = {name: [answer.facts[name] for answer in done if name in answer.facts] for name in FACTS}
+    return {name: median(values) for name, values in known.items() if values}

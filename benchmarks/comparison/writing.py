@@ -8,8 +8,9 @@ from pathlib import Path
 
 import msgspec
 
+from .columns import INSIDE
 from .rows import Cell
-from .tables import Row, draw, markdown
+from .tables import Row, draw, insiders, legend, markdown
 
 
 def write(rows: Sequence[Row], cells: Sequence[Cell], file: Path, title: str, notes: Sequence[str]) -> None:
@@ -21,8 +22,15 @@ def write(rows: Sequence[Row], cells: Sequence[Cell], file: Path, title: str, no
     draw(rows, picture, title)
     shown = [f"![{title}]({picture.name})\n"] if picture.exists() else []
     file.with_suffix(".md").write_text(
-        "\n".join([f"# {title}\n", *(f"{note}\n" for note in notes), markdown(rows), *shown])
+        "\n".join([f"# {title}\n", *(f"{note}\n" for note in notes), *_body(rows, shown)])
     )
+
+
+def _body(rows: Sequence[Row], pictures: Sequence[str]) -> list[str]:
+    inside = insiders(rows)
+    parts = ["## How fast, how large, how exact\n", markdown(rows), *pictures]
+    parts += ["## Inside ExpertFlow\n", markdown(inside, INSIDE)] if inside else []
+    return [*parts, "## Columns\n", legend(rows)]
 
 
 def read_cells(file: Path) -> list[Cell]:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .kind import Contender
+from .kind import CORES, Contender
 from .order import Answer, give, read_order
 from .packages import bench_folder, install, run
 from .transformers_steps import run_cases
@@ -26,6 +26,7 @@ KEPT = 0.4
 class AccelerateDisk(Contender):
     name = "accelerate disk offload"
     module = "accelerate_disk"
+    threads = (CORES,)
     trial_steps = 0
     """What one step has read the next one reads again."""
 

@@ -20,7 +20,7 @@ class Contender:
     name: str
     module: str
     """Of this folder, run with -m."""
-    threads: tuple[int, ...] = (CORES,)
+    threads: tuple[int, ...] = tuple(sorted({max(1, CORES // 2), CORES}))
     """Thread counts to try."""
     trial_steps = 3
     """With each thread count; they warm up as well. 0: neither is of use."""

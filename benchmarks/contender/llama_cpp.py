@@ -20,6 +20,8 @@ class LlamaCpp(Contender):
     threads = (CORES, 2 * CORES, 4 * CORES)
     """More than the cores: a thread that waits for a page lets another compute."""
 
+    trial_steps = 2
+
     def prepare(self, model: Path) -> None:
         source = _source()
         if not self._program.exists():

@@ -21,6 +21,10 @@ class Case(msgspec.Struct, kw_only=True):
     tokens: list[list[int]] = []
     steps: int = 32
     seed: int = 7
+    state: str = ""
+    """`cold` or `warm`, where both are measured: a name for the tables."""
+    trial: bool = True
+    """Whether a few steps of it come first, untimed; without them it runs on what was there before it."""
 
 
 class Order(msgspec.Struct, kw_only=True):

@@ -22,9 +22,9 @@ def bench_folder() -> Path:
     return folder
 
 
-def install(name: str, requirements: Sequence[str], dependencies: bool = False) -> Path:
-    """A folder with these packages, and what they depend on; the first call installs them. Without `dependencies`
-    what else they import is ours."""
+def install(name: str, requirements: Sequence[str], dependencies: bool = False, without: Sequence[str] = ()) -> Path:
+    """A folder with these packages; the first call installs them. With `dependencies` what they depend on too, but
+    not the packages in `without`; else what they import besides is ours."""
     folder = bench_folder() / "packages" / name
     if not folder.exists():
         partial = folder.with_name(f"{name}.partial")
@@ -32,6 +32,8 @@ def install(name: str, requirements: Sequence[str], dependencies: bool = False) 
         pip = [sys.executable, "-m", "pip", "install", "--target", str(partial)]
         pip += [*(() if dependencies else ("--no-deps",)), *requirements]
         run(pip, f"{name} does not install")
+        for left_out in (found for package in without for found in partial.glob(f"{package}*")):
+            shutil.rmtree(left_out)
         partial.rename(folder)
     return folder
 

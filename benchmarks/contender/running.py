@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -52,7 +53,9 @@ def run(contender: Contender, order: Order, timeout_s: float) -> Run:
 def _run(command: Sequence[str], order: bytes, group: MemoryGroup | None, timeout_s: float) -> Run:
     pipe = subprocess.PIPE
     inside = group.command(command) if group else command
-    with subprocess.Popen(inside, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+    # Threads are for the contender to choose.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with subprocess.Popen(inside, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
         pids = _pids(process, group)
         peak = PeakPss(pids)
         try:
@@ -89,8 +92,9 @@ def _failure(status: int, complaints: bytes, group: MemoryGroup | None) -> str:
         return ""
     if group and group.kills:
         return "killed by the kernel: out of memory"
-    last = complaints.decode(errors="replace").strip().splitlines()[-1:]
-    return f"exit status {status}: {' '.join(last)}"
+    lines = complaints.decode(errors="replace").strip().splitlines()
+    telling = next((line for line in reversed(lines) if "Error" in line), "".join(lines[-1:]))
+    return f"exit status {status}: {telling.strip()}"
 
 
 def _kill(pids: Iterable[int]) -> None:

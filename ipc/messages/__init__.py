@@ -2,7 +2,21 @@
 weights."""
 
 from .base import ErrorFacts, Message, Row, Sampling
-from .control import AskSnapshot, Drain, Failed, KillStage, Peer, Progress, Published, Ready, Snapshot, Span, StageStats
+from .control import (
+    AskSnapshot,
+    AskSurvey,
+    Drain,
+    Failed,
+    KillStage,
+    Peer,
+    Progress,
+    Published,
+    Ready,
+    Snapshot,
+    Span,
+    StageStats,
+    Surveyed,
+)
 from .to_client import Accepted, Finished, Refused, Timings, ToClient, Tokens, Welcome
 from .to_compute import (
     ComputeFromLoader,
@@ -20,12 +34,11 @@ from .to_predictor import Forecast, Foresee, PredictorFromLoader, PredictorFromS
 from .to_scheduler import Cancel, Foreseen, FromClient, FromCompute, FromPredictor, Hello, Stepped, Submit
 
 __all__ = [
-    "Accepted", "AskSnapshot", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Copied", "Copy", "Drain",
-    "ErrorFacts", "Failed",
-    "Filled", "Finished", "Forecast", "Foresee", "Foreseen", "Forget", "FromClient",
+    "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Copied", "Copy",
+    "Drain", "ErrorFacts", "Failed", "Filled", "Finished", "Forecast", "Foresee", "Foreseen", "Forget", "FromClient",
     "FromCompute", "FromPredictor", "Given", "HeldFromLoader", "Hello", "Hint", "Holding",
     "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
     "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
     "Snapshot",
-    "Span", "Split", "StageStats", "Stepped", "Submit", "Timings", "ToClient", "Tokens", "Used", "Welcome",
+    "Span", "Split", "StageStats", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "Tokens", "Used", "Welcome",
 ]  # fmt: skip

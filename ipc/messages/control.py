@@ -63,6 +63,23 @@ class Progress(Message, frozen=True):
     total: int
 
 
+class AskSurvey(Message, frozen=True):
+    """Survey this checkpoint (a folder or a hub id): what one stage is asked before anything else can be said."""
+
+    model: str
+    revision: str
+    dtype: str
+
+
+class Surveyed(Message, frozen=True):
+    """The answer, encoded: a `workers.checkpoint.survey.Survey`. `Progress` comes before it, `Failed` instead."""
+
+    survey: msgspec.Raw
+
+
+FromSurveyor = Progress | Surveyed | Failed
+FROM_SURVEYOR: msgspec.msgpack.Decoder[FromSurveyor] = msgspec.msgpack.Decoder(FromSurveyor)
+
 FromStage = Ready | Published | Failed | Progress
 FROM_STAGE: msgspec.msgpack.Decoder[FromStage] = msgspec.msgpack.Decoder(FromStage)
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+from expertflow.benchmarks.comparison.compare import NO_LIMIT
+from expertflow.benchmarks.hour.exact import matrix, residency
 from expertflow.benchmarks.hour.parts import PARTS, Part
 from expertflow.benchmarks.hour.plan import plan
 from expertflow.benchmarks.hour.readers import disk_rate, disk_steps, growth, link, resident, start_up, under_limit
@@ -18,7 +20,7 @@ HOUR = 60.0
 
 
 def part(name: str, minutes: float, *targets: str) -> Part:
-    return Part(name, targets, ("-m", name), minutes, f"{name}.json")
+    return Part(name, targets, ("-m", name), minutes, f"{name}.json", lambda file: [])
 
 
 def test_all_parts_fit_an_hour() -> None:
@@ -73,6 +75,19 @@ def test_figures_of_disk_link_start_and_growth_become_verdicts() -> None:
     ends = [{"value": value, "total": total, "least": total, "most": total} for value, total in ((8, 1.0), (32, 1.44))]
     (verdict,) = growth([{"axis": "rows"} | end for end in ends])
     assert (verdict.said, verdict.figure and round(verdict.figure.estimate, 3)) == ("not met", 0.2)
+
+
+def test_equal_tokens_and_who_is_killed_become_verdicts() -> None:
+    ours = {"contender": "ExpertFlow 25%", "limit_bytes": 0, "batch": 1, "identical": 1.0}
+    unequal, late = ours | {"identical": 0.99}, ours | {"identical": None, "failure": "not run: time is over"}
+    resident = {"contender": "transformers resident, eager", "limit_bytes": 10**9, "batch": 1}
+    killed = resident | {"failure": "killed by the kernel: out of memory"}
+    assert [seen.said for seen in residency({"rows": [ours, late, killed, killed]})] == ["met", "met"]
+    assert [seen.said for seen in residency({"rows": [ours, unequal, resident, killed]})] == ["not met", "not met"]
+    assert [seen.said for seen in matrix({"rows": [late]})] == ["not run"]
+    unlimited = resident | {"failure": f"{NO_LIMIT}: no controller"}
+    assert [seen.said for seen in residency({"rows": [ours | {"identical": None}, unlimited]})] == ["not run"] * 2
+    assert matrix({"rows": [ours, ours]})[0].cells[2:] == ("yes", "yes, 2 of 2 cases", "met")
 
 
 def test_the_page_names_every_target_and_says_what_was_not_run(tmp_path: Path) -> None:

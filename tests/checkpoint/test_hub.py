@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 from expertflow.errors import CheckpointError, EngineError, ExpertFlowError, UsageError
-from expertflow.ipc.messages import Progress
+from expertflow.ipc.messages import AskSurvey, Progress
 from expertflow.workers.checkpoint import hub
-from expertflow.workers.checkpoint.__main__ import main
+from expertflow.workers.checkpoint.asked import survey_asked
 from expertflow.workers.checkpoint.planning import plan_sizes
 from expertflow.workers.checkpoint.resolve import resolve_folder
-from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_folder
 
 from tests.checkpoint.fake_hub import COMMITS, GATED, MODEL, FakeHub, fake_hub
@@ -134,15 +131,10 @@ def test_a_plan_fetches_the_configuration_alone(remote: FakeHub, published: dict
     assert (whole.weights_here, whole.skeleton_bytes) == (True, sizes.skeleton_bytes)
 
 
-def test_the_surveyor_says_how_far_it_is(
-    remote: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    """In lines that its parent reads; anything else on stdout would garble them."""
-    monkeypatch.setattr(sys, "argv", ["surveyor", "survey", MODEL, "older", "auto", str(tmp_path / "survey")])
-    assert main() == 0
-    survey = msgspec.msgpack.decode((tmp_path / "survey").read_bytes(), type=Survey)
+def test_the_surveyor_says_how_far_it_is(remote: FakeHub):
+    told: list[Progress] = []
+    survey = survey_asked(AskSurvey(MODEL, "older", "auto"), told.append)
     assert Path(survey.folder).name == COMMITS["older"]
-    told = [msgspec.json.decode(line, type=Progress) for line in capsys.readouterr().out.splitlines()]
     assert told and all(MODEL in each.what and 0 <= each.done <= each.total for each in told)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from expertflow.benchmarks.enforced.page_cache import drop
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import OlmoeForCausalLM
@@ -15,7 +16,7 @@ from tests.checkpoint.skeletons import assert_skeleton_equal, load_both
 from tests.checkpoint.sparse import write_holes
 from tests.checkpoint.test_conversions import check_against_library
 from tests.families import save_tiny
-from tests.loader.page_cache import cached_pages, drop_pages
+from tests.loader.page_cache import cached_pages
 
 MEBIBYTE = 2**20
 EXTRA_LAYERS = [
@@ -51,12 +52,12 @@ def test_extra_layers_are_neither_counted_nor_read(tmp_path: Path, family: str, 
     save_tiny(family, tmp_path)
     alone = survey_checkpoint(str(tmp_path))
     extra = add_shard(tmp_path, extra_shapes(prefix))
-    drop_pages(extra)
+    drop([extra])
     survey, ours, theirs = load_both(tmp_path, "float32")
     assert (survey.layers, survey.experts, survey.stride_bytes) == (alone.layers, alone.experts, alone.stride_bytes)
     assert survey.skeleton_bytes == alone.skeleton_bytes
     assert_skeleton_equal(survey, ours, theirs)
-    drop_pages(extra)
+    drop([extra])
     load_both(tmp_path, "float32")
     read_bytes = cached_pages(extra) * 4096
     assert read_bytes < MEBIBYTE < extra.stat().st_size // 8

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+from expertflow.benchmarks.enforced.page_cache import drop
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 
 from tests.checkpoint.child import run_python
 from tests.checkpoint.skeletons import NO_FEED
 from tests.checkpoint.sparse import save_sparse
 from tests.families import tiny_config
-from tests.loader.page_cache import cached_pages, drop_pages
+from tests.loader.page_cache import cached_pages
 
 MEBIBYTE = 2**20
 OVERHEAD_BYTES = 60 * MEBIBYTE
@@ -82,7 +83,7 @@ def test_only_headers_and_the_skeleton_are_read_from_disk(big: Path):
     from expertflow.workers.compute.routing import StepRouting
 
     file = big / "model.safetensors"
-    drop_pages(file)
+    drop([file])
     survey = survey_checkpoint(str(big))
     assert cached_pages(file) * 4096 < 4 * MEBIBYTE
     load_model(survey, NO_FEED, StepRouting())

@@ -31,13 +31,13 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
-def survey_in_process(cache: Path, model: str, revision: str, answer: Path) -> tuple[int, str, str]:
-    arguments = ["-m", "expertflow.workers.checkpoint", "survey", model, revision, "auto", str(answer)]
+def sized_in_process(cache: Path, model: str, revision: str, answer: Path) -> tuple[int, str, str]:
+    arguments = ["-m", "expertflow.workers.checkpoint", model, revision, "auto", str(answer)]
     return run_python(arguments, {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
 
 
 def test_code_0_and_a_survey_that_needs_no_torch_to_read(hub_cache: Path, tmp_path: Path):
-    code, output, errors = survey_in_process(hub_cache, HUB_ID, "older", tmp_path / "answer")
+    code, output, errors = sized_in_process(hub_cache, HUB_ID, "older", tmp_path / "answer")
     assert code == 0, errors
     survey = msgspec.msgpack.decode((tmp_path / "answer").read_bytes(), type=Survey)
     folder = hub_cache / f"models--{HUB_ID.replace('/', '--')}" / "snapshots" / COMMITS["older"]
@@ -47,7 +47,7 @@ def test_code_0_and_a_survey_that_needs_no_torch_to_read(hub_cache: Path, tmp_pa
 
 def test_code_2_and_the_facts_of_the_error(hub_cache: Path, tmp_path: Path):
     """A hub id that is not on this machine, without a network."""
-    code, _, errors = survey_in_process(hub_cache, "some-people/other-experts", "", tmp_path / "answer")
+    code, _, errors = sized_in_process(hub_cache, "some-people/other-experts", "", tmp_path / "answer")
     assert code == 2, errors
     facts = msgspec.msgpack.decode((tmp_path / "answer").read_bytes(), type=ErrorFacts)
     assert facts.code == UsageError.code

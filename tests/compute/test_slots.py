@@ -50,6 +50,15 @@ def test_views_are_no_copies(survey: Survey):
     assert (view == 0).all()
 
 
+def test_experts_that_lie_alike_share_the_views_of_a_slot(tmp_path: Path):
+    experts: list[list[Place]] = [[(0, 96), (0, 3000)], [(0, 8288), (0, 11192)]]
+    alike = make_survey(write_random(tmp_path, 20000), [[600], [50]], experts, 4096)
+    views = SlotViews(make_arena(2 * alike.stride_bytes), alike)
+    first = views.weights(0, 0, 0)
+    assert views.weights(0, 0, 1) is first
+    assert views.weights(1, 0, 1) is not first
+
+
 def test_a_slot_shows_the_expert_that_it_is_asked_for(survey: Survey):
     """Experts lie at different offsets: the views of the last one would be shifted."""
     memory = make_arena(2 * survey.stride_bytes)

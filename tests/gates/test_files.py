@@ -13,7 +13,7 @@ from expertflow.errors import UsageError
 from expertflow.workers.gates.files import KIND, VERSION, GateFacts, load_gates, save_gates
 from safetensors.torch import save_file
 
-from tests.runtime.fakes import fake_survey
+from tests.runtime.fake_survey import fake_survey
 
 FACTS = GateFacts(fingerprint="a" * 32, layers=3, experts=10, top_k=2, width=4, bottleneck=5)
 SURVEY = msgspec.structs.replace(fake_survey(layers=3, experts=10), fingerprint="a" * 32)

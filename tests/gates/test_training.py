@@ -17,7 +17,7 @@ from expertflow.workers.traces.reading import read_hidden
 from safetensors.torch import load_file
 
 from tests.gates.lessons import POSITIONS, ROWS, write_lessons
-from tests.runtime.fakes import fake_survey
+from tests.runtime.fake_survey import fake_survey
 from tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH
 
 pytestmark = pytest.mark.usefixtures("one_thread")

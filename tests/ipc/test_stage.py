@@ -19,7 +19,7 @@ from expertflow.ipc.messages.control import FROM_STAGE
 from expertflow.ipc.router import Router
 from expertflow.ipc.rundir import RunDir
 from expertflow.ipc.sockets import Context
-from expertflow.ipc.spec import SharedMemory, StageSpec, read_spec, write_spec
+from expertflow.ipc.spec import StageSpec
 from expertflow.ipc.stage import Stage
 from expertflow.ipc.wiring import decoders_of
 
@@ -224,15 +224,3 @@ def test_last_words_are_delivered_after_closing(make_bench: Callable[..., Bench]
     bench.stage.fail(BudgetError("too large"))
     bench.stage.close()
     assert bench.heard(Failed)
-
-
-def test_a_spec_survives_its_descriptor():
-    spec = StageSpec(
-        stage="loader",
-        epoch=1,
-        run_dir="/r",
-        config=Config(model="m", batch_size=3),
-        survey_path="/s",
-        memory={"slots": SharedMemory(5, 4096)},
-    )
-    assert read_spec(write_spec(spec)) == spec

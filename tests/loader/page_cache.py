@@ -4,20 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import os
 from pathlib import Path
 
 import numpy as np
-
-
-def drop_pages(file: Path) -> None:
-    """Write a file back and drop it from the page cache."""
-    descriptor = os.open(file, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
 
 
 def cached_pages(file: Path) -> int:

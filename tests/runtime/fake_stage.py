@@ -6,12 +6,43 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 
-from expertflow.errors import BudgetError
+from expertflow.errors import BudgetError, CheckpointError
 from expertflow.ipc.entry import run_stage
 from expertflow.ipc.events import PeerJoined, Received
-from expertflow.ipc.messages import Filled, Forecast, Forget, Given, Message, Plan, Stepped, Used
+from expertflow.ipc.messages import (
+    AskSurvey,
+    Filled,
+    Forecast,
+    Forget,
+    Given,
+    Message,
+    Plan,
+    Progress,
+    Stepped,
+    Used,
+)
 from expertflow.ipc.stage import Stage
+from expertflow.tests.runtime.fake_survey import fake_survey
+from expertflow.workers.checkpoint.survey import Survey
+
+
+def survey(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey:
+    match os.environ.get("FAKE"):
+        case "refuse survey":
+            raise CheckpointError("is broken", asked.model, "Mend it")
+        case "file too short in survey":
+            raise EOFError("too short")
+        case "bug in survey":
+            raise ValueError("oh no")
+        case "die in survey":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "hang in survey":
+            time.sleep(60)
+        case "download":
+            report(Progress("checkpoint", f"downloading {asked.model}", 3, 7))
+    return fake_survey()
 
 
 def main(stage: Stage) -> None:
@@ -79,4 +110,4 @@ def number_in(message: Message) -> int:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, survey)

@@ -1,4 +1,4 @@
-"""Engines of fake stages, and a survey of no real checkpoint."""
+"""Engines of fake stages."""
 
 from __future__ import annotations
 
@@ -6,54 +6,27 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from expertflow.configs.schema import Config
 from expertflow.runtime.stages import StagePlan
 from expertflow.runtime.supervisor import Supervisor
-from expertflow.workers.checkpoint.survey import RowFacts, Survey
 
 SCRIPT = str(Path(__file__).with_name("fake_stage.py"))
 STAGES = ("compute", "loader", "predictor", "scheduler")
 
 
-def fake_survey(layers: int = 4, experts: int = 8, stride_bytes: int = 4096, skeleton_bytes: int = 1000) -> Survey:
-    return Survey(
-        folder="nowhere",
-        model_type="fake",
-        architecture="Fake",
-        dtype="float32",
-        vocabulary=10,
-        context=100,
-        eos_ids=[],
-        layers=layers,
-        experts=experts,
-        top_k=2,
-        module_names=[f"layers.{layer}" for layer in range(layers)],
-        skeleton_bytes=skeleton_bytes,
-        checkpoint_bytes=layers * experts * stride_bytes,
-        rows=RowFacts(kv_bytes_per_position=16),
-        files=[],
-        tensors=[],
-        pieces=[],
-        places=np.zeros(0, np.int64).tobytes(),
-        stride_bytes=stride_bytes,
-        block_bytes=1,
-    )
-
-
 def fake_engine(
     stages: tuple[str, ...] = STAGES, behaviour: dict[str, str] | None = None, **options: object
 ) -> Supervisor:
-    """Not started yet. `behaviour`: stage -> $FAKE; `options` are the configuration's."""
+    """Not started yet. The first stage surveys. `behaviour`: stage -> $FAKE; `options` are the configuration's."""
     how = behaviour or {}
     plans = [
         StagePlan(
-            stage, ("-P", SCRIPT), {"FAKE": how.get(stage, "")}, memory("loader", stage), early=stage == "compute"
+            stage, ("-P", SCRIPT), {"FAKE": how.get(stage, "")}, memory("loader", stage), surveys=stage == stages[0]
         )
         for stage in stages
     ]
     config = Config.load(**{"model": "nowhere", "kv_memory": "1MB", **options})
-    return Supervisor(config, plans=plans, surveyor=lambda config, path, report: fake_survey())
+    return Supervisor(config, plans=plans)
 
 
 def memory(owner: str, stage: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError
 from expertflow.runtime.budgets import count_slots, plan_budgets
-from expertflow.tests.runtime.fakes import fake_survey
+from expertflow.tests.runtime.fake_survey import fake_survey
 
 MIB = 2**20
 

@@ -6,14 +6,12 @@ import os
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError, EngineError
-from expertflow.ipc.messages import Progress
 from expertflow.runtime.children import describe_exit, tail
 from expertflow.runtime.stages import compute_threads, stage_plans
-from expertflow.runtime.surveying import run_survey
+from expertflow.runtime.surveying import run_sizes
 
 
 def test_only_compute_gets_more_than_one_thread_and_only_the_predictor_is_nice():
@@ -24,6 +22,15 @@ def test_only_compute_gets_more_than_one_thread_and_only_the_predictor_is_nice()
     }  # fmt: skip
     assert {stage for stage, plan in plans.items() if plan.nice} == {"predictor"}
     assert {stage for stage, plan in plans.items() if "OMP_WAIT_POLICY" not in plan.environment} == {"compute"}
+
+
+def test_compute_spins_long_only_where_all_experts_are_asked_for():
+    """Beside loads a spinning thread keeps the loader from its core."""
+    spins = {}
+    for share in ("100%", "25%"):
+        compute = next(plan for plan in stage_plans(Config(expert_memory=share)) if plan.stage == "compute")
+        spins[share] = int(compute.environment["GOMP_SPINCOUNT"])
+    assert spins["100%"] > spins["25%"] > 0
 
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 2), (3, 2), (8, 7)])
@@ -51,40 +58,28 @@ def test_the_tail_of_a_file_is_bounded(tmp_path: Path):
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    """Let this program stand in for the surveyor: it gets the guard's arguments."""
+    """Let this program stand in for the sizing process: it gets the guard's arguments."""
     script = tmp_path / "python"
     script.write_text(f"#!{sys.executable} -P\nimport sys\nout = sys.argv[-1]\n{code}\n")
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
 
 
-def test_a_refusal_of_the_surveyor_keeps_its_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_refusal_of_the_sizing_process_keeps_its_type(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     answer = b"\\x82\\xa4code\\xaacheckpoint\\xa4what\\xa6broken"
     stand_in(monkeypatch, tmp_path, f"open(out, 'wb').write(b'{answer.decode()}')\nsys.exit(2)")
     with pytest.raises(CheckpointError, match="broken"):
-        run_survey(Config(model="m"), tmp_path / "survey")
+        run_sizes(Config(model="m"), tmp_path / "sizes")
 
 
-def test_a_dead_surveyor_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_a_dead_sizing_process_is_an_error_with_its_last_words(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """Exit code 2 without a file is Python's own for wrong usage, not a refusal."""
     stand_in(monkeypatch, tmp_path, "sys.stderr.write('oh no')\nsys.exit(2)")
     with pytest.raises(EngineError, match="exit code 2.*oh no"):
-        run_survey(Config(model="m"), tmp_path / "survey")
+        run_sizes(Config(model="m"), tmp_path / "sizes")
 
 
-def test_the_surveyors_progress_is_passed_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """In pieces, as pipes deliver it; a download that went unheard would be cut off after `start_timeout_s`."""
-    line = msgspec.json.encode(Progress("checkpoint", "downloading m", 3, 7)).decode()
-    head, rest = line[:9], line[9:]
-    words = f"w = sys.stdout.write\nw({head!r}); sys.stdout.flush(); w({rest!r} + chr(10) + {line!r} + chr(10))"
-    stand_in(monkeypatch, tmp_path, f"{words}\nsys.exit(1)")
-    told: list[Progress] = []
-    with pytest.raises(EngineError, match="exit code 1"):
-        run_survey(Config(model="m"), tmp_path / "survey", told.append)
-    assert told == [Progress("checkpoint", "downloading m", 3, 7)] * 2
-
-
-def test_a_survey_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_sizing_that_takes_too_long_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     stand_in(monkeypatch, tmp_path, "import time\ntime.sleep(60)")
     with pytest.raises(EngineError, match="longer than 0.5 s"):
-        run_survey(Config(model="m", start_timeout_s=0.5), tmp_path / "survey")
+        run_sizes(Config(model="m", start_timeout_s=0.5), tmp_path / "sizes")

@@ -11,7 +11,7 @@ from expertflow.errors import BudgetError, UsageError
 from expertflow.runtime import fit
 from expertflow.runtime.commands import plan
 from expertflow.runtime.commands.plan import Plan
-from expertflow.tests.runtime.fakes import fake_survey
+from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import Survey
 
 GIB = 2**30

@@ -32,9 +32,12 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-def start_script(mark: str) -> subprocess.Popen[str]:
+def start_script(mark: str, behaviour: str = "") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", str(SCRIPT)], env={**os.environ, MARK: mark}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-P", str(SCRIPT), behaviour],
+        env={**os.environ, MARK: mark},
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -57,8 +60,18 @@ def test_when_the_supervisor_is_killed_everything_ends(delay_s: float | None, ru
     assert not list(runtime_base.iterdir()), "the next start does not sweep what was left"
 
 
+def test_a_surveyor_ends_with_its_supervisor(runtime_base: Path):
+    """In the middle of a survey, which hears of nothing."""
+    mark = uuid.uuid4().hex
+    with start_script(mark, "hang in survey") as script:
+        wait_until(lambda: len(marked_processes(mark)) == 3)
+        script.kill()
+    wait_until(lambda: not marked_processes(mark))
+    sweep(runtime_base)
+
+
 def test_a_module_run_under_guard_ends_with_its_process():
-    """The surveyor knows nothing of supervisors: unguarded, it would go on when its supervisor was killed."""
+    """The sizing process knows nothing of supervisors: unguarded, it would go on when its supervisor was killed."""
     with subprocess.Popen(["sleep", "60"]) as owner:
         guarded = [sys.executable, "-m", "expertflow.ipc.guarded", str(owner.pid), SLEEPER, "x"]
         with subprocess.Popen(guarded, stdout=subprocess.PIPE, text=True) as child:

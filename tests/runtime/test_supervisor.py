@@ -14,7 +14,7 @@ import psutil
 import pytest
 import zmq
 from expertflow.configs.schema import Config
-from expertflow.errors import BudgetError, CheckpointError, EngineError, UsageError
+from expertflow.errors import BudgetError, EngineError, UsageError
 from expertflow.ipc.addresses import MONITOR, socket_address
 from expertflow.ipc.link import Link
 from expertflow.ipc.messages import AskSnapshot, KillStage, Progress, Snapshot
@@ -209,16 +209,6 @@ def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path):
         fake_engine(PAIR, timeline=str(tmp_path)).start()
     with pytest.raises(UsageError, match="no model given"):
         fake_engine(PAIR, model="").start()
-
-
-def test_an_error_of_the_survey_reaches_the_user():
-    def broken(*_: object) -> None:
-        raise CheckpointError("no config.json", "nowhere")
-
-    engine = fake_engine(PAIR)
-    engine._surveyor = broken  # type: ignore[assignment]
-    with pytest.raises(CheckpointError, match="no config.json"):
-        engine.start()
 
 
 def test_an_engine_can_be_started_again_and_stopped_twice():

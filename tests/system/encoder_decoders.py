@@ -95,6 +95,15 @@ def error_of_recomputed(folder: Path, library: Any) -> float:
     return max(errors)
 
 
+def expect_logits_of_the_library(folder: Path, library: Any, batch: int) -> None:
+    """Every logit and every token, at a quarter of the experts."""
+    watched, driver = run(folder, BUDGETS["quarter"], batch)
+    assert watched.worst_error(library, driver) <= TOLERANCE
+    for sequence in driver.sequences.values():
+        alone = stepwise(library, sequence.prompt_ids, sequence.token_ids)[:-1]
+        assert sequence.token_ids == alone.argmax(-1).tolist()
+
+
 def expect_tokens_of_the_library(folder: Path, library: Any, kill: str = "", forced: int = 0) -> None:
     """But for the first `forced` tokens of each output, which are not the model's choice."""
     prompts, count = random_prompts(6, VOCABULARY), 100 if kill else 12

@@ -20,13 +20,14 @@ from expertflow.workers.routing import UNROUTED, read_partial_routing, read_rout
 from transformers import SwitchTransformersForConditionalGeneration
 
 from tests.compute.watching import seen_in_two_steps
-from tests.switch import save_switch, stepwise
+from tests.switch import save_switch
 from tests.system.encoder_decoders import (
     BUDGETS,
     SEEN,
     TOLERANCE,
     digests,
     error_of_recomputed,
+    expect_logits_of_the_library,
     expect_tokens_of_the_library,
     run,
     surveyed,
@@ -55,11 +56,7 @@ def test_survey_counts_the_layers_of_both(folder: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_logits_equal_transformers_alone_and_unpadded(folder: Path, library: Any, batch: int) -> None:
     """I1b with rows that join, leave and are split, at a quarter of the experts: every token and every logit."""
-    watched, driver = run(folder, BUDGETS["quarter"], batch)
-    assert watched.worst_error(library, driver) <= TOLERANCE
-    for sequence in driver.sequences.values():
-        alone = stepwise(library, sequence.prompt_ids, sequence.token_ids)[:-1]
-        assert sequence.token_ids == alone.argmax(-1).tolist()
+    expect_logits_of_the_library(folder, library, batch)
 
 
 @pytest.mark.parametrize(

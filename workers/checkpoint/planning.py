@@ -1,4 +1,7 @@
-"""What is known of a model without downloading its weights: for `expertflow plan`."""
+"""What is known of a model without downloading its weights: for `expertflow plan`.
+
+Torch is imported once there is a model to look at: a wrong name is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,7 @@ from .headers import INDEX, SINGLE, weight_names
 from .hub import fetch_config, listed_bytes
 from .packed import refuse_gguf, refuse_packed_index
 from .resolve import local_folder, read_config
-from .sizing import model_sizes
 from .survey import ModelSizes
-from .surveyor import survey_folder
 
 
 def plan_sizes(model: str, revision: str = "", dtype: str = "auto") -> ModelSizes:
@@ -25,16 +26,24 @@ def plan_sizes(model: str, revision: str = "", dtype: str = "auto") -> ModelSize
     if folder:
         started = (folder / INDEX).is_file() or (folder / SINGLE).is_file()
         if started:
-            return survey_folder(folder, dtype)
+            return _survey(folder, dtype)
         refuse_gguf(folder)
         return _sizes_of(folder, dtype)
     folder = fetch_config(model, revision)
     if all((folder / name).is_file() for name in weight_names(folder)):
-        return survey_folder(folder, dtype)
+        return _survey(folder, dtype)
     return msgspec.structs.replace(_sizes_of(folder, dtype), checkpoint_bytes=listed_bytes(model, folder))
 
 
+def _survey(folder: Path, dtype: str) -> ModelSizes:
+    from .surveyor import survey_folder
+
+    return survey_folder(folder, dtype)
+
+
 def _sizes_of(folder: Path, dtype: str) -> ModelSizes:
+    from .sizing import model_sizes
+
     try:
         refuse_packed_index(read_config(folder), folder)
         return model_sizes(folder, dtype)

@@ -1,4 +1,5 @@
-"""Surveys a checkpoint from its headers and configuration alone. Imports torch, so it runs in a process of its own."""
+"""Surveys a checkpoint from its headers and configuration alone. Imports torch: compute makes it, and
+`plan` in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,21 +1,19 @@
-"""The compute process."""
+"""The compute process, which makes the survey of the checkpoint before that."""
 
 from __future__ import annotations
 
 from ...ipc.entry import run_stage
 from ...ipc.stage import Stage
+from ..checkpoint.asked import survey_asked
+from ..checkpoint.imports import importing
 
 
 def main(stage: Stage) -> None:
-    from .shell import ComputeShell
+    with importing():
+        from .shell import ComputeShell
 
     ComputeShell(stage).run()
 
 
-def prepare() -> None:
-    """All that takes long and depends on no model."""
-    from . import shell  # noqa: F401
-
-
 if __name__ == "__main__":
-    run_stage(main, prepare)
+    run_stage(main, survey_asked)

@@ -19,11 +19,13 @@ from .streamed_linear import stream_linears
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: StepRouting) -> PreTrainedModel:
     """The skeleton of a surveyed checkpoint with every experts module bound to `feed`."""
-    return bind(load_unbound(survey), lambda layer: ExpertsLayer(layer, feed, routing))
+    model = load_unbound(survey)
+    bind(model, feed, routing)
+    return model
 
 
 def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrainedModel:
-    """The skeleton, on the CPU or on a device; its experts modules know no weights and no layer yet."""
+    """The skeleton as it computes here, or on a device; its experts still have to be bound."""
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
     if device is None or device.type == "cpu":
@@ -32,11 +34,15 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
     return model.to(device)  # pyright: ignore[reportArgumentType]
 
 
-def bind(model: PreTrainedModel, layer_of: Callable[[int], ExpertsLayer]) -> PreTrainedModel:
+def bind(model: PreTrainedModel, feed: ExpertFeed, routing: StepRouting) -> None:
+    """Let every experts module get its experts from `feed`."""
+    bind_layers(model, lambda layer: ExpertsLayer(layer, feed, routing))
+
+
+def bind_layers(model: PreTrainedModel, layer_of: Callable[[int], ExpertsLayer]) -> None:
     """Give every experts module the layer that runs it."""
     for layer, (_, module) in enumerate(experts_modules(model)):
         module.expertflow_layer = layer_of(layer)  # pyright: ignore[reportArgumentType]
-    return model
 
 
 def attach(hinter: Hinter, model: PreTrainedModel) -> None:

@@ -21,14 +21,14 @@ from ..checkpoint.survey import Survey
 from ..gates.files import load_gates
 from ..traces.records import TraceHeader
 from ..traces.stream import TraceFile
-from .device.assembly import load_on_device, open_residency
+from .device.assembly import bind_on_device, open_residency
 from .device.budget import claim_memory
 from .device.open import open_device
 from .device.residency import DeviceResidency
 from .executor import Executor, sample
 from .hints import Hinter, HintSource
 from .holdings import Holdings
-from .model import attach, load_model
+from .model import attach, bind, load_unbound
 from .next_router import NextRouters
 from .recording import Recording
 from .residency import ComputeStopped, Residency
@@ -48,6 +48,8 @@ class ComputeShell:
         survey = stage.survey(Survey)
         self._device = open_device(stage.config.device)
         self._resident = stage.spec.slots >= survey.expert_count
+        # Before the slots are mapped: whoever maps them first, the loader by now, has their pages cleared.
+        model = self._load(survey)
         self._steps: deque[ComputeFromScheduler | _NewScheduler] = deque()
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
@@ -55,7 +57,7 @@ class ComputeShell:
         self._residency = self._open_residency(survey)
         self._trace = self._open_trace(survey)
         routing = StepRouting(self._trace, survey.layers, survey.encoder_layers)
-        model = self._load(survey, routing)
+        self._bind(model, routing)
         hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
         attachments = Path(stage.spec.run_dir) / FOLDER
@@ -72,6 +74,13 @@ class ComputeShell:
             "cpu" if self._device is None else self._device.torch_device,
         )
 
+    def _load(self, survey: Survey) -> PreTrainedModel:
+        """On a device once it is known that everything fits."""
+        if self._device is None:
+            return load_unbound(survey)
+        claim_memory(self._device, self._stage.config, survey, self._stage.spec.slots)
+        return load_unbound(survey, self._device.torch_device)
+
     def _open_residency(self, survey: Survey) -> Residency:
         stage, slots = self._stage, self._stage.spec.slots
         links: Any = {
@@ -81,15 +90,15 @@ class ComputeShell:
             "clock_ns": time.monotonic_ns,
         }
         if self._device is not None:
-            claim_memory(self._device, stage.config, survey, slots)
             return open_residency(self._device, survey, slots, stage.arena("host").array, **links)
         holdings = Holdings(slots, survey.layers, survey.experts)
         return Residency(holdings, SlotViews(stage.arena("slots").array, survey), **links)
 
-    def _load(self, survey: Survey, routing: StepRouting) -> PreTrainedModel:
+    def _bind(self, model: PreTrainedModel, routing: StepRouting) -> None:
         if self._device is not None and isinstance(self._residency, DeviceResidency):
-            return load_on_device(survey, self._residency, routing, self._device)
-        return load_model(survey, self._residency, routing)
+            bind_on_device(model, self._residency, routing, self._device)
+        else:
+            bind(model, self._residency, routing)
 
     def _open_trace(self, survey: Survey) -> StepTrace | None:
         config, spec = self._stage.config, self._stage.spec

@@ -29,16 +29,18 @@ class SlotViews:
         roomy = self._memory.numel() >= survey.expert_count * survey.stride_bytes
         self._stackable = roomy and survey.kinds == 1 and bool((positions == positions[0, 0]).all())
         self._stacks: dict[int, ExpertWeights] = {}
-        self._views: dict[int, tuple[int, int, ExpertWeights]] = {}
+        self._views: dict[int, tuple[list[int], int, ExpertWeights]] = {}
+        """By slot: where its tensors begin, their kind, and the views."""
 
     def weights(self, slot: int, layer: int, expert: int) -> ExpertWeights:
         """The weights of an expert that lies in `slot`.
 
-        A slot's last views are kept, as making them costs more than a small matmul; all that ever were would be a leak.
+        A slot's last views are kept, as making them costs more than a small matmul, and serve whichever expert lies
+        there alike; all that ever were would be a leak.
         """
-        found = self._views.get(slot)
-        if found is None or found[:2] != (layer, expert):
-            found = self._views[slot] = (layer, expert, self._make(slot, layer, expert))
+        positions, kind, found = self._positions[layer][expert], self._kind_of(expert), self._views.get(slot)
+        if found is None or found[0] != positions or found[1] != kind:
+            found = self._views[slot] = (positions, kind, self._make(slot, positions, kind))
         return found[2]
 
     def stack(self, layer: int) -> ExpertWeights | None:
@@ -59,11 +61,11 @@ class SlotViews:
         size, strides = (self.experts, *shape), (self._stride_bytes // one.itemsize, *one.stride())
         return one.as_strided(size, strides, one.storage_offset())
 
-    def _make(self, slot: int, layer: int, expert: int) -> ExpertWeights:
-        base, kind = slot * self._stride_bytes, self._kind_of(expert)
+    def _make(self, slot: int, positions: list[int], kind: int) -> ExpertWeights:
+        base = slot * self._stride_bytes
         return {
             tensor.name: self._view(base + position, tensor.shape, tensor.dtype)
-            for tensor, position in zip(self._tensors, self._positions[layer][expert], strict=True)
+            for tensor, position in zip(self._tensors, positions, strict=True)
             if tensor.kind == kind
         }
 

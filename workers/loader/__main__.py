@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ...ipc.entry import run_stage
 from ...ipc.stage import Stage
+from .shell import LoaderShell
 
 
 def main(stage: Stage) -> None:
-    from .shell import LoaderShell
-
     LoaderShell(stage).run()
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from ...ipc.entry import run_stage
 from ...ipc.stage import Stage
+from .shell import SchedulerShell
 
 
 def main(stage: Stage) -> None:
-    from .shell import SchedulerShell
-
     SchedulerShell(stage).run()
 
 

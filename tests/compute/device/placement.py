@@ -18,7 +18,7 @@ from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.device.layer import DeviceExpertsLayer
 from expertflow.workers.compute.encoder_decoder import new_unit
-from expertflow.workers.compute.model import bind, load_unbound
+from expertflow.workers.compute.model import bind_layers, load_unbound
 from expertflow.workers.compute.routing import StepRouting
 from expertflow.workers.compute.unit import RowAbilities, Unit
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -94,7 +94,7 @@ class World:
         self.device = ShapesDevice(self.survey, where)
         self.model = load_unbound(self.survey)
         feed, device = ShapesFeed(self.survey, where), self.device
-        bind(self.model, lambda layer: DeviceExpertsLayer(layer, feed, self.routing, device))  # pyright: ignore[reportArgumentType]
+        bind_layers(self.model, lambda layer: DeviceExpertsLayer(layer, feed, self.routing, device))  # pyright: ignore[reportArgumentType]
 
     def move(self) -> None:
         """What `Module.to` does."""

@@ -12,7 +12,7 @@ from ....ipc.messages import ComputeFromLoader, Message
 from ...checkpoint.layout import filled_bytes
 from ...checkpoint.survey import Survey
 from ..holdings import Holdings
-from ..model import bind, load_unbound
+from ..model import bind_layers
 from ..routing import StepRouting
 from .base import Device
 from .layer import DeviceExpertsLayer
@@ -38,7 +38,6 @@ def open_residency(
     return DeviceResidency(traffic, holdings, DeviceSlotViews(memory, survey, traffic), send, hear, wait, clock_ns)
 
 
-def load_on_device(survey: Survey, residency: DeviceResidency, routing: StepRouting, device: Device) -> PreTrainedModel:
-    """The skeleton on the device, with every experts module bound to its slots."""
-    model = load_unbound(survey, device.torch_device)
-    return bind(model, lambda layer: DeviceExpertsLayer(layer, residency, routing, device))
+def bind_on_device(model: PreTrainedModel, residency: DeviceResidency, routing: StepRouting, device: Device) -> None:
+    """Bind every experts module of a skeleton on the device to its slots."""
+    bind_layers(model, lambda layer: DeviceExpertsLayer(layer, residency, routing, device))

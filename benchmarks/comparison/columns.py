@@ -1,0 +1,89 @@
+"""The columns of a comparison's two tables: who is how fast, and what happens inside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..intervals import Interval
+
+NONE = "–"
+
+
+class Column(NamedTuple):
+    title: str
+    text: Callable[[Any], str]
+    meaning: str = ""
+    """For a newcomer; empty where the title says it."""
+
+
+def share(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def mb(value: float) -> str:
+    return f"{value / 1e6:.0f}"
+
+
+def ms(value: float) -> str:
+    return f"{1e3 * value:.0f}"
+
+
+def limit(value: float) -> str:
+    return f"{value / 1e9:.2f}" if value else NONE
+
+
+WHO = {
+    "contender": Column("contender", str),
+    "batch": Column("batch", str, "sequences that are decoded together"),
+    "state": Column(
+        "state", str, "*cold*: the first prompts after a start; *warm*: other prompts after those, in the same process"
+    ),
+    "limit_bytes": Column(
+        "limit, GB", limit, "of memory, enforced by the kernel on all processes of the contender; –: none"
+    ),
+}
+SPEED = WHO | {
+    "first_s": Column("first token, ms", ms, "from handing in the prompts to the first token: the prefill; median"),
+    "step_p50_s": Column("a step, ms: p50", ms, "a decode step, one token for each sequence: median"),
+    "step_p99_s": Column("p99", ms, "99 of 100 steps took no longer"),
+    "rate": Column("tokens/s", lambda value: str(Interval(**value)), "of decode, all sequences (95 % interval)"),
+    "speedup": Column(
+        "ours is faster", lambda value: f"{Interval(**value)}×", "time of the same steps over ExpertFlow's, paired"
+    ),
+    "identical": Column("identical", share, "tokens equal to the reference's (see above)"),
+    "pss_peak_bytes": Column(
+        "PSS peak, MB", mb, "most memory of all processes at a time, shared pages counted once; page cache not counted"
+    ),
+    "group_peak_bytes": Column(
+        "charged, MB",
+        lambda value: mb(value) if value else NONE,
+        "most that the kernel charged to the limit, page cache counted",
+    ),
+    "ready_s": Column("ready after, s", lambda value: f"{value:.0f}", "from the start to being ready for prompts"),
+    "runs": Column("repeats", str),
+    "steps": Column("steps", str, "decode steps in all repeats"),
+    "threads": Column(
+        "threads",
+        lambda value: f"{value:.0f}",
+        "the fastest count of a few steps, or its own choice",
+    ),
+    "failure": Column("failure", str),
+}
+INSIDE = WHO | {
+    "expert_share": Column("experts held", share, "of the experts' bytes, what the slots hold"),
+    "hit_ratio": Column("hits", share, "experts that were in their slot when their layer asked for them"),
+    "forecast_precision": Column("forecast precision", share, "experts brought in ahead that were then used"),
+    "forecast_recall": Column("recall", share, "experts brought in that had been foreseen"),
+    "bytes_per_token": Column(
+        "MB a token",
+        mb,
+        "read for each generated token, prefill included, and when *cold* what is still to be filled after the start",
+    ),
+    "wasted_bytes_per_token": Column("wasted", mb, "of these, brought in ahead and evicted or passed unused"),
+    "stall_share": Column("stalled", share, "of the time, compute waiting for experts"),
+    "busy_compute": Column("busy: compute", share, "of the time, each stage at work"),
+    "busy_loader": Column("loader", share),
+    "busy_predictor": Column("predictor", share),
+    "busy_scheduler": Column("scheduler", share),
+}

@@ -1,0 +1,29 @@
+"""What imports leave to the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+from expertflow.workers.checkpoint.imports import importing
+
+
+def test_what_was_imported_is_never_collected_again_and_collecting_goes_on():
+    before = gc.get_freeze_count()
+    try:
+        with importing():
+            assert not gc.isenabled()
+            kept = [[] for _ in range(10_000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() - before >= len(kept)
+    finally:
+        gc.unfreeze()
+
+
+def test_a_module_that_is_missing_leaves_the_collector_on():
+    try:
+        with pytest.raises(ModuleNotFoundError), importing():
+            import expertflow.no_such_module  # noqa: F401 # pyright: ignore[reportMissingImports]
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
