@@ -24,7 +24,7 @@ def shapes(draw: st.DrawFn) -> Shape:
     slots = draw(st.integers(1, layers * experts + 1))
     by_layer = slots >= layers and draw(st.booleans())
     rank_victims = draw(st.sampled_from(("auto", "always", "never")))
-    return Shape(slots, layers, experts, top_k, draw(st.integers(1, 3)), by_layer, rank_victims)
+    return Shape(slots, layers, experts, top_k, draw(st.integers(1, 3)), by_layer, rank_victims, draw(st.booleans()))
 
 
 @st.composite
@@ -57,6 +57,7 @@ def make_ledger(shape: Shape) -> Ledger:
         fills_in_flight=shape.fills_in_flight,
         by_layer=shape.by_layer,
         rank_victims=shape.rank_victims,
+        volatile=shape.volatile,
     )
 
 

@@ -38,6 +38,8 @@ class Shape:
     fills_in_flight: int = 2
     by_layer: bool = False
     rank_victims: str = "auto"
+    volatile: bool = False
+    """Slots are in memory of compute's own, and gone with it."""
 
 
 @dataclass
@@ -178,6 +180,8 @@ class World:
         """The step is run again from its first layer, under a new number."""
         self.performed.append("kill compute")
         self.holdings = self.make_holdings(self.shape)
+        if self.shape.volatile:
+            self.contents = [TORN] * self.shape.slots
         self.kernels.clear()
         self.layer, self.next_layer, self.number = None, 0, self.number + 1
         self._cut_links()
