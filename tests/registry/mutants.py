@@ -14,13 +14,13 @@ from expertflow.workers.compute import rows as cache_rows
 def stale_slots(runtime: LocalRuntime) -> None:
     """A slot that is filled a second time keeps what it held."""
     held: dict[int, tuple[int, int]] = {}
-    honest = runtime._transfers.start
+    honest = runtime._fills.start
 
     def start(slot: int, layer: int, expert: int, urgent: bool) -> None:
         stale = held.setdefault(slot, (layer, expert))
         honest(slot, *stale, urgent)
 
-    runtime._transfers.start = start  # pyright: ignore[reportAttributeAccessIssue]
+    runtime._fills.start = start  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def lost_waves(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from expertflow import Config, Supervisor
 from expertflow.errors import UsageError
 from expertflow.runtime.devices import cuda_version
 from expertflow.runtime.fit import budget_fit
-from expertflow.tests.runtime.fakes import fake_survey
+from expertflow.tests.runtime.fake_survey import fake_survey
 
 
 def test_what_torch_is_built_for_is_known_without_it() -> None:

@@ -98,12 +98,15 @@ class World:
 
     def move(self) -> None:
         """What `Module.to` does."""
+        where = self.device.torch_device
         for module in self.model.modules():
-            for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-                if tensor is not None:
-                    moved = _like(tensor.shape, tensor.dtype, self.device.torch_device)
-                    held = module._parameters if name in module._parameters else module._buffers
-                    held[name] = torch.nn.Parameter(moved, requires_grad=False) if held is module._parameters else moved
+            for name, own in module._parameters.items():
+                if own is not None:
+                    moved = _like(own.shape, own.dtype, where)
+                    module._parameters[name] = torch.nn.Parameter(moved, requires_grad=False)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = _like(buffer.shape, buffer.dtype, where)
 
     def prefill(self, first: int, lengths: list[int]) -> Unit:
         unit = new_unit(self.model.config, RowAbilities.of(self.survey.rows), self.device.torch_device)
