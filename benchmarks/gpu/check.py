@@ -23,6 +23,8 @@ from .parts import PARTS, Part
 from .results import failure_of, result_of, save_failure
 
 COMMAND = ("-m", "expertflow.benchmarks.gpu.part")
+ROOT = Path(__file__).parents[2]
+"""Parts import the tests' families from it."""
 LAST_WORDS = 15
 
 
@@ -33,7 +35,7 @@ def main() -> int:
     except UsageError as error:
         sys.stderr.write(f"gpu-check needs a GPU: {error}\n")
         return 2
-    folder: Path = arguments.out
+    folder: Path = arguments.out.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * arguments.minutes
     for part in PARTS:
@@ -57,7 +59,7 @@ def _run(part: Part, folder: Path, until: float) -> None:
     sys.stderr.write(f"{part.name}: {part.what}\n")
     command = [sys.executable, *COMMAND, part.name, str(folder)]
     try:
-        ended = subprocess.run(command, timeout=left_s, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, timeout=left_s, capture_output=True, text=True, check=False, cwd=ROOT)
     except subprocess.TimeoutExpired:
         save_failure(folder, part.name, f"ended after {left_s:.0f} s, unfinished")
         return
