@@ -157,12 +157,18 @@ def in_process(survey: Survey) -> Spent:
         timeline = Path(folder, "timeline.json")
         config = Config.load("cpu-disk", model=survey.folder, expert_memory="100%", timeline=str(timeline))
         with Supervisor(config) as engine, Client(engine.address) as client:
-            while client.stats().stages["loader"].counters.get("loads", 0) < survey.expert_count:
+            while _loads(client) < survey.expert_count:
                 time.sleep(0.25)
             cpu_s = _other_threads_cpu_s(client.stats().stages["loader"].pid)
         spans = [event for event in json.loads(timeline.read_text()) if event["ph"] == "X" and event["name"] == "load"]
     wall_s = (max(span["ts"] + span["dur"] for span in spans) - min(span["ts"] for span in spans)) / 1e6
     return Spent("loader process", survey.expert_count * survey.expert_bytes, wall_s, cpu_s)
+
+
+def _loads(client: Client) -> float:
+    """Of the loader, which may not have published anything yet."""
+    stages = client.stats().stages
+    return stages["loader"].counters.get("loads", 0) if "loader" in stages else 0
 
 
 def _other_threads_cpu_s(pid: int) -> float:

@@ -16,6 +16,7 @@ OVERHEAD_BYTES = 850_000_000
 """What all processes take beside expert slots, files of the libraries included: with 720 MB their code is evicted and
 read again in every step, which then takes several times as long."""
 LITTLE_KV = "64MiB"
+COUNTING = ("loader", "compute")
 
 
 class ExpertFlow(Contender):
@@ -78,8 +79,9 @@ def _decode(
 
 
 def _counters(client: Client) -> dict[str, float]:
+    """Of a stage that has published nothing yet there are none."""
     stages = client.stats().stages
-    counters = {**stages["loader"].counters, **stages["compute"].counters}
+    counters = {name: value for stage in COUNTING if stage in stages for name, value in stages[stage].counters.items()}
     return counters | {f"busy_{name}_ns": stage.busy_ns for name, stage in stages.items()}
 
 

@@ -49,16 +49,16 @@ def script(name: str, *options: str) -> tuple[str, ...]:
 
 
 PARTS = (
-    Part("under limit", ("S4",), module("under_limit", "--steps", "24", "--patience", "12", "--minutes", "14"), 15,
+    Part("under limit", ("S4",), module("under_limit", "--steps", "24", "--patience", "12", "--minutes", "12"), 14,
          "under-limit.json", readers.under_limit,
          ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
-    Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r"), 7, "resident-r.json", readers.resident,
-         ("--rounds", "1", "--steps", "8"), 3),
+    Part("resident", ("S1", "S2", "S6"), script("resident.py", "--model", "r", "--rounds", "2"), 8, "resident-r.json",
+         readers.resident, ("--rounds", "1", "--steps", "8"), 3),
     Part("disk rate", ("S7",), script("disk_rate.py"), 3, "disk-rate.json", readers.disk_rate, ("--rounds", "3"), 1),
-    Part("disk steps", ("S3",), script("disk_steps.py"), 8, "disk-steps.json", readers.disk_steps,
-         ("--blocks", "1"), 4),
-    Part("link", ("S5",), script("link.py"), 5, "link.json", readers.link, ("--blocks", "1"), 3),
-    Part("start-up", ("S8",), script("start_up.py"), 2, "start-up.json", readers.start_up, ("--repeats", "1"), 1),
+    Part("disk steps", ("S3",), script("disk_steps.py", "--contenders", "auto"), 8, "disk-steps.json",
+         readers.disk_steps, ("--blocks", "1"), 4),
+    Part("link", ("S5",), script("link.py", "--blocks", "2"), 5, "link.json", readers.link, ("--blocks", "1"), 3),
+    Part("start-up", ("S8",), script("start_up.py"), 1, "start-up.json", readers.start_up, ("--repeats", "1"), 1),
     Part("growth", ("S9",), script("growth.py"), 5, "growth.json", readers.growth, ("--repeats", "1"), 2),
     Part("residency", ("S10",), module("residency", "--steps", "16", "--minutes", "5"), 6,
          "residency.json", exact.residency, ("--repeats", "1", "--batches", "1", "--steps", "8"), 4),
