@@ -13,7 +13,7 @@ from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError
 from expertflow.ipc.messages import AskSurvey, ErrorFacts, Failed, Message, Progress, Surveyed
 from expertflow.ipc.messages.control import FROM_SURVEYOR
-from expertflow.ipc.orders import await_spec, no_surveyor
+from expertflow.ipc.orders import SupervisorGone, await_spec, no_surveyor
 from expertflow.ipc.spec import SharedMemory, StageSpec
 
 SPEC = StageSpec(
@@ -82,5 +82,5 @@ def test_a_supervisor_that_gives_up_ends_the_wait(lines: tuple[Connection, int],
     fd = os.dup(theirs.fileno())
     theirs.close()
     ours.close()
-    with pytest.raises(EOFError):
+    with pytest.raises(SupervisorGone):
         await_spec(fd, survey)
