@@ -11,6 +11,8 @@ from ..ipc.wiring import decoders_of
 
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 """Freed activations stay with the process: given back, every prefill would have them cleared and mapped again."""
+PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
+"""Of all but compute: a waiting thread sleeps at once."""
 SPINS_RESIDENT, SPINS = 100_000, 10_000
 """How long a thread of compute looks for work before it sleeps: 10,000 are half a millisecond. Where 100 % of the
 experts are asked for, work comes soon; while experts are loaded the loader needs the core (docs/performance.md)."""
@@ -55,18 +57,22 @@ def compute_threads(config: Config) -> int:
 
 
 def _compute(config: Config) -> StagePlan:
-    plan = _worker("compute", compute_threads(config), _memory_of_compute(config))
     resident = parse_size(config.expert_memory, "expert_memory").share == 1
-    spinning = {"GOMP_SPINCOUNT": str(SPINS_RESIDENT if resident else SPINS), "KMP_BLOCKTIME": "1"}
-    kept = {name: value for name, value in plan.environment.items() if name != "OMP_WAIT_POLICY"}
-    quiet = {"TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error")}
-    return plan._replace(environment={**kept, **spinning, **KEPT_MEMORY, **quiet}, surveys=True)
+    own = {
+        "GOMP_SPINCOUNT": str(SPINS_RESIDENT if resident else SPINS),
+        "KMP_BLOCKTIME": "1",
+        "TRANSFORMERS_VERBOSITY": os.environ.get("TRANSFORMERS_VERBOSITY", "error"),
+        **KEPT_MEMORY,
+    }
+    return _worker("compute", compute_threads(config), _memory_of_compute(config), own=own)._replace(surveys=True)
 
 
-def _worker(stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0) -> StagePlan:
+def _worker(
+    stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0, own: dict[str, str] = PASSIVE
+) -> StagePlan:
     # -P: a folder of the user's that bears the name of a module must not be imported instead of it.
     arguments = ("-P", "-m", f"expertflow.workers.{stage}")
-    return StagePlan(stage, arguments, _environment(threads), memory, nice)
+    return StagePlan(stage, arguments, {**_environment(threads), **own}, memory, nice)
 
 
 def _environment(threads: int) -> dict[str, str]:
@@ -74,8 +80,6 @@ def _environment(threads: int) -> dict[str, str]:
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return {
         **dict.fromkeys(counts, str(threads)),
-        "OMP_WAIT_POLICY": "passive",
-        "KMP_BLOCKTIME": "0",
         "TOKENIZERS_PARALLELISM": "false",
         "MALLOC_ARENA_MAX": "2",
     }

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from expertflow.benchmarks.comparison import compare
 from expertflow.benchmarks.comparison.cases import COLD, WARM, text_cases
-from expertflow.benchmarks.comparison.compare import TIME_IS_OVER, Comparison, Setting
+from expertflow.benchmarks.comparison.compare import NO_LIMIT, TIME_IS_OVER, Comparison, Setting
 from expertflow.benchmarks.contender.kind import Contender
 from expertflow.benchmarks.contender.order import Answer, Answered, Case, Order
 from expertflow.benchmarks.contender.running import Run
+from expertflow.benchmarks.enforced.memory_group import NoLimit
 
 MODEL = Path(__file__).parents[2] / "examples" / "model"
 
@@ -66,6 +67,24 @@ def test_when_time_is_over_nobody_runs_and_a_line_says_so(orders: list[Order]) -
     late.run(Forced())
     assert [cell.failure for cell in late.cells.values()] == ["", "", TIME_IS_OVER, TIME_IS_OVER]
     assert len(orders) == 1
+
+
+def test_a_limit_that_cannot_be_made_is_a_line_and_the_others_run(
+    orders: list[Order], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlimited = compare.run
+
+    def run(contender: Contender, order: Order, timeout_s: float) -> Run:
+        if order.limit_bytes:
+            raise NoLimit("no controller")
+        return unlimited(contender, order, timeout_s)
+
+    monkeypatch.setattr(compare, "run", run)
+    comparison = Comparison(setting(1.0), lambda said: None)
+    comparison.run(Drawing(), limit_bytes=10**9)
+    comparison.run(Drawing())
+    failures = [cell.failure for cell in comparison.cells.values()]
+    assert failures == [f"{NO_LIMIT}: no controller"] * 2 + ["", ""]
 
 
 def test_cold_and_warm_cases_are_of_other_text_and_one_length() -> None:
