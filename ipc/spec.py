@@ -28,6 +28,8 @@ class StageSpec(Message, frozen=True, kw_only=True):
     memory: dict[str, SharedMemory] = {}
     """`slots` (device cpu): the slots, of the survey's stride. `host`: places of a stride each; of tier host all
     experts by layer, then expert."""
+    host_filled: bool = False
+    """Every expert lies in `host` already (tier host)."""
     supervisor_pid: int = 0
     death_fd: int = -1
     """The read end of a pipe that closes with the supervisor."""

@@ -23,8 +23,6 @@ from .link import EmulatedLink
 from .store import fill_store
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
-FIRST_EPOCH = 1
-
 
 class LoaderShell:
     """One start of the loader. The ledger decides, this carries out."""
@@ -99,12 +97,12 @@ class LoaderShell:
         return TransferEngine(source, memory, self._survey.stride_bytes, readers, self._on_done, time.monotonic_ns)
 
     def _fill_whole(self, files: FileSource) -> None:
-        """A successor finds the store as its predecessor filled it."""
-        if self._stage.spec.epoch == FIRST_EPOCH:
+        """A successor finds the store as its predecessor filled it, an engine of a group as another did."""
+        if self._stage.spec.host_filled:
+            files.close()
+        else:
             store = self._stage.arena("host").array
             fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
-        else:
-            files.close()
 
     def _link(self) -> EmulatedLink | None:
         rate = self._stage.config.link_rate
