@@ -36,7 +36,12 @@ class Resources:
     """Made before any stage is told to start; closing it leaves nothing behind."""
 
     def __init__(
-        self, config: Config, report: Report, plans: list[StagePlan], verbose: bool = False, sharing: Alone | None = None
+        self,
+        config: Config,
+        report: Report,
+        plans: list[StagePlan],
+        verbose: bool = False,
+        sharing: Alone | None = None,
     ) -> None:
         """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
         self.config, self._verbose, self._sharing = config, verbose, sharing or Alone()
