@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from msgspec import structs
 
+from ..errors import EngineError
 from ..ipc.messages import Snapshot
 
 T = TypeVar("T")
@@ -33,8 +35,27 @@ def parted(snapshot: Snapshot) -> dict[str, Snapshot]:
     return {engine: _part(snapshot, engine) for engine in engines or [""]}
 
 
-def engine_name(snapshot: Snapshot, fallback: str) -> str:
-    """What an engine is called beside others: its device, as compute says."""
+def ask_all(asks: Sequence[Callable[[], Snapshot]]) -> Snapshot:
+    """What one engine says as it is, what several say joined. One that has ended is left out; if all have, raises
+    EngineError."""
+    if len(asks) == 1:
+        return asks[0]()
+    snapshots: dict[str, Snapshot] = {}
+    ends: list[EngineError] = []
+    for number, ask in enumerate(asks):
+        try:
+            snapshot = ask()
+        except EngineError as end:
+            ends.append(end)
+        else:
+            snapshots[_name(snapshot, f"engine {number}")] = snapshot
+    if not snapshots:
+        raise ends[0]
+    return joined(snapshots)
+
+
+def _name(snapshot: Snapshot, fallback: str) -> str:
+    """Of an engine beside others: its device, as compute says."""
     device = str(snapshot.facts.get("compute", {}).get("device", ""))
     return device.partition(" ")[0] or fallback
 

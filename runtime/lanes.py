@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import zmq
@@ -17,7 +17,7 @@ from ..ipc.sockets import Socket
 from .connection import LOOK_NS, Connection, run_dir_of
 from .dispatch import Dispatch
 from .exchange import WINDOW, Exchange
-from .joined import engine_name, joined
+from .joined import ask_all
 from .order import Order
 
 AHEAD = 2
@@ -105,17 +105,8 @@ class Lanes:
             lane.send_due()
 
     def snapshot(self, timeout_s: float) -> Snapshot:
-        """Of one engine as it is, of several joined; a group's engine that has just ended is left out."""
-        if len(self._lanes) == 1:
-            return self._lanes[0].connection.ask_snapshot(timeout_s)
-        snapshots: dict[str, Snapshot] = {}
-        for number, lane in enumerate(self._lanes):
-            with suppress(EngineError):
-                snapshot = lane.connection.ask_snapshot(timeout_s)
-                snapshots[engine_name(snapshot, f"engine {number}")] = snapshot
-        if not snapshots:
-            raise EngineError(f"no engine gave a snapshot within {timeout_s} s", "group", "Try again")
-        return joined(snapshots)
+        """Of all that live."""
+        return ask_all([partial(lane.connection.ask_snapshot, timeout_s) for lane in self._lanes])
 
     def close(self) -> None:
         for lane in self._lanes:
@@ -132,8 +123,8 @@ class Lanes:
     def _lose(self, lane: Lane, error: EngineError) -> None:
         self._lanes.remove(lane)
         if self._lanes:
-            words = "%s; its %d requests go to the %d engines that are left"
-            logging.getLogger(__name__).warning(words, error, lane.exchange.open_count, len(self._lanes))
+            words = "%s: %s; its %d requests go on at the other engines"
+            logging.getLogger(__name__).warning(words, error.where, error.what, lane.exchange.open_count)
         else:
             self.failure = error
         for socket in lane.connection.sockets:
