@@ -87,9 +87,9 @@ class LoaderShell:
         if not config.on_device:
             source = StoreSource(self._stage.arena("host").array, survey, self._link()) if whole else files
             return SharedFills(self._engine(source, self._stage.arena("slots").array))
-        store = self._stage.arena("host").array
-        tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
-        reader = None if whole else self._engine(files, store)
+        store = self._stage.arena("host")  # a full one is not mapped here: only compute reads it
+        tier = HostTier(store.size_bytes // survey.stride_bytes, survey.experts, whole)
+        reader = None if whole else self._engine(files, store.array)
         return DeviceFills(tier, reader, lambda copy: self._stage.send("compute", copy))
 
     def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
