@@ -68,6 +68,8 @@ class CudaDevice:
         """Raises UsageError if torch cannot use this GPU."""
         require_cuda(index)
         torch.cuda.set_device(index)
+        # float32 is float32 (I1b); torch's own default would round it in convolutions.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.name, self.torch_device = f"cuda:{index}", torch.device("cuda", index)
         self.kernels = CudaStream(torch.cuda.current_stream(), current=True)
         self.copies, self.urgent = CudaStream(torch.cuda.Stream()), CudaStream(torch.cuda.Stream())
