@@ -6,7 +6,7 @@ import atexit
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from threading import Lock
 from types import TracebackType
 
@@ -127,13 +127,10 @@ class EngineGroup:
         return engines
 
     def _start_all(self, common: Common) -> None:
-        first, *others = self.engines.values()
-        with ThreadPoolExecutor(max(1, len(others)), "expertflow-start") as pool:
-            starts = [pool.submit(engine.start) for engine in others]
+        with ThreadPoolExecutor(len(self.engines), "expertflow-start") as pool:
+            starts = [pool.submit(engine.start) for engine in self.engines.values()]
             try:
-                first.start()
-                common.filled.set_result(None)
-                for start in starts:
+                for start in wait(starts, return_when=FIRST_EXCEPTION).done:
                     start.result()
             except BaseException:
                 common.give_up()

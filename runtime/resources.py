@@ -65,6 +65,7 @@ class Resources:
             with self._sharing.taking_memory():
                 self.budgets = plan_budgets(config, survey, available_bytes() + self._shared_bytes)
                 self._allocate(report)
+            self._sharing.taken()
             self.survey = survey.laid_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage is of what is available now; the stages are told bytes.
@@ -97,7 +98,8 @@ class Resources:
             slots=self.budgets.slots,
             memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in given},
             # A successor finds it as its predecessor left it; none is started before it was full.
-            host_filled=self._sharing.filled or epoch > FIRST_EPOCH,
+            host_filled=not self._sharing.fills or epoch > FIRST_EPOCH,
+            full_fd=self._sharing.store.full_fd if self._sharing.store else -1,
             supervisor_pid=os.getpid(),
             death_fd=self._death_fds[0],
         )
@@ -115,11 +117,11 @@ class Resources:
     @property
     def _shared_bytes(self) -> int:
         """Of its budget, what another engine of its group has taken already."""
-        return self._sharing.store.size_bytes if self._sharing.store else 0
+        return self._sharing.store.arena.size_bytes if self._sharing.store else 0
 
     def _reserve(self, name: str, stack: ExitStack) -> Arena:
         if name == HOST and self._sharing.store:
-            return self._sharing.store
+            return self._sharing.store.arena
         arena = Arena.reserve(name)
         stack.callback(arena.close)
         return arena
@@ -131,6 +133,8 @@ class Resources:
 
     def _begin(self, plan: StagePlan, epoch: int) -> HeadStart:
         fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
+        if self._sharing.store:
+            fds.append(self._sharing.store.full_fd)
         return HeadStart(plan, epoch, fds, self._log_of(plan, epoch))
 
     def _log_of(self, plan: StagePlan, epoch: int) -> Path | None:

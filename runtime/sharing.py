@@ -1,11 +1,13 @@
 """What engines of one group have in common: where they live, the survey of the checkpoint, the host store.
 
-The first engine surveys the model and fills the store; the others wait for it, while their processes import. All of it
-belongs to the group, so that it stays for the rest when one engine ends.
+The first engine surveys the model, allocates the store and fills it. The others wait for the survey and the allocation
+while their processes import, then start beside it; their loaders wait until the store is full. All of it belongs to the
+group, so that it stays for the rest when one engine ends.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -24,10 +26,10 @@ class Alone:
 
     base: Path | None = None
     """Where its run directory is made; None: where all are."""
-    store: Arena | None = None
+    store: HostStore | None = None
     """The host store, if it is not the engine's own."""
-    filled = False
-    """Whether the store is there and holds every expert, once `survey` has returned."""
+    fills = True
+    """Whether it fills its host store itself."""
 
     def survey(self, make: Callable[[], Survey]) -> Survey:
         return make()
@@ -35,6 +37,21 @@ class Alone:
     def taking_memory(self) -> AbstractContextManager[object]:
         """One engine looks at a time for what is left of the machine's memory, and takes of it."""
         return nullcontext()
+
+    def taken(self) -> None:
+        """It has what it needs."""
+
+
+class HostStore:
+    """Every expert of a model, for several engines; `full_fd` (an eventfd) can be read from once they are there."""
+
+    def __init__(self) -> None:
+        self.arena = Arena.reserve("host")
+        self.full_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def close(self) -> None:
+        self.arena.close()
+        os.close(self.full_fd)
 
 
 class Common:
@@ -44,20 +61,20 @@ class Common:
         """With `whole_store` one host store holds the model; else each engine has a part of its own."""
         self.turn = Lock()
         self.surveyed: Future[Survey] = Future()
-        self.filled: Future[None] = Future()
+        self.allocated: Future[None] = Future()
         with ExitStack() as stack:
             self.run_dir = RunDir.create()
             stack.callback(self.run_dir.close)
             self.base = self.run_dir.path / ENGINES
             self.base.mkdir(mode=0o700)
-            self.store = Arena.reserve("host") if whole_store else None
+            self.store = HostStore() if whole_store else None
             if self.store:
                 stack.callback(self.store.close)
             self._stack = stack.pop_all()
 
     def give_up(self) -> None:
         """Whoever still waits for the first engine waits for nothing."""
-        for promise in (self.surveyed, self.filled):
+        for promise in (self.surveyed, self.allocated):
             if not promise.done():
                 promise.set_exception(EngineError("the first engine of the group did not start", "group"))
 
@@ -86,14 +103,20 @@ class First(Alone):
     def taking_memory(self) -> AbstractContextManager[object]:
         return self._common.turn
 
+    def taken(self) -> None:
+        self._common.allocated.set_result(None)
+
 
 class Later(First):
     """Of each other engine."""
 
+    fills = False
+
     def survey(self, make: Callable[[], Survey]) -> Survey:
-        """Returns when the store is full. Raises EngineError if the first engine does not start."""
+        """Raises EngineError if the first engine does not start."""
         survey = self._common.surveyed.result()
-        if self.store:
-            self._common.filled.result()
-            self.filled = True
+        self._common.allocated.result()
         return survey
+
+    def taken(self) -> None:
+        """Nobody waits for that."""

@@ -6,10 +6,12 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, CheckpointError, EngineError
+from expertflow.ipc.attachments import FOLDER, Attachments, attachment_path
 from expertflow.ipc.messages import Progress
 from expertflow.runtime.group import EngineGroup
 from expertflow.runtime.sharing import Common
@@ -48,7 +50,7 @@ def test_one_store_for_all_counted_once(monkeypatch: pytest.MonkeyPatch) -> None
     group = fake_group(report=reports.append)
 
     def left_bytes() -> int:
-        store = group._common.store if group._common else None
+        store = group._common.store.arena if group._common and group._common.store else None
         return room_bytes - (store.size_bytes if store else 0)
 
     monkeypatch.setattr("expertflow.runtime.resources.available_bytes", left_bytes)
@@ -83,6 +85,16 @@ def test_a_group_is_found_and_watched_as_one(runtime_base: object) -> None:
     assert not os.path.exists(address)
 
 
+def test_what_a_client_brings_along_lies_where_every_engine_looks() -> None:
+    """Images of a request are read by whichever engine gets it."""
+    with fake_group() as group:
+        attachments = Attachments(Path(group.address))
+        name = attachments.put(b"an image")
+        for engine in group.engines.values():
+            assert attachment_path(Path(engine.address, FOLDER), name).read_bytes() == b"an image"
+        attachments.close()
+
+
 def test_the_group_has_failed_when_no_engine_is_left(caplog: pytest.LogCaptureFixture) -> None:
     """One that ends by itself is a line in the log while others go on."""
     with fake_group({"loader": "die again"}, restart_limit=0) as group:
@@ -103,11 +115,11 @@ def test_the_group_has_failed_when_no_engine_is_left(caplog: pytest.LogCaptureFi
     ("behaviour", "kind"), [({"compute": "refuse survey"}, CheckpointError), ({"loader": "refuse"}, BudgetError)]
 )
 def test_the_first_engines_refusal_is_what_the_user_sees(behaviour: dict[str, str], kind: type[Exception]) -> None:
-    """The others, which wait for its survey or its store, end too and say nothing."""
+    """The other, which waits for its survey, or has begun beside it, ends too."""
     group = fake_group(behaviour)
     with pytest.raises(kind):
         group.start()
-    assert group.failure is None and not os.path.exists(group.address)
+    assert not os.path.exists(group.address)
     group.stop()
 
 

@@ -72,7 +72,8 @@ def test_the_store_is_filled_once_and_by_no_successor(group: EngineGroup) -> Non
     fills = {news.stage for news in NEWS if news.what == "filling the host store"}
     assert fills == {"loader (fake:1)"}
     assert group._common and group._common.store
-    with mmap.mmap(group._common.store.fd, group._common.store.size_bytes) as store:
+    arena = group._common.store.arena
+    with mmap.mmap(arena.fd, arena.size_bytes) as store:
         before, store[:] = store[:], bytes(len(store))
         for device, engine in group.engines.items():
             epoch = engine.snapshot().restarts["loader"] + 1

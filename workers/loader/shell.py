@@ -20,7 +20,7 @@ from .fills import DeviceFills, Fills, SharedFills
 from .host_tier import HostTier
 from .ledger_log import LedgerHeader, LedgerLog
 from .link import EmulatedLink
-from .store import fill_store
+from .store import await_full, fill_store, tell_full
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
 
@@ -97,12 +97,16 @@ class LoaderShell:
         return TransferEngine(source, memory, self._survey.stride_bytes, readers, self._on_done, time.monotonic_ns)
 
     def _fill_whole(self, files: FileSource) -> None:
-        """A successor finds the store as its predecessor filled it, an engine of a group as another did."""
-        if self._stage.spec.host_filled:
+        """Returns when it is full. A successor finds it as its predecessor filled it, an engine of a group as the first
+        one does."""
+        spec = self._stage.spec
+        if spec.host_filled:
             files.close()
+            await_full(spec.full_fd)
         else:
             store = self._stage.arena("host").array
             fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
+            tell_full(spec.full_fd)
 
     def _link(self) -> EmulatedLink | None:
         rate = self._stage.config.link_rate
