@@ -67,32 +67,20 @@ def test_one_store_for_all_counted_once(monkeypatch: pytest.MonkeyPatch) -> None
     assert allocated == ["supervisor (fake:1)"] and surveyed == ["checkpoint (fake:1)"]
 
 
-def test_engines_of_the_disk_tier_have_a_store_each() -> None:
-    """A place that one engine's loader fills must not be another's."""
-    with fake_group(tier="disk", host_memory="50%") as group:
-        one, other = map(stores_of, group.engines.values())
-        assert len(one) == len(other) == 1 and not one & other
-
-
-def test_a_group_is_found_and_watched_as_one(runtime_base: object) -> None:
-    """Its engines' own run directories lie within: they are no engines beside it."""
+def test_a_group_is_one_to_whoever_looks_for_it() -> None:
+    """Its engines' own run directories lie within; what a client brings along is found in each of them."""
     with fake_group() as group:
         assert find_engine("") == group.address
         with Watcher(group.address) as watcher:
             wait_until(lambda: len(watcher.snapshot().stages) == 4)
         assert set(group.snapshot().restarts) == {f"{device}/{stage}" for device in DEVICES for stage in STAGES}
-        address = group.address
-    assert not os.path.exists(address)
-
-
-def test_what_a_client_brings_along_lies_where_every_engine_looks() -> None:
-    """Images of a request are read by whichever engine gets it."""
-    with fake_group() as group:
         attachments = Attachments(Path(group.address))
         name = attachments.put(b"an image")
         for engine in group.engines.values():
             assert attachment_path(Path(engine.address, FOLDER), name).read_bytes() == b"an image"
         attachments.close()
+        address = group.address
+    assert not os.path.exists(address)
 
 
 def test_the_group_has_failed_when_no_engine_is_left(caplog: pytest.LogCaptureFixture) -> None:
@@ -136,12 +124,14 @@ def test_an_interrupt_while_starting_leaves_nothing(device: str) -> None:
 
 
 def test_a_group_starts_once_at_a_time_and_again_later() -> None:
-    group = fake_group(device="fake:1")
+    """Of the disk tier here: a place that one engine's loader fills must not be another's."""
+    group = fake_group(tier="disk", host_memory="50%")
     for _ in range(2):
         with group:
             with pytest.raises(EngineError, match="running already"):
                 group.start()
-            assert list(group.engines) == ["fake:1"]
+            one, other = map(stores_of, group.engines.values())
+            assert len(one) == len(other) == 1 and not one & other
 
 
 def test_whoever_waits_for_an_engine_that_gave_up_is_told() -> None:

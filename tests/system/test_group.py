@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mmap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,13 @@ from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import Progress
 from expertflow.runtime import engine as engine_module
 from expertflow.runtime.client import Batch
-from expertflow.runtime.watching import snapshot_after
 from expertflow.tests.runtime.fakes import wait_until
 
 from tests.families import VOCABULARY, save_tiny
 from tests.system.awaiting import await_tokens
 from tests.system.references import Reference, random_prompts
 
-TOKENS = 24
+TOKENS = 20
 NEWS: list[Progress] = []
 
 
@@ -61,9 +59,7 @@ def test_tokens_are_those_of_transformers_whichever_engine_computes_and_dies(
         if dead == "compute":
             group.engines["fake:2"].kill("loader")
         assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
-        stats = snapshot_after(client.stats, time.monotonic_ns())
-    assert stats.restarts[f"fake:1/{dead}"] == 1
-    assert all(stats.stages[f"{device}/scheduler"].done for device in group.engines), "one had no work"
+        assert client.stats().restarts[f"fake:1/{dead}"] == 1
 
 
 @pytest.mark.timeout(240)
@@ -81,6 +77,8 @@ def test_the_store_is_filled_once_and_by_no_successor(group: EngineGroup) -> Non
             wait_until(lambda engine=engine, epoch=epoch: engine.snapshot().stages["loader"].epoch > epoch)
             assert not any(store[:]), device
         store[:] = before
+    for engine in group.engines.values():  # of what ran before
+        wait_until(lambda engine=engine: engine.snapshot().stages["scheduler"].done)
 
 
 @pytest.mark.timeout(240)
