@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from expertflow.errors import EngineError
 from expertflow.ipc.messages import ErrorFacts, Refused, Submit, Tokens
 from expertflow.runtime.dispatch import Dispatch
@@ -91,14 +92,17 @@ def test_the_last_engine_takes_all_with_it() -> None:
     assert [each.error for each in orders] == [GONE] * 5
 
 
-def test_an_engine_that_stops_gives_back_what_it_was_sent() -> None:
-    """It gets nothing more, and the caller hears nothing of it."""
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_engine_that_stops_gives_back_what_it_was_sent(gone: bool) -> None:
+    """It gets nothing more, and the caller hears nothing of it; also if it is gone in the same moment."""
     stopping, kept = exchange(4), exchange(4)
     dispatch = dispatch_over(stopping, kept)
     orders = handed_in(dispatch, 4)
     stopping.due(0)
     for name in ("0", "2"):
         stopping.hear(Refused(name, STOPPING), 1)
+    if gone:
+        dispatch.lose(stopping, GONE)
     dispatch.spread(1)
     assert submitted(kept.due(1)) == ["1", "3", "0", "2"] and submitted(stopping.due(1)) == []
     assert not any(each.ended for each in orders)
