@@ -75,10 +75,14 @@ class Lanes:
     def connect(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
         """Raises EngineError if there is no engine."""
         run_dir = run_dir_of(address)
+        end = EngineError("all engines of the group have ended", run_dir, "Start them again")
         for engine in engines_of(Path(run_dir)):
-            self._add(Lane(Connection(engine, answer_timeout_s)))
+            try:
+                self._add(Lane(Connection(engine, answer_timeout_s)))
+            except EngineError as error:  # of a group, it has only just ended
+                end = error
         if not self._lanes:
-            raise EngineError("all engines of the group have ended", run_dir, "Start them again")
+            raise end
 
     @property
     def welcome(self) -> Welcome | None:
