@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections import deque
+from collections.abc import Collection
 from contextlib import ExitStack
 from queue import SimpleQueue
 from threading import Thread
@@ -29,6 +30,7 @@ from .snapshot import Board
 from .stages import StagePlan
 from .watchdog import Watchdog
 
+LEAVE_LAST = ("loader",)
 POLL_MS = 50
 LAST_WORDS_S = 1.0
 """How long the words of a process that has ended may still be on their way."""
@@ -235,9 +237,8 @@ class Engine:
         deadline = time.monotonic() + sum(ladder)
         members = self._roster.members
         self._fleet.signal(signal.SIGKILL, lambda child: not members[child.stage].ready)
-        for stage, member in members.items() if ladder.drain_s else ():
-            self._control.send(Party(stage, member.epoch).identity, Drain())
-        self._await_ends(deadline - ladder.kill_s - ladder.terminate_s)
+        if ladder.drain_s:
+            self._drain(deadline - ladder.kill_s - ladder.terminate_s)
         self._fleet.signal(signal.SIGTERM)
         self._await_ends(deadline - ladder.kill_s)
         self._fleet.signal(signal.SIGKILL)
@@ -245,6 +246,15 @@ class Engine:
         while self._control.socket.poll(POLL_MS):
             self._hear_stages()
 
-    def _await_ends(self, deadline: float) -> None:
-        while len(self._fleet) and time.monotonic() < deadline:
+    def _drain(self, deadline: float) -> None:
+        """Stages that others wait for leave last: the step that runs may still need an expert."""
+        for last in (False, True):
+            leaving = {stage for stage in self._plans if (stage in LEAVE_LAST) == last}
+            for stage in leaving:
+                self._control.send(Party(stage, self._roster.members[stage].epoch).identity, Drain())
+            self._await_ends(deadline, leaving)
+
+    def _await_ends(self, deadline: float, stages: Collection[str] | None = None) -> None:
+        """Of all stages, or of these."""
+        while self._fleet.has_any(stages or self._plans) and time.monotonic() < deadline:
             self._turn()

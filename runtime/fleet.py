@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import zmq
 
@@ -17,8 +17,9 @@ class Fleet:
         self._poller = poller
         self._children: dict[str, Child] = {}
 
-    def __len__(self) -> int:
-        return len(self._children)
+    def has_any(self, stages: Collection[str]) -> bool:
+        """Whether a child of one of these stages lives."""
+        return not self._children.keys().isdisjoint(stages)
 
     def add(self, child: Child) -> None:
         self._children[child.stage] = child
