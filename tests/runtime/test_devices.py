@@ -9,8 +9,6 @@ import torch
 from expertflow import Config, Supervisor
 from expertflow.errors import UsageError
 from expertflow.runtime.devices import cuda_version
-from expertflow.runtime.fit import budget_fit
-from expertflow.tests.runtime.fake_survey import fake_survey
 
 
 def test_what_torch_is_built_for_is_known_without_it() -> None:
@@ -37,8 +35,3 @@ def test_a_configuration_that_no_device_can_follow_is_refused(wrong: dict[str, s
     with pytest.raises(UsageError) as raised:
         Config.load(model="m", **wrong)
     assert raised.value.where == place and raised.value.remedy
-
-
-def test_a_plan_does_not_pretend_to_know_a_gpu() -> None:
-    with pytest.raises(UsageError, match="not for a GPU's"):
-        budget_fit(fake_survey(layers=1, experts=2), Config.load(model="m", device="cuda"), 10**12)
