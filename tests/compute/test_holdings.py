@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 from expertflow.ipc.messages import Filled, Given, Holding, Need, Recall
-from expertflow.workers.compute.holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
+from expertflow.workers.compute.holdings import (
+    Computed,
+    Holdings,
+    LayerCounted,
+    LayerEnded,
+    LayerEntered,
+    LayerStarted,
+    LoaderJoined,
+    Run,
+)
 
 LAYERS, EXPERTS = 3, 6
 
@@ -50,6 +59,28 @@ def test_an_arrival_for_another_layer_does_not_run() -> None:
     holdings.handle(LayerStarted(0, 0, [3]))
     assert holdings.handle(Filled(5, 1, 3)) == []
     assert not holdings.layer_done
+
+
+def test_a_layer_that_is_entered_runs_all_experts_and_counts_those_it_chose() -> None:
+    """A device works the routes out for itself; the policy hears of them with the next need."""
+    holdings = holdings_of(*((1, expert) for expert in range(EXPERTS)))
+    assert holdings.handle(Recall([2], 3, 1)) == []
+    assert holdings.handle(LayerEntered(3, 1)) == [Run([(expert, expert) for expert in range(EXPERTS)])]
+    assert holdings.handle(Recall([4])) == []
+    assert holdings.handle(LayerEnded()) == [Given([2, 4], 3, 1)]
+    holdings.handle(LayerCounted(1, [0, 5]))
+    assert (holdings.hits, holdings.misses) == (2, 0)
+    assert holdings.handle(LayerStarted(3, 2, [1])) == [Need(3, 2, [1], [6, 11])]
+
+
+def test_a_layer_in_which_an_expert_is_missing_is_not_entered() -> None:
+    """And what was recalled for it stays until it really begins."""
+    holdings = holdings_of(*((1, expert) for expert in range(1, EXPERTS)))
+    holdings.handle(Recall([0], 3, 1))
+    assert not holdings.is_whole(1)
+    assert holdings.handle(LayerEntered(3, 1)) == []
+    assert holdings.handle(LayerStarted(3, 1, [1])) == [Run([(1, 0)])]
+    assert holdings.handle(Computed([1])) == [Given([0], 3, 1)]
 
 
 def test_a_recall_now_is_answered_at_once_unless_a_kernel_reads_the_slot() -> None:

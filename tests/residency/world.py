@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 from expertflow.ipc.messages import Hint, Plan, Used
-from expertflow.workers.compute.holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
+from expertflow.workers.compute.holdings import (
+    Computed,
+    Holdings,
+    LayerCounted,
+    LayerEnded,
+    LayerEntered,
+    LayerStarted,
+    LoaderJoined,
+    Run,
+)
 from expertflow.workers.loader.events import ComputeJoined, FillDone, PromoteFill, StartFill
 from expertflow.workers.loader.ledger import Ledger
 
@@ -65,6 +74,8 @@ class World:
     layer: int | None = field(init=False, default=None)
     """The layer that is open; None between layers."""
     next_layer: int = field(init=False, default=0)
+    entered: bool = field(init=False, default=False)
+    """The layer that is open was whole when it began, and all its experts run."""
     computed: set[int] = field(init=False, default_factory=set)
     performed: list[str] = field(init=False, default_factory=list)
 
@@ -132,10 +143,17 @@ class World:
     def _layer_starts(self, which: int) -> None:
         self.layer = self.next_layer
         self.computed = set()
-        self._tell_holdings(LayerStarted(self.number, self.layer, self._experts_now()))
+        self.entered = which % 2 == 1 and self.holdings.is_whole(self.layer)
+        if self.entered:
+            self._tell_holdings(LayerEntered(self.number, self.layer))
+        else:
+            self._tell_holdings(LayerStarted(self.number, self.layer, self._experts_now()))
 
     def _layer_ends(self, which: int) -> None:
-        require(self.computed == set(self._experts_now()), "a layer ended without all of its experts")
+        wanted = set(range(self.shape.experts)) if self.entered else set(self._experts_now())
+        require(self.computed == wanted, "a layer ended without all of its experts")
+        if self.entered:
+            self._tell_holdings(LayerCounted(self.next_layer, self._experts_now()))
         self.layer, self.next_layer = None, self.next_layer + 1
         self._tell_holdings(LayerEnded())
         if self.next_layer == self.shape.layers:

@@ -122,11 +122,23 @@ def run_expert(
     """
     if isinstance(module, OutsideExperts):
         return module.run_expert(weights, rows)
-    first = "gate_up_proj" if module.has_gate else "up_proj"
-    inner = _project(module, weights, first, rows, ends)
-    inner = module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
-    out = _project(module, weights, "down_proj", inner, ends)
-    return module.post_expert_norm(out) if module.has_post_expert_norm else out
+    inner = _project(module, weights, first_projection(module), rows, ends)
+    return normalize(module, _project(module, weights, "down_proj", activate(module, inner), ends))
+
+
+def first_projection(module: Any) -> str:
+    """The parameter that rows meet first; `down_proj` is the other."""
+    return "gate_up_proj" if module.has_gate else "up_proj"
+
+
+def activate(module: Any, inner: torch.Tensor) -> torch.Tensor:
+    """What is between the two projections, row by row."""
+    return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+
+
+def normalize(module: Any, products: torch.Tensor) -> torch.Tensor:
+    """What comes after them, row by row."""
+    return module.post_expert_norm(products) if module.has_post_expert_norm else products
 
 
 def weighs_input(module: Any) -> bool:

@@ -62,12 +62,16 @@ class Hinter:
         """What `look` shows belongs to this step (SILENT: tell nobody)."""
         self._step, self._named = step, None
 
+    def is_silent(self, layer: int, tokens: int) -> bool:
+        """Whether nothing is said about what comes after `layer`."""
+        return self._step == SILENT or layer + 1 >= self._layers or tokens > MOST_TOKENS
+
     def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
         """MoE layer `layer` has chosen `routes` [tokens, top-k] for `hidden` [tokens, width]."""
         if self._named is not None and self._named[0] == layer:
             self._learn(layer, self._named[1], routes)
         self._named = None
-        if self._step == SILENT or layer + 1 >= self._layers or len(hidden) > MOST_TOKENS:
+        if self.is_silent(layer, len(hidden)):
             return
         ranking = self._source.ranking(layer, hidden, self._depth)
         if ranking is not None:

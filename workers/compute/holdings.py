@@ -20,6 +20,20 @@ class LayerStarted(msgspec.Struct, frozen=True, gc=False):
     experts: list[int]
 
 
+class LayerEntered(msgspec.Struct, frozen=True, gc=False):
+    """`layer` begins and nobody here knows its routes: if all its experts are held they run, all of them."""
+
+    step: int
+    layer: int
+
+
+class LayerCounted(msgspec.Struct, frozen=True, gc=False):
+    """What a layer that was entered has really chosen, told when it is known."""
+
+    layer: int
+    experts: list[int]
+
+
 class Computed(msgspec.Struct, frozen=True, gc=False):
     """These experts of the layer are done; nothing reads their slots any more."""
 
@@ -40,7 +54,7 @@ class Run(msgspec.Struct, frozen=True, gc=False):
     experts: list[tuple[int, int]]
 
 
-HoldingsEvent = LayerStarted | Computed | LayerEnded | LoaderJoined | Filled | Recall
+HoldingsEvent = LayerStarted | LayerEntered | LayerCounted | Computed | LayerEnded | LoaderJoined | Filled | Recall
 HoldingsAction = Run | Need | Given | Holding
 
 NO_SLOT = -1
@@ -81,6 +95,10 @@ class Holdings:
         match event:
             case LayerStarted():
                 return self._on_layer_started(event)
+            case LayerEntered():
+                return self._on_layer_entered(event)
+            case LayerCounted():
+                return self._on_layer_counted(event)
             case Computed():
                 return self._on_computed(event)
             case LayerEnded():
@@ -104,6 +122,10 @@ class Holdings:
         """Experts of the current layer that compute waits for."""
         return frozenset(self._missing)
 
+    def is_whole(self, layer: int) -> bool:
+        """Whether all experts of a layer are held."""
+        return NO_SLOT not in self._slot_of[layer]
+
     def table(self) -> dict[int, tuple[int, int]]:
         """Slot → (layer, expert) of all that is held."""
         return dict(self._key_of)
@@ -116,9 +138,7 @@ class Holdings:
         row = self._slot_of[started.layer]
         here = [(expert, row[expert]) for expert in started.experts if row[expert] != NO_SLOT]
         missing = [expert for expert in started.experts if row[expert] == NO_SLOT]
-        if started.step != self._here[0]:
-            self._found.clear()
-        self._here = (started.step, started.layer)
+        self._move(started.step, started.layer)
         self._running, self._missing = dict(here), set(missing)
         self.hits += len(here)
         self.misses += len(missing)
@@ -128,6 +148,24 @@ class Holdings:
         if here:
             actions.append(Run(here))
         return actions
+
+    def _on_layer_entered(self, entered: LayerEntered) -> list[HoldingsAction]:
+        if not self.is_whole(entered.layer):
+            return []
+        self._move(entered.step, entered.layer)
+        here = list(enumerate(self._slot_of[entered.layer]))
+        self._running, self._missing = dict(here), set()
+        return [*self._give_back(), Run(here)]
+
+    def _on_layer_counted(self, counted: LayerCounted) -> list[HoldingsAction]:
+        self.hits += len(counted.experts)
+        self._found += [counted.layer * self._experts + expert for expert in counted.experts]
+        return []
+
+    def _move(self, step: int, layer: int) -> None:
+        if step != self._here[0]:
+            self._found.clear()
+        self._here = (step, layer)
 
     def _need(self, started: LayerStarted, missing: list[int]) -> Need:
         found, self._found = self._found, []

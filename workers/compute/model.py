@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -36,13 +37,13 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
 
 def bind(model: PreTrainedModel, feed: ExpertFeed, routing: StepRouting) -> None:
     """Let every experts module get its experts from `feed`."""
-    bind_layers(model, lambda layer: ExpertsLayer(layer, feed, routing))
+    bind_layers(model, lambda layer, _: ExpertsLayer(layer, feed, routing))
 
 
-def bind_layers(model: PreTrainedModel, layer_of: Callable[[int], ExpertsLayer]) -> None:
-    """Give every experts module the layer that runs it."""
+def bind_layers(model: PreTrainedModel, layer_of: Callable[[int, Any], ExpertsLayer]) -> None:
+    """Give every experts module the layer that runs it, `layer_of(number, module)`."""
     for layer, (_, module) in enumerate(experts_modules(model)):
-        module.expertflow_layer = layer_of(layer)  # pyright: ignore[reportArgumentType]
+        module.expertflow_layer = layer_of(layer, module)  # pyright: ignore[reportArgumentType]
 
 
 def attach(hinter: Hinter, model: PreTrainedModel) -> None:

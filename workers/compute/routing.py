@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -10,6 +12,9 @@ from ..routing import UNROUTED, laid_out, seen_layers
 from .residency import FeedCounts
 from .step_input import StepTokens
 from .tracing import StepTrace
+
+Later = Callable[[], np.ndarray]
+"""What a device was asked for: the host waits for it when it is called."""
 
 _NO_TOKENS = StepTokens(None, [], [], [])
 
@@ -26,7 +31,7 @@ class StepRouting:
         self._source = self._tokens = _NO_TOKENS
         self._source_places: torch.Tensor | None = None
         self._places: torch.Tensor | None = None
-        self._routes: dict[int, np.ndarray] = {}
+        self._routes: dict[int, np.ndarray | Later] = {}
 
     def begin(self, tokens: StepTokens, source: StepTokens | None = None) -> None:
         """Start a forward over these tokens, and those of an encoder's input."""
@@ -44,9 +49,9 @@ class StepRouting:
         """The places of the tokens among all positions that a layer sees, None if there are no pads."""
         return self._source_places if layer < self._encoder_layers else self._places
 
-    def add(self, layer: int, routes: np.ndarray, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+    def add(self, layer: int, routes: np.ndarray | Later, hidden: torch.Tensor, weights: torch.Tensor) -> None:
         """What one layer chose: experts and their weights [tokens, top-k], for `hidden` [tokens, width]."""
-        self._routes[layer] = routes.astype("<u2")
+        self._routes[layer] = routes if callable(routes) else routes.astype("<u2")
         if self._trace is not None:
             self._trace.layer(layer, hidden, weights)
 
@@ -70,13 +75,18 @@ class StepRouting:
 
     def _stacked(self) -> np.ndarray:
         """[tokens, layers, top-k], those of prompts first; with an encoder no token sees all layers."""
-        widest = max(routes.shape[1] for routes in self._routes.values())
-        filled = {layer: _repeat_first(self._routes[layer], widest) for layer in sorted(self._routes)}
+        known = {layer: _known(self._routes[layer]).astype("<u2") for layer in sorted(self._routes)}
+        widest = max(routes.shape[1] for routes in known.values())
+        filled = {layer: _repeat_first(routes, widest) for layer, routes in known.items()}
         if not self._encoder_layers:
             return np.stack(list(filled.values()), axis=1)
         sources = len(self._source.token_ids)
         count = sources + len(self._tokens.token_ids)
         return laid_out(filled, seen_layers(count, sources, self._layers, self._encoder_layers), UNROUTED)
+
+
+def _known(routes: np.ndarray | Later) -> np.ndarray:
+    return routes() if callable(routes) else routes
 
 
 def _repeat_first(routes: np.ndarray, top_k: int) -> np.ndarray:

@@ -71,8 +71,12 @@ class ComputeShell:
             self._recording.watch(sample),
             hinter,
             attachments,
-            "cpu" if self._device is None else self._device.torch_device,
+            self._torch_device,
         )
+
+    @property
+    def _torch_device(self) -> torch.device:
+        return torch.device("cpu") if self._device is None else self._device.torch_device
 
     def _load(self, survey: Survey) -> PreTrainedModel:
         """On a device once it is known that everything fits."""
@@ -123,7 +127,7 @@ class ComputeShell:
     def _hint_source(self, model: Any, survey: Survey) -> HintSource:
         config = self._stage.config
         if config.hints == "gates":
-            return load_gates(config.gates_file, survey)
+            return load_gates(config.gates_file, survey).to(self._torch_device)
         return NextRouters(model, survey.experts)
 
     def _send_hint(self, hint: Hint) -> None:

@@ -27,7 +27,9 @@ class SlotViews:
         self.experts = survey.experts
         """In a layer."""
         roomy = self._memory.numel() >= survey.expert_count * survey.stride_bytes
-        self._stackable = roomy and survey.kinds == 1 and bool((positions == positions[0, 0]).all())
+        self._uniform = survey.kinds == 1 and bool((positions == positions[0, 0]).all())
+        """Every expert's tensors begin at the same places."""
+        self._stackable = roomy and self._uniform
         self._stacks: dict[int, ExpertWeights] = {}
         self._views: dict[int, tuple[list[int], int, ExpertWeights]] = {}
         """By slot: where its tensors begin, their kind, and the views."""

@@ -39,7 +39,7 @@ class Gates(torch.nn.Module):
             return None
         inner = gelu(torch.addmm(self.down_bias[layer], hidden.float(), self.down[layer]))
         scores = torch.addmm(self.up_bias[layer], inner, self.up[layer])
-        return scores.topk(depth).indices.numpy()
+        return scores.topk(depth).indices.cpu().numpy()
 
 
 def _matrices(count: int, rows: int, columns: int) -> torch.nn.Parameter:

@@ -1,4 +1,4 @@
-"""`python -P placement.py FOLDER…`: runs models on a device that has shapes and no numbers (see test_placement.py).
+"""`python -P placement.py MODE FOLDER…`: runs models on a device with shapes and no numbers (see test_placement.py).
 
 A backend of Python's is that device, under torch's fake tensors. It is the whole process's, which is why it has one.
 """
@@ -6,7 +6,7 @@ A backend of Python's is that device, under torch's fake tensors. It is the whol
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ import torch
 from expertflow.ipc.messages import Row, Sampling
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.adapters.base import OutsideExperts
+from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
+from expertflow.workers.compute.device.groups import Groups, SlotTensor
 from expertflow.workers.compute.device.layer import DeviceExpertsLayer
 from expertflow.workers.compute.encoder_decoder import new_unit
 from expertflow.workers.compute.model import bind_layers, load_unbound
@@ -46,11 +49,15 @@ class ShapesDevice:
         self._experts, self.torch_device = survey.experts, where
         self.read_back = 0
 
-    def download(self, tensor: torch.Tensor) -> np.ndarray:
+    def fetch(self, tensor: torch.Tensor) -> Callable[[], np.ndarray]:
         assert tensor.device.type == NAME
-        self.read_back += 1
-        experts = np.tile(np.arange(self._experts), (tensor.shape[0], 1))
-        return np.random.default_rng(0).permuted(experts, axis=1)[:, : tensor.shape[1]]
+
+        def read() -> np.ndarray:
+            self.read_back += 1
+            experts = np.tile(np.arange(self._experts), (tensor.shape[0], 1))
+            return np.random.default_rng(0).permuted(experts, axis=1)[:, : tensor.shape[1]]
+
+        return read
 
     def upload(self, array: np.ndarray) -> torch.Tensor:
         return torch.empty(array.shape, dtype=torch.int64, device=self.torch_device)
@@ -62,11 +69,19 @@ class ShapesDevice:
 
 
 class ShapesFeed:
-    """Every expert is there."""
+    """Every expert is there; `knows_it`: it says so of whole layers, and routes need not be read back."""
 
-    def __init__(self, survey: Survey, where: torch.device) -> None:
-        self._survey, self._where = survey, where
+    def __init__(self, survey: Survey, where: torch.device, knows_it: bool) -> None:
+        self._survey, self._where, self._knows_it = survey, where, knows_it
         self._chosen: list[int] = []
+
+    def enter(self, layer: int) -> list[int] | None:
+        return list(range(self._survey.experts)) if self._knows_it else None
+
+    def leave(self, routes: Any) -> None: ...
+
+    def waves(self) -> Iterator[list[tuple[int, int]]]:
+        yield [(expert, expert) for expert in self._chosen]
 
     @property
     def ready(self) -> int:
@@ -88,13 +103,21 @@ class ShapesFeed:
 class World:
     """A model of a family, as a device would run it."""
 
-    def __init__(self, folder: Path, where: torch.device) -> None:
+    def __init__(self, folder: Path, where: torch.device, grouped: bool, whole: bool) -> None:
         self.survey = survey_checkpoint(str(folder), dtype="bfloat16")
         self.routing = StepRouting(None, self.survey.layers)
         self.device = ShapesDevice(self.survey, where)
         self.model = load_unbound(self.survey)
-        feed, device = ShapesFeed(self.survey, where), self.device
-        bind_layers(self.model, lambda layer: DeviceExpertsLayer(layer, feed, self.routing, device))  # pyright: ignore[reportArgumentType]
+        feed: Any = ShapesFeed(self.survey, where, whole)
+        device: Any = self.device
+
+        def layer_of(layer: int, module: Any) -> DeviceExpertsLayer:
+            if not grouped or isinstance(module, OutsideExperts):
+                return DeviceExpertsLayer(layer, feed, self.routing, device)
+            tensors = {each.name: _slot_tensor(each.shape, module.is_transposed) for each in self.survey.tensors}
+            return GroupedExpertsLayer(layer, feed, self.routing, device, _no_product, tensors)
+
+        bind_layers(self.model, layer_of)
 
     def move(self) -> None:
         """What `Module.to` does."""
@@ -144,9 +167,17 @@ def shapes_only() -> Iterator[None]:
         torch.tensor = written
 
 
-def check(folder: Path, where: torch.device) -> None:
+def _no_product(rows: torch.Tensor, weights: SlotTensor, groups: Groups, out: torch.Tensor, first: int = 0) -> None:
+    """There are no numbers to multiply."""
+
+
+def _slot_tensor(shape: list[int], transposed: bool) -> SlotTensor:
+    return SlotTensor(torch.empty(0), 1, 0, (shape[0], shape[-1]), transposed)
+
+
+def check(folder: Path, where: torch.device, grouped: bool, whole: bool) -> None:
     """Prefill with pads, decode, join, drop, split."""
-    world = World(folder, where)
+    world = World(folder, where, grouped, whole)
     with shapes_only():
         world.move()
         unit, other = world.prefill(0, [4, 2]), world.prefill(2, [3, 3])
@@ -156,14 +187,15 @@ def check(folder: Path, where: torch.device) -> None:
         unit.drop([1])
         world.step(unit)
         world.step(unit.split([0]))
-    assert world.device.read_back == 6 * world.survey.layers
+    assert world.device.read_back == (0 if whole else 6 * world.survey.layers)
 
 
 def main() -> None:
     torch.set_num_threads(1)
     _setup_privateuseone_for_python_backend(NAME)
-    for folder in sys.argv[1:]:
-        check(Path(folder), torch.device(NAME, 0))
+    grouped, whole = (word in sys.argv[1].split(",") for word in ("grouped", "whole"))
+    for folder in sys.argv[2:]:
+        check(Path(folder), torch.device(NAME, 0), grouped, whole)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,29 @@ from pathlib import Path
 import pytest
 
 from tests.families import FAMILIES
+from tests.outside import OUTSIDE
 
-OFTEN = ("mixtral", "qwen3_next", "gpt_oss")
 READ_BACK_BY_THE_LIBRARY = ("jetmoe",)
 """The library itself asks the device for numbers in every layer."""
-REST = tuple(family for family in FAMILIES if family not in OFTEN + READ_BACK_BY_THE_LIBRARY)
+ALL = tuple(family for family in FAMILIES if family not in READ_BACK_BY_THE_LIBRARY)
+INSIDE = tuple(family for family in ALL if family not in OUTSIDE)
+SLOW = pytest.mark.slow
+CASES = [
+    pytest.param("grouped,whole", ("qwen3_moe", "qwen3_next", "gpt_oss"), id="whole"),
+    pytest.param("grouped,whole", INSIDE, marks=SLOW, id="whole-all"),
+    pytest.param("grouped", INSIDE, marks=SLOW, id="grouped-all"),
+    pytest.param("single", ALL, marks=SLOW, id="single-all"),
+]
 
 
-@pytest.mark.parametrize("families", [OFTEN, pytest.param(REST, marks=pytest.mark.slow)], ids=["often", "rest"])
-def test_a_step_mixes_no_devices_and_the_host_waits_once_a_layer(folders: Path, families: Sequence[str]) -> None:
-    """Prefill with pads, decode, join, drop, split; only the routes are read back."""
+@pytest.mark.parametrize(("mode", "families"), CASES)
+def test_a_step_mixes_no_devices_and_the_host_waits_for_routes_alone(
+    folders: Path, mode: str, families: Sequence[str]
+) -> None:
+    """Prefill with pads, decode, join, drop, split; only the routes are read back, and of whole layers not those."""
     script = Path(__file__).parent / "placement.py"
     paths = [str(folders / family) for family in families]
-    ended = subprocess.run([sys.executable, "-P", str(script), *paths], capture_output=True, text=True, timeout=100)
+    ended = subprocess.run(
+        [sys.executable, "-P", str(script), mode, *paths], capture_output=True, text=True, timeout=100
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]

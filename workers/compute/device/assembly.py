@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -11,10 +12,12 @@ from transformers import PreTrainedModel
 from ....ipc.messages import ComputeFromLoader, Message
 from ...checkpoint.layout import filled_bytes
 from ...checkpoint.survey import Survey
+from ..adapters.base import OutsideExperts
 from ..holdings import Holdings
 from ..model import bind_layers
 from ..routing import StepRouting
 from .base import Device
+from .grouped_layer import GroupedExpertsLayer
 from .layer import DeviceExpertsLayer
 from .residency import DeviceResidency, DeviceSlotViews
 from .traffic import SlotTraffic
@@ -39,5 +42,13 @@ def open_residency(
 
 
 def bind_on_device(model: PreTrainedModel, residency: DeviceResidency, routing: StepRouting, device: Device) -> None:
-    """Bind every experts module of a skeleton on the device to its slots."""
-    bind_layers(model, lambda layer: DeviceExpertsLayer(layer, residency, routing, device))
+    """Bind every experts module of a skeleton on the device to its slots: grouped, where a kernel can do it."""
+    product = device.grouped_product(residency.views.experts)
+
+    def layer_of(layer: int, module: Any) -> DeviceExpertsLayer:
+        tensors = {} if isinstance(module, OutsideExperts) else residency.views.tensors(module.is_transposed)
+        if product is None or not tensors:
+            return DeviceExpertsLayer(layer, residency, routing, device)
+        return GroupedExpertsLayer(layer, residency, routing, device, product, tensors)
+
+    bind_layers(model, layer_of)

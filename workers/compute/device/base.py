@@ -9,6 +9,9 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, device
 
+from ..routing import Later
+from .groups import GroupedProduct
+
 
 class Event(Protocol):
     """A moment in a stream: what was enqueued there before it was recorded is done."""
@@ -85,8 +88,12 @@ class Device(Protocol):
         """A small array as a tensor for kernels that are enqueued from now on; the host does not wait."""
         ...
 
-    def download(self, tensor: Tensor) -> np.ndarray:
-        """A small tensor of the device, read back: the host waits until its kernels are done."""
+    def fetch(self, tensor: Tensor) -> Later:
+        """A small tensor of the device, on its way back; the host does not wait now."""
+        ...
+
+    def grouped_product(self, experts: int) -> GroupedProduct | None:
+        """For layers of so many experts; None where there is no such kernel."""
         ...
 
     def catch_up(self) -> None:

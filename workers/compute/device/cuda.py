@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from ....configs.sizes import format_size
 from ....errors import BudgetError, UsageError
+from ..routing import Later
 from .base import Event
+from .groups import GroupedProduct
 
 PORTABLE = 1
 """cudaHostRegisterPortable."""
@@ -65,6 +68,8 @@ class CudaDevice:
         """Raises UsageError if torch cannot use this GPU."""
         require_cuda(index)
         torch.cuda.set_device(index)
+        # float32 is float32 (I1b); torch's own default would round it in convolutions.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.name, self.torch_device = f"cuda:{index}", torch.device("cuda", index)
         self.kernels = CudaStream(torch.cuda.current_stream(), current=True)
         self.copies, self.urgent = CudaStream(torch.cuda.Stream()), CudaStream(torch.cuda.Stream())
@@ -81,7 +86,9 @@ class CudaDevice:
 
     def allocate(self, count_bytes: int) -> Tensor:
         try:
-            return torch.empty(count_bytes, dtype=torch.uint8, device=self.torch_device)
+            memory = torch.empty(count_bytes, dtype=torch.uint8, device=self.torch_device)
+            torch.cuda.synchronize()  # what this memory was before, in another stream than copies, is over
+            return memory
         except torch.OutOfMemoryError as error:
             free, total = torch.cuda.mem_get_info()
             what = f"{format_size(count_bytes)} cannot be had: {format_size(free)} of {format_size(total)} are free"
@@ -98,11 +105,26 @@ class CudaDevice:
         """Through pinned memory of torch's own allocator, which knows when the copy is done."""
         return torch.from_numpy(array).pin_memory().to(self.torch_device, non_blocking=True)
 
-    def download(self, tensor: Tensor) -> np.ndarray:
+    def fetch(self, tensor: Tensor) -> Later:
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         host.copy_(tensor, non_blocking=True)
-        self.kernels.record().wait()
-        return host.numpy()
+        copied = torch.cuda.current_stream().record_event()
+
+        def read() -> np.ndarray:
+            copied.synchronize()
+            return host.numpy()
+
+        return read
+
+    def grouped_product(self, experts: int) -> GroupedProduct | None:
+        if find_spec("triton") is None:
+            logging.getLogger(__name__).warning(
+                "without triton every expert is a launch of its own: %s is slower", self.name
+            )
+            return None
+        from .triton_product import TritonProduct
+
+        return TritonProduct(experts)
 
     def catch_up(self) -> None:
         """Torch's own operations are in the stream of kernels."""

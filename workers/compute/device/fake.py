@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from ....errors import EngineError
+from ..routing import Later
 from .base import Event
+from .groups import GroupedProduct
+from .plain_product import plain_product
 
 POISON = 0xFF
 """NaN in every float type."""
@@ -111,9 +114,17 @@ class FakeDevice:
     def upload(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
-    def download(self, tensor: Tensor) -> np.ndarray:
-        self.catch_up()
-        return tensor.numpy()
+    def fetch(self, tensor: Tensor) -> Later:
+        reached = self.kernels.record()
+
+        def read() -> np.ndarray:
+            reached.wait()
+            return tensor.numpy()
+
+        return read
+
+    def grouped_product(self, experts: int) -> GroupedProduct | None:
+        return plain_product
 
     def catch_up(self) -> None:
         """Torch's operations on a CPU do not wait their turn."""

@@ -17,10 +17,9 @@ from .residency import DeviceResidency
 
 
 class DeviceExpertsLayer(ExpertsLayer):
-    """The host has to know the routes, to know what is missing: so it waits for the router once a layer.
+    """One expert a launch, whatever the budget, so that no bit depends on it (I1a).
 
-    One expert a kernel whatever the budget, so that no bit depends on it (I1a), and none for those that were not
-    chosen.
+    The host has to know the routes, to know what is missing: so it waits for the router once a layer.
     """
 
     def __init__(self, layer: int, feed: DeviceResidency, routing: StepRouting, device: Device) -> None:
@@ -28,7 +27,7 @@ class DeviceExpertsLayer(ExpertsLayer):
         self._residency, self._device = feed, device
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        routes = self._device.download(index)
+        routes = self._device.fetch(index)()
         seen = self._device.kernels.record()
         self._routing.add(self._layer, routes, hidden, weights)
         rows = rows_by_expert(routes)

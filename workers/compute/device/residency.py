@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 
 from ....ipc.messages import ComputeFromLoader, Copied, Copy, Filled, Given, HeldFromLoader, Holding, Message
+from ...checkpoint.survey import SlotTensor as SlotTensorFacts
 from ...checkpoint.survey import Survey
-from ..holdings import Holdings
-from ..residency import IDLE_MS, Residency
+from ..holdings import Computed, Holdings, LayerCounted, LayerEnded, LayerEntered
+from ..residency import IDLE_MS, FeedCounts, Residency
+from ..routing import Later
 from ..slots import ExpertWeights, SlotViews
+from .groups import SlotTensor
 from .traffic import SlotTraffic
 
 WATCHING_MS = 1
@@ -28,6 +32,23 @@ class DeviceSlotViews(SlotViews):
         self._traffic.read(slot)
         return super().weights(slot, layer, expert)
 
+    def tensors(self, transposed: bool) -> dict[str, SlotTensor]:
+        """By name, as a grouped product takes them; empty if experts are of several kinds, or lie in several ways."""
+        if not self._uniform:
+            return {}
+        found = dict(zip((tensor.name for tensor in self._tensors), self._positions[0][0], strict=True))
+        return {
+            tensor.name: self._tensor(tensor, found, transposed) for tensor in self._tensors if len(tensor.shape) == 2
+        }
+
+    def _tensor(self, tensor: SlotTensorFacts, found: dict[str, int], transposed: bool) -> SlotTensor:
+        kind: torch.dtype = getattr(torch, tensor.dtype)
+        bias = found.get(f"{tensor.name}_bias", -kind.itemsize)
+        places = (self._stride_bytes, found[tensor.name], bias)
+        stride, start, bias_start = (place // kind.itemsize for place in places)
+        rows, columns = tensor.shape
+        return SlotTensor(self._memory.view(kind), stride, start, (rows, columns), transposed, bias_start)
+
 
 class DeviceResidency(Residency):
     """As on a CPU, but for what the messages mean: `Copy` is enqueued, `Given` leaves an event behind."""
@@ -44,6 +65,14 @@ class DeviceResidency(Residency):
     ) -> None:
         super().__init__(holdings, views, self._tell, self._look, self._enqueue_after(wait), clock_ns)
         self._traffic, self._say, self._listen = traffic, send, hear
+        self.views = views
+        self._uncounted: list[tuple[int, Later]] = []
+        """Layers that were entered, and the routes that they took."""
+
+    @property
+    def counts(self) -> FeedCounts:
+        self._count()
+        return super().counts
 
     @property
     def counters(self) -> dict[str, int | float]:
@@ -56,8 +85,58 @@ class DeviceResidency(Residency):
 
     def begin(self, layer: int, experts: list[int]) -> None:
         """What is there goes first: a kernel that waits for its copy holds up all behind it."""
+        self._count()
         super().begin(layer, experts)
         self._runs.sort(key=lambda run: not self._traffic.is_filled(run[1]))
+
+    def enter(self, layer: int) -> list[int] | None:
+        """The slots of all experts of a layer that begins, which kernels may read until `leave`; None if one is
+        missing."""
+        for message in self._hear():
+            self.receive(message)
+        self._layer = layer
+        slots = [slot for _, slot in self._perform(self._holdings.handle(LayerEntered(self._step, layer)))]
+        for slot in slots:
+            self._traffic.read(slot)
+        return slots or None
+
+    def leave(self, routes: Later) -> None:
+        """All that reads the slots of the layer that was entered is launched; what it chose is counted in time."""
+        self._uncounted.append((self._layer, routes))
+        self._perform(self._holdings.handle(LayerEnded()))
+
+    def is_whole(self, layer: int) -> bool:
+        """Whether all experts of a layer are held now."""
+        return self._holdings.is_whole(layer)
+
+    def waves(self) -> Iterator[list[tuple[int, int]]]:
+        """(expert, slot) of the layer that was begun, in lots that are launched together: what is there, then each
+        expert as its copy comes. Their slots may be read until the next lot is asked for."""
+        lots = self._lots()
+        while True:
+            for lot in lots:
+                for _, slot in lot:
+                    self._traffic.read(slot)
+                yield lot
+                self._runs += self._perform(self._holdings.handle(Computed([expert for expert, _ in lot])))
+                self._runs += self._take_in(self._hear())
+            if self._holdings.layer_done:
+                break
+            self._runs += [] if self._runs else self._await_arrivals()
+            lots = self._lots()
+        self._perform(self._holdings.handle(LayerEnded()))
+
+    def _lots(self) -> list[list[tuple[int, int]]]:
+        """A kernel waits for the last copy of its lot: so those on their way are lots of their own."""
+        runs, self._runs = self._runs, []
+        there = [run for run in runs if self._traffic.is_filled(run[1])]
+        return [*([there] if there else []), *([run] for run in runs if run not in there)]
+
+    def _count(self) -> None:
+        """Once routes are read back, it is known which experts were there when they were wanted."""
+        for layer, routes in self._uncounted:
+            self._holdings.handle(LayerCounted(layer, np.unique(routes()).tolist()))
+        self._uncounted.clear()
 
     def receive(self, message: ComputeFromLoader) -> None:
         super().receive(self._enqueue(message))

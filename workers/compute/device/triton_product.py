@@ -1,0 +1,44 @@
+"""The grouped product as one kernel that finds its weights by slot numbers. Imported only where there is a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from .groups import Groups, SlotTensor
+from .triton_kernel import grouped_rows
+
+FEWEST_ROWS, MOST_ROWS = 16, 128
+"""Of a tile: what tensor cores take at least, and what still leaves enough programs."""
+OUT = 64
+
+
+class TritonProduct:
+    """See `GroupedProduct`, for layers of `experts` experts at most."""
+
+    def __init__(self, experts: int) -> None:
+        self._experts = experts
+
+    def __call__(self, rows: Tensor, weights: SlotTensor, groups: Groups, out: Tensor, first: int = 0) -> None:
+        shape = tile_shape(groups.layer_rows, self._experts, rows.dtype)
+        count = groups.table.shape[1]
+        tiles = min(groups.rows, groups.rows // shape["ROWS"] + count)
+        strides = (1, weights.out) if weights.transposed else (rows.shape[1], 1)
+        kernel: Any = grouped_rows
+        kernel[(tiles, triton.cdiv(weights.out, OUT))](
+            rows, out, weights.memory, *groups.table, count, first, rows.shape[1], weights.out,
+            weights.stride, weights.start, *strides, max(weights.bias_start, 0),
+            GROUPS=triton.next_power_of_2(self._experts), OUT=OUT, HAS_BIAS=weights.bias_start >= 0, **shape,
+        )  # fmt: skip
+
+
+def tile_shape(layer_rows: int, experts: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Tiles about as high as an expert has rows in this layer on average; float32 has no tensor cores to feed."""
+    usual = triton.next_power_of_2(max(layer_rows // experts, 1))
+    if dtype == torch.float32:
+        return {"ROWS": FEWEST_ROWS, "IN": 32, "num_warps": 4, "num_stages": 3}
+    rows = min(max(usual, FEWEST_ROWS), MOST_ROWS)
+    return {"ROWS": rows, "IN": 64, "num_warps": 8 if rows == MOST_ROWS else 4, "num_stages": 3}
