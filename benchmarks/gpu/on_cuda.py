@@ -58,7 +58,6 @@ class OnCuda:
 
     def __init__(self) -> None:
         require_cuda(0)
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
     def open(self) -> CudaDevice:
         return CudaDevice(0)

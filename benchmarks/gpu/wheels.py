@@ -1,4 +1,4 @@
-"""Downloads what `make gpu-check` needs besides torch and numpy, for a machine that has a torch with CUDA and no network:
+"""Downloads what `make gpu-check` needs besides torch (and numpy), for a machine with a CUDA torch and no network:
 
     python -m expertflow.benchmarks.gpu.wheels FOLDER --python-version 3.12     (make gpu-wheels OUT=FOLDER)
 

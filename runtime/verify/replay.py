@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ...ipc.attachments import FOLDER
 from ...ipc.available import available_bytes
 from ...ipc.messages import RunStep, Stepped
 from ...workers.checkpoint.survey import Survey
+from ...workers.compute.device.base import Device
 from ...workers.compute.recording import Recorded, digest_rows, read_steps
 from ...workers.compute.sampling import RowFailed
 from ...workers.compute.unit import RowAbilities, Unit
@@ -51,16 +53,24 @@ class _Forced:
         return [tokens.get(row, RowFailed("failed when it was recorded", "step")) for row in unit.numbers]
 
 
-def replay(folder: Path, survey: Survey, abilities: RowAbilities | None = None) -> Iterator[ReplayedStep]:
+def replay(
+    folder: Path, survey: Survey, abilities: RowAbilities | None = None, device: Device | None = None
+) -> Iterator[ReplayedStep]:
     """Every recorded step with its logits as they are now. Raises UsageError for a folder without a recording."""
-    _check_memory(survey)
+    gc.collect()  # a model is full of cycles, and the memory of a device is short
+    _check_memory(survey, available_bytes(), "verify")
+    if device is not None:
+        _check_memory(survey, device.free_bytes(), device.name)
     starts = list(read_steps(str(folder)))
     if not any(starts):
         raise UsageError("holds no recorded steps", str(folder), "Run with record=FOLDER first")
     for start in starts:
         forced = _Forced()
         images = folder / FOLDER
-        with LocalRuntime(survey, survey.expert_count, abilities, forced.choose, attachments=images) as runtime:
+        tier = "disk" if device is None else "host"
+        with LocalRuntime(
+            survey, survey.expert_count, abilities, forced.choose, tier=tier, attachments=images, device=device
+        ) as runtime:
             yield from _replay_start(runtime, start, forced)
 
 
@@ -78,8 +88,8 @@ def _replay_start(runtime: LocalRuntime, start: list[Recorded], forced: _Forced)
                 yield forced.seen
 
 
-def _check_memory(survey: Survey) -> None:
-    needed, there = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes, available_bytes()
+def _check_memory(survey: Survey, there: int, where: str) -> None:
+    needed = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes
     if needed > there:
         what = f"running everything resident takes {format_size(needed)}, {format_size(there)} are available"
-        raise BudgetError(what, "verify", "Verify on a machine with more memory")
+        raise BudgetError(what, where, "Verify on a machine with more memory")

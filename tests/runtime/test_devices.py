@@ -8,6 +8,7 @@ import pytest
 import torch
 from expertflow import Config, Supervisor
 from expertflow.errors import UsageError
+from expertflow.runtime import checking
 from expertflow.runtime.devices import cuda_version
 
 
@@ -35,3 +36,13 @@ def test_a_configuration_that_no_device_can_follow_is_refused(wrong: dict[str, s
     with pytest.raises(UsageError) as raised:
         Config.load(model="m", **wrong)
     assert raised.value.where == place and raised.value.remedy
+
+
+def test_what_ran_on_a_device_is_verified_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another device, or the CPU, rounds otherwise."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho $* > {tmp_path}/asked\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(checking.sys, "executable", str(program))
+    assert list(checking.run_checks(tmp_path, Config.load(model="m", device="fake:3"))) == []
+    assert (tmp_path / "asked").read_text().split()[-1] == "fake:3"

@@ -157,16 +157,17 @@ def logits_alone(model: Any, prompt: list[int], following: list[int]) -> Tensor:
 
     A decoder gets one id at a time, as when it generates: several at once would compete for the capacity of experts.
     """
+    where = model.device
     if not model.config.is_encoder_decoder:
-        return model(input_ids=torch.tensor([prompt + following])).logits[0, len(prompt) - 1 :]
-    encoded = model.get_encoder()(input_ids=torch.tensor([prompt]))
+        return model(input_ids=torch.tensor([prompt + following], device=where)).logits[0, len(prompt) - 1 :]
+    encoded = model.get_encoder()(input_ids=torch.tensor([prompt], device=where))
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    every = torch.ones(1, len(prompt), dtype=torch.long)
+    every = torch.ones(1, len(prompt), dtype=torch.long, device=where)
     steps = [
         model(
             encoder_outputs=encoded,
             attention_mask=every,
-            decoder_input_ids=torch.tensor([[token]]),
+            decoder_input_ids=torch.tensor([[token]], device=where),
             past_key_values=cache,
         )
         for token in (decoder_start(model.config), *following)
