@@ -25,6 +25,7 @@ from expertflow.errors import UsageError
 from .page import write_page
 from .parts import PARTS, Part
 from .results import begin, failure_of, result_of, save_failure
+from .targets import judge, target_line
 from .under_test import under_test
 
 COMMAND = ("-m", "expertflow.benchmarks.gpu.part")
@@ -47,7 +48,7 @@ def main() -> int:
         if not arguments.parts or part.name in arguments.parts:
             _run(part, folder, until)
             write_page(folder)
-    sys.stderr.write(f"see {folder / 'gpu.md'}\n")
+    sys.stderr.write("".join(f"{target_line(each)}\n" for each in judge(folder)) + f"see {folder / 'gpu.md'}\n")
     done = [result_of(folder, part.name) for part in PARTS]
     return 0 if all(result is not None and result.get("holds", True) for result in done) else 1
 

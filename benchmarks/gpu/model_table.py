@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .parts import SHARES
+from .results import result_of
 from .targets import batches_of, bound_ms, case_of, plain_rate
 
 MISSING = "–"
@@ -25,6 +26,17 @@ def model_table(folder: Path, model: str) -> tuple[list[str], list[list[str]]]:
             if row is not None:
                 rows.append([str(batch), name, *_time(folder, model, row), *_link(folder, model, row)])
     return HEADS, rows
+
+
+def loading(folder: Path, model: str) -> str:
+    """How long each took to be ready, and the most that torch held of the device's memory where that is known."""
+    words = []
+    for name in CONTENDERS:
+        result = result_of(folder, f"{model}-{name}")
+        if result is not None:
+            peak = f", at most {result['peak_bytes'] / 1e9:.2f} GB" if result.get("peak_bytes") else ""
+            words.append(f"{name} {result['ready_s']:.1f} s{peak}")
+    return f"Ready after: {'; '.join(words)}."
 
 
 def _time(folder: Path, model: str, row: dict[str, Any]) -> list[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from expertflow.workers.compute.device.base import Device
 from expertflow.workers.compute.device.cuda import CudaDevice, CudaStream, require_cuda
 from torch import Tensor
@@ -92,7 +92,7 @@ class OnCuda:
             "free_bytes": free,
             "torch": torch.__version__,
             "CUDA": torch.version.cuda,
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
             "cores": os.cpu_count(),
         }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .model_table import model_table
+from .model_table import loading, model_table
 from .parts import MODELS, PARTS
 from .results import failure_of, is_rehearsal, result_of
 from .targets import judge
@@ -110,7 +110,8 @@ def _ipc(result: dict[str, Any] | None) -> str:
 
 def _model(folder: Path, model: str) -> str:
     heads, rows = model_table(folder, model)
-    return f"## Model {model}: a decode step\n\n" + table(heads, rows) if rows else ""
+    lines = [f"## Model {model}: a decode step", table(heads, rows), loading(folder, model)]
+    return "\n\n".join(lines) if rows else ""
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

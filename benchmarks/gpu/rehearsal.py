@@ -6,13 +6,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from expertflow.runtime.demo.widened import cache_folder, widened_copy
-from expertflow.tests.families import save_tiny
 from expertflow.workers.compute.device.base import Device
 from expertflow.workers.compute.device.fake import FakeDevice
 from torch import Tensor
@@ -61,8 +60,8 @@ class Rehearsal:
         return time.perf_counter() - started
 
     def facts(self) -> dict[str, Any]:
-        cores = os.cpu_count()
-        return {"device": "none", "torch": torch.__version__, "transformers": transformers.__version__, "cores": cores}
+        found = {"torch": torch.__version__, "transformers": version("transformers")}
+        return {"device": "none", **found, "cores": os.cpu_count()}
 
     def peak_bytes(self) -> int:
         return 0
@@ -73,6 +72,8 @@ class Rehearsal:
     def model_folder(self, name: str) -> Path:
         if name != "r":
             return widened_copy(EXAMPLES / "model", cache_folder(), FACTOR)
+        from expertflow.tests.families import save_tiny
+
         folder = cache_folder() / "rehearsal"
         if not folder.exists():
             partial = folder.with_suffix(".partial")

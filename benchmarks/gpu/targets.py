@@ -29,6 +29,11 @@ class Target(NamedTuple):
         return self.found <= self.goal if self.at_most else self.found >= self.goal
 
 
+def target_line(target: Target) -> str:
+    sign = "<=" if target.at_most else ">="
+    return f"{'met' if target.met else 'MISSED'}: {target.what}: {target.found:.2f} ({sign} {target.goal:g})"
+
+
 def judge(folder: Path) -> list[Target]:
     """Those for which there is all that they need."""
     return [*_rates(folder), *(each for model in MODELS for each in (*_steps(folder, model), *_speed(folder, model)))]
@@ -53,12 +58,12 @@ def batches_of(folder: Path, model: str) -> list[int]:
 
 
 def bound_ms(folder: Path, model: str, row: Rows) -> float | None:
-    """The larger of computing with everything resident (the faster of ours and of transformers), and of what LRU would
-    have loaded over the rate of plain copies. Means, as bytes add up to."""
+    """The larger of computing with everything resident (ours or transformers', whichever is faster), and of what LRU
+    would have loaded over the rate of plain copies. Of means, since bytes differ from step to step."""
     batch, rate = row["batch"], plain_rate(folder)
     resident = [case_of(folder, f"{model}-{name}", batch) for name in ("resident", f"ours-{SHARES[0]}")]
     times = [each["mean_step_ms"] for each in resident if each]
-    if rate is None or len(times) < len(resident):
+    if rate is None or not times:
         return None
     return max(min(times), 1e3 * row["lru_bytes_per_step"] / rate)
 

@@ -97,11 +97,11 @@ def folder(tmp_path: Path) -> Path:
     """4 MB a step at 1 GB/s take 4 ms; 1 ms of them shows: three quarters are hidden. LRU would have loaded 9 MB."""
     begin(tmp_path, rehearsal=False)
     facts = {"bytes_per_token": 0.0, "hit_ratio": 1.0}
-    save_result(tmp_path, "r-ours-100%", {"rows": [decode(8, 10.0, facts)]})
+    save_result(tmp_path, "r-ours-100%", {"ready_s": 20.0, "rows": [decode(8, 10.0, facts)]})
     some = facts | {"bytes_per_token": 0.5e6, "hit_ratio": 0.9}
-    save_result(tmp_path, "r-ours-25%", {"rows": [decode(8, 11.0, some, lru=9e6)]})
-    save_result(tmp_path, "r-resident", {"rows": [decode(8, 8.0)]})
-    save_result(tmp_path, "r-accelerate", {"rows": [decode(8, 44.0)]})
+    save_result(tmp_path, "r-ours-25%", {"ready_s": 20.0, "rows": [decode(8, 11.0, some, lru=9e6)]})
+    save_result(tmp_path, "r-resident", {"ready_s": 10.0, "peak_bytes": 4e9, "rows": [decode(8, 8.0)]})
+    save_result(tmp_path, "r-accelerate", {"ready_s": 10.0, "rows": [decode(8, 44.0)]})
     row = {"piece_bytes": 2**20, "pinned": 1e9, "registered": 0.9e9, "ordered": 0.8e9, "pageable": 1e8}
     rates = {"holds": False, "facts": {"device": "a GPU"}, "store_bytes": 2**29, "registering_s": 0.2, "rows": [row]}
     save_result(tmp_path, "rates", rates)
@@ -126,7 +126,7 @@ def test_the_page_has_what_there_is(folder: Path) -> None:
     write_page(folder)
     page = (folder / "gpu.md").read_text()
     row = "| 8 | ours-25% | 11.00 | 11.00 – 11.00 | 727 | 1.38 | 90.0 % | 4.0 | 9.0 | 36 % | 75 % | 9.00 |"
-    assert row in page and BANNER not in page
+    assert row in page and BANNER not in page and "Ready after: resident 10.0 s, at most 4.00 GB; acc" in page
     assert "| **does not hold** |" in page and "| failed: ValueError: no |" in page
     assert "| 1 | 1.0 | 0.9 | 0.8 | 0.1 |" in page and "| not run |" in page
     assert "| 1.22 | <= 1.2 | **missed** |" in page and "| 0.90 | >= 0.85 | met |" in page
