@@ -90,7 +90,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder of results, kept between runs")
     parser.add_argument(
-        "--minutes", type=float, default=9.5, help="after which no part is begun, and one that runs ends"
+        "--minutes", type=float, default=9.0, help="after which no part is begun, and one that runs ends"
     )
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
     parser.add_argument("--rehearse", action="store_true", help="without a GPU, tiny: figures mean nothing")
