@@ -47,7 +47,7 @@ def reference_logits(
 
 def _logits(model: Any, sequence: Sequence, attachments: Path) -> Tensor:
     if not sequence.attachment:
-        return logits_alone(model, sequence.prompt_ids, sequence.token_ids[:-1])
+        return logits_alone(model, sequence.prompt_ids, sequence.token_ids[:-1], model.device)
     images = load_file(attachment_path(attachments, sequence.attachment), device=str(model.device))
     return logits_with_images(model, sequence.prompt_ids, sequence.token_ids[:-1], images)
 

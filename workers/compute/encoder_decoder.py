@@ -152,12 +152,12 @@ def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:
     return kind(config, *args, **options)
 
 
-def logits_alone(model: Any, prompt: list[int], following: list[int]) -> Tensor:
-    """What a library's model says after `prompt` and each id of `following`: [following + 1, vocabulary].
+def logits_alone(model: Any, prompt: list[int], following: list[int], where: torch.device | str = "cpu") -> Tensor:
+    """What a library's model, which is `where`, says after `prompt` and each id of `following`: [following + 1,
+    vocabulary].
 
     A decoder gets one id at a time, as when it generates: several at once would compete for the capacity of experts.
     """
-    where = model.device
     if not model.config.is_encoder_decoder:
         return model(input_ids=torch.tensor([prompt + following], device=where)).logits[0, len(prompt) - 1 :]
     encoded = model.get_encoder()(input_ids=torch.tensor([prompt], device=where))
