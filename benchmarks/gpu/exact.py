@@ -50,7 +50,7 @@ def _check(folder: Path, family: str, device: Device) -> dict[str, Any]:
         for number, sequence in driver.sequences.items()
     )
     return {
-        "holds": difference <= TOLERANCE * scale and tokens_equal and bfloat <= RATIO,
+        "holds": difference <= TOLERANCE * scale and tokens_equal and bfloat <= RATIO and same_bits,
         "float32_difference": difference / scale,
         "tokens_equal": tokens_equal,
         "bfloat16_error_ratio": bfloat,

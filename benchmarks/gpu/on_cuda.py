@@ -102,5 +102,5 @@ class OnCuda:
     def offloading(self, kept_bytes: int, folder: Path) -> dict[str, Any]:
         return {"device_map": "auto", "max_memory": {0: kept_bytes, "cpu": 10**15}}
 
-    def model_folder(self, name: str) -> Path:
+    def model_folder(self, name: str, folder: Path) -> Path:
         return folder_of(name)

@@ -63,7 +63,7 @@ def _ipc(test: UnderTest, folder: Path) -> dict[str, Any]:
 
 def _model(name: str) -> Run:
     def make(test: UnderTest, folder: Path) -> dict[str, Any]:
-        return {"folder": str(test.model_folder(name))}
+        return {"folder": str(test.model_folder(name, folder))}
 
     return make
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from expertflow.runtime.demo.widened import cache_folder, widened_copy
+from expertflow.runtime.demo.widened import widened_copy
 from expertflow.workers.compute.device.base import Device
 from expertflow.workers.compute.device.fake import FakeDevice
 from torch import Tensor
@@ -69,14 +69,10 @@ class Rehearsal:
     def offloading(self, kept_bytes: int, folder: Path) -> dict[str, Any]:
         return {"device_map": "auto", "max_memory": {"cpu": kept_bytes, "disk": 10**15}, "offload_folder": str(folder)}
 
-    def model_folder(self, name: str) -> Path:
+    def model_folder(self, name: str, folder: Path) -> Path:
         if name != "r":
-            return widened_copy(EXAMPLES / "model", cache_folder(), FACTOR)
+            return widened_copy(EXAMPLES / "model", folder, FACTOR)
         from expertflow.tests.families import save_tiny
 
-        folder = cache_folder() / "rehearsal"
-        if not folder.exists():
-            partial = folder.with_suffix(".partial")
-            save_tiny("olmoe", partial)
-            partial.rename(folder)
-        return folder
+        save_tiny("olmoe", folder / name)
+        return folder / name

@@ -67,8 +67,8 @@ class UnderTest(Protocol):
         """Options of `from_pretrained` by which accelerate keeps so much on the device, the rest away from it."""
         ...
 
-    def model_folder(self, name: str) -> Path:
-        """A model of the table, made at the first call."""
+    def model_folder(self, name: str, folder: Path) -> Path:
+        """A model of the table, made at the first call: among this user's caches, or if it is tiny in `folder`."""
         ...
 
 
