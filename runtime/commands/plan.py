@@ -33,7 +33,7 @@ class Plan(EngineCommand):
     """
 
     device_memory: str = ""
-    """What the device of --device has (24GB); empty: whether it is enough is not said."""
+    """Memory that the device has in all, for example 24GB; empty: whether it is enough is not said."""
 
     json: bool = False
     """One line of JSON instead of a table."""
