@@ -16,7 +16,7 @@ from ...workers.compute.device.open import open_device
 from ...workers.compute.recording import read_steps
 from ...workers.compute.unit import RowAbilities
 from .reference import Sequence, reference_logits
-from .replay import replay
+from .replay import let_go, replay
 from .report import BFLOAT16, FLOAT32, RESIDENT, Check
 
 LOGIT_TOLERANCE = 1e-4
@@ -116,6 +116,7 @@ class Verification:
     def _reference(
         self, dtype: torch.dtype, sequences: list[Sequence], where: torch.device | None = None
     ) -> list[torch.Tensor]:
+        let_go()
         return reference_logits(Path(self._survey.folder), dtype, sequences, self._folder / FOLDER, where)
 
     def _survey_in(self, dtype: str) -> Survey:

@@ -57,7 +57,7 @@ def replay(
     folder: Path, survey: Survey, abilities: RowAbilities | None = None, device: Device | None = None
 ) -> Iterator[ReplayedStep]:
     """Every recorded step with its logits as they are now. Raises UsageError for a folder without a recording."""
-    gc.collect()  # a model is full of cycles, and the memory of a device is short
+    let_go()
     _check_memory(survey, available_bytes(), "verify")
     if device is not None:
         _check_memory(survey, device.free_bytes(), device.name)
@@ -65,16 +65,26 @@ def replay(
     if not any(starts):
         raise UsageError("holds no recorded steps", str(folder), "Run with record=FOLDER first")
     for start in starts:
-        forced = _Forced()
-        images = folder / FOLDER
-        tier = "disk" if device is None else "host"
-        with LocalRuntime(
-            survey, survey.expert_count, abilities, forced.choose, tier=tier, attachments=images, device=device
-        ) as runtime:
-            yield from _replay_start(runtime, start, forced)
+        yield from _replay_start(survey, abilities, start, folder / FOLDER, device)
+        let_go()
 
 
-def _replay_start(runtime: LocalRuntime, start: list[Recorded], forced: _Forced) -> Iterator[ReplayedStep]:
+def let_go() -> None:
+    """Give the memory of models back that are used no more: they are full of cycles, and a device's memory is short."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without CUDA
+
+
+def _replay_start(
+    survey: Survey, abilities: RowAbilities | None, start: list[Recorded], images: Path, device: Device | None
+) -> Iterator[ReplayedStep]:
+    """On a device from a store of the whole model: it is filled once."""
+    forced, tier, slots = _Forced(), "disk" if device is None else "host", survey.expert_count
+    with LocalRuntime(survey, slots, abilities, forced.choose, tier=tier, attachments=images, device=device) as runtime:
+        yield from _replay_steps(runtime, start, forced)
+
+
+def _replay_steps(runtime: LocalRuntime, start: list[Recorded], forced: _Forced) -> Iterator[ReplayedStep]:
     step: RunStep | None = None
     for entry in start:
         if isinstance(entry, RunStep):
