@@ -22,7 +22,7 @@ from pathlib import Path
 
 from expertflow.errors import UsageError
 
-from .page import write_page
+from .page import BANNER, write_page
 from .parts import PARTS, Part
 from .results import begin, failure_of, result_of, save_failure
 from .targets import judge, target_line
@@ -48,9 +48,14 @@ def main() -> int:
         if not arguments.parts or part.name in arguments.parts:
             _run(part, folder, until)
             write_page(folder)
-    sys.stderr.write("".join(f"{target_line(each)}\n" for each in judge(folder)) + f"see {folder / 'gpu.md'}\n")
+    _say_targets(folder, arguments.rehearse)
     done = [result_of(folder, part.name) for part in PARTS]
     return 0 if all(result is not None and result.get("holds", True) for result in done) else 1
+
+
+def _say_targets(folder: Path, rehearsal: bool) -> None:
+    lines = [target_line(each) for each in judge(folder)] + ([BANNER] if rehearsal else [])
+    sys.stderr.write("\n".join([*lines, f"see {folder / 'gpu.md'}"]) + "\n")
 
 
 def _run(part: Part, folder: Path, until: float) -> None:
