@@ -111,6 +111,6 @@ PARTS = [
     Part("rates", "copies from host memory: plain pinned, registered, as ordered, pageable", _rates, 12, 45),
     Part("sharing", "a store that two processes register", _sharing, 15, 45),
     Part("ipc", "copies by the loader through CUDA IPC beside compute's own", _ipc, 15, 45),
-    *_table("r", made_s=30, ours_s=16, resident_s=16, accelerate_s=25),
+    *_table("r", made_s=30, ours_s=18, resident_s=16, accelerate_s=25),
     *_table("widened-512", made_s=45, ours_s=25, resident_s=28, accelerate_s=48),
 ]
