@@ -12,8 +12,9 @@ from expertflow.errors import BudgetError
 from expertflow.ipc.messages import StepSize
 from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.device.budget import claim_memory, working_bytes
+from expertflow.workers.compute.device.budget import claim_memory
 from expertflow.workers.compute.device.fake import MEMORY_BYTES, FakeDevice
+from expertflow.workers.compute.device.needs import working_bytes
 from expertflow.workers.compute.unit import RowAbilities
 
 from tests.system.references import Reference, random_prompts
@@ -41,7 +42,7 @@ def test_a_budget_that_just_fits_is_claimed_and_one_byte_less_is_refused(folders
     """I5: slots, caches, skeleton and working memory, with the numbers in the error."""
     survey = survey_checkpoint(str(folders / "olmoe"))
     config = Config(kv_memory="64MiB", device="cuda")
-    working = working_bytes(survey, survey.vocabulary, config)
+    working = working_bytes(survey, config)
     needed = 10 * survey.stride_bytes + 64 * 2**20 + survey.skeleton_bytes + working
     device = SmallDevice(needed)
     claim_memory(device, config, survey, 10)
@@ -54,7 +55,7 @@ def test_a_budget_that_just_fits_is_claimed_and_one_byte_less_is_refused(folders
 
 def test_a_longer_prefill_needs_more_working_memory(folders: Path) -> None:
     survey = survey_checkpoint(str(folders / "olmoe"))
-    less, more = (working_bytes(survey, 128, Config(prefill_tokens=tokens)) for tokens in (64, 6400))
+    less, more = (working_bytes(survey, Config(prefill_tokens=tokens)) for tokens in (64, 6400))
     assert less < more < MEMORY_BYTES
 
 
