@@ -58,6 +58,7 @@ class LocalRuntime:
         places: int = 0,
     ) -> None:
         """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk)."""
+        self._device = device
         survey = survey.laid_out(slots, tier, "cpu" if device is None else device.name)
         self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
@@ -124,6 +125,8 @@ class LocalRuntime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._fills.close()
+        if self._device is not None:
+            self._device.close()  # before the store's memory goes, and while copies into slots have somewhere to go
 
     @property
     def counts(self) -> FeedCounts:

@@ -110,6 +110,13 @@ class Device(Protocol):
         """Whether copies from the adopted store run by themselves."""
         ...
 
+    def require_usable(self) -> None:
+        """Raises EngineError if nothing will ever run on it again in this process, as after a kernel that failed.
+
+        The host waits for all that is enqueued.
+        """
+        ...
+
     def facts(self) -> dict[str, int | float | str]:
         """What a user may want to know about it."""
         ...

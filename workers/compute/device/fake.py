@@ -135,6 +135,9 @@ class FakeDevice:
         after.wait()
         yield
 
+    def require_usable(self) -> None:
+        """Its kernels fail in Python, where they are launched or awaited, and leave it as it was."""
+
     def facts(self) -> dict[str, int | float | str]:
         return {"device": self.name}
 
