@@ -72,9 +72,8 @@ class LocalRuntime:
         hinter = self._hinter(survey) if hints else None
         rows = abilities or RowAbilities()
         clock_ns = time.monotonic_ns
-        where = "cpu" if device is None else device.torch_device
         self._executor = Executor(
-            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, where
+            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, device
         )
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()

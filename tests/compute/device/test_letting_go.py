@@ -1,4 +1,4 @@
-"""Host memory that a device copies from: registered only while it is mapped, and let go with the runtime that used it."""
+"""Host memory that a device copies from: registered only while it is mapped, and let go with its runtime."""
 
 from __future__ import annotations
 
