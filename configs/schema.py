@@ -34,6 +34,7 @@ RANGES = {
     "reads_in_flight": Meta(ge=1, le=1024),
     "trace_hidden": Meta(ge=0, le=1),
     "start_timeout_s": Meta(gt=0, le=10**6),
+    "hang_timeout_s": Meta(ge=0, le=10**6),
     "restart_limit": Meta(ge=0),
 }
 """What the numbers of a configuration may be."""
@@ -108,6 +109,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """File for the spans of all stages in Chrome's trace format."""
     start_timeout_s: float = 300.0
     """How long a stage may take to become ready."""
+    hang_timeout_s: float = 120.0
+    """How long a stage may say nothing, or keep another waiting without doing anything, before it is ended and started
+    again; 0: for ever."""
     restart_limit: int = 5
     """Deaths of one stage within a minute after which the engine stops with the first cause."""
 

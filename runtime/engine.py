@@ -27,6 +27,7 @@ from .resources import Resources
 from .roster import Action, GiveUp, Kill, Roster, Spawn, Tell
 from .snapshot import Board
 from .stages import StagePlan
+from .watchdog import Watchdog
 
 POLL_MS = 50
 LAST_WORDS_S = 1.0
@@ -72,6 +73,7 @@ class Engine:
         self._plans = {plan.stage: plan for plan in plans}
         config = resources.config
         self._roster = Roster({plan.stage: plan.peers for plan in plans}, config.restart_limit, config.start_timeout_s)
+        self._watchdog = Watchdog(config.hang_timeout_s)
         self._orders: deque[KillStage | Drain] = deque()
         self._stopping = False
         self._poller = zmq.Poller()
@@ -124,6 +126,7 @@ class Engine:
             while not self._stopping:
                 self._turn()
                 self._act(self._roster.tick(time.monotonic()))
+                self._watch()
 
     def _turn(self) -> None:
         ready = dict(self._poller.poll(POLL_MS))
@@ -146,6 +149,11 @@ class Engine:
                 case GiveUp(cause):
                     self.cause = self.cause or cause
                     self._stopping = True
+
+    def _watch(self) -> None:
+        for stage, what in self._watchdog.look(time.monotonic()):
+            logging.getLogger(__name__).warning("stage %s %s: it is ended and started again", stage, what)
+            self._kill(stage)
 
     def _spawn(self, party: Party) -> None:
         plan = self._plans[party.stage]
@@ -170,6 +178,7 @@ class Engine:
                 self._welcome(stage, facts)
             case Published(stats, spans):
                 self.board.published(stage, stats)
+                self._watchdog.heard(stats, time.monotonic())
                 if self._resources.timeline:
                     self._resources.timeline.write(stage, spans)
             case Failed(error=error):
@@ -180,6 +189,7 @@ class Engine:
     def _welcome(self, stage: str, facts: dict[str, int | float | str]) -> None:
         was_complete = self._roster.complete
         self.board.learned(stage, facts)
+        self._watchdog.ready(stage, time.monotonic())
         self._act(self._roster.ready(stage, facts, time.monotonic()))
         if self._roster.complete and not was_complete:
             self.news.put(Started())
@@ -206,6 +216,7 @@ class Engine:
         if child.exit_code == FAILED:
             self._await_last_words(child.stage)
         self._resources.run_dir.remove_files_of(child.stage, child.epoch)
+        self._watchdog.gone(child.stage)
         if not self._stopping:
             logging.getLogger(__name__).warning("%s (epoch %d)", end, child.epoch)
             self._act(self._roster.died(child.stage, end, time.monotonic()))

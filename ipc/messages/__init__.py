@@ -31,7 +31,7 @@ from .to_compute import (
 )
 from .to_loader import Copied, Given, Hint, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
 from .to_predictor import Forecast, Foresee, PredictorFromLoader, PredictorFromScheduler
-from .to_scheduler import Cancel, Foreseen, FromClient, FromCompute, FromPredictor, Hello, Stepped, Submit
+from .to_scheduler import Cancel, Foreseen, FromClient, FromCompute, FromPredictor, Hello, Stepped, StepSize, Submit
 
 __all__ = [
     "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Copied", "Copy",
@@ -39,6 +39,6 @@ __all__ = [
     "FromCompute", "FromPredictor", "Given", "HeldFromLoader", "Hello", "Hint", "Holding",
     "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
     "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
-    "Snapshot",
-    "Span", "Split", "StageStats", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "Tokens", "Used", "Welcome",
+    "Snapshot", "Span", "Split", "StageStats", "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient",
+    "Tokens", "Used", "Welcome",
 ]  # fmt: skip

@@ -38,6 +38,14 @@ FromClient = Hello | Submit | Cancel
 FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromClient)
 
 
+class StepSize(msgspec.Struct, frozen=True):
+    """How large a step may be."""
+
+    rows: int
+    positions: int
+    """Padded: as many in each row."""
+
+
 class Stepped(Message, frozen=True, kw_only=True):
     """A step is done. `tokens[i]` is the next token of row `rows[i]`; `failed` rows have left the unit."""
 
@@ -53,6 +61,8 @@ class Stepped(Message, frozen=True, kw_only=True):
     """Distinct experts that the step ran, summed over its layers."""
     moved_ns: int = 0
     """Of rows that left, joined or parted before the forward; part of `busy_ns` for all but a Split."""
+    at_most: StepSize | None = None
+    """The step did not fit the memory of the device and was run in parts: what to try at most from now on."""
     digest: bytes = b""
     """Of the logits of this step (only when recording)."""
 

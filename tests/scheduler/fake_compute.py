@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from expertflow.ipc.messages import ErrorFacts, Forget, Row, RunStep, Sampling, Split, Stepped
+from expertflow.ipc.messages import ErrorFacts, Forget, Row, RunStep, Sampling, Split, Stepped, StepSize
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
 from expertflow.workers.scheduler.facts import ComputeFacts
 
@@ -79,6 +79,8 @@ class FakeCompute:
     stall_ns: int = 0
     moved_ns: int = 0
     """What a step costs more that other units' rows join."""
+    at_most: StepSize | None = None
+    """What the next step says of the room there is."""
 
     def receive(self, message: ComputeFromScheduler) -> None:
         self.orders.append(message)
@@ -128,6 +130,7 @@ class FakeCompute:
         if self.facts.moving:
             unit.trim()
         kept = {number: token for number, token in tokens.items() if number not in failed}
+        at_most, self.at_most = self.at_most, None
         return Stepped(
             number=step.number,
             unit=step.unit,
@@ -139,6 +142,7 @@ class FakeCompute:
             kv_bytes=self.used_bytes(),
             experts=10,
             moved_ns=self.moved_ns * bool(step.join),
+            at_most=at_most,
         )
 
     def _admit(self, step: RunStep) -> HeldUnit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from expertflow.ipc.messages import StepSize
 from expertflow.tests.scheduler.world import MS, World, finished, make_limits
 from expertflow.workers.scheduler.facts import ComputeFacts
 
@@ -50,6 +51,31 @@ def test_a_burst_is_prefilled_together() -> None:
     world.tick(5 * MS)
     assert world.compute is not None and world.compute.run_next() is not None
     assert len(world.compute.ran[0].step.admit) == 4
+
+
+def test_after_a_prefill_that_did_not_fit_the_device_others_are_smaller() -> None:
+    world = World(make_limits(batch_size=8, prefill_tokens=64))
+    books = [world.submit([1] * 8, 3, eos_ids=[]) for _ in range(12)]
+    world.tick()
+    assert world.compute is not None
+    world.compute.at_most = StepSize(rows=2, positions=20)
+    world.run_until_idle()
+    assert [len(ran.step.admit) for ran in world.compute.ran if ran.step.admit][:3] == [8, 2, 2]
+    assert all(finished(book).token_ids == book.tokens == book.expected() for book in books)
+
+
+def test_after_a_decode_that_did_not_fit_the_device_fewer_rows_run() -> None:
+    """Those that run go on; new ones wait until fewer do."""
+    world = World(make_limits(batch_size=4))
+    books = [world.submit([1 + i], 6, eos_ids=[]) for i in range(10)]
+    world.tick()
+    world.compute_step()
+    assert world.compute is not None
+    world.compute.at_most = StepSize(rows=2, positions=100)
+    world.run_until_idle()
+    decoded = [len(set(ran.rows)) for ran in world.compute.ran if not ran.step.admit]
+    assert decoded[0] == 4 and max(decoded[6:]) == 2
+    assert all(finished(book).token_ids == book.tokens == book.expected() for book in books)
 
 
 def test_a_full_batch_does_not_wait_for_more() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from ...errors import EngineError, RequestError
 from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
+from .attempts import Attempts
 from .device.base import Device
 from .encoder_decoder import new_unit
 from .hints import SILENT, Hinter
@@ -51,6 +52,7 @@ class Executor:
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
+        self._attempts = Attempts()
         self._moved_ns = 0
         """Spent on moving rows since the last step ended."""
 
@@ -110,6 +112,7 @@ class Executor:
         self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
     ) -> Stepped:
         moved_ns, self._moved_ns = self._moved_ns, 0
+        at_most, self._attempts = self._attempts.at_most, Attempts()
         return Stepped(
             number=step.number,
             unit=step.unit,
@@ -121,6 +124,7 @@ class Executor:
             kv_bytes=self.kv_bytes,
             experts=counts.hits + counts.misses,
             moved_ns=moved_ns,
+            at_most=at_most,
         )
 
     def _prepare(self, step: RunStep) -> Unit:
@@ -155,6 +159,7 @@ class Executor:
     def _rescue(self, step: RunStep, error: Exception) -> list[int | RowFailed]:
         """Recompute the rows of a broken step in smaller parts, so that only a guilty one fails."""
         rows = self._take_apart(step)
+        self._attempts.failed(rows, error)
         survivors = self._units[step.unit] = self._new_unit()
         return self._run_parts(step, rows, survivors, error)
 
@@ -183,7 +188,9 @@ class Executor:
             raise
         except Exception as error:  # noqa: BLE001 - one of these rows is the guilty one
             failure = error
+            self._attempts.failed(rows, error)
         else:
+            self._attempts.succeeded(rows)
             survivors.join(unit)
             return chosen
         return self._run_parts(step, rows, survivors, failure)

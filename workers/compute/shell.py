@@ -188,7 +188,9 @@ class ComputeShell:
                     pass
 
     def _hear(self) -> list[Any]:
-        """What the loader has said, in its order, without waiting."""
+        """What the loader has said, in its order, without waiting. In a long step it is here that we are heard of."""
+        if self._stage.publish_due:
+            self._publish()
         arrivals, self._arrivals = self._arrivals, []
         return arrivals + self._stage.hear("loader")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import Welcome
+from ...ipc.messages import StepSize, Welcome
 from .events import Facts
 
 REMEMBERED_REQUESTS = 20_000
@@ -44,6 +44,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     gather_ns: int = 4_000_000
     """A prefill waits this long for more requests of the same burst: a pass over the model's weights costs far more."""
     gather_limit_ns: int = 40_000_000
+
+
+def shrunk(limits: Limits, most: StepSize, was_prefill: bool) -> Limits:
+    """After a step that did not fit the memory of a device: those to come are no larger than `most`."""
+    if was_prefill:
+        return msgspec.structs.replace(limits, prefill_tokens=min(limits.prefill_tokens, most.positions))
+    return msgspec.structs.replace(limits, batch_size=min(limits.batch_size, most.rows))
 
 
 class ComputeFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from . import events
 from .admission import Room, pick_prefill, worth_waiting_until_ns
 from .desk import Desk, ending
 from .events import Action, Event
-from .facts import ComputeFacts, Limits, ModelFacts, compute_facts
+from .facts import ComputeFacts, Limits, ModelFacts, compute_facts, shrunk
 from .forecasts import Foreteller
 from .foresights import Foresights
 from .pacing import Choices, Pacer
@@ -170,6 +170,8 @@ class SchedulerState:
             self._stale_steps += 1
             return []
         self._steps += 1
+        if stepped.at_most is not None:
+            self._limits = shrunk(self._limits, stepped.at_most, outcome.was_prefill)
         if outcome.was_prefill:
             self._pacer.interrupted()
         else:

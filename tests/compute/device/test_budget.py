@@ -9,6 +9,7 @@ import pytest
 import torch
 from expertflow import Config
 from expertflow.errors import BudgetError, EngineError
+from expertflow.ipc.messages import StepSize
 from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute import rows as cache_rows
@@ -80,10 +81,13 @@ def test_out_of_memory_makes_the_step_smaller_and_nothing_else(folders: Path) ->
     prompts = random_prompts(8, survey.vocabulary, seed=3, longest=12)
     with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), tier="host", device=FakeDevice(1)) as runtime:
         small = runtime._executor._model = FullMemory(runtime.model, MOST_TOKENS)
-        driver = Driver(runtime, survey.vocabulary)
+        driver = Failures(runtime, survey.vocabulary)
         driver.prefill(1, prompts)
         driver.decode(1)
         driver.decode(1)
+    at_most = driver.told[0]
+    assert at_most is not None and whole_positions(prompts) // 4 <= at_most.positions <= MOST_TOKENS
+    assert driver.told[1:] == [None, None]
     whole, first_half = small.sizes[:2]
     assert whole > MOST_TOKENS and first_half <= whole // 2 and small.sizes[-2:] == [8, 8]
     reference = Reference(folders / "olmoe")
@@ -96,6 +100,7 @@ def test_a_row_that_does_not_fit_alone_fails_alone(folders: Path) -> None:
         runtime._executor._model = FullMemory(runtime.model, 10)
         driver = Failures(runtime, survey.vocabulary)
         driver.prefill(1, [[5] * 4, [6] * 11, [7] * 3])
+    assert driver.told == [StepSize(rows=1, positions=5)], "half of the smallest that failed: eleven positions"
     assert list(driver.failed) == [1] and "does not fit" in driver.failed[1].what
     assert [len(each.token_ids) for each in driver.sequences.values()] == [1, 0, 1]
 
@@ -165,13 +170,19 @@ def fail(*anything: object) -> Any:
     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
+def whole_positions(prompts: list[list[int]]) -> int:
+    return len(prompts) * max(map(len, prompts))
+
+
 class Failures(Driver):
-    """Keeps what rows failed with."""
+    """Keeps what rows failed with, and what the scheduler was told of the room there is."""
 
     failed: dict[int, Any]
+    told: list[StepSize | None]
 
     def _run(self, step: Any) -> None:
         stepped, _ = self.runtime.run(step)
         self.failed = stepped.failed
+        self.told = [*getattr(self, "told", []), stepped.at_most]
         for row, token in zip(stepped.rows, stepped.tokens, strict=True):
             self.sequences[row].token_ids.append(token)
