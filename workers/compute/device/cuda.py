@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from ....errors import BudgetError, EngineError, UsageError
 from ..routing import Later
 from .base import Event
 from .groups import GroupedProduct
+from .open_product import open_product
 
 PORTABLE = 1
 """cudaHostRegisterPortable."""
@@ -117,15 +117,8 @@ class CudaDevice:
 
         return read
 
-    def grouped_product(self, experts: int) -> GroupedProduct | None:
-        if find_spec("triton") is None:
-            logging.getLogger(__name__).warning(
-                "without triton every expert is a launch of its own: %s is slower", self.name
-            )
-            return None
-        from .triton_product import TritonProduct
-
-        return TritonProduct(experts)
+    def grouped_product(self, experts: int, dtype: torch.dtype) -> GroupedProduct | None:
+        return open_product(experts, dtype, self.torch_device)
 
     def catch_up(self) -> None:
         """Torch's own operations are in the stream of kernels."""

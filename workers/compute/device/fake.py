@@ -123,7 +123,7 @@ class FakeDevice:
 
         return read
 
-    def grouped_product(self, experts: int) -> GroupedProduct | None:
+    def grouped_product(self, experts: int, dtype: torch.dtype) -> GroupedProduct | None:
         return plain_product
 
     def catch_up(self) -> None:
