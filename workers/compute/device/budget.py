@@ -11,8 +11,8 @@ from .base import Device
 LIBRARIES_BYTES = 256 * 2**20
 """Workspaces of the numeric libraries, and what is lost between blocks."""
 COPIES_OF_ROWS = 6
-"""Rows of a MoE layer: gathered, products, products in the order of tokens, weighted ones (float32: twice), and an eighth
-of each for spare rows."""
+"""Rows of a MoE layer: gathered, products, those in the order of tokens, weighted ones (in float32: two), and an eighth
+for spare rows."""
 
 
 def claim_memory(device: Device, config: Config, survey: Survey, slots: int) -> None:
