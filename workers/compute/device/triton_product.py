@@ -36,11 +36,13 @@ class TritonProduct:
         )  # fmt: skip
 
     def try_out(self, dtype: torch.dtype, where: torch.device) -> None:
-        """Run the kernel once, on nothing. Raises whatever keeps it from being built, or from running."""
+        """Run its lowest and its highest tile once, on nothing. Raises whatever keeps it from being built, or from
+        running."""
         memory, out = (torch.zeros(TRIED * TRIED, dtype=dtype, device=where) for _ in range(2))
-        groups = Groups(torch.zeros(3, 1, dtype=torch.int64, device=where), 1, 1)
-        rows = memory.view(TRIED, TRIED)
-        self(rows, SlotTensor(memory, TRIED * TRIED, 0, (TRIED, TRIED)), groups, out.view(TRIED, TRIED))
+        rows, weights = memory.view(TRIED, TRIED), SlotTensor(memory, TRIED * TRIED, 0, (TRIED, TRIED))
+        table = torch.zeros(3, 1, dtype=torch.int64, device=where)
+        for layer_rows in (1, MOST_ROWS * self._experts):
+            self(rows, weights, Groups(table, 1, layer_rows), out.view(TRIED, TRIED))
 
 
 def tile_shape(layer_rows: int, experts: int, dtype: torch.dtype) -> dict[str, Any]:
