@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from .runtime.client import Client as Client
     from .runtime.client import Completion as Completion
     from .runtime.client import ImagePrompt as ImagePrompt
+    from .runtime.group import EngineGroup as EngineGroup
     from .runtime.supervisor import Supervisor as Supervisor
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Client", "Completion", "Config", "ImagePrompt", "Supervisor", "__version__"]
+__all__ = ["Batch", "Client", "Completion", "Config", "EngineGroup", "ImagePrompt", "Supervisor", "__version__"]
 
 _HOMES = {
     "Config": ".configs.schema",
     "Supervisor": ".runtime.supervisor",
+    "EngineGroup": ".runtime.group",
     "Client": ".runtime.client",
     "Batch": ".runtime.client",
     "Completion": ".runtime.client",

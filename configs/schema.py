@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ..errors import UsageError
+from .devices import read_devices
 from .ranges import check_number
 from .sizes import parse_size
 from .texts import is_text
@@ -22,9 +22,6 @@ Predictor = Literal[
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
-
-DEVICES = re.compile(r"cpu|cuda(:\d{1,3})?|fake:\d{1,9}")
-"""`fake` is a device for tests: streams that run late, on the CPU."""
 
 RANGES = {
     "batch_size": Meta(ge=1, le=2**20),
@@ -52,12 +49,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tier: Literal["disk", "host"] = "disk"
     """Where experts come from on a miss: the checkpoint's files, or a shared-memory store filled once at start."""
     device: str = "cpu"
-    """Where the model is computed: cpu, cuda, or cuda:N. On a GPU expert_memory and kv_memory are its memory."""
+    """Where the model is computed: cpu, cuda, or cuda:N. On a GPU expert_memory and kv_memory are its memory. Several
+    GPUs (cuda:0,cuda:1) are as many engines, with so much memory each, and one host store between them."""
     expert_memory: str = "25%"
     """Expert slots: bytes (900MB, 1GiB) or a percentage of the model's experts."""
     host_memory: str = "100%"
     """Host store: bytes or a percentage of the model's experts. Of tier `host`, which must hold every expert; on a GPU
-    of tier `disk` too, where it keeps what was read last."""
+    of tier `disk` too, where it keeps what was read last (of several GPUs each has an equal part)."""
     kv_memory: str = "512MiB"
     """Budget of the KV caches of all running sequences: bytes, or (on the CPU) a percentage of the memory available at
     start."""
@@ -130,6 +128,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Whether slots are in the memory of a device."""
         return self.device != "cpu"
 
+    @property
+    def devices(self) -> list[str]:
+        """One an engine."""
+        return read_devices(self.device)
+
     @classmethod
     def load(cls, preset: str = "cpu-disk", **overrides: Any) -> Config:
         """A preset (name, or path of a TOML file) with overrides.
@@ -187,8 +190,7 @@ def _check_files(config: Config) -> None:
 
 
 def _check_device(config: Config) -> None:
-    if DEVICES.fullmatch(config.device) is None:
-        raise UsageError(f"no device '{config.device}'", "device", "Choose cpu, cuda, or cuda:N")
+    several = len(config.devices) > 1
     if not config.on_device:
         return
     if config.link_rate:
@@ -196,6 +198,9 @@ def _check_device(config: Config) -> None:
     if parse_size(config.kv_memory, "kv_memory").count_bytes is None:
         remedy = "Give bytes, for example 4GiB"
         raise UsageError(f"'{config.kv_memory}' of a GPU's memory is not known before it is used", "kv_memory", remedy)
+    written = [name for name in ("record", "trace", "timeline") if getattr(config, name)]
+    if several and written:
+        raise UsageError("is written by one engine, and several devices have one each", written[0], "Name one device")
 
 
 def _check_link(config: Config) -> None:

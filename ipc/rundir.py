@@ -12,6 +12,8 @@ from pathlib import Path
 
 from ..errors import UsageError
 
+ENGINES = "engines"
+"""In the run directory of a group of engines: theirs."""
 _PREFIX = "expertflow-"
 _UNBORN_PREFIX = ".expertflow-"
 _UNBORN_SECONDS = 60.0
@@ -78,6 +80,12 @@ def sweep(base: Path) -> None:
 def living(base: Path | None = None) -> list[Path]:
     """The run directories in `base` (default as for `create`) of this user's engines that run now."""
     return sorted(path for path in (base or _default_base()).glob(f"{_PREFIX}*") if _is_living(path))
+
+
+def engines_of(run_dir: Path) -> list[Path]:
+    """The run directories of a group's engines that run now; a lone engine has its own."""
+    group = run_dir / ENGINES
+    return living(group) if group.is_dir() else [run_dir]
 
 
 def _is_living(path: Path) -> bool:

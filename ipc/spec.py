@@ -28,6 +28,10 @@ class StageSpec(Message, frozen=True, kw_only=True):
     memory: dict[str, SharedMemory] = {}
     """`slots` (device cpu): the slots, of the survey's stride. `host`: places of a stride each; of tier host all
     experts by layer, then expert."""
+    host_filled: bool = False
+    """Of tier host: every expert lies in `host` already, or another engine's loader brings it there."""
+    full_fd: int = -1
+    """Of a store that several engines share: an eventfd that can be read from once it is full."""
     supervisor_pid: int = 0
     death_fd: int = -1
     """The read end of a pipe that closes with the supervisor."""

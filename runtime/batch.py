@@ -7,7 +7,7 @@ from typing import Literal, overload
 
 from ..errors import EngineError, ExpertFlowError
 from .completions import Completion, Event, NotDoneInTime
-from .exchange import Order
+from .order import Order
 from .text import TextCodec, TextStream
 
 PumpUntil = Callable[[Callable[[], bool], float | None], None]

@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from ..errors import EngineError, ExpertFlowError
-from ..ipc.messages import Hello, Snapshot, Submit, Welcome
+from ..ipc.messages import Snapshot, Submit, Welcome
 from .batch import Batch
 from .completions import Completion, Event, NotDoneInTime
-from .connection import Connection
-from .exchange import WINDOW, Exchange, Order
+from .connection import run_dir_of
 from .images import ImageDesk, ImagePrompt
+from .lanes import Lanes
+from .order import Order
 from .prompts import Prompt, Wishes, read_prompt, read_prompts, read_wishes
 from .text import TextCodec
 
@@ -34,29 +35,27 @@ _FOREVER_NS = 2**62
 
 
 class Client:
-    """Talks to the engine at `address` (`Supervisor.address`). A context manager.
+    """Talks to the engine at `address` (`Supervisor.address`), or to all of an `EngineGroup`. A context manager.
 
     Raises EngineError if there is no engine, or if it does not answer within `connect_timeout_s`. Later, a restarted
     scheduler is waited for; what is open fails when the engine ends or its scheduler is silent for `answer_timeout_s`.
+    Of several engines, what one had open goes on at the others then.
     """
 
     def __init__(
         self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
     ) -> None:
-        self._connection = Connection(address, answer_timeout_s)
-        self._exchange = Exchange()
-        self._images = ImageDesk(self._connection.run_dir)
+        self._lanes = Lanes()
+        self._images = ImageDesk(run_dir_of(address))
         self._with_images: list[Order] = []
-        self._welcome: Welcome | None = None
-        self._failure: ExpertFlowError | None = None
         self._closed = False
         try:
+            self._lanes.connect(address, answer_timeout_s)
             self._model = self._shake_hands(connect_timeout_s)
         except BaseException:
             self.close()
             raise
         self._codec = TextCodec(self._model.model)
-        self._exchange.window = max(1, min(WINDOW, self._model.queue_limit))
 
     def __enter__(self) -> Client:
         return self
@@ -118,27 +117,27 @@ class Client:
         given = read_prompts(prompts)
         self._require_open()
         news: dict[int, None] = {}
-        now_ns = time.monotonic_ns()
         orders = [self._order(index, prompt, wishes, news, wait_when_busy) for index, prompt in enumerate(given)]
         for order in orders:
             if not order.ended:
-                self._exchange.hand_in(order, now_ns)
+                self._lanes.hand_in(order)
         self._pump(0)
         return Batch(orders, news, self._codec, self._pump_until, self._cancel)
 
     def stats(self, timeout_s: float = 5.0) -> Snapshot:
-        """What every stage published last: rates, queues, hits, loads, bytes, stalls, memory."""
+        """What every stage published last: rates, queues, hits, loads, bytes, stalls, memory.
+
+        Of a group of engines those of all; a stage is called DEVICE/STAGE then.
+        """
         self._require_open()
-        return self._connection.ask_snapshot(timeout_s)
+        return self._lanes.snapshot(timeout_s)
 
     def close(self) -> None:
         """Cancel what is open and leave."""
         if self._closed:
             return
         self._closed = True
-        for message in self._exchange.abandon():
-            self._connection.send(message)
-        self._connection.close()
+        self._lanes.close()
         self._images.close()
 
     def _order(self, index: int, prompt: Prompt, wishes: Wishes, news: dict[int, None], wait_when_busy: bool) -> Order:
@@ -179,55 +178,35 @@ class Client:
 
     def _cancel(self, orders: list[Order]) -> None:
         for order in orders:
-            self._exchange.cancel(order)
+            self._lanes.cancel(order)
         self._pump(0)
 
     def _shake_hands(self, timeout_s: float) -> Welcome:
-        self._connection.send(Hello())
-        self._pump_until(lambda: self._welcome is not None, timeout_s)
-        if self._failure is not None:
-            raise self._failure
-        if self._welcome is None:
+        self._pump_until(lambda: self._lanes.welcome is not None, timeout_s)
+        if self._lanes.failure is not None:
+            raise self._lanes.failure
+        if self._lanes.welcome is None:
             raise EngineError(f"no answer within {timeout_s} s", "scheduler", "Is the engine still starting?")
-        return self._welcome
+        return self._lanes.welcome
 
     def _require_open(self) -> None:
         if self._closed:
             raise EngineError("the client is closed", "client", "Make a new one")
-        if self._failure is not None:
-            raise self._failure
+        if self._lanes.failure is not None:
+            raise self._lanes.failure
+
+    @property
+    def _over(self) -> bool:
+        return self._closed or self._lanes.failure is not None
 
     def _pump_until(self, reached: Callable[[], bool], timeout_s: float | None) -> None:
         """Exchange messages until `reached` or out of time; a dead engine reaches everything, with errors."""
         deadline_ns = _FOREVER_NS if timeout_s is None else time.monotonic_ns() + round(timeout_s * 1e9)
         self._pump(0)
-        while not (reached() or self._failure or self._closed) and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+        while not (reached() or self._over) and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
             self._pump(left_ns)
 
     def _pump(self, wait_ns: int) -> None:
-        """One round: wait a little if asked to, take in what has come, send what is due."""
-        if self._failure is not None or self._closed:
-            return
-        try:
-            self._connection.wait(self._patience_ns(wait_ns))
-            self._take_in()
-        except EngineError as error:
-            self._failure = error
-            self._exchange.fail_all(error)
-
-    def _take_in(self) -> None:
-        now_ns = time.monotonic_ns()
-        for message in self._connection.receive():
-            if isinstance(message, Welcome):
-                self._welcome = message
-            else:
-                self._exchange.hear(message, now_ns)
-        if self._connection.reconnected():  # after the old scheduler's last words
-            self._exchange.reconnected()
-        for message in self._exchange.due(now_ns):
-            self._connection.send(message)
-        self._forget_images()
-
-    def _patience_ns(self, wait_ns: int) -> int:
-        due_ns = self._exchange.next_due_ns()
-        return wait_ns if due_ns is None else min(wait_ns, due_ns - time.monotonic_ns())
+        if not self._over:
+            self._lanes.pump(wait_ns)
+            self._forget_images()

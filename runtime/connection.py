@@ -19,9 +19,10 @@ from ..ipc.link import Link
 from ..ipc.messages import AskSnapshot, FromClient, Hello, Message, Snapshot, ToClient
 from ..ipc.messages.control import SNAPSHOT
 from ..ipc.messages.to_client import TO_CLIENT
-from ..ipc.sockets import Context, open_socket
+from ..ipc.sockets import Context, Socket, open_socket
 
-_LOOK_NS = 500_000_000
+LOOK_NS = 500_000_000
+"""No wait is longer than it is sensible not to look after the engine."""
 _HELLO_NS = 5_000_000_000
 _FAREWELL_MS = 200
 
@@ -43,9 +44,6 @@ class Connection:
         self._handshakes = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         socket.connect(socket_address(self._run_dir, CLIENTS))
         self._link: Link[ToClient] = Link(socket, TO_CLIENT)
-        self._poller = zmq.Poller()
-        self._poller.register(self._link.socket, zmq.POLLIN)
-        self._poller.register(self._handshakes, zmq.POLLIN)
         self._connected_before = False
         self._silent_ns = self._greeted_at_ns = 0
 
@@ -58,12 +56,21 @@ class Connection:
         """Never blocks; what is sent while the scheduler is down reaches its successor."""
         self._link.send(message)
 
-    def wait(self, timeout_ns: int) -> None:
-        """Until something can be received, but no longer than it is sensible not to look after the engine."""
-        started_ns = time.monotonic_ns()
-        timeout_ms = -(-max(0, min(timeout_ns, _LOOK_NS)) // 1_000_000)
-        if not self._poller.poll(timeout_ms):
-            self._look_after(time.monotonic_ns() - started_ns)
+    @property
+    def sockets(self) -> tuple[Socket, Socket]:
+        """Where something may arrive."""
+        return self._link.socket, self._handshakes
+
+    def look_after(self, waited_ns: int) -> None:
+        """Nothing has arrived: does the engine live, does its scheduler answer? Only time spent waiting is silence."""
+        require_alive(self._run_dir)
+        self._silent_ns += waited_ns
+        if self._silent_ns - self._greeted_at_ns > _HELLO_NS:
+            self._greeted_at_ns = self._silent_ns
+            self.send(Hello())
+        if self._silent_ns > self._answer_timeout_ns:
+            what = f"the scheduler has not answered for {self._silent_ns / 1e9:.0f} s"
+            raise EngineError(what, self._run_dir, "`expertflow top` shows what it waits for")
 
     def receive(self) -> list[ToClient]:
         """Everything that has arrived."""
@@ -98,17 +105,6 @@ class Connection:
         self._handshakes.close(linger=0)
         self._link.close(_FAREWELL_MS)
         self._context.destroy(linger=None)
-
-    def _look_after(self, waited_ns: int) -> None:
-        """Does the engine live, does its scheduler answer? Only time spent waiting counts as silence."""
-        require_alive(self._run_dir)
-        self._silent_ns += waited_ns
-        if self._silent_ns - self._greeted_at_ns > _HELLO_NS:
-            self._greeted_at_ns = self._silent_ns
-            self.send(Hello())
-        if self._silent_ns > self._answer_timeout_ns:
-            what = f"the scheduler has not answered for {self._silent_ns / 1e9:.0f} s"
-            raise EngineError(what, self._run_dir, "`expertflow top` shows what it waits for")
 
 
 def _ask(link: Link[Snapshot], question: Message, timeout_s: float, run_dir: str) -> Snapshot:

@@ -1,4 +1,5 @@
-"""The client's core: which requests are under way, which wait their turn, what each has received. No socket, no clock.
+"""The client's core for one engine: which requests are under way, which wait their turn, what each has received. No
+socket, no clock.
 
 Many requests may be handed in; a window of them is under way at the scheduler. Each ends exactly once, whatever the
 scheduler lives through: after a reconnect, what is under way is submitted again under its id.
@@ -6,15 +7,12 @@ scheduler lives through: after a reconnect, what is under way is submitted again
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
-from dataclasses import dataclass, field
-from itertools import count
 
-import msgspec
-
-from ..errors import ExpertFlowError
-from ..ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, Timings, ToClient, Tokens
+from ..errors import EngineError, ExpertFlowError
+from ..ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, ToClient, Tokens
+from .deadlines import Deadlines
+from .order import Order
 from .prompts import typed_error
 
 WINDOW = 256
@@ -23,59 +21,34 @@ RETRY_NS = 50_000_000
 LONGEST_RETRY_NS = 1_000_000_000
 
 
-@dataclass(slots=True, eq=False)
-class Order:
-    """One request of a batch, from hand-in to its end."""
-
-    index: int
-    submit: Submit
-    news: dict[int, None]
-    """Shared by the batch: indices with something new, in order of arrival."""
-    wait_when_busy: bool = True
-    tokens: list[int] = field(default_factory=list)
-    deadline_ns: int | None = None
-    """From hand-in; also for a request that is never sent."""
-    under_way: bool = False
-    cancelled: bool = False
-    finish_reason: str | None = None
-    timings: Timings | None = None
-    error: ExpertFlowError | None = None
-
-    @property
-    def ended(self) -> bool:
-        return self.finish_reason is not None or self.error is not None
-
-    def tell(self) -> None:
-        self.news[self.index] = None
-
-    def to_send(self, now_ns: int) -> Submit:
-        """Sent late or once more, the deadline has come nearer, and output that was delivered stays."""
-        left_ms = None if self.deadline_ns is None else max(1, (self.deadline_ns - now_ns) // 1_000_000)
-        return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left_ms)
-
-    def end_here(self, reason: str) -> None:
-        """Without the scheduler: it never ran, or the one that ran it is gone."""
-        self.finish_reason = reason
-        self.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
-        self.tell()
-
-
 class Exchange:
-    """All requests of a client, in whatever batches."""
+    """All requests of a client to one engine, in whatever batches."""
 
     def __init__(self, window: int = WINDOW) -> None:
-        self.window = window
+        self.window = self.appetite = window
+        """`appetite`: how many requests it is handed at once while there are other engines."""
+        self.one_of_several = False
+        self.returned: list[Order] = []
+        """Requests that an engine about to stop has refused, for the others."""
         self._unsent: deque[Order] = deque()
         self._under_way: dict[str, Order] = {}
         self._busy: list[Order] = []
         self._cancels: list[Cancel] = []
-        self._deadlines: list[tuple[int, int, Order]] = []
-        self._counter = count()
+        self._deadlines = Deadlines()
         self._quiet_since_ns = 0
         self._retry_at_ns = 0
         self._retry_ns = RETRY_NS
         self.strays = 0
         """Answers to nothing that is under way."""
+
+    @property
+    def open_count(self) -> int:
+        """Requests it is to see to, sent or not."""
+        return len(self._under_way) + len(self._busy) + len(self._unsent)
+
+    def holds(self, order: Order) -> bool:
+        """Whether the scheduler was sent it."""
+        return order.submit.request_id in self._under_way
 
     def abandon(self) -> list[FromClient]:
         """The client leaves: what to tell the scheduler so that it stops working for it."""
@@ -84,9 +57,7 @@ class Exchange:
     def hand_in(self, order: Order, now_ns: int) -> None:
         """Take a request; it is sent when its turn comes."""
         self._unsent.append(order)
-        if order.submit.deadline_ms is not None:
-            order.deadline_ns = now_ns + order.submit.deadline_ms * 1_000_000
-            heapq.heappush(self._deadlines, (order.deadline_ns, next(self._counter), order))
+        self._deadlines.add(order, now_ns)
 
     def cancel(self, order: Order) -> None:
         """It ends by the scheduler's word, or at once if the scheduler has never heard of it."""
@@ -100,7 +71,7 @@ class Exchange:
 
     def due(self, now_ns: int) -> list[FromClient]:
         """What is to be sent now."""
-        self._end_overdue(now_ns)
+        self._deadlines.end_overdue(now_ns)
         self._ask_again(now_ns)
         cancels, self._cancels = self._cancels, []
         messages: list[FromClient] = list(cancels)
@@ -120,8 +91,8 @@ class Exchange:
         """When something becomes due without news; None: not before there is news."""
         may_send = self._busy or (self._unsent and len(self._under_way) < self.window)
         times = [self._retry_at_ns] if may_send else []
-        if (self._unsent or self._busy) and self._deadlines:
-            times.append(self._deadlines[0][0])
+        if (self._unsent or self._busy) and (deadline_ns := self._deadlines.next_ns) is not None:
+            times.append(deadline_ns)
         return min(times, default=None)
 
     def hear(self, message: ToClient, now_ns: int) -> None:
@@ -151,6 +122,15 @@ class Exchange:
         self._cancels.clear()
         self._retry_at_ns = 0
 
+    def release(self) -> list[Order]:
+        """Another engine shall see to what is open: it goes there as to a new scheduler."""
+        self._unsent.extendleft(reversed(self._busy))
+        self._busy.clear()
+        self.reconnected()
+        orders = [order for order in self._unsent if not order.ended]
+        self._unsent.clear()
+        return orders
+
     def fail_all(self, error: ExpertFlowError) -> None:
         """The engine is gone: whatever is open ends with this error."""
         for order in [*self._under_way.values(), *self._busy, *self._unsent]:
@@ -165,13 +145,6 @@ class Exchange:
         """After long silence about requests: answers are lost when a stopped client did not take them."""
         if self._under_way and now_ns - self._quiet_since_ns > ASK_AGAIN_NS:
             self.reconnected()
-
-    def _end_overdue(self, now_ns: int) -> None:
-        """The scheduler looks after those that are under way."""
-        while self._deadlines and self._deadlines[0][0] <= now_ns:
-            order = heapq.heappop(self._deadlines)[2]
-            if not order.ended and not order.under_way:
-                order.end_here("deadline")
 
     def _send(self, order: Order, now_ns: int) -> Submit:
         self._under_way[order.submit.request_id] = order
@@ -210,6 +183,9 @@ class Exchange:
             order.end_here("cancelled")
         elif message.error.code == "busy" and order.wait_when_busy:
             self._try_later(order, now_ns)
+        elif message.error.code == EngineError.code and self.one_of_several:
+            self.appetite = 0
+            self.returned.append(order)
         else:
             order.error = typed_error(message.error)
             order.tell()

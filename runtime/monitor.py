@@ -76,8 +76,10 @@ class DecodingLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything `top` shows."""
+    """Everything `top` shows of an engine."""
 
+    engine: str = ""
+    """Of several: its device."""
     seconds: float
     stages: list[StageLine]
     experts: ExpertLine

@@ -23,19 +23,28 @@ from .budgets import plan_budgets
 from .children import Child
 from .devices import require_device
 from .headstart import HeadStart
+from .sharing import Alone
 from .stages import StagePlan
 from .surveying import Report, run_survey
 from .timeline import Timeline
 
 FIRST_EPOCH = 1
+HOST = "host"
 
 
 class Resources:
     """Made before any stage is told to start; closing it leaves nothing behind."""
 
-    def __init__(self, config: Config, report: Report, plans: list[StagePlan], verbose: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        report: Report,
+        plans: list[StagePlan],
+        verbose: bool = False,
+        sharing: Alone | None = None,
+    ) -> None:
         """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
-        self.config, self._verbose = config, verbose
+        self.config, self._verbose, self._sharing = config, verbose, sharing or Alone()
         require_device(config)
         with ExitStack() as stack:
             if config.trace:
@@ -45,20 +54,22 @@ class Resources:
             self.timeline = Timeline(config.timeline) if config.timeline else None
             if self.timeline:
                 stack.callback(self.timeline.close)
-            self.run_dir = RunDir.create()
+            self.run_dir = RunDir.create(self._sharing.base)
             stack.callback(self.run_dir.close)
             self._death_fds = os.pipe2(os.O_CLOEXEC)
             for fd in self._death_fds:
                 stack.callback(os.close, fd)
             self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
             self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans}
-            survey = self._make_survey(report, _surveyor(plans))
-            self.budgets = plan_budgets(config, survey, available_bytes())
+            survey = self._sharing.survey(lambda: self._make_survey(report, _surveyor(plans)))
+            with self._sharing.taking_memory():
+                self.budgets = plan_budgets(config, survey, available_bytes() + self._shared_bytes)
+                self._allocate(report)
+            self._sharing.taken()
             self.survey = survey.laid_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage is of what is available now; the stages are told bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
-            self._allocate(report)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Resources:
@@ -86,6 +97,9 @@ class Resources:
             survey_path=str(self._survey_path),
             slots=self.budgets.slots,
             memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in given},
+            # A successor finds it as its predecessor left it; none is started before it was full.
+            host_filled=not self._sharing.fills or epoch > FIRST_EPOCH,
+            full_fd=self._sharing.store.full_fd if self._sharing.store else -1,
             supervisor_pid=os.getpid(),
             death_fd=self._death_fds[0],
         )
@@ -100,7 +114,14 @@ class Resources:
         report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
         return survey
 
+    @property
+    def _shared_bytes(self) -> int:
+        """Of its budget, what another engine of its group has taken already."""
+        return self._sharing.store.arena.size_bytes if self._sharing.store else 0
+
     def _reserve(self, name: str, stack: ExitStack) -> Arena:
+        if name == HOST and self._sharing.store:
+            return self._sharing.store.arena
         arena = Arena.reserve(name)
         stack.callback(arena.close)
         return arena
@@ -112,14 +133,18 @@ class Resources:
 
     def _begin(self, plan: StagePlan, epoch: int) -> HeadStart:
         fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
+        if self._sharing.store:
+            fds.append(self._sharing.store.full_fd)
         return HeadStart(plan, epoch, fds, self._log_of(plan, epoch))
 
     def _log_of(self, plan: StagePlan, epoch: int) -> Path | None:
         return None if self._verbose else self.run_dir.path / f"{plan.stage}.{epoch}.log"
 
     def _allocate(self, report: Report) -> None:
-        sizes = {"slots": self.budgets.slots_bytes, "host": self.budgets.host_bytes}
+        sizes = {"slots": self.budgets.slots_bytes, HOST: self.budgets.host_bytes}
         for name, arena in self.arenas.items():
+            if arena.size_bytes:  # another engine's, shared
+                continue
 
             def allocated(done_bytes: int, total_bytes: int, name: str = name) -> None:
                 report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
@@ -137,8 +162,8 @@ def _make_folder(record: str) -> None:
 def _names(config: Config) -> list[str]:
     """Of the shared memory there will be; how large it is, only the survey tells."""
     if config.on_device:
-        return ["host"]
-    return ["slots", "host"] if config.tier == "host" else ["slots"]
+        return [HOST]
+    return ["slots", HOST] if config.tier == "host" else ["slots"]
 
 
 def _surveyor(plans: list[StagePlan]) -> str:

@@ -12,6 +12,7 @@ from ..errors import EngineError, ExpertFlowError, UsageError
 from ..ipc.messages import Progress, Snapshot
 from .engine import Ended, Engine, Started
 from .resources import Resources
+from .sharing import Alone
 from .stages import StagePlan, stage_plans
 
 PATIENCE_S = 30.0
@@ -22,7 +23,8 @@ class Supervisor:
     """An engine for one model: `with Supervisor(config) as engine`. It works from scripts, threads and notebooks.
 
     `on_progress` is called while starting, in the caller's thread. With `verbose` the stages' output goes to our
-    stderr; otherwise its end is part of the error when one dies. `plans` replace the processes (tests).
+    stderr; otherwise its end is part of the error when one dies. `plans` replace the processes (tests); `sharing` is
+    what a group of engines has in common (`EngineGroup`).
     """
 
     def __init__(
@@ -32,11 +34,12 @@ class Supervisor:
         *,
         verbose: bool = False,
         plans: list[StagePlan] | None = None,
+        sharing: Alone | None = None,
     ) -> None:
         self.config = config
         self._report = on_progress or (lambda progress: None)
         self._verbose = verbose
-        self._plans = plans
+        self._plans, self._sharing = plans, sharing
         self._engine: Engine | None = None
         self._address = ""
 
@@ -68,7 +71,7 @@ class Supervisor:
         if self._engine and not self._engine.join(0):
             raise EngineError("is running already", "engine", "Stop it first")
         plans = self._plans or stage_plans(self.config)
-        resources = Resources(self.config, self._report, plans, self._verbose)
+        resources = Resources(self.config, self._report, plans, self._verbose, self._sharing)
         self._address = str(resources.run_dir.path)
         self._engine = Engine(resources, plans)
         atexit.register(self.stop)
@@ -82,9 +85,14 @@ class Supervisor:
     def stop(self) -> None:
         """Let the stages finish what is in flight, then end them; at most about ten seconds. Does nothing twice."""
         atexit.unregister(self.stop)
+        self.begin_to_stop()
+        if self._engine:
+            self._engine.join()
+
+    def begin_to_stop(self) -> None:
+        """Ask for the end, without waiting for it; a start that is under way ends with an error."""
         if self._engine:
             self._engine.stop()
-            self._engine.join()
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; False if it has not come within this time. Raises the cause if it ended by itself."""

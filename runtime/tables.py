@@ -29,6 +29,13 @@ def reading_view(reading: Reading) -> Group:
     return Group(stage_table(reading.stages), Text(), facts_table(facts))
 
 
+def readings_view(readings: list[Reading]) -> Group:
+    """One below the other, each under the name of its engine if there are several."""
+    views = [reading_view(reading) for reading in readings]
+    titles = [Text(f"\n{reading.engine}" if reading.engine else "", style="bold") for reading in readings]
+    return Group(*(part for pair in zip(titles, views, strict=True) for part in pair if part))
+
+
 def stage_table(lines: list[StageLine]) -> Table:
     """One row a process."""
     table = plain_table("stage", "throughput", "busy", "queue", "waits for", "restarts", "memory (PSS)")

@@ -15,9 +15,10 @@ from ..ipc.addresses import MONITOR, socket_address
 from ..ipc.link import Link
 from ..ipc.messages import AskSnapshot, KillStage, Snapshot
 from ..ipc.messages.control import SNAPSHOT
-from ..ipc.rundir import living
+from ..ipc.rundir import engines_of, living
 from ..ipc.sockets import Context
 from .connection import require_alive, run_dir_of
+from .joined import ask_all
 
 ANSWER_S = 10.0
 POLL_MS = 100
@@ -26,14 +27,14 @@ COMMON_BASE = Path("/tmp")
 
 
 class Watcher:
-    """A watcher of the engine at `address` (its run directory); a context manager."""
+    """A watcher of the engine at `address` (its run directory), or of all of a group; a context manager."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
         """Raises EngineError if no engine runs there."""
-        self._run_dir = run_dir_of(address)
-        require_alive(self._run_dir)
+        run_dir = run_dir_of(address)
+        require_alive(run_dir)
         self._context: Context = zmq.Context()
-        self._link: Link[Snapshot] = Link.connect(self._context, socket_address(self._run_dir, MONITOR), SNAPSHOT)
+        self._engines = [_Watched(self._context, str(engine)) for engine in engines_of(Path(run_dir))]
 
     def __enter__(self) -> Watcher:
         return self
@@ -42,23 +43,39 @@ class Watcher:
         self.close()
 
     def snapshot(self) -> Snapshot:
-        """What every stage published last. Raises EngineError when the engine has ended or does not answer."""
-        self._link.send(AskSnapshot())
-        deadline_s = time.monotonic() + ANSWER_S
-        while time.monotonic() < deadline_s:
-            if self._link.socket.poll(POLL_MS) and (answers := self._link.receive()):
-                return answers[-1]
-            require_alive(self._run_dir)
-        raise EngineError(f"gave no snapshot within {ANSWER_S:g} s", self._run_dir, "The machine may be overloaded")
+        """What every stage published last; of a group, stages are called DEVICE/STAGE.
+
+        Raises EngineError when the engine has ended or does not answer.
+        """
+        return ask_all([engine.snapshot for engine in self._engines])
 
     def kill(self, stage: str) -> None:
-        """Ask for SIGKILL on a stage; it is started again like any dead stage."""
-        self._link.send(KillStage(stage))
+        """Ask for SIGKILL on a stage (of a group, that of each engine); it is started again like any dead stage."""
+        for engine in self._engines:
+            engine.link.send(KillStage(stage))
 
     def close(self) -> None:
         """What was asked last still goes out."""
-        self._link.close(FAREWELL_MS)
+        for engine in self._engines:
+            engine.link.close(FAREWELL_MS)
         self._context.destroy(linger=None)
+
+
+class _Watched:
+    """One engine."""
+
+    def __init__(self, context: Context, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self.link: Link[Snapshot] = Link.connect(context, socket_address(run_dir, MONITOR), SNAPSHOT)
+
+    def snapshot(self) -> Snapshot:
+        self.link.send(AskSnapshot())
+        deadline_s = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline_s:
+            if self.link.socket.poll(POLL_MS) and (answers := self.link.receive()):
+                return answers[-1]
+            require_alive(self._run_dir)
+        raise EngineError(f"gave no snapshot within {ANSWER_S:g} s", self._run_dir, "The machine may be overloaded")
 
 
 def find_engine(address: str) -> str:

@@ -15,6 +15,8 @@ class Welcome(Message, frozen=True, kw_only=True):
     context: int
     eos_ids: list[int]
     queue_limit: int
+    batch_size: int = 1
+    """Requests that run at the same time."""
 
 
 class Accepted(Message, frozen=True):

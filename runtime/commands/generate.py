@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ...configs.schema import Config
 from ...errors import UsageError
 from ..client import Client
-from ..monitor import Meter, Reading
+from ..meters import EngineMeters
+from ..monitor import Reading
 from ..processor import check_images_taken
 from ..prompts import read_wishes
 from ..tables import PREDICTION_OFF, share_text
@@ -48,11 +49,11 @@ class Generate(ImagePromptCommand):
         self._check_options()
         with self._client() as client:
             printer = make_printer(lines, client.model.model, self.json)
-            meter, started_ns = Meter(snapshot_after(client.stats, 0)), time.monotonic_ns()
+            meters, started_ns = EngineMeters(snapshot_after(client.stats, 0)), time.monotonic_ns()
             self._generate(client, printer)
             ended_ns = time.monotonic_ns()
-            meter.add(snapshot_after(client.stats, ended_ns))
-            printer.close(_summary(printer, meter.reading((ended_ns - started_ns) / 1e9)))
+            meters.add(snapshot_after(client.stats, ended_ns))
+            printer.close(_summary(printer, meters.readings((ended_ns - started_ns) / 1e9)))
         return printer.exit_code
 
     def _check_options(self) -> None:
@@ -101,10 +102,18 @@ class Generate(ImagePromptCommand):
         printer.take_results(batch.results(return_errors=True))
 
 
-def _summary(printer: Printer, reading: Reading) -> str:
-    experts, rate = reading.experts, printer.tokens / reading.seconds
+def _summary(printer: Printer, readings: list[Reading]) -> str:
+    """Of all engines together."""
+    seconds, experts = readings[0].seconds, [reading.experts for reading in readings]
+    hits, misses = sum(line.hits for line in experts), sum(line.misses for line in experts)
+    found = share_text(hits / (hits + misses) if hits + misses else None)
+    loads, paused = sum(line.loads for line in experts), any(_paused(reading) for reading in readings)
     return (
-        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {reading.seconds:.1f} s: {rate:.1f} tokens/s; "
-        f"experts found in memory: {share_text(experts.hit_share)}, loaded: {experts.loads:,}"
-        + ("" if reading.decoding is None or reading.decoding.prediction else f"; prediction is {PREDICTION_OFF}")
+        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {seconds:.1f} s: "
+        f"{printer.tokens / seconds:.1f} tokens/s; experts found in memory: {found}, loaded: {loads:,}"
+        + (f"; prediction is {PREDICTION_OFF}" if paused else "")
     )
+
+
+def _paused(reading: Reading) -> bool:
+    return reading.decoding is not None and not reading.decoding.prediction

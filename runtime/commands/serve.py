@@ -15,6 +15,7 @@ from typing import Annotated
 import tyro
 
 from ...errors import UsageError
+from ..group import EngineGroup
 from ..supervisor import Supervisor
 from ..tables import result_console
 from .base import DONE, EngineCommand
@@ -25,7 +26,10 @@ WAIT_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Serve(EngineCommand):
-    """Start an engine for a model and keep it running until Ctrl-C or SIGTERM; clients connect to its address."""
+    """Start an engine for a model and keep it running until Ctrl-C or SIGTERM; clients connect to its address.
+
+    Several devices get an engine each, behind one address.
+    """
 
     address_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the address to this file once the engine is ready, for scripts; removed at the end."""
@@ -46,9 +50,11 @@ def _stop_on_sigterm() -> Event:
     return stop
 
 
-def _tell(engine: Supervisor) -> None:
+def _tell(engine: Supervisor | EngineGroup) -> None:
     console = result_console()
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
+    if len(engine.config.devices) > 1:
+        console.print(f"Engines: {', '.join(engine.config.devices)}", soft_wrap=True)
     console.print(f"Address: {engine.address}", soft_wrap=True)
     console.print(f'Generate: expertflow generate --address {engine.address} --prompt "…"', soft_wrap=True)
     console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)

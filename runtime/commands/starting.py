@@ -1,4 +1,4 @@
-"""Starting an engine for a command, with progress on stderr."""
+"""Starting an engine, or one for each of several devices, for a command, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from contextlib import contextmanager
 
 from ...configs.schema import Config
 from ...ipc.messages import Progress
+from ..group import EngineGroup
 from ..progress import ProgressView
 from ..supervisor import Supervisor
 
 
 @contextmanager
-def running_engine(config: Config) -> Iterator[Supervisor]:
-    """An engine that is ready; it is stopped gracefully at the end, whatever happens inside."""
+def running_engine(config: Config) -> Iterator[Supervisor | EngineGroup]:
+    """What is ready; it is stopped gracefully at the end, whatever happens inside."""
     with ProgressView() as view:
-        engine = Supervisor(config, on_progress=view)
+        kind = EngineGroup if len(config.devices) > 1 else Supervisor
+        engine = kind(config, on_progress=view)
         if config.model:
             view(Progress("engine", f"starting for {config.model}", 0, 1))
         engine.start()

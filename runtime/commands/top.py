@@ -12,22 +12,23 @@ import msgspec
 from msgspec import Meta
 from rich.live import Live
 
-from ..monitor import Reading, read_pair
-from ..tables import reading_view, result_console
+from ..meters import read_pairs
+from ..monitor import Reading
+from ..tables import readings_view, result_console
 from ..watching import Watcher, find_engine
 from .base import DONE, Command
 
 
 @dataclass(frozen=True, kw_only=True)
 class Top(Command):
-    """Show what the stages of a running engine do, live; Ctrl-C ends it."""
+    """Show what the stages of a running engine do, or of each in a group, live; Ctrl-C ends it."""
 
     address: str = ""
     """Of the engine, as `expertflow serve` prints it. Empty: the only engine of yours that runs."""
     once: bool = False
     """Show it once and end."""
     json: bool = False
-    """One line of JSON for each reading instead of tables."""
+    """One line of JSON for each reading (and engine) instead of tables."""
     interval_s: Annotated[float, Meta(ge=0.1, le=86_400)] = 2.0
     """Seconds between readings; rates are over this time."""
 
@@ -42,26 +43,27 @@ class Top(Command):
                 self._show_all(readings)
         return DONE
 
-    def _readings(self, watcher: Watcher) -> Iterator[Reading]:
+    def _readings(self, watcher: Watcher) -> Iterator[list[Reading]]:
         before = watcher.snapshot()
         while True:
             time.sleep(self.interval_s)
             now = watcher.snapshot()
-            yield read_pair(before, now)
+            yield read_pairs(before, now)
             before = now
 
-    def _show(self, reading: Reading) -> None:
+    def _show(self, readings: list[Reading]) -> None:
         if self.json:
-            sys.stdout.write(msgspec.json.encode(reading).decode() + "\n")
+            for reading in readings:
+                sys.stdout.write(msgspec.json.encode(reading).decode() + "\n")
             sys.stdout.flush()
         else:
-            result_console().print(reading_view(reading))
+            result_console().print(readings_view(readings))
 
-    def _show_all(self, readings: Iterator[Reading]) -> None:
-        for reading in readings:
-            self._show(reading)
+    def _show_all(self, readings: Iterator[list[Reading]]) -> None:
+        for each in readings:
+            self._show(each)
 
-    def _live(self, readings: Iterator[Reading]) -> None:
+    def _live(self, readings: Iterator[list[Reading]]) -> None:
         with Live(console=result_console(), auto_refresh=False) as live:
-            for reading in readings:
-                live.update(reading_view(reading), refresh=True)
+            for each in readings:
+                live.update(readings_view(each), refresh=True)

@@ -83,8 +83,9 @@ class Trace(PromptCommand):
         """Run the prompts with tracing; returns the exit code."""
         lines = [] if self.text else read_prompt_lines(self.prompt, self.prompts, self.ids, self.format)
         texts = read_texts(self.text, self.format) if self.text else []
+        config = self._traced()
         claim_folder(str(self.folder))
-        with running_engine(self._traced()) as engine, Client(engine.address) as client:
+        with running_engine(config) as engine, Client(engine.address) as client:
             if self.text:
                 self._check_pieces(client.model.context)
                 lines = cut_texts(texts, TextCodec(client.model.model), self.text_tokens)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ...configs.schema import Config
 from ..client import Batch, Client, Event
 from ..commands.starting import running_engine
+from ..group import EngineGroup
 from ..monitor import Meter, Reading
 from ..supervisor import Supervisor
 from ..watching import Watcher, snapshot_after
@@ -65,7 +66,7 @@ def run_prompts(config: Config, order: RunOrder, view: TextView) -> RunResult:
     return RunResult(texts, seconds, meter.reading(seconds), pause_s)
 
 
-def _sampled(batch: Batch, engine: Supervisor, meter: Meter) -> Iterator[Event]:
+def _sampled(batch: Batch, engine: Supervisor | EngineGroup, meter: Meter) -> Iterator[Event]:
     """The batch's events; about once a second the engine's counters are read on the way, so that a death loses few."""
     sampled_s = time.monotonic()
     for event in batch:

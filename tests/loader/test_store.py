@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from expertflow.errors import CheckpointError
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader.files import BounceBuffer
-from expertflow.workers.loader.store import fill_store
+from expertflow.workers.loader.store import await_full, fill_store, tell_full
 from expertflow.workers.loader.transfers import Chunk, FileSource
 
 from tests.loader.arenas import make_arena, payload
@@ -93,3 +95,25 @@ def test_a_broken_file_is_refused_with_the_expert_and_leaves_no_thread(tmp_path:
         run(survey, threads=1)
     assert survey.files[1] in caught.value.what
     assert caught.value.remedy
+
+
+def test_whoever_shares_a_store_waits_until_it_is_full():
+    """Who goes on before copies what is not there yet; who comes later, a restarted loader, need not wait."""
+    full_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    told: list[str] = []
+    waiting = [threading.Thread(target=lambda: (await_full(full_fd), told.append("full"))) for _ in range(2)]
+    for each in waiting:
+        each.start()
+    waiting[0].join(0.05)
+    assert not told
+    tell_full(full_fd)
+    for each in waiting:
+        each.join(10)
+    await_full(full_fd)
+    os.close(full_fd)
+    assert told == ["full", "full"]
+
+
+def test_a_store_of_ones_own_needs_no_word():
+    tell_full(-1)
+    await_full(-1)

@@ -18,15 +18,18 @@ def fake_engine(
     stages: tuple[str, ...] = STAGES, behaviour: dict[str, str] | None = None, **options: object
 ) -> Supervisor:
     """Not started yet. The first stage surveys. `behaviour`: stage -> $FAKE; `options` are the configuration's."""
+    config = Config.load(**{"model": "nowhere", "kv_memory": "1MB", **options})
+    return Supervisor(config, plans=fake_plans(stages, behaviour))
+
+
+def fake_plans(stages: tuple[str, ...] = STAGES, behaviour: dict[str, str] | None = None) -> list[StagePlan]:
     how = behaviour or {}
-    plans = [
+    return [
         StagePlan(
             stage, ("-P", SCRIPT), {"FAKE": how.get(stage, "")}, memory("loader", stage), surveys=stage == stages[0]
         )
         for stage in stages
     ]
-    config = Config.load(**{"model": "nowhere", "kv_memory": "1MB", **options})
-    return Supervisor(config, plans=plans)
 
 
 def memory(owner: str, stage: str) -> tuple[str, ...]:

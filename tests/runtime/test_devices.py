@@ -10,6 +10,7 @@ from expertflow import Config, Supervisor
 from expertflow.errors import UsageError
 from expertflow.runtime.devices import cuda_version
 from expertflow.runtime.fit import budget_fit
+from expertflow.runtime.group import configs_of
 from expertflow.tests.runtime.fake_survey import fake_survey
 
 
@@ -31,12 +32,43 @@ def test_cuda_without_cuda_is_refused_at_once(tmp_path: Path, monkeypatch: pytes
         ({"device": "cuda:"}, "device"),
         ({"device": "cuda", "kv_memory": "10%"}, "kv_memory"),
         ({"device": "cuda", "tier": "host", "link_rate": "8GB"}, "link_rate"),
+        ({"device": "cuda:0,"}, "device"),
+        ({"device": "cpu,cuda:0"}, "device"),
+        ({"device": "cuda,cuda:00"}, "device"),
+        ({"device": "cuda:0,cuda:1", "trace": "folder"}, "trace"),
     ],
 )
 def test_a_configuration_that_no_device_can_follow_is_refused(wrong: dict[str, str], place: str) -> None:
     with pytest.raises(UsageError) as raised:
         Config.load(model="m", **wrong)
     assert raised.value.where == place and raised.value.remedy
+
+
+def test_several_devices_are_no_single_engine(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Start an EngineGroup"):
+        Supervisor(Config.load(model=tmp_path, device="fake:1, fake:2")).start()
+
+
+@pytest.mark.parametrize(
+    ("given", "each"),
+    [
+        ({"tier": "host", "host_memory": "100%"}, "100%"),
+        ({"tier": "disk", "host_memory": "100%"}, "50.000000%"),
+        ({"tier": "disk", "host_memory": "3GB"}, "1500000000B"),
+    ],
+)
+def test_engines_share_the_machine(given: dict[str, str], each: str) -> None:
+    """A whole host store is one for all; another would be twice what was asked for."""
+    configs = configs_of(Config.load(model="m", device="cuda:0, cuda:1", compute_threads=3, **given))
+    assert [(config.device, config.host_memory) for config in configs] == [("cuda:0", each), ("cuda:1", each)]
+    assert all(config.compute_threads == 3 for config in configs)
+
+
+def test_cores_are_spread_over_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each with a thread for every core would make all of them wait for each other."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: range(9))
+    configs = configs_of(Config.load(model="m", device="cuda:0,cuda:1,cuda:2"))
+    assert [config.compute_threads for config in configs] == [2, 2, 2]
 
 
 def test_a_plan_does_not_pretend_to_know_a_gpu() -> None:

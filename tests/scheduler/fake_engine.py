@@ -56,9 +56,11 @@ class _AbruptShell(SchedulerShell):
 class FakeEngine:
     """A context manager. `paused` holds compute, `kill_scheduler` and `kill_compute` do what they say."""
 
-    def __init__(self, folder: Path, config: Config | None = None, vocabulary: int = VOCABULARY) -> None:
+    def __init__(
+        self, folder: Path, config: Config | None = None, vocabulary: int = VOCABULARY, base: Path | None = None
+    ) -> None:
         self.config = config or Config(kv_memory="100KB")
-        self.run_dir = RunDir.create()
+        self.run_dir = RunDir.create(base)
         self.address = str(self.run_dir.path)
         self.paused = threading.Event()
         self.computes: list[FakeCompute] = []

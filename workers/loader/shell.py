@@ -20,10 +20,8 @@ from .fills import DeviceFills, Fills, SharedFills
 from .host_tier import HostTier
 from .ledger_log import LedgerHeader, LedgerLog
 from .link import EmulatedLink
-from .store import fill_store
+from .store import await_full, fill_store, tell_full
 from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
-
-FIRST_EPOCH = 1
 
 
 class LoaderShell:
@@ -89,9 +87,9 @@ class LoaderShell:
         if not config.on_device:
             source = StoreSource(self._stage.arena("host").array, survey, self._link()) if whole else files
             return SharedFills(self._engine(source, self._stage.arena("slots").array))
-        store = self._stage.arena("host").array
-        tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
-        reader = None if whole else self._engine(files, store)
+        store = self._stage.arena("host")  # a full one is not mapped here: only compute reads it
+        tier = HostTier(store.size_bytes // survey.stride_bytes, survey.experts, whole)
+        reader = None if whole else self._engine(files, store.array)
         return DeviceFills(tier, reader, lambda copy: self._stage.send("compute", copy))
 
     def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
@@ -99,12 +97,16 @@ class LoaderShell:
         return TransferEngine(source, memory, self._survey.stride_bytes, readers, self._on_done, time.monotonic_ns)
 
     def _fill_whole(self, files: FileSource) -> None:
-        """A successor finds the store as its predecessor filled it."""
-        if self._stage.spec.epoch == FIRST_EPOCH:
+        """Returns when it is full. A successor finds it as its predecessor filled it, an engine of a group as the first
+        one does."""
+        spec = self._stage.spec
+        if spec.host_filled:
+            files.close()
+            await_full(spec.full_fd)
+        else:
             store = self._stage.arena("host").array
             fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
-        else:
-            files.close()
+            tell_full(spec.full_fd)
 
     def _link(self) -> EmulatedLink | None:
         rate = self._stage.config.link_rate

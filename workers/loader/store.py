@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import select
 import time
 from collections.abc import Callable
 
@@ -34,6 +36,21 @@ def fill_store(
                 engine.start(number, *divmod(number, survey.experts), urgent=False)
     finally:
         engine.close()
+
+
+def tell_full(full_fd: int) -> None:
+    """To whoever shares the store; -1: nobody does."""
+    if full_fd >= 0:
+        os.eventfd_write(full_fd, 1)
+
+
+def await_full(full_fd: int) -> None:
+    """Until another process has filled it; -1: it has. Whoever waits for this process ends it if that never comes."""
+    if full_fd >= 0:
+        poller = select.poll()
+        poller.register(full_fd, select.POLLIN)
+        while not poller.poll():
+            continue
 
 
 def _check(transfer: Transfer, survey: Survey) -> None:

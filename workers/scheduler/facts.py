@@ -91,4 +91,5 @@ def welcome(model: ModelFacts, limits: Limits) -> Welcome:
         context=model.context,
         eos_ids=model.eos_ids,
         queue_limit=limits.queue_limit,
+        batch_size=limits.batch_size,
     )

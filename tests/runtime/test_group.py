@@ -1,0 +1,145 @@
+"""The life of several engines together, with real processes that are small."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from expertflow.configs.schema import Config
+from expertflow.errors import BudgetError, CheckpointError, EngineError
+from expertflow.ipc.attachments import FOLDER, Attachments, attachment_path
+from expertflow.ipc.messages import Progress
+from expertflow.runtime.group import EngineGroup
+from expertflow.runtime.sharing import Common
+from expertflow.runtime.supervisor import Supervisor
+from expertflow.runtime.watching import Watcher, find_engine
+from expertflow.tests.runtime.fake_survey import fake_survey
+from expertflow.tests.runtime.fakes import fake_plans, heard, wait_until
+
+DEVICES = ("fake:1", "fake:2")
+STAGES = ("compute", "loader")
+
+
+@pytest.fixture(autouse=True)
+def only_engines_of_this_test(monkeypatch: pytest.MonkeyPatch, runtime_base: object) -> None:
+    monkeypatch.setattr("expertflow.runtime.watching.COMMON_BASE", runtime_base)
+
+
+def fake_group(
+    behaviour: dict[str, str] | None = None, report: Callable[[Progress], None] | None = None, **options: object
+) -> EngineGroup:
+    given = {"model": "nowhere", "device": ",".join(DEVICES), "tier": "host", **options}
+    return EngineGroup(Config.load(**given), report, plans=fake_plans(STAGES, behaviour))
+
+
+def stores_of(engine: Supervisor) -> set[int]:
+    """The inodes of the host stores that its loader was given."""
+    folder = f"/proc/{engine.snapshot().facts['loader']['pid']}/fd"
+    names = [name for name in os.listdir(folder) if os.readlink(f"{folder}/{name}").startswith("/memfd:host")]
+    return {os.stat(f"{folder}/{name}").st_ino for name in names}
+
+
+def test_one_store_for_all_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """I5: with room for one store only, a second would be refused; and it outlives the engine that filled it."""
+    survey, reports = fake_survey(), []
+    room_bytes = survey.expert_count * survey.stride_bytes
+    group = fake_group(report=reports.append)
+
+    def left_bytes() -> int:
+        store = group._common.store.arena if group._common and group._common.store else None
+        return room_bytes - (store.size_bytes if store else 0)
+
+    monkeypatch.setattr("expertflow.runtime.resources.available_bytes", left_bytes)
+    with group:
+        one, other = group.engines.values()
+        [store] = stores_of(one)
+        assert stores_of(other) == {store}
+        one.stop()
+        other.kill("loader")
+        wait_until(lambda: heard(other, "compute", "loader joined") == 2)
+        assert stores_of(other) == {store}
+    allocated = [news.stage for news in reports if "shared memory" in news.what]
+    surveyed = [news.stage for news in reports if news.what.startswith("surveying") and news.done]
+    assert allocated == ["supervisor (fake:1)"] and surveyed == ["checkpoint (fake:1)"]
+
+
+def test_a_group_is_one_to_whoever_looks_for_it() -> None:
+    """Its engines' own run directories lie within; what a client brings along is found in each of them."""
+    with fake_group() as group:
+        assert find_engine("") == group.address
+        with Watcher(group.address) as watcher:
+            wait_until(lambda: len(watcher.snapshot().stages) == 4)
+        assert set(group.snapshot().restarts) == {f"{device}/{stage}" for device in DEVICES for stage in STAGES}
+        attachments = Attachments(Path(group.address))
+        name = attachments.put(b"an image")
+        for engine in group.engines.values():
+            assert attachment_path(Path(engine.address, FOLDER), name).read_bytes() == b"an image"
+        attachments.close()
+        address = group.address
+    assert not os.path.exists(address)
+
+
+def test_the_group_has_failed_when_no_engine_is_left(caplog: pytest.LogCaptureFixture) -> None:
+    """One that ends by itself is a line in the log while others go on."""
+    with fake_group({"loader": "die again"}, restart_limit=0) as group:
+        for number, device in enumerate(DEVICES):
+            assert group.failure is None and not group.wait(0)
+            group.engines[device].kill("loader")
+            wait_until(lambda device=device: group.engines[device].failure)
+            if number == 0:
+                with caplog.at_level(logging.WARNING):
+                    assert not group.wait(0.1) and not group.wait(0)
+                assert caplog.text.count("1 of 2 go on") == 1
+        with pytest.raises(EngineError, match="died 1 times"):
+            group.wait(30)
+        assert group.failure is not None
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"), [({"compute": "refuse survey"}, CheckpointError), ({"loader": "refuse"}, BudgetError)]
+)
+def test_the_first_engines_refusal_is_what_the_user_sees(behaviour: dict[str, str], kind: type[Exception]) -> None:
+    """The other, which waits for its survey, or has begun beside it, ends too."""
+    group = fake_group(behaviour)
+    with pytest.raises(kind):
+        group.start()
+    assert not os.path.exists(group.address)
+    group.stop()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_an_interrupt_while_starting_leaves_nothing(device: str) -> None:
+    """The leak fixture looks: whichever engine is starting, and whoever waits for it, is taken down."""
+
+    def interrupt(news: Progress) -> None:
+        if news.stage == f"loader ({device})":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fake_group({"loader": "progress"}, interrupt).start()
+
+
+def test_a_group_starts_once_at_a_time_and_again_later() -> None:
+    """Of the disk tier here: a place that one engine's loader fills must not be another's."""
+    group = fake_group(tier="disk", host_memory="50%")
+    for _ in range(2):
+        with group:
+            with pytest.raises(EngineError, match="running already"):
+                group.start()
+            one, other = map(stores_of, group.engines.values())
+            assert len(one) == len(other) == 1 and not one & other
+
+
+def test_whoever_waits_for_an_engine_that_gave_up_is_told() -> None:
+    common = Common(whole_store=True)
+    told: list[BaseException | None] = []
+    waiting = threading.Thread(target=lambda: told.append(common.surveyed.exception()))
+    waiting.start()
+    common.give_up()
+    waiting.join(10)
+    common.close()
+    assert isinstance(told[0], EngineError)

@@ -1,0 +1,119 @@
+"""Two engines on (fake) devices with one host store, through all processes: tokens, deaths, what is filled when."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from expertflow import Client, Config, EngineGroup
+from expertflow.errors import BudgetError, EngineError
+from expertflow.ipc.messages import Progress
+from expertflow.runtime import engine as engine_module
+from expertflow.runtime.client import Batch
+from expertflow.tests.runtime.fakes import wait_until
+
+from tests.families import VOCABULARY, save_tiny
+from tests.system.awaiting import await_tokens
+from tests.system.references import Reference, random_prompts
+
+TOKENS = 20
+NEWS: list[Progress] = []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("olmoe")
+    save_tiny("olmoe", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
+
+
+@pytest.fixture(scope="module")
+def group(folder: Path) -> Iterator[EngineGroup]:
+    config = Config.load(model=folder, device="fake:1,fake:2", tier="host", expert_memory="20%", batch_size=4)
+    with EngineGroup(config, NEWS.append) as group:
+        yield group
+
+
+def tokens(batch: Batch) -> list[list[int]]:
+    return [list(each.token_ids) for each in batch.results(timeout_s=120)]
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("dead", ["loader", pytest.param("compute", marks=pytest.mark.slow)])
+def test_tokens_are_those_of_transformers_whichever_engine_computes_and_dies(
+    group: EngineGroup, reference: Reference, dead: str
+) -> None:
+    """I1b, I3 and I4: in the middle a stage of one engine is killed; if it was compute, a loader of the other too."""
+    prompts = random_prompts(12, VOCABULARY)
+    with Client(group.address) as client:
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        await_tokens(batch, 20)
+        group.engines["fake:1"].kill(dead)
+        if dead == "compute":
+            group.engines["fake:2"].kill("loader")
+        assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+        assert client.stats().restarts[f"fake:1/{dead}"] == 1
+
+
+@pytest.mark.timeout(240)
+def test_the_store_is_filled_once_and_by_no_successor(group: EngineGroup) -> None:
+    """What stands in it now is not read from the files again: neither by the other engine, nor by a new loader."""
+    fills = {news.stage for news in NEWS if news.what == "filling the host store"}
+    assert fills == {"loader (fake:1)"}
+    assert group._common and group._common.store
+    arena = group._common.store.arena
+    with mmap.mmap(arena.fd, arena.size_bytes) as store:
+        before, store[:] = store[:], bytes(len(store))
+        for device, engine in group.engines.items():
+            epoch = engine.snapshot().restarts["loader"] + 1
+            engine.kill("loader")
+            wait_until(lambda engine=engine, epoch=epoch: engine.snapshot().stages["loader"].epoch > epoch)
+            assert not any(store[:]), device
+        store[:] = before
+    for engine in group.engines.values():  # of what ran before
+        wait_until(lambda engine=engine: engine.snapshot().stages["scheduler"].done)
+
+
+@pytest.mark.timeout(240)
+def test_one_engine_goes_on_alone(group: EngineGroup, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of this module: the engine that filled the store is stopped in the middle of a batch, then the other."""
+    monkeypatch.setattr(engine_module, "GENTLE", engine_module.Ladder(0.5, 1.0, 5.0))
+    prompts = random_prompts(8, VOCABULARY, seed=3)
+    with Client(group.address) as client:
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        await_tokens(batch, 20)
+        group.engines["fake:1"].stop()
+        assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+        group.engines["fake:2"].stop()
+        with pytest.raises(EngineError):
+            client.generate(prompts, max_new_tokens=TOKENS)
+    assert group.wait(0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_an_engine_whose_scheduler_cannot_live_leaves_its_requests_to_the_other(
+    folder: Path, reference: Reference
+) -> None:
+    """Killed without a word, beyond its restarts; of a store that each engine has a part of."""
+    prompts = random_prompts(12, VOCABULARY, seed=5)
+    config = Config.load(model=folder, device="fake:1,fake:2", host_memory="60%", restart_limit=0, batch_size=4)
+    with EngineGroup(config) as group, Client(group.address) as client:
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        await_tokens(batch, 20)
+        group.engines["fake:2"].kill("scheduler")
+        assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+        assert group.engines["fake:2"].failure and group.failure is None
+
+
+@pytest.mark.slow
+def test_an_engine_that_does_not_fit_its_device_is_no_group(folder: Path) -> None:
+    with pytest.raises(BudgetError, match="fake:1"):
+        EngineGroup(Config.load(model=folder, device="fake:1,fake:0", kv_memory="1GiB")).__enter__()
