@@ -72,9 +72,8 @@ class LocalRuntime:
         hinter = self._hinter(survey) if hints else None
         rows = abilities or RowAbilities()
         clock_ns = time.monotonic_ns
-        where = "cpu" if device is None else device.torch_device
         self._executor = Executor(
-            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, where
+            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, device
         )
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()
@@ -126,7 +125,7 @@ class LocalRuntime:
     ) -> None:
         self._fills.close()
         if self._device is not None:
-            self._device.close()  # it must not hold on to memory that is given back here
+            self._device.close()  # before the store's memory goes, and while copies into slots have somewhere to go
 
     @property
     def counts(self) -> FeedCounts:

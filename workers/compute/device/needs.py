@@ -8,8 +8,9 @@ from ...checkpoint.survey import ModelSizes
 
 LIBRARIES_BYTES = 256 * 2**20
 """Workspaces of the numeric libraries, and what is lost between blocks."""
-COPIES_OF_ROWS = 4
-"""Rows of a MoE layer: gathered, inside an expert, products, weighted products."""
+COPIES_OF_ROWS = 6
+"""Rows of a MoE layer: gathered, products, those in the order of tokens, weighted ones (in float32: two), and an eighth
+for spare rows."""
 
 
 def device_needs(sizes: ModelSizes, config: Config, slots: int) -> dict[str, int]:
