@@ -1,17 +1,24 @@
-# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make gpu-check · make models · make clean
+# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make gpu-check · make gpu-wheels · make models · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
+
+# Without a network: make gpu-wheels OUT=wheels PYTHON_VERSION=3.12, then there make gpu-check WHEELS=wheels.
 
 PYTHON ?= python3
 ARGS ?=
+OUT ?= wheels
+PYTHON_VERSION ?= 3.12
+WHEELS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+CARRIED := build/carried
+GPU_VENV := $(if $(WHEELS),$(CARRIED),$(VENV))
 
 # The first of these that is Python 3.11 or newer; evaluated only when .venv is made.
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos lint bench experiments gpu-check models clean
+.PHONY: help demo test test-all chaos lint bench experiments gpu-check gpu-wheels models clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
@@ -22,6 +29,7 @@ help:
 	@echo "make bench     speed beside resident and offloading libraries, within an hour (docs/performance.md)"
 	@echo "make experiments  ExpertFlow beside the baselines (docs/experiments.md)"
 	@echo "make gpu-check everything that needs a GPU, within ten minutes (docs/gpu.md)"
+	@echo "make gpu-wheels  what gpu-check needs besides torch, for a machine without a network"
 	@echo "make models    try every architecture of transformers and write docs/models.md"
 	@echo "make clean     remove .venv and everything else that was made here"
 
@@ -47,8 +55,11 @@ bench: $(READY)
 experiments: $(READY)
 	$(BIN)/python benchmarks/experiments.py $(ARGS)
 
-gpu-check: $(READY)
-	$(BIN)/python -m expertflow.benchmarks.gpu.check $(ARGS)
+gpu-check: $(GPU_VENV)/ready
+	$(GPU_VENV)/bin/python -m expertflow.benchmarks.gpu.check $(ARGS)
+
+gpu-wheels: $(READY)
+	$(BIN)/python -m expertflow.benchmarks.gpu.wheels $(OUT) --python-version $(PYTHON_VERSION)
 
 models: $(READY)
 	$(BIN)/python -m tests.registry.page
@@ -69,4 +80,10 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing everything else (step 2 of 2)"
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/expertflow  # for pyright: see pyproject.toml
+	@touch $@
+
+# torch is the one of this machine's Python: it has to be there already.
+$(CARRIED)/ready: pyproject.toml
+	@test -n "$(USABLE)" || { echo "make: Python 3.11 or newer is needed; none of '$(CANDIDATES)' is" >&2; exit 2; }
+	$(USABLE) benchmarks/gpu/carried.py $(WHEELS) $(CARRIED)
 	@touch $@

@@ -160,7 +160,7 @@ def replay_loads(source: Source, block: Block) -> dict[str, int]:
     uses, slots = source.uses, source.log.header.slots
     loads = {}
     for name in ("lru", "belady"):
-        before, after = (_loads(first_steps(uses, count), name, slots) for count in (block.first, block.end))
+        before, after = (_loads(uses.head(count), name, slots) for count in (block.first, block.end))
         loads[name] = after - before
     return loads
 
@@ -171,18 +171,6 @@ def _loads(uses: Uses, name: str, slots: int) -> int:
     top_k = 1  # neither asks for it
     policy = Belady(uses) if name == "belady" else make_policy("lru", uses.layers, uses.experts, top_k)
     return replay(uses, policy, make_cache("pool", uses, slots), bypass=name == "belady").loads
-
-
-def first_steps(uses: Uses, count: int) -> Uses:
-    """The head of a replay."""
-    starts = uses.starts[: count + 1]
-    return Uses(
-        layers=uses.layers,
-        experts=uses.experts,
-        starts=starts,
-        keys=uses.keys[: starts[-1]],
-        tokens=uses.tokens[:count],
-    )
 
 
 def row_of(

@@ -1,7 +1,7 @@
 """Runs `expertflow.runtime.verify` in a process of its own, since it needs torch and all experts in memory.
 
-The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE` writes one `Check` a line as JSON to stdout,
-and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; stderr says why).
+The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE` writes one `Check` a line as
+JSON to stdout, and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; stderr says why).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ NOTHING_CHECKED = 2
 def run_checks(recording: Path, config: Config) -> Iterator[Check]:
     """The checks as they are done. Raises ExpertFlowError if they could not be made."""
     command = [sys.executable, "-P", "-m", "expertflow.ipc.guarded", str(os.getpid())]  # it ends when we are killed
-    asked = ["expertflow.runtime.verify", str(recording), config.model, config.revision, config.dtype]
+    asked = ["expertflow.runtime.verify", str(recording)]
+    asked += [config.model, config.revision, config.dtype, config.device]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env={**os.environ, **_like_compute(config)}

@@ -6,9 +6,9 @@ import msgspec
 
 from ..configs.schema import Config
 from ..configs.sizes import parse_size
-from ..errors import UsageError
 from ..workers.checkpoint.survey import ModelSizes
 from .budgets import plan_budgets
+from .device_fit import DeviceFit, device_fit
 from .stages import stage_plans
 
 WITH_TORCH_BYTES = 450 * 10**6
@@ -65,6 +65,8 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     largest_slots: int
     """That would fit; 0: not even one."""
     largest_slots_bytes: int
+    device: DeviceFit | None = None
+    """Where slots, caches and the rest of the model then are: sums here are without them, `fits` is of both."""
 
 
 def model_needs(survey: ModelSizes) -> Needs:
@@ -89,19 +91,18 @@ def model_needs(survey: ModelSizes) -> Needs:
     )
 
 
-def budget_fit(survey: ModelSizes, config: Config, available_bytes: int) -> Fit:
-    """Raises BudgetError only for a budget that no machine could make work (below one expert), and UsageError for a
-    device, whose memory nobody here knows."""
-    if config.on_device:
-        remedy = "Plan without it, or start the engine: what does not fit is refused with the numbers"
-        raise UsageError("a plan is for the machine's own memory, not for a GPU's", "device", remedy)
+def budget_fit(survey: ModelSizes, config: Config, available_bytes: int, device_bytes: int = 0) -> Fit:
+    """Raises BudgetError only for a budget that no machine could make work (below one expert). `device_bytes`: what
+    the configured device has, 0 if that is not known."""
     kv_bytes = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     sized = msgspec.structs.replace(config, kv_memory=f"{kv_bytes}B")
     budgets = plan_budgets(sized, survey, _NO_LIMIT)
     processes = process_bytes(config)
     total = budgets.total_bytes + processes
-    others = total - budgets.slots_bytes
-    largest = min(max(0, available_bytes - others) // survey.stride_bytes, survey.expert_count)
+    device = device_fit(survey, config, budgets.slots, device_bytes) if config.on_device else None
+    slot_bytes = 0 if device else survey.stride_bytes  # of this machine's own memory
+    others = total - budgets.slots * slot_bytes
+    largest = 0 if device else min(max(0, available_bytes - others) // slot_bytes, survey.expert_count)
     return Fit(
         slots=budgets.slots,
         slots_share=budgets.slots / survey.expert_count,
@@ -112,10 +113,11 @@ def budget_fit(survey: ModelSizes, config: Config, available_bytes: int) -> Fit:
         process_bytes=processes,
         total_bytes=total,
         available_bytes=available_bytes,
-        fits=total <= available_bytes,
-        smallest_bytes=others + survey.stride_bytes,
+        fits=total <= available_bytes and (device is None or device.fits),
+        smallest_bytes=others + slot_bytes,
         largest_slots=largest,
-        largest_slots_bytes=largest * survey.stride_bytes,
+        largest_slots_bytes=largest * slot_bytes,
+        device=device,
     )
 
 

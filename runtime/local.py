@@ -58,6 +58,7 @@ class LocalRuntime:
         places: int = 0,
     ) -> None:
         """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk)."""
+        self._device = device
         survey = survey.laid_out(slots, tier, "cpu" if device is None else device.name)
         self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
@@ -71,9 +72,8 @@ class LocalRuntime:
         hinter = self._hinter(survey) if hints else None
         rows = abilities or RowAbilities()
         clock_ns = time.monotonic_ns
-        where = "cpu" if device is None else device.torch_device
         self._executor = Executor(
-            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, where
+            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, device
         )
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()
@@ -124,6 +124,8 @@ class LocalRuntime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._fills.close()
+        if self._device is not None:
+            self._device.close()  # before the store's memory goes, and while copies into slots have somewhere to go
 
     @property
     def counts(self) -> FeedCounts:

@@ -2,25 +2,31 @@
 
     python -m expertflow.benchmarks.gpu.check --out FOLDER        (make gpu-check ARGS="--out FOLDER")
 
-Every part is a process of its own and leaves FOLDER/PART.json, so that nothing is lost by a part that fails or when
-time is up: run again with the same folder, and only what is missing is run. FOLDER/gpu.md is the page of what there is.
-Exit codes: 0 all is there and holds, 1 something failed, does not hold or is missing, 2 no GPU that torch can use.
+Every part is a process of its own with a limit of its own, and what it found is kept in FOLDER/results.json, so that
+nothing is lost by a part that fails, hangs or was not begun when time was up: run again with the same folder, and only
+what is missing is run. FOLDER/gpu.md is the page of what there is. With --rehearse all of it runs on a CPU, over the
+fake device and tiny models, and no figure means anything.
+Exit codes: 0 all is there and exact, 1 something failed, is not exact or is missing, 2 no GPU that torch can use.
+Targets that are missed are for the page alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from expertflow.errors import UsageError
-from expertflow.workers.compute.device.cuda import require_cuda
 
-from .page import write_page
+from .page import BANNER, write_page
 from .parts import PARTS, Part
-from .results import failure_of, result_of, save_failure
+from .results import begin, failure_of, result_of, save_failure
+from .targets import judge, target_line
+from .under_test import under_test
 
 COMMAND = ("-m", "expertflow.benchmarks.gpu.part")
 ROOT = Path(__file__).parents[2]
@@ -30,21 +36,26 @@ LAST_WORDS = 15
 
 def main() -> int:
     arguments = _arguments()
-    try:
-        require_cuda(0)
-    except UsageError as error:
-        sys.stderr.write(f"gpu-check needs a GPU: {error}\n")
-        return 2
     folder: Path = arguments.out.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        under_test(arguments.rehearse)
+        begin(folder, arguments.rehearse)
+    except UsageError as error:
+        sys.stderr.write(f"gpu-check: {error}\n")
+        return 2
     until = time.monotonic() + 60 * arguments.minutes
     for part in PARTS:
-        if arguments.parts and part.name not in arguments.parts:
-            continue
-        _run(part, folder, until)
-        write_page(folder)
+        if not arguments.parts or part.name in arguments.parts:
+            _run(part, folder, until)
+            write_page(folder)
+    _say_targets(folder, arguments.rehearse)
     done = [result_of(folder, part.name) for part in PARTS]
     return 0 if all(result is not None and result.get("holds", True) for result in done) else 1
+
+
+def _say_targets(folder: Path, rehearsal: bool) -> None:
+    lines = [target_line(each) for each in judge(folder)] + ([BANNER] if rehearsal else [])
+    sys.stderr.write("\n".join([*lines, f"see {folder / 'gpu.md'}"]) + "\n")
 
 
 def _run(part: Part, folder: Path, until: float) -> None:
@@ -57,23 +68,37 @@ def _run(part: Part, folder: Path, until: float) -> None:
             save_failure(folder, part.name, "not begun: time was up")
         return
     sys.stderr.write(f"{part.name}: {part.what}\n")
-    command = [sys.executable, *COMMAND, part.name, str(folder)]
     try:
-        ended = subprocess.run(command, timeout=left_s, capture_output=True, text=True, check=False, cwd=ROOT)
+        code, errors = _run_limited([sys.executable, *COMMAND, part.name, str(folder)], left_s)
     except subprocess.TimeoutExpired:
         save_failure(folder, part.name, f"ended after {left_s:.0f} s, unfinished")
         return
-    if ended.returncode:
-        save_failure(folder, part.name, "\n".join(ended.stderr.strip().splitlines()[-LAST_WORDS:]))
+    if code:
+        save_failure(folder, part.name, "\n".join(errors.strip().splitlines()[-LAST_WORDS:]) or f"exit code {code}")
+
+
+def _run_limited(command: list[str], limit_s: float) -> tuple[int, str]:
+    """Exit code and stderr; whatever it started ends with it. Raises TimeoutExpired."""
+    none, pipe = subprocess.DEVNULL, subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=none, stdout=none, stderr=pipe, text=True, cwd=ROOT, start_new_session=True
+    ) as process:
+        try:
+            errors = process.communicate(timeout=limit_s)[1]
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, errors
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="folder of results, kept between runs")
     parser.add_argument(
-        "--minutes", type=float, default=9.5, help="after which no part is begun, and one that runs ends"
+        "--minutes", type=float, default=9.0, help="after which no part is begun, and one that runs ends"
     )
     parser.add_argument("--parts", nargs="+", choices=[part.name for part in PARTS], help="only these")
+    parser.add_argument("--rehearse", action="store_true", help="without a GPU, tiny: figures mean nothing")
     return parser.parse_args()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,22 @@ from expertflow.tests.families import save_tiny
 from expertflow.tests.system.schedules import Driver, drive
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.device.base import Device
-from expertflow.workers.compute.device.cuda import CudaDevice
 from expertflow.workers.compute.executor import sample
 from expertflow.workers.compute.unit import RowAbilities, Unit
 from transformers import AutoModelForCausalLM
+
+from .under_test import UnderTest
 
 TOLERANCE, RATIO = 1e-4, 1.25
 BATCH = 6
 Logits = dict[int, list[torch.Tensor]]
 
 
-def check_families(families: Iterable[str]) -> dict[str, Any]:
+def check_families(test: UnderTest) -> dict[str, Any]:
     """One that fails does not keep the others from being tried."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    device, rows = CudaDevice(0), []
+    device, rows = test.open(), []
     with tempfile.TemporaryDirectory() as folder:
-        for family in families:
+        for family in test.scale.families:
             try:
                 rows.append({"family": family, **_check(Path(folder, family), family, device)})
             except Exception as error:  # noqa: BLE001 - whatever it is, it is this family's result
@@ -51,7 +50,7 @@ def _check(folder: Path, family: str, device: Device) -> dict[str, Any]:
         for number, sequence in driver.sequences.items()
     )
     return {
-        "holds": difference <= TOLERANCE * scale and tokens_equal and bfloat <= RATIO,
+        "holds": difference <= TOLERANCE * scale and tokens_equal and bfloat <= RATIO and same_bits,
         "float32_difference": difference / scale,
         "tokens_equal": tokens_equal,
         "bfloat16_error_ratio": bfloat,

@@ -4,92 +4,113 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .under_test import UnderTest
 
 SHARES = ("100%", "50%", "25%", "12.5%")
 MODELS = ("r", "widened-512")
-FAMILIES_AT_ONCE = ("olmoe", "mixtral", "qwen3_moe", "qwen3_next", "gpt_oss", "deepseek_v2", "deepseek_v3", "glm4_moe")
+Run = Callable[["UnderTest", Path], dict[str, Any]]
 
 
 class Part(NamedTuple):
-    """`run(folder)` gives what becomes its JSON; `holds` in it says whether a claim was met."""
+    """`run(what is under test, folder)` gives what is kept of it; `holds` in it says whether a claim was met."""
 
     name: str
     what: str
-    run: Callable[[Path], dict[str, Any]]
+    run: Run
+    expected_s: float
+    """Estimated for a machine with an H100 (docs/gpu.md), not measured."""
     most_s: float
-    least_s: float = 5.0
-    """With less time it is not begun."""
+    """After which it is ended, and the next one begins."""
+
+    @property
+    def least_s(self) -> float:
+        """With less time left it is not begun."""
+        return self.expected_s / 2
 
 
-def _exact(folder: Path) -> dict[str, Any]:
+def _exact(test: UnderTest, folder: Path) -> dict[str, Any]:
     from .exact import check_families
 
-    return check_families(FAMILIES_AT_ONCE)
+    return check_families(test)
 
 
-def _mutants(folder: Path) -> dict[str, Any]:
+def _mutants(test: UnderTest, folder: Path) -> dict[str, Any]:
     from .mutants import check_mutants
 
-    return check_mutants()
+    return check_mutants(test)
 
 
-def _rates(folder: Path) -> dict[str, Any]:
+def _rates(test: UnderTest, folder: Path) -> dict[str, Any]:
     from .rates import measure_rates
 
-    return measure_rates()
+    return measure_rates(test) | {"facts": test.facts()}
 
 
-def _sharing(folder: Path) -> dict[str, Any]:
+def _sharing(test: UnderTest, folder: Path) -> dict[str, Any]:
     from .sharing import measure_sharing
 
-    return measure_sharing()
+    return measure_sharing(test)
 
 
-def _model(name: str) -> Callable[[Path], dict[str, Any]]:
-    def make(folder: Path) -> dict[str, Any]:
-        from .models import folder_of
+def _ipc(test: UnderTest, folder: Path) -> dict[str, Any]:
+    from .through_ipc import measure_ipc
 
-        return {"folder": str(folder_of(name))}
+    return measure_ipc(test)
+
+
+def _model(name: str) -> Run:
+    def make(test: UnderTest, folder: Path) -> dict[str, Any]:
+        return {"folder": str(test.model_folder(name, folder))}
 
     return make
 
 
-def _ours(model: str, share: str) -> Callable[[Path], dict[str, Any]]:
-    def measure(folder: Path) -> dict[str, Any]:
+def _ours(model: str, share: str) -> Run:
+    def measure(test: UnderTest, folder: Path) -> dict[str, Any]:
         from .contenders import measure_ours
 
-        return measure_ours(folder, model, share)
+        return measure_ours(test, folder, model, share)
 
     return measure
 
 
-def _library(model: str, kind: str) -> Callable[[Path], dict[str, Any]]:
-    def measure(folder: Path) -> dict[str, Any]:
+def _library(model: str, kind: str) -> Run:
+    def measure(test: UnderTest, folder: Path) -> dict[str, Any]:
         from .contenders import measure_library
 
-        return measure_library(folder, model, kind)
+        return measure_library(test, folder, model, kind)
 
     return measure
 
 
-def _table(model: str) -> list[Part]:
-    ours = [
-        Part(f"{model}-ours-{share}", f"model {model}, ExpertFlow with {share} of the experts", _ours(model, share), 90)
-        for share in SHARES
-    ]
+def _table(model: str, made_s: float, ours_s: float, resident_s: float, accelerate_s: float) -> list[Part]:
+    """ExpertFlow with everything resident first, since it draws the tokens; then what targets are judged by."""
+
+    def part(name: str, what: str, run: Run, expected_s: float) -> Part:
+        return Part(f"{model}-{name}", what, run, expected_s, 3 * expected_s)
+
+    def ours(share: str) -> Part:
+        return part(f"ours-{share}", f"ExpertFlow with {share} of the experts", _ours(model, share), ours_s)
+
+    whole, half, quarter, eighth = map(ours, SHARES)
     return [
-        Part(f"{model}-model", f"model {model} is made, or found", _model(model), 300),
-        *ours,
-        Part(f"{model}-resident", f"model {model}, transformers, all in GPU memory", _library(model, "resident"), 60),
-        Part(f"{model}-accelerate", f"model {model}, accelerate, offloaded", _library(model, "accelerate"), 90),
+        part("model", "the model is made, or found", _model(model), made_s),
+        whole,
+        part("resident", "transformers, all in the device's memory", _library(model, "resident"), resident_s),
+        part("accelerate", "accelerate, a quarter of the weights there", _library(model, "accelerate"), accelerate_s),
+        *(quarter, half, eighth),
     ]
 
 
 PARTS = [
-    Part("exact", "I1b, I1c and I1a over families", _exact, 180),
-    Part("mutants", "waits that are left out show", _mutants, 60),
-    Part("rates", "copies from host memory: plain pinned, registered, pageable", _rates, 60),
-    Part("sharing", "a store that two processes register; copies by the loader through CUDA IPC", _sharing, 60),
-    *(part for model in MODELS for part in _table(model)),
+    Part("exact", "I1b, I1c and I1a over families", _exact, 110, 240),
+    Part("mutants", "waits that are left out show", _mutants, 20, 60),
+    Part("rates", "copies from host memory: plain pinned, registered, as ordered, pageable", _rates, 12, 45),
+    Part("sharing", "a store that two processes register", _sharing, 15, 45),
+    Part("ipc", "copies by the loader through CUDA IPC beside compute's own", _ipc, 15, 45),
+    *_table("r", made_s=30, ours_s=18, resident_s=16, accelerate_s=25),
+    *_table("widened-512", made_s=45, ours_s=25, resident_s=28, accelerate_s=48),
 ]

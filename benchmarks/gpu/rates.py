@@ -1,58 +1,71 @@
-"""How fast copies from host memory are: from a plain pinned tensor, from shared memory that was registered, and from
-pageable memory; in pieces as large as experts."""
+"""How fast copies from host memory are, in pieces as large as experts: from a plain pinned tensor, from shared memory
+that was registered, from the same as the engine orders them (into slots in any order, each with an event of its own),
+and from pageable memory."""
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from expertflow.ipc.memory import Arena
-from expertflow.workers.compute.device.cuda import CudaDevice
+from expertflow.ipc.messages import Copy
+from expertflow.workers.compute.device.base import Device
+from expertflow.workers.compute.device.traffic import SlotTraffic
+from torch import Tensor
 
-MIB = 2**20
-STORE_BYTES = 512 * MIB
-PIECES_BYTES = (MIB, 4 * MIB, 16 * MIB, 64 * MIB)
-REPEATS = 5
-LEAST_SHARE = 0.85
+from .under_test import UnderTest
 
 
-def measure_rates() -> dict[str, Any]:
-    device = CudaDevice(0)
-    arena = Arena.create("rates", STORE_BYTES)
+def measure_rates(test: UnderTest) -> dict[str, Any]:
+    """Bytes a second. `holds`: the store could be registered."""
+    device, count_bytes = test.open(), test.scale.store_bytes
+    arena = Arena.create("rates", count_bytes)
     began = time.perf_counter()
-    registered = device.adopt(arena.array)
-    sources = {
-        "pinned": torch.empty(STORE_BYTES, dtype=torch.uint8, pin_memory=True),
-        "registered": registered,
-        "pageable": torch.from_numpy(np.ones(STORE_BYTES, dtype=np.uint8)),
-    }
-    target = device.allocate(STORE_BYTES)
-    rows = [
-        {"piece_mib": piece // MIB, **{name: copy_rate(device, target, each, piece) for name, each in sources.items()}}
-        for piece in PIECES_BYTES
-    ]
-    shares = [row["registered"] / row["pinned"] for row in rows]
+    store = device.adopt(arena.array)
+    registering_s = time.perf_counter() - began
+    target, pageable = device.allocate(count_bytes), torch.ones(count_bytes, dtype=torch.uint8)
+    sources = {"pinned": test.pinned(count_bytes), "registered": store, "pageable": pageable}
+    rows = []
+    for piece in test.scale.pieces_bytes:
+        ways = {name: in_order(device, target, source, piece) for name, source in sources.items()}
+        ways["ordered"] = as_ordered(device, target, store, piece)
+        rows.append({"piece_bytes": piece, **{name: rate(test, device, count_bytes, ways[name]) for name in ways}})
+    holds = device.pinned
     device.close()
-    return {
-        "holds": min(shares) >= LEAST_SHARE and device.facts()["pinned_bytes"] == STORE_BYTES,
-        "device": torch.cuda.get_device_name(),
-        "registering_s": device.facts()["pinning_s"],
-        "all_s": time.perf_counter() - began,
-        "rows": rows,
-    }
+    arena.close()
+    return {"holds": holds, "registering_s": registering_s, "store_bytes": count_bytes, "rows": rows}
 
 
-def copy_rate(device: CudaDevice, target: torch.Tensor, source: torch.Tensor, piece_bytes: int) -> float:
-    """Bytes a second, median over repeats, of pieces that follow each other on the copy stream."""
-    rates = []
-    for _ in range(REPEATS):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
+def rate(test: UnderTest, device: Device, count_bytes: int, enqueue: Callable[[], None]) -> float:
+    """Bytes a second, median over repeats; what is done once before is not counted."""
+    enqueue()
+    return statistics.median(count_bytes / test.seconds(device, enqueue) for _ in range(test.scale.repeats))
+
+
+def in_order(device: Device, target: Tensor, source: Tensor, piece_bytes: int) -> Callable[[], None]:
+    """Enqueues pieces that follow each other."""
+
+    def enqueue() -> None:
         for at in range(0, len(target), piece_bytes):
             device.copies.copy(target[at : at + piece_bytes], source[at : at + piece_bytes])
-        device.copies.record().wait()
-        rates.append(len(target) / (time.perf_counter() - started))
-    return statistics.median(rates)
+
+    return enqueue
+
+
+def as_ordered(device: Device, target: Tensor, store: Tensor, piece_bytes: int) -> Callable[[], None]:
+    """Enqueues them as compute does when the loader orders copies of experts."""
+    traffic = SlotTraffic(device, target, store, piece_bytes, lambda expert: piece_bytes)
+    slots = list(range(len(target) // piece_bytes))
+    places = random.Random(0).sample(slots, len(slots))
+
+    def enqueue() -> None:
+        traffic.release(slots)
+        for slot, place in zip(slots, places, strict=True):
+            traffic.copy(Copy(slot, slot, 0, slot, place))
+            traffic.finished()
+
+    return enqueue

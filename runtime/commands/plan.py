@@ -10,10 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from ...configs.sizes import format_size
+from ...configs.sizes import format_size, parse_size
+from ...errors import UsageError
 from ...ipc.available import available_bytes
 from ...ipc.messages import Progress
 from ...workers.checkpoint.survey import ModelSizes
+from ..device_fit import DeviceFit
 from ..fit import Fit, Needs, budget_fit, model_needs
 from ..progress import ProgressView
 from ..surveying import run_sizes
@@ -26,20 +28,35 @@ class Plan(EngineCommand):
     """Say what a model needs and whether the given budgets fit this machine, from the headers of its files alone.
 
     Nothing is loaded, so the model may be larger than memory. Where its weights are not on this machine, config.json is
-    enough: of a hub id nothing else is downloaded. Exit code 0: it fits, 1: it does not.
+    enough: of a hub id nothing else is downloaded. With --device the sums of its memory are beside those of this
+    machine's; the device need not be here. Exit code 0: it fits, 1: it does not.
     """
+
+    device_memory: str = ""
+    """Memory that the device has in all, for example 24GB; empty: whether it is enough is not said."""
 
     json: bool = False
     """One line of JSON instead of a table."""
 
     def run(self) -> int:
         sizes = self._sizes()
-        needs, fit = model_needs(sizes), budget_fit(sizes, self.engine, available_bytes())
+        device_bytes = self._device_bytes()
+        needs, fit = model_needs(sizes), budget_fit(sizes, self.engine, available_bytes(), device_bytes)
         if self.json:
             sys.stdout.write(msgspec.json.encode({"model": needs, "budgets": fit}).decode() + "\n")
         else:
             _show(self.engine.model, needs, fit)
         return DONE if fit.fits else FAILED
+
+    def _device_bytes(self) -> int:
+        if not self.device_memory:
+            return 0
+        if not self.engine.on_device:
+            raise UsageError("is of a device, and none is given", "device_memory", "Give --device cuda as well")
+        size = parse_size(self.device_memory, "device_memory")
+        if size.count_bytes is None:
+            raise UsageError("must be bytes, not a percentage", "device_memory", "Give 24GB, or what the device has")
+        return size.count_bytes
 
     def _sizes(self) -> ModelSizes:
         with ProgressView() as view, tempfile.TemporaryDirectory(prefix="plan-expertflow-") as folder:
@@ -52,6 +69,9 @@ def _show(model: str, needs: Needs, fit: Fit) -> None:
     console.print(facts_table(needs_facts(model, needs)))
     console.print()
     console.print(facts_table(fit_facts(fit)))
+    if fit.device:
+        console.print()
+        console.print(facts_table(device_facts(fit.device)))
     console.print()
     console.print(verdict(needs, fit), soft_wrap=True)
 
@@ -85,19 +105,34 @@ def _file_words(needs: Needs) -> str:
 def fit_facts(fit: Fit) -> dict[str, str]:
     """The budgets, in words."""
     slots = f"{fit.slots:,} slots, {share_text(fit.slots_share)} of the experts"
+    facts = {"expert slots": f"{format_size(fit.slots_bytes)} ({slots})", "host store": format_size(fit.host_bytes)}
+    if fit.device is None:
+        facts["KV caches"] = format_size(fit.kv_bytes)
+        facts["the rest of the model"] = format_size(fit.skeleton_bytes)
+    else:
+        facts["expert slots"] = f"{slots}, on the device"
     return {
-        "expert slots": f"{format_size(fit.slots_bytes)} ({slots})",
-        "host store": format_size(fit.host_bytes),
-        "KV caches": format_size(fit.kv_bytes),
-        "the rest of the model": format_size(fit.skeleton_bytes),
+        **facts,
         "processes": f"{format_size(fit.process_bytes)} at most",
         "in all": format_size(fit.total_bytes),
         "available": format_size(fit.available_bytes),
     }
 
 
+def device_facts(fit: DeviceFit) -> dict[str, str]:
+    """What is in the memory of the device, in words."""
+    estimated = ("working memory", "CUDA's context")
+    parts = {
+        name: format_size(size) + (" (estimated)" if name in estimated else "") for name, size in fit.parts.items()
+    }
+    has = format_size(fit.memory_bytes) if fit.memory_bytes else "not known (--device-memory)"
+    return {f"on {fit.name}": "", **parts, "in all there": format_size(fit.total_bytes), "it has": has}
+
+
 def verdict(needs: Needs, fit: Fit) -> str:
     """Whether it fits, and what would."""
+    if fit.device:
+        return device_verdict(fit, fit.device)
     one, least = format_size(needs.slot_bytes), format_size(fit.smallest_bytes)
     smallest = f"The smallest that works is one slot ({one}), {least} in all."
     if fit.fits:
@@ -106,3 +141,23 @@ def verdict(needs: Needs, fit: Fit) -> str:
     if not fit.largest_slots:
         return f"{missing} {smallest}"
     return f"{missing} --expert-memory {math.ceil(fit.largest_slots_bytes / 1000)}KB would. {smallest}"
+
+
+def device_verdict(fit: Fit, device: DeviceFit) -> str:
+    """The same of an engine whose slots are in the memory of a device."""
+    least = f"The least that works on {device.name} is one slot, {format_size(device.smallest_bytes)} in all there."
+    if fit.total_bytes > fit.available_bytes:
+        missing = format_size(fit.total_bytes - fit.available_bytes)
+        return (
+            f"It does not fit this machine's own memory: {missing} too much. Use --tier disk with less --host-memory."
+        )
+    if not device.memory_bytes:
+        return (
+            f"It fits this machine's own memory, and takes {format_size(device.total_bytes)} of {device.name}. {least}"
+        )
+    if device.fits:
+        return f"It fits. {least}"
+    missing = f"It does not fit {device.name}: {format_size(device.total_bytes - device.memory_bytes)} too much."
+    if not device.largest_slots:
+        return f"{missing} {least}"
+    return f"{missing} --expert-memory {math.ceil(device.largest_slots_bytes / 1000)}KB would. {least}"

@@ -31,7 +31,8 @@ LONGEST_RANDOM_PROMPT = 24
 class Verify(ImagePromptCommand):
     """Run prompts, then the same batches again with everything resident (bit by bit), and with transformers.
 
-    Needs memory for the whole model in float32 twice. Without prompts, random token ids are run.
+    Needs memory for the whole model in float32 twice, and with --device once more there: bits are compared with those
+    of the same device. Without prompts, random token ids are run.
     """
 
     count: Annotated[int, Meta(ge=1, le=10**6)] = 12

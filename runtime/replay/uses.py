@@ -32,6 +32,11 @@ class Uses:
         """The keys of a step."""
         return self.keys[self.starts[step] : self.starts[step + 1]]
 
+    def head(self, steps: int) -> Uses:
+        """Its first steps alone."""
+        starts = self.starts[: steps + 1]
+        return replace(self, starts=starts, keys=self.keys[: starts[-1]], tokens=self.tokens[:steps])
+
     def split(self, keys: np.ndarray) -> list[np.ndarray]:
         """Ascending keys, one array a layer."""
         return np.split(keys, np.searchsorted(keys, np.arange(1, self.layers) * self.experts))

@@ -1,4 +1,4 @@
-"""`python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE`: one JSON `Check` a line.
+"""`python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE`: one JSON `Check` a line.
 
 Exit codes: 0 all hold, 1 one does not, 2 error."""
 
@@ -14,14 +14,14 @@ from ...errors import ExpertFlowError
 
 
 def main() -> int:
-    folder, model, revision, dtype = sys.argv[1:5]
+    folder, model, revision, dtype, device = sys.argv[1:6]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from .checks import Verification
 
     holds = True
     try:
-        for check in Verification(Path(folder), model, revision, dtype).checks():
+        for check in Verification(Path(folder), model, revision, dtype, device=device).checks():
             sys.stdout.write(msgspec.json.encode(check).decode() + "\n")
             sys.stdout.flush()
             holds = holds and check.holds

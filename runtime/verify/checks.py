@@ -12,10 +12,11 @@ from ...ipc.attachments import FOLDER
 from ...ipc.messages import RunStep
 from ...workers.checkpoint.survey import Survey
 from ...workers.checkpoint.surveyor import survey_checkpoint
+from ...workers.compute.device.open import open_device
 from ...workers.compute.recording import read_steps
 from ...workers.compute.unit import RowAbilities
 from .reference import Sequence, reference_logits
-from .replay import replay
+from .replay import let_go, replay
 from .report import BFLOAT16, FLOAT32, RESIDENT, Check
 
 LOGIT_TOLERANCE = 1e-4
@@ -25,24 +26,38 @@ BFLOAT16_RATIO = 1.25
 
 
 class Verification:
-    """A recording under examination. `limit`: sequences compared with transformers (all are compared bit by bit)."""
+    """A recording under examination. `limit`: sequences compared with transformers (all are compared bit by bit).
 
-    def __init__(self, folder: Path, model: str, revision: str = "", dtype: str = "auto", limit: int = 32) -> None:
+    `device`: where it was made, and is run again; bits of two devices are not compared. The reference in float32 is
+    the CPU's; in bfloat16 it is transformers' on that device, whose kernels err in their own way.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: str,
+        revision: str = "",
+        dtype: str = "auto",
+        limit: int = 32,
+        device: str = "cpu",
+    ) -> None:
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
+        self._device = open_device(device)
         self._survey = survey_checkpoint(model, revision, dtype)
         self._abilities = RowAbilities.of(self._survey.rows)
 
     def resident(self) -> Check:
         """I1a: the logits of every recorded step have the same bits when all experts are resident."""
         steps = rows = 0
-        for step in replay(self._folder, self._survey, self._abilities):
+        for step in replay(self._folder, self._survey, self._abilities, self._device):
             if wrong := step.differing_rows():
                 where = step.rows.index(wrong[0])
                 at = f"step {step.recorded.number}, row {wrong[0]}, output {step.output_indices[where]}"
                 detail = f"first difference: {at}"
                 return Check(claim=RESIDENT, holds=False, detail=detail)
             steps, rows = steps + 1, rows + len(step.rows)
-        return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared")
+        where = "" if self._device is None else f" on {self._device.name}"
+        return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared{where}")
 
     def float32(self) -> Check:
         """I1b: the same batches in float32 against transformers in float32, each sequence alone."""
@@ -68,7 +83,8 @@ class Verification:
         """I1c: our bfloat16 error against float32 is at most 1.25 times that of transformers in bfloat16."""
         sequences = self._sequences("bfloat16")
         exact = self._reference(torch.float32, sequences)
-        theirs = self._reference(torch.bfloat16, sequences)
+        where = None if self._device is None else self._device.torch_device
+        theirs = self._reference(torch.bfloat16, sequences, where)
         our_error = _mean_error([torch.stack(each.logits).float() for each in sequences], exact)
         their_error = _mean_error(theirs, exact)
         ratio = our_error / their_error
@@ -88,17 +104,20 @@ class Verification:
     def _sequences(self, dtype: str) -> list[Sequence]:
         survey = self._survey if self._survey.dtype == dtype else self._survey_in(dtype)
         wanted = _prompts(self._folder, self._limit)
-        for step in replay(self._folder, survey, self._abilities):
+        for step in replay(self._folder, survey, self._abilities, self._device):
             tokens = dict(zip(step.recorded.rows, step.recorded.tokens, strict=True))
             for place, (row, index) in enumerate(zip(step.rows, step.output_indices, strict=True)):
                 sequence = wanted.get(row)
                 if sequence is not None and row in tokens and index == len(sequence.token_ids):
                     sequence.token_ids.append(tokens[row])
-                    sequence.logits.append(step.logits[place].clone())
+                    sequence.logits.append(step.logits[place].clone().cpu())
         return [sequence for sequence in wanted.values() if sequence.token_ids]
 
-    def _reference(self, dtype: torch.dtype, sequences: list[Sequence]) -> list[torch.Tensor]:
-        return reference_logits(Path(self._survey.folder), dtype, sequences, self._folder / FOLDER)
+    def _reference(
+        self, dtype: torch.dtype, sequences: list[Sequence], where: torch.device | None = None
+    ) -> list[torch.Tensor]:
+        let_go()
+        return reference_logits(Path(self._survey.folder), dtype, sequences, self._folder / FOLDER, where)
 
     def _survey_in(self, dtype: str) -> Survey:
         return survey_checkpoint(self._model, self._revision, dtype)

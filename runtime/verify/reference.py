@@ -28,22 +28,27 @@ class Sequence(msgspec.Struct):
 
 
 def reference_logits(
-    folder: Path, dtype: torch.dtype, sequences: Iterable[Sequence], attachments: Path
+    folder: Path,
+    dtype: torch.dtype,
+    sequences: Iterable[Sequence],
+    attachments: Path,
+    where: torch.device | None = None,
 ) -> list[Tensor]:
-    """For each sequence float32 [generated, vocabulary]: what transformers says at the positions that were
-    generated. The images of a sequence are a file in `attachments`."""
+    """For each sequence float32 [generated, vocabulary], on the CPU: what transformers says at the positions that were
+    generated, computed on the CPU or `where`. The images of a sequence are a file in `attachments`."""
     config = load_config(folder)
     kind = model_class(config)
     model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation="eager").eval()
     mend(model)
+    model.to(where or torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     with torch.inference_mode():
-        return [_logits(model, sequence, attachments).float() for sequence in sequences]
+        return [_logits(model, sequence, attachments).float().cpu() for sequence in sequences]
 
 
 def _logits(model: Any, sequence: Sequence, attachments: Path) -> Tensor:
     if not sequence.attachment:
-        return logits_alone(model, sequence.prompt_ids, sequence.token_ids[:-1])
-    images = load_file(attachment_path(attachments, sequence.attachment))
+        return logits_alone(model, sequence.prompt_ids, sequence.token_ids[:-1], model.device)
+    images = load_file(attachment_path(attachments, sequence.attachment), device=str(model.device))
     return logits_with_images(model, sequence.prompt_ids, sequence.token_ids[:-1], images)
 
 
@@ -55,9 +60,10 @@ def logits_with_images(model: Any, prompt: list[int], following: list[int], imag
     taken = inspect.signature(model.forward).parameters
     inputs = {name: value[None] if is_of_positions(name) else value for name, value in images.items() if name in taken}
     model.base_model.rope_deltas = None  # of the sequence before
-    out = model(input_ids=torch.tensor([prompt]), **inputs, use_cache=True)
+    out = model(input_ids=torch.tensor([prompt], device=model.device), **inputs, use_cache=True)
     rows = [out.logits[0, -1]]
     for token in following:
-        out = model(input_ids=torch.tensor([[token]]), past_key_values=out.past_key_values, use_cache=True)
+        ids = torch.tensor([[token]], device=model.device)
+        out = model(input_ids=ids, past_key_values=out.past_key_values, use_cache=True)
         rows.append(out.logits[0, -1])
     return torch.stack(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ...ipc.attachments import FOLDER
 from ...ipc.available import available_bytes
 from ...ipc.messages import RunStep, Stepped
 from ...workers.checkpoint.survey import Survey
+from ...workers.compute.device.base import Device
 from ...workers.compute.recording import Recorded, digest_rows, read_steps
 from ...workers.compute.sampling import RowFailed
 from ...workers.compute.unit import RowAbilities, Unit
@@ -51,20 +53,38 @@ class _Forced:
         return [tokens.get(row, RowFailed("failed when it was recorded", "step")) for row in unit.numbers]
 
 
-def replay(folder: Path, survey: Survey, abilities: RowAbilities | None = None) -> Iterator[ReplayedStep]:
+def replay(
+    folder: Path, survey: Survey, abilities: RowAbilities | None = None, device: Device | None = None
+) -> Iterator[ReplayedStep]:
     """Every recorded step with its logits as they are now. Raises UsageError for a folder without a recording."""
-    _check_memory(survey)
+    let_go()
+    _check_memory(survey, available_bytes(), "verify")
+    if device is not None:
+        _check_memory(survey, device.free_bytes(), device.name)
     starts = list(read_steps(str(folder)))
     if not any(starts):
         raise UsageError("holds no recorded steps", str(folder), "Run with record=FOLDER first")
     for start in starts:
-        forced = _Forced()
-        images = folder / FOLDER
-        with LocalRuntime(survey, survey.expert_count, abilities, forced.choose, attachments=images) as runtime:
-            yield from _replay_start(runtime, start, forced)
+        yield from _replay_start(survey, abilities, start, folder / FOLDER, device)
+        let_go()
 
 
-def _replay_start(runtime: LocalRuntime, start: list[Recorded], forced: _Forced) -> Iterator[ReplayedStep]:
+def let_go() -> None:
+    """Give the memory of models back that are used no more: they are full of cycles, and a device's memory is short."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing without CUDA
+
+
+def _replay_start(
+    survey: Survey, abilities: RowAbilities | None, start: list[Recorded], images: Path, device: Device | None
+) -> Iterator[ReplayedStep]:
+    """On a device from a store of the whole model: it is filled once."""
+    forced, tier, slots = _Forced(), "disk" if device is None else "host", survey.expert_count
+    with LocalRuntime(survey, slots, abilities, forced.choose, tier=tier, attachments=images, device=device) as runtime:
+        yield from _replay_steps(runtime, start, forced)
+
+
+def _replay_steps(runtime: LocalRuntime, start: list[Recorded], forced: _Forced) -> Iterator[ReplayedStep]:
     step: RunStep | None = None
     for entry in start:
         if isinstance(entry, RunStep):
@@ -78,8 +98,8 @@ def _replay_start(runtime: LocalRuntime, start: list[Recorded], forced: _Forced)
                 yield forced.seen
 
 
-def _check_memory(survey: Survey) -> None:
-    needed, there = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes, available_bytes()
+def _check_memory(survey: Survey, there: int, where: str) -> None:
+    needed = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes
     if needed > there:
         what = f"running everything resident takes {format_size(needed)}, {format_size(there)} are available"
-        raise BudgetError(what, "verify", "Verify on a machine with more memory")
+        raise BudgetError(what, where, "Verify on a machine with more memory")

@@ -8,10 +8,9 @@ import pytest
 import torch
 from expertflow import Config, Supervisor
 from expertflow.errors import UsageError
+from expertflow.runtime import checking
 from expertflow.runtime.devices import cuda_version
-from expertflow.runtime.fit import budget_fit
 from expertflow.runtime.group import configs_of
-from expertflow.tests.runtime.fake_survey import fake_survey
 
 
 def test_what_torch_is_built_for_is_known_without_it() -> None:
@@ -71,6 +70,11 @@ def test_cores_are_spread_over_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [config.compute_threads for config in configs] == [2, 2, 2]
 
 
-def test_a_plan_does_not_pretend_to_know_a_gpu() -> None:
-    with pytest.raises(UsageError, match="not for a GPU's"):
-        budget_fit(fake_survey(layers=1, experts=2), Config.load(model="m", device="cuda"), 10**12)
+def test_what_ran_on_a_device_is_verified_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Another device, or the CPU, rounds otherwise."""
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho $* > {tmp_path}/asked\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(checking.sys, "executable", str(program))
+    assert list(checking.run_checks(tmp_path, Config.load(model="m", device="fake:3"))) == []
+    assert (tmp_path / "asked").read_text().split()[-1] == "fake:3"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import BudgetError
+from expertflow.runtime.verify.checks import Verification
 
 from tests.families import VOCABULARY, save_tiny
 from tests.system.awaiting import await_tokens
@@ -31,7 +32,8 @@ def reference(folder: Path) -> Reference:
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Supervisor]:
     """A fifth of the experts on the device, a third in the host store, the rest on disk."""
-    config = Config.load(model=folder, device="fake:1", expert_memory="20%", host_memory="33%", restart_limit=50)
+    budgets = {"expert_memory": "20%", "host_memory": "33%"}
+    config = Config.load(model=folder, device="fake:1", restart_limit=50, record=str(folder / "record"), **budgets)
     with Supervisor(config) as engine:
         yield engine
 
@@ -66,3 +68,14 @@ def test_what_a_device_has_no_room_for_is_refused(folder: Path) -> None:
     """I5: compute says so, with the numbers, before it loads anything."""
     with pytest.raises(BudgetError, match=r"needs 1\.\d+ GB .*KV caches 1\.\d+ GB.* but only 1\.\d+ GB is free"):
         Supervisor(Config.load(model=folder, device="fake:0", kv_memory="1GiB")).__enter__()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_what_ran_on_a_device_is_verified_there(engine: Supervisor, folder: Path) -> None:
+    """The same bits resident on the same device (I1a), deaths included, and the logits of transformers (I1b)."""
+    with Client(engine.address) as client:
+        client.generate(random_prompts(3, VOCABULARY), max_new_tokens=4, eos_ids=[])
+    verification = Verification(folder / "record", str(folder), device="fake:7")
+    resident = verification.resident()
+    assert resident.holds and "fake:7" in resident.detail and verification.float32().holds

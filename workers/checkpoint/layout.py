@@ -15,7 +15,8 @@ from .survey import ModelSizes, Piece, SlotTensor, Survey
 
 DIRECT_BLOCK_BYTES = 4096
 DIRECT_FROM_BYTES = 256 * 1024
-SMALL_ALIGNMENT_BYTES = 64
+SMALL_ALIGNMENT_BYTES = 256
+"""Up to which the libraries of a GPU look at addresses when they choose a kernel: all slots must look alike (I1a)."""
 
 
 def block_for(expert_bytes: int) -> int:

@@ -56,6 +56,7 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
         architecture=type(model).__name__,
         dtype=dtype_name(wanted),
         context=exact_positions(config),
+        vocabulary=config.get_text_config().vocab_size,
         layers=len(modules),
         experts=expert_count(shapes, kinds),
         kinds=len(kinds),

@@ -100,6 +100,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     context: int
     """Positions up to which the model is exact, whatever else is in the batch."""
+    vocabulary: int
     layers: int
     """MoE layers, in the order they run."""
     encoder_layers: int = 0
@@ -154,7 +155,6 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 class Survey(ModelSizes, frozen=True, kw_only=True):
     """A checkpoint: sizes, special tokens, and where the bytes of every expert lie."""
 
-    vocabulary: int
     eos_ids: list[int]
     first_token: int | None = None
     """Of every output, as the model's generation settings force it (`forced_bos_token_id`)."""

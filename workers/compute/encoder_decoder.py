@@ -152,21 +152,22 @@ def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:
     return kind(config, *args, **options)
 
 
-def logits_alone(model: Any, prompt: list[int], following: list[int]) -> Tensor:
-    """What a library's model says after `prompt` and each id of `following`: [following + 1, vocabulary].
+def logits_alone(model: Any, prompt: list[int], following: list[int], where: torch.device | str = "cpu") -> Tensor:
+    """What a library's model, which is `where`, says after `prompt` and each id of `following`: [following + 1,
+    vocabulary].
 
     A decoder gets one id at a time, as when it generates: several at once would compete for the capacity of experts.
     """
     if not model.config.is_encoder_decoder:
-        return model(input_ids=torch.tensor([prompt + following])).logits[0, len(prompt) - 1 :]
-    encoded = model.get_encoder()(input_ids=torch.tensor([prompt]))
+        return model(input_ids=torch.tensor([prompt + following], device=where)).logits[0, len(prompt) - 1 :]
+    encoded = model.get_encoder()(input_ids=torch.tensor([prompt], device=where))
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    every = torch.ones(1, len(prompt), dtype=torch.long)
+    every = torch.ones(1, len(prompt), dtype=torch.long, device=where)
     steps = [
         model(
             encoder_outputs=encoded,
             attention_mask=every,
-            decoder_input_ids=torch.tensor([[token]]),
+            decoder_input_ids=torch.tensor([[token]], device=where),
             past_key_values=cache,
         )
         for token in (decoder_start(model.config), *following)

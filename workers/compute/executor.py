@@ -12,6 +12,7 @@ import torch
 from ...errors import EngineError, RequestError
 from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
 from .attempts import Attempts
+from .device.base import Device
 from .encoder_decoder import new_unit
 from .hints import SILENT, Hinter
 from .images import read_images
@@ -43,7 +44,7 @@ class Executor:
         choose: Chooser = sample,
         hinter: Hinter | None = None,
         attachments: Path | None = None,
-        device: torch.device | str = "cpu",
+        device: Device | None = None,
     ) -> None:
         self._model, self._abilities, self._attachments = model, abilities, attachments
         self._device = device
@@ -81,18 +82,31 @@ class Executor:
         self._residency.begin_step(step.number)
         if self._hinter is not None:
             self._hinter.begin_step(step.number if step.foresee else SILENT)
-        unit = self._prepare(step)
-        rows = [row.number for row in step.admit] or unit.numbers
+        rows = self._numbers(step)
         try:
-            chosen = self._choose(step, unit, self._forward(unit, step))
-            used = self._routing.used(step.number, self._residency.counts - before)
-        except ComputeStopped:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
-            chosen, used = self._rescue(step, unit, error), None
+            unit = self._prepare(step)
+        except torch.OutOfMemoryError as error:  # rows that move take memory twice
+            chosen, used = self._rescue(step, error), None
+        else:
+            chosen, used = self._attempt(step, unit, before)
         tokens, failed = self._settle(self._units[step.unit], rows, chosen)
         self.tokens_done += len(tokens)
         return self._report(step, tokens, failed, started_ns, self._residency.counts - before), used
+
+    def _numbers(self, step: RunStep) -> list[int]:
+        """Of the rows of a step, in the order of its unit."""
+        stay = [] if step.admit else [row for row in self._unit(step.unit).numbers if row not in step.drop]
+        joining = [row for unit in step.join for row in self._unit(unit).numbers]
+        return [row.number for row in step.admit] or stay + joining
+
+    def _attempt(self, step: RunStep, unit: Unit, before: FeedCounts) -> tuple[list[int | RowFailed], Used | None]:
+        try:
+            chosen = self._choose(step, unit, self._forward(unit, step))
+            return chosen, self._routing.used(step.number, self._residency.counts - before)
+        except ComputeStopped:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
+            return self._rescue(step, error), None
 
     def _report(
         self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
@@ -126,7 +140,8 @@ class Executor:
         return unit
 
     def _new_unit(self) -> Unit:
-        return new_unit(self._model.config, self._abilities, self._device)
+        where = "cpu" if self._device is None else self._device.torch_device
+        return new_unit(self._model.config, self._abilities, where)
 
     def _unit(self, number: int) -> Unit:
         if number not in self._units:
@@ -141,16 +156,25 @@ class Executor:
     def _prefill(self, unit: Unit, rows: list[Row]) -> StepInput:
         return unit.prepare_prefill(rows, [read_images(self._model, row, self._attachments) for row in rows])
 
-    def _rescue(self, step: RunStep, unit: Unit, error: Exception) -> list[int | RowFailed]:
+    def _rescue(self, step: RunStep, error: Exception) -> list[int | RowFailed]:
         """Recompute the rows of a broken step in smaller parts, so that only a guilty one fails."""
-        rows = step.admit or unit.whole_rows()
+        rows = self._take_apart(step)
         self._attempts.failed(rows, error)
-        unit.clear()  # what follows may need its memory
         survivors = self._units[step.unit] = self._new_unit()
         return self._run_parts(step, rows, survivors, error)
 
+    def _take_apart(self, step: RunStep) -> list[Row]:
+        """The rows of a step, whose units are gone: what follows may need their memory."""
+        units = [self._units.pop(number) for number in (step.unit, *step.join) if number in self._units]
+        rows = [row for unit in units for row in unit.whole_rows()]
+        for unit in units:
+            unit.clear()
+        return step.admit or rows
+
     def _run_parts(self, step: RunStep, rows: list[Row], survivors: Unit, error: Exception) -> list[int | RowFailed]:
         """What `rows` choose, who together ended in `error`; those who can go on join `survivors`."""
+        if self._device is not None:
+            self._device.require_usable()
         if len(rows) == 1:
             return [_failure(error)]
         error.__traceback__ = None  # it holds on to the tensors of all frames

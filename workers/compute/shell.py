@@ -71,7 +71,7 @@ class ComputeShell:
             self._recording.watch(sample),
             hinter,
             attachments,
-            self._torch_device,
+            self._device,
         )
 
     @property

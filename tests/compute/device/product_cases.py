@@ -71,6 +71,7 @@ def main() -> None:
     from expertflow.workers.compute.device.triton_product import TritonProduct
 
     product = TritonProduct(experts=5)
+    product.try_out(torch.float32, torch.device("cpu"))
     for table, dtype, kind in itertools.product(TABLES, DTYPES, (False, True)):
         check(product, table, dtype, transposed=kind, bias=kind)
     check_same_bits(product)

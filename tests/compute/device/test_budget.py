@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from expertflow import Config
-from expertflow.errors import BudgetError
+from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import StepSize
 from expertflow.runtime.local import LocalRuntime
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.device.budget import claim_memory, working_bytes
+from expertflow.workers.compute import rows as cache_rows
+from expertflow.workers.compute.device.budget import claim_memory
 from expertflow.workers.compute.device.fake import MEMORY_BYTES, FakeDevice
+from expertflow.workers.compute.device.needs import working_bytes
 from expertflow.workers.compute.unit import RowAbilities
 
 from tests.system.references import Reference, random_prompts
@@ -41,7 +43,7 @@ def test_a_budget_that_just_fits_is_claimed_and_one_byte_less_is_refused(folders
     """I5: slots, caches, skeleton and working memory, with the numbers in the error."""
     survey = survey_checkpoint(str(folders / "olmoe"))
     config = Config(kv_memory="64MiB", device="cuda")
-    working = working_bytes(survey, survey.vocabulary, config)
+    working = working_bytes(survey, config)
     needed = 10 * survey.stride_bytes + 64 * 2**20 + survey.skeleton_bytes + working
     device = SmallDevice(needed)
     claim_memory(device, config, survey, 10)
@@ -54,7 +56,7 @@ def test_a_budget_that_just_fits_is_claimed_and_one_byte_less_is_refused(folders
 
 def test_a_longer_prefill_needs_more_working_memory(folders: Path) -> None:
     survey = survey_checkpoint(str(folders / "olmoe"))
-    less, more = (working_bytes(survey, 128, Config(prefill_tokens=tokens)) for tokens in (64, 6400))
+    less, more = (working_bytes(survey, Config(prefill_tokens=tokens)) for tokens in (64, 6400))
     assert less < more < MEMORY_BYTES
 
 
@@ -102,6 +104,71 @@ def test_a_row_that_does_not_fit_alone_fails_alone(folders: Path) -> None:
     assert driver.told == [StepSize(rows=1, positions=5)], "half of the smallest that failed: eleven positions"
     assert list(driver.failed) == [1] and "does not fit" in driver.failed[1].what
     assert [len(each.token_ids) for each in driver.sequences.values()] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("family", ["olmoe", "gpt_oss"])
+def test_rows_that_have_no_room_to_move_are_computed_again(
+    folders: Path, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """A join holds a layer twice; it may end half-way."""
+    survey = survey_checkpoint(str(folders / family))
+    prompts = random_prompts(5, survey.vocabulary, seed=4, longest=12)
+    with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), tier="host", device=FakeDevice(1)) as runtime:
+        driver = Driver(runtime, survey.vocabulary)
+        driver.prefill(1, prompts[:3])
+        driver.prefill(2, prompts[3:])
+        driver.decode(1)
+        monkeypatch.setattr(cache_rows, "join", HalfJoin())
+        driver.decode(1, drop=[1], join=[2])
+        driver.decode(1)
+        assert runtime._executor.kv_bytes == runtime._executor._units[1].kv_bytes
+    reference = Reference(folders / family)
+    for prompt, sequence, count in zip(prompts, driver.sequences.values(), (4, 2, 4, 3, 3), strict=True):
+        assert sequence.token_ids == reference.greedy(prompt, count)
+
+
+class HalfJoin:
+    """The first time there is room for one layer."""
+
+    def __init__(self) -> None:
+        self._join, self._has_room = cache_rows.join, False
+
+    def __call__(self, cache: Any, other: Any) -> None:
+        if self._has_room:
+            return self._join(cache, other)
+        self._has_room = True
+        cache.layers[0], other.layers[0] = cache_rows._joined(cache.layers[0], other.layers[0]), None
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class LostDevice(FakeDevice):
+    """After a kernel that failed, everything fails."""
+
+    is_lost = False
+
+    def require_usable(self) -> None:
+        if self.is_lost:
+            raise EngineError("is lost to this process", self.name, "")
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_lost_device_ends_the_process_and_not_its_rows(folders: Path, is_lost: bool) -> None:
+    """I4: a new process can run them; here every row, and every later one, would be told that it failed."""
+    survey, device = survey_checkpoint(str(folders / "olmoe")), LostDevice()
+    with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), tier="host", device=device) as runtime:
+        driver = Failures(runtime, survey.vocabulary)
+        driver.prefill(1, [[5] * 4, [6] * 11])
+        device.is_lost, runtime._executor._choose = is_lost, fail
+        if is_lost:
+            with pytest.raises(EngineError, match="is lost"):
+                driver.decode(1)
+        else:
+            driver.decode(1)
+            assert list(driver.failed) == [0, 1]
+
+
+def fail(*anything: object) -> Any:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
 
 def whole_positions(prompts: list[list[int]]) -> int:

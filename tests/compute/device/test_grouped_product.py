@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from expertflow.workers.compute.device.groups import group_routes
+from expertflow.workers.compute.device.open_product import open_product
 from expertflow.workers.compute.device.plain_product import plain_product
 from expertflow.workers.compute.expert_rows import rows_by_expert
 from hypothesis import given, settings
@@ -36,6 +37,12 @@ def test_the_kernel_of_a_gpu_gives_the_same() -> None:
     command = [sys.executable, "-P", str(script)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
     assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+def test_where_no_kernel_can_be_built_there_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """And that is known before any row is served: here Triton has no GPU to build for, elsewhere no compiler."""
+    assert open_product(4, torch.bfloat16, torch.device("cpu")) is None
+    assert "no grouped kernel on cpu (" in caplog.text
 
 
 COMPILE = """

@@ -43,7 +43,7 @@ def open_residency(
 
 def bind_on_device(model: PreTrainedModel, residency: DeviceResidency, routing: StepRouting, device: Device) -> None:
     """Bind every experts module of a skeleton on the device to its slots: grouped, where a kernel can do it."""
-    product = device.grouped_product(residency.views.experts)
+    product = device.grouped_product(residency.views.experts, residency.views.dtype)
 
     def layer_of(layer: int, module: Any) -> DeviceExpertsLayer:
         tensors = {} if isinstance(module, OutsideExperts) else residency.views.tensors(module.is_transposed)

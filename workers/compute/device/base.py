@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
-from torch import Tensor, device
+from torch import Tensor, device, dtype
 
 from ..routing import Later
 from .groups import GroupedProduct
@@ -92,8 +92,8 @@ class Device(Protocol):
         """A small tensor of the device, on its way back; the host does not wait now."""
         ...
 
-    def grouped_product(self, experts: int) -> GroupedProduct | None:
-        """For layers of so many experts; None where there is no such kernel."""
+    def grouped_product(self, experts: int, dtype: dtype) -> GroupedProduct | None:
+        """For layers of so many experts of this dtype; None where there is no such kernel."""
         ...
 
     def catch_up(self) -> None:
@@ -108,6 +108,13 @@ class Device(Protocol):
     @property
     def pinned(self) -> bool:
         """Whether copies from the adopted store run by themselves."""
+        ...
+
+    def require_usable(self) -> None:
+        """Raises EngineError if nothing will ever run on it again in this process, as after a kernel that failed.
+
+        The host waits for all that is enqueued.
+        """
         ...
 
     def facts(self) -> dict[str, int | float | str]:

@@ -1,4 +1,4 @@
-"""A GPU through torch.cuda. Imported only where one is asked for; written against torch 2.9 to 2.13."""
+"""A GPU through torch.cuda. Imported only where one is asked for; written against torch 2.10 to 2.13."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ....configs.sizes import format_size
-from ....errors import BudgetError, UsageError
+from ....errors import BudgetError, EngineError, UsageError
 from ..routing import Later
 from .base import Event
 from .groups import GroupedProduct
+from .open_product import open_product
 
 PORTABLE = 1
 """cudaHostRegisterPortable."""
@@ -74,7 +74,8 @@ class CudaDevice:
         self.kernels = CudaStream(torch.cuda.current_stream(), current=True)
         self.copies, self.urgent = CudaStream(torch.cuda.Stream()), CudaStream(torch.cuda.Stream())
         self._aside = torch.cuda.Stream()
-        self._registered: list[int] = []
+        self._registered: list[np.ndarray] = []
+        """Kept: unmapped before it is unregistered, its address would stand for pages that are no longer there."""
         self._pinned_bytes, self._pinning_s = 0, 0.0
 
     def free_bytes(self) -> int:
@@ -116,15 +117,8 @@ class CudaDevice:
 
         return read
 
-    def grouped_product(self, experts: int) -> GroupedProduct | None:
-        if find_spec("triton") is None:
-            logging.getLogger(__name__).warning(
-                "without triton every expert is a launch of its own: %s is slower", self.name
-            )
-            return None
-        from .triton_product import TritonProduct
-
-        return TritonProduct(experts)
+    def grouped_product(self, experts: int, dtype: torch.dtype) -> GroupedProduct | None:
+        return open_product(experts, dtype, self.torch_device)
 
     def catch_up(self) -> None:
         """Torch's own operations are in the stream of kernels."""
@@ -140,6 +134,13 @@ class CudaDevice:
     def pinned(self) -> bool:
         return bool(self._registered)
 
+    def require_usable(self) -> None:
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            what = f"is lost to this process: {str(error).splitlines()[0]}"
+            raise EngineError(what, self.name, "Look into the system's log for errors of the GPU") from error
+
     def facts(self) -> dict[str, int | float | str]:
         return {
             "device": f"{self.name} ({torch.cuda.get_device_name()})",
@@ -149,16 +150,15 @@ class CudaDevice:
 
     def close(self) -> None:
         torch.cuda.synchronize()
-        for address in self._registered:
-            _runtime().cudaHostUnregister(address)
+        for store in self._registered:
+            _runtime().cudaHostUnregister(store.ctypes.data)
         self._registered.clear()
 
     def _register(self, store: np.ndarray) -> bool:
         """In one piece: a copy must not cross from one registered range into another."""
-        address = store.ctypes.data
-        code = _runtime().cudaHostRegister(address, store.size, PORTABLE)
+        code = _runtime().cudaHostRegister(store.ctypes.data, store.size, PORTABLE)
         if int(code) == 0:
-            self._registered.append(address)
+            self._registered.append(store)
             return True
         self._clear_error()
         words = "%s of host memory cannot be pinned (CUDA error %d): copies to %s will be slower and hold compute up"
@@ -168,7 +168,7 @@ class CudaDevice:
     def _clear_error(self) -> None:
         """A failed call is remembered by the library, which would blame the next kernel for it."""
         with suppress(RuntimeError):
-            torch.zeros(1, device=self.torch_device)
+            torch.arange(2, device=self.torch_device)  # a kernel: its launch asks for the last error, which forgets it
             torch.cuda.synchronize()
 
 

@@ -123,7 +123,7 @@ class FakeDevice:
 
         return read
 
-    def grouped_product(self, experts: int) -> GroupedProduct | None:
+    def grouped_product(self, experts: int, dtype: torch.dtype) -> GroupedProduct | None:
         return plain_product
 
     def catch_up(self) -> None:
@@ -134,6 +134,9 @@ class FakeDevice:
     def aside(self, after: Event) -> Iterator[None]:
         after.wait()
         yield
+
+    def require_usable(self) -> None:
+        """Its kernels fail in Python, where they are launched or awaited, and leave it as it was."""
 
     def facts(self) -> dict[str, int | float | str]:
         return {"device": self.name}

@@ -32,6 +32,11 @@ class DeviceSlotViews(SlotViews):
         self._traffic.read(slot)
         return super().weights(slot, layer, expert)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the experts."""
+        return getattr(torch, self._tensors[0].dtype)
+
     def tensors(self, transposed: bool) -> dict[str, SlotTensor]:
         """By name, as a grouped product takes them; empty if experts are of several kinds, or lie in several ways."""
         if not self._uniform:

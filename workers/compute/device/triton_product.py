@@ -14,6 +14,7 @@ from .triton_kernel import grouped_rows
 FEWEST_ROWS, MOST_ROWS = 16, 128
 """Of a tile: what tensor cores take at least, and what still leaves enough programs."""
 OUT = 64
+TRIED = 64
 
 
 class TritonProduct:
@@ -33,6 +34,15 @@ class TritonProduct:
             weights.stride, weights.start, *strides, max(weights.bias_start, 0),
             GROUPS=triton.next_power_of_2(self._experts), OUT=OUT, HAS_BIAS=weights.bias_start >= 0, **shape,
         )  # fmt: skip
+
+    def try_out(self, dtype: torch.dtype, where: torch.device) -> None:
+        """Run its lowest and its highest tile once, on nothing. Raises whatever keeps it from being built, or from
+        running."""
+        memory, out = (torch.zeros(TRIED * TRIED, dtype=dtype, device=where) for _ in range(2))
+        rows, weights = memory.view(TRIED, TRIED), SlotTensor(memory, TRIED * TRIED, 0, (TRIED, TRIED))
+        table = torch.zeros(3, 1, dtype=torch.int64, device=where)
+        for layer_rows in (1, MOST_ROWS * self._experts):
+            self(rows, weights, Groups(table, 1, layer_rows), out.view(TRIED, TRIED))
 
 
 def tile_shape(layer_rows: int, experts: int, dtype: torch.dtype) -> dict[str, Any]:
