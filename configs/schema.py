@@ -37,6 +37,10 @@ RANGES = {
 """What the numbers of a configuration may be."""
 
 
+SHORTEST_PATIENCE_S = 3.0
+"""A stage publishes every second, if the machine is not too busy."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything a run depends on. Build it with `Config.load`."""
 
@@ -122,6 +126,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             parse_size(getattr(self, name), name)
         _check_link(self)
         _check_device(self)
+        _check_patience(self)
 
     @property
     def on_device(self) -> bool:
@@ -200,7 +205,14 @@ def _check_device(config: Config) -> None:
         raise UsageError(f"'{config.kv_memory}' of a GPU's memory is not known before it is used", "kv_memory", remedy)
     written = [name for name in ("record", "trace", "timeline") if getattr(config, name)]
     if several and written:
-        raise UsageError("is written by one engine, and several devices have one each", written[0], "Name one device")
+        what = f"'{written[0]}' is written by one engine, and {len(config.devices)} devices have one each"
+        raise UsageError(what, "device", "Name one device; `trace` and `verify` take one, too")
+
+
+def _check_patience(config: Config) -> None:
+    if 0 < config.hang_timeout_s < SHORTEST_PATIENCE_S:
+        what = f"{config.hang_timeout_s:g} s is less than a healthy stage needs to speak"
+        raise UsageError(what, "hang_timeout_s", f"Give {SHORTEST_PATIENCE_S:g} or more, or 0 to never look")
 
 
 def _check_link(config: Config) -> None:

@@ -82,10 +82,14 @@ def living(base: Path | None = None) -> list[Path]:
     return sorted(path for path in (base or _default_base()).glob(f"{_PREFIX}*") if _is_living(path))
 
 
+def is_group(run_dir: Path) -> bool:
+    """Whether it is a group's, not an engine's."""
+    return (run_dir / ENGINES).is_dir()
+
+
 def engines_of(run_dir: Path) -> list[Path]:
     """The run directories of a group's engines that run now; a lone engine has its own."""
-    group = run_dir / ENGINES
-    return living(group) if group.is_dir() else [run_dir]
+    return living(run_dir / ENGINES) if is_group(run_dir) else [run_dir]
 
 
 def _is_living(path: Path) -> bool:

@@ -82,8 +82,6 @@ class Batch:
             if self.done:
                 return
             self._pump_until(lambda: bool(self._news) or self.done, None)
-            if not self._news and not self.done:
-                self._raise_not_done(None)
 
     def _event(self, order: Order) -> Event:
         start = self._told.get(order.index, 0)
@@ -110,8 +108,6 @@ class Batch:
         )
 
     def _raise_not_done(self, timeout_s: float | None) -> None:
-        if timeout_s is None:
-            raise EngineError("the client was closed before its requests were done", "client", "Close it later")
         open_count = sum(not order.ended for order in self._orders)
         what = f"{open_count} of {len(self)} requests are not done after {timeout_s} s"
         raise NotDoneInTime(what, "results", "Wait again, or cancel the batch")

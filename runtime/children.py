@@ -72,6 +72,10 @@ def describe_exit(code: int) -> str:
     return f"ended by itself with exit code {code}"
 
 
+PROGRESS_BAR = "%|"
+"""What libraries draw while they load; it says nothing of an end."""
+
+
 def tail(file: Path, lines: int, most_bytes: int = 8192) -> str:
     """The last lines of a file, which may be missing."""
     try:
@@ -80,7 +84,8 @@ def tail(file: Path, lines: int, most_bytes: int = 8192) -> str:
             text = opened.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
-    return "\n".join(text.splitlines()[-lines:])
+    words = [line for line in text.splitlines() if PROGRESS_BAR not in line]
+    return "\n".join(words[-lines:])
 
 
 def _be_nice(pid: int, nice: int) -> None:

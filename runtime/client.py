@@ -201,6 +201,8 @@ class Client:
 
     def _pump_until(self, reached: Callable[[], bool], timeout_s: float | None) -> None:
         """Exchange messages until `reached` or out of time; a dead engine reaches everything, with errors."""
+        if self._closed and not reached():
+            raise EngineError("the client was closed before its requests were done", "client", "Close it later")
         deadline_ns = _FOREVER_NS if timeout_s is None else time.monotonic_ns() + round(timeout_s * 1e9)
         self._pump(0)
         while not (reached() or self._over) and (left_ns := deadline_ns - time.monotonic_ns()) > 0:

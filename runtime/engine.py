@@ -76,6 +76,9 @@ class Engine:
         config = resources.config
         self._roster = Roster({plan.stage: plan.peers for plan in plans}, config.restart_limit, config.start_timeout_s)
         self._watchdog = Watchdog(config.hang_timeout_s)
+        self._hung: dict[str, str] = {}
+        """Stages that are being ended, and what they did."""
+        self._named = f"{config.device}: " if config.on_device else ""
         self._orders: deque[KillStage | Drain] = deque()
         self._stopping = False
         self._poller = zmq.Poller()
@@ -154,7 +157,9 @@ class Engine:
 
     def _watch(self) -> None:
         for stage, what in self._watchdog.look(time.monotonic()):
-            logging.getLogger(__name__).warning("stage %s %s: it is ended and started again", stage, what)
+            words = "%sstage %s %s: it is ended and started again"
+            logging.getLogger(__name__).warning(words, self._named, stage, what)
+            self._hung[stage] = what
             self._kill(stage)
 
     def _spawn(self, party: Party) -> None:
@@ -214,14 +219,20 @@ class Engine:
     # How it ends
 
     def _bury(self, child: Child) -> None:
-        end = child.reap()
+        end = self._why(child.stage, child.reap())
         if child.exit_code == FAILED:
             self._await_last_words(child.stage)
         self._resources.run_dir.remove_files_of(child.stage, child.epoch)
         self._watchdog.gone(child.stage)
         if not self._stopping:
-            logging.getLogger(__name__).warning("%s (epoch %d)", end, child.epoch)
+            logging.getLogger(__name__).warning("%s%s (epoch %d)", self._named, end, child.epoch)
             self._act(self._roster.died(child.stage, end, time.monotonic()))
+
+    def _why(self, stage: str, end: EngineError) -> EngineError:
+        what = self._hung.pop(stage, None)
+        if what is None:
+            return end
+        return EngineError(f"{what} and was ended", f"stage {stage}", "Raise hang_timeout_s if it was only slow")
 
     def _await_last_words(self, stage: str) -> None:
         """It has said why before it ended, but what it said may still be on its way."""

@@ -122,5 +122,7 @@ def budget_fit(survey: ModelSizes, config: Config, available_bytes: int, device_
 
 
 def process_bytes(config: Config) -> int:
-    """What the supervisor and its stages take besides weights, budgets and caches."""
-    return WITH_TORCH_BYTES + len(stage_plans(config)) * WITHOUT_TORCH_BYTES
+    """What the supervisor and the stages of its engines take besides weights, budgets and caches."""
+    stages = len(stage_plans(config))
+    others = len(config.devices) * (stages - 1) + 1  # the supervisor; of each engine, compute alone imports torch
+    return len(config.devices) * WITH_TORCH_BYTES + others * WITHOUT_TORCH_BYTES

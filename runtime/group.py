@@ -16,6 +16,7 @@ from ..configs.schema import Config
 from ..configs.sizes import parse_size
 from ..errors import EngineError, ExpertFlowError
 from ..ipc.messages import Progress, Snapshot
+from .devices import require_device
 from .joined import joined
 from .sharing import Common, First, Later
 from .stages import StagePlan, compute_threads
@@ -72,6 +73,8 @@ class EngineGroup:
         """Start all engines and return when every one is ready; raises what `Supervisor.start` does."""
         if self._common:
             raise EngineError("is running already", "group", "Stop it first")
+        for config in configs_of(self.config):
+            require_device(config)
         self._common = Common(whole_store=self.config.tier == "host")
         self._address = str(self._common.run_dir.path)
         atexit.register(self.stop)

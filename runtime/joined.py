@@ -35,10 +35,10 @@ def parted(snapshot: Snapshot) -> dict[str, Snapshot]:
     return {engine: _part(snapshot, engine) for engine in engines or [""]}
 
 
-def ask_all(asks: Sequence[Callable[[], Snapshot]]) -> Snapshot:
-    """What one engine says as it is, what several say joined. One that has ended is left out; if all have, raises
-    EngineError."""
-    if len(asks) == 1:
+def ask_all(asks: Sequence[Callable[[], Snapshot]], is_group: bool) -> Snapshot:
+    """What one engine says as it is, what those of a group say joined. One that has ended is left out; if all have,
+    raises EngineError."""
+    if not is_group:
         return asks[0]()
     snapshots: dict[str, Snapshot] = {}
     ends: list[EngineError] = []

@@ -12,7 +12,7 @@ import zmq
 
 from ..errors import EngineError, ExpertFlowError
 from ..ipc.messages import Hello, Snapshot, Welcome
-from ..ipc.rundir import engines_of
+from ..ipc.rundir import engines_of, is_group
 from ..ipc.sockets import Socket
 from .connection import LOOK_NS, Connection, run_dir_of
 from .dispatch import Dispatch
@@ -69,12 +69,14 @@ class Lanes:
         self.failure: ExpertFlowError | None = None
         """Why there is no engine any more, if there is none."""
         self._lanes: list[Lane] = []
+        self._is_group = False
         self._dispatch = Dispatch()
         self._poller = zmq.Poller()
 
     def connect(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
         """Raises EngineError if there is no engine."""
         run_dir = run_dir_of(address)
+        self._is_group = is_group(Path(run_dir))
         end = EngineError("all engines of the group have ended", run_dir, "Start them again")
         for engine in engines_of(Path(run_dir)):
             try:
@@ -110,7 +112,7 @@ class Lanes:
 
     def snapshot(self, timeout_s: float) -> Snapshot:
         """Of all that live."""
-        return ask_all([partial(lane.connection.ask_snapshot, timeout_s) for lane in self._lanes])
+        return ask_all([partial(lane.connection.ask_snapshot, timeout_s) for lane in self._lanes], self._is_group)
 
     def close(self) -> None:
         for lane in self._lanes:
@@ -127,7 +129,7 @@ class Lanes:
     def _lose(self, lane: Lane, error: EngineError) -> None:
         self._lanes.remove(lane)
         if self._lanes:
-            words = "%s: %s; its %d requests go on at the other engines"
+            words = "an engine of the group is gone (%s: %s); what it had open (%d requests) goes on at the others"
             logging.getLogger(__name__).warning(words, error.where, error.what, lane.exchange.open_count)
         else:
             self.failure = error

@@ -15,7 +15,7 @@ from ..ipc.addresses import MONITOR, socket_address
 from ..ipc.link import Link
 from ..ipc.messages import AskSnapshot, KillStage, Snapshot
 from ..ipc.messages.control import SNAPSHOT
-from ..ipc.rundir import engines_of, living
+from ..ipc.rundir import engines_of, is_group, living
 from ..ipc.sockets import Context
 from .connection import require_alive, run_dir_of
 from .joined import ask_all
@@ -34,6 +34,7 @@ class Watcher:
         run_dir = run_dir_of(address)
         require_alive(run_dir)
         self._context: Context = zmq.Context()
+        self._is_group = is_group(Path(run_dir))
         self._engines = [_Watched(self._context, str(engine)) for engine in engines_of(Path(run_dir))]
 
     def __enter__(self) -> Watcher:
@@ -47,7 +48,7 @@ class Watcher:
 
         Raises EngineError when the engine has ended or does not answer.
         """
-        return ask_all([engine.snapshot for engine in self._engines])
+        return ask_all([engine.snapshot for engine in self._engines], self._is_group)
 
     def kill(self, stage: str) -> None:
         """Ask for SIGKILL on a stage (of a group, that of each engine); it is started again like any dead stage."""

@@ -36,6 +36,6 @@ class EngineCommand(Command):
     """A command about an engine: it takes every option of `Config`, each on top of a preset."""
 
     preset: str = DEFAULT_PRESET
-    """What the options of the engine start from: cpu-disk, cpu-host, a baseline (cache-moe, se-moe, pregated-moe,
+    """What the options of the engine start from: cpu-disk, cpu-host, cuda, a baseline (cache-moe, se-moe, pregated-moe,
     moe-infinity, on-demand, plec), or a .toml file of yours."""
     engine: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)

@@ -39,8 +39,8 @@ class Plan(EngineCommand):
     """One line of JSON instead of a table."""
 
     def run(self) -> int:
-        sizes = self._sizes()
         device_bytes = self._device_bytes()
+        sizes = self._sizes()
         needs, fit = model_needs(sizes), budget_fit(sizes, self.engine, available_bytes(), device_bytes)
         if self.json:
             sys.stdout.write(msgspec.json.encode({"model": needs, "budgets": fit}).decode() + "\n")
@@ -56,6 +56,8 @@ class Plan(EngineCommand):
         size = parse_size(self.device_memory, "device_memory")
         if size.count_bytes is None:
             raise UsageError("must be bytes, not a percentage", "device_memory", "Give 24GB, or what the device has")
+        if not size.count_bytes:
+            raise UsageError("is 0", "device_memory", "Give 24GB, or leave it out if it is not known")
         return size.count_bytes
 
     def _sizes(self) -> ModelSizes:
@@ -126,7 +128,8 @@ def device_facts(fit: DeviceFit) -> dict[str, str]:
         name: format_size(size) + (" (estimated)" if name in estimated else "") for name, size in fit.parts.items()
     }
     has = format_size(fit.memory_bytes) if fit.memory_bytes else "not known (--device-memory)"
-    return {f"on {fit.name}": "", **parts, "in all there": format_size(fit.total_bytes), "it has": has}
+    title = f"on each of {fit.name}" if "," in fit.name else f"on {fit.name}"
+    return {title: "", **parts, "in all there": format_size(fit.total_bytes), "it has": has}
 
 
 def verdict(needs: Needs, fit: Fit) -> str:

@@ -18,6 +18,7 @@ from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace as Routing
 from ...workers.traces.trace import write_npz
 from ..client import Client, Completion
+from ..devices import require_device
 from ..progress import ProgressView
 from ..tables import facts_table, result_console
 from ..text import TextCodec
@@ -84,6 +85,7 @@ class Trace(PromptCommand):
         lines = [] if self.text else read_prompt_lines(self.prompt, self.prompts, self.ids, self.format)
         texts = read_texts(self.text, self.format) if self.text else []
         config = self._traced()
+        require_device(config)
         claim_folder(str(self.folder))
         with running_engine(config) as engine, Client(engine.address) as client:
             if self.text:

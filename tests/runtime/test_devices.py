@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,10 +35,11 @@ def test_cuda_without_cuda_is_refused_at_once(tmp_path: Path, monkeypatch: pytes
         ({"device": "cuda:0,"}, "device"),
         ({"device": "cpu,cuda:0"}, "device"),
         ({"device": "cuda,cuda:00"}, "device"),
-        ({"device": "cuda:0,cuda:1", "trace": "folder"}, "trace"),
+        ({"device": "cuda:0,cuda:1", "trace": "folder"}, "device"),
+        ({"hang_timeout_s": 0.01}, "hang_timeout_s"),
     ],
 )
-def test_a_configuration_that_no_device_can_follow_is_refused(wrong: dict[str, str], place: str) -> None:
+def test_a_configuration_that_no_device_can_follow_is_refused(wrong: dict[str, Any], place: str) -> None:
     with pytest.raises(UsageError) as raised:
         Config.load(model="m", **wrong)
     assert raised.value.where == place and raised.value.remedy

@@ -28,7 +28,7 @@ def test_joining_and_parting_are_inverse() -> None:
 def test_one_engine_stays_as_it_is() -> None:
     """Who knows nothing of groups reads what was always there."""
     alone = snapshot("", 3)
-    assert ask_all([lambda: alone]) == alone and parted(alone) == {"": alone}
+    assert ask_all([lambda: alone], is_group=False) == alone and parted(alone) == {"": alone}
     nothing = Snapshot(time_ns=0, stages={}, pss_bytes={}, restarts={}, facts={})
     assert parted(nothing) == {"": nothing}
 
@@ -37,13 +37,14 @@ def test_an_ended_engine_is_left_out_unless_it_was_the_last() -> None:
     def ended() -> Snapshot:
         raise EngineError("has ended")
 
-    assert set(ask_all([ended, lambda: snapshot("", 1), lambda: snapshot("cuda:1", 1)]).stages) == {
+    assert set(ask_all([ended, lambda: snapshot("", 1), lambda: snapshot("cuda:1", 1)], is_group=True).stages) == {
         "engine 1/compute",
         "cuda:1/compute",
     }
     for engines in ([ended], [ended, ended]):
         with pytest.raises(EngineError, match="has ended"):
-            ask_all(engines)
+            ask_all(engines, is_group=True)
+    assert set(ask_all([lambda: snapshot("cuda:1", 1)], is_group=True).stages) == {"cuda:1/compute"}
 
 
 def test_each_engine_is_read_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
