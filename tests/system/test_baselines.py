@@ -52,7 +52,7 @@ def run(folder: Path, record: Path, preset: str, tokens: int = TOKENS, **options
         pytest.param("on-demand", {"policy": "lfu"}, marks=pytest.mark.slow),
         pytest.param("on-demand", {"policy": "lfru", "slot_sharing": "layer"}, marks=pytest.mark.slow),
         pytest.param("on-demand", {"policy": "least-stale"}, marks=pytest.mark.slow),
-        ("on-demand", {"policy": "static"}),
+        pytest.param("on-demand", {"policy": "static"}, marks=pytest.mark.slow),
         pytest.param("cpu-disk", {"predictor": "previous", "rank_victims": "always"}, marks=pytest.mark.slow),
         ("cpu-host", {"link_rate": "50MB", "predictor": "table"}),
     ],
@@ -92,7 +92,7 @@ def test_the_papers_cache_and_its_transformer_are_exact(
         layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, vocabulary=FIRST + VOCABULARY,
         inner=32, blocks=1, heads=2, head=8, window=32,
     )  # fmt: skip
-    write_paper(tmp_path / "paper.npz", train_paper(trace, Effort(minutes=1, epochs=300), lambda *_: None, shape))
+    write_paper(tmp_path / "paper.npz", train_paper(trace, Effort(minutes=1, epochs=100), lambda *_: None, shape))
     slow = {"tier": "host", "link_rate": "6MB", "predictor_file": str(tmp_path / "paper.npz")}
     tokens = run(folder, tmp_path, "plec", 2 * TOKENS, **slow)
     assert [each[:TOKENS] for each in tokens] == expected

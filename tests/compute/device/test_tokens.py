@@ -56,7 +56,7 @@ def resident(folder: Path, dtype: str) -> list[bytes]:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("store", [WHOLE, ONE_PLACE, TWO_PLACES], ids=str)
-@pytest.mark.parametrize("slots", [1, 4, 12, 36])
+@pytest.mark.parametrize("slots", [1, pytest.param(4, marks=pytest.mark.slow), 12, 36])
 def test_no_bit_depends_on_how_late_a_device_is(folders: Path, slots: int, store: Store, dtype: str) -> None:
     """I1a over budgets of the device and of the host, each with an order of its own."""
     folder = folders / FAMILY
