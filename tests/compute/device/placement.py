@@ -18,7 +18,7 @@ from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.adapters.base import OutsideExperts
 from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
-from expertflow.workers.compute.device.groups import Groups, SlotTensor
+from expertflow.workers.compute.device.groups import Groups, SlotMatrix
 from expertflow.workers.compute.device.layer import DeviceExpertsLayer
 from expertflow.workers.compute.encoder_decoder import new_unit
 from expertflow.workers.compute.model import bind_layers, load_unbound
@@ -167,12 +167,12 @@ def shapes_only() -> Iterator[None]:
         torch.tensor = written
 
 
-def _no_product(rows: torch.Tensor, weights: SlotTensor, groups: Groups, out: torch.Tensor, first: int = 0) -> None:
+def _no_product(rows: torch.Tensor, weights: SlotMatrix, groups: Groups, out: torch.Tensor, first: int = 0) -> None:
     """There are no numbers to multiply."""
 
 
-def _slot_tensor(shape: list[int], transposed: bool) -> SlotTensor:
-    return SlotTensor(torch.empty(0), 1, 0, (shape[0], shape[-1]), transposed)
+def _slot_tensor(shape: list[int], transposed: bool) -> SlotMatrix:
+    return SlotMatrix(torch.empty(0), 1, 0, (shape[0], shape[-1]), transposed)
 
 
 def check(folder: Path, where: torch.device, grouped: bool, whole: bool) -> None:

@@ -6,18 +6,18 @@ from __future__ import annotations
 import itertools
 
 import torch
-from expertflow.workers.compute.device.groups import GroupedProduct, Groups, SlotTensor
+from expertflow.workers.compute.device.groups import GroupedProduct, Groups, SlotMatrix
 
 SLOTS, IN, OUT, SPARE = 6, 40, 70, 6
 DTYPES = {torch.float32: 1e-5, torch.float16: 2e-3}
 """And what may be lost; Triton's interpreter has no products of bfloat16."""
 
 
-def slot_tensor(dtype: torch.dtype, transposed: bool, bias: bool) -> SlotTensor:
+def slot_tensor(dtype: torch.dtype, transposed: bool, bias: bool) -> SlotMatrix:
     stride = OUT * IN + OUT + 2 * SPARE
     memory = torch.randn(SLOTS * stride, generator=torch.Generator().manual_seed(1)).to(dtype)
     shape = (IN, OUT) if transposed else (OUT, IN)
-    return SlotTensor(memory, stride, SPARE, shape, transposed, SPARE + OUT * IN if bias else -1)
+    return SlotMatrix(memory, stride, SPARE, shape, transposed, SPARE + OUT * IN if bias else -1)
 
 
 def groups_of(table: list[tuple[int, int, int]], layer_rows: int = 64) -> Groups:
@@ -25,7 +25,7 @@ def groups_of(table: list[tuple[int, int, int]], layer_rows: int = 64) -> Groups
     return Groups(torch.tensor(table).t().contiguous(), rows, layer_rows)
 
 
-def straight(rows: torch.Tensor, weights: SlotTensor, groups: Groups, out: torch.Tensor, first: int) -> torch.Tensor:
+def straight(rows: torch.Tensor, weights: SlotMatrix, groups: Groups, out: torch.Tensor, first: int) -> torch.Tensor:
     """In float64, one row after the other."""
     expected = out.double().clone()
     for slot, start, end in groups.table.t().tolist():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from expertflow.workers.compute.device.fake import FakeDevice
 from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
-from expertflow.workers.compute.device.groups import Groups, SlotTensor
+from expertflow.workers.compute.device.groups import Groups, SlotMatrix
 from expertflow.workers.compute.device.needs import COPIES_OF_ROWS
 from expertflow.workers.compute.expert_rows import rows_by_expert
 from expertflow.workers.compute.routing import StepRouting
@@ -69,7 +69,7 @@ class Feed:
         self.waves = lambda: iter([[(expert, expert) for expert in experts]])
 
 
-def no_product(rows: torch.Tensor, weights: SlotTensor, groups: Groups, out: torch.Tensor, first: int = 0) -> None:
+def no_product(rows: torch.Tensor, weights: SlotMatrix, groups: Groups, out: torch.Tensor, first: int = 0) -> None:
     """What it gives is not looked at."""
 
 
@@ -78,8 +78,8 @@ def no_product(rows: torch.Tensor, weights: SlotTensor, groups: Groups, out: tor
 def test_the_rows_of_a_layer_fit(width: int, inner: int, top_k: int, whole: bool) -> None:
     """Weights of routes are float32, as most routers give them."""
     tensors = {
-        "gate_up_proj": SlotTensor(torch.empty(0), 1, 0, (2 * inner, width)),
-        "down_proj": SlotTensor(torch.empty(0), 1, 0, (width, inner)),
+        "gate_up_proj": SlotMatrix(torch.empty(0), 1, 0, (2 * inner, width)),
+        "down_proj": SlotMatrix(torch.empty(0), 1, 0, (width, inner)),
     }
     feed: Any = Feed(whole)
     routing, device = StepRouting(), FakeDevice(0)

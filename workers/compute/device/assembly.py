@@ -46,9 +46,9 @@ def bind_on_device(model: PreTrainedModel, residency: DeviceResidency, routing: 
     product = device.grouped_product(residency.views.experts, residency.views.dtype)
 
     def layer_of(layer: int, module: Any) -> DeviceExpertsLayer:
-        tensors = {} if isinstance(module, OutsideExperts) else residency.views.tensors(module.is_transposed)
-        if product is None or not tensors:
+        matrices = {} if isinstance(module, OutsideExperts) else residency.views.matrices(module.is_transposed)
+        if product is None or not matrices:
             return DeviceExpertsLayer(layer, residency, routing, device)
-        return GroupedExpertsLayer(layer, residency, routing, device, product, tensors)
+        return GroupedExpertsLayer(layer, residency, routing, device, product, matrices)
 
     bind_layers(model, layer_of)

@@ -12,7 +12,7 @@ from ..expert_rows import ExpertRows
 from ..experts import activate, first_projection, normalize, reduce_choices, require_all
 from ..routing import StepRouting
 from .base import Device
-from .groups import GroupedProduct, Groups, SlotTensor, group_routes
+from .groups import GroupedProduct, Groups, SlotMatrix, group_routes
 from .layer import DeviceExpertsLayer
 from .residency import DeviceResidency
 
@@ -33,10 +33,10 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
         routing: StepRouting,
         device: Device,
         product: GroupedProduct,
-        tensors: dict[str, SlotTensor],
+        matrices: dict[str, SlotMatrix],
     ) -> None:
         super().__init__(layer, feed, routing, device)
-        self._product, self._tensors = product, tensors
+        self._product, self._matrices = product, matrices
         self._table: SlotTable = [], torch.empty(0)
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -97,10 +97,10 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
         What lies between them is activated in vain, and goes nowhere.
         """
         name = first_projection(module)
-        inner = gathered.new_empty(len(gathered), self._tensors[name].out)
-        self._product(gathered, self._tensors[name], groups, inner)
+        inner = gathered.new_empty(len(gathered), self._matrices[name].out)
+        self._product(gathered, self._matrices[name], groups, inner)
         activated = activate(module, inner[first:end]).contiguous()
-        self._product(activated, self._tensors["down_proj"], groups, products, first)
+        self._product(activated, self._matrices["down_proj"], groups, products, first)
 
 
 def _wave_table(rows: ExpertRows, wave: list[tuple[int, int]]) -> np.ndarray:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-class SlotTensor(NamedTuple):
-    """One tensor of every slot, at the same place in each; counts are of items, not of bytes."""
+class SlotMatrix(NamedTuple):
+    """One matrix of every slot, at the same place in each; counts are of items, not of bytes."""
 
     memory: Tensor
     """All slots, [slots * stride]."""
@@ -44,7 +44,7 @@ class GroupedProduct(Protocol):
     Row r of the groups is row r - `first` of `rows`, and row r of `out`.
     """
 
-    def __call__(self, rows: Tensor, weights: SlotTensor, groups: Groups, out: Tensor, first: int = 0) -> None: ...
+    def __call__(self, rows: Tensor, weights: SlotMatrix, groups: Groups, out: Tensor, first: int = 0) -> None: ...
 
 
 def group_routes(index: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Groups]:

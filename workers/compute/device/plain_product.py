@@ -7,17 +7,17 @@ from torch.nn.functional import pad
 
 from ..expert_rows import padded_rows
 from ..projection import project
-from .groups import Groups, SlotTensor
+from .groups import Groups, SlotMatrix
 
 
-def plain_product(rows: Tensor, weights: SlotTensor, groups: Groups, out: Tensor, first: int = 0) -> None:
+def plain_product(rows: Tensor, weights: SlotMatrix, groups: Groups, out: Tensor, first: int = 0) -> None:
     """See `GroupedProduct`. It asks the device for the groups, so it is for devices that are the CPU."""
     for slot, start, end in groups.table.t().tolist():
         if end > start:
             out[start:end] = _one(rows[start - first : end - first], weights, slot)
 
 
-def _one(rows: Tensor, weights: SlotTensor, slot: int) -> Tensor:
+def _one(rows: Tensor, weights: SlotMatrix, slot: int) -> Tensor:
     """As many rows as `rows_by_expert` would give it: kernels for other numbers round otherwise."""
     base = slot * weights.stride
     size = weights.shape[0] * weights.shape[1]

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from ....ipc.messages import ComputeFromLoader, Copied, Copy, Filled, Given, HeldFromLoader, Holding, Message
-from ...checkpoint.survey import SlotTensor as SlotTensorFacts
-from ...checkpoint.survey import Survey
+from ...checkpoint.survey import SlotTensor, Survey
 from ..holdings import Computed, Holdings, LayerCounted, LayerEnded, LayerEntered
 from ..residency import IDLE_MS, FeedCounts, Residency
 from ..routing import Later
 from ..slots import ExpertWeights, SlotViews
-from .groups import SlotTensor
+from .groups import SlotMatrix
 from .traffic import SlotTraffic
 
 WATCHING_MS = 1
@@ -37,22 +36,22 @@ class DeviceSlotViews(SlotViews):
         """Of the experts."""
         return getattr(torch, self._tensors[0].dtype)
 
-    def tensors(self, transposed: bool) -> dict[str, SlotTensor]:
+    def matrices(self, transposed: bool) -> dict[str, SlotMatrix]:
         """By name, as a grouped product takes them; empty if experts are of several kinds, or lie in several ways."""
         if not self._uniform:
             return {}
         found = dict(zip((tensor.name for tensor in self._tensors), self._positions[0][0], strict=True))
         return {
-            tensor.name: self._tensor(tensor, found, transposed) for tensor in self._tensors if len(tensor.shape) == 2
+            tensor.name: self._matrix(tensor, found, transposed) for tensor in self._tensors if len(tensor.shape) == 2
         }
 
-    def _tensor(self, tensor: SlotTensorFacts, found: dict[str, int], transposed: bool) -> SlotTensor:
+    def _matrix(self, tensor: SlotTensor, found: dict[str, int], transposed: bool) -> SlotMatrix:
         kind: torch.dtype = getattr(torch, tensor.dtype)
         bias = found.get(f"{tensor.name}_bias", -kind.itemsize)
         places = (self._stride_bytes, found[tensor.name], bias)
         stride, start, bias_start = (place // kind.itemsize for place in places)
         rows, columns = tensor.shape
-        return SlotTensor(self._memory.view(kind), stride, start, (rows, columns), transposed, bias_start)
+        return SlotMatrix(self._memory.view(kind), stride, start, (rows, columns), transposed, bias_start)
 
 
 class DeviceResidency(Residency):

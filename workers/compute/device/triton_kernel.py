@@ -19,7 +19,7 @@ def grouped_rows(
     rows, out, memory, slots, starts, ends, groups, first, width_in, width_out,
     slot_stride, weight_start, stride_out, stride_in, bias_start,
     GROUPS: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, HAS_BIAS: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """out[r] = rows[r - first] @ weight of r's group (+ bias), summed in float32. See `GroupedProduct`."""
     tile = tl.program_id(0)
     each = tl.arange(0, GROUPS)

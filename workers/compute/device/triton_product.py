@@ -8,13 +8,15 @@ import torch
 import triton
 from torch import Tensor
 
-from .groups import Groups, SlotTensor
+from .groups import Groups, SlotMatrix
 from .triton_kernel import grouped_rows
 
 FEWEST_ROWS, MOST_ROWS = 16, 128
 """Of a tile: what tensor cores take at least, and what still leaves enough programs."""
 OUT = 64
+"""Columns of a tile."""
 TRIED = 64
+"""Rows and columns of what the kernel is tried with."""
 
 
 class TritonProduct:
@@ -23,7 +25,7 @@ class TritonProduct:
     def __init__(self, experts: int) -> None:
         self._experts = experts
 
-    def __call__(self, rows: Tensor, weights: SlotTensor, groups: Groups, out: Tensor, first: int = 0) -> None:
+    def __call__(self, rows: Tensor, weights: SlotMatrix, groups: Groups, out: Tensor, first: int = 0) -> None:
         shape = tile_shape(groups.layer_rows, self._experts, rows.dtype)
         count = groups.table.shape[1]
         tiles = min(groups.rows, groups.rows // shape["ROWS"] + count)
@@ -39,7 +41,7 @@ class TritonProduct:
         """Run its lowest and its highest tile once, on nothing. Raises whatever keeps it from being built, or from
         running."""
         memory, out = (torch.zeros(TRIED * TRIED, dtype=dtype, device=where) for _ in range(2))
-        rows, weights = memory.view(TRIED, TRIED), SlotTensor(memory, TRIED * TRIED, 0, (TRIED, TRIED))
+        rows, weights = memory.view(TRIED, TRIED), SlotMatrix(memory, TRIED * TRIED, 0, (TRIED, TRIED))
         table = torch.zeros(3, 1, dtype=torch.int64, device=where)
         for layer_rows in (1, MOST_ROWS * self._experts):
             self(rows, weights, Groups(table, 1, layer_rows), out.view(TRIED, TRIED))
