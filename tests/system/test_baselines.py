@@ -92,9 +92,9 @@ def test_the_papers_cache_and_its_transformer_are_exact(
         layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, vocabulary=FIRST + VOCABULARY,
         inner=32, blocks=1, heads=2, head=8, window=32,
     )  # fmt: skip
-    write_paper(tmp_path / "paper.npz", train_paper(trace, Effort(minutes=1, epochs=100), lambda *_: None, shape))
-    slow = {"tier": "host", "link_rate": "6MB", "predictor_file": str(tmp_path / "paper.npz")}
-    tokens = run(folder, tmp_path, "plec", 2 * TOKENS, **slow)
+    write_paper(tmp_path / "paper.npz", train_paper(trace, Effort(minutes=1, epochs=300), lambda *_: None, shape))
+    slow = {"tier": "host", "link_rate": "3MB", "predictor_file": str(tmp_path / "paper.npz")}
+    tokens = run(folder, tmp_path, "plec", 4 * TOKENS, **slow)
     assert [each[:TOKENS] for each in tokens] == expected
     again = replay_ledger_log(tmp_path / "ledger.1.msgpack")
     assert again.same and again.replayed["prefetches"] > 0 and again.replayed["useful"] > 0
