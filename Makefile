@@ -62,7 +62,7 @@ gpu-wheels: $(READY)
 	$(BIN)/python -m expertflow.benchmarks.gpu.wheels $(OUT) --python-version $(PYTHON_VERSION)
 
 models: $(READY)
-	$(BIN)/python -m tests.registry.page
+	$(BIN)/python -m expertflow.tests.registry.page
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configs.schema import Config as Config
-    from .runtime.client import Batch as Batch
-    from .runtime.client import Client as Client
-    from .runtime.client import Completion as Completion
-    from .runtime.client import ImagePrompt as ImagePrompt
-    from .runtime.group import EngineGroup as EngineGroup
-    from .runtime.supervisor import Supervisor as Supervisor
+    from .runtime.client.client import Batch as Batch
+    from .runtime.client.client import Client as Client
+    from .runtime.client.client import Completion as Completion
+    from .runtime.client.client import ImagePrompt as ImagePrompt
+    from .runtime.engine.group import EngineGroup as EngineGroup
+    from .runtime.engine.supervisor import Supervisor as Supervisor
 
 __version__ = "0.1.0"
 __all__ = ["Batch", "Client", "Completion", "Config", "EngineGroup", "ImagePrompt", "Supervisor", "__version__"]
 
 _HOMES = {
     "Config": ".configs.schema",
-    "Supervisor": ".runtime.supervisor",
-    "EngineGroup": ".runtime.group",
-    "Client": ".runtime.client",
-    "Batch": ".runtime.client",
-    "Completion": ".runtime.client",
-    "ImagePrompt": ".runtime.client",
+    "Supervisor": ".runtime.engine.supervisor",
+    "EngineGroup": ".runtime.engine.group",
+    "Client": ".runtime.client.client",
+    "Batch": ".runtime.client.client",
+    "Completion": ".runtime.client.client",
+    "ImagePrompt": ".runtime.client.client",
 }
 
 

@@ -137,7 +137,7 @@ def main() -> None:
 
 
 def _expert_bytes() -> int:
-    from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+    from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
     return survey_checkpoint(str(widened())).stride_bytes
 

@@ -31,8 +31,8 @@ from typing import Any
 import numpy as np
 from expertflow import Client, Config, Supervisor
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.loader.transfers import FileSource, Transfer, TransferEngine
+from expertflow.workers.loader.transfer.transfers import FileSource, Transfer, TransferEngine
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from models import model_r, widened
 from rich.console import Console
 from rich.table import Table

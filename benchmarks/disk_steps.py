@@ -26,11 +26,11 @@ from disk_rate import plain, touched_memory
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.replay.atomic import make_cache, replay
 from expertflow.runtime.replay.future import Belady
-from expertflow.runtime.replay.source import Source, open_source
+from expertflow.runtime.replay.source import ReplaySource, open_source
 from expertflow.runtime.replay.uses import Uses
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.loader.policies import make_policy
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from models import held_out_prompts, model_r, widened
 from overlap import merge, shared
 from rich.console import Console
@@ -111,7 +111,7 @@ def rate_of(survey: Survey) -> float:
 
 def run(
     folder: Path, share: str, options: dict[str, Any], prompts: list[list[Any]], batch: int
-) -> tuple[list[Block], Source]:
+) -> tuple[list[Block], ReplaySource]:
     """The first block warms up and lets the engine find its way."""
     with tempfile.TemporaryDirectory() as scratch:
         files = {"trace": str(Path(scratch, "trace")), "timeline": str(Path(scratch, "timeline.json"))}
@@ -128,7 +128,7 @@ def run(
         return list(blocks_of(source, Path(files["timeline"]), batch))[1:], source
 
 
-def blocks_of(source: Source, timeline: Path, batch: int) -> Iterator[Block]:
+def blocks_of(source: ReplaySource, timeline: Path, batch: int) -> Iterator[Block]:
     """The decode steps between one prefill and the next."""
     log = source.log
     if log is None or source.places is None:
@@ -153,7 +153,7 @@ def blocks_of(source: Source, timeline: Path, batch: int) -> Iterator[Block]:
         yield Block(wall_ms / rounds, stall_ms / rounds, load_ms / rounds, int(high - low), first, end, count)
 
 
-def replay_loads(source: Source, block: Block) -> dict[str, int]:
+def replay_loads(source: ReplaySource, block: Block) -> dict[str, int]:
     """What LRU and Belady would have loaded for the steps of a block, after all that came before."""
     if source.log is None:
         return {}

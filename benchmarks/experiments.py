@@ -29,7 +29,7 @@ from experiment.systems import SYSTEMS, System
 from experiment.tables import Failure, Results, page
 from experiment.trained import trained_gates
 from expertflow.errors import ExpertFlowError
-from expertflow.workers.predictor.choice import FILE_NAME
+from expertflow.workers.predictor.registry import FILE_NAME
 from models import EXAMPLES, widened
 from rich.console import Console
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.loader.transfers import FileSource, Transfer, TransferEngine
+from expertflow.workers.loader.transfer.transfers import FileSource, Transfer, TransferEngine
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file, save_file

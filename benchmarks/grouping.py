@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 from expertflow.configs.schema import Config
-from expertflow.ipc.messages import Forecast, Used
-from expertflow.workers.predictor.choice import Subject, make_forecaster
-from expertflow.workers.predictor.forecaster import Forecaster
+from expertflow.ipc.messages import PredictStep, StepRouting
+from expertflow.workers.predictor.base.forecaster import Forecaster
 from expertflow.workers.predictor.path.file import read_path
-from expertflow.workers.predictor.path.forecaster import Path as PathForecaster
+from expertflow.workers.predictor.path.forecaster import PathForecaster as PathForecaster
 from expertflow.workers.predictor.path.loading import tokenizer_spelling
+from expertflow.workers.predictor.registry import ModelShape, make_forecaster
 from expertflow.workers.scheduler.grouping.clustering import kmeans
 from expertflow.workers.scheduler.grouping.objective import activated
 from expertflow.workers.scheduler.grouping.swapping import swap
@@ -66,7 +66,7 @@ def _trained(file: Path, trace: Trace) -> Forecaster:
 
 
 def _taught(predictor: str, training: Trace) -> Forecaster:
-    subject = Subject(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
+    subject = ModelShape(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
     forecaster = make_forecaster(Config.load(predictor=predictor), subject)
     if forecaster is None:
         raise SystemExit("without a predictor there are no forecasts to group by")
@@ -128,34 +128,34 @@ def built_in_trace() -> Trace:
 
 def _batches(trace: Trace, rows: int, units: int, steps: int, count: int) -> Iterator[np.ndarray]:
     """Places of tokens [steps, rows * units]: stretches of different sequences, drawn at random."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     lengths = np.diff(trace.offsets)
     long_enough = np.flatnonzero(lengths >= steps)
     if len(long_enough) < rows * units:
         raise SystemExit(f"only {len(long_enough)} held-out sequences have {steps} tokens; give fewer --steps")
     for _ in range(count):
-        chosen = dice.choice(long_enough, rows * units, replace=False)
-        starts = trace.offsets[chosen] + dice.integers(0, lengths[chosen] - steps + 1)
+        chosen = rng.choice(long_enough, rows * units, replace=False)
+        starts = trace.offsets[chosen] + rng.integers(0, lengths[chosen] - steps + 1)
         yield starts + np.arange(steps)[:, None]
 
 
-def _lessons(trace: Trace) -> Iterator[Used]:
+def _lessons(trace: Trace) -> Iterator[StepRouting]:
     """The training sequences, in some hundred tokens a message."""
     for start in range(0, trace.tokens, TAUGHT_AT_ONCE):
         yield _used(trace, np.arange(start, min(start + TAUGHT_AT_ONCE, trace.tokens)), 0)
 
 
-def _used(trace: Trace, tokens: np.ndarray, step: int) -> Used:
+def _used(trace: Trace, tokens: np.ndarray, step: int) -> StepRouting:
     rows, positions = _places(trace, tokens)
-    return Used(
+    return StepRouting(
         step=step, token_ids=trace.token_ids[tokens].tolist(), rows=rows, positions=positions, top_k=trace.top_k,
         experts=trace.routes[tokens].astype("<u2").tobytes(), hits=0, misses=0, stall_ns=0,
     )  # fmt: skip
 
 
-def _coming(trace: Trace, tokens: np.ndarray, step: int) -> Forecast:
+def _coming(trace: Trace, tokens: np.ndarray, step: int) -> PredictStep:
     rows, positions = _places(trace, tokens)
-    return Forecast(step=step, token_ids=trace.token_ids[tokens].tolist(), rows=rows, positions=positions)
+    return PredictStep(step=step, token_ids=trace.token_ids[tokens].tolist(), rows=rows, positions=positions)
 
 
 def _places(trace: Trace, tokens: np.ndarray) -> tuple[list[int], list[int]]:

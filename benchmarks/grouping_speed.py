@@ -122,7 +122,7 @@ def _row(name: str, contender: Contender, arrival: Contender) -> dict[str, float
         "loads a token": round(contender.grown("loads") / contender.grown("tokens"), 2),
         "regroupings a step": round(contender.grown("regroupings") / steps, 3),
         "rows moved a step": round(contender.grown("rows_moved") / steps, 2),
-        "unforeseen": contender.grown("unforeseen"),
+        "unpredicted": contender.grown("unpredicted"),
     }
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from expertflow import Client, Config, Supervisor
-from expertflow.runtime.stages import stage_plans
+from expertflow.runtime.engine.stages import stage_plans
 from growth_cores import Shape, residency_costs, scheduler_cost
 from growth_places import ALL, FORWARD, KERNELS, LAYERS
 from rich.console import Console

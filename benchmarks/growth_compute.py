@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from expertflow.ipc.entry import run_stage
-from expertflow.ipc.stage import Stage
-from expertflow.workers.checkpoint.asked import survey_asked
+from expertflow.ipc.stage.entry import run_stage
+from expertflow.ipc.stage.stage import Stage
+from expertflow.workers.surveyor.asked import survey_asked
 from growth_places import ALL, FORWARD, KERNELS, LAYERS
 
 SPENT = np.memmap(os.environ["GROWTH_FILE"], dtype=np.int64, mode="r+")
@@ -36,8 +36,9 @@ def timed(place: int, work: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def main(stage: Stage) -> None:
-    from expertflow.workers.compute import experts, unit
+    from expertflow.workers.compute.experts import layer as experts
     from expertflow.workers.compute.shell import ComputeShell
+    from expertflow.workers.model import unit
 
     experts.run_expert = timed(KERNELS, experts.run_expert)
     experts.reduce_choices = timed(KERNELS, experts.reduce_choices)

@@ -12,14 +12,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from expertflow.ipc.messages import Finished, Forecast, Hint, Plan, RunStep, Sampling, Stepped, Submit, Used
-from expertflow.workers.compute.holdings import Computed, Holdings, LayerEnded, LayerStarted, Run
+from expertflow.ipc.messages import (
+    Finished,
+    Hint,
+    PredictStep,
+    RunStep,
+    Sampling,
+    Stepped,
+    StepPrediction,
+    StepRouting,
+    Submit,
+)
+from expertflow.workers.compute.experts.holdings import Computed, Holdings, LayerEnded, LayerStarted, Run
 from expertflow.workers.loader.events import FillDone, PromoteFill, StartFill
 from expertflow.workers.loader.ledger import Ledger
-from expertflow.workers.predictor.forecaster import scores
-from expertflow.workers.predictor.token_table import TokenTable
+from expertflow.workers.predictor.base.forecaster import scores
+from expertflow.workers.predictor.base.token_table import TokenTable
 from expertflow.workers.scheduler import events
-from expertflow.workers.scheduler.facts import Limits, ModelFacts
+from expertflow.workers.scheduler.limits import ModelInfo, SchedulerLimits
 from expertflow.workers.scheduler.state import SchedulerState
 
 
@@ -83,9 +93,9 @@ class Residency:
         self._inbox: deque[Any] = deque()
         self._table = TokenTable(shape.layers, shape.experts, shape.top_k)
         self.events = 0
-        from expertflow.ipc.messages import Holding
+        from expertflow.ipc.messages import ResidentTable
 
-        self.tell(Holding({}))
+        self.tell(ResidentTable({}))
 
     def tell(self, event: Any) -> None:
         """The ledger hears, and its transfers end before anything else happens."""
@@ -121,12 +131,12 @@ class Residency:
     def step(self, number: int, ids: list[int], routes: np.ndarray) -> None:
         """One decode step [rows, layers, top_k] with its plan and hints."""
         rows = list(range(len(ids)))
-        coming = Forecast(step=number, token_ids=ids, rows=rows, positions=[number] * len(ids))
+        coming = PredictStep(step=number, token_ids=ids, rows=rows, positions=[number] * len(ids))
         forecast = self._clock.time("predictor", self._table.forecast, coming)
-        self.tell(Plan(number, self._clock.time("predictor", scores, forecast)))
+        self.tell(StepPrediction(number, self._clock.time("predictor", scores, forecast)))
         for layer in range(self._shape.layers):
             self._layer(number, layer, routes)
-        used = Used(
+        used = StepRouting(
             step=number, token_ids=ids, rows=rows, positions=[number] * len(ids), top_k=self._shape.top_k,
             experts=routes.tobytes(), hits=0, misses=0, stall_ns=0,
         )  # fmt: skip
@@ -170,10 +180,10 @@ class Line:
     """A scheduler with `queued` requests behind `rows` running ones; every request takes `tokens` tokens."""
 
     def __init__(self, rows: int, queued: int, tokens: int, clock: Clock) -> None:
-        facts = ModelFacts(
+        facts = ModelInfo(
             model="", vocabulary=512, context=4096, eos_ids=[], layers=8, experts=32, kv_bytes_per_position=1
         )
-        limits = Limits(
+        limits = SchedulerLimits(
             batch_size=rows, prefill_tokens=2048, queue_limit=10_000, kv_bytes=1 << 40, units="one", grouping="off"
         )
         self._state, self._clock, self._tokens = SchedulerState(facts, limits), clock, tokens
@@ -182,9 +192,9 @@ class Line:
         self._tell(events.ComputeJoined(0))
         for number in range(rows + queued):
             submit = Submit(request_id=f"r{number}", prompt_ids=[1] * 16, max_new_tokens=tokens, sampling=Sampling())
-            self._tell(events.Heard(b"c", submit, self._now_ns))
+            self._tell(events.ClientMessage(b"c", submit, self._now_ns))
 
-    def _tell(self, event: events.Event) -> None:
+    def _tell(self, event: events.SchedulerEvent) -> None:
         for action in self._clock.time("scheduler", self._state.handle, event):
             match action:
                 case events.ToCompute(RunStep() as order):

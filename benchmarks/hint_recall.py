@@ -18,16 +18,16 @@ from typing import NoReturn
 import numpy as np
 import torch
 from expertflow.ipc.messages import Progress
-from expertflow.runtime.progress import ProgressView
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.next_router import NextRouters
-from expertflow.workers.compute.routing import StepRouting
-from expertflow.workers.compute.slots import ExpertWeights
+from expertflow.runtime.monitor.progress import ProgressView
+from expertflow.workers.compute.experts.next_router import NextRouters
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.experts.slots import ExpertWeights
+from expertflow.workers.compute.skeleton import load_model
 from expertflow.workers.gates.examples import Examples, split_examples
 from expertflow.workers.gates.files import load_gates
 from expertflow.workers.gates.recall import Ranker, recall_at
 from expertflow.workers.gates.training import PROVING, GateOptions, train_gates
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_hidden
 from rich.console import Console
 from rich.table import Table
@@ -73,7 +73,7 @@ def _by_frequency(lessons: Examples, experts: int) -> Ranker:
 
 def _next_router(folder: Path) -> Ranker:
     survey = survey_checkpoint(str(folder))
-    model = load_model(survey, _NoExperts(), StepRouting())
+    model = load_model(survey, _NoExperts(), RoutingCollector())
     routers = NextRouters(model, survey.experts)
 
     @torch.inference_mode()

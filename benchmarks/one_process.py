@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from expertflow.ipc.messages import Row, RunStep, Sampling
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_folder
-from expertflow.workers.compute.unit import Unit
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.workers.model.unit import Unit
+from expertflow.workers.surveyor.surveyor import survey_folder
 from transformers import AutoModelForCausalLM
 
 WARM_STEPS = 4
@@ -65,7 +65,7 @@ class Local:
 
     def prefill(self, prompts: list[list[int]]) -> None:
         self._unit, self._forced = self._unit + 1, []
-        rows = [Row(1000 * self._unit + i, prompt, 0, Sampling()) for i, prompt in enumerate(prompts)]
+        rows = [RequestRow(1000 * self._unit + i, prompt, 0, Sampling()) for i, prompt in enumerate(prompts)]
         self._run(admit=rows)
 
     def step(self, tokens: list[int]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from expertflow import Client, Config, Supervisor
-from expertflow.runtime.stages import KEPT_MEMORY
+from expertflow.runtime.engine.stages import KEPT_MEMORY
 from models import model_r, widened
 from rich.console import Console
 from rich.table import Table

@@ -45,13 +45,13 @@ def measure(folder: Path) -> Start:
     drop(checkpoint_files(folder))
     began = time.monotonic()
 
-    def hear(progress: Progress) -> None:
+    def receive(progress: Progress) -> None:
         if progress.stage == "checkpoint" and progress.done == progress.total:
             start.survey = round(time.monotonic() - began, 2)
         elif progress.stage == "supervisor":
             start.memory = round(time.monotonic() - began, 2)
 
-    with Supervisor(Config.load("cpu-disk", model=str(folder), expert_memory="25%"), hear):
+    with Supervisor(Config.load("cpu-disk", model=str(folder), expert_memory="25%"), receive):
         start.ready = round(time.monotonic() - began, 2)
     start.above_read = round(start.ready - start.skeleton_read, 2)
     return start

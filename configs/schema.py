@@ -37,7 +37,7 @@ RANGES = {
 """What the numbers of a configuration may be."""
 
 
-SHORTEST_PATIENCE_S = 3.0
+MIN_HANG_TIMEOUT_S = 3.0
 """A stage publishes every second, if the machine is not too busy."""
 
 
@@ -210,9 +210,9 @@ def _check_device(config: Config) -> None:
 
 
 def _check_patience(config: Config) -> None:
-    if 0 < config.hang_timeout_s < SHORTEST_PATIENCE_S:
+    if 0 < config.hang_timeout_s < MIN_HANG_TIMEOUT_S:
         what = f"{config.hang_timeout_s:g} s is less than a healthy stage needs to speak"
-        raise UsageError(what, "hang_timeout_s", f"Give {SHORTEST_PATIENCE_S:g} or more, or 0 to never look")
+        raise UsageError(what, "hang_timeout_s", f"Give {MIN_HANG_TIMEOUT_S:g} or more, or 0 to never look")
 
 
 def _check_link(config: Config) -> None:

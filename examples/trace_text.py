@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import tyro
 from corpus import join_documents, load_documents, split_documents
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.trace import Trace, write_npz
 from model_folder import encode
 from rich.console import Console

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-from expertflow.ipc.rundir import RunDir
-from expertflow.ipc.sockets import Context
+from expertflow.ipc.shared.rundir import RunDir
+from expertflow.ipc.transport.sockets import Context
 
 GRACE_SECONDS = 3.0
 
@@ -53,7 +53,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of each of `FAMILIES` in a folder of its name, only to be read."""
-    from tests.families import FAMILIES, save_tiny
+    from expertflow.tests.families import FAMILIES, save_tiny
 
     root = tmp_path_factory.mktemp("families")
     for family in FAMILIES:

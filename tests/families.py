@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from expertflow.tests.outside import OUTSIDE
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-from tests.outside import OUTSIDE
 
 FAMILIES = (
     "olmoe", "mixtral", "qwen3_moe", "qwen3_next", "gpt_oss", "deepseek_v2", "deepseek_v3", "glm4_moe", *OUTSIDE,

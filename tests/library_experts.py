@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from expertflow.workers.checkpoint.architecture import experts_modules
+from expertflow.workers.model.architecture import experts_modules
 from torch import nn
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from expertflow.tests.drawn import drawn
 from transformers import NllbMoeConfig, NllbMoeForConditionalGeneration
-
-from tests.drawn import drawn
 
 VOCABULARY = 128
 LANGUAGE = 100

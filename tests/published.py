@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from expertflow.tests.families import save_tiny
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 from transformers import AutoModelForCausalLM, FineGrainedFP8Config, PreTrainedModel
 from transformers.quantizers import quantizer_finegrained_fp8
 from transformers.utils.quantization_config import Mxfp4Config
-
-from tests.families import save_tiny
 
 Tensors = dict[str, torch.Tensor]
 

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from expertflow.tests.drawn import drawn
 from transformers import (
     DynamicCache,
     EncoderDecoderCache,
     SwitchTransformersConfig,
     SwitchTransformersForConditionalGeneration,
 )
-
-from tests.drawn import drawn
 
 VOCABULARY = 128
 CAPACITY = 2

@@ -13,20 +13,19 @@ import numpy as np
 import pytest
 import torch
 from expertflow import ImagePrompt
-from expertflow.ipc.attachments import TOKEN_TYPES, is_of_positions
-from expertflow.runtime.images import ImageDesk
+from expertflow.ipc.shared.attachments import TOKEN_TYPES, is_of_positions
+from expertflow.runtime.client.images import ImagePreprocessor
 from expertflow.runtime.verify.reference import logits_with_images
-from expertflow.workers.checkpoint.architecture import model_class
+from expertflow.tests.families import _COMMON, draw_constants, remember_longer
+from expertflow.tests.kimi_images import torchvision_works
+from expertflow.tests.vision_families import FAMILIES
+from expertflow.workers.model.architecture import model_class
 from PIL import Image
 from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import AutoConfig, AutoImageProcessor, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-from tests.families import _COMMON, draw_constants, remember_longer
-from tests.kimi_images import torchvision_works
-from tests.vision_families import FAMILIES
 
 VISION_FAMILIES = tuple(FAMILIES)
 VOCABULARY = 128
@@ -115,10 +114,12 @@ def skip_without_processor(family: str) -> None:
         )
 
 
-def read_prompt(desk: ImageDesk, prompt: ImagePrompt, reference: VisionReference) -> tuple[list[int], bytes]:
+def read_prompt(
+    frontend: ImagePreprocessor, prompt: ImagePrompt, reference: VisionReference
+) -> tuple[list[int], bytes]:
     """Ids and attachment as the client makes them; by hand where the image processor cannot run."""
     if not reference.needs or torchvision_works():
-        return desk.read(prompt, str(reference.folder))
+        return frontend.read(prompt, str(reference.folder))
     inputs = reference.inputs(prompt)
     ids = inputs.pop("input_ids")[0]
     inputs[TOKEN_TYPES] = (ids == IMAGE_ID)[None].long()

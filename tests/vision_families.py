@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from expertflow.tests.families import _COMMON, _MLA, LINEAR_ATTENTION
+from expertflow.tests.kimi_images import NEEDS, KimiImages
 from transformers.models.aria.image_processing_pil_aria import AriaImageProcessorPil
 from transformers.models.ernie4_5_vl_moe.image_processing_pil_ernie4_5_vl_moe import Ernie4_5_VLMoeImageProcessorPil
 from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
-from tests.families import _COMMON, _MLA, LINEAR_ATTENTION
-from tests.kimi_images import NEEDS, KimiImages
 
 PATCH, MERGE = 4, 2
 WIDE = 980

@@ -50,7 +50,12 @@ def measure_ours(test: UnderTest, folder: Path, model: str, share: str) -> dict[
 
 
 def _run_ours(order: Order) -> Answer:
-    guarded = [sys.executable, "-m", "expertflow.ipc.guarded", str(getpid())]  # it ends when we are killed
+    guarded = [
+        sys.executable,
+        "-m",
+        "expertflow.ipc.stage.run_with_parent",
+        str(getpid()),
+    ]  # it ends when we are killed
     command = [*guarded, "expertflow.benchmarks.contender.ours"]
     ended = subprocess.run(command, input=msgspec.json.encode(order), capture_output=True, check=False)
     if ended.returncode:

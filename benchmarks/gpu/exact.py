@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from expertflow.ipc.messages import RunStep
-from expertflow.runtime.local import LocalRuntime
+from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.families import save_tiny
 from expertflow.tests.system.schedules import Driver, drive
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.device.base import Device
 from expertflow.workers.compute.executor import sample
-from expertflow.workers.compute.unit import RowAbilities, Unit
+from expertflow.workers.model.unit import RowAbilities, Unit
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM
 
 from .under_test import UnderTest

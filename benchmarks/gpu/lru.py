@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from expertflow.runtime.replay.atomic import make_cache, replay
-from expertflow.runtime.replay.source import Source, open_source
+from expertflow.runtime.replay.source import ReplaySource, open_source
 from expertflow.runtime.replay.uses import Uses
 from expertflow.workers.loader.policies import make_policy
 
@@ -28,7 +28,7 @@ def lru_bytes(trace: Path, batches: Sequence[int], warm: int) -> list[float]:
     ]
 
 
-def _windows(source: Source, batches: Sequence[int], warm: int) -> Iterator[tuple[int, int, float]]:
+def _windows(source: ReplaySource, batches: Sequence[int], warm: int) -> Iterator[tuple[int, int, float]]:
     """The first of a case's steps, the one after its last, and how many tokens a row ran in them."""
     trace, decoded = source.trace, source.trace.decoded
     if decoded is None or trace.sequences != 2 * sum(batches):

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 from expertflow.tests.families import save_tiny
-from expertflow.workers.compute.device.traffic import SlotTraffic
+from expertflow.workers.compute.device.copy_scheduler import CopyScheduler
 from expertflow.workers.loader.host_tier import HostTier
 
 from .exact import Logits, run
@@ -19,8 +19,8 @@ from .under_test import UnderTest
 FAMILY = "qwen3_moe"
 TWO_PLACES = 2
 MUTANTS: dict[str, tuple[type, str, bool, int]] = {
-    "kernels do not wait for the copy": (SlotTraffic, "_await_copy", True, 0),
-    "a copy does not wait for the kernels": (SlotTraffic, "_await_kernels", False, 0),
+    "kernels do not wait for the copy": (CopyScheduler, "_await_copy", True, 0),
+    "a copy does not wait for the kernels": (CopyScheduler, "_await_kernels", False, 0),
     "a read does not wait for the copy": (HostTier, "_keep", True, TWO_PLACES),
 }
 """What is left out, whether copies or else kernels are late, and places in the host store (0: the whole model)."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from expertflow.ipc.memory import Arena
+from expertflow.ipc.shared.memory import Arena
 from expertflow.workers.compute.device.base import Device
 from torch import Tensor
 

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from expertflow.ipc.memory import Arena
 from expertflow.ipc.messages import Copy
+from expertflow.ipc.shared.memory import Arena
 from expertflow.workers.compute.device.base import Device
-from expertflow.workers.compute.device.traffic import SlotTraffic
+from expertflow.workers.compute.device.copy_scheduler import CopyScheduler
 from torch import Tensor
 
 from .under_test import UnderTest
@@ -58,7 +58,7 @@ def in_order(device: Device, target: Tensor, source: Tensor, piece_bytes: int) -
 
 def as_ordered(device: Device, target: Tensor, store: Tensor, piece_bytes: int) -> Callable[[], None]:
     """Enqueues them as compute does when the loader orders copies of experts."""
-    traffic = SlotTraffic(device, target, store, piece_bytes, lambda expert: piece_bytes)
+    traffic = CopyScheduler(device, target, store, piece_bytes, lambda expert: piece_bytes)
     slots = list(range(len(target) // piece_bytes))
     places = random.Random(0).sample(slots, len(slots))
 

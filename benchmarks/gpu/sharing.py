@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from expertflow.ipc.memory import Arena
+from expertflow.ipc.shared.memory import Arena
 
 from .other import OtherProcess, pattern, same
 from .rates import in_order, rate

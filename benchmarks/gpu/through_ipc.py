@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from expertflow.ipc.memory import Arena
+from expertflow.ipc.shared.memory import Arena
 
 from .other import OtherProcess, copy_one, pattern, same
 from .rates import in_order, rate

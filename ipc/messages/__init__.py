@@ -1,7 +1,7 @@
 """All messages by receiver: one module a receiver, one closed union a direction. Ids and small arrays only, never
 weights."""
 
-from .base import ErrorFacts, Message, Row, Sampling
+from .base import ErrorFacts, Message, RequestRow, Sampling
 from .control import (
     AskSnapshot,
     AskSurvey,
@@ -22,23 +22,43 @@ from .to_compute import (
     ComputeFromLoader,
     ComputeFromScheduler,
     Copy,
+    DropUnit,
     Filled,
-    Forget,
     HeldFromLoader,
     Recall,
     RunStep,
     Split,
 )
-from .to_loader import Copied, Given, Hint, Holding, LoaderFromCompute, LoaderFromPredictor, Need, Plan, Used
-from .to_predictor import Forecast, Foresee, PredictorFromLoader, PredictorFromScheduler
-from .to_scheduler import Cancel, Foreseen, FromClient, FromCompute, FromPredictor, Hello, Stepped, StepSize, Submit
+from .to_loader import (
+    CopiesDone,
+    Hint,
+    LoaderFromCompute,
+    LoaderFromPredictor,
+    Miss,
+    Released,
+    ResidentTable,
+    StepPrediction,
+    StepRouting,
+)
+from .to_predictor import PredictorFromLoader, PredictorFromScheduler, PredictRows, PredictStep
+from .to_scheduler import (
+    Cancel,
+    FromClient,
+    FromCompute,
+    FromPredictor,
+    Hello,
+    RowPredictions,
+    Stepped,
+    StepSize,
+    Submit,
+)
 
 __all__ = [
-    "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "Copied", "Copy",
-    "Drain", "ErrorFacts", "Failed", "Filled", "Finished", "Forecast", "Foresee", "Foreseen", "Forget", "FromClient",
-    "FromCompute", "FromPredictor", "Given", "HeldFromLoader", "Hello", "Hint", "Holding",
-    "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Need", "Peer", "Plan", "PredictorFromLoader",
-    "PredictorFromScheduler", "Progress", "Published", "Ready", "Recall", "Refused", "Row", "RunStep", "Sampling",
-    "Snapshot", "Span", "Split", "StageStats", "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient",
-    "Tokens", "Used", "Welcome",
+    "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "ComputeFromLoader", "ComputeFromScheduler", "CopiesDone",
+    "Copy", "Drain", "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished", "FromClient", "FromCompute",
+    "FromPredictor", "HeldFromLoader", "Hello", "Hint", "KillStage", "LoaderFromCompute", "LoaderFromPredictor",
+    "Message", "Miss", "Peer", "PredictRows", "PredictStep", "PredictorFromLoader", "PredictorFromScheduler",
+    "Progress", "Published", "Ready", "Recall", "Refused", "Released", "RequestRow", "ResidentTable",
+    "RowPredictions", "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction",
+    "StepRouting", "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "Tokens", "Welcome",
 ]  # fmt: skip

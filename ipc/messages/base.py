@@ -20,9 +20,9 @@ class Sampling(msgspec.Struct, frozen=True):
     """The output begins with it, whatever the model says: for a translator, the target language."""
 
 
-class Row(msgspec.Struct, frozen=True):
+class RequestRow(msgspec.Struct, frozen=True):
     """One sequence handed to compute: its number, all its ids so far, how many of them were generated, its sampling,
-    and the name of the file with its images (ipc/attachments.py), if any."""
+    and the name of the file with its images (ipc/shared/attachments.py), if any."""
 
     number: int
     token_ids: list[int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .base import Message, Row
+from .base import Message, RequestRow
 
 
 class RunStep(Message, frozen=True, kw_only=True):
@@ -19,12 +19,12 @@ class RunStep(Message, frozen=True, kw_only=True):
     unit: int
     drop: list[int] = []
     join: list[int] = []
-    admit: list[Row] = []
-    foresee: bool = True
+    admit: list[RequestRow] = []
+    predict: bool = True
     """Whether to prepare for what comes: without, neither forecasts nor hints are made for this step."""
 
 
-class Forget(Message, frozen=True):
+class DropUnit(Message, frozen=True):
     """Drop a unit and its cache without running it (all its rows were cancelled)."""
 
     unit: int
@@ -38,7 +38,7 @@ class Split(Message, frozen=True):
     into: int
 
 
-ComputeFromScheduler = RunStep | Forget | Split
+ComputeFromScheduler = RunStep | DropUnit | Split
 COMPUTE_FROM_SCHEDULER: msgspec.msgpack.Decoder[ComputeFromScheduler] = msgspec.msgpack.Decoder(ComputeFromScheduler)
 
 

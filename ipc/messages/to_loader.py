@@ -7,10 +7,10 @@ import msgspec
 from .base import Message
 
 
-class Need(Message, frozen=True):
+class Miss(Message, frozen=True):
     """Compute waits for these experts of `layer` in step `step`: all that are still missing (R4).
 
-    `found` are the keys (layer * experts + expert) that were held when their layers began, since the last `Need`: what
+    `found` are the keys (layer * experts + expert) that were held when their layers began, since the last `Miss`: what
     was found needs no message of its own, and yet a policy must hear of it before it chooses who goes.
     """
 
@@ -29,7 +29,7 @@ class Hint(Message, frozen=True):
     scores: bytes
 
 
-class Given(Message, frozen=True):
+class Released(Message, frozen=True):
     """These slots are the loader's again; nothing reads them any more (R1, I3). `step`, `layer`: where compute is."""
 
     slots: list[int]
@@ -37,13 +37,13 @@ class Given(Message, frozen=True):
     layer: int
 
 
-class Copied(Message, frozen=True):
+class CopiesDone(Message, frozen=True):
     """These copies (`Copy.number`) have ended: nothing reads their places in the host store any more."""
 
     numbers: list[int]
 
 
-class Used(Message, frozen=True, kw_only=True):
+class StepRouting(Message, frozen=True, kw_only=True):
     """The routing of a whole step, pads left out (R2).
 
     `experts` is uint16 [tokens, layers, top_k] in row-major order; `token_ids`, `rows` and `positions` have one
@@ -63,23 +63,23 @@ class Used(Message, frozen=True, kw_only=True):
     """So many tokens, the first, went through an encoder and see no layer of the decoder, whose tokens see no other."""
 
 
-class Holding(Message, frozen=True):
+class ResidentTable(Message, frozen=True):
     """First message of compute to a loader of a new epoch: slot -> (layer, expert) it holds, and its open need (R9)."""
 
     slots: dict[int, tuple[int, int]]
-    need: Need | None = None
+    need: Miss | None = None
 
 
-LoaderFromCompute = Need | Hint | Given | Copied | Used | Holding
+LoaderFromCompute = Miss | Hint | Released | CopiesDone | StepRouting | ResidentTable
 LOADER_FROM_COMPUTE: msgspec.msgpack.Decoder[LoaderFromCompute] = msgspec.msgpack.Decoder(LoaderFromCompute)
 
 
-class Plan(Message, frozen=True):
+class StepPrediction(Message, frozen=True):
     """Advice for step `step`: uint8 scores [layers, experts], 255 = certain (R5)."""
 
     step: int
     scores: bytes
 
 
-LoaderFromPredictor = Plan
+LoaderFromPredictor = StepPrediction
 LOADER_FROM_PREDICTOR: msgspec.msgpack.Decoder[LoaderFromPredictor] = msgspec.msgpack.Decoder(LoaderFromPredictor)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from .base import Message
-from .to_loader import Used
+from .to_loader import StepRouting
 
 
-class Forecast(Message, frozen=True, kw_only=True):
+class PredictStep(Message, frozen=True, kw_only=True):
     """The tokens that step `step` will run: one entry a token in `token_ids`, `rows` and `positions`."""
 
     step: int
@@ -20,8 +20,8 @@ class Forecast(Message, frozen=True, kw_only=True):
     own."""
 
 
-class Foresee(Message, frozen=True, kw_only=True):
-    """The scheduler asks how these tokens will be routed, one entry a row that decodes next; the answer is `Foreseen`.
+class PredictRows(Message, frozen=True, kw_only=True):
+    """Ask how these tokens will be routed, one entry a row that decodes next; the answer is `RowPredictions`.
 
     `number` comes back in the answer and says nothing else. An answer that comes late is of no use to anybody.
     """
@@ -32,10 +32,10 @@ class Foresee(Message, frozen=True, kw_only=True):
     positions: list[int]
 
 
-PredictorFromScheduler = Forecast | Foresee
+PredictorFromScheduler = PredictStep | PredictRows
 PREDICTOR_FROM_SCHEDULER: msgspec.msgpack.Decoder[PredictorFromScheduler] = msgspec.msgpack.Decoder(
     PredictorFromScheduler
 )
 
-PredictorFromLoader = Used
+PredictorFromLoader = StepRouting
 PREDICTOR_FROM_LOADER: msgspec.msgpack.Decoder[PredictorFromLoader] = msgspec.msgpack.Decoder(PredictorFromLoader)

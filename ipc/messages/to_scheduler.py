@@ -71,13 +71,13 @@ FromCompute = Stepped
 FROM_COMPUTE: msgspec.msgpack.Decoder[FromCompute] = msgspec.msgpack.Decoder(FromCompute)
 
 
-class Foreseen(Message, frozen=True):
-    """How the rows of a `Foresee` will probably be routed: uint8 scores [rows, layers, experts], 255 is certain."""
+class RowPredictions(Message, frozen=True):
+    """How the rows of a `PredictRows` will probably be routed: uint8 scores [rows, layers, experts], 255 is certain."""
 
     number: int
     rows: list[int]
     scores: bytes
 
 
-FromPredictor = Foreseen
+FromPredictor = RowPredictions
 FROM_PREDICTOR: msgspec.msgpack.Decoder[FromPredictor] = msgspec.msgpack.Decoder(FromPredictor)

@@ -15,15 +15,15 @@ from msgspec import Meta
 from ...configs.schema import RANGES, Config, Predictor, Units
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ..checking import run_checks
 from ..demo.run import RunOrder, run_prompts
 from ..demo.summary import show_check, show_summary
 from ..demo.view import make_view
 from ..demo.widened import cache_folder, example_file, widened_copy
-from ..progress import ProgressView
-from ..tables import result_console
+from ..monitor.progress import ProgressView
+from ..monitor.tables import result_console
+from ..prompt_sources.prompt_lines import read_prompt_lines
+from ..verify.subprocess import run_checks
 from .base import DONE, FAILED, Command
-from .prompt_lines import read_prompt_lines
 
 Stage = Literal["compute", "loader", "predictor", "scheduler"]
 

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ..progress import ProgressView
-from ..tables import plain_table, result_console
+from ..monitor.progress import ProgressView
+from ..monitor.tables import plain_table, result_console
 from .base import DONE
 
 if TYPE_CHECKING:

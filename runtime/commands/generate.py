@@ -9,16 +9,16 @@ from dataclasses import dataclass
 
 from ...configs.schema import Config
 from ...errors import UsageError
-from ..client import Client
-from ..meters import EngineMeters
-from ..monitor import Reading
-from ..processor import check_images_taken
-from ..prompts import read_wishes
-from ..tables import PREDICTION_OFF, share_text
-from ..watching import snapshot_after
+from ..client.client import Client
+from ..client.processor import check_images_taken
+from ..client.prompts import read_wishes
+from ..client.watching import snapshot_after
+from ..engine.starting import running_engine
+from ..monitor.meters import EngineMeters
+from ..monitor.readings import Reading
+from ..monitor.tables import PREDICTION_OFF, share_text
 from .printing import Printer, make_printer
 from .prompted import ImagePromptCommand
-from .starting import running_engine
 
 
 @dataclass(frozen=True, kw_only=True)

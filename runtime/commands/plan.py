@@ -12,14 +12,14 @@ import msgspec
 
 from ...configs.sizes import format_size, parse_size
 from ...errors import UsageError
-from ...ipc.available import available_bytes
 from ...ipc.messages import Progress
+from ...ipc.shared.available import available_bytes
 from ...workers.checkpoint.survey import ModelSizes
-from ..device_fit import DeviceFit
-from ..fit import Fit, Needs, budget_fit, model_needs
-from ..progress import ProgressView
-from ..surveying import run_sizes
-from ..tables import facts_table, result_console, share_text
+from ..engine.survey_stage import run_sizes
+from ..monitor.progress import ProgressView
+from ..monitor.tables import facts_table, result_console, share_text
+from ..plan.device_fit import DeviceFit
+from ..plan.fit import Fit, Needs, budget_fit, model_needs
 from .base import DONE, FAILED, EngineCommand
 
 

@@ -10,11 +10,11 @@ import msgspec
 
 from ...errors import ExpertFlowError
 from ...ipc.messages import Progress
-from ..client import Completion, Event
-from ..progress import ProgressView
+from ..client.client import Completion, Event
+from ..monitor.progress import ProgressView
+from ..prompt_sources.prompt_lines import PromptLine
 from .base import DONE
 from .outcome import describe, exit_code
-from .prompt_lines import PromptLine
 
 Result = Completion | ExpertFlowError
 

@@ -14,7 +14,8 @@ from msgspec import Meta
 from ...configs.ranges import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ..progress import ProgressView
+from ..monitor.progress import ProgressView
+from ..monitor.tables import facts_table, result_console
 from ..replay.choices import (
     expert_size_bytes,
     hint_source,
@@ -27,8 +28,7 @@ from ..replay.choices import (
 )
 from ..replay.experiment import Experiment, Row, recorded_row
 from ..replay.ledger_log import replay_ledger_log
-from ..replay.source import Source, open_source
-from ..tables import facts_table, result_console
+from ..replay.source import ReplaySource, open_source
 from .base import DONE, FAILED, Command
 from .replayed import LEGEND, log_table, replay_facts, replay_table, write_json
 
@@ -119,7 +119,7 @@ class Replay(Command):
             view(Progress("replay", f"{name}, {slots:,} slots", done, len(runs)))
             yield experiment.run(name, slots)
 
-    def _experiment(self, source: Source) -> Experiment:
+    def _experiment(self, source: ReplaySource) -> Experiment:
         timed = bool(self.link_rate) and not self.count
         if self.predictor != "none" and not timed:
             raise UsageError("plans need time to be carried out", "predictor", "Add --link-rate, without --count")
@@ -138,5 +138,5 @@ class Replay(Command):
             timings=recorded_timings(self.layer_ms, source),
             make_plans=plan_maker(self.predictor, self.predictor_file, self.forecast_ms, source),
             rank_victims=self.rank_victims,
-            literal=self.belief == "literal",
+            uncalibrated=self.belief == "literal",
         )

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from ...configs.sizes import format_size
 from ...errors import UsageError
+from ..monitor.tables import UNKNOWN, facts_table, plain_table, share_text
 from ..replay.experiment import BELADY, Experiment, Row
 from ..replay.hints import EmulatedHints
 from ..replay.ledger_log import LogReplay
-from ..replay.source import Source
-from ..tables import UNKNOWN, facts_table, plain_table, share_text
+from ..replay.source import ReplaySource
 
 LEGEND = {
     "slots": "for each layer",
@@ -52,7 +52,7 @@ class ReplayFacts(msgspec.Struct, frozen=True, kw_only=True):
         return facts_table(facts)
 
 
-def replay_facts(source: Source, experiment: Experiment, where: str) -> ReplayFacts:
+def replay_facts(source: ReplaySource, experiment: Experiment, where: str) -> ReplayFacts:
     trace, uses = source.trace, source.uses
     hints = experiment.hints
     quality = hints.measured(uses) if isinstance(hints, EmulatedHints) else None
@@ -71,7 +71,7 @@ def replay_facts(source: Source, experiment: Experiment, where: str) -> ReplayFa
     )
 
 
-def replay_table(rows: list[Row], source: Source, expert_bytes: int) -> Table:
+def replay_table(rows: list[Row], source: ReplaySource, expert_bytes: int) -> Table:
     """Columns that say nothing are left out; `LEGEND` explains the others."""
     timed, hinted = any(row.seconds is not None for row in rows), any(row.prefetches for row in rows)
     names = ["slots", "found", "loads", "loaded", "gap", "r"]

@@ -15,11 +15,11 @@ from typing import Annotated
 import tyro
 
 from ...errors import UsageError
-from ..group import EngineGroup
-from ..supervisor import Supervisor
-from ..tables import result_console
+from ..engine.group import EngineGroup
+from ..engine.starting import running_engine
+from ..engine.supervisor import Supervisor
+from ..monitor.tables import result_console
 from .base import DONE, EngineCommand
-from .starting import running_engine
 
 WAIT_S = 1.0
 

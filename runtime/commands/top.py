@@ -12,10 +12,10 @@ import msgspec
 from msgspec import Meta
 from rich.live import Live
 
-from ..meters import read_pairs
-from ..monitor import Reading
-from ..tables import readings_view, result_console
-from ..watching import Watcher, find_engine
+from ..client.watching import Watcher, find_engine
+from ..monitor.meters import read_pairs
+from ..monitor.readings import Reading
+from ..monitor.tables import readings_view, result_console
 from .base import DONE, Command
 
 

@@ -17,16 +17,16 @@ from ...workers.traces.folder import claim_folder
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace as Routing
 from ...workers.traces.trace import write_npz
-from ..client import Client, Completion
-from ..devices import require_device
-from ..progress import ProgressView
-from ..tables import facts_table, result_console
-from ..text import TextCodec
+from ..client.client import Client, Completion
+from ..client.text import TextCodec
+from ..engine.device_check import require_device
+from ..engine.starting import running_engine
+from ..monitor.progress import ProgressView
+from ..monitor.tables import facts_table, result_console
+from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts
 from .base import DONE
 from .printing import complain
-from .prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts
 from .prompted import PromptCommand
-from .starting import running_engine
 from .traced import trace_facts
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from ...configs.sizes import format_size
 from ...workers.traces.folder import trace_files
 from ...workers.traces.trace import Trace
-from ..tables import share_text
+from ..monitor.tables import share_text
 
 
 def trace_facts(trace: Trace, folder: Path) -> dict[str, str]:

@@ -15,12 +15,12 @@ from msgspec import Meta
 from ...configs.ranges import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ...workers.predictor.judging.aligning import aligned
+from ...workers.predictor.judging.vocabularies import align_vocabularies
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace
-from ..progress import ProgressView
-from ..report_tables import report_table
-from ..tables import result_console
+from ..monitor.predictor_tables import report_table
+from ..monitor.progress import ProgressView
+from ..monitor.tables import result_console
 from .base import DONE, Command
 from .gate_training import run_gate_training
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PARTS = 1000
 """Steps of the progress bar."""
-FEWEST_SEQUENCES = 3
+MIN_SEQUENCES = 3
 """To learn from, to tell when learning should end, and to judge by."""
 PROMPTS = {"path": 0.0, "paper": 0.5}
 """Share of each sequence that is taken as a prompt when decode is judged: the paper's encoder needs one."""
@@ -80,9 +80,9 @@ class Train(Command):
     def _traces(self) -> tuple[Trace, Trace]:
         """What to learn from and what to judge by."""
         trace = self._read(self.trace)
-        if self.held_out and trace.sequences < FEWEST_SEQUENCES:
+        if self.held_out and trace.sequences < MIN_SEQUENCES:
             what = f"has {trace.sequences} sequences; some must be held out, and some told apart while it learns"
-            raise UsageError(what, str(self.trace), f"Trace {FEWEST_SEQUENCES} or more")
+            raise UsageError(what, str(self.trace), f"Trace {MIN_SEQUENCES} or more")
         learned, judged = trace.split(self.held_out, self.seed) if self.held_out else (trace, trace)
         if self.test is None:
             return learned, judged
@@ -90,7 +90,7 @@ class Train(Command):
         sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
         if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
             raise UsageError("is of another model than the trace to learn from", str(self.test), "Trace the same model")
-        return learned, aligned(judged, learned.vocabulary)
+        return learned, align_vocabularies(judged, learned.vocabulary)
 
     def _read(self, path: Path) -> Trace:
         """Of a model with an encoder what its decoder was given: of prompts, read at once, only ids are known."""

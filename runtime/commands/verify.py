@@ -13,18 +13,18 @@ from msgspec import Meta
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ..checking import run_checks
-from ..client import Client
+from ..client.client import Client
+from ..client.processor import check_images_taken
+from ..client.prompts import Prompt
 from ..demo.summary import show_check
-from ..processor import check_images_taken
-from ..progress import ProgressView
-from ..prompts import Prompt
-from ..tables import result_console
+from ..engine.starting import running_engine
+from ..monitor.progress import ProgressView
+from ..monitor.tables import result_console
+from ..verify.subprocess import run_checks
 from .base import DONE, FAILED
 from .prompted import ImagePromptCommand
-from .starting import running_engine
 
-LONGEST_RANDOM_PROMPT = 24
+MAX_RANDOM_PROMPT = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,5 +68,5 @@ class Verify(ImagePromptCommand):
 
     def _drawn(self, vocabulary: int) -> list[Prompt]:
         rng = random.Random(0)
-        lengths = [rng.randint(1, LONGEST_RANDOM_PROMPT) for _ in range(self.count)]
+        lengths = [rng.randint(1, MAX_RANDOM_PROMPT) for _ in range(self.count)]
         return [[rng.randrange(vocabulary) for _ in range(length)] for length in lengths]

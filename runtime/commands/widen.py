@@ -11,8 +11,8 @@ import tyro
 from msgspec import Meta
 
 from ...ipc.messages import Progress
-from ..progress import ProgressView
-from ..tables import result_console
+from ..monitor.progress import ProgressView
+from ..monitor.tables import result_console
 from .base import DONE, Command
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...configs.schema import Config
-from ..client import Batch, Client, Event
-from ..commands.starting import running_engine
-from ..group import EngineGroup
-from ..monitor import Meter, Reading
-from ..supervisor import Supervisor
-from ..watching import Watcher, snapshot_after
+from ..client.client import Batch, Client, Event
+from ..client.watching import Watcher, snapshot_after
+from ..engine.group import EngineGroup
+from ..engine.starting import running_engine
+from ..engine.supervisor import Supervisor
+from ..monitor.readings import Meter, Reading
 from .texts import Interruption, Texts
 from .view import TextView
 

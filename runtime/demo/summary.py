@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from ...configs.sizes import format_size
-from ..tables import expert_facts, facts_table, stage_table
+from ..monitor.tables import expert_facts, facts_table, stage_table
 from ..verify.report import Check
 from .run import RunResult
 

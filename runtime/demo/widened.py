@@ -86,7 +86,13 @@ def _require_room(source: Path, cache: Path, factor: int) -> None:
 
 def _widen(source: Path, target: Path, factor: int) -> None:
     """In a process of its own, since it imports torch. Its progress goes to our stderr."""
-    command = [sys.executable, "-P", "-m", "expertflow.ipc.guarded", str(os.getpid())]  # it ends when we are killed
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "expertflow.ipc.stage.run_with_parent",
+        str(os.getpid()),
+    ]  # it ends when we are killed
     asked = ["expertflow", "widen", str(source), str(target), "--factor", str(factor)]
     if subprocess.run(command + asked, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
         raise EngineError("the model could not be widened", str(target), "See the message above")

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ...ipc.messages import Plan, Used
-from ...workers.predictor.forecaster import Forecaster, scores
+from ...ipc.messages import StepPrediction, StepRouting
+from ...workers.predictor.base.forecaster import Forecaster, scores
 from ...workers.traces.step_log import StepLog
 from .program import Program
 
@@ -26,11 +26,11 @@ class Hinting(Protocol):
 class Planning(Protocol):
     """Makes the plans."""
 
-    def begin(self, step: int) -> list[tuple[int, Plan]]:
+    def begin(self, step: int) -> list[tuple[int, StepPrediction]]:
         """Step `step` begins: plans that are sent because of it, or meanwhile, and after how many nanoseconds."""
         ...
 
-    def learn(self, used: Used) -> None:
+    def learn(self, used: StepRouting) -> None:
         """A step is over."""
         ...
 
@@ -42,11 +42,11 @@ class ForecastPlans:
         """`forecast_ns`: how long a forecast takes."""
         self._program, self._forecaster, self._forecast_ns = program, forecaster, forecast_ns
 
-    def begin(self, step: int) -> list[tuple[int, Plan]]:
-        plan = Plan(step, scores(self._forecaster.forecast(self._program.forecast(step))))
+    def begin(self, step: int) -> list[tuple[int, StepPrediction]]:
+        plan = StepPrediction(step, scores(self._forecaster.forecast(self._program.forecast(step))))
         return [(self._forecast_ns, plan)]
 
-    def learn(self, used: Used) -> None:
+    def learn(self, used: StepRouting) -> None:
         self._forecaster.learn(used)
 
 
@@ -55,18 +55,18 @@ class RecordedPlans:
 
     def __init__(self, log: StepLog, places: np.ndarray) -> None:
         """`places` [steps]: where the replay's steps are in the log."""
-        self._due: list[list[tuple[int, Plan]]] = [[] for _ in places]
+        self._due: list[list[tuple[int, StepPrediction]]] = [[] for _ in places]
         started_ns = log.started_ns[places]
         for step in np.flatnonzero(log.planned[places]).tolist():
             sent_ns = int(log.planned_ns[places[step]])
             during = max(int(np.searchsorted(started_ns, sent_ns, side="right")) - 1, 0)
             delay_ns = max(sent_ns - int(started_ns[during]), 0)
-            self._due[during].append((delay_ns, Plan(step, log.plans[places[step]].tobytes())))
+            self._due[during].append((delay_ns, StepPrediction(step, log.plans[places[step]].tobytes())))
 
-    def begin(self, step: int) -> list[tuple[int, Plan]]:
+    def begin(self, step: int) -> list[tuple[int, StepPrediction]]:
         return self._due[step]
 
-    def learn(self, used: Used) -> None:
+    def learn(self, used: StepRouting) -> None:
         """What was planned was planned."""
 
 

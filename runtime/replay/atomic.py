@@ -61,7 +61,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         return (self.loads - best.loads) / max(self.loads, 1)
 
 
-class Event(NamedTuple):
+class AccessGroup(NamedTuple):
     """Layers that are judged together: one, or all of a step where each has slots of its own."""
 
     step: int
@@ -113,20 +113,20 @@ class _Run:
         self._hints, self._loads_per_layer = hints, loads_per_layer
         self.counts = dict.fromkeys(("hits", "loads", "prefetches", "useful"), 0)
 
-    def events(self, step: int) -> Iterator[Event]:
+    def events(self, step: int) -> Iterator[AccessGroup]:
         """The layers one by one; all together where each has slots of its own, since then none matters to another
         (see `Policy`)."""
         uses, first = self._uses, step * self._uses.layers
         hinted = NOTHING if self._hints is None else self._hints.of(step)
         if isinstance(self._cache, LayerCaches):
-            yield Event(step, uses.of(step), hinted, NOTHING, first - 1, first + uses.layers - 1)
+            yield AccessGroup(step, uses.of(step), hinted, NOTHING, first - 1, first + uses.layers - 1)
             return
         hinted_by_layer = [*uses.split(hinted), NOTHING]
         for layer, keys in enumerate(uses.split(uses.of(step))):
             now = first + layer
-            yield Event(step, keys, hinted_by_layer[layer], hinted_by_layer[layer + 1], now - 1, now)
+            yield AccessGroup(step, keys, hinted_by_layer[layer], hinted_by_layer[layer + 1], now - 1, now)
 
-    def perform(self, event: Event) -> None:
+    def perform(self, event: AccessGroup) -> None:
         brought = self._prefetch(event)
         self._policy.touched(event.keys, event.step)
         resident = self._cache.resident[event.keys]
@@ -138,7 +138,7 @@ class _Run:
             worth = self._policy.worth(event.now, event.now)
             self._cache.admit(event.keys, _protect(worth, event.next_hinted), self._bypass)
 
-    def _prefetch(self, event: Event) -> np.ndarray:
+    def _prefetch(self, event: AccessGroup) -> np.ndarray:
         """Brings in what is hinted; returns the keys that came and stayed."""
         wanted = event.hinted[~self._cache.resident[event.hinted]]
         wanted = self._affordable(wanted, event)
@@ -152,7 +152,7 @@ class _Run:
         self.counts["loads"] += len(brought)
         return brought
 
-    def _affordable(self, wanted: np.ndarray, event: Event) -> np.ndarray:
+    def _affordable(self, wanted: np.ndarray, event: AccessGroup) -> np.ndarray:
         """The first ones of each layer, as many as the link carries while the layer before computes."""
         if not math.isfinite(self._loads_per_layer):
             return wanted

@@ -10,14 +10,14 @@ from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...errors import UsageError
 from ...workers.loader.policies import POLICIES
-from ...workers.predictor.choice import Subject, make_forecaster, predictor_file
-from ...workers.predictor.forecaster import Forecaster
+from ...workers.predictor.base.forecaster import Forecaster
+from ...workers.predictor.registry import ModelShape, make_forecaster, predictor_file
 from ...workers.traces.trace import Trace
 from .advice import ForecastPlans, Planning, RecordedHints, RecordedPlans
 from .experiment import BOUNDS, HintSource, no_plans
 from .hints import EmulatedHints, Quality
 from .machine import Machine
-from .source import Source
+from .source import ReplaySource
 from .timings import RecordedTimings
 
 EXPERTS_SHARE = 0.7
@@ -47,7 +47,7 @@ def slot_counts(text: str, trace: Trace) -> list[int]:
     return counts
 
 
-def hint_source(text: str, source: Source, seed: int) -> HintSource | None:
+def hint_source(text: str, source: ReplaySource, seed: int) -> HintSource | None:
     """RECALL,PRECISION or `recorded`; empty: none. Raises UsageError if it cannot be read, or nothing was recorded."""
     if not text:
         return None
@@ -62,7 +62,7 @@ def hint_source(text: str, source: Source, seed: int) -> HintSource | None:
     return EmulatedHints(source.trace, source.steps, Quality(recall=recall, precision=precision), seed=seed)
 
 
-def layer_time_ns(layer_ms: float, source: Source) -> float:
+def layer_time_ns(layer_ms: float, source: ReplaySource) -> float:
     """As given, or the mean of what was recorded. Raises UsageError if neither is known."""
     if layer_ms > 0:
         return layer_ms * 1e6
@@ -71,7 +71,7 @@ def layer_time_ns(layer_ms: float, source: Source) -> float:
     return float(source.log.compute_ns[source.places].sum()) / len(source.places) / source.trace.layers
 
 
-def expert_size_bytes(text: str, source: Source) -> int:
+def expert_size_bytes(text: str, source: ReplaySource) -> int:
     """As given, or as recorded; 0: unknown."""
     if text:
         return positive_bytes(text, "expert_bytes")
@@ -85,7 +85,9 @@ def positive_bytes(text: str, option: str) -> int:
     raise UsageError(f"must be bytes, at least 1, not '{text}'", option, "Write for example 9MB")
 
 
-def make_machine(link_rate: str, layer_ns: float, expert_bytes: int, message_us: float, source: Source) -> Machine:
+def make_machine(
+    link_rate: str, layer_ns: float, expert_bytes: int, message_us: float, source: ReplaySource
+) -> Machine:
     """Raises UsageError if the size of an expert is not known, or a value makes no sense."""
     if not expert_bytes:
         raise UsageError("the size of an expert was not recorded", "expert_bytes", "Give it, for example 9MB")
@@ -100,14 +102,14 @@ def make_machine(link_rate: str, layer_ns: float, expert_bytes: int, message_us:
     )
 
 
-def recorded_timings(layer_ms: float, source: Source) -> RecordedTimings | None:
+def recorded_timings(layer_ms: float, source: ReplaySource) -> RecordedTimings | None:
     """None if another time is given, or none was recorded."""
     if layer_ms > 0 or source.log is None or source.places is None:
         return None
     return RecordedTimings(source.log, source.places, source.unions, EXPERTS_SHARE)
 
 
-def plan_maker(name: str, file: str, forecast_ms: float, source: Source) -> Callable[[], Planning | None]:
+def plan_maker(name: str, file: str, forecast_ms: float, source: ReplaySource) -> Callable[[], Planning | None]:
     """Makes plans afresh for each run: those of a predictor as `Config.predictor` names it, or `recorded`.
 
     Raises UsageError, also later, if nothing was recorded, or a file is missing.
@@ -129,10 +131,10 @@ def plan_maker(name: str, file: str, forecast_ms: float, source: Source) -> Call
 
 
 def _forecaster(config: Config, trace: Trace) -> Forecaster | None:
-    subject = Subject(layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, fingerprint=trace.model)
+    subject = ModelShape(layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, fingerprint=trace.model)
     if config.predictor == "path" and trace.vocabulary is not None:
         from ...workers.predictor.path.file import read_path
-        from ...workers.predictor.path.forecaster import Path
+        from ...workers.predictor.path.forecaster import PathForecaster
 
-        return Path(read_path(predictor_file(config, subject)), trace.vocabulary.__getitem__)
+        return PathForecaster(read_path(predictor_file(config, subject)), trace.vocabulary.__getitem__)
     return make_forecaster(config, subject)

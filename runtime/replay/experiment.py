@@ -15,7 +15,7 @@ from .advice import Hinting, Planning
 from .atomic import Hints, Outcome, Sharing, make_cache, replay
 from .future import Belady, Sch
 from .machine import Machine
-from .source import Source
+from .source import ReplaySource
 from .timed import TimedOutcome, replay_timed
 from .timings import Timings
 
@@ -60,7 +60,7 @@ def no_plans() -> Planning | None:
 class Experiment:
     """Everything but the policy and the slots."""
 
-    source: Source
+    source: ReplaySource
     sharing: Sharing
     hints: HintSource | None = None
     loads_per_layer: float = math.inf
@@ -71,7 +71,7 @@ class Experiment:
     """Of compute, instead of the machine's own."""
     rank_victims: str = "auto"
     """What the loader makes of plans and hints, as in the configuration; where replay is timed."""
-    literal: bool = False
+    uncalibrated: bool = False
     make_plans: Callable[[], Planning | None] = no_plans
     """Afresh for every run, since it learns. Only where replay is timed."""
 
@@ -104,7 +104,7 @@ class Experiment:
             fills_in_flight=2 * machine.readers,  # as the loader has them
             by_layer=self.sharing == "layer",
             rank_victims=self.rank_victims,
-            literal=self.literal,
+            uncalibrated=self.uncalibrated,
         )
         plans = self.make_plans()
         outcome = replay_timed(program, ledger, slots, machine, timings=self.timings, hints=self.hints, plans=plans)
@@ -119,7 +119,7 @@ class Experiment:
         return make_policy(name, trace.layers, trace.expert_count, trace.top_k)
 
 
-def recorded_row(source: Source) -> Row | None:
+def recorded_row(source: ReplaySource) -> Row | None:
     """What the engine itself counted and measured when the trace was recorded; None: that is not known."""
     if source.log is None or source.places is None:
         return None

@@ -1,4 +1,4 @@
-"""The transfer engine and its link in virtual time: what workers/loader/transfers.py and link.py do with threads."""
+"""The transfer engine and its link in virtual time: what workers/loader/transfer/ does with threads."""
 
 from __future__ import annotations
 

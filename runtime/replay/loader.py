@@ -23,10 +23,10 @@ class VirtualLoader:
         reach_compute: Callable[[HeldFromLoader], None],
     ) -> None:
         self._ledger, self._machine, self._clock, self._reach_compute = ledger, machine, clock, reach_compute
-        self._link = VirtualLink(machine, clock, lambda slot: self.hear(FillDone(slot)))
+        self._link = VirtualLink(machine, clock, lambda slot: self.receive(FillDone(slot)))
         self._free_at_ns = 0
 
-    def hear(self, event: LedgerEvent) -> None:
+    def receive(self, event: LedgerEvent) -> None:
         """Something has arrived; it waits for its turn."""
         self._free_at_ns = max(self._clock.now_ns, self._free_at_ns) + self._machine.decide_ns
         self._clock.after(self._free_at_ns - self._clock.now_ns, lambda: self._decide(event))

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from ...errors import UsageError
-from ...workers.loader.files import CHUNK_BYTES
+from ...workers.loader.transfer.files import CHUNK_BYTES
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ipc.messages import Forecast, Used
+from ...ipc.messages import PredictStep, StepRouting
 from ...workers.traces.trace import Trace
 
 
@@ -32,15 +32,17 @@ class Program:
         experts, counts = np.unique(self._routes[self._tokens(step), layer], return_counts=True)
         return dict(zip(experts.tolist(), counts.tolist(), strict=True))
 
-    def forecast(self, step: int) -> Forecast:
+    def forecast(self, step: int) -> PredictStep:
         """What the predictor hears before the step."""
-        return Forecast(step=step, **self._where(step))
+        return PredictStep(step=step, **self._where(step))
 
-    def used(self, step: int, hits: int, misses: int, stall_ns: int) -> Used:
+    def used(self, step: int, hits: int, misses: int, stall_ns: int) -> StepRouting:
         """What the loader hears after the step."""
         routes = self._routes[self._tokens(step)].astype("<u2").tobytes()
         where = self._where(step)
-        return Used(step=step, top_k=self.top_k, experts=routes, hits=hits, misses=misses, stall_ns=stall_ns, **where)
+        return StepRouting(
+            step=step, top_k=self.top_k, experts=routes, hits=hits, misses=misses, stall_ns=stall_ns, **where
+        )
 
     def _tokens(self, step: int) -> slice:
         return slice(int(self._bounds[step]), int(self._bounds[step + 1]))

@@ -17,7 +17,7 @@ from .uses import Uses, batch_steps, first_tokens, recorded_steps, uses_of
 
 
 @dataclass(frozen=True)
-class Source:
+class ReplaySource:
     """A trace and the step of each of its tokens. `log` and `places` (of the steps in it) if an engine recorded both
     the trace and these very steps."""
 
@@ -45,7 +45,7 @@ class Source:
         return counts.reshape(uses.steps, uses.layers)
 
 
-def open_source(path: Path, batch: int, tokens: int, held_out: float = 0.0, seed: int = 0) -> Source:
+def open_source(path: Path, batch: int, tokens: int, held_out: float = 0.0, seed: int = 0) -> ReplaySource:
     """An npz file or the folder of a trace.
 
     `batch` rows side by side, over the first `tokens` tokens (0: all); `batch` 0: the steps as they were recorded, all
@@ -61,6 +61,6 @@ def open_source(path: Path, batch: int, tokens: int, held_out: float = 0.0, seed
         trace = replace(trace, steps=None)  # what is left of them is not what ran
     if batch == 0 and trace.steps is not None:
         log = read_step_log(path) if path.is_dir() else None
-        return Source(trace, recorded_steps(trace), log, np.unique(trace.steps))
+        return ReplaySource(trace, recorded_steps(trace), log, np.unique(trace.steps))
     head = first_tokens(trace, tokens) if tokens else trace
-    return Source(head, batch_steps(head, batch or 1))
+    return ReplaySource(head, batch_steps(head, batch or 1))

@@ -1,7 +1,7 @@
 """Timed replay: the loader's ledger and compute's holdings themselves, under a virtual clock.
 
 Only what surrounds the cores is imagined: kernels, the link, the way of a message. Compute does as the real one does
-(workers/compute/residency.py): it hears the loader when a layer begins, after each
+(workers/compute/experts/residency.py): it hears the loader when a layer begins, after each
 expert, and while it waits.
 """
 
@@ -13,7 +13,15 @@ from typing import Any
 import msgspec
 
 from ...ipc.messages import HeldFromLoader, Hint
-from ...workers.compute.holdings import Computed, Holdings, HoldingsEvent, LayerEnded, LayerStarted, LoaderJoined, Run
+from ...workers.compute.experts.holdings import (
+    Computed,
+    Holdings,
+    HoldingsEvent,
+    LayerEnded,
+    LayerStarted,
+    LoaderJoined,
+    Run,
+)
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.ledger import Ledger
 from ...workers.loader.statistics import LedgerStatistics
@@ -95,7 +103,7 @@ class _Compute:
         self._thread = self._run()
 
     def start(self) -> None:
-        self.loader.hear(ComputeJoined())
+        self.loader.receive(ComputeJoined())
         self._tell_holdings(LoaderJoined())
         self._clock.after(0, self._resume)
 
@@ -162,7 +170,7 @@ class _Compute:
         return runs
 
     def _tell_loader(self, message: Any, delay_ns: int = 0) -> None:
-        self._clock.after(delay_ns + self._machine.message_ns, lambda: self.loader.hear(message))
+        self._clock.after(delay_ns + self._machine.message_ns, lambda: self.loader.receive(message))
 
     def _hint(self, step: int, layer: int) -> None:
         if self._hints is not None and layer < self._program.layers:

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import torch
 
-from ...ipc.attachments import FOLDER
 from ...ipc.messages import RunStep
+from ...ipc.shared.attachments import FOLDER
 from ...workers.checkpoint.survey import Survey
-from ...workers.checkpoint.surveyor import survey_checkpoint
 from ...workers.compute.device.open import open_device
 from ...workers.compute.recording import read_steps
-from ...workers.compute.unit import RowAbilities
+from ...workers.model.unit import RowAbilities
+from ...workers.surveyor.surveyor import survey_checkpoint
 from .reference import Sequence, reference_logits
 from .replay import let_go, replay
 from .report import BFLOAT16, FLOAT32, RESIDENT, Check

@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...ipc.attachments import attachment_path, is_of_positions
-from ...workers.checkpoint.architecture import load_config, model_class
-from ...workers.compute.adapters.adapt import mend
-from ...workers.compute.encoder_decoder import logits_alone
+from ...ipc.shared.attachments import attachment_path, is_of_positions
+from ...workers.model.architecture import load_config, model_class
+from ...workers.model.encoder_decoder import logits_alone
+from ...workers.model.families.registry import mend
 
 
 class Sequence(msgspec.Struct):

@@ -11,15 +11,15 @@ import torch
 
 from ...configs.sizes import format_size
 from ...errors import BudgetError, UsageError
-from ...ipc.attachments import FOLDER
-from ...ipc.available import available_bytes
 from ...ipc.messages import RunStep, Stepped
+from ...ipc.shared.attachments import FOLDER
+from ...ipc.shared.available import available_bytes
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.device.base import Device
 from ...workers.compute.recording import Recorded, digest_rows, read_steps
 from ...workers.compute.sampling import RowFailed
-from ...workers.compute.unit import RowAbilities, Unit
-from ..local import LocalRuntime
+from ...workers.model.unit import RowAbilities, Unit
+from .local_runtime import LocalRuntime
 
 
 class ReplayedStep(msgspec.Struct, frozen=True):

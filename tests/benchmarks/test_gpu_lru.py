@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from expertflow.benchmarks.gpu import lru
-from expertflow.runtime.replay.source import Source
+from expertflow.runtime.replay.source import ReplaySource
 from expertflow.workers.traces.trace import Trace
 
 EXPERT_BYTES = 10
 
 
-def source(slots: int) -> Source:
+def source(slots: int) -> ReplaySource:
     """One layer of four experts. A trial of a prompt and a step, then the run: a prompt and four steps."""
     experts = [0, 1, 0, 1, 2, 3, 2]
     trace = Trace(
@@ -27,7 +27,7 @@ def source(slots: int) -> Source:
         steps=np.arange(7),
     )
     log: Any = SimpleNamespace(header=SimpleNamespace(slots=slots, expert_bytes=EXPERT_BYTES))
-    return Source(trace, np.arange(7), log, np.arange(7))
+    return ReplaySource(trace, np.arange(7), log, np.arange(7))
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,7 @@ from expertflow.benchmarks.gpu.rehearsal import Rehearsal
 from expertflow.benchmarks.gpu.results import begin, failure_of, result_of, save_result
 from expertflow.benchmarks.gpu.rows import row_of
 from expertflow.benchmarks.gpu.through_ipc import measure_ipc
-
-from tests.families import save_tiny
+from expertflow.tests.families import save_tiny
 
 NAMES = [part.name for part in PARTS if not part.name.startswith(MODELS[1])] + [f"{MODELS[1]}-model"]
 """The other model goes the same ways."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from expertflow.errors import CheckpointError, ExpertFlowError
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 
 WEIGHTS = "model.safetensors"

@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-
-from tests.families import save_tiny
+from expertflow.tests.families import save_tiny
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ from typing import cast
 
 import torch
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.experts import ExpertFeed
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.compute.experts.layer import ExpertFeed
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -21,7 +21,7 @@ NO_FEED = cast(ExpertFeed, None)
 def load_both(folder: Path, dtype: str) -> tuple[Survey, PreTrainedModel, PreTrainedModel]:
     survey = survey_checkpoint(str(folder), dtype=dtype)
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    return survey, load_model(survey, NO_FEED, StepRouting()), reference
+    return survey, load_model(survey, NO_FEED, RoutingCollector()), reference
 
 
 def expert_names(survey: Survey) -> set[str]:

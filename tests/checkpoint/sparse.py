@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import torch
-from expertflow.workers.checkpoint.architecture import build_on_meta, expert_parameters, experts_modules
+from expertflow.workers.model.architecture import build_on_meta, expert_parameters, experts_modules
 from transformers import PreTrainedConfig
 
 BYTES = {"F32": 4, "BF16": 2}

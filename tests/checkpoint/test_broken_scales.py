@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tests.checkpoint.broken import edit_tensors, refusal
-from tests.published import Tensors, save_block_fp8, save_mxfp4
+from expertflow.tests.checkpoint.broken import edit_tensors, refusal
+from expertflow.tests.published import Tensors, save_block_fp8, save_mxfp4
 
 ATTENTION = "model.layers.1.self_attn.q_proj.weight"
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 import torch
 from expertflow.errors import CheckpointError
+from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
+from expertflow.tests.checkpoint.skeletons import NO_FEED
 from expertflow.workers.checkpoint.headers import read_headers
-from expertflow.workers.checkpoint.surveyor import survey_folder
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.surveyor.surveyor import survey_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
-from tests.checkpoint.skeletons import NO_FEED
 
 DEEP = b'{"weight_map": ' + b"[" * 100_000
 """More than any parser's stack holds."""
@@ -225,5 +224,5 @@ def test_a_file_that_is_gone_after_the_survey(single: Path, left: int | None):
     for file in single.glob("*.safetensors"):
         file.write_bytes(b"x" * left) if left else file.unlink()
     with pytest.raises(CheckpointError, match="cannot be read") as refused:
-        load_model(survey, NO_FEED, StepRouting(None, survey.layers))
+        load_model(survey, NO_FEED, RoutingCollector(None, survey.layers))
     assert refused.value.where == str(single)

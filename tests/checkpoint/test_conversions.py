@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 import torch
 from expertflow.errors import CheckpointError
-from expertflow.workers.checkpoint.conversions import Source, expert_parts
+from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_both
+from expertflow.tests.families import tiny_model
+from expertflow.tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
 from expertflow.workers.checkpoint.headers import StoredTensor
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.loader import transfers
+from expertflow.workers.loader.transfer import transfers
+from expertflow.workers.surveyor.conversions import ParameterSource, expert_parts
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, conversion_mapping
@@ -29,10 +32,6 @@ from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
 )
-
-from tests.checkpoint.skeletons import assert_skeleton_equal, load_both
-from tests.families import tiny_model
-from tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
 
 Tensors = dict[str, torch.Tensor]
 Rules = Callable[[list[Any]], None]
@@ -181,12 +180,12 @@ def test_other_operations_are_refused_by_name(rules: Rules, tmp_path: Path):
     assert caught.value.remedy
 
 
-def stacked_source(operations: list[ConversionOps], patterns: int = 1) -> Source:
+def stacked_source(operations: list[ConversionOps], patterns: int = 1) -> ParameterSource:
     names = [f"experts.*.w{number}" for number in range(patterns)]
     tensors = {
         name: [StoredTensor(f"{name}.{i}", 0, "float32", [4, 6], 100 * i, 96) for i in range(2)] for name in names
     }
-    return Source(names, operations, tensors)
+    return ParameterSource(names, operations, tensors)
 
 
 @pytest.mark.parametrize(

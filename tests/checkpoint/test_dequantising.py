@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import torch
 from expertflow.errors import CheckpointError
+from expertflow.tests.checkpoint.test_casting import TYPES, bits, raw
 from expertflow.workers.checkpoint.dequantising import float8_values, make_dequantiser, scale_rows
 from expertflow.workers.checkpoint.quantised import block_of
 from expertflow.workers.checkpoint.survey import FLOAT4_PAIRS, Piece, Scales
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
-
-from tests.checkpoint.test_casting import TYPES, bits, raw
 
 FP8 = torch.float8_e4m3fn
 SCALES = [1.0, 0.37, 2**-6, 2.0**-9, -1.5, 0.0, 1e-38, 1e-42, 2.0**-133, 3e38, 7e-3, float("inf"), float("nan")]

@@ -7,17 +7,16 @@ from typing import Any, cast
 
 import pytest
 import torch
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.experts import ExpertFeed
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.probe import kv_bytes, probe
-from expertflow.workers.compute.routing import StepRouting
+from expertflow.tests.checkpoint.test_skeleton import shared_storage, tensors
+from expertflow.tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
+from expertflow.tests.nllb import save_nllb
+from expertflow.tests.switch import save_switch
+from expertflow.workers.compute.experts.layer import ExpertFeed
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.model.probe import kv_bytes, probe
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForSeq2SeqLM, NllbMoeConfig, SwitchTransformersConfig
-
-from tests.checkpoint.test_skeleton import shared_storage, tensors
-from tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
-from tests.nllb import save_nllb
-from tests.switch import save_switch
 
 SAVERS = {"switch": save_switch, "nllb": save_nllb}
 EXPERTS = {
@@ -36,7 +35,7 @@ def is_expert(name: str) -> bool:
 def test_skeleton_equals_from_pretrained(tmp_path: Path, dtype: str, tied: bool, family: str) -> None:
     SAVERS[family](tmp_path, tie_word_embeddings=tied)
     survey = survey_checkpoint(str(tmp_path), dtype=dtype)
-    ours = load_model(survey, NO_FEED, StepRouting())
+    ours = load_model(survey, NO_FEED, RoutingCollector())
     theirs = AutoModelForSeq2SeqLM.from_pretrained(tmp_path, dtype=dtype)
     mine, reference = tensors(ours), tensors(theirs)
     assert {name for name in reference if not is_expert(name)} == set(mine)

@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from expertflow.tests.families import FAMILIES, save_tiny, tiny_model
+from expertflow.tests.loader.arenas import CANARY, all_experts, assert_experts_equal, fill, make_arena, payload
 from expertflow.workers.checkpoint.headers import checkpoint_files, read_headers
 from expertflow.workers.checkpoint.layout import ReadPlan
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-
-from tests.families import FAMILIES, save_tiny, tiny_model
-from tests.loader.arenas import CANARY, all_experts, assert_experts_equal, fill, make_arena, payload
 
 SMALL_SHARD = "7KB"
 LARGE: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 2, "num_experts": 4}

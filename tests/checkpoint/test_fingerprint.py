@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from expertflow.workers.checkpoint.fingerprint import LARGEST_BYTES, fingerprint
+from expertflow.tests.families import save_tiny
 from expertflow.workers.checkpoint.headers import StoredTensor
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.checkpoint.widen import widen
+from expertflow.workers.surveyor.fingerprint import LARGEST_BYTES, fingerprint
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
-
-from tests.families import save_tiny
 
 
 @pytest.fixture(scope="module")

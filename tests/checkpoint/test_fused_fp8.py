@@ -16,21 +16,20 @@ from typing import Any
 import pytest
 import torch
 from expertflow.errors import CheckpointError
+from expertflow.tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
+from expertflow.tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
+from expertflow.tests.published import Tensors, quantise_blocks, rewrite, state_quantisation
+from expertflow.tests.registry.tiny import save_tiny
+from expertflow.tests.registry.trial import TOLERANCE, live, reference
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.routing import StepRouting
-from expertflow.workers.loader import transfers
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.loader.transfer import transfers
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
-
-from tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
-from tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
-from tests.published import Tensors, quantise_blocks, rewrite, state_quantisation
-from tests.registry.tiny import save_tiny
-from tests.registry.trial import TOLERANCE, live, reference
 
 Quantise = Callable[[str, torch.Tensor], Tensors]
 FUSED = ("experts.gate_up_proj", "experts.down_proj", "experts.w13_weight", "experts.w2_weight")
@@ -110,7 +109,7 @@ def check(folder: Path, plain: Path, dtype: str) -> Survey:
     assert not any(transfer.error for transfer in fill(survey, all_experts(survey), memory))
     reference = AutoModelForCausalLM.from_pretrained(plain_copy(folder, plain, DTYPES[dtype]), dtype=dtype).eval()
     assert_experts_equal(survey, all_experts(survey), memory, reference.state_dict())
-    assert_skeleton_equal(survey, load_model(survey, NO_FEED, StepRouting()), reference)
+    assert_skeleton_equal(survey, load_model(survey, NO_FEED, RoutingCollector()), reference)
     return survey
 
 

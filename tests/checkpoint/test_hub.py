@@ -12,14 +12,13 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError, EngineError, ExpertFlowError, UsageError
 from expertflow.ipc.messages import AskSurvey, Progress
+from expertflow.tests.checkpoint.fake_hub import COMMITS, GATED, MODEL, FakeHub, fake_hub
+from expertflow.tests.families import save_tiny
 from expertflow.workers.checkpoint import hub
-from expertflow.workers.checkpoint.asked import survey_asked
-from expertflow.workers.checkpoint.planning import plan_sizes
 from expertflow.workers.checkpoint.resolve import resolve_folder
-from expertflow.workers.checkpoint.surveyor import survey_folder
-
-from tests.checkpoint.fake_hub import COMMITS, GATED, MODEL, FakeHub, fake_hub
-from tests.families import save_tiny
+from expertflow.workers.surveyor.asked import survey_asked
+from expertflow.workers.surveyor.planning import plan_sizes
+from expertflow.workers.surveyor.surveyor import survey_folder
 
 UNWANTED = [
     "pytorch_model.bin", "model.Q4_K_M.gguf", "README.md", "consolidated.safetensors", "model.fp16.safetensors",

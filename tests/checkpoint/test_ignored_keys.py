@@ -8,15 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from expertflow.benchmarks.enforced.page_cache import drop
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_both
+from expertflow.tests.checkpoint.sparse import write_holes
+from expertflow.tests.checkpoint.test_conversions import check_against_library
+from expertflow.tests.families import save_tiny
+from expertflow.tests.loader.page_cache import cached_pages
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import OlmoeForCausalLM
-
-from tests.checkpoint.skeletons import assert_skeleton_equal, load_both
-from tests.checkpoint.sparse import write_holes
-from tests.checkpoint.test_conversions import check_against_library
-from tests.families import save_tiny
-from tests.loader.page_cache import cached_pages
 
 MEBIBYTE = 2**20
 EXTRA_LAYERS = [

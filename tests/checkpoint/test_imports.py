@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 import pytest
-from expertflow.workers.checkpoint.imports import importing
+from expertflow.workers.surveyor.imports import importing
 
 
 def test_what_was_imported_is_never_collected_again_and_collecting_goes_on():

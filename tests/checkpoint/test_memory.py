@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 from expertflow.benchmarks.enforced.page_cache import drop
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-
-from tests.checkpoint.child import run_python
-from tests.checkpoint.skeletons import NO_FEED
-from tests.checkpoint.sparse import save_sparse
-from tests.families import tiny_config
-from tests.loader.page_cache import cached_pages
+from expertflow.tests.checkpoint.child import run_python
+from expertflow.tests.checkpoint.skeletons import NO_FEED
+from expertflow.tests.checkpoint.sparse import save_sparse
+from expertflow.tests.families import tiny_config
+from expertflow.tests.loader.page_cache import cached_pages
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 MEBIBYTE = 2**20
 OVERHEAD_BYTES = 60 * MEBIBYTE
@@ -31,9 +30,9 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 from transformers.models.olmoe import modeling_olmoe
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.compute.experts.routing import RoutingCollector
 
 def peak_bytes(work):
     "Growth of the resident high-water mark while `work` runs; pages of mapped files count."
@@ -48,7 +47,7 @@ def high_water():
 
 folder = sys.argv[1]
 survey, survey_bytes = peak_bytes(lambda: survey_checkpoint(folder))
-model, load_bytes = peak_bytes(lambda: load_model(survey, None, StepRouting()))
+model, load_bytes = peak_bytes(lambda: load_model(survey, None, RoutingCollector()))
 whole, whole_bytes = peak_bytes(lambda: AutoModelForCausalLM.from_pretrained(folder))
 json.dump([survey_bytes, load_bytes, whole_bytes, survey.skeleton_bytes], sys.stdout)
 """
@@ -79,12 +78,12 @@ def test_the_peak_of_survey_and_loading_is_the_skeleton(big: Path):
 
 def test_only_headers_and_the_skeleton_are_read_from_disk(big: Path):
     """Read-ahead included: a page of an expert in the page cache is one that some budget does not know of."""
-    from expertflow.workers.compute.model import load_model
-    from expertflow.workers.compute.routing import StepRouting
+    from expertflow.workers.compute.experts.routing import RoutingCollector
+    from expertflow.workers.compute.skeleton import load_model
 
     file = big / "model.safetensors"
     drop([file])
     survey = survey_checkpoint(str(big))
     assert cached_pages(file) * 4096 < 4 * MEBIBYTE
-    load_model(survey, NO_FEED, StepRouting())
+    load_model(survey, NO_FEED, RoutingCollector())
     assert cached_pages(file) * 4096 < survey.skeleton_bytes + 16 * MEBIBYTE

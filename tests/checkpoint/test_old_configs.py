@@ -8,16 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from expertflow.workers.checkpoint.architecture import build_on_meta, load_config
+from expertflow.tests.checkpoint.broken import edit_config
+from expertflow.tests.checkpoint.skeletons import NO_FEED
+from expertflow.tests.families import CONTEXT, FAMILIES, save_tiny, tiny_config
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.rope import rope_limits
-from expertflow.workers.compute.routing import StepRouting
-
-from tests.checkpoint.broken import edit_config
-from tests.checkpoint.skeletons import NO_FEED
-from tests.families import CONTEXT, FAMILIES, save_tiny, tiny_config
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.model.architecture import build_on_meta, load_config
+from expertflow.workers.model.rope import rope_limits
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -87,5 +86,5 @@ def test_an_old_checkpoint_is_surveyed_and_loaded_as_a_new_one(tmp_path: Path):
 def read(folder: Path) -> tuple[Survey, dict[str, torch.Tensor]]:
     """The survey, and the rotary frequencies that compute would use."""
     survey = survey_checkpoint(str(folder))
-    buffers = load_model(survey, NO_FEED, StepRouting()).named_buffers()
+    buffers = load_model(survey, NO_FEED, RoutingCollector()).named_buffers()
     return survey, {name: buffer for name, buffer in buffers if "inv_freq" in name}

@@ -1,4 +1,4 @@
-"""`python -m expertflow.workers.checkpoint`, and hub ids of snapshots that are already on this machine."""
+"""`python -m expertflow.workers.surveyor`, and hub ids of snapshots that are already on this machine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ import msgspec
 import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import ErrorFacts
+from expertflow.tests.checkpoint.child import run_python
+from expertflow.tests.families import save_tiny
 from expertflow.workers.checkpoint.resolve import resolve_folder
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-
-from tests.checkpoint.child import run_python
-from tests.families import save_tiny
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 HUB_ID = "some-people/some-experts"
 COMMITS = {"main": "0" * 40, "older": "1" * 40}
@@ -32,7 +31,7 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sized_in_process(cache: Path, model: str, revision: str, answer: Path) -> tuple[int, str, str]:
-    arguments = ["-m", "expertflow.workers.checkpoint", model, revision, "auto", str(answer)]
+    arguments = ["-m", "expertflow.workers.surveyor", model, revision, "auto", str(answer)]
     return run_python(arguments, {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
 
 

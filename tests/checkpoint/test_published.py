@@ -10,19 +10,18 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from expertflow.workers.checkpoint.sizing import model_sizes
+from expertflow.tests.checkpoint.broken import edit_config
+from expertflow.tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
+from expertflow.tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
+from expertflow.tests.published import library_model, rewrite, save_block_fp8, save_mxfp4, state_quantisation
 from expertflow.workers.checkpoint.survey import Piece, Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.routing import StepRouting
-from expertflow.workers.loader import converting, transfers
-from expertflow.workers.loader.store import fill_store
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.loader.transfer import converting, transfers
+from expertflow.workers.loader.transfer.host_store import fill_store
+from expertflow.workers.surveyor.sizing import model_sizes
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file
-
-from tests.checkpoint.broken import edit_config
-from tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
-from tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
-from tests.published import library_model, rewrite, save_block_fp8, save_mxfp4, state_quantisation
 
 KINDS = ("deepseek_v3", "qwen3_moe", "mixtral", "sharded", "gpt_oss")
 
@@ -48,7 +47,7 @@ def check(folder: Path, dtype: str) -> Survey:
     survey = survey_checkpoint(str(folder), dtype=dtype)
     reference = library_model(folder, dtype)
     assert_experts_equal(survey, all_experts(survey), filled(survey), reference.state_dict())
-    assert_skeleton_equal(survey, load_model(survey, NO_FEED, StepRouting()), reference)
+    assert_skeleton_equal(survey, load_model(survey, NO_FEED, RoutingCollector()), reference)
     return survey
 
 
@@ -168,7 +167,7 @@ def test_a_last_block_that_is_smaller(tmp_path: Path):
     save_block_fp8("deepseek_v3", tmp_path, (20, 20))
     stored = load_file(tmp_path / "model.safetensors")
     survey = survey_checkpoint(str(tmp_path))
-    ours = load_model(survey, NO_FEED, StepRouting()).state_dict()
+    ours = load_model(survey, NO_FEED, RoutingCollector()).state_dict()
     scaled = [name for name in ours if f"{name}_scale_inv" in stored]
     assert any(size % 20 for name in scaled for size in ours[name].shape)
     for name in scaled:

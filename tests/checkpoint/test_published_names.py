@@ -16,14 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.tests import families, published
+from expertflow.tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
+from expertflow.tests.registry import tiny
+from expertflow.tests.switch import tiny_switch
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel, SwitchTransformersForConditionalGeneration
-
-from tests import families, published
-from tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
-from tests.registry import tiny
-from tests.switch import tiny_switch
 
 FLOAT8, BYTES, BFLOAT = torch.float8_e4m3fn, torch.uint8, torch.bfloat16
 BLOCK = 8

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 from expertflow.errors import UsageError
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, no_override, refusal
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import LlamaConfig, LlamaForCausalLM
-
-from tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, no_override, refusal
 
 
 def test_the_originals_are_sound(originals: Path):

@@ -13,15 +13,14 @@ import torch
 from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError
 from expertflow.runtime.commands.plan import Plan
-from expertflow.runtime.fit import Fit, Needs, budget_fit, model_needs
-from expertflow.workers.checkpoint.planning import plan_sizes
-from expertflow.workers.checkpoint.sizing import model_sizes
-from expertflow.workers.checkpoint.stored import stored_bytes
+from expertflow.runtime.plan.fit import Fit, Needs, budget_fit, model_needs
+from expertflow.tests.families import save_tiny, tiny_config
 from expertflow.workers.checkpoint.survey import ModelSizes, SlotTensor
-from expertflow.workers.checkpoint.surveyor import survey_folder
+from expertflow.workers.surveyor.planning import plan_sizes
+from expertflow.workers.surveyor.sizing import model_sizes
+from expertflow.workers.surveyor.stored_sizes import stored_bytes
+from expertflow.workers.surveyor.surveyor import survey_folder
 from transformers import AutoConfig, AutoModelForCausalLM
-
-from tests.families import save_tiny, tiny_config
 
 CONFIGURATIONS = Path(__file__).parents[1] / "data" / "configurations"
 """config.json of published models, as far as sizes and architecture depend on it."""

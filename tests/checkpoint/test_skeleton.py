@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from tests.checkpoint.broken import edit_config
-from tests.checkpoint.skeletons import assert_skeleton_equal, load_both, shared_storage, tensors
-from tests.families import FAMILIES, save_tiny
+from expertflow.tests.checkpoint.broken import edit_config
+from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_both, shared_storage, tensors
+from expertflow.tests.families import FAMILIES, save_tiny
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -60,5 +59,5 @@ def test_a_skeleton_does_not_depend_on_the_random_state(folders: Path):
     torch.manual_seed(1)
     _, ours, _ = load_both(folders / "qwen3_next", "float32")
     torch.manual_seed(2)
-    _, again, _ = load_both(folders / "qwen3_next", "float32")
-    assert all(torch.equal(tensor, tensors(again)[name]) for name, tensor in tensors(ours).items())
+    _, reissue_copies, _ = load_both(folders / "qwen3_next", "float32")
+    assert all(torch.equal(tensor, tensors(reissue_copies)[name]) for name, tensor in tensors(ours).items())

@@ -8,16 +8,15 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.runtime.commands import plan
-from expertflow.runtime.fit import model_needs
-from expertflow.workers.checkpoint.architecture import WITH_IMAGES, build_on_meta, model_class
-from expertflow.workers.checkpoint.sizing import model_sizes
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.routing import StepRouting
+from expertflow.runtime.plan.fit import model_needs
+from expertflow.tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
+from expertflow.tests.vision import VISION_FAMILIES, VisionReference, save_vision
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.model.architecture import WITH_IMAGES, build_on_meta, model_class
+from expertflow.workers.surveyor.sizing import model_sizes
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-from tests.checkpoint.skeletons import NO_FEED, assert_skeleton_equal
-from tests.vision import VISION_FAMILIES, VisionReference, save_vision
 
 
 @pytest.mark.parametrize("family", VISION_FAMILIES)
@@ -25,7 +24,7 @@ def test_skeleton_equals_from_pretrained_and_rows_move(family: str, tmp_path: Pa
     """The vision tower is part of the skeleton, and the probe has tried a small copy of the whole."""
     save_vision(family, tmp_path)
     survey = survey_checkpoint(str(tmp_path))
-    assert_skeleton_equal(survey, load_model(survey, NO_FEED, StepRouting()), VisionReference(tmp_path).model)
+    assert_skeleton_equal(survey, load_model(survey, NO_FEED, RoutingCollector()), VisionReference(tmp_path).model)
     assert survey.architecture.endswith("ForConditionalGeneration")
     assert (survey.rows.padding, survey.rows.moving, survey.rows.reason) == (True, True, "")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from expertflow.ipc.messages import Row, Sampling
+from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.tests.families import tiny_model
-from expertflow.workers.compute.adapters.temperature import temper_by_position
 from expertflow.workers.compute.sampling import RowFailed, choose_all
-from expertflow.workers.compute.unit import RowAbilities, Unit
+from expertflow.workers.model.families.llama4_temperature import temper_by_position
+from expertflow.workers.model.unit import RowAbilities, Unit
 from torch import Tensor
 
 PROMPT_LENGTHS = (5, 17, 11, 23, 3, 9)
@@ -49,7 +49,7 @@ class Replay:
 
     def start(self, *numbers: int) -> Unit:
         unit = Unit(self.model.config, self.abilities)
-        rows = [Row(number, self.texts[number], 0, Sampling()) for number in numbers]
+        rows = [RequestRow(number, self.texts[number], 0, Sampling()) for number in numbers]
         self._choose(unit, unit.run(self.model, unit.prepare_prefill(rows)))
         return unit
 

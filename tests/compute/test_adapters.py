@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from expertflow.tests.compute.replay import TOLERANCE, Replay, a_life, prompts
-from expertflow.workers.checkpoint.architecture import build_on_meta, experts_modules
-from expertflow.workers.compute.adapters.adapt import adapt
-from expertflow.workers.compute.adapters.temperature import temper_by_position
-from expertflow.workers.compute.experts import weighs_input
-
-from tests.families import FAMILIES, tiny_config, tiny_model
-from tests.outside import OUTSIDE
+from expertflow.tests.families import FAMILIES, tiny_config, tiny_model
+from expertflow.tests.outside import OUTSIDE
+from expertflow.workers.compute.experts.layer import weighs_input
+from expertflow.workers.model.architecture import build_on_meta, experts_modules
+from expertflow.workers.model.families.llama4_temperature import temper_by_position
+from expertflow.workers.model.families.registry import adapt
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in OUTSIDE])

@@ -11,24 +11,23 @@ import numpy as np
 import pytest
 import torch
 from expertflow.errors import EngineError
-from expertflow.workers.checkpoint.architecture import experts_modules
+from expertflow.tests.families import FAMILIES
+from expertflow.tests.library_experts import library_experts
+from expertflow.tests.loader.arenas import fill, make_arena
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.expert_rows import rows_by_expert
-from expertflow.workers.compute.experts import is_plain, run_expert
-from expertflow.workers.compute.model import load_model
-from expertflow.workers.compute.projection import padded_rows
-from expertflow.workers.compute.residency import FeedCounts
-from expertflow.workers.compute.routing import StepRouting
-from expertflow.workers.compute.slots import ExpertWeights, SlotViews
-from expertflow.workers.compute.step_input import StepTokens
+from expertflow.workers.compute.experts.expert_rows import rows_by_expert
+from expertflow.workers.compute.experts.layer import is_plain, run_expert
+from expertflow.workers.compute.experts.projection import padded_rows
+from expertflow.workers.compute.experts.residency import FeedCounts
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.experts.slots import ExpertWeights, SlotViews
+from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.model.architecture import experts_modules
+from expertflow.workers.model.step_input import StepTokens
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
-
-from tests.families import FAMILIES
-from tests.library_experts import library_experts
-from tests.loader.arenas import fill, make_arena
 
 DTYPES = ("float32", "bfloat16", "float16")
 TOKENS = 23
@@ -75,7 +74,7 @@ class Bench(NamedTuple):
 
     survey: Survey
     feed: SlotFeed
-    routing: StepRouting
+    routing: RoutingCollector
     ours: list[Any]
     theirs: list[Any]
 
@@ -91,7 +90,7 @@ class Batch(NamedTuple):
 @cache
 def bench(folders: Path, family: str, dtype: str = "float32") -> Bench:
     survey = survey_checkpoint(str(folders / family), dtype=dtype)
-    feed, routing = SlotFeed(survey), StepRouting()
+    feed, routing = SlotFeed(survey), RoutingCollector()
     ours = load_model(survey, feed, routing)
     theirs = AutoModelForCausalLM.from_pretrained(
         folders / family, dtype=getattr(torch, dtype), experts_implementation="eager"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from expertflow.tests.families import tiny_config
-from expertflow.workers.compute.growing import CHUNK, GrowingLayer, capacity, new_cache
+from expertflow.workers.model.growing_cache import CHUNK, GrowingLayer, capacity, new_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

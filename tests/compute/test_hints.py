@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from expertflow.ipc.messages import Hint
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.hints import MOST_TOKENS, Hinter
-from expertflow.workers.compute.next_router import NextRouters
-
-from tests.compute.watching import seen_in_two_steps
-from tests.families import FAMILIES, save_tiny
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.compute.watching import seen_in_two_steps
+from expertflow.tests.families import FAMILIES, save_tiny
+from expertflow.workers.compute.experts.hints import MAX_TOKENS, Hinter
+from expertflow.workers.compute.experts.next_router import NextRouters
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
@@ -37,7 +36,7 @@ def hinter_of(*named: int) -> tuple[Hinter, list[Hint]]:
 def run_step(hinter: Hinter, step: int, routes: list[int], tokens: int = 1) -> None:
     hinter.begin_step(step)
     for layer in range(LAYERS):
-        hinter.look(layer, np.tile(np.array(routes), (tokens, 1)), torch.zeros(tokens, 4))
+        hinter.observe(layer, np.tile(np.array(routes), (tokens, 1)), torch.zeros(tokens, 4))
 
 
 def test_each_layer_but_the_last_hints_at_the_next() -> None:
@@ -59,7 +58,7 @@ def test_scores_follow_what_proved_right() -> None:
 def test_a_literal_hinter_names_the_first_top_k_as_certain() -> None:
     """And goes on so when they prove wrong."""
     sent: list[Hint] = []
-    hinter = Hinter(Scripted(3, 1), LAYERS, EXPERTS, TOP_K, sent.append, literal=True)
+    hinter = Hinter(Scripted(3, 1), LAYERS, EXPERTS, TOP_K, sent.append, uncalibrated=True)
     for step in range(50):
         run_step(hinter, step, [4, 5])
     assert sent[-1].scores == bytes(255 * (expert in (1, 3)) for expert in range(EXPERTS))
@@ -68,15 +67,15 @@ def test_a_literal_hinter_names_the_first_top_k_as_certain() -> None:
 def test_two_tokens_make_an_expert_likelier_than_one() -> None:
     hinter, sent = hinter_of(3, 1)
     hinter.begin_step(0)
-    hinter.look(0, np.array([[0, 1]]), torch.zeros(1, 4))
+    hinter.observe(0, np.array([[0, 1]]), torch.zeros(1, 4))
     hinter.begin_step(1)
-    hinter.look(0, np.array([[0, 1], [0, 1]]), torch.zeros(2, 4))
+    hinter.observe(0, np.array([[0, 1], [0, 1]]), torch.zeros(2, 4))
     assert sent[1].scores[3] > sent[0].scores[3]
 
 
 def test_many_tokens_get_no_hint_and_a_silent_step_neither() -> None:
     hinter, sent = hinter_of(3, 1)
-    run_step(hinter, 0, [3, 1], tokens=MOST_TOKENS + 1)
+    run_step(hinter, 0, [3, 1], tokens=MAX_TOKENS + 1)
     run_step(hinter, -1, [3, 1])
     assert not sent
 

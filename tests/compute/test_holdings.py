@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from expertflow.ipc.messages import Filled, Given, Holding, Need, Recall
-from expertflow.workers.compute.holdings import (
+from expertflow.ipc.messages import Filled, Miss, Recall, Released, ResidentTable
+from expertflow.workers.compute.experts.holdings import (
     Computed,
     Holdings,
-    LayerCounted,
     LayerEnded,
     LayerEntered,
+    LayerRoutesKnown,
     LayerStarted,
     LoaderJoined,
     Run,
@@ -39,7 +39,7 @@ def test_a_layer_of_hits_runs_without_a_message() -> None:
 def test_the_need_goes_out_before_anything_runs() -> None:
     """The transfer overlaps with the kernels of what is there (R4); the policy hears of what was found."""
     holdings = holdings_of((1, 4))
-    assert holdings.handle(LayerStarted(7, 1, [2, 4, 5])) == [Need(7, 1, [2, 5], [10]), Run([(4, 0)])]
+    assert holdings.handle(LayerStarted(7, 1, [2, 4, 5])) == [Miss(7, 1, [2, 5], [10]), Run([(4, 0)])]
     holdings.handle(Computed([4]))
     assert not holdings.layer_done
     assert holdings.missing == {2, 5}
@@ -67,10 +67,10 @@ def test_a_layer_that_is_entered_runs_all_experts_and_counts_those_it_chose() ->
     assert holdings.handle(Recall([2], 3, 1)) == []
     assert holdings.handle(LayerEntered(3, 1)) == [Run([(expert, expert) for expert in range(EXPERTS)])]
     assert holdings.handle(Recall([4])) == []
-    assert holdings.handle(LayerEnded()) == [Given([2, 4], 3, 1)]
-    holdings.handle(LayerCounted(1, [0, 5]))
+    assert holdings.handle(LayerEnded()) == [Released([2, 4], 3, 1)]
+    holdings.handle(LayerRoutesKnown(1, [0, 5]))
     assert (holdings.hits, holdings.misses) == (2, 0)
-    assert holdings.handle(LayerStarted(3, 2, [1])) == [Need(3, 2, [1], [6, 11])]
+    assert holdings.handle(LayerStarted(3, 2, [1])) == [Miss(3, 2, [1], [6, 11])]
 
 
 def test_a_layer_in_which_an_expert_is_missing_is_not_entered() -> None:
@@ -80,15 +80,15 @@ def test_a_layer_in_which_an_expert_is_missing_is_not_entered() -> None:
     assert not holdings.is_whole(1)
     assert holdings.handle(LayerEntered(3, 1)) == []
     assert holdings.handle(LayerStarted(3, 1, [1])) == [Run([(1, 0)])]
-    assert holdings.handle(Computed([1])) == [Given([0], 3, 1)]
+    assert holdings.handle(Computed([1])) == [Released([0], 3, 1)]
 
 
 def test_a_recall_now_is_answered_at_once_unless_a_kernel_reads_the_slot() -> None:
     """I3: a slot that is read stays until it is computed; the others go in one message."""
     holdings = holdings_of((0, 0), (0, 1), (1, 0))
     holdings.handle(LayerStarted(2, 0, [0]))
-    assert holdings.handle(Recall([0, 1, 2])) == [Given([1, 2], 2, 0)]
-    assert holdings.handle(Computed([0])) == [Given([0], 2, 0)]
+    assert holdings.handle(Recall([0, 1, 2])) == [Released([1, 2], 2, 0)]
+    assert holdings.handle(Computed([0])) == [Released([0], 2, 0)]
     assert holdings.table() == {}
 
 
@@ -99,21 +99,21 @@ def test_a_recall_for_later_is_answered_there_and_not_before() -> None:
     assert holdings.handle(LayerStarted(4, 0, [0])) == [Run([(0, 0)])]
     assert holdings.handle(Computed([0])) == []
     assert holdings.handle(LayerEnded()) == []
-    assert holdings.handle(LayerStarted(4, 1, [0])) == [Given([0], 4, 1), Run([(0, 1)])]
-    assert holdings.handle(Computed([0])) == [Given([1], 4, 1)]
+    assert holdings.handle(LayerStarted(4, 1, [0])) == [Released([0], 4, 1), Run([(0, 1)])]
+    assert holdings.handle(Computed([0])) == [Released([1], 4, 1)]
 
 
 def test_a_recall_for_later_is_answered_when_its_place_was_skipped() -> None:
     """A cancelled step must not keep slots for ever."""
     holdings = holdings_of((0, 0))
     holdings.handle(Recall([0], 4, 2))
-    assert holdings.handle(LayerStarted(5, 0, [1])) == [Need(5, 0, [1]), Given([0], 5, 0)]
+    assert holdings.handle(LayerStarted(5, 0, [1])) == [Miss(5, 0, [1]), Released([0], 5, 0)]
 
 
 def test_a_recall_now_overtakes_one_for_later() -> None:
     holdings = holdings_of((0, 0))
     holdings.handle(Recall([0], 4, 2))
-    assert holdings.handle(Recall([0])) == [Given([0], -1, -1)]
+    assert holdings.handle(Recall([0])) == [Released([0], -1, -1)]
 
 
 def test_a_recall_that_crossed_its_answer_is_ignored() -> None:
@@ -126,7 +126,7 @@ def test_an_abandoned_layer_unpins_everything() -> None:
     holdings = holdings_of((0, 0))
     holdings.handle(LayerStarted(0, 0, [0, 1]))
     holdings.handle(Recall([0]))
-    assert holdings.handle(LayerEnded()) == [Given([0], 0, 0)]
+    assert holdings.handle(LayerEnded()) == [Released([0], 0, 0)]
     assert holdings.layer_done
     assert holdings.handle(Filled(1, 0, 1)) == []
 
@@ -136,9 +136,9 @@ def test_a_new_loader_hears_what_is_held_and_still_missing() -> None:
     holdings = holdings_of((0, 0), (2, 5))
     holdings.handle(Recall([1], 9, 0))
     holdings.handle(LayerStarted(3, 0, [0, 4, 1]))
-    assert holdings.handle(LoaderJoined()) == [Holding({0: (0, 0), 1: (2, 5)}, Need(3, 0, [1, 4]))]
+    assert holdings.handle(LoaderJoined()) == [ResidentTable({0: (0, 0), 1: (2, 5)}, Miss(3, 0, [1, 4]))]
     holdings.handle(LayerEnded())
-    assert holdings.handle(LoaderJoined()) == [Holding({0: (0, 0), 1: (2, 5)}, None)]
+    assert holdings.handle(LoaderJoined()) == [ResidentTable({0: (0, 0), 1: (2, 5)}, None)]
     assert holdings.handle(LayerStarted(9, 0, [0])) == [Run([(0, 0)])]
 
 
@@ -151,22 +151,22 @@ def test_the_same_news_twice_changes_nothing() -> None:
 def test_a_second_slot_of_an_expert_goes_back() -> None:
     """Otherwise nobody would own it."""
     holdings = holdings_of((0, 0))
-    assert holdings.handle(Filled(1, 0, 0)) == [Given([1], -1, -1)]
+    assert holdings.handle(Filled(1, 0, 0)) == [Released([1], -1, -1)]
     assert holdings.table() == {0: (0, 0)}
 
 
 @pytest.mark.parametrize("place", [(9, 0), (0, 9), (-1, 0), (0, -1)])
 def test_an_expert_that_does_not_exist_goes_back(place: tuple[int, int]) -> None:
     holdings = holdings_of((0, 0))
-    assert holdings.handle(Filled(1, *place)) == [Given([1], -1, -1)]
+    assert holdings.handle(Filled(1, *place)) == [Released([1], -1, -1)]
     assert holdings.handle(Filled(99, *place)) == []
-    assert holdings.statistics().strange == 2
+    assert holdings.statistics().invalid == 2
 
 
 def test_an_overwritten_slot_is_never_used_for_what_was_in_it() -> None:
     """A stale slot would give wrong values; whatever the loader wrote is what the slot holds."""
     holdings = holdings_of((0, 0), (0, 1))
     assert holdings.handle(Filled(0, 1, 1)) == []
-    assert holdings.handle(LayerStarted(0, 0, [0])) == [Need(0, 0, [0])]
-    assert holdings.handle(Filled(0, 0, 1)) == [Given([0], 0, 0)]
+    assert holdings.handle(LayerStarted(0, 0, [0])) == [Miss(0, 0, [0])]
+    assert holdings.handle(Filled(0, 0, 1)) == [Released([0], 0, 0)]
     assert holdings.table() == {1: (0, 1)}

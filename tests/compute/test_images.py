@@ -10,14 +10,11 @@ import pytest
 import torch
 from expertflow import ImagePrompt
 from expertflow.errors import RequestError
-from expertflow.ipc.attachments import FOLDER
-from expertflow.ipc.messages import Row, Sampling
-from expertflow.runtime.images import ImageDesk
-from expertflow.workers.compute.images import RowImages, read_images
-from expertflow.workers.compute.unit import Unit
-
-from tests.families import tiny_model
-from tests.vision import (
+from expertflow.ipc.messages import RequestRow, Sampling
+from expertflow.ipc.shared.attachments import FOLDER
+from expertflow.runtime.client.images import ImagePreprocessor
+from expertflow.tests.families import tiny_model
+from expertflow.tests.vision import (
     IMAGE,
     IMAGE_ID,
     VISION_FAMILIES,
@@ -27,6 +24,8 @@ from tests.vision import (
     read_prompt,
     save_vision,
 )
+from expertflow.workers.model.images import RowImages, read_images
+from expertflow.workers.model.unit import Unit
 
 TOLERANCE = 1e-4
 Prompt = ImagePrompt | list[int]
@@ -51,25 +50,25 @@ class Seen:
     folder: Path
     run_dir: Path
     prompts: list[Prompt]
-    rows: list[Row] = field(default_factory=list)
+    rows: list[RequestRow] = field(default_factory=list)
     logits: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     texts: dict[int, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reference = VisionReference(self.folder)
-        desk = ImageDesk(str(self.run_dir))
+        frontend = ImagePreprocessor(str(self.run_dir))
         for number, prompt in enumerate(self.prompts):
             ids, name = prompt, ""
             if isinstance(prompt, ImagePrompt):
-                ids, content = read_prompt(desk, prompt, self.reference)
-                name = desk.keep(content)
-            self.rows.append(Row(number, ids, 0, Sampling(), name))  # pyright: ignore[reportArgumentType]
+                ids, content = read_prompt(frontend, prompt, self.reference)
+                name = frontend.keep(content)
+            self.rows.append(RequestRow(number, ids, 0, Sampling(), name))  # pyright: ignore[reportArgumentType]
 
-    def images(self, row: Row) -> RowImages | None:
+    def images(self, row: RequestRow) -> RowImages | None:
         return read_images(self.reference.model, row, self.run_dir / FOLDER)
 
     @torch.inference_mode()
-    def start(self, *rows: Row) -> Unit:
+    def start(self, *rows: RequestRow) -> Unit:
         unit = Unit(self.reference.model.config)
         step = unit.prepare_prefill(rows, [self.images(row) for row in rows])
         self._note(unit, unit.run(self.reference.model, step))
@@ -178,9 +177,9 @@ def test_an_attachment_that_cannot_be_used_is_an_error_of_its_request(
     seen = Seen(folders("qwen3_vl_moe"), tmp_path, image_prompts()[:1])
     row = seen.rows[0]
     bad = {
-        "no name": Row(0, row.token_ids, 0, Sampling(), "../survey"),
-        "cannot be read": Row(0, row.token_ids, 0, Sampling(), "0" * 32 + ".1"),
-        "token types": Row(0, row.token_ids[1:], 0, Sampling(), row.attachment),
+        "no name": RequestRow(0, row.token_ids, 0, Sampling(), "../survey"),
+        "cannot be read": RequestRow(0, row.token_ids, 0, Sampling(), "0" * 32 + ".1"),
+        "token types": RequestRow(0, row.token_ids[1:], 0, Sampling(), row.attachment),
     }
     for words, wrong in bad.items():
         with pytest.raises(RequestError, match=words):
@@ -191,6 +190,6 @@ def test_an_attachment_that_cannot_be_used_is_an_error_of_its_request(
 
 
 def test_a_text_model_takes_no_images(tmp_path: Path) -> None:
-    row = Row(0, [5, 6], 0, Sampling(), "0" * 32 + ".1")
+    row = RequestRow(0, [5, 6], 0, Sampling(), "0" * 32 + ".1")
     with pytest.raises(RequestError, match="takes no images"):
         read_images(tiny_model("olmoe"), row, tmp_path)

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 from expertflow.errors import CheckpointError
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.adapters.adapt import adapt, mend
-from expertflow.workers.compute.adapters.nllb import NllbExperts
-
-from tests.nllb import save_nllb, straight_line, tiny_nllb
+from expertflow.tests.nllb import save_nllb, straight_line, tiny_nllb
+from expertflow.workers.model.families.nllb import NllbExperts
+from expertflow.workers.model.families.registry import adapt, mend
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 OPTIONS = [
     {"moe_eval_capacity_token_fraction": fraction, "normalize_router_prob_before_dropping": early} | ranked

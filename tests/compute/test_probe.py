@@ -8,10 +8,10 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.tests.families import FAMILIES, tiny_config, tiny_model
-from expertflow.workers.compute import rows as cache_rows
-from expertflow.workers.compute.growing import GrowingLayer
-from expertflow.workers.compute.probe import kv_bytes, probe, probe_models, rope_limits
-from expertflow.workers.compute.shrink import layers_of_every_kind, shrink
+from expertflow.workers.model import cache_rows as cache_rows
+from expertflow.workers.model.growing_cache import GrowingLayer
+from expertflow.workers.model.probe import kv_bytes, probe, probe_models, rope_limits
+from expertflow.workers.model.tiny_copy import layers_of_every_kind, shrink
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

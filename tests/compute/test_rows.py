@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from expertflow.workers.compute import rows
-from expertflow.workers.compute.growing import GrowingLayer
+from expertflow.workers.model import cache_rows as rows
+from expertflow.workers.model.growing_cache import GrowingLayer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import torch
 from expertflow import ImagePrompt
-from expertflow.ipc.attachments import FOLDER
-from expertflow.ipc.messages import Row, RunStep, Sampling
-from expertflow.runtime.images import ImageDesk
-from expertflow.runtime.local import LocalRuntime
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.ipc.shared.attachments import FOLDER
+from expertflow.runtime.client.images import ImagePreprocessor
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.vision import VISION_FAMILIES, VisionReference, image_prompts, read_prompt, save_vision
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute import executor
-from expertflow.workers.compute.images import RowImages, read_images
 from expertflow.workers.compute.recording import digest_rows
-from expertflow.workers.compute.unit import Unit
+from expertflow.workers.model.images import RowImages, read_images
+from expertflow.workers.model.unit import Unit
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from torch import Tensor
-
-from tests.vision import VISION_FAMILIES, VisionReference, image_prompts, read_prompt, save_vision
 
 TOLERANCE, CAUGHT = 1e-4, 5e-3
 FEW = 3
@@ -40,7 +39,7 @@ class Ready:
 
     folder: Path
     survey: Survey
-    rows: list[Row]
+    rows: list[RequestRow]
     reference: VisionReference
 
     @property
@@ -54,9 +53,9 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     def make(family: str) -> Ready:
         folder = tmp_path_factory.mktemp(family)
         save_vision(family, folder)
-        desk = ImageDesk(str(folder))
+        frontend = ImagePreprocessor(str(folder))
         reference = VisionReference(folder)
-        rows = [_row(desk, reference, number, prompt) for number, prompt in enumerate(PROMPTS)]
+        rows = [_row(frontend, reference, number, prompt) for number, prompt in enumerate(PROMPTS)]
         return Ready(folder, survey_checkpoint(str(folder)), rows, reference)
 
     threads = torch.get_num_threads()
@@ -65,11 +64,13 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     torch.set_num_threads(threads)
 
 
-def _row(desk: ImageDesk, reference: VisionReference, number: int, prompt: ImagePrompt | list[int]) -> Row:
+def _row(
+    frontend: ImagePreprocessor, reference: VisionReference, number: int, prompt: ImagePrompt | list[int]
+) -> RequestRow:
     if not isinstance(prompt, ImagePrompt):
-        return Row(number, prompt, 0, Sampling())
-    ids, content = read_prompt(desk, prompt, reference)
-    return Row(number, ids, 0, Sampling(), desk.keep(content))
+        return RequestRow(number, prompt, 0, Sampling())
+    ids, content = read_prompt(frontend, prompt, reference)
+    return RequestRow(number, ids, 0, Sampling(), frontend.keep(content))
 
 
 @dataclass
@@ -148,7 +149,7 @@ def test_every_token_has_experts_of_its_kind(ready: Callable[[str], Ready]) -> N
     assert all((routes < survey.experts // survey.kinds).all() for routes in life.routes[3:])
 
 
-def _images(ready: Ready, row: Row) -> RowImages | None:
+def _images(ready: Ready, row: RequestRow) -> RowImages | None:
     return read_images(ready.reference.model, row, ready.attachments)
 
 
@@ -225,7 +226,7 @@ def test_wrong_types_or_features_would_be_noticed(
 ) -> None:
     mine = ready(family)
 
-    def spoilt(model: Any, row: Row, folder: Path | None) -> RowImages | None:
+    def spoilt(model: Any, row: RequestRow, folder: Path | None) -> RowImages | None:
         found = read_images(model, row, folder)
         return found and spoil(found)
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from expertflow.workers.checkpoint.architecture import build_on_meta, experts_modules
-from expertflow.workers.compute.probe import probe
-from expertflow.workers.compute.shrink import layers_of_every_kind, shrink
+from expertflow.tests.registry.tiny import full_config
+from expertflow.workers.model.architecture import build_on_meta, experts_modules
+from expertflow.workers.model.probe import probe
+from expertflow.workers.model.tiny_copy import layers_of_every_kind, shrink
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-from tests.registry.tiny import full_config
 
 
 def shapes_by_layer(config: Any, name: str) -> list[tuple[int, ...]]:

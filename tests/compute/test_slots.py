@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from expertflow.tests.loader.arenas import fill, make_arena
+from expertflow.tests.loader.layouts import Place, make_survey, write_random
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.compute.slots import SlotViews
-
-from tests.loader.arenas import fill, make_arena
-from tests.loader.layouts import Place, make_survey, write_random
+from expertflow.workers.compute.experts.slots import SlotViews
 
 EXPERTS: list[list[Place]] = [[(0, 96), (0, 3000)], [(0, 101), (0, 3333)], [(0, 4096), (0, 0)]]
 """At offsets that suit the type, at odd ones, and at a block."""

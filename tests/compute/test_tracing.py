@@ -8,16 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from expertflow.ipc.messages import Hint, Row, RunStep, Sampling, Stepped, Used
-from expertflow.workers.compute.residency import FeedCounts
-from expertflow.workers.compute.routing import StepRouting
-from expertflow.workers.compute.step_input import StepTokens
-from expertflow.workers.compute.tracing import StepTrace
+from expertflow.ipc.messages import Hint, RequestRow, RunStep, Sampling, Stepped, StepRouting
+from expertflow.tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH, header
+from expertflow.workers.compute.experts.residency import FeedCounts
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.experts.tracing import StepTrace
+from expertflow.workers.model.step_input import StepTokens
 from expertflow.workers.traces.folder import read_steps
 from expertflow.workers.traces.records import TracedStep
 from expertflow.workers.traces.stream import TraceFile
-
-from tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH, header
 
 TOKENS = StepTokens(None, [7, 8, 9], [0, 0, 4], [0, 1, 5])
 
@@ -43,9 +42,9 @@ class Traced:
         self.clocks, self.folder = Clocks(), folder
         file = TraceFile(str(folder), header())
         self.trace = StepTrace(file, header(), share, lambda: self.clocks.now_ns, lambda: self.clocks.stall_ns)
-        self.routing = StepRouting(self.trace)
+        self.routing = RoutingCollector(self.trace)
 
-    def forward(self, tokens: StepTokens = TOKENS, hints: dict[int, bytes] | None = None) -> Used:
+    def forward(self, tokens: StepTokens = TOKENS, hints: dict[int, bytes] | None = None) -> StepRouting:
         """Each layer works 10 × (layer + 1) and then waits; its hidden states are its number everywhere."""
         self.routing.begin(tokens)
         self.clocks.work(5)
@@ -60,7 +59,7 @@ class Traced:
             self.clocks.wait(1000)
         return self.routing.used(0, FeedCounts(2, 1, 3000))
 
-    def record(self, used: Used | None, order: RunStep | None = None) -> list[TracedStep]:
+    def record(self, used: StepRouting | None, order: RunStep | None = None) -> list[TracedStep]:
         stepped = Stepped(number=0, unit=2, rows=[], tokens=[], busy_ns=3065, stall_ns=3000, kv_bytes=0)
         self.trace.write(order or RunStep(number=0, unit=2), stepped, used)
         self.trace.close()
@@ -89,7 +88,7 @@ def test_compute_times_leave_waiting_out(traced: Traced) -> None:
 
 
 def test_a_prefill_names_its_rows_and_seeds(traced: Traced) -> None:
-    rows = [Row(0, [7, 8], 0, Sampling(seed=11)), Row(4, [9], 0, Sampling(seed=12))]
+    rows = [RequestRow(0, [7, 8], 0, Sampling(seed=11)), RequestRow(4, [9], 0, Sampling(seed=12))]
     (record,) = traced.record(traced.forward(), RunStep(number=0, unit=2, admit=rows))
     assert (record.phase, record.admitted, record.seeds) == ("prefill", [0, 4], [11, 12])
 
@@ -130,7 +129,7 @@ def test_a_rescued_step_is_not_in_the_trace(traced: Traced) -> None:
 
 
 def test_without_a_trace_nothing_is_watched() -> None:
-    routing: Any = StepRouting()
+    routing: Any = RoutingCollector()
     routing.begin(TOKENS)
     routing.add(0, np.zeros((3, TOP_K)), None, None)
     assert routing.used(0, FeedCounts(0, 0, 0)).top_k == TOP_K

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from expertflow.ipc.messages import Row, Sampling
+from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.tests.compute.replay import TOLERANCE, Replay, a_life, model_to_run, prompts
 from expertflow.tests.families import FAMILIES, tiny_model
-from expertflow.workers.compute import rows as cache_rows
-from expertflow.workers.compute.growing import CHUNK
-from expertflow.workers.compute.kv_cost import kv_bytes
-from expertflow.workers.compute.unit import RowAbilities, Unit, UnitError
+from expertflow.workers.model import cache_rows as cache_rows
+from expertflow.workers.model.growing_cache import CHUNK
+from expertflow.workers.model.kv_cost import kv_bytes
+from expertflow.workers.model.unit import RowAbilities, Unit, UnitError
 
 
 @pytest.fixture(autouse=True)
@@ -129,8 +129,8 @@ def test_mutant_recurrent_state_alone_swapped_is_caught(monkeypatch: pytest.Monk
     assert replay.compare()[0] > SEEN
 
 
-def row(number: int, *token_ids: int, generated: int = 0) -> Row:
-    return Row(number, list(token_ids), generated, Sampling())
+def row(number: int, *token_ids: int, generated: int = 0) -> RequestRow:
+    return RequestRow(number, list(token_ids), generated, Sampling())
 
 
 def test_step_tokens_leave_pads_out_row_by_row() -> None:
@@ -243,7 +243,7 @@ def test_failed_forward_leaves_the_unit_broken() -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [row(1)], [row(1, 5), row(2, 5, 6)]])
-def test_rows_that_cannot_share_a_unit_are_refused(rows: list[Row]) -> None:
+def test_rows_that_cannot_share_a_unit_are_refused(rows: list[RequestRow]) -> None:
     with pytest.raises(UnitError):
         Unit(tiny_model("olmoe").config, RowAbilities(padding=False)).prepare_prefill(rows)
 

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from expertflow.runtime.local import LocalRuntime
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.system.schedules import Driver
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.compute.hints import Hinter
-from expertflow.workers.compute.next_router import NextRouters
-
-from tests.system.schedules import Driver
+from expertflow.workers.compute.experts.hints import Hinter
+from expertflow.workers.compute.experts.next_router import NextRouters
 
 
 class Seen(NamedTuple):
@@ -27,7 +26,7 @@ def seen_in_two_steps(runtime: LocalRuntime, source: NextRouters, survey: Survey
     seen: list[Seen] = []
 
     class Watcher(Hinter):
-        def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
+        def observe(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
             seen.append(Seen(layer, hidden.clone(), routes.copy()))
 
     watcher = Watcher(source, survey.layers, survey.experts, survey.top_k, lambda hint: None)

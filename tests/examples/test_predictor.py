@@ -10,13 +10,13 @@ import pytest
 import torch
 from expertflow.configs.schema import Config
 from expertflow.examples.routing_report import WINDOW_TOKENS, read_ids, read_text
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.checkpoint.widen import widen
-from expertflow.workers.predictor.choice import FILE_NAME, Subject, make_forecaster
 from expertflow.workers.predictor.judging.figures import Figures, judge
 from expertflow.workers.predictor.judging.replay import decode
 from expertflow.workers.predictor.path.file import read_path
 from expertflow.workers.predictor.path.loading import load_path
+from expertflow.workers.predictor.registry import FILE_NAME, ModelShape, make_forecaster
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.trace import Trace
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -26,8 +26,8 @@ ROUTED_TOKENS = 12 * WINDOW_TOKENS + 1
 
 
 @pytest.fixture(scope="module")
-def subject() -> Subject:
-    return Subject.of(survey_checkpoint(str(FOLDER)))
+def subject() -> ModelShape:
+    return ModelShape.of(survey_checkpoint(str(FOLDER)))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def held_out(one_thread: None) -> Trace:
 
 
 @pytest.fixture(scope="module")
-def figures(subject: Subject, held_out: Trace) -> Figures:
+def figures(subject: ModelShape, held_out: Trace) -> Figures:
     return judge(decode(load_path(FOLDER / FILE_NAME, subject), held_out, rows=8))
 
 
@@ -67,11 +67,11 @@ def test_its_probabilities_are_chances(figures: Figures) -> None:
 def test_it_serves_a_widened_copy(tmp_path: Path) -> None:
     """Least surprise: the copy routes the same, so what is known of it holds."""
     widen(FOLDER, tmp_path / "wide", 2)
-    subject = Subject.of(survey_checkpoint(str(tmp_path / "wide")))
+    subject = ModelShape.of(survey_checkpoint(str(tmp_path / "wide")))
     assert make_forecaster(Config.load(predictor="path"), subject) is not None
 
 
-def test_it_says_which_model_it_belongs_to(subject: Subject) -> None:
+def test_it_says_which_model_it_belongs_to(subject: ModelShape) -> None:
     header = read_path(FOLDER / FILE_NAME).header
     assert header.model == subject.fingerprint != ""
     assert header.figures["decode_recall"] > 0.75

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from expertflow.tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH, step, write
 from expertflow.workers.traces.records import TracedStep
-
-from tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH, step, write
 
 ROWS, POSITIONS = 40, 50
 

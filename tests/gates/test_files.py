@@ -10,10 +10,9 @@ import pytest
 import torch
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
+from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.gates.files import KIND, VERSION, GateFacts, load_gates, save_gates
 from safetensors.torch import save_file
-
-from tests.runtime.fake_survey import fake_survey
 
 FACTS = GateFacts(fingerprint="a" * 32, layers=3, experts=10, top_k=2, width=4, bottleneck=5)
 SURVEY = msgspec.structs.replace(fake_survey(layers=3, experts=10), fingerprint="a" * 32)
@@ -22,9 +21,9 @@ SURVEY = msgspec.structs.replace(fake_survey(layers=3, experts=10), fingerprint=
 def test_gates_come_back_as_they_were(tmp_path: Path) -> None:
     gates = FACTS.make()
     save_gates(gates, FACTS, tmp_path / "gates")
-    again = load_gates(tmp_path / "gates", SURVEY)
-    assert again.state_dict().keys() == gates.state_dict().keys()
-    assert all(torch.equal(again.state_dict()[name], value) for name, value in gates.state_dict().items())
+    reissue_copies = load_gates(tmp_path / "gates", SURVEY)
+    assert reissue_copies.state_dict().keys() == gates.state_dict().keys()
+    assert all(torch.equal(reissue_copies.state_dict()[name], value) for name, value in gates.state_dict().items())
     assert [file.name for file in tmp_path.iterdir()] == ["gates"]
 
 

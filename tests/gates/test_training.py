@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import torch
 from expertflow.errors import UsageError
+from expertflow.tests.gates.lessons import POSITIONS, ROWS, write_lessons
+from expertflow.tests.runtime.fake_survey import fake_survey
+from expertflow.tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH
 from expertflow.workers.gates.examples import split_examples
 from expertflow.workers.gates.files import load_gates
 from expertflow.workers.gates.recall import recall_at
 from expertflow.workers.gates.training import GateOptions, train_gates
 from expertflow.workers.traces.reading import read_hidden
 from safetensors.torch import load_file
-
-from tests.gates.lessons import POSITIONS, ROWS, write_lessons
-from tests.runtime.fake_survey import fake_survey
-from tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

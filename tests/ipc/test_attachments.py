@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from expertflow.errors import BudgetError, RequestError
-from expertflow.ipc import attachments
-from expertflow.ipc.attachments import FOLDER, Attachments, attachment_path, is_attachment_name
+from expertflow.ipc.shared import attachments
+from expertflow.ipc.shared.attachments import FOLDER, Attachments, attachment_path, is_attachment_name
 
 
 def test_a_file_is_found_by_its_name_until_it_is_removed(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_files_of_a_dead_client_go_when_the_next_one_comes_and_those_of_a_living
     living = Attachments(tmp_path)
     kept = living.put(b"living")
     script = (
-        "import os, sys; from pathlib import Path; from expertflow.ipc.attachments import Attachments;"
+        "import os, sys; from pathlib import Path; from expertflow.ipc.shared.attachments import Attachments;"
         "print(Attachments(Path(sys.argv[1])).put(b'dead'), flush=True); os.kill(os.getpid(), 9)"
     )
     dead = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -10,15 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
-from expertflow.ipc.addresses import Party, pair_address, socket_address
-from expertflow.ipc.codec import Unreadable
-from expertflow.ipc.link import Link
-from expertflow.ipc.messages import Filled, Given, Hello, Need, Submit, Welcome
+from expertflow.ipc.messages import Filled, Hello, Miss, Released, Submit, Welcome
 from expertflow.ipc.messages.to_scheduler import FROM_CLIENT
-from expertflow.ipc.router import Router
-from expertflow.ipc.rundir import RunDir
-from expertflow.ipc.sockets import Context, Socket
-from expertflow.ipc.wiring import decoders_of
+from expertflow.ipc.shared.rundir import RunDir
+from expertflow.ipc.stage.wiring import decoders_of
+from expertflow.ipc.transport.addresses import Party, pair_address, socket_address
+from expertflow.ipc.transport.codec import Unreadable
+from expertflow.ipc.transport.link import Link
+from expertflow.ipc.transport.router import Router
+from expertflow.ipc.transport.sockets import Context, Socket
 from expertflow.tests.runtime.fakes import wait_until
 
 COMPUTE, LOADER = Party("compute", 1), Party("loader", 1)
@@ -61,7 +61,7 @@ def test_what_is_sent_before_the_peer_is_there_arrives_in_order(end: Callable[..
     for me, peer in sorted([(COMPUTE, LOADER), (LOADER, COMPUTE)], key=lambda pair: pair[0] != first):
         ends[me.stage] = end(me, peer)
         for number in range(count):
-            ends[me.stage].send(Need(number, 0, []) if me == COMPUTE else Filled(number, 0, 0))
+            ends[me.stage].send(Miss(number, 0, []) if me == COMPUTE else Filled(number, 0, 0))
     needs = receive(ends["loader"], count)
     filled = receive(ends["compute"], count, ends["loader"])
     assert [need.step for need in needs] == list(range(count))
@@ -72,9 +72,9 @@ def test_what_is_sent_before_the_peer_is_there_arrives_in_order(end: Callable[..
 def test_epochs_do_not_hear_each_other(end: Callable[..., Link[Any]]):
     """R8: a Need of a dead compute process reaching its successor's loader link would fill slots for nobody."""
     old = end(COMPUTE, LOADER)
-    old.send(Need(1, 0, []))
+    old.send(Miss(1, 0, []))
     new = end(Party("compute", 2), LOADER)
-    new.send(Need(2, 0, []))
+    new.send(Miss(2, 0, []))
     loader = end(LOADER, Party("compute", 2))
     assert [need.step for need in receive(loader, 1)] == [2]
     assert not loader.socket.poll(50)
@@ -94,7 +94,7 @@ def test_a_stranger_on_a_bound_end_is_neither_heard_nor_served(
     """A plain bound DEALER would deal every second message to whoever else connects."""
     loader = end(LOADER, COMPUTE)
     with closing(stranger_at(context, pair_address(str(run_dir.path), LOADER, COMPUTE))) as stranger:
-        stranger.send(msgspec.msgpack.encode(Given([1], 0, 0)))
+        stranger.send(msgspec.msgpack.encode(Released([1], 0, 0)))
         assert loader.socket.poll(5000)
         assert loader.receive() == []
         assert loader.rejected == 1
@@ -110,7 +110,7 @@ def test_a_stranger_on_a_bound_end_is_neither_heard_nor_served(
     [
         b"\xff\x00",
         b"\x81\xa1a" * 5000,
-        msgspec.msgpack.encode({"type": "Need", "step": "one", "layer": 0, "experts": []}),
+        msgspec.msgpack.encode({"type": "Miss", "step": "one", "layer": 0, "experts": []}),
         msgspec.msgpack.encode({"type": "RunStep", "number": 1, "unit": 1}),
         b"\x81\xa4type\xa4\xff\xff\xff\xff",
         b"\xdb\xff\xff\xff\xff",
@@ -122,16 +122,16 @@ def test_what_is_no_message_is_counted_and_dropped(end: Callable[..., Link[Any]]
     loader, compute = end(LOADER, COMPUTE), end(COMPUTE, LOADER)
     compute.socket.send(payload)
     compute.socket.send_multipart([b"two", b"frames"])
-    compute.send(Need(7, 0, []))
-    assert receive(loader, 1) == [Need(7, 0, [])]
+    compute.send(Miss(7, 0, []))
+    assert receive(loader, 1) == [Miss(7, 0, [])]
     assert loader.rejected == 2
 
 
 def test_unknown_fields_are_ignored(end: Callable[..., Link[Any]]):
     """So that a newer sender may say more."""
     loader, compute = end(LOADER, COMPUTE), end(COMPUTE, LOADER)
-    compute.socket.send(msgspec.msgpack.encode({"type": "Given", "slots": [], "step": 0, "layer": 0, "news": 1}))
-    assert receive(loader, 1) == [Given([], 0, 0)]
+    compute.socket.send(msgspec.msgpack.encode({"type": "Released", "slots": [], "step": 0, "layer": 0, "news": 1}))
+    assert receive(loader, 1) == [Released([], 0, 0)]
 
 
 def test_every_stage_has_a_decoder_for_each_of_its_peers():
@@ -149,7 +149,7 @@ def router(context: Context, run_dir: RunDir) -> Iterator[Router[Any]]:
         yield made
 
 
-def hear(router: Router[Any], count: int) -> list[tuple[bytes, Any]]:
+def receive_from(router: Router[Any], count: int) -> list[tuple[bytes, Any]]:
     got: list[tuple[bytes, Any]] = []
     while len(got) < count:
         assert router.socket.poll(10_000), f"{len(got)} of {count} came"
@@ -161,10 +161,10 @@ def test_a_router_answers_each_by_name_and_reports_garbage(router: Router[Any], 
     address = socket_address(str(run_dir.path), "clients")
     with closing(stranger_at(context, address)) as one, closing(stranger_at(context, address)) as other:
         one.send(msgspec.msgpack.encode(Hello()))
-        [(identity, hello)] = hear(router, 1)
+        [(identity, hello)] = receive_from(router, 1)
         other.send(b"\xff")
         other.send_multipart([b"a", b"b"])
-        reasons = [message.reason for _, message in hear(router, 2) if isinstance(message, Unreadable)]
+        reasons = [message.reason for _, message in receive_from(router, 2) if isinstance(message, Unreadable)]
         assert hello == Hello()
         assert (len(reasons), router.rejected) == (2, 2)
         assert "2 frames" in reasons[1]
@@ -177,7 +177,7 @@ def test_a_vanished_client_costs_an_answer_not_the_scheduler(router: Router[Any]
     """Without ROUTER_MANDATORY it would be silent, with it and no care it would raise."""
     with closing(stranger_at(context, socket_address(str(run_dir.path), "clients"))) as client:
         client.send(msgspec.msgpack.encode(Hello()))
-        [(identity, _)] = hear(router, 1)
+        [(identity, _)] = receive_from(router, 1)
     deadline = time.monotonic() + 10
     while router.send(identity, WELCOME):
         assert time.monotonic() < deadline
@@ -195,7 +195,7 @@ def test_a_client_that_does_not_read_does_not_block_the_scheduler(context: Conte
         with closing(slow):
             slow.connect(address)
             slow.send(msgspec.msgpack.encode(Hello()))
-            [(identity, _)] = hear(router, 1)
+            [(identity, _)] = receive_from(router, 1)
             assert not all(router.send(identity, big) for _ in range(200))
             slow.linger = 0
 
@@ -207,7 +207,7 @@ def test_a_router_can_be_bound_again_where_a_killed_one_left_its_file(context: C
     first = Router(context, address, FROM_CLIENT)
     with closing(Link.connect(context, address, FROM_CLIENT)) as client:
         client.send(Hello())
-        hear(first, 1)
+        receive_from(first, 1)
         first.close()
         assert (run_dir.path / "clients").exists(), "ZeroMQ tidies up by itself now: put a file there"
         with closing(Router(context, address, FROM_CLIENT)) as second:
@@ -222,7 +222,7 @@ def test_a_flood_does_not_hold_the_loop(router: Router[Any], context: Context, r
             client.send(msgspec.msgpack.encode(Hello()))
         assert router.socket.poll(5000)
         assert len(router.receive(limit=3)) <= 3
-        assert len(hear(router, 47)) >= 47
+        assert len(receive_from(router, 47)) >= 47
 
 
 @pytest.mark.parametrize("identity", [b"", b"loader", b"loader.", b"loader.x", "loader.²".encode()])

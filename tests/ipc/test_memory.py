@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import BudgetError
-from expertflow.ipc import memory
-from expertflow.ipc.available import available_bytes
-from expertflow.ipc.memory import Arena
+from expertflow.ipc.shared import memory
+from expertflow.ipc.shared.available import available_bytes
+from expertflow.ipc.shared.memory import Arena
 
 SIZE = 3 * mmap.PAGESIZE
 
@@ -24,7 +24,8 @@ def test_another_process_sees_what_is_written_and_writes_what_is_seen():
     arena = Arena.create("slots", SIZE)
     arena.array[:4] = [1, 2, 3, 4]
     code = (
-        "import sys; from expertflow.ipc.memory import Arena; a = Arena.attach(int(sys.argv[1]), int(sys.argv[2]));"
+        "import sys; from expertflow.ipc.shared.memory import Arena;"
+        "a = Arena.attach(int(sys.argv[1]), int(sys.argv[2]));"
         "assert a.array[:4].tolist() == [1, 2, 3, 4]; a.array[-1] = 9"
     )
     subprocess.run([sys.executable, "-c", code, str(arena.fd), str(SIZE)], pass_fds=[arena.fd], check=True)
@@ -104,7 +105,7 @@ def test_what_is_available_is_not_more_than_the_machine_has():
 
 def test_the_room_of_a_control_group_counts_cached_files_as_free(tmp_path: Path):
     """Otherwise a container that has read its checkpoint once would have no memory left for it."""
-    from expertflow.ipc.available import _rooms
+    from expertflow.ipc.shared.available import _rooms
 
     group = tmp_path / "a" / "b"
     group.mkdir(parents=True)

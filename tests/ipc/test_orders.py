@@ -13,8 +13,8 @@ from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError
 from expertflow.ipc.messages import AskSurvey, ErrorFacts, Failed, Message, Progress, Surveyed
 from expertflow.ipc.messages.control import FROM_SURVEYOR
-from expertflow.ipc.orders import SupervisorGone, await_spec, no_surveyor
-from expertflow.ipc.spec import SharedMemory, StageSpec
+from expertflow.ipc.stage.spec import SharedMemory, StageSpec
+from expertflow.ipc.stage.startup import SupervisorGone, await_spec, no_surveyor
 
 SPEC = StageSpec(
     stage="loader",

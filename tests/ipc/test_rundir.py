@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from expertflow.errors import UsageError
-from expertflow.ipc.rundir import RunDir, sweep
+from expertflow.ipc.shared.rundir import RunDir, sweep
 
 
 def test_only_its_owner_can_enter(run_dir: RunDir):
@@ -28,7 +28,7 @@ def test_closing_removes_it_and_may_be_done_twice(runtime_base: Path):
 def test_the_next_start_sweeps_the_dead_and_spares_the_living(run_dir: RunDir, runtime_base: Path):
     """A killed engine cannot tidy up; one that sweeps a living engine's sockets kills it."""
     code = (
-        "import os, sys, pathlib; from expertflow.ipc.rundir import RunDir;"
+        "import os, sys, pathlib; from expertflow.ipc.shared.rundir import RunDir;"
         "d = RunDir.create(pathlib.Path(sys.argv[1])); (d.path / 'f').touch(); print(d.path, flush=True); os._exit(1)"
     )
     done = subprocess.run(

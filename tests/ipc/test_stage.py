@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError
-from expertflow.ipc.addresses import CONTROL, Party, socket_address
-from expertflow.ipc.events import PeerJoined, Readable, Received, Stopping
-from expertflow.ipc.link import Link
-from expertflow.ipc.messages import Drain, Failed, Filled, Given, Message, Need, Peer, Published, Ready
+from expertflow.ipc.messages import Drain, Failed, Filled, Message, Miss, Peer, Published, Ready, Released
 from expertflow.ipc.messages.control import FROM_STAGE
-from expertflow.ipc.router import Router
-from expertflow.ipc.rundir import RunDir
-from expertflow.ipc.sockets import Context
-from expertflow.ipc.spec import StageSpec
-from expertflow.ipc.stage import Stage
-from expertflow.ipc.wiring import decoders_of
+from expertflow.ipc.shared.rundir import RunDir
+from expertflow.ipc.stage.events import PeerJoined, Readable, Received, Stopping
+from expertflow.ipc.stage.spec import StageSpec
+from expertflow.ipc.stage.stage import Stage
+from expertflow.ipc.stage.wiring import decoders_of
+from expertflow.ipc.transport.addresses import CONTROL, Party, socket_address
+from expertflow.ipc.transport.link import Link
+from expertflow.ipc.transport.router import Router
+from expertflow.ipc.transport.sockets import Context
 
 
 class Bench:
@@ -95,8 +95,8 @@ def test_a_peer_joins_and_both_are_heard(bench: Bench):
     assert bench.events(1) == [PeerJoined("compute", 7, {"threads": 2})]
     bench.stage.send("compute", Filled(1, 2, 3))
     compute = bench.compute(7)
-    compute.send(Need(1, 2, [3]))
-    assert bench.events(1) == [Received("compute", Need(1, 2, [3]))]
+    compute.send(Miss(1, 2, [3]))
+    assert bench.events(1) == [Received("compute", Miss(1, 2, [3]))]
     assert compute.socket.poll(5000)
     assert compute.receive() == [Filled(1, 2, 3)]
 
@@ -106,15 +106,15 @@ def test_a_new_epoch_of_a_peer_replaces_the_old_one(bench: Bench):
     bench.order(Peer("compute", 1, {}))
     assert bench.events(1)
     old = bench.compute(1)
-    old.send(Given([1], 0, 0))
-    assert bench.events(1) == [Received("compute", Given([1], 0, 0))]
+    old.send(Released([1], 0, 0))
+    assert bench.events(1) == [Received("compute", Released([1], 0, 0))]
     bench.stage.send("compute", Filled(1, 0, 0))
     bench.order(Peer("compute", 2, {}))
     assert bench.events(1) == [PeerJoined("compute", 2, {})]
     new = bench.compute(2)
-    old.send(Given([2], 0, 0))
-    new.send(Given([3], 0, 0))
-    assert bench.events(1) == [Received("compute", Given([3], 0, 0))]
+    old.send(Released([2], 0, 0))
+    new.send(Released([3], 0, 0))
+    assert bench.events(1) == [Received("compute", Released([3], 0, 0))]
     bench.stage.send("compute", Filled(2, 0, 0))
     assert new.socket.poll(5000)
     assert new.receive() == [Filled(2, 0, 0)]
@@ -144,7 +144,7 @@ def test_being_drained_or_told_ends_the_loop(bench: Bench):
 
 def test_a_signal_ends_a_poll_at_once(bench: Bench):
     """A flag alone would be seen only when the poll's time is over, and by then the ladder has come to SIGKILL."""
-    from expertflow.ipc.entry import _obey_signals
+    from expertflow.ipc.stage.entry import _obey_signals
 
     before = signal.getsignal(signal.SIGTERM)
     _obey_signals(bench.stage)
@@ -205,7 +205,7 @@ def test_what_is_unreadable_is_published_and_survives_the_link(bench: Bench):
     bench.events(1)
     compute = bench.compute(1)
     compute.socket.send(b"\xff")
-    compute.send(Need(1, 0, []))
+    compute.send(Miss(1, 0, []))
     bench.events(1)
     bench.order(Peer("compute", 2, {}))
     bench.events(1)

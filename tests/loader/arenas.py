@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from expertflow.workers.checkpoint.layout import tensor_positions
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.compute.slots import SlotViews
-from expertflow.workers.loader.transfers import ExpertSource, FileSource, Transfer, TransferEngine
+from expertflow.workers.compute.experts.slots import SlotViews
+from expertflow.workers.loader.transfer.transfers import ExpertSource, FileSource, Transfer, TransferEngine
 
 CANARY = 0xA5
 Key = tuple[int, int]

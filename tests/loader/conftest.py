@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from expertflow.workers.loader import files
-
-from tests.loader.layouts import SIZES_BYTES, SMALL_CHUNK_BYTES, write_random
+from expertflow.tests.loader.layouts import SIZES_BYTES, SMALL_CHUNK_BYTES, write_random
+from expertflow.workers.loader.transfer import files
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 from expertflow.workers.checkpoint.headers import DTYPE_BYTES
 from expertflow.workers.checkpoint.layout import place_regions
 from expertflow.workers.checkpoint.survey import Piece, RowFacts, Survey
-from expertflow.workers.loader.files import BLOCK_BYTES
+from expertflow.workers.loader.transfer.files import BLOCK_BYTES
 
 SMALL_CHUNK_BYTES = 2 * BLOCK_BYTES
 SIZES_BYTES = (40_000, 65_536, 8192 + 1)

@@ -10,14 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.benchmarks.enforced.page_cache import drop
-from expertflow.workers.checkpoint.layout import Run
-from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans, join_spans
+from expertflow.tests.loader.arenas import CANARY, make_arena
+from expertflow.tests.loader.layouts import SIZES_BYTES, SMALL_CHUNK_BYTES, reads_directly, write_random
+from expertflow.tests.loader.page_cache import cached_pages
+from expertflow.workers.checkpoint.layout import ByteRun
+from expertflow.workers.loader.transfer.files import (
+    BLOCK_BYTES,
+    BounceBuffer,
+    ByteRange,
+    CheckpointFile,
+    chunk_spans,
+    join_spans,
+)
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.loader.arenas import CANARY, make_arena
-from tests.loader.layouts import SIZES_BYTES, SMALL_CHUNK_BYTES, reads_directly, write_random
-from tests.loader.page_cache import cached_pages
 
 Reads = list[tuple[int, int, int]]
 """File offset, address and length of each read."""
@@ -28,11 +34,11 @@ def require_direct(folder: Path) -> None:
         pytest.skip("this file system does not take O_DIRECT")
 
 
-def a_run(offset_bytes: int, count_bytes: int, position_bytes: int, opens: bool = True, closes: bool = True) -> Run:
-    return Run(0, offset_bytes, count_bytes, position_bytes, None, opens, closes)
+def a_run(offset_bytes: int, count_bytes: int, position_bytes: int, opens: bool = True, closes: bool = True) -> ByteRun:
+    return ByteRun(0, offset_bytes, count_bytes, position_bytes, None, opens, closes)
 
 
-def read_run(path: Path, run: Run, memory: np.ndarray, base_bytes: int, direct: bool = True) -> CheckpointFile:
+def read_run(path: Path, run: ByteRun, memory: np.ndarray, base_bytes: int, direct: bool = True) -> CheckpointFile:
     file = CheckpointFile(str(path), direct)
     try:
         for span in chunk_spans(run, base_bytes, guarded=direct):
@@ -65,7 +71,7 @@ def test_spans_cover_their_run_once(small_chunks: None, offset: int, count: int,
 def test_nothing_lands_in_slots_without_guards(offset: int):
     """Whatever the numbers say: the rest of the block belongs to a neighbour."""
     spans = chunk_spans(a_run(offset, 100, offset % BLOCK_BYTES), 0, guarded=False)
-    assert spans == [Span(offset % BLOCK_BYTES, offset, 100, lands=False)]
+    assert spans == [ByteRange(offset % BLOCK_BYTES, offset, 100, lands=False)]
 
 
 # Direct reads
@@ -136,7 +142,7 @@ def test_a_read_longer_than_the_bounce_buffer(sources: list[Path], offset: int):
     require_direct(sources[0].parent)
     memory = make_arena(16 * BLOCK_BYTES)
     file = CheckpointFile(str(sources[0]), direct=True)
-    file.read(memory, Span(100, offset, 30_000, lands=False), BounceBuffer())
+    file.read(memory, ByteRange(100, offset, 30_000, lands=False), BounceBuffer())
     file.close()
     assert memory[100:30_100].tobytes() == sources[0].read_bytes()[offset : offset + 30_000]
     assert (memory[30_100:] == CANARY).all()
@@ -261,7 +267,7 @@ def test_buffered_reads_are_told_to_drop(sources: list[Path], monkeypatch: pytes
 # Neighbours in a file
 
 
-def neighbours(offset: int, first: int, second: int) -> list[Span]:
+def neighbours(offset: int, first: int, second: int) -> list[ByteRange]:
     """Two tensors that follow each other in a file, in regions of a slot that lie the other way round."""
     positions = 8 * BLOCK_BYTES + offset % BLOCK_BYTES, (offset + first) % BLOCK_BYTES
     runs = [a_run(offset, first, positions[0]), a_run(offset + first, second, positions[1])]

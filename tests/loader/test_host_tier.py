@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from expertflow.ipc.messages import Copy
 from expertflow.workers.loader.events import FillDone
-from expertflow.workers.loader.host_tier import HostTier, HurryRead, ReadInto
+from expertflow.workers.loader.host_tier import HostTier, PromoteRead, ReadInto
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,7 +44,7 @@ class World:
                     self.copies[copy.number] = copy
                 case FillDone(slot):
                     self.expect(self.open.pop(slot, None) is not None, f"slot {slot} is filled twice")
-                case HurryRead(place):
+                case PromoteRead(place):
                     self.expect(place in self.reads, "a read is hurried that does not run")
 
     def expect(self, condition: bool, what: str) -> None:
@@ -77,7 +77,7 @@ class World:
 
     def lose_compute(self) -> None:
         self.copies.clear()
-        self.do(self.tier.again())
+        self.do(self.tier.reissue_copies())
 
     def play(self, turns: int) -> list[str]:
         """What went wrong; in the end everything that was asked for is there."""
@@ -122,7 +122,7 @@ def test_urgent_fetches_get_the_next_place() -> None:
     tier = HostTier(1, EXPERTS, whole=False)
     assert tier.fetch(0, 0, 0, False) == [ReadInto(0, 0, 0, False)]
     assert tier.fetch(1, 0, 1, False) == tier.fetch(2, 0, 2, True) == []
-    assert tier.hurry(0) == [HurryRead(0)]
+    assert tier.hurry(0) == [PromoteRead(0)]
     [copy] = tier.read(0)
     assert isinstance(copy, Copy) and copy.urgent
     assert tier.copied([copy.number]) == [FillDone(0), ReadInto(0, 0, 2, True)]
@@ -135,6 +135,6 @@ def test_the_place_of_what_was_copied_longest_ago_goes_first() -> None:
     first, second = (tier.read(place)[0] for place in (0, 1))
     assert isinstance(first, Copy) and isinstance(second, Copy)
     tier.copied([first.number, second.number])
-    [again] = tier.fetch(2, 0, 0, False)
-    assert isinstance(again, Copy) and again.place == 0
+    [reissue_copies] = tier.fetch(2, 0, 0, False)
+    assert isinstance(reissue_copies, Copy) and reissue_copies.place == 0
     assert tier.fetch(3, 0, 2, False) == [ReadInto(1, 0, 2, False)]

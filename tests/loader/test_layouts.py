@@ -6,14 +6,20 @@ import random
 from pathlib import Path
 
 import numpy as np
+from expertflow.tests.loader.arenas import CANARY, make_arena
+from expertflow.tests.loader.layouts import SIZES_BYTES, Place, make_survey
 from expertflow.workers.checkpoint.layout import ReadPlan, tensor_positions
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.loader.files import BLOCK_BYTES, BounceBuffer, CheckpointFile, Span, chunk_spans, join_spans
+from expertflow.workers.loader.transfer.files import (
+    BLOCK_BYTES,
+    BounceBuffer,
+    ByteRange,
+    CheckpointFile,
+    chunk_spans,
+    join_spans,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tests.loader.arenas import CANARY, make_arena
-from tests.loader.layouts import SIZES_BYTES, Place, make_survey
 
 
 @st.composite
@@ -60,7 +66,7 @@ def test_any_layout_arrives_and_stays_in_its_slot(
     survey = make_survey(sources, pieces, [places], block_bytes)
     memory = make_arena(3 * survey.stride_bytes)
     opened = [CheckpointFile(str(path), direct and block_bytes > 1) for path in sources]
-    spans: dict[int, list[Span]] = {}
+    spans: dict[int, list[ByteRange]] = {}
     for run in ReadPlan(survey).runs(0, 0):
         spans.setdefault(run.file, []).extend(chunk_spans(run, survey.stride_bytes, block_bytes > 1))
     reads = [(file, joined) for file, each in spans.items() for joined in join_spans(each)]

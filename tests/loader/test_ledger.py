@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expertflow.ipc.messages import Filled, Given, Holding, Need, Plan, Recall, Used
+from expertflow.ipc.messages import Filled, Miss, Recall, Released, ResidentTable, StepPrediction, StepRouting
 from expertflow.workers.loader.events import ComputeJoined, FillDone, PromoteFill, StartFill
 from expertflow.workers.loader.ledger import Ledger
 
@@ -24,21 +24,21 @@ class LooseLedger(Ledger):
 def ledger_of(slots: int, held: Iterable[tuple[int, int]] = (), fills_in_flight: int = 2) -> LooseLedger:
     """A ledger whose first slots are held by compute with these experts."""
     ledger = LooseLedger(slots, LAYERS, EXPERTS, TOP_K, fills_in_flight=fills_in_flight)
-    ledger.handle(Holding(dict(enumerate(held))))
+    ledger.handle(ResidentTable(dict(enumerate(held))))
     return ledger
 
 
-def plan_of(step: int, wanted: dict[tuple[int, int], int]) -> Plan:
+def plan_of(step: int, wanted: dict[tuple[int, int], int]) -> StepPrediction:
     scores = np.zeros((LAYERS, EXPERTS), np.uint8)
     for place, score in wanted.items():
         scores[place] = score
-    return Plan(step, scores.tobytes())
+    return StepPrediction(step, scores.tobytes())
 
 
-def used_of(step: int, experts: list[int]) -> Used:
+def used_of(step: int, experts: list[int]) -> StepRouting:
     """One token that used the same two experts in every layer."""
     routing = np.array([[experts] * LAYERS], np.uint16).tobytes()
-    return Used(
+    return StepRouting(
         step=step, token_ids=[1], rows=[0], positions=[0], top_k=TOP_K, experts=routing, hits=0, misses=0, stall_ns=0
     )
 
@@ -54,27 +54,27 @@ def experts_of(actions: list[Any]) -> list[tuple[int, int]]:
 def test_nothing_is_filled_before_compute_has_said_what_it_holds() -> None:
     """R9: otherwise a new loader writes into slots that are read."""
     ledger = LooseLedger(4, LAYERS, EXPERTS, TOP_K)
-    assert ledger.handle(Need(0, 0, [1])) == []
-    assert experts_of(ledger.handle(Holding({0: (0, 3)}, Need(0, 0, [1, 2])))) == [(0, 1), (0, 2)]
+    assert ledger.handle(Miss(0, 0, [1])) == []
+    assert experts_of(ledger.handle(ResidentTable({0: (0, 3)}, Miss(0, 0, [1, 2])))) == [(0, 1), (0, 2)]
 
 
 def test_a_need_takes_free_slots_first() -> None:
-    actions = ledger_of(4, held=[(3, 0)]).handle(Need(0, 0, [5, 6]))
+    actions = ledger_of(4, held=[(3, 0)]).handle(Miss(0, 0, [5, 6]))
     assert experts_of(actions) == [(0, 5), (0, 6)]
     assert not kinds(actions, Recall)
 
 
 def test_a_need_without_free_slots_recalls_as_many_as_it_lacks() -> None:
     """One message, so one round trip; nothing is evicted beyond what is needed."""
-    (recall,) = ledger_of(4, held=[(3, 0), (3, 1), (3, 2), (3, 3)]).handle(Need(0, 0, [5, 6, 7]))
+    (recall,) = ledger_of(4, held=[(3, 0), (3, 1), (3, 2), (3, 3)]).handle(Miss(0, 0, [5, 6, 7]))
     assert isinstance(recall, Recall) and len(recall.slots) == 3 and recall.step == -1
 
 
 def test_given_slots_are_filled_at_once_and_no_slot_is_recalled_twice() -> None:
     ledger = ledger_of(2, held=[(3, 0), (3, 1)], fills_in_flight=1)
-    (recall,) = ledger.handle(Need(0, 0, [5, 6]))
-    assert kinds(ledger.handle(Need(0, 0, [5, 6])), Recall) == []
-    assert experts_of(ledger.handle(Given(recall.slots, 0, 0))) == [(0, 5)]
+    (recall,) = ledger.handle(Miss(0, 0, [5, 6]))
+    assert kinds(ledger.handle(Miss(0, 0, [5, 6])), Recall) == []
+    assert experts_of(ledger.handle(Released(recall.slots, 0, 0))) == [(0, 5)]
 
 
 def test_a_need_for_a_filling_expert_promotes_that_fill() -> None:
@@ -82,8 +82,8 @@ def test_a_need_for_a_filling_expert_promotes_that_fill() -> None:
     ledger = ledger_of(8)
     (start, *_) = ledger.handle(plan_of(0, {(1, 4): 255}))
     assert (start.layer, start.expert, start.urgent) == (1, 4, False)
-    assert ledger.handle(Need(0, 1, [4])) == [PromoteFill(start.slot)]
-    assert ledger.handle(Need(0, 1, [4])) == []
+    assert ledger.handle(Miss(0, 1, [4])) == [PromoteFill(start.slot)]
+    assert ledger.handle(Miss(0, 1, [4])) == []
     assert ledger.statistics().promoted == 1
 
 
@@ -92,7 +92,7 @@ def test_a_need_does_not_wait_behind_prefetches() -> None:
     ledger = ledger_of(8, fills_in_flight=2)
     started = kinds(ledger.handle(plan_of(0, {(1, expert): 255 for expert in range(5)})), StartFill)
     assert len(started) == 2
-    (urgent,) = kinds(ledger.handle(Need(0, 0, [7])), StartFill)
+    (urgent,) = kinds(ledger.handle(Miss(0, 0, [7])), StartFill)
     assert urgent.urgent
     assert kinds(ledger.handle(FillDone(started[0].slot)), StartFill) == []
     assert kinds(ledger.handle(FillDone(started[1].slot)), StartFill) == []
@@ -127,13 +127,13 @@ def test_a_passed_prefetch_makes_room_for_another() -> None:
     ledger = ledger_of(3, fills_in_flight=9)
     (start, *_) = ledger.handle(plan_of(0, {(1, 0): 255, (2, 0): 255}))
     assert experts_of(ledger.handle(FillDone(start.slot))) == []
-    assert experts_of(ledger.handle(Given([], 0, 1))) == [(2, 0)]
+    assert experts_of(ledger.handle(Released([], 0, 1))) == [(2, 0)]
 
 
 def test_predictions_of_layers_that_have_begun_are_dropped() -> None:
     """R5: bringing them in would be too late."""
     ledger = ledger_of(16, fills_in_flight=9)
-    ledger.handle(Given([], 3, 1))
+    ledger.handle(Released([], 3, 1))
     assert experts_of(ledger.handle(plan_of(3, {(1, 0): 255, (2, 0): 255}))) == [(2, 0)]
     ledger.handle(plan_of(4, {(3, 7): 255}))
     assert ledger.statistics().dropped == 0
@@ -146,7 +146,7 @@ def test_slots_roll_forward_after_their_last_foretold_use() -> None:
     (recall,) = ledger.handle(plan_of(0, wanted))
     assert (recall.step, recall.layer) == (0, 1)
     assert recall.slots[0] in (0, 1)
-    assert experts_of(ledger.handle(Given(recall.slots, 0, 1))) == [(2, 5)]
+    assert experts_of(ledger.handle(Released(recall.slots, 0, 1))) == [(2, 5)]
 
 
 def test_a_prefetch_never_evicts_what_is_due_with_it() -> None:
@@ -158,7 +158,7 @@ def test_a_prefetch_never_evicts_what_is_due_with_it() -> None:
 def test_a_need_evicts_what_no_plan_wants_then_what_is_due_last() -> None:
     ledger = ledger_of(4, held=[(1, 0), (2, 0), (3, 0), (1, 1)])
     ledger.handle(plan_of(0, {(1, 0): 255, (2, 0): 255, (3, 0): 255}))
-    (recall,) = ledger.handle(Need(0, 0, [4, 5]))
+    (recall,) = ledger.handle(Miss(0, 0, [4, 5]))
     assert recall.slots == [3, 2]
 
 
@@ -171,9 +171,9 @@ def test_a_wrong_prediction_is_the_first_to_go() -> None:
     for start in wrong:
         ledger.handle(FillDone(start.slot))
     ledger.handle(used_of(6, [0, 1]))
-    (recall,) = ledger.handle(Need(7, 0, [4, 5]))
+    (recall,) = ledger.handle(Miss(7, 0, [4, 5]))
     assert sorted(recall.slots) == sorted(start.slot for start in wrong)
-    ledger.handle(Given(recall.slots, 7, 0))
+    ledger.handle(Released(recall.slots, 7, 0))
     assert (ledger.statistics().useful, ledger.statistics().wasted) == (0, 2)
 
 
@@ -184,14 +184,14 @@ def test_slots_promised_for_later_leave_some_for_a_need() -> None:
     later = {(layer, expert): 255 for layer in (2, 3) for expert in range(4)}
     promised = kinds(ledger.handle(plan_of(5, {**wanted, **later})), Recall)
     assert sum(len(recall.slots) for recall in promised) == 4 - TOP_K
-    (recall,) = kinds(ledger.handle(Need(4, 3, [6, 7])), Recall)
+    (recall,) = kinds(ledger.handle(Miss(4, 3, [6, 7])), Recall)
     assert (len(recall.slots), recall.step) == (2, -1)
 
 
 def test_with_a_slot_for_every_expert_all_are_brought_in_order() -> None:
     """No plan is needed, and nothing is ever recalled."""
     ledger = LooseLedger(LAYERS * EXPERTS, LAYERS, EXPERTS, TOP_K, fills_in_flight=1)
-    order, actions = [], ledger.handle(Holding({}))
+    order, actions = [], ledger.handle(ResidentTable({}))
     while starts := kinds(actions, StartFill):
         assert not kinds(actions, Recall)
         order += experts_of(actions)
@@ -202,12 +202,12 @@ def test_with_a_slot_for_every_expert_all_are_brought_in_order() -> None:
 def test_a_new_compute_hears_again_of_everything_that_is_filled() -> None:
     """After a death contents stay, recalls and needs are void, and what was filling goes on."""
     ledger = ledger_of(3, held=[(3, 0), (3, 1)], fills_in_flight=1)
-    (start, recall) = ledger.handle(Need(0, 0, [5, 6, 7]))
+    (start, recall) = ledger.handle(Miss(0, 0, [5, 6, 7]))
     assert isinstance(recall, Recall)
     assert ledger.handle(ComputeJoined()) == [Filled(0, 3, 0), Filled(1, 3, 1)]
-    assert ledger.handle(Holding({})) == []
+    assert ledger.handle(ResidentTable({})) == []
     assert ledger.handle(FillDone(start.slot)) == [Filled(start.slot, 0, 5)]
-    assert kinds(ledger.handle(Need(1, 0, [1])), Recall), "slots asked of the dead compute must be asked for again"
+    assert kinds(ledger.handle(Miss(1, 0, [1])), Recall), "slots asked of the dead compute must be asked for again"
 
 
 def test_a_failed_transfer_is_tried_again_only_if_it_is_needed() -> None:
@@ -215,28 +215,32 @@ def test_a_failed_transfer_is_tried_again_only_if_it_is_needed() -> None:
     ledger = ledger_of(8)
     (start,) = ledger.handle(plan_of(0, {(1, 4): 255}))
     assert ledger.handle(FillDone(start.slot, ok=False)) == []
-    (again,) = ledger.handle(Need(0, 1, [4]))
-    assert again.urgent
-    assert experts_of(ledger.handle(FillDone(again.slot, ok=False))) == [(1, 4)]
+    (reissue_copies,) = ledger.handle(Miss(0, 1, [4]))
+    assert reissue_copies.urgent
+    assert experts_of(ledger.handle(FillDone(reissue_copies.slot, ok=False))) == [(1, 4)]
     assert ledger.statistics().failed == 2
 
 
 NONSENSE = [
-    Given([99], 0, 0),
-    Given([-1], 0, 0),
-    Given([2], 0, 0),
-    Given([], 0, 99),
-    Given([], 1 << 62, 0),
-    Need(0, 99, [1]),
-    Need(0, 0, [99, -1]),
+    Released([99], 0, 0),
+    Released([-1], 0, 0),
+    Released([2], 0, 0),
+    Released([], 0, 99),
+    Released([], 1 << 62, 0),
+    Miss(0, 99, [1]),
+    Miss(0, 0, [99, -1]),
     FillDone(99),
     FillDone(0),
-    Plan(0, b""),
-    Plan(-1, bytes(LAYERS * EXPERTS)),
-    Plan(1 << 62, bytes(LAYERS * EXPERTS)),
-    Used(step=0, token_ids=[1], rows=[], positions=[], top_k=1, experts=b"\xff\xff", hits=0, misses=0, stall_ns=0),
-    Used(step=0, token_ids=[1], rows=[], positions=[], top_k=-1, experts=b"", hits=0, misses=0, stall_ns=0),
-    Used(step=0, token_ids=[1], rows=[], positions=[], top_k=1, experts=b"\xfe" * 8, hits=0, misses=0, stall_ns=0),
+    StepPrediction(0, b""),
+    StepPrediction(-1, bytes(LAYERS * EXPERTS)),
+    StepPrediction(1 << 62, bytes(LAYERS * EXPERTS)),
+    StepRouting(
+        step=0, token_ids=[1], rows=[], positions=[], top_k=1, experts=b"\xff\xff", hits=0, misses=0, stall_ns=0
+    ),
+    StepRouting(step=0, token_ids=[1], rows=[], positions=[], top_k=-1, experts=b"", hits=0, misses=0, stall_ns=0),
+    StepRouting(
+        step=0, token_ids=[1], rows=[], positions=[], top_k=1, experts=b"\xfe" * 8, hits=0, misses=0, stall_ns=0
+    ),
 ]
 
 
@@ -245,15 +249,15 @@ def test_nonsense_is_counted_and_changes_nothing(message: Any) -> None:
     ledger = ledger_of(3, held=[(3, 0), (3, 1)])
     assert ledger.handle(message) == []
     facts = ledger.statistics()
-    assert (facts.free, facts.held, facts.strange > 0) == (1, 2, True)
-    assert experts_of(ledger.handle(Need(1, 0, [5]))) == [(0, 5)]
+    assert (facts.free, facts.held, facts.invalid > 0) == (1, 2, True)
+    assert experts_of(ledger.handle(Miss(1, 0, [5]))) == [(0, 5)]
 
 
 def test_a_table_of_nonsense_keeps_every_slot_accounted_for() -> None:
     """What compute says it holds is never written before it is returned, even if the entry is useless."""
     ledger = LooseLedger(4, LAYERS, EXPERTS, TOP_K)
-    actions = ledger.handle(Holding({0: (0, 1), 1: (0, 1), 2: (99, 0), 77: (0, 2)}))
+    actions = ledger.handle(ResidentTable({0: (0, 1), 1: (0, 1), 2: (99, 0), 77: (0, 2)}))
     assert actions == [Recall([1, 2])]
-    assert experts_of(ledger.handle(Given([1, 2], -1, -1))) == []
+    assert experts_of(ledger.handle(Released([1, 2], -1, -1))) == []
     facts = ledger.statistics()
-    assert (facts.free, facts.held, facts.strange) == (3, 1, 3)
+    assert (facts.free, facts.held, facts.invalid) == (3, 1, 3)

@@ -7,25 +7,25 @@ from pathlib import Path
 import msgspec
 import pytest
 from expertflow.errors import UsageError
-from expertflow.ipc.messages import Given, Hint, Holding, Need, Plan, Used
+from expertflow.ipc.messages import Hint, Miss, Released, ResidentTable, StepPrediction, StepRouting
 from expertflow.runtime.replay.ledger_log import replay_ledger_log
 from expertflow.workers.loader.events import ComputeJoined, FillDone, LedgerEvent
 from expertflow.workers.loader.ledger_log import LedgerHeader, LedgerLog, read_ledger_log
 
 HEADER = LedgerHeader(slots=3, layers=2, experts=4, top_k=1, policy="lru", fills_in_flight=2, recalls_ahead=1)
-USED = Used(
+USED = StepRouting(
     step=0, token_ids=[1], rows=[0], positions=[0], top_k=1, experts=bytes([1, 0, 2, 0]), hits=0, misses=2, stall_ns=5
 )
 EVENTS: list[LedgerEvent] = [
     ComputeJoined(),
-    Holding({}),
-    Plan(0, bytes([0, 255, 0, 0, 0, 0, 255, 0])),
+    ResidentTable({}),
+    StepPrediction(0, bytes([0, 255, 0, 0, 0, 0, 255, 0])),
     Hint(0, 1, bytes([0, 0, 255, 0])),
-    Need(0, 0, [1]),
+    Miss(0, 0, [1]),
     FillDone(0),
     FillDone(1, ok=False),
-    Given([0], 0, 1),
-    Need(0, 1, [2], [1]),
+    Released([0], 0, 1),
+    Miss(0, 1, [2], [1]),
     USED,
 ]
 
@@ -85,7 +85,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
         (b"", "does not begin"),
         (msgspec.msgpack.encode(EVENTS[0]), "does not begin"),
         (b"\xc1nonsense", "is no log"),
-        (msgspec.msgpack.encode({"type": "Need", "step": "x"}), "is no log"),
+        (msgspec.msgpack.encode({"type": "Miss", "step": "x"}), "is no log"),
         (msgspec.msgpack.encode(msgspec.structs.replace(HEADER, version=99)), "version 99"),
     ):
         file.write_bytes(content)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from expertflow.workers.loader.link import GRACE_NS, EmulatedLink
+from expertflow.workers.loader.transfer.link import GRACE_NS, EmulatedLink
 
 
 class Clock:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from expertflow.ipc.messages import Given, Hint, Holding, Need, Plan
+from expertflow.ipc.messages import Hint, Miss, Released, ResidentTable, StepPrediction
 from expertflow.workers.loader.events import FillDone, StartFill
+from expertflow.workers.loader.eviction import least
 from expertflow.workers.loader.ledger import Ledger
-from expertflow.workers.loader.outlook import least
 from expertflow.workers.loader.policies.popularity import Popularity
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,9 +28,9 @@ def busy_ledger() -> tuple[Ledger, Watched, list[int]]:
     """All slots are full or filling, and more is wanted; the slots that fill."""
     policy = Watched(LAYERS, EXPERTS, 2)
     ledger = Ledger(12, LAYERS, EXPERTS, 2, policy)
-    ledger.handle(Holding({slot: divmod(slot, EXPERTS) for slot in range(8)}))
-    ledger.handle(Plan(0, bytes([255]) * (LAYERS * EXPERTS)))
-    ledger.handle(Need(0, 1, [0, 1]))
+    ledger.handle(ResidentTable({slot: divmod(slot, EXPERTS) for slot in range(8)}))
+    ledger.handle(StepPrediction(0, bytes([255]) * (LAYERS * EXPERTS)))
+    ledger.handle(Miss(0, 1, [0, 1]))
     actions = ledger.handle(Hint(0, 2, bytes([255]) * EXPERTS))
     actions += [action for slot in range(8, 10) for action in ledger.handle(FillDone(slot))]
     return ledger, policy, [action.slot for action in actions if isinstance(action, StartFill)]
@@ -39,19 +39,19 @@ def busy_ledger() -> tuple[Ledger, Watched, list[int]]:
 def test_slots_that_change_hands_ask_no_policy():
     """With many layers and experts that was most of the loader's work."""
     ledger, policy, filling = busy_ledger()
-    ledger.handle(Given([0], 0, 1))
+    ledger.handle(Released([0], 0, 1))
     before = policy.asked
     assert before and filling
     for slot in filling:
         ledger.handle(FillDone(slot))
-    ledger.handle(Given([1], 0, 1))
+    ledger.handle(Released([1], 0, 1))
     assert policy.asked == before
 
 
 def test_news_of_use_asks_again():
     ledger, policy, _ = busy_ledger()
     before = policy.asked
-    ledger.handle(Need(0, 2, [0, 1, 2, 3, 4, 5]))
+    ledger.handle(Miss(0, 2, [0, 1, 2, 3, 4, 5]))
     assert policy.asked > before
 
 

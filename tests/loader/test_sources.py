@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import CheckpointError
+from expertflow.tests.loader.arenas import CANARY, all_experts, fill, make_arena, payload
+from expertflow.tests.loader.layouts import Place, make_survey, write_random
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.loader import transfers
-from expertflow.workers.loader.files import CHUNK_BYTES, READ_BYTES
-from expertflow.workers.loader.transfers import ExpertSource, FileSource, StoreSource
-
-from tests.loader.arenas import CANARY, all_experts, fill, make_arena, payload
-from tests.loader.layouts import Place, make_survey, write_random
+from expertflow.workers.loader.transfer import transfers
+from expertflow.workers.loader.transfer.files import CHUNK_BYTES, READ_BYTES
+from expertflow.workers.loader.transfer.transfers import ExpertSource, FileSource, StoreSource
 
 EXPERTS: list[list[Place]] = [[(0, 100), (1, 7), (0, 4000)], [(1, 999), (1, 1999), (0, 1)]]
 PIECES = [[500, 300], [257]]

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import CheckpointError
+from expertflow.tests.loader.arenas import make_arena, payload
+from expertflow.tests.loader.layouts import Place, make_survey, write_random
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.loader.files import BounceBuffer
-from expertflow.workers.loader.store import await_full, fill_store, tell_full
-from expertflow.workers.loader.transfers import Chunk, FileSource
-
-from tests.loader.arenas import make_arena, payload
-from tests.loader.layouts import Place, make_survey, write_random
+from expertflow.workers.loader.transfer.files import BounceBuffer
+from expertflow.workers.loader.transfer.host_store import await_full, fill_store, tell_full
+from expertflow.workers.loader.transfer.transfers import Chunk, FileSource
 
 Progress = list[tuple[str, int, int]]
 

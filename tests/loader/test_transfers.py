@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from expertflow.workers.loader.files import BounceBuffer
-from expertflow.workers.loader.transfers import Chunk, Transfer, TransferEngine
-
-from tests.loader.arenas import make_arena
+from expertflow.tests.loader.arenas import make_arena
+from expertflow.workers.loader.transfer.files import BounceBuffer
+from expertflow.workers.loader.transfer.transfers import Chunk, Transfer, TransferEngine
 
 PATIENCE_S = 100.0
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import torch
-from expertflow.ipc.messages import Forecast, Used
+from expertflow.ipc.messages import PredictStep, StepRouting
+from expertflow.workers.predictor.base.predictor_file import Header
 from expertflow.workers.predictor.path.file import KIND, PathFile, TokenCounts
-from expertflow.workers.predictor.path.forecaster import Path
+from expertflow.workers.predictor.path.forecaster import PathForecaster
 from expertflow.workers.predictor.path.shape import PathShape
-from expertflow.workers.predictor.stored import Header
 from expertflow.workers.predictor.training.counting import compact, count_tokens
 from expertflow.workers.predictor.training.module import PathModule
 from expertflow.workers.traces.trace import Trace
@@ -23,9 +23,9 @@ VOCABULARY = [f"Ġword{number}" for number in range(20)]
 
 def made_up_trace(sequences: int = 12, length: int = 14, seed: int = 0) -> Trace:
     """Experts follow from the token and from a topic of the sequence: earlier tokens say something about later ones."""
-    dice = np.random.default_rng(seed)
-    token_ids = dice.integers(0, len(VOCABULARY), sequences * length)
-    topics = np.repeat(dice.integers(0, EXPERTS // 2, sequences), length)
+    rng = np.random.default_rng(seed)
+    token_ids = rng.integers(0, len(VOCABULARY), sequences * length)
+    topics = np.repeat(rng.integers(0, EXPERTS // 2, sequences), length)
     by_token = (token_ids[:, None] * (1 + np.arange(LAYERS))) % (EXPERTS // 2)
     by_topic = EXPERTS // 2 + (topics[:, None] + np.arange(LAYERS)) % (EXPERTS // 2)
     return Trace(
@@ -65,35 +65,37 @@ def table_of(trace: Trace) -> TokenCounts:
     return compact(counts, seen, names)
 
 
-def forecaster_of(module: PathModule, trace: Trace, adapts: bool = False) -> Path:
-    return Path(file_of(module, trace), VOCABULARY.__getitem__, adapts)
+def forecaster_of(module: PathModule, trace: Trace, adapts: bool = False) -> PathForecaster:
+    return PathForecaster(file_of(module, trace), VOCABULARY.__getitem__, adapts)
 
 
-def random_path(layers: int, experts: int, top_k: int) -> Path:
+def random_path(layers: int, experts: int, top_k: int) -> PathForecaster:
     """An untrained predictor of these sizes, with noise for weights, that knows some tokens."""
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     trace = Trace(
-        routes=np.argsort(dice.random((40, layers, experts)), axis=2)[:, :, :top_k].astype(np.uint16),
-        token_ids=dice.integers(0, 30, 40),
+        routes=np.argsort(rng.random((40, layers, experts)), axis=2)[:, :, :top_k].astype(np.uint16),
+        token_ids=rng.integers(0, 30, 40),
         offsets=np.array([0, 40]),
         expert_count=experts,
     )
     shape = msgspec.structs.replace(SHAPE, layers=layers, experts=experts, top_k=top_k, grams=0)
-    return Path(file_of(untrained(trace, shape, noise=0.3), trace))
+    return PathForecaster(file_of(untrained(trace, shape, noise=0.3), trace))
 
 
-def ask(trace: Trace, row: int, positions: list[int], sequence: int = 0) -> Forecast:
+def ask(trace: Trace, row: int, positions: list[int], sequence: int = 0) -> PredictStep:
     places = trace.offsets[sequence] + np.array(positions)
-    return Forecast(
+    return PredictStep(
         step=positions[0], token_ids=trace.token_ids[places].tolist(), rows=[row] * len(positions), positions=positions
     )
 
 
-def tell(trace: Trace, row: int, positions: list[int], sequence: int = 0, routes: np.ndarray | None = None) -> Used:
+def tell(
+    trace: Trace, row: int, positions: list[int], sequence: int = 0, routes: np.ndarray | None = None
+) -> StepRouting:
     """`routes` [tokens, layers, top_k] instead of those of the trace."""
     places = trace.offsets[sequence] + np.array(positions)
     experts = trace.routes[places] if routes is None else routes
-    return Used(
+    return StepRouting(
         step=positions[0], token_ids=trace.token_ids[places].tolist(), rows=[row] * len(positions),
         positions=positions, top_k=TOP_K, experts=experts.astype("<u2").tobytes(), hits=0, misses=0, stall_ns=0,
     )  # fmt: skip

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from expertflow.ipc.messages import Forecast, Used
+from expertflow.ipc.messages import PredictStep, StepRouting
 
 
-def used_of(step: int, token_ids: list[int], routing: np.ndarray, rows: list[int] | None = None) -> Used:
+def used_of(step: int, token_ids: list[int], routing: np.ndarray, rows: list[int] | None = None) -> StepRouting:
     """`routing` is [tokens, layers, top_k]; rows default to 0, 1, … and all positions are the step."""
     tokens, _, top_k = routing.shape
-    return Used(
+    return StepRouting(
         step=step,
         token_ids=token_ids,
         rows=list(range(tokens)) if rows is None else rows,
@@ -22,9 +22,9 @@ def used_of(step: int, token_ids: list[int], routing: np.ndarray, rows: list[int
     )
 
 
-def coming(step: int, token_ids: list[int], rows: list[int] | None = None) -> Forecast:
+def coming(step: int, token_ids: list[int], rows: list[int] | None = None) -> PredictStep:
     rows = list(range(len(token_ids))) if rows is None else rows
-    return Forecast(step=step, token_ids=token_ids, rows=rows, positions=[step] * len(token_ids))
+    return PredictStep(step=step, token_ids=token_ids, rows=rows, positions=[step] * len(token_ids))
 
 
 def same_everywhere(layers: int, experts: list[int]) -> np.ndarray:

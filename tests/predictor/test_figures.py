@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from expertflow.tests.predictor.paths import LAYERS, made_up_trace
+from expertflow.workers.predictor.base.token_table import TokenTable
+from expertflow.workers.predictor.baselines.previous import Previous
 from expertflow.workers.predictor.judging.figures import judge
 from expertflow.workers.predictor.judging.replay import Judged, decode, prefill, teach
-from expertflow.workers.predictor.previous import Previous
-from expertflow.workers.predictor.token_table import TokenTable
 
 
 def step(forecast: list[list[float]], routes: list[list[int]]) -> Judged:

@@ -9,13 +9,13 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.tests.predictor.routes import coming, same_everywhere, used_of
-from expertflow.workers.predictor.choice import Subject, make_forecaster
-from expertflow.workers.predictor.forecaster import scores
-from expertflow.workers.predictor.liars import Noise, Opposite
-from expertflow.workers.predictor.token_table import TokenTable
+from expertflow.workers.predictor.base.forecaster import scores
+from expertflow.workers.predictor.base.token_table import TokenTable
+from expertflow.workers.predictor.baselines.adversarial import Noise, Opposite
+from expertflow.workers.predictor.registry import ModelShape, make_forecaster
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
-SUBJECT = Subject(layers=LAYERS, experts=EXPERTS, top_k=TOP_K)
+SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K)
 
 
 def test_scores_are_bytes_of_probability() -> None:

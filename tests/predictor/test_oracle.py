@@ -9,16 +9,16 @@ import msgspec
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.ipc.messages import Need, Used
+from expertflow.ipc.messages import Miss, StepRouting
 from expertflow.tests.predictor.routes import coming, used_of
-from expertflow.workers.predictor.oracle import Oracle
-from expertflow.workers.predictor.recording import read_recording
-from expertflow.workers.routing import read_routing, used_keys
+from expertflow.workers.predictor.baselines.oracle import Oracle
+from expertflow.workers.predictor.routing_recording import read_recording
+from expertflow.workers.traces.routing import read_routing, used_keys
 
 LAYERS, EXPERTS = 2, 6
 
 
-def recorded(step: int, rows: list[int]) -> Used:
+def recorded(step: int, rows: list[int]) -> StepRouting:
     """Row r uses experts r and r + step in layer 0, r + 1 in layer 1 (modulo)."""
     routing = np.array([[[row, row + step], [row + 1, row + 1]] for row in rows]) % EXPERTS
     return used_of(step, [0] * len(rows), routing, rows)
@@ -45,8 +45,8 @@ def test_an_oracle_foresees_nothing_for_what_was_not_recorded() -> None:
 
 def test_an_oracle_believes_the_later_of_two_recordings() -> None:
     """A sequence that was computed again after a death has its routes twice."""
-    again = used_of(2, [0], np.full((1, LAYERS, 1), 5), rows=[0])
-    oracle = Oracle(LAYERS, EXPERTS, [recorded(2, [0]), again])
+    reissue_copies = used_of(2, [0], np.full((1, LAYERS, 1), 5), rows=[0])
+    oracle = Oracle(LAYERS, EXPERTS, [recorded(2, [0]), reissue_copies])
     assert list(np.flatnonzero(oracle.forecast(coming(2, [0], rows=[0]))[0])) == [5]
 
 
@@ -72,11 +72,11 @@ def test_a_folder_is_read_in_the_order_of_epochs(tmp_path: Path) -> None:
     """The tenth start comes after the second."""
     for epoch in (10, 2, 1):
         write(tmp_path / f"routes.{epoch}.msgpack", [recorded(epoch, [0])])
-    write(tmp_path / "steps.1.msgpack", [Need(0, 0, [])])
+    write(tmp_path / "steps.1.msgpack", [Miss(0, 0, [])])
     assert [used.step for used in read_recording(tmp_path)] == [1, 2, 10]
 
 
-@pytest.mark.parametrize("content", [msgspec.msgpack.encode(Need(0, 0, [1])), b"\xc1\xc1", b"\x01"])
+@pytest.mark.parametrize("content", [msgspec.msgpack.encode(Miss(0, 0, [1])), b"\xc1\xc1", b"\x01"])
 def test_something_else_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other"
     file.write_bytes(content)

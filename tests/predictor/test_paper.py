@@ -5,48 +5,48 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from expertflow.ipc.messages import Forecast, Used
-from expertflow.workers.predictor.paper import forecaster as paper_forecaster
-from expertflow.workers.predictor.paper.file import KIND, PaperFile
-from expertflow.workers.predictor.paper.forecaster import Paper
-from expertflow.workers.predictor.paper.module import PaperModule, padded
-from expertflow.workers.predictor.paper.row import window_start
-from expertflow.workers.predictor.paper.shape import FIRST, PaperShape
-from expertflow.workers.predictor.stored import Header
+from expertflow.ipc.messages import PredictStep, StepRouting
+from expertflow.workers.predictor.base.predictor_file import Header
+from expertflow.workers.predictor.t5 import forecaster as paper_forecaster
+from expertflow.workers.predictor.t5.file import KIND, T5File
+from expertflow.workers.predictor.t5.forecaster import T5Forecaster
+from expertflow.workers.predictor.t5.module import T5Module, padded
+from expertflow.workers.predictor.t5.row import window_start
+from expertflow.workers.predictor.t5.shape import FIRST, T5Shape
 
-SHAPE = PaperShape(
+SHAPE = T5Shape(
     layers=2, experts=4, top_k=1, vocabulary=FIRST + 20, width=16, inner=32, blocks=2, heads=2, head=8, window=8
 )
 
 
 @pytest.fixture
-def module() -> PaperModule:
+def module() -> T5Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return PaperModule(SHAPE).eval()
+        return T5Module(SHAPE).eval()
 
 
-def forecaster(module: PaperModule) -> Paper:
+def forecaster(module: T5Module) -> T5Forecaster:
     weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
-    return Paper(PaperFile(Header(kind=KIND, shape=SHAPE), weights, np.arange(20)))
+    return T5Forecaster(T5File(Header(kind=KIND, shape=SHAPE), weights, np.arange(20)))
 
 
-def used(row: int, positions: list[int], tokens: list[int]) -> Used:
+def used(row: int, positions: list[int], tokens: list[int]) -> StepRouting:
     routing = np.zeros((len(tokens), SHAPE.layers, SHAPE.top_k), dtype=np.uint16).tobytes()
     rows = [row] * len(tokens)
-    return Used(
+    return StepRouting(
         step=0, token_ids=tokens, rows=rows, positions=positions, top_k=1, experts=routing, hits=0, misses=0, stall_ns=0
     )
 
 
-def forecast(paper: Paper, tokens: list[int], rows: list[int], positions: list[int]) -> np.ndarray:
+def forecast(paper: T5Forecaster, tokens: list[int], rows: list[int], positions: list[int]) -> np.ndarray:
     """[tokens, layers, experts]"""
-    ((places, said),) = paper.parts(Forecast(step=0, token_ids=tokens, rows=rows, positions=positions))
+    ((places, said),) = paper.parts(PredictStep(step=0, token_ids=tokens, rows=rows, positions=positions))
     return said[np.argsort(places)]
 
 
 @torch.no_grad()
-def read_anew(module: PaperModule, prompt: list[int], known: list[int]) -> np.ndarray:
+def read_anew(module: T5Module, prompt: list[int], known: list[int]) -> np.ndarray:
     """[layers, experts] of the last known token."""
     numbers = [[FIRST + token for token in each[-SHAPE.window :]] for each in (prompt, known)]
     return torch.sigmoid(module(padded(numbers[:1]), padded(numbers[1:]))[0, -1]).numpy()
@@ -54,7 +54,7 @@ def read_anew(module: PaperModule, prompt: list[int], known: list[int]) -> np.nd
 
 @pytest.mark.parametrize("cached", [16_384, 0])
 def test_a_step_is_as_if_everything_were_read_anew(
-    module: PaperModule, monkeypatch: pytest.MonkeyPatch, cached: int
+    module: T5Module, monkeypatch: pytest.MonkeyPatch, cached: int
 ) -> None:
     monkeypatch.setattr(paper_forecaster, "CACHED_TOKENS", cached)
     paper = forecaster(module)
@@ -71,7 +71,7 @@ def test_a_step_is_as_if_everything_were_read_anew(
             paper.learn(used(row, [places[line]], [coming[line]]))
 
 
-def test_beyond_the_window_the_latest_tokens_are_read(module: PaperModule) -> None:
+def test_beyond_the_window_the_latest_tokens_are_read(module: T5Module) -> None:
     paper = forecaster(module)
     tokens = [step % 19 for step in range(21)]
     paper.learn(used(1, [0, 1], [3, 1]))

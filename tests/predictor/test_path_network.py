@@ -18,7 +18,7 @@ from expertflow.tests.predictor.paths import (
     tell,
     untrained,
 )
-from expertflow.workers.predictor.path.forecaster import Path
+from expertflow.workers.predictor.path.forecaster import PathForecaster
 from expertflow.workers.predictor.training.counting import count_tokens
 from expertflow.workers.predictor.training.module import Batch
 from expertflow.workers.predictor.training.sequences import Sequences
@@ -44,7 +44,7 @@ def torch_probabilities(trace: Trace, noise: float, routing_known: bool) -> np.n
     return torch.sigmoid(untrained(trace, noise=noise)(batch_of(trace, routing_known))).numpy()
 
 
-def decoded(forecaster: Path, trace: Trace, sequence: int) -> np.ndarray:
+def decoded(forecaster: PathForecaster, trace: Trace, sequence: int) -> np.ndarray:
     """Token by token, each after the routing of those before."""
     forecasts = []
     for position in range(LENGTH):
@@ -116,9 +116,9 @@ def test_the_own_sequence_is_left_out_of_the_table_it_is_judged_by() -> None:
 
 def test_a_file_of_another_top_k_learns_nothing_from_it() -> None:
     trace = made_up_trace()
-    forecaster = Path(file_of(untrained(trace), trace))
+    forecaster = PathForecaster(file_of(untrained(trace), trace))
     wrong = np.zeros((1, SHAPE.layers, TOP_K + 1))
     message = tell(trace, 0, [0], routes=wrong)
     forecaster.learn(message)
-    untouched = Path(file_of(untrained(trace), trace))
+    untouched = PathForecaster(file_of(untrained(trace), trace))
     assert np.array_equal(forecaster.routes(ask(trace, 0, [1])), untouched.routes(ask(trace, 0, [1])))

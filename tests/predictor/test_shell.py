@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from expertflow.configs.schema import Config
-from expertflow.ipc.messages import Foresee, Foreseen, Message
+from expertflow.ipc.messages import Message, PredictRows, RowPredictions
 from expertflow.tests.predictor.routes import same_everywhere, used_of
 from expertflow.tests.scheduler.fake_engine import make_survey
 from expertflow.workers.predictor.shell import PredictorShell
@@ -38,7 +38,7 @@ class FakeStage:
         yield
 
 
-QUESTION = Foresee(number=7, token_ids=[3, 4, 3], rows=[10, 11, 12], positions=[5, 6, 7])
+QUESTION = PredictRows(number=7, token_ids=[3, 4, 3], rows=[10, 11, 12], positions=[5, 6, 7])
 
 
 def test_rows_are_foreseen_one_by_one(tmp_path: Path) -> None:
@@ -47,10 +47,10 @@ def test_rows_are_foreseen_one_by_one(tmp_path: Path) -> None:
     shell = PredictorShell(stage)  # pyright: ignore[reportArgumentType]
     for token, expert in ((3, 1), (4, 5)):
         for step in range(20):
-            shell.hear([used_of(step, [token], same_everywhere(LAYERS, [expert]))])
-    shell.hear([QUESTION])
+            shell.receive([used_of(step, [token], same_everywhere(LAYERS, [expert]))])
+    shell.receive([QUESTION])
     (peer, answer), *others = stage.sent
-    assert peer == "scheduler" and isinstance(answer, Foreseen) and not others
+    assert peer == "scheduler" and isinstance(answer, RowPredictions) and not others
     assert (answer.number, answer.rows) == (7, [10, 11, 12])
     routes = np.frombuffer(answer.scores, dtype=np.uint8).reshape(3, LAYERS, EXPERTS)
     assert routes.argmax(axis=2).tolist() == [[1, 1], [5, 5], [1, 1]]
@@ -60,13 +60,13 @@ def test_rows_are_foreseen_one_by_one(tmp_path: Path) -> None:
 def test_whoever_lies_answers_in_the_right_shape(tmp_path: Path, predictor: str) -> None:
     stage = FakeStage(tmp_path, predictor)
     shell = PredictorShell(stage)  # pyright: ignore[reportArgumentType]
-    shell.hear([QUESTION])
+    shell.receive([QUESTION])
     answer = stage.sent[0][1]
-    assert isinstance(answer, Foreseen) and len(answer.scores) == 3 * LAYERS * EXPERTS
+    assert isinstance(answer, RowPredictions) and len(answer.scores) == 3 * LAYERS * EXPERTS
 
 
 def test_without_a_predictor_nobody_answers(tmp_path: Path) -> None:
     stage = FakeStage(tmp_path, "none")
     shell = PredictorShell(stage)  # pyright: ignore[reportArgumentType]
-    shell.hear([QUESTION])
+    shell.receive([QUESTION])
     assert not stage.sent

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from expertflow.tests.predictor.routes import coming, same_everywhere, used_of
-from expertflow.workers.predictor.everything import Everything
-from expertflow.workers.predictor.forecaster import CHUNK_TOKENS
-from expertflow.workers.predictor.matrices import Matrices
-from expertflow.workers.predictor.previous import REMEMBERED_ROWS, Previous
+from expertflow.workers.predictor.base.forecaster import CHUNK_TOKENS
+from expertflow.workers.predictor.baselines.activation_matrices import ActivationMatrixForecaster
+from expertflow.workers.predictor.baselines.everything import Everything
+from expertflow.workers.predictor.baselines.previous import REMEMBERED_ROWS, Previous
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
@@ -47,7 +47,7 @@ def test_previous_forgets_the_row_not_seen_for_longest() -> None:
 
 
 def test_matrices_follow_the_most_similar_request() -> None:
-    forecaster = Matrices(LAYERS, EXPERTS, TOP_K)
+    forecaster = ActivationMatrixForecaster(LAYERS, EXPERTS, TOP_K)
     for step in range(5):
         forecaster.learn(used_of(step, [1, 1], routed([0, step % 2 + 1], [5, step % 2 + 6])))
     forecaster.learn(used_of(0, [1], routed([0, 1]), rows=[2]))
@@ -59,14 +59,14 @@ def test_matrices_follow_the_most_similar_request() -> None:
 
 
 def test_matrices_of_a_new_request_are_the_average() -> None:
-    forecaster = Matrices(LAYERS, EXPERTS, TOP_K)
+    forecaster = ActivationMatrixForecaster(LAYERS, EXPERTS, TOP_K)
     assert np.allclose(forecaster.routes(coming(0, [1])), TOP_K / EXPERTS)
     forecaster.learn(used_of(0, [1, 1], routed([0, 1], [0, 2])))
     assert np.allclose(forecaster.routes(coming(0, [1], rows=[9]))[0, 0, :3], [1, 0.5, 0.5])
 
 
 def test_matrices_keep_a_bounded_number_of_requests() -> None:
-    forecaster = Matrices(LAYERS, EXPERTS, TOP_K, requests=2)
+    forecaster = ActivationMatrixForecaster(LAYERS, EXPERTS, TOP_K, requests=2)
     forecaster.learn(used_of(0, [1], routed([0, 1]), rows=[0]))
     forecaster.learn(used_of(0, [1], routed([2, 3]), rows=[1]))
     forecaster.learn(used_of(0, [1], routed([4, 5]), rows=[2]))
@@ -75,13 +75,17 @@ def test_matrices_keep_a_bounded_number_of_requests() -> None:
 
 def test_a_long_prompt_is_forecast_in_parts_of_bounded_size() -> None:
     tokens = 2 * CHUNK_TOKENS + 3
-    for forecaster in (Everything(LAYERS, EXPERTS), Matrices(LAYERS, EXPERTS, TOP_K), Previous(LAYERS, EXPERTS, TOP_K)):
+    for forecaster in (
+        Everything(LAYERS, EXPERTS),
+        ActivationMatrixForecaster(LAYERS, EXPERTS, TOP_K),
+        Previous(LAYERS, EXPERTS, TOP_K),
+    ):
         parts = list(forecaster.parts(coming(0, [1] * tokens, rows=[0] * tokens)))
         assert max(len(places) for places, _ in parts) <= CHUNK_TOKENS
         assert np.concatenate([places for places, _ in parts]).tolist() == list(range(tokens))
 
 
 def test_malformed_routing_teaches_nothing() -> None:
-    for forecaster in (Matrices(LAYERS, EXPERTS, TOP_K), Previous(LAYERS, EXPERTS, TOP_K)):
+    for forecaster in (ActivationMatrixForecaster(LAYERS, EXPERTS, TOP_K), Previous(LAYERS, EXPERTS, TOP_K)):
         forecaster.learn(used_of(0, [1], routed([0, EXPERTS])))
         assert np.allclose(forecaster.routes(coming(1, [1])), TOP_K / EXPERTS)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from expertflow import Config
 from expertflow.errors import UsageError
-from expertflow.ipc.messages import Forecast, Used
-from expertflow.workers.predictor.choice import Subject, make_forecaster
-from expertflow.workers.predictor.forecaster import Forecaster
-from expertflow.workers.routing import UNROUTED, laid_out, seen_layers
+from expertflow.ipc.messages import PredictStep, StepRouting
+from expertflow.workers.predictor.base.forecaster import Forecaster
+from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.traces.routing import UNROUTED, laid_out, seen_layers
 
 LAYERS, ENCODER_LAYERS, EXPERTS = 5, 2, 8
-SUBJECT = Subject(layers=LAYERS, experts=EXPERTS, top_k=1, encoder_layers=ENCODER_LAYERS)
+SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=1, encoder_layers=ENCODER_LAYERS)
 SOURCES, OUTPUTS = [3, 4], [0, 3]
 
 
@@ -25,13 +25,13 @@ def made(predictor: str, **options: str) -> Forecaster:
     return forecaster
 
 
-def prefill(step: int = 1, row: int = 0) -> Used:
+def prefill(step: int = 1, row: int = 0) -> StepRouting:
     """Token t of a prompt takes expert t everywhere, token t of an output expert t + 1."""
     ids = SOURCES + OUTPUTS
     seen = seen_layers(len(ids), len(SOURCES), LAYERS, ENCODER_LAYERS)
     wanted = [*SOURCES, *(token + 1 for token in OUTPUTS)]
     layers = {layer: np.array(wanted, "<u2")[seen[:, layer], None] for layer in range(LAYERS)}
-    return Used(
+    return StepRouting(
         step=step,
         token_ids=ids,
         rows=[row] * len(ids),
@@ -49,7 +49,7 @@ def likeliest(forecaster: Forecaster, sources: list[int], outputs: list[int], po
     """[tokens, layers]; -1 where nothing is expected."""
     ids = sources + outputs
     where = {"rows": [0] * len(ids), "positions": [position] * len(ids)}
-    routes = forecaster.routes(Forecast(step=2, token_ids=ids, sources=len(sources), **where))
+    routes = forecaster.routes(PredictStep(step=2, token_ids=ids, sources=len(sources), **where))
     return np.where(routes.any(axis=2), routes.argmax(axis=2), -1)
 
 
@@ -71,7 +71,7 @@ def test_decode_steps_expect_nothing_of_the_encoder() -> None:
 def test_every_other_predictor_answers_for_all_layers(predictor: str) -> None:
     forecaster = made(predictor)
     forecaster.learn(prefill())
-    whole = forecaster.forecast(Forecast(step=2, token_ids=[3, 4], rows=[0, 0], positions=[0, 0], sources=1))
+    whole = forecaster.forecast(PredictStep(step=2, token_ids=[3, 4], rows=[0, 0], positions=[0, 0], sources=1))
     assert whole.shape == (LAYERS, EXPERTS) and (whole.max(axis=1) > 0).all()
 
 

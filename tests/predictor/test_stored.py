@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -20,18 +20,18 @@ from expertflow.tests.predictor.paths import (
     made_up_trace,
     untrained,
 )
-from expertflow.workers.predictor.choice import FILE_NAME, Subject, make_forecaster
+from expertflow.workers.predictor.base.predictor_file import FORMAT_VERSION
 from expertflow.workers.predictor.path.file import read_path, write_path
-from expertflow.workers.predictor.path.forecaster import Path
+from expertflow.workers.predictor.path.forecaster import PathForecaster
 from expertflow.workers.predictor.path.loading import load_path
-from expertflow.workers.predictor.stored import FORMAT_VERSION
+from expertflow.workers.predictor.registry import FILE_NAME, ModelShape, make_forecaster
 from expertflow.workers.predictor.training.path import default_shape
 
-SUBJECT = Subject(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="abc")
+SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="abc")
 
 
 @pytest.fixture
-def file(tmp_path: FilePath) -> FilePath:
+def file(tmp_path: Path) -> Path:
     trace = made_up_trace()
     written = file_of(untrained(trace, noise=0.2), trace)
     header = msgspec.structs.replace(written.header, model="abc", figures={"decode_recall": 0.5})
@@ -39,7 +39,7 @@ def file(tmp_path: FilePath) -> FilePath:
     return tmp_path / "p.npz"
 
 
-def rewritten(file: FilePath, **changes: object) -> FilePath:
+def rewritten(file: Path, **changes: object) -> Path:
     """The same file with another header."""
     with np.load(file) as npz:
         arrays = dict(npz)
@@ -49,18 +49,18 @@ def rewritten(file: FilePath, **changes: object) -> FilePath:
     return file
 
 
-def test_what_is_written_is_read(file: FilePath) -> None:
+def test_what_is_written_is_read(file: Path) -> None:
     trace = made_up_trace()
     loaded = load_path(file, SUBJECT)
-    assert isinstance(loaded, Path)
+    assert isinstance(loaded, PathForecaster)
     assert read_path(file).header.figures == {"decode_recall": 0.5}
-    named = Path(read_path(file), [f"Ġword{number}" for number in range(20)].__getitem__)
+    named = PathForecaster(read_path(file), [f"Ġword{number}" for number in range(20)].__getitem__)
     original = forecaster_of(untrained(trace, noise=0.2), trace)
     coming = ask(trace, 0, list(range(9)))
     assert np.allclose(named.routes(coming), original.routes(coming), atol=5e-3)
 
 
-def test_another_version_or_kind_is_refused(file: FilePath) -> None:
+def test_another_version_or_kind_is_refused(file: Path) -> None:
     with pytest.raises(UsageError, match=f"version {FORMAT_VERSION + 1}; wanted"):
         load_path(rewritten(file, version=FORMAT_VERSION + 1), SUBJECT)
     with pytest.raises(UsageError, match="kind 'paper'"):
@@ -68,22 +68,22 @@ def test_another_version_or_kind_is_refused(file: FilePath) -> None:
 
 
 @pytest.mark.parametrize("other", [{"layers": 4}, {"experts": 16}, {"top_k": 1}])
-def test_a_model_of_other_sizes_is_refused(file: FilePath, other: dict[str, int]) -> None:
+def test_a_model_of_other_sizes_is_refused(file: Path, other: dict[str, int]) -> None:
     with pytest.raises(CheckpointError, match="was trained for 3 layers of 8 experts, top 2; this model has"):
         load_path(file, replace(SUBJECT, **other))
 
 
-def test_another_model_of_the_same_sizes_is_refused(file: FilePath) -> None:
+def test_another_model_of_the_same_sizes_is_refused(file: Path) -> None:
     with pytest.raises(CheckpointError, match="was trained for the model abc; this one is xyz"):
-        load_path(file, Subject(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="xyz"))
+        load_path(file, ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="xyz"))
 
 
-def test_unknown_fingerprints_are_not_compared(file: FilePath) -> None:
-    load_path(file, Subject(layers=LAYERS, experts=EXPERTS, top_k=TOP_K))
+def test_unknown_fingerprints_are_not_compared(file: Path) -> None:
+    load_path(file, ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K))
     load_path(rewritten(file, model=""), SUBJECT)
 
 
-def test_what_is_no_predictor_is_refused(file: FilePath, tmp_path: FilePath) -> None:
+def test_what_is_no_predictor_is_refused(file: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
     np.savez(tmp_path / "other.npz", experts=np.zeros(3))
     for wrong in ("text", "other.npz", "missing"):
@@ -95,7 +95,7 @@ def test_what_is_no_predictor_is_refused(file: FilePath, tmp_path: FilePath) -> 
         load_path(file, SUBJECT)
 
 
-def test_a_file_without_an_array_is_refused(file: FilePath) -> None:
+def test_a_file_without_an_array_is_refused(file: Path) -> None:
     with np.load(file) as npz:
         arrays = {name: npz[name] for name in npz.files if name != "table.seen"}
     np.savez(file, **arrays)  # type: ignore[arg-type]
@@ -103,16 +103,16 @@ def test_a_file_without_an_array_is_refused(file: FilePath) -> None:
         load_path(file, SUBJECT)
 
 
-def test_the_model_folder_may_carry_the_predictor(file: FilePath, tmp_path: FilePath) -> None:
+def test_the_model_folder_may_carry_the_predictor(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    subject = Subject(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, folder=str(folder))
+    subject = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, folder=str(folder))
     with pytest.raises(UsageError, match="needs a trained file"):
         make_forecaster(Config.load(predictor="path"), subject)
     file.rename(folder / FILE_NAME)
-    assert isinstance(make_forecaster(Config.load(predictor="path"), subject), Path)
+    assert isinstance(make_forecaster(Config.load(predictor="path"), subject), PathForecaster)
     named = Config.load(predictor="path", predictor_file=str(folder / FILE_NAME))
-    assert isinstance(make_forecaster(named, SUBJECT), Path)
+    assert isinstance(make_forecaster(named, SUBJECT), PathForecaster)
 
 
 def test_spelling_matters_only_where_tokens_have_strings() -> None:

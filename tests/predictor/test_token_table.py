@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from expertflow.tests.predictor.routes import coming, same_everywhere, used_of
-from expertflow.workers.predictor.token_table import TokenTable
+from expertflow.workers.predictor.base.token_table import TokenTable
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 
@@ -59,9 +59,9 @@ def test_an_empty_step_uses_nothing() -> None:
 
 def test_learning_at_once_or_one_by_one_is_the_same() -> None:
     """A prefill of thousands of tokens goes through chunks; none may be lost or counted twice."""
-    dice = np.random.default_rng(3)
-    tokens = dice.integers(0, 700, 2048).tolist()
-    routing = dice.integers(0, EXPERTS, (2048, LAYERS, 1))
+    rng = np.random.default_rng(3)
+    tokens = rng.integers(0, 700, 2048).tolist()
+    routing = rng.integers(0, EXPERTS, (2048, LAYERS, 1))
     at_once, one_by_one = TokenTable(LAYERS, EXPERTS, 1), TokenTable(LAYERS, EXPERTS, 1)
     at_once.learn(used_of(0, tokens, routing))
     for index, token in enumerate(tokens):

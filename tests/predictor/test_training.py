@@ -11,7 +11,7 @@ import pytest
 import torch
 from expertflow.tests.predictor.paths import SHAPE, made_up_trace
 from expertflow.workers.predictor.judging.report import compare
-from expertflow.workers.predictor.paper.shape import FIRST, PaperShape
+from expertflow.workers.predictor.t5.shape import FIRST, T5Shape
 from expertflow.workers.predictor.training.counting import compact, count_tokens
 from expertflow.workers.predictor.training.grouping import grouped
 from expertflow.workers.predictor.training.loop import Effort
@@ -43,7 +43,7 @@ def test_a_path_predictor_learns(tmp_path: FilePath) -> None:
 
 def test_the_transformer_of_the_paper_learns(tmp_path: FilePath) -> None:
     learned, held_out = made_up_trace(sequences=60).split(0.2)
-    shape = PaperShape(
+    shape = T5Shape(
         layers=SHAPE.layers, experts=SHAPE.experts, top_k=SHAPE.top_k, vocabulary=FIRST + 20,
         inner=32, blocks=1, heads=2, head=8, window=10,
     )  # fmt: skip
@@ -54,9 +54,9 @@ def test_the_transformer_of_the_paper_learns(tmp_path: FilePath) -> None:
 
 
 def test_the_paper_states_the_size_of_its_transformer() -> None:
-    from expertflow.workers.predictor.paper.module import PaperModule
+    from expertflow.workers.predictor.t5.module import T5Module
 
-    module = PaperModule(PaperShape(layers=1, experts=1, top_k=1, vocabulary=32_128))
+    module = T5Module(T5Shape(layers=1, experts=1, top_k=1, vocabulary=32_128))
     weights = sum(value.numel() for value in module.transformer.parameters())
     assert weights == pytest.approx(3.78e6, rel=0.01)
 
@@ -94,7 +94,7 @@ def test_hidden_routing_is_hidden_from_a_token_on() -> None:
 def test_the_table_keeps_what_was_seen_most(monkeypatch: pytest.MonkeyPatch) -> None:
     trace = made_up_trace()
     counts, seen = count_tokens(trace)
-    monkeypatch.setattr("expertflow.workers.predictor.training.counting.MOST_ENTRIES", 40)
+    monkeypatch.setattr("expertflow.workers.predictor.training.counting.MAX_ENTRIES", 40)
     table = compact(counts, seen, np.arange(len(seen)))
     assert 1 <= len(table.tokens) < np.count_nonzero(seen)
     assert seen[table.tokens].min() >= np.median(seen)
@@ -111,8 +111,8 @@ def test_counts_are_scaled_to_bytes() -> None:
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 5), st.integers(0, 3))
 def test_groups_hold_everything_once_and_stay_small(lengths: list[int], most: int, seed: int) -> None:
-    for dice in (None, np.random.default_rng(seed)):
-        groups = list(grouped(lengths, 50, most, dice))
+    for rng in (None, np.random.default_rng(seed)):
+        groups = list(grouped(lengths, 50, most, rng))
         assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
         for group in groups:
             assert len(group) <= most

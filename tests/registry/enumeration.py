@@ -7,7 +7,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from expertflow.workers.checkpoint.architecture import WITH_IMAGES
+from expertflow.workers.model.architecture import WITH_IMAGES
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING, model_type_to_module_name
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from expertflow.tests.registry.enumeration import modules
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-from tests.registry.enumeration import modules
 
 _TORCHVISION = "its image processor needs torchvision, which seldom is beside a CPU's torch: not tried"
 _UNTRIED = "not tried"

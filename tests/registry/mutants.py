@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.compute import experts as expert_layers
-from expertflow.workers.compute import rows as cache_rows
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.workers.compute.experts import layer as expert_layers
+from expertflow.workers.model import cache_rows as cache_rows
 
 
 def stale_slots(runtime: LocalRuntime) -> None:

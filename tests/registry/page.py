@@ -14,12 +14,11 @@ from pathlib import Path
 
 import msgspec
 from expertflow.errors import CheckpointError
-from expertflow.workers.checkpoint.architecture import WITH_IMAGES
+from expertflow.tests.registry.enumeration import causal_types, other_modules
+from expertflow.tests.registry.images import NO_IMAGES
 from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.model.architecture import WITH_IMAGES
 from transformers.utils.logging import disable_progress_bar
-
-from tests.registry.enumeration import causal_types, other_modules
-from tests.registry.images import NO_IMAGES
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE, RESULTS = DOCS / "models.md", DOCS / "results" / "models.json"
@@ -67,10 +66,9 @@ def load_rows() -> Rows:
 
 def try_one(model_type: str, folder: Path) -> Row:
     """A tiny model through survey and trial. An exception other than a typed refusal is a bug here or there."""
-    from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-
-    from tests.registry.tiny import save_tiny
-    from tests.registry.trial import TOLERANCE, live, reference
+    from expertflow.tests.registry.tiny import save_tiny
+    from expertflow.tests.registry.trial import TOLERANCE, live, reference
+    from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
     save_tiny(model_type, folder)
     try:

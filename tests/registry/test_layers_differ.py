@@ -9,23 +9,22 @@ import pytest
 import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import CheckpointError
-from expertflow.ipc.messages import Row, RunStep, Sampling
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.sizing import model_sizes
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.checkpoint.broken import edit_config
+from expertflow.tests.registry.tiny import tiny_config
+from expertflow.tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
+from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.sizes import VOCABULARY
+from expertflow.workers.model.tiny_sizes import VOCABULARY
 from expertflow.workers.predictor.training.loop import Effort
 from expertflow.workers.predictor.training.paper import TrainedPaper, train_paper
 from expertflow.workers.predictor.training.path import TrainedPath, train_path
-from expertflow.workers.routing import read_routing
+from expertflow.workers.surveyor.sizing import model_sizes
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_trace
+from expertflow.workers.traces.routing import read_routing
 from transformers import AutoModelForCausalLM
-
-from tests.checkpoint.broken import edit_config
-from tests.registry.tiny import tiny_config
-from tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
-from tests.system.references import Reference, random_prompts
 
 TOP_KS = [1, 3, 2]
 
@@ -59,7 +58,7 @@ def test_layers_that_take_different_numbers_of_experts_are_exact(folder: Path, s
 def test_what_was_used_repeats_the_first_expert(folder: Path, survey: Survey) -> None:
     prompt = [3, 5, 9, 11, 12]
     with LocalRuntime(survey, survey.expert_count) as runtime:
-        _, used = runtime.run(RunStep(number=0, unit=0, admit=[Row(0, prompt, 0, Sampling())]))
+        _, used = runtime.run(RunStep(number=0, unit=0, admit=[RequestRow(0, prompt, 0, Sampling())]))
     assert used is not None
     routes = read_routing(used, survey.layers, survey.experts)
     assert routes is not None and routes.shape == (len(prompt), len(TOP_KS), max(TOP_KS))

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from expertflow.workers.checkpoint.architecture import load_config
-from expertflow.workers.checkpoint.sizing import model_sizes
+from expertflow.tests.checkpoint.test_old_configs import age
+from expertflow.tests.registry.demanding import COMPOSITES
+from expertflow.tests.registry.page import load_rows
+from expertflow.tests.registry.tiny import full_config, tiny_config
+from expertflow.workers.model.architecture import load_config
+from expertflow.workers.surveyor.sizing import model_sizes
 from transformers import PreTrainedConfig
-
-from tests.checkpoint.test_old_configs import age
-from tests.registry.demanding import COMPOSITES
-from tests.registry.page import load_rows
-from tests.registry.tiny import full_config, tiny_config
 
 TYPES = [row.model_type for row in load_rows().models if row.model_type not in COMPOSITES]
 

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 from expertflow import Client, Config, Supervisor
-
-from tests.registry.tiny import save_tiny
-from tests.system.references import Reference, random_prompts
+from expertflow.tests.registry.tiny import save_tiny
+from expertflow.tests.system.references import Reference, random_prompts
 
 UNLIKE = ("deepseek_v4", "gemma4_text", "granitemoehybrid", "lfm2_moe", "minimax", "nemotron_h", "qwen2_moe")
 

@@ -16,32 +16,31 @@ import pytest
 import torch
 import transformers
 from expertflow.errors import CheckpointError
-from expertflow.ipc.messages import Row as RowOfIds
+from expertflow.ipc.messages import RequestRow as RowOfIds
 from expertflow.ipc.messages import Sampling
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.architecture import WITH_IMAGES, model_class
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_both
+from expertflow.tests.registry import mutants
+from expertflow.tests.registry.demanding import COMPOSITES
+from expertflow.tests.registry.enumeration import causal_types, modules
+from expertflow.tests.registry.images import NO_IMAGES, image_types
+from expertflow.tests.registry.page import PAGE, Row, load_rows, render
+from expertflow.tests.registry.tiny import full_config, save_multimodal, save_tiny, tiny_config
+from expertflow.tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
+from expertflow.tests.system.schedules import Driver
 from expertflow.workers.checkpoint.headers import checkpoint_files, read_headers
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.hints import Hinter
-from expertflow.workers.compute.kv_cost import kv_bytes
-from expertflow.workers.compute.model import attach
-from expertflow.workers.compute.next_router import NextRouters
-from expertflow.workers.compute.probe import probe
-from expertflow.workers.compute.rows import UnknownCacheLayer, cache_bytes, join
-from expertflow.workers.compute.unit import Unit
+from expertflow.workers.compute.experts.hints import Hinter
+from expertflow.workers.compute.experts.next_router import NextRouters
+from expertflow.workers.compute.skeleton import attach
+from expertflow.workers.model.architecture import WITH_IMAGES, model_class
+from expertflow.workers.model.cache_rows import UnknownCacheLayer, cache_bytes, join
+from expertflow.workers.model.kv_cost import kv_bytes
+from expertflow.workers.model.probe import probe
+from expertflow.workers.model.unit import Unit
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-from tests.checkpoint.skeletons import assert_skeleton_equal, load_both
-from tests.registry import mutants
-from tests.registry.demanding import COMPOSITES
-from tests.registry.enumeration import causal_types, modules
-from tests.registry.images import NO_IMAGES, image_types
-from tests.registry.page import PAGE, Row, load_rows, render
-from tests.registry.tiny import full_config, save_multimodal, save_tiny, tiny_config
-from tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
-from tests.system.schedules import Driver
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -184,7 +183,7 @@ def test_a_router_is_asked_alone_where_its_block_cannot(folders: Path, model_typ
         source = NextRouters(runtime.model, survey.experts)
 
         class Watcher(Hinter):
-            def look(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
+            def observe(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
                 seen.append((layer, source._router, routes.copy()))
 
         attach(Watcher(source, survey.layers, survey.experts, survey.top_k, lambda hint: None), runtime.model)

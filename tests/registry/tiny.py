@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from expertflow.workers.checkpoint.architecture import build_on_meta, experts_modules, model_class
-from expertflow.workers.compute.shrink import shrink
+from expertflow.tests.families import draw_constants, remember_longer
+from expertflow.tests.registry.demanding import COMPOSITES, DEMANDING
+from expertflow.workers.model.architecture import build_on_meta, experts_modules, model_class
+from expertflow.workers.model.tiny_copy import shrink
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-from tests.families import draw_constants, remember_longer
-from tests.registry.demanding import COMPOSITES, DEMANDING
 
 MOE_LAYERS = 2
 """At least: a hint is about the next one."""

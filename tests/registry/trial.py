@@ -11,15 +11,14 @@ import msgspec
 import numpy as np
 import torch
 from expertflow.ipc.messages import RunStep
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.architecture import experts_modules
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.system.schedules import Driver, Sequence
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.executor import sample
 from expertflow.workers.compute.recording import digest_rows
-from expertflow.workers.compute.unit import RowAbilities, Unit
+from expertflow.workers.model.architecture import experts_modules
+from expertflow.workers.model.unit import RowAbilities, Unit
 from torch import Tensor
-
-from tests.system.schedules import Driver, Sequence
 
 TOLERANCE = 1e-4
 """I1b: of the largest logit, float32."""

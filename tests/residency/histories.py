@@ -6,9 +6,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from expertflow.ipc.messages import Given, Hint, Holding, Need, Plan, Used
+from expertflow.ipc.messages import Hint, Miss, Released, ResidentTable, StepPrediction, StepRouting
 from expertflow.tests.residency.world import Shape, World
-from expertflow.workers.compute.holdings import Holdings
+from expertflow.workers.compute.experts.holdings import Holdings
 from expertflow.workers.loader.ledger import Ledger
 from hypothesis import strategies as st
 
@@ -39,11 +39,11 @@ def programs(draw: st.DrawFn, shape: Shape) -> list[list[list[int]]]:
 @st.composite
 def histories(draw: st.DrawFn, most_turns: int) -> bytes:
     """Bytes for `play`. Drawn by a seed: hypothesis' own byte strings are a few turns long at best."""
-    dice = random.Random(draw(st.integers(0, 2**32 - 1)))
+    rng = random.Random(draw(st.integers(0, 2**32 - 1)))
     turns, calm = draw(st.integers(0, most_turns)), draw(st.sampled_from((0.0, 0.5, 0.8, 0.95, 1.0)))
-    history = bytearray(dice.randbytes(2 * turns))
+    history = bytearray(rng.randbytes(2 * turns))
     for index in range(0, len(history), 2):
-        if history[index] < MISCHIEF and dice.random() < calm:
+        if history[index] < MISCHIEF and rng.random() < calm:
             history[index] += MISCHIEF
     return bytes(history)
 
@@ -116,10 +116,10 @@ def _fail(world: World, which: int) -> None:
 
 def _lie(world: World, which: int) -> None:
     """Noise for a step near or far, now and then of the wrong length."""
-    dice = random.Random(which)
-    length = world.shape.layers * world.shape.experts + dice.choice((0, 0, 0, 0, -1, 3))
-    step = dice.choice((world.number, world.number, world.number + 1, world.number + 2, -1, 0, (1 << 40) - 1, 1 << 62))
-    world.advise(Plan(step, dice.randbytes(max(length, 0))))
+    rng = random.Random(which)
+    length = world.shape.layers * world.shape.experts + rng.choice((0, 0, 0, 0, -1, 3))
+    step = rng.choice((world.number, world.number, world.number + 1, world.number + 2, -1, 0, (1 << 40) - 1, 1 << 62))
+    world.advise(StepPrediction(step, rng.randbytes(max(length, 0))))
 
 
 def _foresee(world: World, which: int) -> None:
@@ -127,15 +127,15 @@ def _foresee(world: World, which: int) -> None:
     ahead = which % 3
     steps = world.program[world.done_steps + ahead :]
     if steps:
-        world.advise(Plan(world.number + ahead, truth(world.shape, steps[0])))
+        world.advise(StepPrediction(world.number + ahead, truth(world.shape, steps[0])))
 
 
 def _lie_nearby(world: World, which: int) -> None:
     """A hint for some layer, sensible or not."""
-    dice = random.Random(which)
-    length = world.shape.experts + dice.choice((0, 0, 0, 0, -1, 3))
-    layer = dice.choice((world.next_layer, world.next_layer + 1, -1, 0, 1 << 40))
-    world.advise(Hint(dice.choice((world.number, world.number + 1, -1, 1 << 62)), layer, dice.randbytes(length)))
+    rng = random.Random(which)
+    length = world.shape.experts + rng.choice((0, 0, 0, 0, -1, 3))
+    layer = rng.choice((world.next_layer, world.next_layer + 1, -1, 0, 1 << 40))
+    world.advise(Hint(rng.choice((world.number, world.number + 1, -1, 1 << 62)), layer, rng.randbytes(length)))
 
 
 def _foresee_nearby(world: World, which: int) -> None:
@@ -155,17 +155,17 @@ def _babble(world: World, which: int) -> None:
     far = 1 << 20
     nothing = {"token_ids": [1], "rows": [1], "positions": [1], "top_k": 1, "hits": 0, "misses": 0, "stall_ns": 0}
     babble: tuple[Any, ...] = (
-        Given([far, -1], -1, -1),
-        Given([], world.number, far),
-        Need(-1, 0, [0]),
-        Need(world.number, far, [0]),
-        Need(1 << 62, 0, [0]),
-        Need(-1, 0, [], [far, -1]),
-        Given([], 1 << 62, 0),
-        Used(step=world.number, experts=b"abc", **nothing),
-        Used(step=-1, experts=bytes(2 * world.shape.layers), **nothing),
-        Used(step=1 << 62, experts=bytes(2 * world.shape.layers), **nothing),
-        Used(step=world.number + 2, experts=bytes(2 * world.shape.layers), **nothing),
-        Holding({}) if world.loader_knows and world.ledger.statistics().held else Given([far], -1, -1),
+        Released([far, -1], -1, -1),
+        Released([], world.number, far),
+        Miss(-1, 0, [0]),
+        Miss(world.number, far, [0]),
+        Miss(1 << 62, 0, [0]),
+        Miss(-1, 0, [], [far, -1]),
+        Released([], 1 << 62, 0),
+        StepRouting(step=world.number, experts=b"abc", **nothing),
+        StepRouting(step=-1, experts=bytes(2 * world.shape.layers), **nothing),
+        StepRouting(step=1 << 62, experts=bytes(2 * world.shape.layers), **nothing),
+        StepRouting(step=world.number + 2, experts=bytes(2 * world.shape.layers), **nothing),
+        ResidentTable({}) if world.loader_knows and world.ledger.statistics().held else Released([far], -1, -1),
     )
     world.tell_ledger(babble[which % len(babble)])

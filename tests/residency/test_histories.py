@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from expertflow.ipc.messages import Plan
+from expertflow.ipc.messages import StepPrediction
 from expertflow.tests.residency.histories import histories, make_holdings, make_ledger, play, truth, worlds
 from expertflow.tests.residency.world import Shape, World
 from hypothesis import HealthCheck, given, settings
@@ -59,7 +59,7 @@ def test_true_plans_that_come_in_time_leave_no_misses() -> None:
     while not world.finished:
         if world.next_layer == 0 and world.layer is None:
             for step, used in enumerate(world.program[world.done_steps : world.done_steps + 2], world.number):
-                world.advise(Plan(step, truth(world.shape, used)))
+                world.advise(StepPrediction(step, truth(world.shape, used)))
         rest = [action for action in world.enabled() if not action.startswith("layer")]
         world.perform(rest[0] if rest else world.enabled()[0])
     assert world.holdings.statistics().misses == 0

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from expertflow.ipc.messages import Given, Holding
+from expertflow.ipc.messages import Released, ResidentTable
 from expertflow.tests.residency.histories import histories, make_holdings, make_ledger, play, worlds
 from expertflow.tests.residency.world import Broken, Shape, World
-from expertflow.workers.compute.holdings import Holdings, LoaderJoined
+from expertflow.workers.compute.experts.holdings import Holdings, LoaderJoined
 from expertflow.workers.loader.events import ComputeJoined, FillDone, LedgerEvent
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.slots import Slot, SlotTable
@@ -101,7 +101,7 @@ class Silent(Holdings):
 
     def handle(self, event: Any) -> list[Any]:
         actions = super().handle(event)
-        return [Holding(actions[0].slots)] if isinstance(event, LoaderJoined) else actions  # type: ignore[union-attr]
+        return [ResidentTable(actions[0].slots)] if isinstance(event, LoaderJoined) else actions  # type: ignore[union-attr]
 
 
 class Hoarder(Holdings):
@@ -117,7 +117,7 @@ class GivesAndKeeps(Holdings):
     def handle(self, event: Any) -> list[Any]:
         before = self.table()
         actions = super().handle(event)
-        for slot in (slot for action in actions if isinstance(action, Given) for slot in action.slots):
+        for slot in (slot for action in actions if isinstance(action, Released) for slot in action.slots):
             self._key_of[slot] = layer, expert = before[slot]
             self._slot_of[layer][expert] = slot
         return actions

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from expertflow.ipc.messages import Hint, Plan, Used
-from expertflow.workers.compute.holdings import (
+from expertflow.ipc.messages import Hint, StepPrediction, StepRouting
+from expertflow.workers.compute.experts.holdings import (
     Computed,
     Holdings,
-    LayerCounted,
     LayerEnded,
     LayerEntered,
+    LayerRoutesKnown,
     LayerStarted,
     LoaderJoined,
     Run,
@@ -153,7 +153,7 @@ class World:
         wanted = set(range(self.shape.experts)) if self.entered else set(self._experts_now())
         require(self.computed == wanted, "a layer ended without all of its experts")
         if self.entered:
-            self._tell_holdings(LayerCounted(self.next_layer, self._experts_now()))
+            self._tell_holdings(LayerRoutesKnown(self.next_layer, self._experts_now()))
         self.layer, self.next_layer = None, self.next_layer + 1
         self._tell_holdings(LayerEnded())
         if self.next_layer == self.shape.layers:
@@ -166,14 +166,14 @@ class World:
         self._to_loader(self._used())
         self.done_steps, self.number, self.next_layer = self.done_steps + 1, self.number + 1, 0
 
-    def _used(self) -> Used:
+    def _used(self) -> StepRouting:
         """The routing as one token a top-k group: every expert of the layer occurs, the last one fills up."""
         top_k, program = self.shape.top_k, self.program[self.done_steps]
         tokens = max(-(-len(experts) // top_k) for experts in program)
         padded = [(experts + experts[-1:] * (tokens * top_k))[: tokens * top_k] for experts in program]
         routing = np.array(padded, np.uint16).reshape(self.shape.layers, tokens, top_k).swapaxes(0, 1)
         many = list(range(tokens))
-        return Used(
+        return StepRouting(
             step=self.number,
             token_ids=many,
             rows=many,
@@ -209,7 +209,7 @@ class World:
         self.to_loader.clear()
         self.to_compute.clear()
 
-    def advise(self, advice: Plan | Hint) -> None:
+    def advise(self, advice: StepPrediction | Hint) -> None:
         self.performed.append("advice")
         self.tell_ledger(advice)
 

@@ -9,21 +9,21 @@ import time
 from collections.abc import Callable
 
 from expertflow.errors import BudgetError, CheckpointError
-from expertflow.ipc.entry import run_stage
-from expertflow.ipc.events import PeerJoined, Received
 from expertflow.ipc.messages import (
     AskSurvey,
+    DropUnit,
     Filled,
-    Forecast,
-    Forget,
-    Given,
     Message,
-    Plan,
+    PredictStep,
     Progress,
+    Released,
     Stepped,
-    Used,
+    StepPrediction,
+    StepRouting,
 )
-from expertflow.ipc.stage import Stage
+from expertflow.ipc.stage.entry import run_stage
+from expertflow.ipc.stage.events import PeerJoined, Received
+from expertflow.ipc.stage.stage import Stage
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import Survey
 
@@ -86,15 +86,17 @@ def behave(how: str, stage: Stage) -> None:
 
 def greetings(stage: str, peer: str, epoch: int) -> list[Message]:
     """A message with our epoch in it, where this stage has something to say to that peer."""
-    used = Used(step=epoch, token_ids=[], rows=[], positions=[], top_k=1, experts=b"", hits=0, misses=0, stall_ns=0)
+    used = StepRouting(
+        step=epoch, token_ids=[], rows=[], positions=[], top_k=1, experts=b"", hits=0, misses=0, stall_ns=0
+    )
     stepped = Stepped(number=epoch, unit=0, rows=[], tokens=[], busy_ns=0, stall_ns=0, kv_bytes=0)
     said: dict[tuple[str, str], Message] = {
-        ("scheduler", "compute"): Forget(epoch),
-        ("scheduler", "predictor"): Forecast(step=epoch, token_ids=[], rows=[], positions=[]),
-        ("predictor", "loader"): Plan(epoch, b""),
+        ("scheduler", "compute"): DropUnit(epoch),
+        ("scheduler", "predictor"): PredictStep(step=epoch, token_ids=[], rows=[], positions=[]),
+        ("predictor", "loader"): StepPrediction(epoch, b""),
         ("loader", "predictor"): used,
         ("loader", "compute"): Filled(epoch, 0, 0),
-        ("compute", "loader"): Given([epoch], 0, 0),
+        ("compute", "loader"): Released([epoch], 0, 0),
         ("compute", "scheduler"): stepped,
     }
     return [said[stage, peer]] if (stage, peer) in said else []
@@ -102,9 +104,9 @@ def greetings(stage: str, peer: str, epoch: int) -> list[Message]:
 
 def number_in(message: Message) -> int:
     match message:
-        case Forget(unit=number) | Filled(slot=number) | Given(slots=[number]):
+        case DropUnit(unit=number) | Filled(slot=number) | Released(slots=[number]):
             return number
-        case Forecast(step=number) | Plan(step=number) | Used(step=number) | Stepped(number=number):
+        case PredictStep(step=number) | StepPrediction(step=number) | StepRouting(step=number) | Stepped(number=number):
             return number
     return -1
 

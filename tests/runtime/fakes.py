@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from expertflow.configs.schema import Config
-from expertflow.runtime.stages import StagePlan
-from expertflow.runtime.supervisor import Supervisor
+from expertflow.runtime.engine.stages import StagePlan
+from expertflow.runtime.engine.supervisor import Supervisor
 
 SCRIPT = str(Path(__file__).with_name("fake_stage.py"))
 STAGES = ("compute", "loader", "predictor", "scheduler")

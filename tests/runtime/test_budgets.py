@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError
-from expertflow.runtime.budgets import count_slots, plan_budgets
+from expertflow.runtime.engine.budgets import count_slots, plan_budgets
 from expertflow.tests.runtime.fake_survey import fake_survey
 
 MIB = 2**20

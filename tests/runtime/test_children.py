@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError, EngineError
-from expertflow.runtime.children import describe_exit, tail
-from expertflow.runtime.stages import compute_threads, stage_plans
-from expertflow.runtime.surveying import run_sizes
+from expertflow.runtime.engine.children import describe_exit, tail
+from expertflow.runtime.engine.stages import compute_threads, stage_plans
+from expertflow.runtime.engine.survey_stage import run_sizes
 
 
 def test_only_compute_gets_more_than_one_thread_and_only_the_predictor_is_nice():

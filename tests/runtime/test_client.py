@@ -14,7 +14,7 @@ import pytest
 from expertflow import errors
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Sampling
-from expertflow.runtime.client import Batch, Client, Completion, NotDoneInTime
+from expertflow.runtime.client.client import Batch, Client, Completion, NotDoneInTime
 from expertflow.tests.scheduler.fake_compute import continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 

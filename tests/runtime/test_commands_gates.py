@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from expertflow.errors import UsageError
 from expertflow.runtime.commands.registry import parse
-
-from tests.gates.lessons import write_lessons
+from expertflow.tests.gates.lessons import write_lessons
 
 
 def test_gates_are_trained_and_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, UsageError
-from expertflow.runtime import fit
 from expertflow.runtime.commands import plan
 from expertflow.runtime.commands.plan import Plan
+from expertflow.runtime.plan import fit
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import Survey
 

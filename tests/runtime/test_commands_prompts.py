@@ -11,10 +11,10 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.runtime.commands.generate import Generate
-from expertflow.runtime.commands.prompt_lines import STDIN, read_prompt_lines
 from expertflow.runtime.commands.trace import Trace
 from expertflow.runtime.commands.verify import Verify
-from expertflow.runtime.workloads import Format
+from expertflow.runtime.prompt_sources.prompt_lines import STDIN, read_prompt_lines
+from expertflow.runtime.prompt_sources.workloads import Format
 
 
 def written(folder: Path, content: bytes) -> Path:

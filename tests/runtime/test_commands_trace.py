@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.commands.prompt_lines import cut_texts, read_texts
+from expertflow.runtime.client.text import TextCodec
 from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.commands.trace import Trace
-from expertflow.runtime.text import TextCodec
+from expertflow.runtime.prompt_sources.prompt_lines import cut_texts, read_texts
+from expertflow.tests.runtime.test_commands_processes import MODEL, ran
+from expertflow.tests.traces.streams import step, write
 from expertflow.workers.traces.reading import read_hidden, read_trace
-
-from tests.runtime.test_commands_processes import MODEL, ran
-from tests.traces.streams import step, write
 
 
 def trace_command(folder: Path, *words: str) -> Trace:

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from expertflow import Config
 from expertflow.errors import UsageError
-from expertflow.ipc.messages import Forecast
+from expertflow.ipc.messages import PredictStep
 from expertflow.runtime.commands.train import Train
 from expertflow.runtime.replay.source import open_source
 from expertflow.tests.predictor.paths import VOCABULARY, made_up_trace
-from expertflow.workers.predictor.choice import Subject, make_forecaster
-from expertflow.workers.predictor.judging.aligning import aligned
+from expertflow.workers.predictor.judging.vocabularies import align_vocabularies
 from expertflow.workers.predictor.path.file import read_path
-from expertflow.workers.routing import UNROUTED
+from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.traces.routing import UNROUTED
 from expertflow.workers.traces.trace import Trace, read_npz, write_npz
 
 Write = Callable[..., Path]
@@ -101,7 +101,7 @@ def test_strings_that_were_not_learned_follow_behind() -> None:
         expert_count=8,
         vocabulary=["b", "c", "new"],
     )
-    turned = aligned(trace, ["a", "b", "c"])
+    turned = align_vocabularies(trace, ["a", "b", "c"])
     assert turned.token_ids.tolist() == [2, 1, 3]
     assert turned.vocabulary == ["a", "b", "c", "new"]
 
@@ -168,10 +168,10 @@ def test_of_a_model_with_an_encoder_the_decoder_is_learned(write: Write, tmp_pat
     Train(trace=whole, out=out, report=report, epochs=1).run()
     assert json.loads(report.read_text())["decode"]["tokens"] == 4 * 14
     layers = plain.layers + 2
-    subject = Subject(layers=layers, experts=plain.expert_count, top_k=plain.top_k, encoder_layers=2)
+    subject = ModelShape(layers=layers, experts=plain.expert_count, top_k=plain.top_k, encoder_layers=2)
     forecaster = make_forecaster(Config.load(model="m", predictor="path", predictor_file=str(out)), subject)
     assert forecaster is not None
-    coming = Forecast(step=1, token_ids=[1, 1], rows=[0, 0], positions=[0, 0], sources=1)
+    coming = PredictStep(step=1, token_ids=[1, 1], rows=[0, 0], positions=[0, 0], sources=1)
     assert forecaster.forecast(coming).shape == (layers, plain.expert_count)
 
 

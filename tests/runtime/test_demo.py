@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, EngineError, RequestError, UsageError
-from expertflow.runtime import checking
-from expertflow.runtime.checking import run_checks
-from expertflow.runtime.client import Event
+from expertflow.runtime.client.client import Event
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.demo import widened
 from expertflow.runtime.demo.texts import Interruption, Texts
 from expertflow.runtime.demo.view import make_view
+from expertflow.runtime.verify import subprocess as checking
+from expertflow.runtime.verify.subprocess import run_checks
 from rich.console import Console
 
 

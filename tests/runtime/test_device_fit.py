@@ -12,10 +12,10 @@ from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.runtime.commands import plan
 from expertflow.runtime.commands.plan import Plan
-from expertflow.runtime.fit import Fit, budget_fit, model_needs
+from expertflow.runtime.plan.fit import Fit, budget_fit, model_needs
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import SlotTensor, Survey
-from expertflow.workers.compute.device.needs import device_needs
+from expertflow.workers.compute.device.memory_needs import device_needs
 
 GIB = 2**30
 
@@ -84,5 +84,5 @@ def test_a_memory_that_means_nothing_is_refused(memory: str, device: str, monkey
 
 
 def test_a_plan_needs_no_torch() -> None:
-    asked = "import sys, expertflow.runtime.fit; sys.exit('torch' in sys.modules)"
+    asked = "import sys, expertflow.runtime.plan.fit; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", asked], check=True)

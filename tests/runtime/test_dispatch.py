@@ -7,9 +7,9 @@ import random
 import pytest
 from expertflow.errors import EngineError
 from expertflow.ipc.messages import ErrorFacts, Refused, Submit, Tokens
-from expertflow.runtime.dispatch import Dispatch
-from expertflow.runtime.exchange import RETRY_NS, Exchange
-from expertflow.runtime.order import Order
+from expertflow.runtime.client.balancer import RequestBalancer
+from expertflow.runtime.client.request import ClientRequest
+from expertflow.runtime.client.session import RETRY_NS, EngineSession
 from expertflow.tests.runtime.test_exchange import Scheduler, finished, order, submitted
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,20 +18,20 @@ GONE = EngineError("gone")
 STOPPING = ErrorFacts("engine", "the engine is stopping")
 
 
-def dispatch_over(*exchanges: Exchange) -> Dispatch:
-    dispatch = Dispatch()
+def dispatch_over(*exchanges: EngineSession) -> RequestBalancer:
+    dispatch = RequestBalancer()
     for exchange in exchanges:
         dispatch.add(exchange)
     return dispatch
 
 
-def exchange(appetite: int) -> Exchange:
-    made = Exchange()
-    made.appetite = appetite
+def exchange(max_outstanding: int) -> EngineSession:
+    made = EngineSession()
+    made.max_outstanding = max_outstanding
     return made
 
 
-def handed_in(dispatch: Dispatch, count: int, deadline_ms: int | None = None) -> list[Order]:
+def handed_in(dispatch: RequestBalancer, count: int, deadline_ms: int | None = None) -> list[ClientRequest]:
     orders = [order(str(i), deadline_ms=deadline_ms) for i in range(count)]
     for each in orders:
         dispatch.hand_in(each, 0)
@@ -40,7 +40,7 @@ def handed_in(dispatch: Dispatch, count: int, deadline_ms: int | None = None) ->
 
 def test_one_engine_gets_everything_at_once() -> None:
     """Whatever it runs at a time: the window is its exchange's business."""
-    only = exchange(appetite=1)
+    only = exchange(max_outstanding=1)
     handed_in(dispatch_over(only), 10)
     assert submitted(only.due(1)) == [str(i) for i in range(10)]
 
@@ -60,7 +60,7 @@ def test_a_slow_engine_does_not_hold_up_the_batch() -> None:
     done = []
     while names := submitted(fast.due(1)):
         for name in names:
-            fast.hear(finished(name, [1]), 1)
+            fast.receive(finished(name, [1]), 1)
         done += names
         dispatch.spread(1)
     assert len(done) == 18 and slow.open_count == 2
@@ -72,12 +72,12 @@ def test_what_a_lost_engine_had_goes_on_at_another() -> None:
     dispatch = dispatch_over(lost, kept)
     first = handed_in(dispatch, 6, deadline_ms=1000)[0]
     lost.due(0)
-    lost.hear(Tokens("0", 0, [4, 5]), 1)
+    lost.receive(Tokens("0", 0, [4, 5]), 1)
     dispatch.lose(lost, GONE)
     dispatch.spread(1)
-    again = [message for message in kept.due(400_000_000) if isinstance(message, Submit)]
-    assert [message.request_id for message in again] == ["1", "3", "0", "2", "4", "5"]
-    assert (again[2].resume_ids, again[2].deadline_ms) == ([4, 5], 600) and first.error is None
+    reissue_copies = [message for message in kept.due(400_000_000) if isinstance(message, Submit)]
+    assert [message.request_id for message in reissue_copies] == ["1", "3", "0", "2", "4", "5"]
+    assert (reissue_copies[2].resume_ids, reissue_copies[2].deadline_ms) == ([4, 5], 600) and first.error is None
 
 
 def test_the_last_engine_takes_all_with_it() -> None:
@@ -86,7 +86,7 @@ def test_the_last_engine_takes_all_with_it() -> None:
     dispatch = dispatch_over(one, other)
     orders = handed_in(dispatch, 5)
     one.due(0)
-    one.hear(Refused("0", STOPPING), 0)
+    one.receive(Refused("0", STOPPING), 0)
     dispatch.lose(other, GONE)
     dispatch.lose(one, GONE)
     assert [each.error for each in orders] == [GONE] * 5
@@ -100,7 +100,7 @@ def test_an_engine_that_stops_gives_back_what_it_was_sent(gone: bool) -> None:
     orders = handed_in(dispatch, 4)
     stopping.due(0)
     for name in ("0", "2"):
-        stopping.hear(Refused(name, STOPPING), 1)
+        stopping.receive(Refused(name, STOPPING), 1)
     if gone:
         dispatch.lose(stopping, GONE)
     dispatch.spread(1)
@@ -112,7 +112,7 @@ def test_a_single_engine_that_stops_says_so() -> None:
     only = exchange(4)
     [one] = handed_in(dispatch_over(only), 1)
     only.due(0)
-    only.hear(Refused("0", STOPPING), 1)
+    only.receive(Refused("0", STOPPING), 1)
     assert isinstance(one.error, EngineError) and one.error.what == STOPPING.what
 
 
@@ -131,8 +131,8 @@ def test_cancelled_and_overdue_while_all_engines_are_full() -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_every_order_ends_exactly_once_at_some_engine(seed: int, count: int) -> None:
     """Whatever is refused, lost or cancelled, whichever schedulers die, and whichever engines but one."""
-    dice, now_ns = random.Random(seed), 1
-    engines = {exchange(dice.randint(1, 3)): Scheduler(dice) for _ in range(3)}
+    rng, now_ns = random.Random(seed), 1
+    engines = {exchange(rng.randint(1, 3)): Scheduler(rng) for _ in range(3)}
     dispatch = dispatch_over(*engines)
     orders = handed_in(dispatch, count)
     for turn in range(400):
@@ -140,18 +140,18 @@ def test_every_order_ends_exactly_once_at_some_engine(seed: int, count: int) -> 
         delivered = [list(each.tokens) for each in orders]
         dispatch.spread(now_ns)
         for one, scheduler in engines.items():
-            answers = [answer for message in one.due(now_ns) for answer in scheduler.hear(message)]
+            answers = [answer for message in one.due(now_ns) for answer in scheduler.receive(message)]
             for answer in [*answers, *scheduler.finish()]:
-                one.hear(answer, now_ns)
-            if turn < 100 and dice.random() < 0.1:
+                one.receive(answer, now_ns)
+            if turn < 100 and rng.random() < 0.1:
                 scheduler.known.clear()
                 one.reconnected()
-        if len(engines) > 1 and dice.random() < 0.05:
-            lost = dice.choice(list(engines))
+        if len(engines) > 1 and rng.random() < 0.05:
+            lost = rng.choice(list(engines))
             del engines[lost]
             dispatch.lose(lost, GONE)
-        if dice.random() < 0.05:
-            dispatch.cancel(dice.choice(orders))
+        if rng.random() < 0.05:
+            dispatch.cancel(rng.choice(orders))
         assert all(each.tokens[: len(before)] == before for each, before in zip(orders, delivered, strict=True))
     assert all(each.ended and each.error is None for each in orders)
     assert sum(one.open_count for one in engines) == 0

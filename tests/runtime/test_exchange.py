@@ -5,27 +5,17 @@ from __future__ import annotations
 import random
 
 from expertflow.errors import BusyError, EngineError, RequestError
-from expertflow.ipc.messages import (
-    Accepted,
-    Cancel,
-    ErrorFacts,
-    Finished,
-    FromClient,
-    Refused,
-    Submit,
-    Timings,
-    Tokens,
-)
-from expertflow.runtime.exchange import ASK_AGAIN_NS, LONGEST_RETRY_NS, RETRY_NS, Exchange, Order
+from expertflow.ipc.messages import Accepted, Cancel, ErrorFacts, Finished, FromClient, Refused, Submit, Timings, Tokens
+from expertflow.runtime.client.session import ASK_AGAIN_NS, MAX_RETRY_NS, RETRY_NS, ClientRequest, EngineSession
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 NEVER = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
 
 
-def order(name: str, wait_when_busy: bool = True, deadline_ms: int | None = None) -> Order:
+def order(name: str, wait_when_busy: bool = True, deadline_ms: int | None = None) -> ClientRequest:
     submit = Submit(request_id=name, prompt_ids=[1], max_new_tokens=9, deadline_ms=deadline_ms)
-    return Order(0, submit, {}, wait_when_busy)
+    return ClientRequest(0, submit, {}, wait_when_busy)
 
 
 def finished(name: str, tokens: list[int], reason: str = "length") -> Finished:
@@ -42,92 +32,95 @@ def submitted(messages: list[FromClient]) -> list[str]:
 
 def test_a_window_of_requests_is_under_way() -> None:
     """Ten thousand submits at once would fill the queue of everybody."""
-    exchange = Exchange(window=3)
+    exchange = EngineSession(window=3)
     for i in range(10):
         exchange.hand_in(order(str(i)), 0)
     assert submitted(exchange.due(1)) == ["0", "1", "2"]
     assert submitted(exchange.due(2)) == []
-    exchange.hear(finished("1", [5]), 3)
+    exchange.receive(finished("1", [5]), 3)
     assert submitted(exchange.due(3)) == ["3"]
 
 
 def test_tokens_said_twice_are_heard_once() -> None:
     """A scheduler says all it knows when a request is submitted again."""
-    exchange, one = Exchange(), order("a")
+    exchange, one = EngineSession(), order("a")
     exchange.hand_in(one, 0)
     exchange.due(0)
     for offset, tokens in ((0, [4]), (0, [4, 5]), (1, [5]), (2, [6])):
-        exchange.hear(Tokens("a", offset, tokens), 1)
+        exchange.receive(Tokens("a", offset, tokens), 1)
     assert one.tokens == [4, 5, 6]
-    exchange.hear(finished("a", [4, 5, 6, 7]), 2)
+    exchange.receive(finished("a", [4, 5, 6, 7]), 2)
     assert (one.tokens, one.finish_reason) == ([4, 5, 6, 7], "length")
-    exchange.hear(finished("a", [4, 5, 6, 7]), 3)
+    exchange.receive(finished("a", [4, 5, 6, 7]), 3)
     assert exchange.strays == 1
 
 
 def test_after_a_reconnect_requests_go_again_with_what_was_delivered() -> None:
     """In their old order, before new ones, with the time that is left."""
-    exchange = Exchange(window=2)
+    exchange = EngineSession(window=2)
     for name in "abc":
         exchange.hand_in(order(name, deadline_ms=1000), 0)
     exchange.due(0)
-    exchange.hear(Tokens("a", 0, [4, 5]), 1)
+    exchange.receive(Tokens("a", 0, [4, 5]), 1)
     exchange.reconnected()
-    again = exchange.due(400_000_000)
-    assert submitted(again) == ["a", "b"]
-    assert isinstance(again[0], Submit) and (again[0].resume_ids, again[0].deadline_ms) == ([4, 5], 600)
+    reissue_copies = exchange.due(400_000_000)
+    assert submitted(reissue_copies) == ["a", "b"]
+    assert isinstance(reissue_copies[0], Submit) and (reissue_copies[0].resume_ids, reissue_copies[0].deadline_ms) == (
+        [4, 5],
+        600,
+    )
 
 
 def test_busy_requests_wait_longer_and_longer_and_keep_their_order() -> None:
     """Retrying at once would be a flood of its own."""
-    exchange = Exchange()
+    exchange = EngineSession()
     for name in "abc":
         exchange.hand_in(order(name), 0)
     now_ns, waits = 1, []
     for _ in range(10):
         assert submitted(exchange.due(now_ns)) == ["a", "b", "c"]
         for name in "abc":
-            exchange.hear(busy(name), now_ns)
+            exchange.receive(busy(name), now_ns)
         due_ns = exchange.next_due_ns()
         assert due_ns is not None and not exchange.due(due_ns - 1)
         waits.append(due_ns - now_ns)
         now_ns = due_ns
-    assert waits[0] == RETRY_NS and waits[-1] == LONGEST_RETRY_NS and waits == sorted(waits)
+    assert waits[0] == RETRY_NS and waits[-1] == MAX_RETRY_NS and waits == sorted(waits)
 
 
 def test_busy_is_an_error_for_those_who_do_not_wait() -> None:
     """`wait_when_busy=False`."""
-    exchange, one = Exchange(), order("a", wait_when_busy=False)
+    exchange, one = EngineSession(), order("a", wait_when_busy=False)
     exchange.hand_in(one, 0)
     exchange.due(0)
-    exchange.hear(busy("a"), 1)
+    exchange.receive(busy("a"), 1)
     assert isinstance(one.error, BusyError)
 
 
 def test_an_accepted_request_is_not_given_up_as_busy() -> None:
     """A restarted scheduler may be flooded with what its predecessor had accepted."""
-    exchange, one = Exchange(), order("a", wait_when_busy=False)
+    exchange, one = EngineSession(), order("a", wait_when_busy=False)
     exchange.hand_in(one, 0)
     exchange.due(0)
-    exchange.hear(Accepted("a"), 1)
+    exchange.receive(Accepted("a"), 1)
     exchange.reconnected()
     exchange.due(2)
-    exchange.hear(busy("a"), 3)
+    exchange.receive(busy("a"), 3)
     assert one.error is None and submitted(exchange.due(2 * RETRY_NS)) == ["a"]
 
 
 def test_a_refusal_is_typed() -> None:
     """The caller can tell a bad request from a dead engine."""
-    exchange, one = Exchange(), order("a")
+    exchange, one = EngineSession(), order("a")
     exchange.hand_in(one, 0)
     exchange.due(0)
-    exchange.hear(Refused("a", ErrorFacts("request", "is empty", "prompt", "Fill it")), 1)
+    exchange.receive(Refused("a", ErrorFacts("request", "is empty", "prompt", "Fill it")), 1)
     assert isinstance(one.error, RequestError) and str(one.error) == "prompt: is empty. Fill it"
 
 
 def test_cancelled_before_it_was_sent() -> None:
     """The scheduler never hears of it."""
-    exchange, one = Exchange(window=0), order("a")
+    exchange, one = EngineSession(window=0), order("a")
     exchange.hand_in(one, 0)
     exchange.cancel(one)
     exchange.window = 1
@@ -136,7 +129,7 @@ def test_cancelled_before_it_was_sent() -> None:
 
 def test_a_cancel_that_crosses_a_reconnect() -> None:
     """It is not submitted once more just to be cancelled."""
-    exchange, one = Exchange(), order("a")
+    exchange, one = EngineSession(), order("a")
     exchange.hand_in(one, 0)
     exchange.due(0)
     exchange.cancel(one)
@@ -147,7 +140,7 @@ def test_a_cancel_that_crosses_a_reconnect() -> None:
 
 def test_a_deadline_ends_what_was_never_sent() -> None:
     """It may pass while a full window or a busy engine keeps the request back."""
-    exchange, one = Exchange(window=0), order("a", deadline_ms=1)
+    exchange, one = EngineSession(window=0), order("a", deadline_ms=1)
     exchange.hand_in(one, 0)
     assert exchange.next_due_ns() == 1_000_000
     exchange.due(1_000_000)
@@ -156,7 +149,7 @@ def test_a_deadline_ends_what_was_never_sent() -> None:
 
 def test_long_silence_is_not_trusted() -> None:
     """Answers that were lost on the way come again when the requests are submitted again."""
-    exchange, one = Exchange(), order("a")
+    exchange, one = EngineSession(), order("a")
     exchange.hand_in(one, 0)
     exchange.due(1)
     assert exchange.due(ASK_AGAIN_NS) == []
@@ -166,12 +159,12 @@ def test_long_silence_is_not_trusted() -> None:
 
 def test_a_dead_engine_ends_everything() -> None:
     """Under way, refused as busy or not sent: all end with the error."""
-    exchange = Exchange(window=2)
+    exchange = EngineSession(window=2)
     orders = [order(name) for name in "abc"]
     for each in orders:
         exchange.hand_in(each, 0)
     exchange.due(0)
-    exchange.hear(busy("a"), 0)
+    exchange.receive(busy("a"), 0)
     exchange.fail_all(EngineError("gone"))
     assert all(isinstance(each.error, EngineError) for each in orders)
 
@@ -179,15 +172,15 @@ def test_a_dead_engine_ends_everything() -> None:
 class Scheduler:
     """Says anything about the requests it knows, forgets all when it dies, and finishes what is submitted again."""
 
-    def __init__(self, dice: random.Random) -> None:
-        self.dice, self.known = dice, dict[str, list[int]]()
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.known = rng, dict[str, list[int]]()
 
-    def hear(self, message: FromClient) -> list[Accepted | Tokens | Finished | Refused]:
+    def receive(self, message: FromClient) -> list[Accepted | Tokens | Finished | Refused]:
         match message:
-            case Submit(request_id=name) if self.dice.random() < 0.3:
+            case Submit(request_id=name) if self.rng.random() < 0.3:
                 return [busy(name)]
             case Submit(request_id=name):
-                self.known[name] = list(range(len(message.resume_ids) + self.dice.randrange(4)))
+                self.known[name] = list(range(len(message.resume_ids) + self.rng.randrange(4)))
                 return [Accepted(name), Tokens(name, 0, self.known[name])]
             case Cancel(name) if name in self.known:
                 return [finished(name, self.known.pop(name), "cancelled")]
@@ -195,15 +188,15 @@ class Scheduler:
                 return []
 
     def finish(self) -> list[Finished]:
-        return [finished(name, [*self.known.pop(name), 99]) for name in list(self.known) if self.dice.random() < 0.3]
+        return [finished(name, [*self.known.pop(name), 99]) for name in list(self.known) if self.rng.random() < 0.3]
 
 
 @settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12))
 def test_every_order_ends_exactly_once(seed: int, count: int) -> None:
     """Whatever is refused, lost, repeated or cancelled, and whenever the scheduler dies."""
-    dice = random.Random(seed)
-    exchange, scheduler, now_ns = Exchange(window=4), Scheduler(dice), 1
+    rng = random.Random(seed)
+    exchange, scheduler, now_ns = EngineSession(window=4), Scheduler(rng), 1
     orders = [order(str(i)) for i in range(count)]
     for each in orders:
         exchange.hand_in(each, now_ns)
@@ -211,15 +204,15 @@ def test_every_order_ends_exactly_once(seed: int, count: int) -> None:
         now_ns += RETRY_NS
         delivered = [list(each.tokens) for each in orders]
         for message in exchange.due(now_ns):
-            for answer in scheduler.hear(message):
-                exchange.hear(answer, now_ns)
+            for answer in scheduler.receive(message):
+                exchange.receive(answer, now_ns)
         for answer in scheduler.finish():
-            exchange.hear(answer, now_ns)
-        if turn < 100 and dice.random() < 0.1:
+            exchange.receive(answer, now_ns)
+        if turn < 100 and rng.random() < 0.1:
             scheduler.known.clear()
             exchange.reconnected()
-        if dice.random() < 0.05:
-            exchange.cancel(dice.choice(orders))
+        if rng.random() < 0.05:
+            exchange.cancel(rng.choice(orders))
         assert all(each.tokens[: len(before)] == before for each, before in zip(orders, delivered, strict=True))
     assert all(each.ended and each.error is None for each in orders)
     assert exchange.due(now_ns) == []

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, CheckpointError, EngineError
-from expertflow.ipc.attachments import FOLDER, Attachments, attachment_path
 from expertflow.ipc.messages import Progress
-from expertflow.runtime.group import EngineGroup
-from expertflow.runtime.sharing import Common
-from expertflow.runtime.supervisor import Supervisor
-from expertflow.runtime.watching import Watcher, find_engine
+from expertflow.ipc.shared.attachments import FOLDER, Attachments, attachment_path
+from expertflow.runtime.client.watching import Watcher, find_engine
+from expertflow.runtime.engine.group import EngineGroup
+from expertflow.runtime.engine.group_resources import GroupResources
+from expertflow.runtime.engine.supervisor import Supervisor
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.tests.runtime.fakes import fake_plans, heard, wait_until
 
@@ -26,7 +26,7 @@ STAGES = ("compute", "loader")
 
 @pytest.fixture(autouse=True)
 def only_engines_of_this_test(monkeypatch: pytest.MonkeyPatch, runtime_base: object) -> None:
-    monkeypatch.setattr("expertflow.runtime.watching.COMMON_BASE", runtime_base)
+    monkeypatch.setattr("expertflow.runtime.client.watching.COMMON_BASE", runtime_base)
 
 
 def fake_group(
@@ -53,7 +53,7 @@ def test_one_store_for_all_counted_once(monkeypatch: pytest.MonkeyPatch) -> None
         store = group._common.store.arena if group._common and group._common.store else None
         return room_bytes - (store.size_bytes if store else 0)
 
-    monkeypatch.setattr("expertflow.runtime.resources.available_bytes", left_bytes)
+    monkeypatch.setattr("expertflow.runtime.engine.resources.available_bytes", left_bytes)
     with group:
         one, other = group.engines.values()
         [store] = stores_of(one)
@@ -135,7 +135,7 @@ def test_a_group_starts_once_at_a_time_and_again_later() -> None:
 
 
 def test_whoever_waits_for_an_engine_that_gave_up_is_told() -> None:
-    common = Common(whole_store=True)
+    common = GroupResources(whole_store=True)
     told: list[BaseException | None] = []
     waiting = threading.Thread(target=lambda: told.append(common.surveyed.exception()))
     waiting.start()

@@ -10,9 +10,9 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError, EngineError
 from expertflow.ipc.messages import Progress
-from expertflow.runtime import resources
-from expertflow.runtime.stages import stage_plans
-from expertflow.runtime.supervisor import Supervisor
+from expertflow.runtime.engine import resources
+from expertflow.runtime.engine.stages import stage_plans
+from expertflow.runtime.engine.supervisor import Supervisor
 from expertflow.tests.runtime.fakes import fake_engine
 
 PAIR = ("compute", "loader")
@@ -25,11 +25,11 @@ def early_ones() -> list[psutil.Process]:
 def test_all_are_started_before_the_survey_ends_and_work_afterwards():
     seen: list[int] = []
 
-    def hear(progress: Progress) -> None:
+    def receive(progress: Progress) -> None:
         if progress.stage == "checkpoint":
             seen.extend(child.pid for child in early_ones() if child.pid not in seen)
 
-    with told(hear) as engine:
+    with told(receive) as engine:
         facts = engine.snapshot().facts
         assert sorted(seen) == sorted(facts[stage]["pid"] for stage in PAIR)
 
@@ -88,7 +88,7 @@ def test_compute_surveys():
     assert [plan.stage for plan in stage_plans(Config.load()) if plan.surveys] == ["compute"]
 
 
-def told(hear: object, how: str = "") -> Supervisor:
+def told(receive: object, how: str = "") -> Supervisor:
     engine = fake_engine(PAIR, {"compute": how})
-    engine._report = hear  # pyright: ignore[reportAttributeAccessIssue]
+    engine._report = receive  # pyright: ignore[reportAttributeAccessIssue]
     return engine

@@ -11,16 +11,14 @@ import pytest
 import torch
 from expertflow import ImagePrompt
 from expertflow.errors import CheckpointError, RequestError, UsageError
-from expertflow.ipc.attachments import FOLDER, TOKEN_TYPES, is_of_positions
-from expertflow.runtime.commands.prompt_lines import PromptLine, with_images
+from expertflow.ipc.shared.attachments import FOLDER, TOKEN_TYPES, is_of_positions
+from expertflow.runtime.client.images import ImagePreprocessor
+from expertflow.runtime.client.processor import check_images_taken
 from expertflow.runtime.commands.registry import parse
-from expertflow.runtime.images import ImageDesk
-from expertflow.runtime.processor import check_images_taken
-from safetensors.torch import load
-
-from tests.families import save_tiny
-from tests.kimi_images import torchvision_works
-from tests.vision import (
+from expertflow.runtime.prompt_sources.prompt_lines import PromptLine, with_images
+from expertflow.tests.families import save_tiny
+from expertflow.tests.kimi_images import torchvision_works
+from expertflow.tests.vision import (
     IMAGE,
     IMAGE_ID,
     VISION_FAMILIES,
@@ -31,6 +29,7 @@ from tests.vision import (
     skip_without_processor,
     vision_config,
 )
+from safetensors.torch import load
 
 TEMPLATE = (
     "{% for message in messages %}w90 {% for part in message.content %}"
@@ -43,9 +42,9 @@ PIXELS = "pixel_values"
 def test_ids_types_and_pixels_are_those_of_the_models_own_parts(family: str, tmp_path: Path) -> None:
     skip_without_processor(family)
     save_vision(family, tmp_path)
-    desk, reference = ImageDesk(str(tmp_path)), VisionReference(tmp_path)
+    frontend, reference = ImagePreprocessor(str(tmp_path)), VisionReference(tmp_path)
     for prompt in [each for each in image_prompts() if isinstance(each, ImagePrompt)]:
-        ids, content = desk.read(prompt, str(tmp_path))
+        ids, content = frontend.read(prompt, str(tmp_path))
         expected = {name: tensor for name, tensor in reference.inputs(prompt).items() if name != "attention_mask"}
         assert ids == expected.pop("input_ids")[0].tolist()
         made = load(content)
@@ -59,17 +58,17 @@ def test_ids_types_and_pixels_are_those_of_the_models_own_parts(family: str, tmp
 def test_a_text_without_placeholders_becomes_a_turn_of_the_chat_template(tmp_path: Path) -> None:
     save_vision("qwen3_vl_moe", tmp_path)
     (tmp_path / "chat_template.jinja").write_text(TEMPLATE)
-    desk, image = ImageDesk(str(tmp_path)), picture(16, 16, 0)
-    rendered = desk.read(ImagePrompt("w1 w2", [image]), str(tmp_path))
-    assert rendered == desk.read(ImagePrompt(f"w90 {IMAGE} w1 w2 w91", [image]), str(tmp_path))
+    frontend, image = ImagePreprocessor(str(tmp_path)), picture(16, 16, 0)
+    rendered = frontend.read(ImagePrompt("w1 w2", [image]), str(tmp_path))
+    assert rendered == frontend.read(ImagePrompt(f"w90 {IMAGE} w1 w2 w91", [image]), str(tmp_path))
     with pytest.raises(RequestError, match="1 image placeholders for 2 images"):
-        desk.read(ImagePrompt(f"w1 {IMAGE}", [image, image]), str(tmp_path))
+        frontend.read(ImagePrompt(f"w1 {IMAGE}", [image, image]), str(tmp_path))
 
 
 def test_a_model_without_images_says_so(tmp_path: Path) -> None:
     save_tiny("olmoe", tmp_path)
     with pytest.raises(UsageError, match="takes no images"):
-        ImageDesk(str(tmp_path)).read(ImagePrompt("w1", [picture(16, 16, 0)]), str(tmp_path))
+        ImagePreprocessor(str(tmp_path)).read(ImagePrompt("w1", [picture(16, 16, 0)]), str(tmp_path))
     assert not (tmp_path / FOLDER).exists()
 
 
@@ -109,20 +108,20 @@ def test_a_missing_processor_is_the_checkpoints_fault(tmp_path: Path) -> None:
     save_vision("qwen3_vl_moe", tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(CheckpointError, match="cannot load its processor"):
-        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+        ImagePreprocessor(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
 
 
 def test_a_missing_library_is_named_with_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
     with pytest.raises(UsageError, match=r"Pillow.*expertflow-runtime\[vision\]"):
-        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+        ImagePreprocessor(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
 
 
 @pytest.mark.skipif(torchvision_works(), reason="torchvision is here, so that none is missing")
 def test_a_processor_that_needs_torchvision_names_the_extra(tmp_path: Path) -> None:
     save_vision("kimi_k25", tmp_path)
     with pytest.raises(UsageError, match=r"\(torchvision\).*expertflow-runtime\[torchvision\]") as caught:
-        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+        ImagePreprocessor(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
@@ -133,7 +132,7 @@ def test_a_torchvision_of_another_torch_is_no_crash(tmp_path: Path, monkeypatch:
     save_vision("qwen3_vl_moe", tmp_path)
     monkeypatch.setattr("transformers.AutoImageProcessor.from_pretrained", load)
     with pytest.raises(UsageError, match=r"nms does not exist.*expertflow-runtime\[torchvision\]"):
-        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
+        ImagePreprocessor(str(tmp_path)).read(ImagePrompt(IMAGE, [picture(16, 16, 0)]), str(tmp_path))
 
 
 def _huge() -> bytes:
@@ -158,17 +157,17 @@ NO_IMAGES: dict[str, bytes] = {
 def test_a_file_that_is_no_image_is_named(name: str, tmp_path: Path) -> None:
     """By its path, or by its number among those given as bytes; before the model's processor is loaded."""
     (tmp_path / name).write_bytes(NO_IMAGES[name])
-    desk, good = ImageDesk(str(tmp_path)), picture(16, 16, 0)
+    frontend, good = ImagePreprocessor(str(tmp_path)), picture(16, 16, 0)
     with pytest.raises(RequestError, match=rf"{name}: is no image that can be read") as caught:
-        desk.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, tmp_path / name]), "no folder")
+        frontend.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, tmp_path / name]), "no folder")
     assert "\n" not in str(caught.value)
     with pytest.raises(RequestError, match=r"image 2: is no image that can be read"):
-        desk.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, NO_IMAGES[name]]), "no folder")
+        frontend.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, NO_IMAGES[name]]), "no folder")
 
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=rf"{tmp_path.name}: is no image that can be read \(.*Is a directory"):
-        ImageDesk(str(tmp_path)).read(ImagePrompt(IMAGE, [tmp_path]), "no folder")
+        ImagePreprocessor(str(tmp_path)).read(ImagePrompt(IMAGE, [tmp_path]), "no folder")
 
 
 def test_images_of_the_command_line_belong_to_one_prompt_of_text(tmp_path: Path) -> None:

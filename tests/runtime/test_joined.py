@@ -6,9 +6,9 @@ import msgspec
 import pytest
 from expertflow.errors import EngineError
 from expertflow.ipc.messages import Snapshot, StageStats
-from expertflow.runtime.joined import ask_all, joined, parted
-from expertflow.runtime.meters import EngineMeters, read_pairs
-from expertflow.runtime.tables import readings_view, result_console
+from expertflow.runtime.client.snapshots import ask_all, merge_snapshots, split_snapshot
+from expertflow.runtime.monitor.meters import EngineMeters, read_pairs
+from expertflow.runtime.monitor.tables import readings_view, result_console
 
 
 def snapshot(device: str, hits: int, time_ns: int = 5) -> Snapshot:
@@ -21,16 +21,16 @@ def snapshot(device: str, hits: int, time_ns: int = 5) -> Snapshot:
 
 def test_joining_and_parting_are_inverse() -> None:
     engines = {"cuda:0": snapshot("cuda:0", 1), "cuda:1": snapshot("cuda:1", 2)}
-    assert parted(joined(engines)) == engines
-    assert set(joined(engines).stages) == {"cuda:0/compute", "cuda:1/compute"}
+    assert split_snapshot(merge_snapshots(engines)) == engines
+    assert set(merge_snapshots(engines).stages) == {"cuda:0/compute", "cuda:1/compute"}
 
 
 def test_one_engine_stays_as_it_is() -> None:
     """Who knows nothing of groups reads what was always there."""
     alone = snapshot("", 3)
-    assert ask_all([lambda: alone], is_group=False) == alone and parted(alone) == {"": alone}
+    assert ask_all([lambda: alone], is_group=False) == alone and split_snapshot(alone) == {"": alone}
     nothing = Snapshot(time_ns=0, stages={}, pss_bytes={}, restarts={}, facts={})
-    assert parted(nothing) == {"": nothing}
+    assert split_snapshot(nothing) == {"": nothing}
 
 
 def test_an_ended_engine_is_left_out_unless_it_was_the_last() -> None:
@@ -49,8 +49,8 @@ def test_an_ended_engine_is_left_out_unless_it_was_the_last() -> None:
 
 def test_each_engine_is_read_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
     """Added up, one idle engine would hide behind a busy one; one that ended keeps what was seen of it."""
-    before = joined({"cuda:0": snapshot("cuda:0", 1), "cuda:1": snapshot("cuda:1", 1)})
-    now = joined({"cuda:1": snapshot("cuda:1", 9, time_ns=10)})
+    before = merge_snapshots({"cuda:0": snapshot("cuda:0", 1), "cuda:1": snapshot("cuda:1", 1)})
+    now = merge_snapshots({"cuda:1": snapshot("cuda:1", 9, time_ns=10)})
     meters = EngineMeters(before)
     meters.add(now)
     assert [(each.engine, each.experts.hits) for each in meters.readings(1.0)] == [("cuda:0", 0), ("cuda:1", 8)]

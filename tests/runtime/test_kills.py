@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from expertflow.ipc.rundir import sweep
+from expertflow.ipc.shared.rundir import sweep
 from expertflow.tests.runtime.fakes import STAGES, fake_engine, heard, wait_until
 
 MARK = "EXPERTFLOW_TEST_MARK"
@@ -73,7 +73,7 @@ def test_a_surveyor_ends_with_its_supervisor(runtime_base: Path):
 def test_a_module_run_under_guard_ends_with_its_process():
     """The sizing process knows nothing of supervisors: unguarded, it would go on when its supervisor was killed."""
     with subprocess.Popen(["sleep", "60"]) as owner:
-        guarded = [sys.executable, "-m", "expertflow.ipc.guarded", str(owner.pid), SLEEPER, "x"]
+        guarded = [sys.executable, "-m", "expertflow.ipc.stage.run_with_parent", str(owner.pid), SLEEPER, "x"]
         with subprocess.Popen(guarded, stdout=subprocess.PIPE, text=True) as child:
             assert child.stdout is not None
             assert child.stdout.readline() == "sleeping ['x']\n"

@@ -10,8 +10,8 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import EngineError
 from expertflow.ipc.messages import Sampling
-from expertflow.ipc.rundir import ENGINES, RunDir
-from expertflow.runtime.client import Client
+from expertflow.ipc.shared.rundir import ENGINES, RunDir
+from expertflow.runtime.client.client import Client
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.scheduler.fake_compute import continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine

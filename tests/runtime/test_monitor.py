@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from expertflow.ipc.messages import Snapshot, StageStats
-from expertflow.runtime.monitor import Meter, read_pair
-from expertflow.runtime.tables import decoding_facts
+from expertflow.runtime.monitor.readings import Meter, read_pair
+from expertflow.runtime.monitor.tables import decoding_facts
 
 S = 1_000_000_000
 

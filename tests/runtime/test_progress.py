@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from expertflow.ipc.messages import Progress
-from expertflow.runtime.progress import ProgressView
+from expertflow.runtime.monitor.progress import ProgressView
 from rich.console import Console
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from expertflow.errors import BudgetError, EngineError
-from expertflow.ipc.addresses import Party
 from expertflow.ipc.messages import ErrorFacts, Peer
-from expertflow.runtime.roster import GiveUp, Kill, Roster, Spawn, Tell
+from expertflow.ipc.transport.addresses import Party
+from expertflow.runtime.engine.roster import GiveUp, Kill, Roster, SendControl, Spawn
 
 END = EngineError("was killed", "stage loader")
 PEERS = {"compute": ["loader", "scheduler"], "loader": ["compute"]}
@@ -26,8 +26,8 @@ def test_peers_hear_of_each_other_once_both_are_ready():
     assert roster.ready("compute", {"threads": 2}, 1) == []
     assert not roster.complete
     assert roster.ready("loader", {}, 2) == [
-        Tell(Party("loader", 1), Peer("compute", 1, {"threads": 2})),
-        Tell(Party("compute", 1), Peer("loader", 1, {})),
+        SendControl(Party("loader", 1), Peer("compute", 1, {"threads": 2})),
+        SendControl(Party("compute", 1), Peer("loader", 1, {})),
     ]
     assert roster.complete
 
@@ -46,7 +46,7 @@ def test_a_death_later_brings_the_next_epoch_and_old_messages_count_no_more():
     assert roster.is_current(Party("loader", 2))
     assert not roster.is_current(Party("stranger", 1))
     assert not roster.is_current(None)
-    assert roster.ready("loader", {}, 101)[1] == Tell(Party("compute", 1), Peer("loader", 2, {}))
+    assert roster.ready("loader", {}, 101)[1] == SendControl(Party("compute", 1), Peer("loader", 2, {}))
 
 
 def test_a_stage_that_is_down_is_not_introduced():

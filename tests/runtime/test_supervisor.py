@@ -15,15 +15,15 @@ import pytest
 import zmq
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, EngineError, UsageError
-from expertflow.ipc.addresses import MONITOR, socket_address
-from expertflow.ipc.link import Link
 from expertflow.ipc.messages import AskSnapshot, KillStage, Progress, Snapshot
 from expertflow.ipc.messages.control import SNAPSHOT
-from expertflow.ipc.sockets import Context, Socket
-from expertflow.runtime import engine as engine_module
-from expertflow.runtime.children import Child
-from expertflow.runtime.engine import Engine
-from expertflow.runtime.supervisor import Supervisor
+from expertflow.ipc.transport.addresses import MONITOR, socket_address
+from expertflow.ipc.transport.link import Link
+from expertflow.ipc.transport.sockets import Context, Socket
+from expertflow.runtime.engine import engine as engine_module
+from expertflow.runtime.engine.children import Child
+from expertflow.runtime.engine.engine import Engine
+from expertflow.runtime.engine.supervisor import Supervisor
 from expertflow.tests.runtime.fakes import STAGES, fake_engine, heard, wait_until
 
 PAIR = ("compute", "loader")
@@ -101,10 +101,10 @@ def test_a_stage_that_cannot_start_says_why(how: str, kind: type[Exception], wor
 
 def test_words_that_come_after_the_death_are_still_heard(monkeypatch: pytest.MonkeyPatch):
     """The kernel reports a death before ZeroMQ delivers what was said: "exit code 3" would be all the user sees."""
-    hear, reap = Engine._hear_stages, Child.reap
+    receive, reap = Engine._hear_stages, Child.reap
     reaped: list[Child] = []
     monkeypatch.setattr(Child, "reap", lambda child: reaped.append(child) or reap(child))
-    monkeypatch.setattr(Engine, "_hear_stages", lambda engine: hear(engine) if reaped else None)
+    monkeypatch.setattr(Engine, "_hear_stages", lambda engine: receive(engine) if reaped else None)
     with pytest.raises(BudgetError, match="needs 9 GB"):
         fake_engine(PAIR, {"loader": "refuse"}).start()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from expertflow.ipc.messages import StageStats
-from expertflow.runtime.watchdog import Hang, Watchdog
+from expertflow.runtime.engine.watchdog import Hang, Watchdog
 
 LIMIT = 10.0
 STAGES = ("scheduler", "compute", "loader")
@@ -21,7 +21,7 @@ class History:
         self._done: dict[str, int] = dict.fromkeys(STAGES, 0)
         for stage in STAGES:
             self.dog.ready(stage, self.now_s)
-        self.dog.look(self.now_s)
+        self.dog.check(self.now_s)
 
     def pass_by(self, seconds: int) -> list[Hang]:
         hangs: list[Hang] = []
@@ -30,8 +30,8 @@ class History:
             for stage in STAGES:
                 self._done[stage] += stage not in self.idle
                 if stage not in self.silent:
-                    self.dog.heard(self._stats(stage), self.now_s)
-            hangs += self.dog.look(self.now_s)
+                    self.dog.on_stats(self._stats(stage), self.now_s)
+            hangs += self.dog.check(self.now_s)
         return hangs
 
     def _stats(self, stage: str) -> StageStats:
@@ -101,7 +101,7 @@ def test_a_supervisor_that_was_stopped_blames_nobody() -> None:
     """Ctrl-Z and fg; a debugger."""
     history = History()
     history.now_s += 1000
-    assert history.dog.look(history.now_s) == []
+    assert history.dog.check(history.now_s) == []
     assert history.pass_by(5) == []
 
 

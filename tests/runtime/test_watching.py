@@ -9,18 +9,18 @@ from pathlib import Path
 import msgspec
 import pytest
 from expertflow.errors import EngineError, UsageError
-from expertflow.ipc.rundir import RunDir
+from expertflow.ipc.shared.rundir import RunDir
+from expertflow.runtime.client.watching import Watcher, find_engine, living_engines, snapshot_after
 from expertflow.runtime.commands.top import Top
-from expertflow.runtime.monitor import read_pair
-from expertflow.runtime.tables import reading_view, result_console
-from expertflow.runtime.watching import Watcher, find_engine, living_engines, snapshot_after
+from expertflow.runtime.monitor.readings import read_pair
+from expertflow.runtime.monitor.tables import reading_view, result_console
 from expertflow.tests.runtime.fakes import fake_engine, wait_until
 
 
 @pytest.fixture(autouse=True)
 def only_engines_of_this_test(monkeypatch: pytest.MonkeyPatch, runtime_base: Path) -> None:
     """Engines of other sessions on this machine are none of ours."""
-    monkeypatch.setattr("expertflow.runtime.watching.COMMON_BASE", runtime_base)
+    monkeypatch.setattr("expertflow.runtime.client.watching.COMMON_BASE", runtime_base)
 
 
 def test_a_watcher_sees_stages_and_kills_one() -> None:

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from expertflow.ipc.messages import ErrorFacts, Forget, Row, RunStep, Sampling, Split, Stepped, StepSize
+from expertflow.ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Sampling, Split, Stepped, StepSize
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
-from expertflow.workers.scheduler.facts import ComputeFacts
+from expertflow.workers.scheduler.limits import ComputeInfo
 
 VOCABULARY = 50
 
@@ -69,7 +69,7 @@ class Ran:
 class FakeCompute:
     """One start of compute. `fail_rows`: numbers of rows that break the next step they are in."""
 
-    facts: ComputeFacts
+    facts: ComputeInfo
     kv_bytes: int = 2**60
     fail_rows: set[int] = field(default_factory=set)
     units: dict[int, HeldUnit] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class FakeCompute:
             match self.orders.popleft():
                 case RunStep() as step:
                     return self._run(step)
-                case Forget(unit):
+                case DropUnit(unit):
                     assert unit in self.units, f"forget of unit {unit}, which is not here"
                     del self.units[unit]
                 case Split(unit, rows, into):
@@ -198,5 +198,5 @@ class FakeCompute:
         assert self.used_bytes() <= self.kv_bytes, f"{self.used_bytes()} bytes of KV, the budget is {self.kv_bytes}"
 
 
-def _held(row: Row, width: int) -> HeldRow:
+def _held(row: RequestRow, width: int) -> HeldRow:
     return HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - len(row.token_ids))

@@ -12,23 +12,23 @@ from types import TracebackType
 import msgspec
 import zmq
 from expertflow.configs.schema import Config
-from expertflow.ipc.addresses import CONTROL, Party, socket_address
-from expertflow.ipc.link import Link
 from expertflow.ipc.messages import Peer, Published
 from expertflow.ipc.messages.control import FROM_STAGE
 from expertflow.ipc.messages.to_compute import COMPUTE_FROM_SCHEDULER
-from expertflow.ipc.router import Router
-from expertflow.ipc.rundir import RunDir
-from expertflow.ipc.sockets import Context
-from expertflow.ipc.spec import StageSpec
-from expertflow.ipc.stage import Stage
+from expertflow.ipc.shared.rundir import RunDir
+from expertflow.ipc.stage.spec import StageSpec
+from expertflow.ipc.stage.stage import Stage
+from expertflow.ipc.transport.addresses import CONTROL, Party, socket_address
+from expertflow.ipc.transport.link import Link
+from expertflow.ipc.transport.router import Router
+from expertflow.ipc.transport.sockets import Context
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute
 from expertflow.tests.scheduler.world import EOS
 from expertflow.workers.checkpoint.survey import RowFacts, Survey
-from expertflow.workers.scheduler.facts import ComputeFacts
+from expertflow.workers.scheduler.limits import ComputeInfo
 from expertflow.workers.scheduler.shell import SchedulerShell
 
-FACTS = ComputeFacts(kv_bytes_per_position=10)
+FACTS = ComputeInfo(kv_bytes_per_position=10)
 
 
 def make_survey(folder: Path, vocabulary: int = VOCABULARY, context: int = 64) -> Survey:

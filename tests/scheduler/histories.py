@@ -8,7 +8,7 @@ from collections.abc import Callable
 from expertflow.ipc.messages import Finished, Refused, Sampling
 from expertflow.tests.scheduler.world import MS, Book, World, make_limits
 from expertflow.workers.scheduler import events
-from expertflow.workers.scheduler.facts import ComputeFacts
+from expertflow.workers.scheduler.limits import ComputeInfo
 from hypothesis import strategies as st
 
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 def worlds(draw: st.DrawFn) -> World:
     """Every shape of batch, budget and model."""
     padding, moving = draw(st.booleans()), draw(st.booleans())
-    facts = ComputeFacts(
+    facts = ComputeInfo(
         kv_bytes_per_position=10, kv_bytes_per_row=draw(st.sampled_from((0, 33))), padding=padding, moving=moving
     )
     limits = make_limits(
@@ -36,7 +36,7 @@ class History:
     """Plays `turns` random turns on a world and lets it come to rest."""
 
     def __init__(self, world: World, seed: int) -> None:
-        self.world, self.dice = world, random.Random(seed)
+        self.world, self.rng = world, random.Random(seed)
 
     def play(self, turns: int) -> None:
         # Mostly progress: what is rare below must meet a scheduler in the middle of its work.
@@ -46,21 +46,21 @@ class History:
             (self.answer, 30), (self.answer_badly, 3), (self.forget_questions, 3),
         ]  # fmt: skip
         choices, weights = [choice for choice, _ in menu], [weight for _, weight in menu]
-        for choice in self.dice.choices(choices, weights, k=turns):
+        for choice in self.rng.choices(choices, weights, k=turns):
             choice()
         self.revive()
         self.world.run_until_idle()
 
     def submit(self) -> None:
-        dice, world = self.dice, self.world
-        for _ in range(dice.choice((1, 1, 2, 6))):
-            sampling = Sampling(seed=dice.randrange(3))
+        rng, world = self.rng, self.world
+        for _ in range(rng.choice((1, 1, 2, 6))):
+            sampling = Sampling(seed=rng.randrange(3))
             world.submit(
-                [dice.randrange(50) for _ in range(dice.randrange(0, 16))],
-                max_new_tokens=dice.randrange(0, 14),
-                identity=dice.choice((b"a", b"b", b"c")),
-                eos_ids=dice.choice((None, [], [1, 2, 3, 4])),
-                deadline_ms=dice.choice((None, None, None, 2)),
+                [rng.randrange(50) for _ in range(rng.randrange(0, 16))],
+                max_new_tokens=rng.randrange(0, 14),
+                identity=rng.choice((b"a", b"b", b"c")),
+                eos_ids=rng.choice((None, [], [1, 2, 3, 4])),
+                deadline_ms=rng.choice((None, None, None, 2)),
                 sampling=sampling,
             )
 
@@ -77,7 +77,7 @@ class History:
         self.world.answer()
 
     def answer_badly(self) -> None:
-        self.world.do(events.Answered(self.world.predictor.nonsense(self.dice.randrange(5))))
+        self.world.do(events.RowPredictionsReady(self.world.predictor.nonsense(self.rng.randrange(5))))
 
     def forget_questions(self) -> None:
         self.world.predictor.questions.clear()
@@ -90,10 +90,10 @@ class History:
         """Whatever has become of it; its client may have got a new identity."""
         if (book := self._some_book()) is not None and not book.may_be_lost:
             book.ends.clear()
-            self.world.submit_again(book, self.dice.choice((None, b"a", b"d")))
+            self.world.submit_again(book, self.rng.choice((None, b"a", b"d")))
 
     def kill(self) -> None:
-        self.world.kill_compute(announced=self.dice.random() < 0.5)
+        self.world.kill_compute(announced=self.rng.random() < 0.5)
 
     def revive(self) -> None:
         if self.world.compute is None:
@@ -101,13 +101,13 @@ class History:
 
     def break_row(self) -> None:
         if self.world.compute and self.world.admitted:
-            self.world.compute.fail_rows.add(self.dice.choice(self.world.admitted))
+            self.world.compute.fail_rows.add(self.rng.choice(self.world.admitted))
 
     def lose_client(self) -> None:
-        self.world.lose_client(self.dice.choice((b"a", b"b", b"c")))
+        self.world.lose_client(self.rng.choice((b"a", b"b", b"c")))
 
     def _some_book(self) -> Book | None:
-        return self.dice.choice(list(self.world.books.values())) if self.world.books else None
+        return self.rng.choice(list(self.world.books.values())) if self.world.books else None
 
 
 def check_ends(world: World) -> None:

@@ -6,7 +6,7 @@ import sys
 
 from expertflow.ipc.messages import StepSize
 from expertflow.tests.scheduler.world import MS, World, finished, make_limits
-from expertflow.workers.scheduler.facts import ComputeFacts
+from expertflow.workers.scheduler.limits import ComputeInfo
 
 
 def test_requests_of_any_length_get_the_tokens_they_would_get_alone() -> None:
@@ -109,7 +109,7 @@ def test_decoding_goes_on_while_short_requests_pour_in() -> None:
 
 def test_units_that_cannot_be_joined_take_turns() -> None:
     """A model without padding: equal lengths share a unit, the others step apart and finish all the same."""
-    world = World(make_limits(batch_size=4), ComputeFacts(kv_bytes_per_position=10, padding=False))
+    world = World(make_limits(batch_size=4), ComputeInfo(kv_bytes_per_position=10, padding=False))
     books = [world.submit([i] * (1 + i % 2), max_new_tokens=6, eos_ids=[]) for i in range(8)]
     world.run_until_idle()
     assert all(book.tokens == book.expected() for book in books)
@@ -119,7 +119,7 @@ def test_units_that_cannot_be_joined_take_turns() -> None:
 
 def test_memory_of_rows_that_cannot_be_moved_is_theirs_until_the_unit_ends() -> None:
     """Rows only leave by masking: what they hold is still held (the fake compute objects to one byte too much)."""
-    facts = ComputeFacts(kv_bytes_per_position=10, kv_bytes_per_row=7, moving=False)
+    facts = ComputeInfo(kv_bytes_per_position=10, kv_bytes_per_row=7, moving=False)
     world = World(make_limits(batch_size=4, kv_bytes=1000), facts)
     books = [world.submit([1] * (1 + 3 * i), max_new_tokens=12 - i, eos_ids=[]) for i in range(9)]
     world.run_until_idle()

@@ -80,7 +80,7 @@ def test_cancel_of_the_unknown_and_of_others_requests() -> None:
     """Another client's work is not touched, and a request that was refused does not end twice."""
     world = World()
     book, refused = world.submit(), world.submit([])
-    world.do(events.Heard(b"b", Cancel(book.submit.request_id), 1))
+    world.do(events.ClientMessage(b"b", Cancel(book.submit.request_id), 1))
     world.cancel(refused)
     assert len(refused.ends) == 1
     world.run_until_idle()

@@ -50,7 +50,7 @@ class ForeignClient:
     def say(self, **message: Any) -> None:
         self.socket.send(msgpack.packb(message) or b"")
 
-    def hear(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Any]:
         assert self.socket.poll(10_000), "no answer"
         return msgpack.unpackb(self.socket.recv())
 
@@ -95,12 +95,12 @@ def test_defaults_are_as_documented() -> None:
 def test_a_conversation(client: ForeignClient) -> None:
     """The one in the document."""
     client.say(type="Hello")
-    welcome = client.hear()
+    welcome = client.receive()
     assert (welcome["type"], welcome["context"]) == ("Welcome", 64)
     client.say(type="Submit", request_id="1", prompt_ids=[5, 9, 11], max_new_tokens=3, eos_ids=[])
-    assert client.hear() == {"type": "Accepted", "request_id": "1"}
+    assert client.receive() == {"type": "Accepted", "request_id": "1"}
     output: list[int] = []
-    while (answer := client.hear())["type"] == "Tokens":
+    while (answer := client.receive())["type"] == "Tokens":
         assert answer["offset"] == len(output)
         output += answer["token_ids"]
     assert (answer["type"], answer["finish_reason"], answer["token_ids"]) == ("Finished", "length", output)
@@ -112,11 +112,11 @@ def test_submitted_again_everything_is_said_again(client: ForeignClient) -> None
     """The rule for reconnecting, after the end and with output to resume from."""
     request = {"type": "Submit", "request_id": "1", "prompt_ids": [5], "max_new_tokens": 2, "eos_ids": []}
     client.say(**request)
-    while (end := client.hear())["type"] != "Finished":
+    while (end := client.receive())["type"] != "Finished":
         pass
     client.say(**request, resume_ids=end["token_ids"][:1], deadline_ms=5)
-    assert [client.hear()["type"] for _ in range(2)] == ["Accepted", "Tokens"]
-    assert client.hear() == end
+    assert [client.receive()["type"] for _ in range(2)] == ["Accepted", "Tokens"]
+    assert client.receive() == end
 
 
 def test_cancel(client: ForeignClient, engine: FakeEngine) -> None:
@@ -125,8 +125,8 @@ def test_cancel(client: ForeignClient, engine: FakeEngine) -> None:
     client.say(type="Cancel", request_id="2")
     client.say(type="Submit", request_id="1", prompt_ids=[5], max_new_tokens=2)
     client.say(type="Cancel", request_id="1")
-    assert client.hear()["type"] == "Accepted"
-    assert client.hear()["finish_reason"] == "cancelled"
+    assert client.receive()["type"] == "Accepted"
+    assert client.receive()["finish_reason"] == "cancelled"
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_cancel(client: ForeignClient, engine: FakeEngine) -> None:
 def test_a_broken_message_is_refused_under_its_id(client: ForeignClient, broken: dict[str, Any], about: str) -> None:
     """Whoever writes a client must learn from the answer what is wrong."""
     client.say(**{"type": "Submit", "request_id": "1", "prompt_ids": [5], "max_new_tokens": 2, **broken})
-    answer = client.hear()
+    answer = client.receive()
     assert (answer["type"], answer["request_id"], answer["error"]["code"]) == ("Refused", "1", "request")
     assert about in answer["error"]["what"]
 
@@ -155,11 +155,11 @@ def test_garbage_does_not_hurt(client: ForeignClient, garbage: bytes) -> None:
     client.socket.send(garbage)
     client.socket.send_multipart([b"two", b"frames"])
     client.say(type="Hello")
-    while (answer := client.hear())["type"] != "Welcome":
+    while (answer := client.receive())["type"] != "Welcome":
         assert (answer["type"], answer["request_id"]) == ("Refused", "")
 
 
 def test_unknown_fields_are_ignored(client: ForeignClient) -> None:
     """A newer client may talk to an older engine."""
     client.say(type="Hello", colour="green")
-    assert client.hear()["type"] == "Welcome"
+    assert client.receive()["type"] == "Welcome"

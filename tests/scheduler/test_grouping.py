@@ -18,16 +18,16 @@ Case = tuple[np.ndarray, np.ndarray]
 @st.composite
 def cases(draw: st.DrawFn, most_rows: int = 12) -> Case:
     """Routes of any kind and groups of any sizes, at least two."""
-    dice = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows, layers, experts = draw(st.integers(2, most_rows)), draw(st.integers(1, 3)), draw(st.integers(1, 6))
-    routes = dice.random((rows, layers, experts)) ** 2
+    routes = rng.random((rows, layers, experts)) ** 2
     kind = draw(st.sampled_from(("bool", "uint8", "float")))
     if kind == "bool":
         routes = routes > 0.4
     elif kind == "uint8":
         routes = (routes * 255).astype(np.uint8)
     count = draw(st.integers(2, min(rows, 4)))
-    groups = dice.permutation(np.concatenate([np.arange(count), dice.integers(0, count, rows - count)]))
+    groups = rng.permutation(np.concatenate([np.arange(count), rng.integers(0, count, rows - count)]))
     return routes, groups * draw(st.sampled_from((1, 7)))
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
-from expertflow.ipc.messages import Row
+from expertflow.ipc.messages import RequestRow
 from expertflow.tests.scheduler.histories import History, check_ends, check_leftovers, worlds
 from expertflow.tests.scheduler.world import World, make_limits
 from expertflow.workers.scheduler import admission, requests, state, units
-from expertflow.workers.scheduler.facts import ComputeFacts
-from expertflow.workers.scheduler.requests import Request, WaitingLine
-from expertflow.workers.scheduler.units import Unit
+from expertflow.workers.scheduler.limits import ComputeInfo
+from expertflow.workers.scheduler.requests import RequestState, WaitingQueue
+from expertflow.workers.scheduler.units import UnitState
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,45 +37,45 @@ def test_long_histories(world: World, seed: int, turns: int) -> None:
     play(world, seed, turns)
 
 
-def forget_to_drop(self: Unit, request: Request) -> None:
+def forget_to_drop(self: UnitState, request: RequestState) -> None:
     """Mutant: an ended row stays in compute."""
     self.rows.pop(request.number, None)
 
 
-def count_no_padding(each: Iterable[Unit], compute: ComputeFacts, more: Iterable[Request] = ()) -> int:
+def count_no_padding(each: Iterable[UnitState], compute: ComputeInfo, more: Iterable[RequestState] = ()) -> int:
     """Mutant: a row is reserved its own length, not that of its unit."""
     rows = [request for unit in each for request in unit.held()] + list(more)
     return sum(row.positions * compute.kv_bytes_per_position + compute.kv_bytes_per_row for row in rows)
 
 
-def forget_leaving_rows(each: Iterable[Unit], compute: ComputeFacts, more: Iterable[Request] = ()) -> int:
+def forget_leaving_rows(each: Iterable[UnitState], compute: ComputeInfo, more: Iterable[RequestState] = ()) -> int:
     """Mutant: memory counts as free before compute was told to drop the row."""
     rows = [request for unit in each for request in unit.rows.values()] + list(more)
     longest = max((row.positions for row in rows), default=0)
     return len(rows) * (longest * compute.kv_bytes_per_position + compute.kv_bytes_per_row)
 
 
-def start_over(self: Request) -> Row:
+def start_over(self: RequestState) -> RequestRow:
     """Mutant: after a death, output indices (and so the random numbers) start again."""
-    return Row(self.number, self.prompt_ids + self.tokens, 0, self.sampling)
+    return RequestRow(self.number, self.prompt_ids + self.tokens, 0, self.sampling)
 
 
-def lose_what_was_made(self: Request) -> Row:
+def lose_what_was_made(self: RequestState) -> RequestRow:
     """Mutant: after a death, the sequence is computed without its output."""
-    return Row(self.number, self.prompt_ids, len(self.tokens), self.sampling)
+    return RequestRow(self.number, self.prompt_ids, len(self.tokens), self.sampling)
 
 
-def forget_the_lost(self: WaitingLine, requests: list[Request]) -> None:
+def forget_the_lost(self: WaitingQueue, requests: list[RequestState]) -> None:
     """Mutant: requests die with compute."""
 
 
 MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
-    (Unit, "leave", forget_to_drop),
+    (UnitState, "leave", forget_to_drop),
     (admission, "reserved_bytes", count_no_padding),
     (admission, "reserved_bytes", forget_leaving_rows),
-    (Request, "row", start_over),
-    (Request, "row", lose_what_was_made),
-    (WaitingLine, "put_back", forget_the_lost),
+    (RequestState, "row", start_over),
+    (RequestState, "row", lose_what_was_made),
+    (WaitingQueue, "put_back", forget_the_lost),
     (state, "ending", lambda request: "length" if len(request.tokens) >= request.token_limit else None),
     (requests.RequestLedger, "ended", lambda self, request_id: None),
 ]

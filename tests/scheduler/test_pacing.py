@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from expertflow.ipc.messages import RunStep, Split
 from expertflow.tests.scheduler.world import MS, World, make_limits
-from expertflow.workers.scheduler.pacing import FIRST_REST_ROUNDS, Choices, Pacer
+from expertflow.workers.scheduler.mode_tuner import FIRST_REST_ROUNDS, ModeChoices, ModeTuner
 
 ROWS = 8
 
@@ -15,17 +15,17 @@ class Machine:
     """Decodes with as many units as the pacer wants; `cost(units)` gives milliseconds and stall of one step."""
 
     def __init__(self, units: str, cost: Callable[[int], tuple[float, float]]) -> None:
-        self.pacer, self.cost, self.now_ns, self.rows = Pacer(Choices(units)), cost, 0, ROWS
+        self.tuner, self.cost, self.now_ns, self.rows = ModeTuner(ModeChoices(units)), cost, 0, ROWS
         self.history: list[int] = []
 
     def run(self, rounds: int) -> None:
         for _ in range(rounds):
-            units = self.pacer.wanted.units
+            units = self.tuner.wanted.units
             self.history.append(units)
             for _ in range(units):
                 took_ms, stalled_ms = self.cost(units)
                 self.now_ns += round(took_ms * MS)
-                self.pacer.decoded(self.now_ns, self.rows // units, round(stalled_ms * MS), self.rows)
+                self.tuner.decoded(self.now_ns, self.rows // units, round(stalled_ms * MS), self.rows)
 
 
 def overlap_pays(units: int) -> tuple[float, float]:
@@ -75,9 +75,9 @@ def test_time_spent_on_prefills_is_not_counted() -> None:
     machine = Machine("auto", overlap_pays)
     for _ in range(60):
         machine.run(1)
-        machine.now_ns += 500 * MS if machine.pacer.wanted.units == 2 else 0
-        machine.pacer.interrupted()
-        machine.pacer.decoded(machine.now_ns, ROWS // machine.pacer.wanted.units, 0, ROWS)
+        machine.now_ns += 500 * MS if machine.tuner.wanted.units == 2 else 0
+        machine.tuner.interrupted()
+        machine.tuner.decoded(machine.now_ns, ROWS // machine.tuner.wanted.units, 0, ROWS)
     assert machine.history[-1] == 2
 
 
@@ -86,8 +86,8 @@ def test_a_lone_row_cannot_be_split() -> None:
     machine = Machine("auto", overlap_pays)
     machine.run(60)
     machine.rows = 1
-    machine.pacer.decoded(machine.now_ns, 1, 0, 1)
-    assert machine.pacer.wanted.units == 1
+    machine.tuner.decoded(machine.now_ns, 1, 0, 1)
+    assert machine.tuner.wanted.units == 1
 
 
 def test_what_is_configured_is_not_measured() -> None:

@@ -8,7 +8,7 @@ import pytest
 from expertflow.ipc.messages import Hello, Sampling
 from expertflow.tests.scheduler.world import World, finished, make_limits, refusal
 from expertflow.workers.scheduler import events
-from expertflow.workers.scheduler.facts import ComputeFacts
+from expertflow.workers.scheduler.limits import ComputeInfo
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_what_no_longer_fits_a_restarted_compute_is_refused() -> None:
     """New facts may rule out a waiting request, which must then end and not wait for ever."""
     world = World(make_limits(kv_bytes=500))
     book = world.submit([1] * 20, max_new_tokens=5)
-    world.facts = ComputeFacts(kv_bytes_per_position=100)
+    world.facts = ComputeInfo(kv_bytes_per_position=100)
     world.start_compute()
     assert refusal(book).code == "budget"
 
@@ -78,7 +78,7 @@ def test_a_full_queue_says_busy_with_the_limit() -> None:
 def test_hello_is_answered_with_the_facts() -> None:
     """A client finds tokenizer and limits by it."""
     world = World()
-    world.do(events.Heard(b"a", Hello(), 1))
+    world.do(events.ClientMessage(b"a", Hello(), 1))
     assert (world.welcomes[0].model, world.welcomes[0].context) == ("/models/fake", 64)
 
 

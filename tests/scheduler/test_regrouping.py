@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from expertflow.ipc.messages import Foreseen, RunStep, Split
+from expertflow.ipc.messages import RowPredictions, RunStep, Split
 from expertflow.tests.scheduler.fake_predictor import EXPERTS, LAYERS, route_of_kind
 from expertflow.tests.scheduler.world import Book, World, finished, make_limits
 from expertflow.workers.scheduler import events
-from expertflow.workers.scheduler.facts import ComputeFacts
-from expertflow.workers.scheduler.regrouping import LONGEST_REST_ROUNDS
+from expertflow.workers.scheduler.limits import ComputeInfo
+from expertflow.workers.scheduler.regrouping import MAX_REST_ROUNDS
 
 
 def grouping_world(rows: int = 8, units: str = "two", grouping: str = "swap", tokens: int = 40) -> World:
@@ -104,9 +104,9 @@ def test_a_silent_predictor_costs_ever_fewer_waits() -> None:
             waits.append(number)
             world.tick(1_000_000)
     gaps = [later - earlier for earlier, later in zip(waits, waits[1:], strict=False)]
-    assert len(waits) >= 5 and gaps[-1] > 8 * gaps[0] and gaps[-1] <= 3 * LONGEST_REST_ROUNDS
+    assert len(waits) >= 5 and gaps[-1] > 8 * gaps[0] and gaps[-1] <= 3 * MAX_REST_ROUNDS
     assert world.core.statistics().regroupings == 0
-    assert world.core.statistics().unforeseen >= len(waits) - 1
+    assert world.core.statistics().unpredicted >= len(waits) - 1
     check_all(world)
 
 
@@ -126,17 +126,17 @@ def test_a_round_waits_for_an_answer_no_longer_than_a_part_of_a_step() -> None:
 def test_answers_that_come_too_late_are_dropped() -> None:
     """They speak of rows where they were."""
     world = grouping_world()
-    late: list[Foreseen] = []
+    late: list[RowPredictions] = []
     for _ in range(40):
         turn(world, answer=False)
         world.tick(1000)
         for answer in late:
-            world.do(events.Answered(answer))
+            world.do(events.RowPredictionsReady(answer))
         late = []
         while (answer := world.predictor.answer()) is not None:
             late.append(answer)
         world.tick(1000)
-    assert world.core.statistics().regroupings == 0 and world.core.statistics().odd_answers >= 3
+    assert world.core.statistics().regroupings == 0 and world.core.statistics().invalid_answers >= 3
     check_all(world)
 
 
@@ -147,10 +147,10 @@ def test_answers_that_fit_no_question_are_dropped_and_counted(kind: int) -> None
     for _ in range(20):
         turn(world, answer=False)
         if world.predictor.questions:
-            world.do(events.Answered(world.predictor.nonsense(kind)))
+            world.do(events.RowPredictionsReady(world.predictor.nonsense(kind)))
             world.predictor.questions.clear()
     statistics = world.core.statistics()
-    assert statistics.odd_answers >= 2 and statistics.regroupings == 0
+    assert statistics.invalid_answers >= 2 and statistics.regroupings == 0
     check_all(world)
 
 
@@ -190,8 +190,8 @@ def test_after_computes_death_old_answers_mean_nothing() -> None:
     world.predictor.questions.clear()
     world.kill_compute()
     world.start_compute()
-    world.do(events.Answered(answer))
-    assert world.core.statistics().odd_answers == 1
+    world.do(events.RowPredictionsReady(answer))
+    assert world.core.statistics().invalid_answers == 1
     for _ in range(30):
         turn(world)
     assert world.core.statistics().regroupings >= 1
@@ -218,7 +218,7 @@ def test_rows_that_end_on_their_way_leave_nothing_behind() -> None:
 
 def test_a_model_whose_rows_cannot_move_is_not_regrouped() -> None:
     world = World(
-        make_limits(batch_size=4, units="two", grouping="swap"), ComputeFacts(kv_bytes_per_position=10, moving=False)
+        make_limits(batch_size=4, units="two", grouping="swap"), ComputeInfo(kv_bytes_per_position=10, moving=False)
     )
     books: list[Book] = [world.submit([row], max_new_tokens=8, eos_ids=[]) for row in range(4)]
     for _ in range(10):

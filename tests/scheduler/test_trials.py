@@ -9,7 +9,7 @@ import pytest
 from expertflow.ipc.messages import RunStep
 from expertflow.tests.scheduler.test_regrouping import check_all, grouping_world, turn
 from expertflow.tests.scheduler.world import MS, World, make_limits
-from expertflow.workers.scheduler.pacing import FIRST_REST_ROUNDS, Choices, Mode, Pacer
+from expertflow.workers.scheduler.mode_tuner import FIRST_REST_ROUNDS, Mode, ModeChoices, ModeTuner
 
 ROWS = 8
 Cost = Callable[[Mode], float]
@@ -19,19 +19,19 @@ class Machine:
     """Decodes as the pacer wants; `cost` gives milliseconds of a round, a third of it stall. `noise`: most of a
     round's relative error."""
 
-    def __init__(self, choices: Choices, cost: Cost, noise: float = 0.0, rows: int = ROWS) -> None:
-        self.pacer, self.cost, self.noise, self.rows = Pacer(choices), cost, noise, rows
-        self.now_ns, self.dice = 0, random.Random(0)
+    def __init__(self, choices: ModeChoices, cost: Cost, noise: float = 0.0, rows: int = ROWS) -> None:
+        self.tuner, self.cost, self.noise, self.rows = ModeTuner(choices), cost, noise, rows
+        self.now_ns, self.rng = 0, random.Random(0)
         self.history: list[Mode] = []
 
     def run(self, rounds: int) -> None:
         for _ in range(rounds):
-            mode = self.pacer.wanted
+            mode = self.tuner.wanted
             self.history.append(mode)
             for _ in range(mode.units):
-                took_ms = self.cost(mode) / mode.units * (1 + self.dice.uniform(-self.noise, self.noise))
+                took_ms = self.cost(mode) / mode.units * (1 + self.rng.uniform(-self.noise, self.noise))
                 self.now_ns += round(took_ms * MS)
-                self.pacer.decoded(self.now_ns, self.rows // mode.units, round(took_ms * MS / 3), self.rows)
+                self.tuner.decoded(self.now_ns, self.rows // mode.units, round(took_ms * MS / 3), self.rows)
 
     def share(self, wanted: Callable[[Mode], bool], last: int) -> float:
         return sum(map(wanted, self.history[-last:])) / last
@@ -51,7 +51,7 @@ def price(units: float = 1, prediction: float = 1, grouping: float = 1) -> Cost:
     return cost
 
 
-EVERYTHING = Choices("auto", "auto", "auto")
+EVERYTHING = ModeChoices("auto", "auto", "auto")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ EVERYTHING = Choices("auto", "auto", "auto")
 def test_the_fastest_way_is_found(cost: Cost, best: Mode) -> None:
     machine = Machine(EVERYTHING, cost)
     machine.run(1000)
-    assert machine.pacer.wanted == best or machine.history[-40:].count(best) >= 20
+    assert machine.tuner.wanted == best or machine.history[-40:].count(best) >= 20
     assert machine.share(lambda mode: mode == best, 800) > 0.75
 
 
@@ -82,14 +82,14 @@ def test_a_small_gain_changes_nothing() -> None:
 @pytest.mark.parametrize("noise", [0.05, 0.2])
 def test_noise_does_not_make_it_change_its_mind_all_the_time(noise: float) -> None:
     """Single rounds are off by up to a fifth: the better way holds most of the time."""
-    machine = Machine(Choices("one", "auto", "off"), price(prediction=1.15), noise)
+    machine = Machine(ModeChoices("one", "auto", "off"), price(prediction=1.15), noise)
     machine.run(6000)
     assert machine.share(lambda mode: mode.prediction, 6000) > 0.9
 
 
 def test_what_changed_is_noticed() -> None:
     """Other text, a busier machine: prediction pays again."""
-    machine = Machine(Choices("one", "auto", "off"), price(prediction=0.8))
+    machine = Machine(ModeChoices("one", "auto", "off"), price(prediction=0.8))
     machine.run(200)
     assert not machine.history[-1].prediction
     machine.cost = price(prediction=1.3)
@@ -99,17 +99,17 @@ def test_what_changed_is_noticed() -> None:
 
 def test_a_moment_in_which_the_machine_was_busy_is_not_believed() -> None:
     """What was measured before the other way is measured again after it (mutant: no second look)."""
-    machine = Machine(Choices("one", "auto", "off"), price())
+    machine = Machine(ModeChoices("one", "auto", "off"), price())
     machine.cost = lambda mode: 20 if len(machine.history) <= 10 else 10
     machine.run(150)
-    assert machine.pacer.trials == 1 and machine.pacer.wanted.prediction
+    assert machine.tuner.trials == 1 and machine.tuner.wanted.prediction
     assert machine.share(lambda mode: mode.prediction, 120) == 1
 
 
 def test_with_every_expert_resident_only_units_are_tried() -> None:
     """There is nothing to foresee."""
     machine = Machine(EVERYTHING, price(units=0.5, prediction=0.5, grouping=0.5))
-    machine.pacer.resident = True
+    machine.tuner.resident = True
     machine.run(500)
     assert all(mode.prediction and not mode.grouping for mode in machine.history)
 
@@ -130,9 +130,9 @@ def test_a_lone_row_has_no_units_but_may_have_no_prediction() -> None:
 
 
 def test_what_is_configured_is_not_measured() -> None:
-    machine = Machine(Choices("two", "on", "swap"), price(units=3, prediction=0.1, grouping=3))
+    machine = Machine(ModeChoices("two", "on", "swap"), price(units=3, prediction=0.1, grouping=3))
     machine.run(100)
-    assert set(machine.history) == {Mode(2, True, True)} and machine.pacer.trials == 0
+    assert set(machine.history) == {Mode(2, True, True)} and machine.tuner.trials == 0
 
 
 def steps_without_forecast(world: World, turns: int) -> list[bool]:
@@ -143,8 +143,8 @@ def steps_without_forecast(world: World, turns: int) -> list[bool]:
         assert world.compute is not None
         steps = [order for order in world.compute.orders if isinstance(order, RunStep) and not order.admit]
         if steps:
-            seen.append(not steps[0].foresee)
-            world.now_ns += MS if steps[0].foresee else MS // 2
+            seen.append(not steps[0].predict)
+            world.now_ns += MS if steps[0].predict else MS // 2
         world.compute_step()
     return seen
 
@@ -165,7 +165,7 @@ def test_grouping_is_kept_only_where_it_pays() -> None:
     world = grouping_world(rows=8, grouping="auto", tokens=300)
     wanted = []
     for _ in range(200):
-        wanted.append(world.core._pacer.wanted.grouping)
+        wanted.append(world.core._tuner.wanted.grouping)
         world.now_ns += 3 * MS if wanted[-1] else 2 * MS
         turn(world)
     assert True in wanted and not any(wanted[-20:])

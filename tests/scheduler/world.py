@@ -10,8 +10,8 @@ from expertflow.ipc.messages import (
     Cancel,
     ErrorFacts,
     Finished,
-    Forecast,
-    Foresee,
+    PredictRows,
+    PredictStep,
     Refused,
     RunStep,
     Sampling,
@@ -23,15 +23,15 @@ from expertflow.ipc.messages.to_compute import ComputeFromScheduler
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation
 from expertflow.tests.scheduler.fake_predictor import EXPERTS, LAYERS, FakePredictor
 from expertflow.workers.scheduler import events
-from expertflow.workers.scheduler.facts import ComputeFacts, Limits, ModelFacts
+from expertflow.workers.scheduler.limits import ComputeInfo, ModelInfo, SchedulerLimits
 from expertflow.workers.scheduler.state import SchedulerState
 
 EOS = 7
 MS = 1_000_000
 
 
-def model_facts(context: int = 64) -> ModelFacts:
-    return ModelFacts(
+def model_facts(context: int = 64) -> ModelInfo:
+    return ModelInfo(
         model="/models/fake",
         vocabulary=VOCABULARY,
         context=context,
@@ -51,8 +51,8 @@ def make_limits(
     gather_ns: int = 0,
     prediction: str = "on",
     grouping: str = "off",
-) -> Limits:
-    return Limits(
+) -> SchedulerLimits:
+    return SchedulerLimits(
         batch_size=batch_size,
         prefill_tokens=prefill_tokens,
         queue_limit=queue_limit,
@@ -94,14 +94,18 @@ class Book:
 
 
 class World:
-    """Drive it by `hear`, `tick`, `compute_step`, `kill_compute`; `books` holds what clients saw."""
+    """Drive it by `receive`, `tick`, `compute_step`, `kill_compute`; `books` holds what clients saw."""
 
     def __init__(
-        self, limits: Limits | None = None, facts: ComputeFacts | None = None, context: int = 64, joined: bool = True
+        self,
+        limits: SchedulerLimits | None = None,
+        facts: ComputeInfo | None = None,
+        context: int = 64,
+        joined: bool = True,
     ) -> None:
         self.model = model_facts(context)
         self.limits = limits or make_limits()
-        self.facts = facts or ComputeFacts(kv_bytes_per_position=10)
+        self.facts = facts or ComputeInfo(kv_bytes_per_position=10)
         self.now_ns = 1
         self.core = SchedulerState(self.model, self.limits)
         self.compute: FakeCompute | None = None
@@ -109,7 +113,7 @@ class World:
         self.books: dict[str, Book] = {}
         self.welcomes: list[Welcome] = []
         self.strays: list[Refused] = []
-        self.forecasts: dict[int, Forecast] = {}
+        self.forecasts: dict[int, PredictStep] = {}
         self.admitted: list[int] = []
         self.last_number = -1
         self._names = 0
@@ -142,15 +146,15 @@ class World:
         )
         book = Book(submit, identity, self.model.context, tokens=list(submit.resume_ids))
         self.books[submit.request_id] = book
-        self.do(events.Heard(identity, submit, self.now_ns))
+        self.do(events.ClientMessage(identity, submit, self.now_ns))
         return book
 
     def submit_again(self, book: Book, identity: bytes | None = None) -> None:
         book.identity = identity or book.identity
-        self.do(events.Heard(book.identity, book.submit, self.now_ns))
+        self.do(events.ClientMessage(book.identity, book.submit, self.now_ns))
 
     def cancel(self, book: Book) -> None:
-        self.do(events.Heard(book.identity, Cancel(book.submit.request_id), self.now_ns))
+        self.do(events.ClientMessage(book.identity, Cancel(book.submit.request_id), self.now_ns))
 
     def lose_client(self, identity: bytes) -> None:
         for book in self.books.values():
@@ -192,7 +196,7 @@ class World:
         """Let the predictor answer its oldest question; False if there is none."""
         answer = self.predictor.answer()
         if answer is not None:
-            self.do(events.Answered(answer))
+            self.do(events.RowPredictionsReady(answer))
         return answer is not None
 
     def run_until_idle(self, most_turns: int = 20_000) -> None:
@@ -205,15 +209,15 @@ class World:
                 return
         raise AssertionError(f"not idle after {most_turns} turns: {self.core.statistics()}")
 
-    def do(self, event: events.Event) -> None:
+    def do(self, event: events.SchedulerEvent) -> None:
         for action in self.core.handle(event):
             match action:
                 case events.Send(identity, message):
                     self._to_client(identity, message)
-                case events.ToPredictor(Forecast() as forecast):
+                case events.ToPredictor(PredictStep() as forecast):
                     self.forecasts[forecast.step] = forecast
                     self._check_questions(forecast)
-                case events.ToPredictor(Foresee() as question):
+                case events.ToPredictor(PredictRows() as question):
                     self.predictor.receive(question)
                 case events.ToCompute(message):
                     self._to_compute(message)
@@ -246,14 +250,14 @@ class World:
 
     def _to_compute(self, message: ComputeFromScheduler) -> None:
         if isinstance(message, RunStep):
-            assert (message.number in self.forecasts) == message.foresee, "a forecast must go ahead where it is wanted"
-            assert message.foresee or not message.admit
+            assert (message.number in self.forecasts) == message.predict, "a forecast must go ahead where it is wanted"
+            assert message.predict or not message.admit
             self._check_admission(message)
         if self.compute is not None:
             self.compute.receive(message)
             assert self.compute.steps_waiting <= 2, "more than two steps in flight"
 
-    def _check_questions(self, forecast: Forecast) -> None:
+    def _check_questions(self, forecast: PredictStep) -> None:
         for row, position, token in zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True):
             assert self.predictor.asked.get((row, position), token) == token, "asked about another token"
 
@@ -265,7 +269,7 @@ class World:
 
     def _check_ran(self, compute: FakeCompute) -> None:
         ran = compute.ran[-1]
-        if ran.step.foresee:
+        if ran.step.predict:
             forecast = self.forecasts[ran.step.number]
             said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
             assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"

@@ -9,16 +9,15 @@ from typing import Any
 
 import torch
 from expertflow import Client, Config, Supervisor
-from expertflow.ipc.messages import Forecast, Row, RunStep, Sampling, Stepped, Used
-from expertflow.runtime.local import LocalRuntime
+from expertflow.ipc.messages import PredictStep, RequestRow, RunStep, Sampling, Stepped, StepRouting
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.switch import VOCABULARY, stepwise
+from expertflow.tests.system.references import random_prompts
+from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
 from expertflow.workers.compute.executor import sample
-from expertflow.workers.compute.unit import RowAbilities
-
-from tests.switch import VOCABULARY, stepwise
-from tests.system.references import random_prompts
-from tests.system.schedules import Digests, Driver, drive
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 TOLERANCE = 1e-4
 SEEN = 50 * TOLERANCE
@@ -58,7 +57,7 @@ class Unrescued:
     def __init__(self, runtime: LocalRuntime) -> None:
         self.runtime, self.order = runtime, runtime.order
 
-    def run(self, step: RunStep, coming: Forecast) -> tuple[Stepped, Used | None]:
+    def run(self, step: RunStep, coming: PredictStep) -> tuple[Stepped, StepRouting | None]:
         stepped, used = self.runtime.run(step, coming)
         assert used is not None
         return stepped, used
@@ -75,7 +74,7 @@ def run(folder: Path, slots: int, batch: int, tier: str = "disk") -> tuple[Watch
 def recomputed(folder: Path, prompts: list[list[int]], following: list[list[int]]) -> torch.Tensor:
     """Logits [rows, vocabulary] after rows that come back with what they generated."""
     survey, watched = surveyed(folder), Watched()
-    rows = [Row(i, a + b, len(b), Sampling()) for i, (a, b) in enumerate(zip(prompts, following, strict=True))]
+    rows = [RequestRow(i, a + b, len(b), Sampling()) for i, (a, b) in enumerate(zip(prompts, following, strict=True))]
     with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), watched.choose) as runtime:
         runtime.run(RunStep(number=0, unit=0, admit=rows))
     return torch.stack([watched.seen[i, len(each)] for i, each in enumerate(following)])

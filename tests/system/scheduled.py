@@ -7,20 +7,20 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
-from expertflow.ipc.messages import Finished, Forecast, Foresee, Foreseen, RunStep, Submit, Used
+from expertflow.ipc.messages import Finished, PredictRows, PredictStep, RowPredictions, RunStep, StepRouting, Submit
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
-from expertflow.runtime.local import LocalRuntime
+from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.predictor.forecaster import Forecaster, scores
+from expertflow.workers.predictor.base.forecaster import Forecaster, scores
 from expertflow.workers.scheduler import events
-from expertflow.workers.scheduler.facts import Limits, ModelFacts
+from expertflow.workers.scheduler.limits import ModelInfo, SchedulerLimits
 from expertflow.workers.scheduler.state import SchedulerState
 
 STEP_NS = 1_000_000
 
 
-def facts_of(survey: Survey) -> ModelFacts:
-    return ModelFacts(
+def facts_of(survey: Survey) -> ModelInfo:
+    return ModelInfo(
         model="", vocabulary=survey.vocabulary, context=survey.context, eos_ids=[], layers=survey.layers,
         experts=survey.experts, kv_bytes_per_position=1,
     )  # fmt: skip
@@ -37,11 +37,11 @@ class Scheduled:
     orders: list[ComputeFromScheduler] = field(default_factory=list)
     ended: dict[str, list[int]] = field(default_factory=dict)
     _waiting: deque[ComputeFromScheduler] = field(default_factory=deque)
-    _forecasts: dict[int, Forecast] = field(default_factory=dict)
+    _forecasts: dict[int, PredictStep] = field(default_factory=dict)
     _now_ns: int = 0
 
     @classmethod
-    def of(cls, runtime: LocalRuntime, forecaster: Forecaster, survey: Survey, limits: Limits) -> Scheduled:
+    def of(cls, runtime: LocalRuntime, forecaster: Forecaster, survey: Survey, limits: SchedulerLimits) -> Scheduled:
         engine = cls(runtime, forecaster, SchedulerState(facts_of(survey), limits))
         engine._do(events.ComputeJoined(0, {"kv_bytes_per_position": 1}))
         return engine
@@ -50,7 +50,7 @@ class Scheduled:
         """The outputs of these prompts, so many tokens each, in their order."""
         for number, (prompt, count) in enumerate(zip(prompts, tokens, strict=True)):
             submit = Submit(request_id=str(number), prompt_ids=prompt, max_new_tokens=count)
-            self._do(events.Heard(b"client", submit, self._now_ns))
+            self._do(events.ClientMessage(b"client", submit, self._now_ns))
         while len(self.ended) < len(prompts):
             self._now_ns += STEP_NS
             self._do(events.Tick(self._now_ns))
@@ -71,26 +71,26 @@ class Scheduled:
             self.runtime.order(order)
         return None
 
-    def _do(self, event: events.Event) -> None:
+    def _do(self, event: events.SchedulerEvent) -> None:
         for action in self.core.handle(event):
             match action:
                 case events.Send(_, Finished() as end):
                     self.ended[end.request_id] = end.token_ids
-                case events.ToPredictor(Forecast() as forecast):
+                case events.ToPredictor(PredictStep() as forecast):
                     self._forecasts[forecast.step] = forecast
-                case events.ToPredictor(Foresee() as question):
+                case events.ToPredictor(PredictRows() as question):
                     self._answer(question)
                 case events.ToCompute(order):
                     self._waiting.append(order)
                 case _:
                     pass
 
-    def _answer(self, question: Foresee) -> None:
-        coming = Forecast(
+    def _answer(self, question: PredictRows) -> None:
+        coming = PredictStep(
             step=question.number, token_ids=question.token_ids, rows=question.rows, positions=question.positions
         )
-        answer = Foreseen(question.number, question.rows, scores(self.forecaster.routes(coming)))
-        self._do(events.Answered(answer))
+        answer = RowPredictions(question.number, question.rows, scores(self.forecaster.routes(coming)))
+        self._do(events.RowPredictionsReady(answer))
 
 
 def run_again(runtime: LocalRuntime, orders: list[ComputeFromScheduler]) -> None:
@@ -102,7 +102,7 @@ def run_again(runtime: LocalRuntime, orders: list[ComputeFromScheduler]) -> None
             runtime.order(order)
 
 
-def _distinct(used: Used) -> int:
+def _distinct(used: StepRouting) -> int:
     """Experts that a step used, layer by layer."""
     chosen = np.frombuffer(used.experts, dtype="<u2").reshape(len(used.token_ids), -1, used.top_k)
     return sum(len(np.unique(chosen[:, layer])) for layer in range(chosen.shape[1]))

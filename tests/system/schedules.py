@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from expertflow.ipc.messages import Forecast, Row, RunStep, Sampling, Split
-from expertflow.runtime.local import LocalRuntime
+from expertflow.ipc.messages import PredictStep, RequestRow, RunStep, Sampling, Split
+from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.workers.compute.executor import Chooser, sample
 from expertflow.workers.compute.recording import digest_rows
 
@@ -35,7 +35,7 @@ class Driver:
         for prompt in prompts:
             number = len(self.sequences)
             self.sequences[number] = Sequence(prompt)
-            rows.append(Row(number, prompt, 0, Sampling()))
+            rows.append(RequestRow(number, prompt, 0, Sampling()))
         self.units[unit] = [row.number for row in rows]
         self._run(RunStep(number=self.steps, unit=unit, admit=rows))
 
@@ -57,7 +57,7 @@ class Driver:
         for row, token in zip(stepped.rows, stepped.tokens, strict=True):
             self.sequences[row].token_ids.append(token)
 
-    def _coming(self, step: RunStep) -> Forecast:
+    def _coming(self, step: RunStep) -> PredictStep:
         entries: list[tuple[int, int, int]] = []
         for number in self.units[step.unit]:
             sequence = self.sequences[number]
@@ -65,7 +65,7 @@ class Driver:
             first = 0 if step.admit else len(whole) - 1
             entries += [(whole[at], number, at) for at in range(first, len(whole))]
         ids, rows, positions = (list(column) for column in zip(*entries, strict=True))
-        return Forecast(step=step.number, token_ids=ids, rows=rows, positions=positions)
+        return PredictStep(step=step.number, token_ids=ids, rows=rows, positions=positions)
 
 
 def drive(driver: Driver, batch: int, seed: int, equal_lengths: bool = False) -> None:

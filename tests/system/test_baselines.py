@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.replay.ledger_log import replay_ledger_log
-from expertflow.workers.predictor.paper.file import write_paper
-from expertflow.workers.predictor.paper.shape import FIRST, PaperShape
+from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.system.references import Reference, random_prompts
+from expertflow.workers.predictor.t5.file import write_paper
+from expertflow.workers.predictor.t5.shape import FIRST, T5Shape
 from expertflow.workers.predictor.training.loop import Effort
 from expertflow.workers.predictor.training.paper import train_paper
 from expertflow.workers.traces.reading import read_trace
-
-from tests.families import VOCABULARY, save_tiny
-from tests.system.references import Reference, random_prompts
 
 PROMPTS = random_prompts(5, VOCABULARY)
 TOKENS = 12
@@ -63,8 +62,8 @@ def test_every_baseline_is_exact_and_its_ledger_can_be_asked_again(
 ) -> None:
     """Tokens of transformers (I1b, I2); the log of the ledger, replayed, comes to the same statistics."""
     assert run(folder, tmp_path, preset, **options) == expected
-    again = replay_ledger_log(tmp_path / "ledger.1.msgpack")
-    assert again.marks and again.same and again.replayed["loads"] > 0
+    reissue_copies = replay_ledger_log(tmp_path / "ledger.1.msgpack")
+    assert reissue_copies.marks and reissue_copies.same and reissue_copies.replayed["loads"] > 0
 
 
 def test_se_moe_loads_whole_layers_whatever_the_routing(folder: Path, tmp_path: Path) -> None:
@@ -88,7 +87,7 @@ def test_the_papers_cache_and_its_transformer_are_exact(
     """
     run(folder, tmp_path / "first", "on-demand", trace=str(tmp_path / "trace"))
     trace = read_trace(tmp_path / "trace")
-    shape = PaperShape(
+    shape = T5Shape(
         layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, vocabulary=FIRST + VOCABULARY,
         inner=32, blocks=1, heads=2, head=8, window=32,
     )  # fmt: skip
@@ -96,5 +95,5 @@ def test_the_papers_cache_and_its_transformer_are_exact(
     slow = {"tier": "host", "link_rate": "3MB", "predictor_file": str(tmp_path / "paper.npz")}
     tokens = run(folder, tmp_path, "plec", 4 * TOKENS, **slow)
     assert [each[:TOKENS] for each in tokens] == expected
-    again = replay_ledger_log(tmp_path / "ledger.1.msgpack")
-    assert again.same and again.replayed["prefetches"] > 0 and again.replayed["useful"] > 0
+    reissue_copies = replay_ledger_log(tmp_path / "ledger.1.msgpack")
+    assert reissue_copies.same and reissue_copies.replayed["prefetches"] > 0 and reissue_copies.replayed["useful"] > 0

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 from expertflow import Client, Config, EngineGroup, Supervisor
-
-from tests.families import VOCABULARY, save_tiny
-from tests.system.references import Reference, random_prompts
+from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.system.references import Reference, random_prompts
 
 STAGES = ("scheduler", "predictor", "loader", "compute")
 

@@ -9,10 +9,9 @@ import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import BudgetError
 from expertflow.runtime.verify.checks import Verification
-
-from tests.families import VOCABULARY, save_tiny
-from tests.system.awaiting import await_tokens
-from tests.system.references import Reference, random_prompts
+from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.system.awaiting import await_tokens
+from expertflow.tests.system.references import Reference, random_prompts
 
 TOKENS = 40
 
@@ -49,7 +48,7 @@ def test_tokens_are_those_of_transformers_whoever_dies(engine: Supervisor, refer
             await_tokens(batch, 12)
             engine.kill(stage)
         done = batch.results(timeout_s=120)
-        assert client.stats().stages["loader"].counters["strange"] == 0
+        assert client.stats().stages["loader"].counters["invalid"] == 0
     assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, TOKENS) for prompt in prompts]
 
 

@@ -9,19 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from expertflow.ipc.messages import Row, RunStep, Sampling, Used
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.compute import rows as cache_rows
-from expertflow.workers.compute.adapters.switch import SwitchBlock
-from expertflow.workers.compute.encoder_decoder import EncoderDecoderUnit
-from expertflow.workers.compute.next_router import NextRouters
-from expertflow.workers.compute.unit import RowAbilities
-from expertflow.workers.routing import UNROUTED, read_partial_routing, read_routing
-from transformers import SwitchTransformersForConditionalGeneration
-
-from tests.compute.watching import seen_in_two_steps
-from tests.switch import save_switch
-from tests.system.encoder_decoders import (
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling, StepRouting
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.compute.watching import seen_in_two_steps
+from expertflow.tests.switch import save_switch
+from expertflow.tests.system.encoder_decoders import (
     BUDGETS,
     SEEN,
     TOLERANCE,
@@ -32,6 +24,13 @@ from tests.system.encoder_decoders import (
     run,
     surveyed,
 )
+from expertflow.workers.compute.experts.next_router import NextRouters
+from expertflow.workers.model import cache_rows as cache_rows
+from expertflow.workers.model.encoder_decoder import EncoderDecoderUnit
+from expertflow.workers.model.families.switch import SwitchBlock
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.traces.routing import UNROUTED, read_partial_routing, read_routing
+from transformers import SwitchTransformersForConditionalGeneration
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +74,12 @@ def test_rows_computed_again_keep_the_decisions_of_capacity(folder: Path, librar
 
 def test_routing_says_which_layers_a_token_saw(folder: Path) -> None:
     survey = surveyed(folder)
-    heard: list[Used] = []
+    heard: list[StepRouting] = []
     with LocalRuntime(survey, 8, RowAbilities.of(survey.rows)) as runtime:
         for step in (
-            RunStep(number=0, unit=0, admit=[Row(7, [5, 6, 7], 0, Sampling()), Row(9, [8], 0, Sampling())]),
+            RunStep(
+                number=0, unit=0, admit=[RequestRow(7, [5, 6, 7], 0, Sampling()), RequestRow(9, [8], 0, Sampling())]
+            ),
             RunStep(number=1, unit=0),
         ):
             used = runtime.run(step)[1]

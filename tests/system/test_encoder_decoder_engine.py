@@ -12,22 +12,21 @@ import pytest
 import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import UsageError
-from expertflow.ipc.messages import Row, RunStep, Sampling
-from expertflow.runtime.local import LocalRuntime
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.checks import Verification
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.adapters.apart import ExpertsApart
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.nllb import save_nllb
+from expertflow.tests.switch import VOCABULARY, save_switch, stepwise
+from expertflow.tests.system.references import random_prompts
+from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample
 from expertflow.workers.compute.recording import Recording
-from expertflow.workers.compute.unit import RowAbilities
-from expertflow.workers.routing import UNROUTED
+from expertflow.workers.model.families.experts_apart import ExpertsApart
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_hidden, read_step_log, read_trace
+from expertflow.workers.traces.routing import UNROUTED
 from transformers import SwitchTransformersForConditionalGeneration
-
-from tests.nllb import save_nllb
-from tests.switch import VOCABULARY, save_switch, stepwise
-from tests.system.references import random_prompts
-from tests.system.schedules import Driver
 
 SAVERS = {"switch": save_switch, "nllb": save_nllb}
 
@@ -142,7 +141,7 @@ def record(model: Path) -> None:
     """A few rows of it, as compute records them."""
     survey = survey_checkpoint(str(model))
     (model / "record").mkdir()
-    rows = [Row(number, ids, 0, Sampling()) for number, ids in enumerate(random_prompts(6, VOCABULARY))]
+    rows = [RequestRow(number, ids, 0, Sampling()) for number, ids in enumerate(random_prompts(6, VOCABULARY))]
     with ExitStack() as stack:
         files = [
             stack.enter_context((model / "record" / f"{name}.1.msgpack").open("wb")) for name in ("steps", "routes")

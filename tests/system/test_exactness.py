@@ -13,17 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from expertflow.configs.schema import Config
-from expertflow.runtime.local import LocalRuntime
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.families import FAMILIES, save_tiny
 from expertflow.tests.predictor.paths import random_path
+from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.unit import RowAbilities
-from expertflow.workers.predictor.choice import Subject, make_forecaster
-from expertflow.workers.predictor.forecaster import Forecaster
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.predictor.base.forecaster import Forecaster
+from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM
-
-from tests.families import FAMILIES, save_tiny
-from tests.system.schedules import Digests, Driver, drive
 
 BUDGETS = ("one", "few", "quarter", "all")
 PREDICTORS = ("none", "table", "path", "previous", "matrices", "everything", "noise", "opposite")
@@ -88,7 +87,7 @@ def _forecaster(survey: Survey, predictor: str) -> Forecaster | None:
     if predictor == "path":
         return random_path(survey.layers, survey.experts, survey.top_k)
     config = Config(predictor=predictor)  # pyright: ignore[reportArgumentType]
-    return make_forecaster(config, Subject.of(survey))
+    return make_forecaster(config, ModelShape.of(survey))
 
 
 @cache

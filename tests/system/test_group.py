@@ -10,13 +10,12 @@ import pytest
 from expertflow import Client, Config, EngineGroup
 from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import Progress
-from expertflow.runtime import engine as engine_module
-from expertflow.runtime.client import Batch
+from expertflow.runtime.client.client import Batch
+from expertflow.runtime.engine import engine as engine_module
+from expertflow.tests.families import VOCABULARY, save_tiny
 from expertflow.tests.runtime.fakes import wait_until
-
-from tests.families import VOCABULARY, save_tiny
-from tests.system.awaiting import await_tokens
-from tests.system.references import Reference, random_prompts
+from expertflow.tests.system.awaiting import await_tokens
+from expertflow.tests.system.references import Reference, random_prompts
 
 TOKENS = 20
 NEWS: list[Progress] = []

@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 from expertflow import Client, Config, Supervisor
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.unit import RowAbilities
-from expertflow.workers.predictor.token_table import TokenTable
-from expertflow.workers.scheduler.facts import Limits
-
-from tests.families import FAMILIES, VOCABULARY, save_tiny
-from tests.outside import OUTSIDE
-from tests.system.references import Reference, random_prompts
-from tests.system.scheduled import Scheduled, run_again
-from tests.system.schedules import Digests
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.families import FAMILIES, VOCABULARY, save_tiny
+from expertflow.tests.outside import OUTSIDE
+from expertflow.tests.system.references import Reference, random_prompts
+from expertflow.tests.system.scheduled import Scheduled, run_again
+from expertflow.tests.system.schedules import Digests
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.predictor.base.token_table import TokenTable
+from expertflow.workers.scheduler.limits import SchedulerLimits
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 UNITS = ("two", "three", "four")
 COUNTS = [12, 30, 21, 30, 9, 30, 30, 17, 30, 25, 30, 6]
@@ -35,7 +34,7 @@ def test_regrouped_rows_get_the_tokens_and_bits_they_would_get(number: int, fami
     save_tiny(family, tmp_path)
     survey = survey_checkpoint(str(tmp_path))
     abilities, table = RowAbilities.of(survey.rows), TokenTable(survey.layers, survey.experts, survey.top_k)
-    limits = Limits(
+    limits = SchedulerLimits(
         batch_size=9, prefill_tokens=100, queue_limit=100, kv_bytes=2**30, units=UNITS[number % 3],
         grouping=("swap", "kmeans")[number % 2], gather_ns=0,
     )  # fmt: skip

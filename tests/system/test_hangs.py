@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from expertflow import Client, Config, Supervisor
-
-from tests.families import VOCABULARY, save_tiny
-from tests.system.awaiting import await_tokens
-from tests.system.references import Reference, random_prompts
+from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.system.awaiting import await_tokens
+from expertflow.tests.system.references import Reference, random_prompts
 
 TOKENS = 100
 PATIENCE_S = 4

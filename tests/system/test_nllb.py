@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 import torch
 from expertflow import Client, Config, Supervisor
-from expertflow.ipc.messages import Row, RunStep, Sampling
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.compute.adapters import nllb, positions
-from expertflow.workers.compute.adapters.adapt import mend
-from expertflow.workers.compute.adapters.nllb import NllbBlock, NllbExperts
-from expertflow.workers.compute.unit import RowAbilities
-from transformers import GenerationConfig, NllbMoeForConditionalGeneration
-
-from tests.nllb import LANGUAGE, VOCABULARY, save_nllb
-from tests.system.encoder_decoders import (
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.nllb import LANGUAGE, VOCABULARY, save_nllb
+from expertflow.tests.system.encoder_decoders import (
     BUDGETS,
     SEEN,
     TOLERANCE,
@@ -28,7 +22,13 @@ from tests.system.encoder_decoders import (
     run,
     surveyed,
 )
-from tests.system.references import random_prompts
+from expertflow.tests.system.references import random_prompts
+from expertflow.workers.model.families import nllb
+from expertflow.workers.model.families import nllb_positions as positions
+from expertflow.workers.model.families.nllb import NllbBlock, NllbExperts
+from expertflow.workers.model.families.registry import mend
+from expertflow.workers.model.unit import RowAbilities
+from transformers import GenerationConfig, NllbMoeForConditionalGeneration
 
 OUTPUT = 12
 
@@ -140,7 +140,7 @@ def test_outputs_begin_with_the_language_and_are_those_of_generate(folder: Path,
     prompts, survey = random_prompts(4, VOCABULARY), surveyed(folder)
     sampling = Sampling(first_token=LANGUAGE + 1)
     with LocalRuntime(survey, BUDGETS["quarter"], RowAbilities.of(survey.rows)) as runtime:
-        rows = [Row(number, prompt, 0, sampling) for number, prompt in enumerate(prompts)]
+        rows = [RequestRow(number, prompt, 0, sampling) for number, prompt in enumerate(prompts)]
         steps = [runtime.run(RunStep(number=n, unit=0, admit=[] if n else rows))[0] for n in range(OUTPUT)]
     for prompt, *tokens in zip(prompts, *(step.tokens for step in steps), strict=True):
         assert tokens == generated(library, prompt, LANGUAGE + 1)

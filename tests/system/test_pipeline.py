@@ -11,12 +11,11 @@ import pytest
 import zmq
 from expertflow import Client, Completion, Config, Supervisor
 from expertflow.errors import ExpertFlowError, RequestError
-from expertflow.ipc.addresses import CLIENTS, socket_address
-
-from tests.families import FAMILIES, VOCABULARY, save_tiny
-from tests.outside import OUTSIDE
-from tests.system.awaiting import await_tokens
-from tests.system.references import Reference, random_prompts
+from expertflow.ipc.transport.addresses import CLIENTS, socket_address
+from expertflow.tests.families import FAMILIES, VOCABULARY, save_tiny
+from expertflow.tests.outside import OUTSIDE
+from expertflow.tests.system.awaiting import await_tokens
+from expertflow.tests.system.references import Reference, random_prompts
 
 STAGES = ("scheduler", "predictor", "loader", "compute")
 

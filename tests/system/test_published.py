@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from expertflow import Client, Config, Supervisor
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.families import VOCABULARY
+from expertflow.tests.published import library_model, save_block_fp8, save_mxfp4
+from expertflow.tests.system.references import Reference, random_prompts
+from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample
-from expertflow.workers.compute.unit import RowAbilities
-
-from tests.families import VOCABULARY
-from tests.published import library_model, save_block_fp8, save_mxfp4
-from tests.system.references import Reference, random_prompts
-from tests.system.schedules import Driver
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 CASES = [("deepseek_v3", "host"), ("gpt_oss", "disk")]
 

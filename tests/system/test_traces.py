@@ -10,15 +10,14 @@ import pytest
 import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import UsageError
-from expertflow.workers.checkpoint.architecture import experts_modules
-from expertflow.workers.predictor.recording import read_recording
-from expertflow.workers.routing import read_routing
+from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.system.awaiting import await_tokens
+from expertflow.tests.system.references import random_prompts
+from expertflow.workers.model.architecture import experts_modules
+from expertflow.workers.predictor.routing_recording import read_recording
 from expertflow.workers.traces.reading import read_hidden, read_step_log, read_trace
+from expertflow.workers.traces.routing import read_routing
 from transformers import AutoModelForCausalLM
-
-from tests.families import VOCABULARY, save_tiny
-from tests.system.awaiting import await_tokens
-from tests.system.references import random_prompts
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 from expertflow import Client, Config, ImagePrompt, Supervisor
 from expertflow.errors import BudgetError, ExpertFlowError, RequestError
-from expertflow.ipc.attachments import FOLDER
+from expertflow.ipc.shared.attachments import FOLDER
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.verify.checks import Verification
-from PIL import Image
-
-from tests.system.awaiting import await_tokens
-from tests.vision import (
+from expertflow.tests.system.awaiting import await_tokens
+from expertflow.tests.vision import (
     IMAGE,
     VISION_FAMILIES,
     VisionReference,
@@ -25,6 +23,7 @@ from tests.vision import (
     save_vision,
     skip_without_processor,
 )
+from PIL import Image
 
 
 @pytest.fixture(scope="module")

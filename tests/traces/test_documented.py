@@ -8,9 +8,8 @@ from pathlib import Path
 import expertflow
 import numpy as np
 import pytest
+from expertflow.tests.traces.streams import route, step, write
 from expertflow.workers.traces.records import TracedPlan, TracedStep, TraceHeader
-
-from tests.traces.streams import route, step, write
 
 TEXT = (Path(expertflow.__file__).parent / "docs" / "traces.md").read_text()
 

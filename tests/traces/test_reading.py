@@ -9,12 +9,23 @@ import msgspec
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
+from expertflow.tests.traces.streams import (
+    EXPERTS,
+    LAYERS,
+    TOP_K,
+    encode,
+    header,
+    hidden_of,
+    plan,
+    route,
+    step,
+    token,
+    write,
+)
 from expertflow.workers.traces.reading import read_hidden, read_step_log, read_trace
 from expertflow.workers.traces.trace import Trace, write_npz
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.traces.streams import EXPERTS, LAYERS, TOP_K, encode, header, hidden_of, plan, route, step, token, write
 
 NEXT = 2 << 32
 """First row of the next scheduler."""
@@ -92,8 +103,8 @@ def test_any_history_gives_every_token_once(tmp_path_factory, data: st.DataObjec
                 lengths = {row: length + 1 for row, length in lengths.items()}
             case "death" if records:
                 write(folder, *records, epoch=epoch)
-                again = [(row, position) for row, length in lengths.items() for position in range(length)]
-                records, epoch = [step(number, again)], epoch + 1
+                reissue_copies = [(row, position) for row, length in lengths.items() for position in range(length)]
+                records, epoch = [step(number, reissue_copies)], epoch + 1
             case _:
                 row, length = len(lengths), data.draw(st.integers(1, 4))
                 records.append(step(number, [(row, position) for position in range(length)]))
@@ -106,11 +117,11 @@ def test_an_npz_holds_the_same(tmp_path: Path) -> None:
     write(tmp_path / "trace", step(0, [(0, 0), (0, 1)]), step(1, [(0, 2)]))
     trace = read_trace(tmp_path / "trace")
     write_npz(trace, tmp_path / "trace.npz")
-    again = read_trace(tmp_path / "trace.npz")
+    reissue_copies = read_trace(tmp_path / "trace.npz")
     for name in ("routes", "token_ids", "offsets", "decoded", "weights", "steps"):
-        ours, theirs = getattr(again, name), getattr(trace, name)
+        ours, theirs = getattr(reissue_copies, name), getattr(trace, name)
         assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype, name
-    assert (again.expert_count, again.model) == (trace.expert_count, trace.model)
+    assert (reissue_copies.expert_count, reissue_copies.model) == (trace.expert_count, trace.model)
 
 
 def test_plans_and_hints_are_found_by_step(tmp_path: Path) -> None:
@@ -128,9 +139,9 @@ def test_plans_and_hints_are_found_by_step(tmp_path: Path) -> None:
 
 def test_hidden_states_stand_at_their_tokens(tmp_path: Path) -> None:
     """A state that was kept only when its token ran again belongs to a step that does not count."""
-    first, again = [(0, 0), (1, 0), (1, 1)], [(0, 0), (0, 1), (1, 0)]
+    first, reissue_copies = [(0, 0), (1, 0), (1, 1)], [(0, 0), (0, 1), (1, 0)]
     write(tmp_path, step(0, first, **hidden_of(first, [0, 2])))
-    write(tmp_path, step(1, again, **hidden_of(again, [1, 2])), epoch=2)
+    write(tmp_path, step(1, reissue_copies, **hidden_of(reissue_copies, [1, 2])), epoch=2)
     trace, hidden = read_hidden(tmp_path)
     assert hidden.states.shape == (3, LAYERS, 4) and hidden.states.dtype == np.float16
     assert trace.token_ids[hidden.tokens].tolist() == [token(0, 0), token(0, 1), token(1, 1)]

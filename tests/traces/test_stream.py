@@ -11,13 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
+from expertflow.tests.traces.streams import LAYERS, TOP_K, encode, header, plan, route, step, write
 from expertflow.workers.traces.folder import claim_folder, read_header, read_plans, read_steps
 from expertflow.workers.traces.records import VERSION, TraceRecord
 from expertflow.workers.traces.stream import TraceFile, read_records
 from hypothesis import given
 from hypothesis import strategies as st
-
-from tests.traces.streams import LAYERS, TOP_K, encode, header, plan, route, step, write
 
 STEPS = [step(0, [(0, 0), (0, 1), (1, 0)]), step(1, [(0, 2), (1, 1)], unit=3)]
 

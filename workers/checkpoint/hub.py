@@ -11,8 +11,8 @@ from ...errors import EngineError, UsageError
 from .headers import INDEX, weight_names
 from .hub_errors import explain
 from .hub_progress import reporting_bar
-from .packed import other_weights, refuse_packed_index
-from .resolve import Report, read_config
+from .resolve import DownloadProgress, read_config
+from .unsupported import other_weights, refuse_packed_index
 
 CONFIG = "config.json"
 TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "predictor.npz"]
@@ -34,7 +34,7 @@ def fetch_config(model: str, revision: str) -> Path:
     return folder
 
 
-def fetch_model(model: str, revision: str, report: Report) -> Path:
+def fetch_model(model: str, revision: str, report: DownloadProgress) -> Path:
     """The snapshot of a hub id with everything that is needed to run it; what is cached is not fetched again.
 
     Raises what `fetch_config` raises, CheckpointError for a model that could not be run anyway, and EngineError where

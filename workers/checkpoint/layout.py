@@ -72,7 +72,7 @@ def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.nd
     return np.where(usable, offsets, 0)
 
 
-class Run(msgspec.Struct, frozen=True):
+class ByteRun(msgspec.Struct, frozen=True):
     """File bytes that fill slot bytes. `piece` is None when they are copied as they are, else its bytes are converted.
 
     `opens`, `closes`: the run begins (ends) its tensor, so a direct read may spill the rest of its first (last) block
@@ -102,9 +102,9 @@ class ReadPlan:
         self._places = survey.place_table()
         self._positions = tensor_positions(survey)
 
-    def runs(self, layer: int, expert: int) -> list[Run]:
+    def runs(self, layer: int, expert: int) -> list[ByteRun]:
         """What to read for one expert, in file order."""
-        runs: list[Run] = []
+        runs: list[ByteRun] = []
         for number in self._numbers[self._kind_of(expert)]:
             run = self._run(layer, expert, number, self._pieces[number])
             if runs and _continues(runs[-1], run):
@@ -114,13 +114,13 @@ class ReadPlan:
                 runs.append(run)
         return sorted(runs, key=lambda run: (run.file, run.offset_bytes))
 
-    def _run(self, layer: int, expert: int, number: int, piece: Piece) -> Run:
+    def _run(self, layer: int, expert: int, number: int, piece: Piece) -> ByteRun:
         file, offset = (int(value) for value in self._places[layer, expert, number])
         position = int(self._positions[layer, expert, piece.tensor]) + piece.position_bytes
         converted = None if piece.operation == "copy" else piece
         closes = number + 1 == len(self._pieces) or self._pieces[number + 1].tensor != piece.tensor
         opens, scales_at = piece.position_bytes == 0, self._scales_at(layer, expert, piece)
-        return Run(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at)
+        return ByteRun(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at)
 
     def _scales_at(self, layer: int, expert: int, piece: Piece) -> tuple[int, int]:
         if piece.scales is None:
@@ -129,7 +129,7 @@ class ReadPlan:
         return file, offset
 
 
-def _continues(earlier: Run, later: Run) -> bool:
+def _continues(earlier: ByteRun, later: ByteRun) -> bool:
     return (
         earlier.piece is None
         and later.piece is None

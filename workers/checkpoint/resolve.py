@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError, UsageError
-from .packed import refuse_gguf
 from .quantised import refuse_unread
+from .unsupported import refuse_gguf
 
-Report = Callable[[int, int], None]
+DownloadProgress = Callable[[int, int], None]
 """Called with the bytes of a download that are there and that there will be, from any thread."""
 
 
-def resolve_folder(model: str, revision: str = "", report: Report = lambda done, total: None) -> Path:
+def resolve_folder(model: str, revision: str = "", report: DownloadProgress = lambda done, total: None) -> Path:
     """The folder of a local checkpoint, or of a hub id's snapshot (what is not cached of it is downloaded).
 
     Raises UsageError for an empty name, a file, or a name that is neither a folder nor a hub id; for hub ids also what

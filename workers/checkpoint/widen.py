@@ -23,7 +23,7 @@ from ...errors import UsageError
 from .headers import DTYPES, StoredTensor, checkpoint_files, read_headers
 from .resolve import read_config
 
-Progress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 
 SHARD_BYTES = 256 * 1000**2
 """A shard is closed before it would exceed this size."""
@@ -56,7 +56,7 @@ class _Tensor:
         return self.stored.count_bytes * (1 if self.widened_dim is None else factor)
 
 
-def widen(source: Path, destination: Path, factor: int, progress: Progress | None = None) -> None:
+def widen(source: Path, destination: Path, factor: int, progress: ReportProgress | None = None) -> None:
     """Write to `destination` a copy of the model folder `source` whose experts are `factor` times as wide.
 
     The copy gives the same logits (to rounding of the sums) and the same routing. One tensor is held at a time.
@@ -148,7 +148,7 @@ def _widened_config(source: Path, tensors: list[_Tensor], factor: int) -> dict[s
     return config | {key: config[key] * factor}
 
 
-def _write_shards(folder: Path, tensors: list[_Tensor], factor: int, progress: Progress) -> None:
+def _write_shards(folder: Path, tensors: list[_Tensor], factor: int, progress: ReportProgress) -> None:
     shards = _shards(tensors, factor)
     total_bytes = sum(tensor.widened_bytes(factor) for tensor in tensors)
     weight_map: dict[str, str] = {}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ...ipc.entry import run_stage
-from ...ipc.stage import Stage
-from ..checkpoint.asked import survey_asked
-from ..checkpoint.imports import importing
+from ...ipc.stage.entry import run_stage
+from ...ipc.stage.stage import Stage
+from ..surveyor.asked import survey_asked
+from ..surveyor.imports import importing
 
 
 def main(stage: Stage) -> None:

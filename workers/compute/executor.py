@@ -10,17 +10,17 @@ import msgspec
 import torch
 
 from ...errors import EngineError, RequestError
-from ...ipc.messages import ErrorFacts, Forget, Row, RunStep, Split, Stepped, Used
-from .attempts import Attempts
+from ...ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Split, Stepped, StepRouting
+from ..model.encoder_decoder import new_unit
+from ..model.images import read_images
+from ..model.step_input import StepInput
+from ..model.unit import RowAbilities, Unit
 from .device.base import Device
-from .encoder_decoder import new_unit
-from .hints import SILENT, Hinter
-from .images import read_images
-from .residency import ComputeStopped, FeedCounts, Residency
-from .routing import StepRouting
+from .experts.hints import SILENT, Hinter
+from .experts.residency import ComputeStopped, FeedCounts, Residency
+from .experts.routing import RoutingCollector
+from .oom_limits import OomLimits
 from .sampling import RowFailed, choose_all
-from .step_input import StepInput
-from .unit import RowAbilities, Unit
 
 Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
 """The tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
@@ -38,7 +38,7 @@ class Executor:
         self,
         model: Any,
         abilities: RowAbilities,
-        routing: StepRouting,
+        routing: RoutingCollector,
         residency: Residency,
         clock_ns: Callable[[], int],
         choose: Chooser = sample,
@@ -52,7 +52,7 @@ class Executor:
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
-        self._attempts = Attempts()
+        self._attempts = OomLimits()
         self._moved_ns = 0
         """Spent on moving rows since the last step ended."""
 
@@ -65,7 +65,7 @@ class Executor:
         """Drop every unit: their scheduler is gone."""
         self._units.clear()
 
-    def forget(self, order: Forget) -> None:
+    def forget(self, order: DropUnit) -> None:
         """Drop one unit and its cache."""
         self._units.pop(order.unit, None)
 
@@ -76,12 +76,12 @@ class Executor:
         self._moved_ns += self._clock_ns() - started_ns
 
     @torch.inference_mode()
-    def run(self, step: RunStep) -> tuple[Stepped, Used | None]:
+    def run(self, step: RunStep) -> tuple[Stepped, StepRouting | None]:
         """One step and the routing it had; rows that cannot go on are in `Stepped.failed` and have left the unit."""
         started_ns, before = self._clock_ns(), self._residency.counts
         self._residency.begin_step(step.number)
         if self._hinter is not None:
-            self._hinter.begin_step(step.number if step.foresee else SILENT)
+            self._hinter.begin_step(step.number if step.predict else SILENT)
         rows = self._numbers(step)
         try:
             unit = self._prepare(step)
@@ -99,7 +99,9 @@ class Executor:
         joining = [row for unit in step.join for row in self._unit(unit).numbers]
         return [row.number for row in step.admit] or stay + joining
 
-    def _attempt(self, step: RunStep, unit: Unit, before: FeedCounts) -> tuple[list[int | RowFailed], Used | None]:
+    def _attempt(
+        self, step: RunStep, unit: Unit, before: FeedCounts
+    ) -> tuple[list[int | RowFailed], StepRouting | None]:
         try:
             chosen = self._choose(step, unit, self._forward(unit, step))
             return chosen, self._routing.used(step.number, self._residency.counts - before)
@@ -112,7 +114,7 @@ class Executor:
         self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
     ) -> Stepped:
         moved_ns, self._moved_ns = self._moved_ns, 0
-        at_most, self._attempts = self._attempts.at_most, Attempts()
+        at_most, self._attempts = self._attempts.at_most, OomLimits()
         return Stepped(
             number=step.number,
             unit=step.unit,
@@ -153,7 +155,7 @@ class Executor:
         self._routing.begin(inputs.tokens, inputs.source_tokens)
         return unit.run(self._model, inputs)
 
-    def _prefill(self, unit: Unit, rows: list[Row]) -> StepInput:
+    def _prefill(self, unit: Unit, rows: list[RequestRow]) -> StepInput:
         return unit.prepare_prefill(rows, [read_images(self._model, row, self._attachments) for row in rows])
 
     def _rescue(self, step: RunStep, error: Exception) -> list[int | RowFailed]:
@@ -163,7 +165,7 @@ class Executor:
         survivors = self._units[step.unit] = self._new_unit()
         return self._run_parts(step, rows, survivors, error)
 
-    def _take_apart(self, step: RunStep) -> list[Row]:
+    def _take_apart(self, step: RunStep) -> list[RequestRow]:
         """The rows of a step, whose units are gone: what follows may need their memory."""
         units = [self._units.pop(number) for number in (step.unit, *step.join) if number in self._units]
         rows = [row for unit in units for row in unit.whole_rows()]
@@ -171,7 +173,9 @@ class Executor:
             unit.clear()
         return step.admit or rows
 
-    def _run_parts(self, step: RunStep, rows: list[Row], survivors: Unit, error: Exception) -> list[int | RowFailed]:
+    def _run_parts(
+        self, step: RunStep, rows: list[RequestRow], survivors: Unit, error: Exception
+    ) -> list[int | RowFailed]:
         """What `rows` choose, who together ended in `error`; those who can go on join `survivors`."""
         if self._device is not None:
             self._device.require_usable()
@@ -180,7 +184,7 @@ class Executor:
         error.__traceback__ = None  # it holds on to the tensors of all frames
         return [chosen for part in _parts(rows, error) for chosen in self._run_part(step, part, survivors)]
 
-    def _run_part(self, step: RunStep, rows: list[Row], survivors: Unit) -> list[int | RowFailed]:
+    def _run_part(self, step: RunStep, rows: list[RequestRow], survivors: Unit) -> list[int | RowFailed]:
         unit, part = self._new_unit(), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
         try:
             chosen = self._choose(part, unit, self._forward(unit, part))
@@ -206,7 +210,7 @@ class Executor:
         return tokens, failed
 
 
-def _parts(rows: list[Row], error: Exception) -> list[list[Row]]:
+def _parts(rows: list[RequestRow], error: Exception) -> list[list[RequestRow]]:
     """Halves if they were too many at once; else each alone."""
     if not isinstance(error, torch.OutOfMemoryError):
         return [[row] for row in rows]

@@ -16,14 +16,14 @@ from typing import BinaryIO
 import msgspec
 import torch
 
-from ...ipc.attachments import FOLDER, is_attachment_name
-from ...ipc.messages import Forget, RunStep, Split, Stepped, Used
+from ...ipc.messages import DropUnit, RunStep, Split, Stepped, StepRouting
+from ...ipc.shared.attachments import FOLDER, is_attachment_name
+from ..model.unit import Unit
 from .executor import Chooser
 from .sampling import RowFailed
-from .unit import Unit
 
 DIGEST_BYTES = 8
-Recorded = RunStep | Split | Forget | Stepped
+Recorded = RunStep | Split | DropUnit | Stepped
 
 
 def digest_rows(logits: torch.Tensor) -> bytes:
@@ -65,12 +65,12 @@ class Recording:
 
         return watched
 
-    def order(self, message: Split | Forget) -> None:
+    def order(self, message: Split | DropUnit) -> None:
         """An order that changes units without running them."""
         if self._steps is not None:
             self._steps.write(self._encoder.encode(message))
 
-    def step(self, order: RunStep, result: Stepped, used: Used | None) -> None:
+    def step(self, order: RunStep, result: Stepped, used: StepRouting | None) -> None:
         """A step that ran, what came of it, and its routing."""
         if self._steps is None or self._routes is None:
             return

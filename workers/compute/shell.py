@@ -12,30 +12,30 @@ import torch
 from transformers import PreTrainedModel
 
 from ...errors import UsageError
-from ...ipc.attachments import FOLDER
-from ...ipc.events import Event, PeerJoined, Received, Stopping
-from ...ipc.messages import ComputeFromLoader, Forget, Hint, RunStep, Split
+from ...ipc.messages import ComputeFromLoader, DropUnit, Hint, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
-from ...ipc.stage import Stage
+from ...ipc.shared.attachments import FOLDER
+from ...ipc.stage.events import PeerJoined, Received, StageEvent, Stopping
+from ...ipc.stage.stage import Stage
 from ..checkpoint.survey import Survey
 from ..gates.files import load_gates
+from ..model.unit import RowAbilities
 from ..traces.records import TraceHeader
 from ..traces.stream import TraceFile
-from .device.assembly import bind_on_device, open_residency
-from .device.budget import claim_memory
+from .device.memory_budget import claim_memory
 from .device.open import open_device
 from .device.residency import DeviceResidency
+from .device_assembly import bind_on_device, open_residency
 from .executor import Executor, sample
-from .hints import Hinter, HintSource
-from .holdings import Holdings
-from .model import attach, bind, load_unbound
-from .next_router import NextRouters
+from .experts.hints import Hinter, HintSource
+from .experts.holdings import Holdings
+from .experts.next_router import NextRouters
+from .experts.residency import ComputeStopped, Residency
+from .experts.routing import RoutingCollector
+from .experts.slots import SlotViews
+from .experts.tracing import StepTrace
 from .recording import Recording
-from .residency import ComputeStopped, Residency
-from .routing import StepRouting
-from .slots import SlotViews
-from .tracing import StepTrace
-from .unit import RowAbilities
+from .skeleton import attach, bind, load_unbound
 
 LANE_COMPUTE, LANE_STALL = 0, 1
 
@@ -56,7 +56,7 @@ class ComputeShell:
         self._waiting_on = ""
         self._residency = self._open_residency(survey)
         self._trace = self._open_trace(survey)
-        routing = StepRouting(self._trace, survey.layers, survey.encoder_layers)
+        routing = RoutingCollector(self._trace, survey.layers, survey.encoder_layers)
         self._bind(model, routing)
         hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
@@ -89,7 +89,7 @@ class ComputeShell:
         stage, slots = self._stage, self._stage.spec.slots
         links: Any = {
             "send": lambda message: stage.send("loader", message),
-            "hear": self._hear,
+            "receive": self._receive,
             "wait": self._wait,
             "clock_ns": time.monotonic_ns,
         }
@@ -98,7 +98,7 @@ class ComputeShell:
         holdings = Holdings(slots, survey.layers, survey.experts)
         return Residency(holdings, SlotViews(stage.arena("slots").array, survey), **links)
 
-    def _bind(self, model: PreTrainedModel, routing: StepRouting) -> None:
+    def _bind(self, model: PreTrainedModel, routing: RoutingCollector) -> None:
         if self._device is not None and isinstance(self._residency, DeviceResidency):
             bind_on_device(model, self._residency, routing, self._device)
         else:
@@ -119,8 +119,8 @@ class ComputeShell:
         if self._stage.config.hints == "off":
             return None
         source = self._hint_source(model, survey)
-        literal = self._stage.config.belief == "literal"
-        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint, literal)
+        uncalibrated = self._stage.config.belief == "literal"
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint, uncalibrated)
         attach(hinter, model)
         return hinter
 
@@ -140,8 +140,8 @@ class ComputeShell:
         self._stage.ready(self._facts())
         try:
             while self._stage.running:
-                self._route(self._stage.poll(0 if self._steps else self._residency.tend()))
-                for message in self._hear():
+                self._route(self._stage.poll(0 if self._steps else self._residency.poll()))
+                for message in self._receive():
                     self._residency.receive(message)
                 if self._steps:
                     self._obey(self._steps.popleft())
@@ -168,7 +168,7 @@ class ComputeShell:
             **(self._device.facts() if self._device is not None else {}),
         }
 
-    def _route(self, events: list[Event]) -> None:
+    def _route(self, events: list[StageEvent]) -> None:
         for event in events:
             match event:
                 case Received("scheduler", message):
@@ -187,19 +187,19 @@ class ComputeShell:
                 case _:
                     pass
 
-    def _hear(self) -> list[Any]:
+    def _receive(self) -> list[Any]:
         """What the loader has said, in its order, without waiting. In a long step it is here that we are heard of."""
         if self._stage.publish_due:
             self._publish()
         arrivals, self._arrivals = self._arrivals, []
-        return arrivals + self._stage.hear("loader")
+        return arrivals + self._stage.receive("loader")
 
     def _wait(self) -> list[Any]:
         """Block until the loader has said something; the scheduler's messages queue up meanwhile."""
         started_ns = time.monotonic_ns()
         self._waiting_on = "loader"
         while not self._arrivals:
-            self._route(self._stage.poll(self._residency.tend()))
+            self._route(self._stage.poll(self._residency.poll()))
             if self._stage.publish_due:
                 self._publish()
         self._waiting_on = ""
@@ -211,7 +211,7 @@ class ComputeShell:
         match order:
             case RunStep():
                 self._run_step(order)
-            case Forget():
+            case DropUnit():
                 self._executor.forget(order)
                 self._recording.order(order)
             case Split():

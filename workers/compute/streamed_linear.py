@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .projection import is_streamed, project
+from .experts.projection import is_streamed, project
 
 
 class StreamedLinear(nn.Linear):

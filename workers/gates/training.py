@@ -21,10 +21,10 @@ from .files import GateFacts, save_gates
 from .network import Gates
 from .recall import recall_at
 
-FEWEST_TOKENS = 1000
+MIN_TOKENS = 1000
 PROVING = 0.1
 """Share of the sequences that tell when to stop."""
-Progress = Callable[[str, int, int], None]
+ReportProgress = Callable[[str, int, int], None]
 """What, done, total."""
 
 
@@ -58,7 +58,7 @@ class GateReport:
 
 
 def train_gates(
-    folder: Path, out: Path | None, options: GateOptions | None = None, progress: Progress | None = None
+    folder: Path, out: Path | None, options: GateOptions | None = None, progress: ReportProgress | None = None
 ) -> GateReport:
     """Train on the hidden states in the trace `folder`, write `out` if it is given, and judge.
 
@@ -68,7 +68,7 @@ def train_gates(
     header = read_header(folder)
     trace, hidden = read_hidden(folder)
     proving, held_out, lessons = split_examples(trace, hidden, (PROVING, options.held_out), options.seed)
-    if len(lessons) < FEWEST_TOKENS or not len(proving) or not len(held_out):
+    if len(lessons) < MIN_TOKENS or not len(proving) or not len(held_out):
         what = f"has hidden states of {len(hidden.tokens):,} tokens, too few to learn from"
         raise UsageError(what, str(folder), "Trace more prompts, or a larger share: --hidden 1")
     facts = GateFacts(
@@ -94,7 +94,7 @@ def train_gates(
 
 
 def fit(
-    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: Progress
+    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: ReportProgress
 ) -> tuple[Gates, int]:
     """The gates that do best on `proving`, and the epochs it took."""
     with torch.random.fork_rng(devices=[]):
@@ -103,7 +103,7 @@ def fit(
 
 
 def _fit(
-    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: Progress
+    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: ReportProgress
 ) -> tuple[Gates, int]:
     gates = facts.make()
     best, best_loss, best_epoch, epoch = copy.deepcopy(gates.state_dict()), float("inf"), 0, 0

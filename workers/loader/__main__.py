@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ...ipc.entry import run_stage
-from ...ipc.stage import Stage
+from ...ipc.stage.entry import run_stage
+from ...ipc.stage.stage import Stage
 from .shell import LoaderShell
 
 

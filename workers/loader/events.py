@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import Filled, Given, Hint, Holding, Need, Plan, Recall, Used
+from ...ipc.messages import Filled, Hint, Miss, Recall, Released, ResidentTable, StepPrediction, StepRouting
 
 
 class FillDone(msgspec.Struct, frozen=True, tag=True):
@@ -33,5 +33,5 @@ class PromoteFill(msgspec.Struct, frozen=True):
     slot: int
 
 
-LedgerEvent = Need | Hint | Given | Used | Holding | Plan | FillDone | ComputeJoined
+LedgerEvent = Miss | Hint | Released | StepRouting | ResidentTable | StepPrediction | FillDone | ComputeJoined
 LedgerAction = Filled | Recall | StartFill | PromoteFill

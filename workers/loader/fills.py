@@ -7,8 +7,8 @@ from typing import Protocol
 
 from ...ipc.messages import Copy
 from .events import FillDone
-from .host_tier import HostAction, HostTier, HurryRead, ReadInto
-from .transfers import Transfer, TransferEngine
+from .host_tier import HostAction, HostTier, PromoteRead, ReadInto
+from .transfer.transfers import Transfer, TransferEngine
 
 
 class Fills(Protocol):
@@ -83,7 +83,7 @@ class DeviceFills:
         return self._perform(self._tier.copied(numbers))
 
     def compute_joined(self) -> None:
-        self._perform(self._tier.again())
+        self._perform(self._tier.reissue_copies())
 
     def close(self) -> None:
         if self._reader is not None:
@@ -99,7 +99,7 @@ class DeviceFills:
                     done.append(action)
                 case ReadInto() if self._reader is not None:
                     self._reader.start(action.place, action.layer, action.expert, action.urgent)
-                case HurryRead() if self._reader is not None:
+                case PromoteRead() if self._reader is not None:
                     self._reader.promote(action.place)
                 case _:
                     pass

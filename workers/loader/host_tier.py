@@ -27,13 +27,13 @@ class ReadInto(msgspec.Struct, frozen=True):
     urgent: bool
 
 
-class HurryRead(msgspec.Struct, frozen=True):
+class PromoteRead(msgspec.Struct, frozen=True):
     """The read into this place has become urgent."""
 
     place: int
 
 
-HostAction = ReadInto | HurryRead | Copy | FillDone
+HostAction = ReadInto | PromoteRead | Copy | FillDone
 
 
 @dataclass
@@ -102,10 +102,10 @@ class HostTier:
         for fetch in self._reading.values():
             if fetch.slot == slot:
                 fetch.urgent = True
-                return [HurryRead(fetch.place)]
+                return [PromoteRead(fetch.place)]
         return []  # its copy is under way
 
-    def again(self) -> list[HostAction]:
+    def reissue_copies(self) -> list[HostAction]:
         """A new compute knows of no copy: those that its predecessor was told are ordered once more."""
         lost, self._copying = list(self._copying.values()), {}
         return [self._copy(fetch) for fetch in lost]

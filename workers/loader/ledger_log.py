@@ -12,7 +12,7 @@ from typing import BinaryIO
 import msgspec
 
 from ...errors import UsageError
-from ..packed import read_packed
+from ..traces.message_stream import read_packed
 from .events import LedgerEvent
 from .ledger import Ledger
 from .policies import make_policy
@@ -35,7 +35,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     recalls_ahead: int | None = None
     by_layer: bool = False
     rank_victims: str = "auto"
-    literal: bool = False
+    uncalibrated: bool = False
     volatile: bool = False
 
     def make(self) -> Ledger:
@@ -50,7 +50,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
             recalls_ahead=self.recalls_ahead,
             by_layer=self.by_layer,
             rank_victims=self.rank_victims,
-            literal=self.literal,
+            uncalibrated=self.uncalibrated,
             volatile=self.volatile,
         )
 

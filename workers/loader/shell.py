@@ -11,17 +11,17 @@ import numpy as np
 
 from ...configs.sizes import parse_size
 from ...errors import CheckpointError
-from ...ipc.events import PeerJoined, Received
-from ...ipc.messages import Copied, Filled, Used
-from ...ipc.stage import Stage
+from ...ipc.messages import CopiesDone, Filled, StepRouting
+from ...ipc.stage.events import PeerJoined, Received
+from ...ipc.stage.stage import Stage
 from ..checkpoint.survey import Survey
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from .fills import DeviceFills, Fills, SharedFills
 from .host_tier import HostTier
 from .ledger_log import LedgerHeader, LedgerLog
-from .link import EmulatedLink
-from .store import await_full, fill_store, tell_full
-from .transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
+from .transfer.host_store import await_full, fill_store, tell_full
+from .transfer.link import EmulatedLink
+from .transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 
 
 class LoaderShell:
@@ -55,7 +55,7 @@ class LoaderShell:
         try:
             while stage.running:
                 for event in stage.poll(1000):
-                    self._take_in(event)
+                    self._on_event(event)
                 self._collect_transfers()
                 if stage.publish_due:
                     self._publish()
@@ -75,7 +75,7 @@ class LoaderShell:
             fills_in_flight=2 * config.reads_in_flight,
             by_layer=config.slot_sharing == "layer",
             rank_victims=config.rank_victims,
-            literal=config.belief == "literal",
+            uncalibrated=config.belief == "literal",
             volatile=config.on_device,
         )
 
@@ -114,14 +114,14 @@ class LoaderShell:
             return None
         return EmulatedLink(parse_size(rate, "link_rate").of(0), time.monotonic_ns, time.sleep)
 
-    def _take_in(self, event: object) -> None:
+    def _on_event(self, event: object) -> None:
         match event:
             case PeerJoined("compute"):
                 self._fills.compute_joined()
                 self._decide(ComputeJoined())
-            case Received("compute", Copied(numbers)):
+            case Received("compute", CopiesDone(numbers)):
                 self._fill_up(self._fills.copied(numbers))
-            case Received("compute", Used() as used):
+            case Received("compute", StepRouting() as used):
                 self._stage.send("predictor", used)
                 self._decide(used)
             case Received(_, message):

@@ -20,13 +20,13 @@ class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     evictions: int
     dropped: int
     """Predictions whose layer began before they were there."""
-    strange: int
+    invalid: int
     """Messages, or parts of them, that made no sense and were ignored."""
     free: int
     filling: int
     held: int
     accuracy: float
-    """Of plans, over recent layers, as measured (reliability.py)."""
+    """Of plans, over recent layers, as measured (calibration.py)."""
     wanted_chance: float
     """From which on an expert is brought in ahead, as it stands (advice.py)."""
     ranks_victims: int

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ipc.messages import Forecast, Foresee, Used
+from ...ipc.messages import PredictRows, PredictStep, StepRouting
 
 
 @dataclass(frozen=True)
 class Learn:
     """Take in this routing."""
 
-    used: Used
+    used: StepRouting
 
 
 @dataclass(frozen=True)
-class Predict:
+class RunStepPrediction:
     """Forecast this step and tell the loader."""
 
-    coming: Forecast
+    coming: PredictStep
 
 
 @dataclass(frozen=True)
-class Foretell:
-    """Foresee each of these rows and tell the scheduler."""
+class RunRowPrediction:
+    """PredictRows each of these rows and tell the scheduler."""
 
-    asked: Foresee
+    asked: PredictRows
 
 
-Event = Forecast | Foresee | Used
-Action = Learn | Predict | Foretell
+PredictorEvent = PredictStep | PredictRows | StepRouting
+PredictorAction = Learn | RunStepPrediction | RunRowPrediction

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from ...ipc.events import Received
-from ...ipc.messages import Forecast, Foresee, Foreseen, Plan, Used
-from ...ipc.stage import Stage
+from ...ipc.messages import PredictRows, PredictStep, RowPredictions, StepPrediction, StepRouting
+from ...ipc.stage.events import Received
+from ...ipc.stage.stage import Stage
 from ..checkpoint.survey import Survey
 from ..traces.records import TracedPlan, TraceHeader
 from ..traces.stream import TraceFile
-from .choice import Subject, chosen_predictor, make_forecaster
-from .events import Action, Foretell, Learn
-from .forecaster import Forecaster, scores
+from .base.forecaster import Forecaster, scores
+from .events import Learn, PredictorAction, RunRowPrediction
+from .registry import ModelShape, chosen_predictor, make_forecaster
 from .state import PredictorState
 
 
@@ -22,7 +22,7 @@ class PredictorShell:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
-        subject = Subject.of(survey)
+        subject = ModelShape.of(survey)
         self._name = chosen_predictor(stage.config, subject)
         self._forecaster = make_forecaster(stage.config, subject)
         self._state = PredictorState(waits=self._forecaster is not None and self._forecaster.follows_rows)
@@ -36,44 +36,44 @@ class PredictorShell:
         stage = self._stage
         stage.ready({"predictor": self._name})
         while stage.running:
-            self.hear([event.message for event in stage.poll(1000) if isinstance(event, Received)])
+            self.receive([event.message for event in stage.poll(1000) if isinstance(event, Received)])
             if stage.publish_due:
                 stage.publish(done=self._plans, queue=self._state.waiting, counters=self._counters())
         if self._trace is not None:
             self._trace.close()
 
-    def hear(self, heard: list[object]) -> None:
+    def receive(self, heard: list[object]) -> None:
         """All that has come is heard first, so that no forecast is made of a step that has run already."""
         if self._forecaster is not None:
             self._serve(self._forecaster, self._decide(heard))
 
-    def _decide(self, heard: list[object]) -> list[Action]:
-        events = [message for message in heard if isinstance(message, Forecast | Foresee | Used)]
+    def _decide(self, heard: list[object]) -> list[PredictorAction]:
+        events = [message for message in heard if isinstance(message, PredictStep | PredictRows | StepRouting)]
         return [action for event in events for action in self._state.handle(event)]
 
-    def _serve(self, forecaster: Forecaster, actions: list[Action]) -> None:
+    def _serve(self, forecaster: Forecaster, actions: list[PredictorAction]) -> None:
         for action in actions:
             if isinstance(action, Learn):
                 with self._stage.span("learn", step=action.used.step):
                     forecaster.learn(action.used)
                 self._learned += len(action.used.token_ids)
-            elif isinstance(action, Foretell):
+            elif isinstance(action, RunRowPrediction):
                 self._foretell(forecaster, action.asked)
             elif self._state.still_useful(action.coming):
                 self._plan(forecaster, action.coming)
 
-    def _plan(self, forecaster: Forecaster, coming: Forecast) -> None:
+    def _plan(self, forecaster: Forecaster, coming: PredictStep) -> None:
         with self._stage.span("forecast", step=coming.step):
-            plan = Plan(coming.step, scores(forecaster.forecast(coming)))
+            plan = StepPrediction(coming.step, scores(forecaster.forecast(coming)))
         self._stage.send("loader", plan)
         self._plans += 1
         if self._trace is not None:
             self._trace.write(TracedPlan(step=plan.step, sent_ns=time.monotonic_ns(), scores=plan.scores))
 
-    def _foretell(self, forecaster: Forecaster, asked: Foresee) -> None:
-        coming = Forecast(step=0, token_ids=asked.token_ids, rows=asked.rows, positions=asked.positions)
+    def _foretell(self, forecaster: Forecaster, asked: PredictRows) -> None:
+        coming = PredictStep(step=0, token_ids=asked.token_ids, rows=asked.rows, positions=asked.positions)
         with self._stage.span("foresee", rows=len(asked.rows)):
-            answer = Foreseen(asked.number, asked.rows, scores(forecaster.routes(coming)))
+            answer = RowPredictions(asked.number, asked.rows, scores(forecaster.routes(coming)))
         self._stage.send("scheduler", answer)
 
     def _counters(self) -> dict[str, int | float]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from ...ipc.messages import Forecast, Foresee, Used
-from .events import Action, Event, Foretell, Learn, Predict
+from ...ipc.messages import PredictRows, PredictStep, StepRouting
+from .events import Learn, PredictorAction, PredictorEvent, RunRowPrediction, RunStepPrediction
 
 REMEMBERED_ROWS = 4096
 
@@ -26,9 +26,9 @@ class PredictorState:
         self._waits = waits
         self._asked: OrderedDict[int, int] = OrderedDict()
         """Row → newest step it was forecast for, least recently asked for first."""
-        self._held: dict[int, tuple[Forecast, int]] = {}
+        self._held: dict[int, tuple[PredictStep, int]] = {}
         """Step → its forecast, and the step whose routing it waits for."""
-        self._question: tuple[Foresee, int] | None = None
+        self._question: tuple[PredictRows, int] | None = None
         """The scheduler's question about single rows, and the step whose routing it waits for."""
         self._ran = -1
         """Newest step whose routing is known."""
@@ -40,60 +40,60 @@ class PredictorState:
         """Forecasts held back."""
         return len(self._held)
 
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: PredictorEvent) -> list[PredictorAction]:
         match event:
-            case Forecast():
-                return self._on_forecast(event)
-            case Foresee():
-                return self._on_foresee(event)
-            case Used():
-                return self._on_used(event)
+            case PredictStep():
+                return self._on_predict_step(event)
+            case PredictRows():
+                return self._on_predict_rows(event)
+            case StepRouting():
+                return self._on_step_routing(event)
 
-    def still_useful(self, coming: Forecast) -> bool:
+    def still_useful(self, coming: PredictStep) -> bool:
         """Whether its step has not run yet; if it has, the forecast counts as dropped."""
         late = coming.step <= self._ran
         self.dropped += late
         return not late
 
-    def _on_forecast(self, coming: Forecast) -> list[Action]:
+    def _on_predict_step(self, coming: PredictStep) -> list[PredictorAction]:
         if not self.still_useful(coming):
             return []
         self._drop([step for step, (held, _) in self._held.items() if not set(held.rows).isdisjoint(coming.rows)])
         awaited = self._awaited(coming.rows)
         self._remember(coming)
         if awaited <= self._ran:
-            return [Predict(coming)]
+            return [RunStepPrediction(coming)]
         self._held[coming.step] = coming, awaited
         return []
 
-    def _on_foresee(self, asked: Foresee) -> list[Action]:
+    def _on_predict_rows(self, asked: PredictRows) -> list[PredictorAction]:
         """Of two questions that wait, the scheduler wants an answer to the newer one only."""
         awaited = self._awaited(asked.rows)
         self._question = None if awaited <= self._ran else (asked, awaited)
-        return [Foretell(asked)] if self._question is None else []
+        return [RunRowPrediction(asked)] if self._question is None else []
 
     def _awaited(self, rows: list[int]) -> int:
         """The step whose routing must be known before these rows are forecast."""
         return max((self._asked.get(row, -1) for row in rows), default=-1) if self._waits else -1
 
-    def _on_used(self, used: Used) -> list[Action]:
+    def _on_step_routing(self, used: StepRouting) -> list[PredictorAction]:
         self._ran = max(self._ran, used.step)
         self._drop([step for step in self._held if step <= self._ran])
         ready = [step for step, (_, awaited) in self._held.items() if awaited <= self._ran]
-        return [Learn(used), *self._answer(), *(Predict(self._held.pop(step)[0]) for step in ready)]
+        return [Learn(used), *self._answer(), *(RunStepPrediction(self._held.pop(step)[0]) for step in ready)]
 
-    def _answer(self) -> list[Action]:
+    def _answer(self) -> list[PredictorAction]:
         if self._question is None or self._question[1] > self._ran:
             return []
         asked, self._question = self._question[0], None
-        return [Foretell(asked)]
+        return [RunRowPrediction(asked)]
 
     def _drop(self, steps: list[int]) -> None:
         for step in steps:
             del self._held[step]
         self.dropped += len(steps)
 
-    def _remember(self, coming: Forecast) -> None:
+    def _remember(self, coming: PredictStep) -> None:
         for row in dict.fromkeys(coming.rows):
             self._asked[row] = coming.step
             self._asked.move_to_end(row)

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 
-from .facts import ComputeFacts, Limits
-from .requests import Request, WaitingLine
-from .units import Unit, reserved_bytes
+from .limits import ComputeInfo, SchedulerLimits
+from .requests import RequestState, WaitingQueue
+from .units import UnitState, reserved_bytes
 
 LOOK_AHEAD = 64
 
@@ -17,15 +17,15 @@ LOOK_AHEAD = 64
 class Room:
     """What is free for a prefill."""
 
-    limits: Limits
-    compute: ComputeFacts
-    units: list[Unit]
+    limits: SchedulerLimits
+    compute: ComputeInfo
+    units: list[UnitState]
 
     @property
     def rows(self) -> int:
         return self.limits.batch_size - sum(len(unit.rows) for unit in self.units)
 
-    def fits(self, picked: list[Request], request: Request) -> bool:
+    def fits(self, picked: list[RequestState], request: RequestState) -> bool:
         """Whether `request` may join those already picked."""
         chosen = [*picked, request]
         padded_tokens = len(chosen) * max(each.length for each in chosen)
@@ -34,7 +34,7 @@ class Room:
         return reserved_bytes(self.units, self.compute, chosen) <= self.limits.kv_bytes
 
 
-def pick_prefill(waiting: WaitingLine, room: Room) -> list[Request]:
+def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
     """The rows of the next prefill. The head of the line is always among them, so nobody starves.
 
     A request under suspicion of killing compute comes alone. Where the model cannot pad, the prompts as long as the
@@ -48,14 +48,14 @@ def pick_prefill(waiting: WaitingLine, room: Room) -> list[Request]:
     return _pick(_candidates(waiting, head, room.compute), room)
 
 
-def _candidates(waiting: WaitingLine, head: Request, compute: ComputeFacts) -> Iterable[Request]:
+def _candidates(waiting: WaitingQueue, head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
     if compute.padding:
         return waiting
     return (request for request in islice(waiting, LOOK_AHEAD) if request.length == head.length)
 
 
-def _pick(candidates: Iterable[Request], room: Room) -> list[Request]:
-    picked: list[Request] = []
+def _pick(candidates: Iterable[RequestState], room: Room) -> list[RequestState]:
+    picked: list[RequestState] = []
     for request in candidates:
         if len(picked) == room.rows or request.deaths or not room.fits(picked, request):
             break
@@ -63,7 +63,7 @@ def _pick(candidates: Iterable[Request], room: Room) -> list[Request]:
     return picked
 
 
-def worth_waiting_until_ns(waiting: WaitingLine, room: Room, last_arrival_ns: int) -> int:
+def worth_waiting_until_ns(waiting: WaitingQueue, room: Room, last_arrival_ns: int) -> int:
     """A prefill streams all weights whatever its size, so a burst of requests is gathered before the first runs."""
     if not len(waiting) or len(waiting) >= room.rows:
         return 0

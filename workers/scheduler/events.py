@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ...ipc.messages import Forecast, Foresee, Foreseen, FromClient, Stepped, ToClient
+from ...ipc.messages import FromClient, PredictRows, PredictStep, RowPredictions, Stepped, ToClient
 from ...ipc.messages.to_compute import ComputeFromScheduler
 
 Facts = dict[str, int | float | str]
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class ClientMessage:
     """A client said something."""
 
     identity: bytes
@@ -60,10 +60,10 @@ class StepDone:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class RowPredictionsReady:
     """The predictor answered a question about single rows."""
 
-    foreseen: Foreseen
+    row_predictions: RowPredictions
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,17 @@ class Tick:
     now_ns: int
 
 
-Event = Heard | Unreadable | ClientLost | ComputeJoined | ComputeLost | StepDone | Answered | Draining | Tick
+SchedulerEvent = (
+    ClientMessage
+    | Unreadable
+    | ClientLost
+    | ComputeJoined
+    | ComputeLost
+    | StepDone
+    | RowPredictionsReady
+    | Draining
+    | Tick
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +112,7 @@ class ToCompute:
 class ToPredictor:
     """Advice ahead of a step, or a question; may be lost."""
 
-    message: Forecast | Foresee
+    message: PredictStep | PredictRows
 
 
-Action = Send | ToCompute | ToPredictor
+SchedulerAction = Send | ToCompute | ToPredictor

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ...ipc.messages import Finished, Refused, Row, Sampling, Submit, Timings
-from .facts import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
+from ...ipc.messages import Finished, Refused, RequestRow, Sampling, Submit, Timings
+from .limits import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class RequestState:
     """One accepted request. `number` is also the number of its row in compute and tells the order of arrival."""
 
     number: int
@@ -48,9 +48,9 @@ class Request:
     def last_token(self) -> int:
         return self.tokens[-1] if self.tokens else self.prompt_ids[-1]
 
-    def row(self) -> Row:
+    def row(self) -> RequestRow:
         """What compute needs to prefill it, also in the middle of its life."""
-        return Row(self.number, self.prompt_ids + self.tokens, len(self.tokens), self.sampling, self.attachment)
+        return RequestRow(self.number, self.prompt_ids + self.tokens, len(self.tokens), self.sampling, self.attachment)
 
     def timings(self, now_ns: int) -> Timings:
         """From acceptance; what never happened counts as happening now."""
@@ -87,36 +87,36 @@ class RequestLedger:
     """Open requests by id and by client, and the latest ended ones."""
 
     def __init__(self, remembered: int = REMEMBERED_REQUESTS, remembered_tokens: int = REMEMBERED_TOKENS) -> None:
-        self.open: dict[str, Request] = {}
+        self.open: dict[str, RequestState] = {}
         self._ended: OrderedDict[str, EndedRequest] = OrderedDict()
-        self._of_client: dict[bytes, dict[str, Request]] = {}
+        self._of_client: dict[bytes, dict[str, RequestState]] = {}
         self._deadlines: list[tuple[int, str]] = []
         self._remembered, self._remembered_tokens, self._tokens = remembered, remembered_tokens, 0
 
-    def add(self, request: Request) -> None:
+    def add(self, request: RequestState) -> None:
         self.open[request.request_id] = request
         self._of_client.setdefault(request.identity, {})[request.request_id] = request
         if request.deadline_ns is not None:
             self._watch(request.deadline_ns, request.request_id)
 
-    def give_to(self, request: Request, identity: bytes) -> None:
+    def give_to(self, request: RequestState, identity: bytes) -> None:
         """Its client came back under another identity: answers go there from now on."""
         self._leave_client(request)
         request.identity = identity
         self._of_client.setdefault(identity, {})[request.request_id] = request
 
-    def of_client(self, identity: bytes) -> list[Request]:
+    def of_client(self, identity: bytes) -> list[RequestState]:
         return list(self._of_client.get(identity, {}).values())
 
     def ended(self, request_id: str) -> EndedRequest | None:
         return self._ended.get(request_id)
 
-    def end(self, request: Request, end: Finished | Refused) -> None:
+    def end(self, request: RequestState, end: Finished | Refused) -> None:
         """Move a request to the ended ones, the oldest of which are forgotten."""
         self.drop(request)
         self._remember(request.request_id, EndedRequest(request.digest, end))
 
-    def drop(self, request: Request) -> None:
+    def drop(self, request: RequestState) -> None:
         """Forget an open request altogether."""
         del self.open[request.request_id]
         self._leave_client(request)
@@ -125,7 +125,7 @@ class RequestLedger:
         self._skip_settled()
         return self._deadlines[0][0] if self._deadlines else None
 
-    def overdue(self, now_ns: int) -> Iterator[Request]:
+    def overdue(self, now_ns: int) -> Iterator[RequestState]:
         """Open requests past their deadline; the caller ends each of them."""
         while (deadline_ns := self.next_deadline_ns()) is not None and deadline_ns <= now_ns:
             yield self.open[heapq.heappop(self._deadlines)[1]]
@@ -136,7 +136,7 @@ class RequestLedger:
         while len(self._ended) > self._remembered or self._tokens > self._remembered_tokens:
             self._tokens -= self._ended.popitem(last=False)[1].token_count
 
-    def _leave_client(self, request: Request) -> None:
+    def _leave_client(self, request: RequestState) -> None:
         mine = self._of_client[request.identity]
         del mine[request.request_id]
         if not mine:
@@ -153,26 +153,26 @@ class RequestLedger:
             heapq.heappop(self._deadlines)
 
 
-class WaitingLine:
+class WaitingQueue:
     """Accepted requests that do not run, first come first served; leaving from the middle is cheap."""
 
     def __init__(self) -> None:
-        self._line: OrderedDict[int, Request] = OrderedDict()
+        self._line: OrderedDict[int, RequestState] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._line)
 
-    def __iter__(self) -> Iterator[Request]:
+    def __iter__(self) -> Iterator[RequestState]:
         return iter(self._line.values())
 
-    def join(self, request: Request) -> None:
+    def join(self, request: RequestState) -> None:
         self._line[request.number] = request
 
-    def put_back(self, requests: list[Request]) -> None:
+    def put_back(self, requests: list[RequestState]) -> None:
         """Return running requests to the front, in the order of their arrival."""
         for request in sorted(requests, key=lambda request: request.number, reverse=True):
             self._line[request.number] = request
             self._line.move_to_end(request.number, last=False)
 
-    def leave(self, request: Request) -> None:
+    def leave(self, request: RequestState) -> None:
         self._line.pop(request.number, None)

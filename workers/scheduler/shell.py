@@ -9,21 +9,21 @@ import msgspec
 
 from ...configs.schema import Config
 from ...configs.sizes import parse_size
-from ...ipc.addresses import CLIENTS, socket_address
-from ...ipc.codec import Unreadable as Garbled
-from ...ipc.codec import decode
-from ...ipc.events import Event as StageEvent
-from ...ipc.events import PeerJoined, Received
-from ...ipc.messages import Foreseen, RunStep, Stepped
+from ...ipc.messages import RowPredictions, RunStep, Stepped
 from ...ipc.messages.to_scheduler import FROM_CLIENT
-from ...ipc.router import Router
-from ...ipc.stage import Stage
+from ...ipc.stage.events import PeerJoined, Received
+from ...ipc.stage.events import StageEvent as StageEvent
+from ...ipc.stage.stage import Stage
+from ...ipc.transport.addresses import CLIENTS, socket_address
+from ...ipc.transport.codec import Unreadable as Garbled
+from ...ipc.transport.codec import decode
+from ...ipc.transport.router import Router
 from ..checkpoint.survey import Survey
 from . import events
-from .facts import Limits, ModelFacts
+from .limits import ModelInfo, SchedulerLimits
 from .state import SchedulerState
 
-LONGEST_WAIT_MS = 1000
+MAX_WAIT_MS = 1000
 FAREWELL_MS = 500
 
 
@@ -62,7 +62,7 @@ class SchedulerShell:
         self._stage.ready({"queue_limit": self._stage.config.queue_limit})
         while self._stage.running:
             for event in self._stage.poll(self._patience_ms()):
-                self._take_in(event)
+                self._on_event(event)
             self._decide(events.Tick(time.monotonic_ns()))
             if self._stage.publish_due:
                 self._publish()
@@ -79,17 +79,17 @@ class SchedulerShell:
         now_ns = time.monotonic_ns()
         wake_at_ns = self._state.wake_at_ns(now_ns)
         if wake_at_ns is None:
-            return LONGEST_WAIT_MS
-        return min(LONGEST_WAIT_MS, -(-(wake_at_ns - now_ns) // 1_000_000))
+            return MAX_WAIT_MS
+        return min(MAX_WAIT_MS, -(-(wake_at_ns - now_ns) // 1_000_000))
 
-    def _take_in(self, event: StageEvent) -> None:
+    def _on_event(self, event: StageEvent) -> None:
         now_ns = time.monotonic_ns()
         match event:
             case Received("compute", Stepped() as stepped):
                 self._draw(stepped, now_ns)
                 self._decide(events.StepDone(stepped, now_ns))
-            case Received("predictor", Foreseen() as answer):
-                self._decide(events.Answered(answer))
+            case Received("predictor", RowPredictions() as answer):
+                self._decide(events.RowPredictionsReady(answer))
             case PeerJoined("compute", _, facts):
                 self._sent.clear()
                 self._resident = bool(facts.get("resident"))
@@ -106,9 +106,9 @@ class SchedulerShell:
             if isinstance(message, Garbled):
                 self._decide(events.Unreadable(identity, _request_id(raw), message.reason))
             else:
-                self._decide(events.Heard(identity, message, time.monotonic_ns()))
+                self._decide(events.ClientMessage(identity, message, time.monotonic_ns()))
 
-    def _decide(self, event: events.Event) -> None:
+    def _decide(self, event: events.SchedulerEvent) -> None:
         for action in self._state.handle(event):
             match action:
                 case events.Send(identity, message):
@@ -139,8 +139,8 @@ class SchedulerShell:
         self._stage.publish(done=facts.done, queue=facts.queue, waiting_on=waiting_on, counters=counters)
 
 
-def model_facts(survey: Survey) -> ModelFacts:
-    return ModelFacts(
+def model_facts(survey: Survey) -> ModelInfo:
+    return ModelInfo(
         model=survey.folder,
         vocabulary=survey.vocabulary,
         context=survey.context,
@@ -153,9 +153,9 @@ def model_facts(survey: Survey) -> ModelFacts:
     )
 
 
-def limits(config: Config) -> Limits:
+def limits(config: Config) -> SchedulerLimits:
     """The supervisor has already turned a percentage of KV memory into bytes."""
-    return Limits(
+    return SchedulerLimits(
         batch_size=config.batch_size,
         prefill_tokens=config.prefill_tokens,
         queue_limit=config.queue_limit,

@@ -12,14 +12,14 @@ from functools import partial
 from ...ipc.messages import Cancel, ErrorFacts, FromClient, Hello, Stepped, Submit
 from . import events
 from .admission import Room, pick_prefill, worth_waiting_until_ns
-from .desk import Desk, ending
-from .events import Action, Event
-from .facts import ComputeFacts, Limits, ModelFacts, compute_facts, shrunk
-from .forecasts import Foreteller
-from .foresights import Foresights
-from .pacing import Choices, Pacer
+from .events import SchedulerAction, SchedulerEvent
+from .limits import ComputeInfo, ModelInfo, SchedulerLimits, compute_info, shrunk
+from .mode_tuner import ModeChoices, ModeTuner
+from .prediction_requests import PredictionRequests
 from .regrouping import Regrouper
-from .requests import Request, WaitingLine
+from .request_frontend import RequestFrontend, ending
+from .requests import RequestState, WaitingQueue
+from .row_predictions import RowPredictionCache
 from .stepper import Stepper
 from .units import reserved_bytes
 from .validation import request_error
@@ -43,9 +43,9 @@ class SchedulerStatistics:
     """Of other ways to decode, to see whether they are faster."""
     regroupings: int
     rows_moved: int
-    unforeseen: int
+    unpredicted: int
     """Rounds that were to be regrouped, but the predictor did not answer in time."""
-    odd_answers: int
+    invalid_answers: int
     """Of the predictor, to no open question."""
     steps_in_flight: int
     kv_reserved_bytes: int
@@ -62,28 +62,28 @@ class SchedulerStatistics:
 class SchedulerState:
     """Feed it events with `handle`, carry out the actions it returns in order."""
 
-    def __init__(self, model: ModelFacts, limits: Limits, epoch: int = 0) -> None:
+    def __init__(self, model: ModelInfo, limits: SchedulerLimits, epoch: int = 0) -> None:
         self._model, self._limits = model, limits
-        self._desk = Desk(model, limits, first_row=epoch << 32)
-        self._waiting = WaitingLine()
-        foreteller = Foreteller(model.decoder_start)
-        self._stepper = Stepper(epoch << 32, foreteller)
-        self._pacer = Pacer(Choices(limits.units, limits.prediction, limits.grouping))
-        foresights = Foresights(model.layers, model.experts, epoch << 32, foreteller)
-        self._regrouper = Regrouper(self._stepper, limits.grouping, foresights, epoch << 32)
+        self._frontend = RequestFrontend(model, limits, first_row=epoch << 32)
+        self._waiting = WaitingQueue()
+        prediction_requests = PredictionRequests(model.decoder_start)
+        self._stepper = Stepper(epoch << 32, prediction_requests)
+        self._tuner = ModeTuner(ModeChoices(limits.units, limits.prediction, limits.grouping))
+        row_predictions = RowPredictionCache(model.layers, model.experts, epoch << 32, prediction_requests)
+        self._regrouper = Regrouper(self._stepper, limits.grouping, row_predictions, epoch << 32)
         self._last_arrival_ns = 0
         self._prefills_in_a_row = 0
         self._steps = self._stale_steps = self._recomputed = 0
 
-    def handle(self, event: Event) -> list[Action]:
+    def handle(self, event: SchedulerEvent) -> list[SchedulerAction]:
         """What one event leads to."""
         match event:
-            case events.Heard():
-                return self._hear(event.identity, event.message, event.now_ns)
+            case events.ClientMessage():
+                return self._receive(event.identity, event.message, event.now_ns)
             case events.StepDone():
                 return self._step_done(event.stepped, event.now_ns)
-            case events.Answered():
-                self._regrouper.foreseen(event.foreseen)
+            case events.RowPredictionsReady():
+                self._regrouper.row_predictions(event.row_predictions)
                 return []
             case events.Tick():
                 return self._tick(event.now_ns)
@@ -94,77 +94,77 @@ class SchedulerState:
             case events.ClientLost():
                 return self._client_lost(event.identity)
             case events.Unreadable():
-                return self._desk.decline(event.identity, event.request_id, _unreadable(event.what))
+                return self._frontend.reject(event.identity, event.request_id, _unreadable(event.what))
             case events.Draining():
                 return self._drain()
 
     def wake_at_ns(self, now_ns: int) -> int | None:
         """When the next `Tick` is due even if nothing happens; None: not before something does."""
-        times = [self._desk.ledger.next_deadline_ns(), self._regrouper.wait_until_ns]
-        if (compute := self._desk.compute) is not None:
+        times = [self._frontend.ledger.next_deadline_ns(), self._regrouper.wait_until_ns]
+        if (compute := self._frontend.compute) is not None:
             times.append(worth_waiting_until_ns(self._waiting, self._room(compute), self._last_arrival_ns))
         return min((time for time in times if time is not None and time > now_ns), default=None)
 
     @property
     def idle(self) -> bool:
         """Whether no request is open."""
-        return not self._desk.ledger.open
+        return not self._frontend.ledger.open
 
     def statistics(self) -> SchedulerStatistics:
-        compute, desk = self._desk.compute, self._desk
+        compute, frontend = self._frontend.compute, self._frontend
         units = list(self._stepper.units.values())
         return SchedulerStatistics(
             queue=len(self._waiting),
             running=self._stepper.row_count,
             units=len(units),
-            units_wanted=self._pacer.kept.units,
-            prediction_wanted=int(self._pacer.kept.prediction),
-            grouping_wanted=int(self._pacer.kept.grouping),
-            trials=self._pacer.trials,
+            units_wanted=self._tuner.kept.units,
+            prediction_wanted=int(self._tuner.kept.prediction),
+            grouping_wanted=int(self._tuner.kept.grouping),
+            trials=self._tuner.trials,
             regroupings=self._regrouper.regroupings,
             rows_moved=self._regrouper.rows_moved,
-            unforeseen=self._regrouper.unforeseen,
-            odd_answers=self._regrouper.rejected,
+            unpredicted=self._regrouper.unpredicted,
+            invalid_answers=self._regrouper.rejected,
             steps_in_flight=self._stepper.steps_in_flight,
             kv_reserved_bytes=reserved_bytes(units, compute) if compute else 0,
-            accepted=desk.accepted,
-            done=desk.done,
-            refused=desk.refused,
-            abandoned=desk.abandoned,
-            tokens=desk.tokens,
+            accepted=frontend.accepted,
+            done=frontend.done,
+            refused=frontend.refused,
+            abandoned=frontend.abandoned,
+            tokens=frontend.tokens,
             steps=self._steps,
             stale_steps=self._stale_steps,
             recomputed=self._recomputed,
         )
 
-    def _hear(self, identity: bytes, message: FromClient, now_ns: int) -> list[Action]:
+    def _receive(self, identity: bytes, message: FromClient, now_ns: int) -> list[SchedulerAction]:
         match message:
             case Submit():
                 return self._submit(identity, message, now_ns)
             case Cancel(request_id):
                 return self._cancel(identity, request_id, now_ns)
             case Hello():
-                return self._desk.greet(identity)
+                return self._frontend.welcome_client(identity)
 
-    def _submit(self, identity: bytes, submit: Submit, now_ns: int) -> list[Action]:
-        if (known := self._desk.repeat(identity, submit)) is not None:
+    def _submit(self, identity: bytes, submit: Submit, now_ns: int) -> list[SchedulerAction]:
+        if (known := self._frontend.repeat(identity, submit)) is not None:
             return known
-        if (fault := self._desk.fault_of(submit, len(self._waiting))) is not None:
-            return self._desk.decline(identity, submit.request_id, fault)
-        request, actions = self._desk.accept(identity, submit, now_ns)
+        if (fault := self._frontend.fault_of(submit, len(self._waiting))) is not None:
+            return self._frontend.reject(identity, submit.request_id, fault)
+        request, actions = self._frontend.accept(identity, submit, now_ns)
         if (reason := ending(request)) is not None:  # resumed with its whole output
-            return actions + self._desk.finish(request, reason, now_ns)
+            return actions + self._frontend.finish(request, reason, now_ns)
         self._waiting.join(request)
         self._last_arrival_ns = now_ns
         return actions
 
-    def _cancel(self, identity: bytes, request_id: str, now_ns: int) -> list[Action]:
-        request = self._desk.ledger.open.get(request_id)
+    def _cancel(self, identity: bytes, request_id: str, now_ns: int) -> list[SchedulerAction]:
+        request = self._frontend.ledger.open.get(request_id)
         if request is None or request.identity != identity:
             return []  # it has ended and its client was told, or it is another client's
         return self._finish(request, "cancelled", now_ns)
 
-    def _step_done(self, stepped: Stepped, now_ns: int) -> list[Action]:
+    def _step_done(self, stepped: Stepped, now_ns: int) -> list[SchedulerAction]:
         outcome = self._stepper.finish(stepped)
         if outcome is None:
             self._stale_steps += 1
@@ -173,52 +173,52 @@ class SchedulerState:
         if stepped.at_most is not None:
             self._limits = shrunk(self._limits, stepped.at_most, outcome.was_prefill)
         if outcome.was_prefill:
-            self._pacer.interrupted()
+            self._tuner.interrupted()
         else:
-            self._pacer.decoded(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
+            self._tuner.decoded(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
         actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
         for request, error in outcome.failed:
-            actions += self._desk.fail(request, error)
-        return actions + self._regrouper.stepped(outcome, stepped, self._pacer.wanted)
+            actions += self._frontend.fail(request, error)
+        return actions + self._regrouper.stepped(outcome, stepped, self._tuner.wanted)
 
-    def _advance(self, request: Request, token: int, now_ns: int) -> list[Action]:
-        actions = self._desk.deliver(request, token, now_ns)
+    def _advance(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
+        actions = self._frontend.deliver(request, token, now_ns)
         if (reason := ending(request)) is not None:
             actions += self._finish(request, reason, now_ns)
         return actions
 
-    def _finish(self, request: Request, reason: str, now_ns: int) -> list[Action]:
+    def _finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
         self._withdraw(request)
-        return self._desk.finish(request, reason, now_ns)
+        return self._frontend.finish(request, reason, now_ns)
 
-    def _withdraw(self, request: Request) -> None:
+    def _withdraw(self, request: RequestState) -> None:
         """From the line or from compute, wherever it is."""
         self._waiting.leave(request)
         self._stepper.leave(request)
 
-    def _client_lost(self, identity: bytes) -> list[Action]:
-        for request in self._desk.ledger.of_client(identity):
+    def _client_lost(self, identity: bytes) -> list[SchedulerAction]:
+        for request in self._frontend.ledger.of_client(identity):
             self._withdraw(request)
-            self._desk.abandon(request)
+            self._frontend.abandon(request)
         return []
 
-    def _compute_joined(self, event: events.ComputeJoined) -> list[Action]:
+    def _compute_joined(self, event: events.ComputeJoined) -> list[SchedulerAction]:
         """It may have died and come back before anybody told us."""
-        self._desk.compute = compute_facts(event.facts, self._model)
-        self._pacer.resident = self._desk.compute.resident
+        self._frontend.compute = compute_info(event.facts, self._model)
+        self._tuner.resident = self._frontend.compute.resident
         actions = self._requeue_all()
-        misfits = [(request, self._desk.does_not_fit(request)) for request in self._waiting]
+        misfits = [(request, self._frontend.does_not_fit(request)) for request in self._waiting]
         for request, error in misfits:
             if error is not None:
                 self._withdraw(request)
-                actions += self._desk.fail(request, error)
+                actions += self._frontend.fail(request, error)
         return actions
 
-    def _compute_lost(self) -> list[Action]:
-        self._desk.compute = None
+    def _compute_lost(self) -> list[SchedulerAction]:
+        self._frontend.compute = None
         return self._requeue_all()
 
-    def _requeue_all(self) -> list[Action]:
+    def _requeue_all(self) -> list[SchedulerAction]:
         """Compute holds nothing of ours any more: its rows go to the front of the line with the tokens they have.
 
         Whoever was running when compute died runs alone next time, and is refused after some such deaths in a row:
@@ -231,31 +231,31 @@ class SchedulerState:
             request.deaths += 1
         self._recomputed += len(lost)
         self._prefills_in_a_row = 0
-        self._pacer.interrupted()
+        self._tuner.interrupted()
         self._regrouper.compute_lost()
         self._waiting.put_back([request for request in lost if request.deaths < DEATHS_ALLOWED])
         guilty = [request for request in suspects if request.deaths >= DEATHS_ALLOWED]
-        return [action for request in guilty for action in self._desk.fail(request, _deadly())]
+        return [action for request in guilty for action in self._frontend.fail(request, _deadly())]
 
-    def _drain(self) -> list[Action]:
-        self._desk.draining = True
-        actions: list[Action] = []
-        for request in list(self._desk.ledger.open.values()):
+    def _drain(self) -> list[SchedulerAction]:
+        self._frontend.draining = True
+        actions: list[SchedulerAction] = []
+        for request in list(self._frontend.ledger.open.values()):
             self._withdraw(request)
-            actions += self._desk.fail(request, _stopping())
+            actions += self._frontend.fail(request, _stopping())
         return actions
 
-    def _tick(self, now_ns: int) -> list[Action]:
-        actions: list[Action] = []
-        for request in self._desk.ledger.overdue(now_ns):
+    def _tick(self, now_ns: int) -> list[SchedulerAction]:
+        actions: list[SchedulerAction] = []
+        for request in self._frontend.ledger.overdue(now_ns):
             actions += self._finish(request, "deadline", now_ns)
         actions += self._stepper.forget_empty()
         while not self._stepper.full and (step := self._next_step(now_ns)):
             actions += step
         return actions
 
-    def _next_step(self, now_ns: int) -> list[Action]:
-        compute = self._desk.compute
+    def _next_step(self, now_ns: int) -> list[SchedulerAction]:
+        compute = self._frontend.compute
         if compute is None or self._stepper.running_suspect:
             return []
         decode = partial(self._decode, compute, now_ns)
@@ -263,7 +263,7 @@ class SchedulerState:
         due = self._prefills_in_a_row >= PREFILLS_IN_A_ROW
         return (decode() or prefill()) if due else (prefill() or decode())
 
-    def _prefill(self, room: Room, now_ns: int) -> list[Action]:
+    def _prefill(self, room: Room, now_ns: int) -> list[SchedulerAction]:
         if self._stepper.prefilling or worth_waiting_until_ns(self._waiting, room, self._last_arrival_ns) > now_ns:
             return []
         picked = pick_prefill(self._waiting, room)
@@ -275,13 +275,13 @@ class SchedulerState:
         self._prefills_in_a_row += 1
         return self._stepper.prefill(picked)
 
-    def _decode(self, compute: ComputeFacts, now_ns: int) -> list[Action]:
-        actions = self._regrouper.decode(self._pacer.wanted, compute, now_ns)
+    def _decode(self, compute: ComputeInfo, now_ns: int) -> list[SchedulerAction]:
+        actions = self._regrouper.decode(self._tuner.wanted, compute, now_ns)
         if actions:
             self._prefills_in_a_row = 0
         return actions
 
-    def _room(self, compute: ComputeFacts) -> Room:
+    def _room(self, compute: ComputeInfo) -> Room:
         return Room(self._limits, compute, list(self._stepper.units.values()))
 
 

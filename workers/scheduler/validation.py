@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ...ipc.attachments import is_attachment_name
 from ...ipc.messages import ErrorFacts, Sampling, Submit
-from .facts import ComputeFacts, ModelFacts
+from ...ipc.shared.attachments import is_attachment_name
+from .limits import ComputeInfo, ModelInfo
 
 SEED_LIMIT = 2**63
-LONGEST_ID = 200
+MAX_ID_LENGTH = 200
 
 
 def request_error(what: str, where: str, remedy: str) -> ErrorFacts:
@@ -61,10 +61,10 @@ def prompt_error(prompt_ids: list[int], vocabulary: int, context: int) -> ErrorF
     return None
 
 
-def submit_error(submit: Submit, model: ModelFacts) -> ErrorFacts | None:
+def submit_error(submit: Submit, model: ModelInfo) -> ErrorFacts | None:
     """The first thing wrong with a request for this model, if any."""
-    if not 0 < len(submit.request_id) <= LONGEST_ID:
-        what = f"has {len(submit.request_id)} characters, 1 to {LONGEST_ID} are allowed"
+    if not 0 < len(submit.request_id) <= MAX_ID_LENGTH:
+        what = f"has {len(submit.request_id)} characters, 1 to {MAX_ID_LENGTH} are allowed"
         return request_error(what, "request_id", "Use a unique id, such as a UUID")
     if submit.attachment and not is_attachment_name(submit.attachment):
         return request_error("is not the name of an attachment", "attachment", "Send images through the client")
@@ -101,7 +101,7 @@ def positions_needed(prompt: int, max_new_tokens: int, context: int) -> int:
     return min(prompt + max_new_tokens - 1, context)
 
 
-def memory_error(positions: int, compute: ComputeFacts, kv_bytes: int) -> ErrorFacts | None:
+def memory_error(positions: int, compute: ComputeInfo, kv_bytes: int) -> ErrorFacts | None:
     """Whether a sequence fits the KV budget when it runs alone (I5)."""
     needed = positions * compute.kv_bytes_per_position + compute.kv_bytes_per_row
     if needed <= kv_bytes:

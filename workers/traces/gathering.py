@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
-from ..routing import UNROUTED, seen_layers
 from .folder import read_header, read_steps
 from .records import TracedStep, TraceHeader
+from .routing import UNROUTED, seen_layers
 from .sequences import number_sequences
 from .stream import REMEDY
 

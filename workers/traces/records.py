@@ -13,7 +13,7 @@ VERSION = 1
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """What an array of int64 holds."""
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
-MOST_EXPERTS = 1 << 16
+MAX_EXPERTS = 1 << 16
 """Their numbers are uint16."""
 
 
@@ -26,7 +26,7 @@ class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     model: str
     fingerprint: str
     layers: Size
-    experts: Annotated[int, Meta(ge=1, le=MOST_EXPERTS)]
+    experts: Annotated[int, Meta(ge=1, le=MAX_EXPERTS)]
     top_k: Size
     expert_bytes: Count
     slots: Count = 0

@@ -30,8 +30,8 @@ def number_sequences(
 def first_of_each(sequences: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Places of the tokens that remain, by sequence and position: of what was computed again, the first time counts."""
     order = np.lexsort((positions, sequences))  # stable: what came first stays first
-    again = (np.diff(sequences[order]) == 0) & (np.diff(positions[order]) == 0)
-    return order[np.concatenate([[True], ~again])]
+    reissue_copies = (np.diff(sequences[order]) == 0) & (np.diff(positions[order]) == 0)
+    return order[np.concatenate([[True], ~reissue_copies])]
 
 
 def _owners(rows: list[int], texts: list[np.ndarray], seeds: dict[int, int]) -> np.ndarray:

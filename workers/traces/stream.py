@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ...errors import UsageError
-from ..packed import read_packed
+from .message_stream import read_packed
 from .records import VERSION, TraceHeader, TraceRecord
 
 REMEDY = "Give the folder of a trace, as `expertflow trace` writes it"

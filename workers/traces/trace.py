@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import UsageError
-from ..npz import read_arrays
-from ..routing import UNROUTED
-from .records import MOST_EXPERTS
+from .arrays import read_arrays
+from .records import MAX_EXPERTS
+from .routing import UNROUTED
 
 REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflow trace --npz` writes it"
 
@@ -171,8 +171,8 @@ def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str)
     stated = int(arrays.get("experts_per_layer", _next_multiple_of_8(seen)))
     if stated < seen:
         raise UsageError(f"expert {seen - 1} in a model of {stated} experts a layer", where, REMEDY)
-    if stated > MOST_EXPERTS:
-        what = f"{stated:,} experts a layer, of which expert {seen - 1:,} is used; {MOST_EXPERTS:,} are the most"
+    if stated > MAX_EXPERTS:
+        what = f"{stated:,} experts a layer, of which expert {seen - 1:,} is used; {MAX_EXPERTS:,} are the most"
         raise UsageError(what, where, REMEDY)
     return stated
 

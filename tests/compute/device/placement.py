@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from expertflow.ipc.messages import Row, Sampling
+from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute.adapters.base import OutsideExperts
 from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
 from expertflow.workers.compute.device.groups import Groups, SlotMatrix
 from expertflow.workers.compute.device.layer import DeviceExpertsLayer
-from expertflow.workers.compute.encoder_decoder import new_unit
-from expertflow.workers.compute.model import bind_layers, load_unbound
-from expertflow.workers.compute.routing import StepRouting
-from expertflow.workers.compute.unit import RowAbilities, Unit
+from expertflow.workers.compute.experts.routing import RoutingCollector
+from expertflow.workers.compute.skeleton import bind_layers, load_unbound
+from expertflow.workers.model.encoder_decoder import new_unit
+from expertflow.workers.model.families.base import OutsideExperts
+from expertflow.workers.model.unit import RowAbilities, Unit
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
@@ -105,7 +105,7 @@ class World:
 
     def __init__(self, folder: Path, where: torch.device, grouped: bool, whole: bool) -> None:
         self.survey = survey_checkpoint(str(folder), dtype="bfloat16")
-        self.routing = StepRouting(None, self.survey.layers)
+        self.routing = RoutingCollector(None, self.survey.layers)
         self.device = ShapesDevice(self.survey, where)
         self.model = load_unbound(self.survey)
         feed: Any = ShapesFeed(self.survey, where, whole)
@@ -133,7 +133,7 @@ class World:
 
     def prefill(self, first: int, lengths: list[int]) -> Unit:
         unit = new_unit(self.model.config, RowAbilities.of(self.survey.rows), self.device.torch_device)
-        rows = [Row(first + place, [5] * length, 0, Sampling()) for place, length in enumerate(lengths)]
+        rows = [RequestRow(first + place, [5] * length, 0, Sampling()) for place, length in enumerate(lengths)]
         self._run(unit, unit.prepare_prefill(rows))
         return unit
 

@@ -10,19 +10,18 @@ import torch
 from expertflow import Config
 from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import StepSize
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
-from expertflow.workers.compute import rows as cache_rows
-from expertflow.workers.compute.device.budget import claim_memory
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.system.references import Reference, random_prompts
+from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.device.fake import MEMORY_BYTES, FakeDevice
-from expertflow.workers.compute.device.needs import working_bytes
-from expertflow.workers.compute.unit import RowAbilities
-
-from tests.system.references import Reference, random_prompts
-from tests.system.schedules import Driver
+from expertflow.workers.compute.device.memory_budget import claim_memory
+from expertflow.workers.compute.device.memory_needs import working_bytes
+from expertflow.workers.model import cache_rows as cache_rows
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-MOST_TOKENS = 40
+MAX_TOKENS = 40
 
 
 class SmallDevice(FakeDevice):
@@ -81,16 +80,16 @@ def test_out_of_memory_makes_the_step_smaller_and_nothing_else(folders: Path) ->
     survey = survey_checkpoint(str(folders / "olmoe"))
     prompts = random_prompts(8, survey.vocabulary, seed=3, longest=12)
     with LocalRuntime(survey, 8, RowAbilities.of(survey.rows), tier="host", device=FakeDevice(1)) as runtime:
-        small = runtime._executor._model = FullMemory(runtime.model, MOST_TOKENS)
+        small = runtime._executor._model = FullMemory(runtime.model, MAX_TOKENS)
         driver = Failures(runtime, survey.vocabulary)
         driver.prefill(1, prompts)
         driver.decode(1)
         driver.decode(1)
     at_most = driver.told[0]
-    assert at_most is not None and whole_positions(prompts) // 4 <= at_most.positions <= MOST_TOKENS
+    assert at_most is not None and whole_positions(prompts) // 4 <= at_most.positions <= MAX_TOKENS
     assert driver.told[1:] == [None, None]
     whole, first_half = small.sizes[:2]
-    assert whole > MOST_TOKENS and first_half <= whole // 2 and small.sizes[-2:] == [8, 8]
+    assert whole > MAX_TOKENS and first_half <= whole // 2 and small.sizes[-2:] == [8, 8]
     reference = Reference(folders / "olmoe")
     assert [each.token_ids for each in driver.sequences.values()] == [reference.greedy(each, 3) for each in prompts]
 

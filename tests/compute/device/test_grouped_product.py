@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from expertflow.tests.compute.device.product_cases import TABLES, check
 from expertflow.workers.compute.device.groups import group_routes
 from expertflow.workers.compute.device.open_product import open_product
 from expertflow.workers.compute.device.plain_product import plain_product
-from expertflow.workers.compute.expert_rows import rows_by_expert
+from expertflow.workers.compute.experts.expert_rows import rows_by_expert
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from tests.compute.device.product_cases import TABLES, check
 
 KINDS = pytest.mark.parametrize(("transposed", "bias"), [(False, False), (True, True)], ids=["plain", "turned, bias"])
 

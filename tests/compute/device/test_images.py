@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 from expertflow import ImagePrompt
-from expertflow.ipc.attachments import FOLDER
-from expertflow.ipc.messages import Row, RunStep, Sampling
-from expertflow.runtime.images import ImageDesk
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.ipc.shared.attachments import FOLDER
+from expertflow.runtime.client.images import ImagePreprocessor
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.vision import VisionReference, image_prompts, read_prompt, save_vision
 from expertflow.workers.compute.device.fake import FakeDevice
-from expertflow.workers.compute.unit import RowAbilities
-
-from tests.vision import VisionReference, image_prompts, read_prompt, save_vision
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 6
@@ -23,8 +22,8 @@ STEPS = 6
 def test_rows_with_images_give_the_tokens_of_generate(tmp_path: Path) -> None:
     save_vision("qwen3_vl_moe", tmp_path / "model")
     reference, prompts = VisionReference(tmp_path / "model"), image_prompts()[:4]
-    desk = ImageDesk(str(tmp_path))
-    rows = admitted(prompts, reference, desk)
+    frontend = ImagePreprocessor(str(tmp_path))
+    rows = admitted(prompts, reference, frontend)
     assert any(row.attachment for row in rows) and not all(row.attachment for row in rows)
     survey = survey_checkpoint(str(tmp_path / "model"))
     quarter, abilities = survey.expert_count // 4, RowAbilities.of(survey.rows)
@@ -37,17 +36,19 @@ def test_rows_with_images_give_the_tokens_of_generate(tmp_path: Path) -> None:
             assert not stepped.failed
             for row, token in zip(stepped.rows, stepped.tokens, strict=True):
                 tokens[row].append(token)
-    desk.close()
+    frontend.close()
     assert tokens == [reference.greedy(prompt, STEPS) for prompt in prompts]
 
 
-def admitted(prompts: list[ImagePrompt | list[int]], reference: VisionReference, desk: ImageDesk) -> list[Row]:
+def admitted(
+    prompts: list[ImagePrompt | list[int]], reference: VisionReference, frontend: ImagePreprocessor
+) -> list[RequestRow]:
     """As a client submits them."""
     rows = []
     for number, prompt in enumerate(prompts):
         ids, name = prompt, ""
         if isinstance(prompt, ImagePrompt):
-            ids, content = read_prompt(desk, prompt, reference)
-            name = desk.keep(content)
-        rows.append(Row(number, list(ids), 0, Sampling(), name))  # pyright: ignore[reportArgumentType]
+            ids, content = read_prompt(frontend, prompt, reference)
+            name = frontend.keep(content)
+        rows.append(RequestRow(number, list(ids), 0, Sampling(), name))  # pyright: ignore[reportArgumentType]
     return rows

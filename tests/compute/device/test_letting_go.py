@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from expertflow.runtime.local import LocalRuntime
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.system.schedules import Driver, drive
 from expertflow.workers.compute.device import cuda
 from expertflow.workers.compute.device.cuda import CudaDevice
 from expertflow.workers.compute.device.fake import FakeDevice
-from expertflow.workers.compute.unit import RowAbilities
-
-from tests.system.schedules import Driver, drive
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-
-from tests.families import FAMILIES
-from tests.outside import OUTSIDE
+from expertflow.tests.families import FAMILIES
+from expertflow.tests.outside import OUTSIDE
 
 READ_BACK_BY_THE_LIBRARY = ("jetmoe",)
 """The library itself asks the device for numbers in every layer."""

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from expertflow.ipc.messages import ComputeFromLoader, Copied, Copy, Given, Message, Need, Recall
+from expertflow.ipc.messages import ComputeFromLoader, CopiesDone, Copy, Message, Miss, Recall, Released
+from expertflow.workers.compute.device.copy_scheduler import CopyScheduler
 from expertflow.workers.compute.device.fake import FakeDevice
 from expertflow.workers.compute.device.residency import DeviceResidency, DeviceSlotViews
-from expertflow.workers.compute.device.traffic import SlotTraffic
-from expertflow.workers.compute.holdings import Holdings
+from expertflow.workers.compute.experts.holdings import Holdings
 
 LAYERS, EXPERTS, STRIDE, ROUNDS = 2, 3, 64, 30
 SLOTS = LAYERS * EXPERTS
@@ -27,7 +27,7 @@ class Loader:
         self.device = FakeDevice(seed)
         self.memory = self.device.allocate(SLOTS * STRIDE)
         store = torch.arange(SLOTS, dtype=torch.uint8).repeat_interleave(STRIDE)
-        self._traffic = SlotTraffic(self.device, self.memory, store, STRIDE, lambda expert: STRIDE)
+        self._traffic = CopyScheduler(self.device, self.memory, store, STRIDE, lambda expert: STRIDE)
         self._inbox: list[ComputeFromLoader] = []
         self._held: dict[int, int] = {}
         """Slot → key, as the loader knows."""
@@ -35,7 +35,7 @@ class Loader:
         self._under_way: set[int] = set()
         views = object.__new__(DeviceSlotViews)  # what slots mean is not asked here
         self.residency = DeviceResidency(
-            self._traffic, Holdings(SLOTS, LAYERS, EXPERTS), views, self._hear, self._take, self._take, lambda: 0
+            self._traffic, Holdings(SLOTS, LAYERS, EXPERTS), views, self._receive, self._take, self._take, lambda: 0
         )
         self.wrong: list[str] = []
         self.entered = 0
@@ -55,14 +55,14 @@ class Loader:
         if self._held:
             self._inbox.append(Recall(self._random.sample(sorted(self._held), k=1)))
 
-    def _hear(self, message: Message) -> None:
+    def _receive(self, message: Message) -> None:
         match message:
-            case Need(layer=layer, experts=experts):
+            case Miss(layer=layer, experts=experts):
                 self.bring([layer * EXPERTS + expert for expert in experts])
-            case Given(slots):
+            case Released(slots):
                 for slot in slots:
                     del self._held[slot]
-            case Copied(numbers):
+            case CopiesDone(numbers):
                 self._under_way.difference_update(numbers)
             case _:
                 raise AssertionError(message)
@@ -128,7 +128,7 @@ def test_kernels_of_whole_layers_and_of_waves_find_their_experts() -> None:
 def enter_without_reading(residency: DeviceResidency, layer: int) -> list[int] | None:
     """As it is, but kernels do not wait for copies into the slots of a whole layer."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SlotTraffic, "read", lambda *anything: None)
+        patch.setattr(CopyScheduler, "read", lambda *anything: None)
         return enter_as_it_is(residency, layer)
 
 
@@ -139,8 +139,8 @@ enter_as_it_is = DeviceResidency.enter
     ("owner", "name", "mutant"),
     [
         (DeviceResidency, "enter", enter_without_reading),
-        (SlotTraffic, "_await_copy", lambda *anything: None),
-        (SlotTraffic, "_await_kernels", lambda *anything: None),
+        (CopyScheduler, "_await_copy", lambda *anything: None),
+        (CopyScheduler, "_await_kernels", lambda *anything: None),
     ],
 )
 def test_each_wait_is_needed(

@@ -9,15 +9,14 @@ from typing import NamedTuple
 
 import pytest
 from expertflow.errors import EngineError
-from expertflow.runtime.local import LocalRuntime
+from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.checkpoint.surveyor import survey_checkpoint
+from expertflow.workers.compute.device.copy_scheduler import CopyScheduler
 from expertflow.workers.compute.device.fake import FakeDevice
-from expertflow.workers.compute.device.traffic import SlotTraffic
-from expertflow.workers.compute.unit import RowAbilities
 from expertflow.workers.loader.host_tier import HostTier
-
-from tests.system.schedules import Digests, Driver, drive
+from expertflow.workers.model.unit import RowAbilities
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 BATCH = 5
 FAMILY = "qwen3_moe"
@@ -69,8 +68,8 @@ def forget_to_wait(*anything: object) -> None:
 
 
 MUTANTS = {
-    "kernels do not wait for the copy": (SlotTraffic, "_await_copy", WHOLE),
-    "a copy does not wait for the kernels": (SlotTraffic, "_await_kernels", WHOLE),
+    "kernels do not wait for the copy": (CopyScheduler, "_await_copy", WHOLE),
+    "a copy does not wait for the kernels": (CopyScheduler, "_await_kernels", WHOLE),
     "a read does not wait for the copy": (HostTier, "_keep", TWO_PLACES),
 }
 

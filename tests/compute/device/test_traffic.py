@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from expertflow.ipc.messages import Copy
+from expertflow.workers.compute.device.copy_scheduler import CopyScheduler
 from expertflow.workers.compute.device.fake import FakeDevice
-from expertflow.workers.compute.device.traffic import SlotTraffic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,7 +26,7 @@ class World:
         self._device = FakeDevice(seed)
         self._memory = self._device.allocate(SLOTS * STRIDE)
         self._store = torch.zeros(PLACES * STRIDE, dtype=torch.uint8)
-        self._traffic = SlotTraffic(self._device, self._memory, self._store, STRIDE, lambda expert: STRIDE)
+        self._traffic = CopyScheduler(self._device, self._memory, self._store, STRIDE, lambda expert: STRIDE)
         self._content = [0] * PLACES
         self._held: dict[int, int] = {}
         """Slot → content it was filled with."""
@@ -93,7 +93,7 @@ def test_kernels_find_what_was_copied_for_them(seed: int) -> None:
     assert World(seed).play() == []
 
 
-def told_at_once(traffic: SlotTraffic) -> list[int]:
+def told_at_once(traffic: CopyScheduler) -> list[int]:
     """Every copy under way, ended or not."""
     numbers = [copy.number for lane in traffic._lanes for copy in lane]
     for lane in traffic._lanes:
@@ -106,5 +106,5 @@ def told_at_once(traffic: SlotTraffic) -> list[int]:
     [("_await_copy", lambda *args: None), ("_await_kernels", lambda *args: None), ("finished", told_at_once)],
 )
 def test_each_wait_is_needed(monkeypatch: pytest.MonkeyPatch, name: str, mutant: Callable[..., object]) -> None:
-    monkeypatch.setattr(SlotTraffic, name, mutant)
+    monkeypatch.setattr(CopyScheduler, name, mutant)
     assert any(World(seed).play() for seed in range(40))

@@ -11,9 +11,9 @@ import torch
 from expertflow.workers.compute.device.fake import FakeDevice
 from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
 from expertflow.workers.compute.device.groups import Groups, SlotMatrix
-from expertflow.workers.compute.device.needs import COPIES_OF_ROWS
-from expertflow.workers.compute.expert_rows import rows_by_expert
-from expertflow.workers.compute.routing import StepRouting
+from expertflow.workers.compute.device.memory_needs import COPIES_OF_ROWS
+from expertflow.workers.compute.experts.expert_rows import rows_by_expert
+from expertflow.workers.compute.experts.routing import RoutingCollector
 from torch.nn.functional import silu
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -82,7 +82,7 @@ def test_the_rows_of_a_layer_fit(width: int, inner: int, top_k: int, whole: bool
         "down_proj": SlotMatrix(torch.empty(0), 1, 0, (width, inner)),
     }
     feed: Any = Feed(whole)
-    routing, device = StepRouting(), FakeDevice(0)
+    routing, device = RoutingCollector(), FakeDevice(0)
     layer = GroupedExpertsLayer(0, feed, routing, device, no_product, tensors)
     routes = torch.rand(TOKENS, EXPERTS, generator=torch.Generator().manual_seed(1)).topk(top_k).indices
     hidden, weights = torch.zeros(TOKENS, width, dtype=torch.bfloat16), torch.ones(TOKENS, top_k)

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.ipc.messages import Plan
+from expertflow.ipc.messages import StepPrediction
 from expertflow.runtime.replay.advice import RecordedHints, RecordedPlans
 from expertflow.runtime.replay.choices import hint_source, layer_time_ns, plan_maker, recorded_timings, slot_counts
 from expertflow.runtime.replay.experiment import Experiment, recorded_row
 from expertflow.runtime.replay.machine import Machine
-from expertflow.runtime.replay.source import Source, open_source
+from expertflow.runtime.replay.source import ReplaySource, open_source
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.tests.traces.streams import EXPERTS, LAYERS, plan, step, write
 from expertflow.workers.traces.trace import write_npz
@@ -20,7 +20,7 @@ from expertflow.workers.traces.trace import write_npz
 SCORES = [0, 200, 100] + [0] * (EXPERTS - 3)
 
 
-def recorded(folder: Path) -> Source:
+def recorded(folder: Path) -> ReplaySource:
     """Three steps of two rows: a prefill of three tokens, and two decodes, the second one hinted and planned."""
     hints = bytes([0] * EXPERTS + SCORES + [0] * EXPERTS)
     write(
@@ -55,7 +55,7 @@ def test_a_plan_comes_as_long_after_the_begin_of_a_step_as_it_was_sent(tmp_path:
     assert source.log is not None and source.places is not None
     source.log.planned_ns[2] = 1750
     plans = RecordedPlans(source.log, source.places)
-    due = Plan(2, bytes([9]) * (LAYERS * EXPERTS))
+    due = StepPrediction(2, bytes([9]) * (LAYERS * EXPERTS))
     assert [plans.begin(each) for each in range(3)] == [[], [(50, due)], []]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from expertflow.ipc.messages import Forecast, Used
+from expertflow.ipc.messages import PredictStep, StepRouting
 from expertflow.runtime.replay.advice import ForecastPlans
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
@@ -17,7 +17,7 @@ from expertflow.runtime.replay.uses import batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.policies import POLICIES, make_policy
-from expertflow.workers.predictor.forecaster import Forecaster, Part
+from expertflow.workers.predictor.base.forecaster import Forecaster, Part
 from expertflow.workers.traces.trace import Trace
 
 MS = 10**6
@@ -38,7 +38,7 @@ def test_on_demand_it_counts_as_event_atomic_replay(policy: str, sharing: Sharin
     timed = replay_timed(program, ledger_of(program, 14, policy, sharing), 14, Machine())
     counted = replay(uses, make_policy(policy, 3, 8, 2), make_cache(sharing, uses, 14))
     assert (timed.hits, timed.misses, timed.ledger.loads) == (counted.hits, counted.loads, counted.loads)
-    assert timed.ledger.strange == 0 and timed.total_ns == timed.stall_ns == 0
+    assert timed.ledger.invalid == 0 and timed.total_ns == timed.stall_ns == 0
 
 
 def chain_trace(*routes: list[list[int]]) -> Trace:
@@ -115,14 +115,14 @@ class Clairvoyant(Forecaster):
         self._program = program
         self.heard: list[tuple[str, int]] = []
 
-    def parts(self, coming: Forecast) -> Iterator[Part]:
+    def parts(self, coming: PredictStep) -> Iterator[Part]:
         self.heard.append(("forecast", coming.step))
         certain = np.zeros((1, self._layers, self._experts), dtype=np.float32)
         for layer in range(self._layers):
             certain[0, layer, list(self._program.experts_of(coming.step, layer))] = 1.0
         yield np.array([0]), certain
 
-    def learn(self, used: Used) -> None:
+    def learn(self, used: StepRouting) -> None:
         self.heard.append(("learn", used.step))
 
 

@@ -9,11 +9,11 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor, device, dtype
 
-from ..routing import Later
+from ..experts.routing import DeferredRoutes
 from .groups import GroupedProduct
 
 
-class Event(Protocol):
+class DeviceEvent(Protocol):
     """A moment in a stream: what was enqueued there before it was recorded is done."""
 
     def done(self) -> bool:
@@ -36,11 +36,11 @@ class Stream(Protocol):
         """Enqueue a copy from host memory, which must stay as it is until the copy is done."""
         ...
 
-    def wait(self, event: Event) -> None:
+    def wait(self, event: DeviceEvent) -> None:
         """What is enqueued from now on runs after `event`; the host does not wait."""
         ...
 
-    def record(self) -> Event:
+    def record(self) -> DeviceEvent:
         """An event after all that is enqueued by now."""
         ...
 
@@ -88,7 +88,7 @@ class Device(Protocol):
         """A small array as a tensor for kernels that are enqueued from now on; the host does not wait."""
         ...
 
-    def fetch(self, tensor: Tensor) -> Later:
+    def fetch(self, tensor: Tensor) -> DeferredRoutes:
         """A small tensor of the device, on its way back; the host does not wait now."""
         ...
 
@@ -100,7 +100,7 @@ class Device(Protocol):
         """Operations of torch that are not launched follow, and read what was launched."""
         ...
 
-    def aside(self, after: Event) -> AbstractContextManager[None]:
+    def aside(self, after: DeviceEvent) -> AbstractContextManager[None]:
         """What torch runs inside waits for `after` alone, not for kernels that were launched since; its results are
         read back inside, too."""
         ...

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ....configs.sizes import format_size
 from ....errors import BudgetError, EngineError, UsageError
-from ..routing import Later
-from .base import Event
+from ..experts.routing import DeferredRoutes
+from .base import DeviceEvent
 from .groups import GroupedProduct
 from .open_product import open_product
 
@@ -51,7 +51,7 @@ class CudaStream:
         with torch.cuda.stream(self.stream):
             target.copy_(source, non_blocking=True)
 
-    def wait(self, event: Event) -> None:
+    def wait(self, event: DeviceEvent) -> None:
         if isinstance(event, CudaEvent):
             self.stream.wait_event(event.event)
 
@@ -106,7 +106,7 @@ class CudaDevice:
         """Through pinned memory of torch's own allocator, which knows when the copy is done."""
         return torch.from_numpy(array).pin_memory().to(self.torch_device, non_blocking=True)
 
-    def fetch(self, tensor: Tensor) -> Later:
+    def fetch(self, tensor: Tensor) -> DeferredRoutes:
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         host.copy_(tensor, non_blocking=True)
         copied = torch.cuda.current_stream().record_event()
@@ -124,7 +124,7 @@ class CudaDevice:
         """Torch's own operations are in the stream of kernels."""
 
     @contextmanager
-    def aside(self, after: Event) -> Iterator[None]:
+    def aside(self, after: DeviceEvent) -> Iterator[None]:
         if isinstance(after, CudaEvent):
             self._aside.wait_event(after.event)
         with torch.cuda.stream(self._aside):

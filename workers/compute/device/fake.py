@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from ....errors import EngineError
-from ..routing import Later
-from .base import Event
+from ..experts.routing import DeferredRoutes
+from .base import DeviceEvent
 from .groups import GroupedProduct
 from .plain_product import plain_product
 
@@ -76,7 +76,7 @@ class FakeStream:
             self._work.append(lambda half=half: _copy(target[half], source[half]))
         self._owner.stir()
 
-    def wait(self, event: Event) -> None:
+    def wait(self, event: DeviceEvent) -> None:
         if isinstance(event, FakeEvent):
             self._work.append(event)
 
@@ -114,7 +114,7 @@ class FakeDevice:
     def upload(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
-    def fetch(self, tensor: Tensor) -> Later:
+    def fetch(self, tensor: Tensor) -> DeferredRoutes:
         reached = self.kernels.record()
 
         def read() -> np.ndarray:
@@ -131,7 +131,7 @@ class FakeDevice:
         self.run_until(lambda: self.kernels.idle)
 
     @contextmanager
-    def aside(self, after: Event) -> Iterator[None]:
+    def aside(self, after: DeviceEvent) -> Iterator[None]:
         after.wait()
         yield
 

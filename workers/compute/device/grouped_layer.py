@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..expert_rows import ExpertRows
-from ..experts import activate, first_projection, normalize, reduce_choices, require_all
-from ..routing import StepRouting
+from ..experts.expert_rows import ExpertRows
+from ..experts.layer import activate, first_projection, normalize, reduce_choices, require_all
+from ..experts.routing import RoutingCollector
 from .base import Device
 from .groups import GroupedProduct, Groups, SlotMatrix, group_routes
 from .layer import DeviceExpertsLayer
@@ -30,7 +30,7 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
         self,
         layer: int,
         feed: DeviceResidency,
-        routing: StepRouting,
+        routing: RoutingCollector,
         device: Device,
         product: GroupedProduct,
         matrices: dict[str, SlotMatrix],
@@ -65,18 +65,18 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
         return self._table[1]
 
     def _launch(
-        self, module: Any, gathered: torch.Tensor, rows: ExpertRows, foresee: Callable[[], None]
+        self, module: Any, gathered: torch.Tensor, rows: ExpertRows, predict: Callable[[], None]
     ) -> torch.Tensor:
         """What is there is launched first, and what comes next foreseen once the device has something to do."""
         products, missing = torch.empty_like(gathered), set(rows.experts)
         if not self._residency.ready:
-            foresee()
+            predict()
         has_foreseen = not self._residency.ready
         for wave in self._residency.waves():
             missing.difference_update(expert for expert, _ in wave)
             self._launch_wave(module, gathered, products, _wave_table(rows, wave), len(rows.places))
             if not has_foreseen:
-                foresee()
+                predict()
             has_foreseen = True
         require_all(missing, self._layer)
         return normalize(module, products)

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..expert_rows import ExpertRows, rows_by_expert
-from ..experts import ExpertsLayer, reduce_choices, require_all, run_expert, weighs_input
-from ..routing import StepRouting
-from ..slots import ExpertWeights
+from ..experts.expert_rows import ExpertRows, rows_by_expert
+from ..experts.layer import ExpertsLayer, reduce_choices, require_all, run_expert, weighs_input
+from ..experts.routing import RoutingCollector
+from ..experts.slots import ExpertWeights
 from .base import Device
 from .residency import DeviceResidency
 
@@ -22,7 +22,7 @@ class DeviceExpertsLayer(ExpertsLayer):
     The host has to know the routes, to know what is missing: so it waits for the router once a layer.
     """
 
-    def __init__(self, layer: int, feed: DeviceResidency, routing: StepRouting, device: Device) -> None:
+    def __init__(self, layer: int, feed: DeviceResidency, routing: RoutingCollector, device: Device) -> None:
         super().__init__(layer, feed, routing)
         self._residency, self._device = feed, device
 
@@ -38,12 +38,12 @@ class DeviceExpertsLayer(ExpertsLayer):
             gathered *= weights.reshape(-1, 1)[pairs]
             weights = torch.ones_like(weights)
 
-        def foresee() -> None:
+        def predict() -> None:
             if self.hinter is not None:
                 with self._device.aside(seen):
-                    self.hinter.look(self._layer, routes, hidden)
+                    self.hinter.observe(self._layer, routes, hidden)
 
-        products = self._launch(module, gathered, rows, foresee)
+        products = self._launch(module, gathered, rows, predict)
         self._device.catch_up()
         return reduce_choices(products, places, weights).to(hidden.dtype)
 
@@ -53,19 +53,19 @@ class DeviceExpertsLayer(ExpertsLayer):
         return both[: len(rows.pairs)], both[len(rows.pairs) :]
 
     def _launch(
-        self, module: Any, gathered: torch.Tensor, rows: ExpertRows, foresee: Callable[[], None]
+        self, module: Any, gathered: torch.Tensor, rows: ExpertRows, predict: Callable[[], None]
     ) -> torch.Tensor:
         """All experts on their rows; what comes next is foreseen once the device has something to do."""
         products = torch.empty_like(gathered)
         ranges = {expert: (rows.bounds[i], rows.bounds[i + 1]) for i, expert in enumerate(rows.experts)}
         ready = self._residency.ready
         if not ready:
-            foresee()
+            predict()
         for count, (expert, own) in enumerate(self._residency.stream(), 1):
             part = slice(*ranges.pop(expert))
             self._device.kernels.launch(_kernel(module, own, gathered[part], products[part]))
             if count == ready:
-                foresee()
+                predict()
         require_all(ranges, self._layer)
         return products
 

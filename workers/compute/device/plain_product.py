@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..expert_rows import padded_rows
-from ..projection import project
+from ..experts.expert_rows import padded_rows
+from ..experts.projection import project
 from .groups import Groups, SlotMatrix
 
 

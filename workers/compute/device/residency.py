@@ -7,14 +7,23 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from ....ipc.messages import ComputeFromLoader, Copied, Copy, Filled, Given, HeldFromLoader, Holding, Message
+from ....ipc.messages import (
+    ComputeFromLoader,
+    CopiesDone,
+    Copy,
+    Filled,
+    HeldFromLoader,
+    Message,
+    Released,
+    ResidentTable,
+)
 from ...checkpoint.survey import SlotTensor, Survey
-from ..holdings import Computed, Holdings, LayerCounted, LayerEnded, LayerEntered
-from ..residency import IDLE_MS, FeedCounts, Residency
-from ..routing import Later
-from ..slots import ExpertWeights, SlotViews
+from ..experts.holdings import Computed, Holdings, LayerEnded, LayerEntered, LayerRoutesKnown
+from ..experts.residency import IDLE_MS, FeedCounts, Residency
+from ..experts.routing import DeferredRoutes
+from ..experts.slots import ExpertWeights, SlotViews
+from .copy_scheduler import CopyScheduler
 from .groups import SlotMatrix
-from .traffic import SlotTraffic
 
 WATCHING_MS = 1
 """Between two looks at copies under way, while nothing else happens."""
@@ -23,7 +32,7 @@ WATCHING_MS = 1
 class DeviceSlotViews(SlotViews):
     """Views for kernels that are launched next: asking for an expert makes them wait for its copy."""
 
-    def __init__(self, memory: torch.Tensor, survey: Survey, traffic: SlotTraffic) -> None:
+    def __init__(self, memory: torch.Tensor, survey: Survey, traffic: CopyScheduler) -> None:
         super().__init__(memory, survey)
         self._traffic = traffic
 
@@ -55,22 +64,22 @@ class DeviceSlotViews(SlotViews):
 
 
 class DeviceResidency(Residency):
-    """As on a CPU, but for what the messages mean: `Copy` is enqueued, `Given` leaves an event behind."""
+    """As on a CPU, but for what the messages mean: `Copy` is enqueued, `Released` leaves an event behind."""
 
     def __init__(
         self,
-        traffic: SlotTraffic,
+        traffic: CopyScheduler,
         holdings: Holdings,
         views: DeviceSlotViews,
         send: Callable[[Message], None],
-        hear: Callable[[], list[ComputeFromLoader]],
+        receive: Callable[[], list[ComputeFromLoader]],
         wait: Callable[[], list[ComputeFromLoader]],
         clock_ns: Callable[[], int],
     ) -> None:
         super().__init__(holdings, views, self._tell, self._look, self._enqueue_after(wait), clock_ns)
-        self._traffic, self._say, self._listen = traffic, send, hear
+        self._traffic, self._say, self._listen = traffic, send, receive
         self.views = views
-        self._uncounted: list[tuple[int, Later]] = []
+        self._uncounted: list[tuple[int, DeferredRoutes]] = []
         """Layers that were entered, and the routes that they took."""
 
     @property
@@ -96,7 +105,7 @@ class DeviceResidency(Residency):
     def enter(self, layer: int) -> list[int] | None:
         """The slots of all experts of a layer that begins, which kernels may read until `leave`; None if one is
         missing."""
-        for message in self._hear():
+        for message in self._receive():
             self.receive(message)
         self._layer = layer
         slots = [slot for _, slot in self._perform(self._holdings.handle(LayerEntered(self._step, layer)))]
@@ -104,7 +113,7 @@ class DeviceResidency(Residency):
             self._traffic.read(slot)
         return slots or None
 
-    def leave(self, routes: Later) -> None:
+    def leave(self, routes: DeferredRoutes) -> None:
         """All that reads the slots of the layer that was entered is launched; what it chose is counted in time."""
         self._uncounted.append((self._layer, routes))
         self._perform(self._holdings.handle(LayerEnded()))
@@ -123,7 +132,7 @@ class DeviceResidency(Residency):
                     self._traffic.read(slot)
                 yield lot
                 self._runs += self._perform(self._holdings.handle(Computed([expert for expert, _ in lot])))
-                self._runs += self._take_in(self._hear())
+                self._runs += self._on_event(self._receive())
             if self._holdings.layer_done:
                 break
             self._runs += [] if self._runs else self._await_arrivals()
@@ -139,25 +148,25 @@ class DeviceResidency(Residency):
     def _count(self) -> None:
         """Once routes are read back, it is known which experts were there when they were wanted."""
         for layer, routes in self._uncounted:
-            self._holdings.handle(LayerCounted(layer, np.unique(routes()).tolist()))
+            self._holdings.handle(LayerRoutesKnown(layer, np.unique(routes()).tolist()))
         self._uncounted.clear()
 
     def receive(self, message: ComputeFromLoader) -> None:
         super().receive(self._enqueue(message))
 
-    def tend(self) -> int:
+    def poll(self) -> int:
         self.report()
         return WATCHING_MS if self._traffic.under_way else IDLE_MS
 
     def report(self) -> None:
         """Tell the loader which copies have ended."""
         if numbers := self._traffic.finished():
-            self._say(Copied(numbers))
+            self._say(CopiesDone(numbers))
 
     def _tell(self, message: Message) -> None:
-        if isinstance(message, Given):
+        if isinstance(message, Released):
             self._part_with(message.slots)
-        elif isinstance(message, Holding):
+        elif isinstance(message, ResidentTable):
             # A new loader does not know from which host places copies run: none does when it hears of us.
             self._traffic.finish()
             self._traffic.finished()

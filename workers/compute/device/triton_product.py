@@ -11,7 +11,7 @@ from torch import Tensor
 from .groups import Groups, SlotMatrix
 from .triton_kernel import grouped_rows
 
-FEWEST_ROWS, MOST_ROWS = 16, 128
+MIN_ROWS, MAX_ROWS = 16, 128
 """Of a tile: what tensor cores take at least, and what still leaves enough programs."""
 OUT = 64
 """Columns of a tile."""
@@ -43,7 +43,7 @@ class TritonProduct:
         memory, out = (torch.zeros(TRIED * TRIED, dtype=dtype, device=where) for _ in range(2))
         rows, weights = memory.view(TRIED, TRIED), SlotMatrix(memory, TRIED * TRIED, 0, (TRIED, TRIED))
         table = torch.zeros(3, 1, dtype=torch.int64, device=where)
-        for layer_rows in (1, MOST_ROWS * self._experts):
+        for layer_rows in (1, MAX_ROWS * self._experts):
             self(rows, weights, Groups(table, 1, layer_rows), out.view(TRIED, TRIED))
 
 
@@ -51,6 +51,6 @@ def tile_shape(layer_rows: int, experts: int, dtype: torch.dtype) -> dict[str, A
     """Tiles about as high as an expert has rows in this layer on average; float32 has no tensor cores to feed."""
     usual = triton.next_power_of_2(max(layer_rows // experts, 1))
     if dtype == torch.float32:
-        return {"ROWS": FEWEST_ROWS, "IN": 32, "num_warps": 4, "num_stages": 3}
-    rows = min(max(usual, FEWEST_ROWS), MOST_ROWS)
-    return {"ROWS": rows, "IN": 64, "num_warps": 8 if rows == MOST_ROWS else 4, "num_stages": 3}
+        return {"ROWS": MIN_ROWS, "IN": 32, "num_warps": 4, "num_stages": 3}
+    rows = min(max(usual, MIN_ROWS), MAX_ROWS)
+    return {"ROWS": rows, "IN": 64, "num_warps": 8 if rows == MAX_ROWS else 4, "num_stages": 3}

@@ -1,6 +1,6 @@
 """What a policy is, and what a later use is worth now.
 
-A policy knows nothing of plans and slots; what is foretold comes on top (outlook.py). Experts are numbered by key,
+A policy knows nothing of plans and slots; what is foretold comes on top (eviction.py). Experts are numbered by key,
 layer * experts + expert; a tick is step * layers + layer, the time at which a layer of a step runs.
 """
 

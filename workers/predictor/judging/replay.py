@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....ipc.messages import Forecast, Used
+from ....ipc.messages import PredictStep, StepRouting
 from ...traces.trace import Trace
-from ..forecaster import Forecaster
+from ..base.forecaster import Forecaster
 
 TAUGHT_TOKENS = 512
 """Tokens of one message when a predictor is only taught."""
@@ -80,15 +80,15 @@ def _step(
 ) -> Judged:
     places = trace.offsets[rows] + np.array(positions, dtype=np.int64)
     ids = trace.token_ids[places].tolist()
-    forecast = forecaster.routes(Forecast(step=step, token_ids=ids, rows=rows, positions=positions))
+    forecast = forecaster.routes(PredictStep(step=step, token_ids=ids, rows=rows, positions=positions))
     if learning:
         forecaster.learn(used_at(trace, step, rows, positions, places))
     return Judged(forecast, trace.routes[places].astype(np.int64))
 
 
-def used_at(trace: Trace, step: int, rows: list[int], positions: list[int], places: np.ndarray) -> Used:
+def used_at(trace: Trace, step: int, rows: list[int], positions: list[int], places: np.ndarray) -> StepRouting:
     """The message about tokens `places` of the trace."""
-    return Used(
+    return StepRouting(
         step=step,
         token_ids=trace.token_ids[places].tolist(),
         rows=rows,

@@ -10,15 +10,15 @@ import msgspec
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ....ipc.messages import Forecast
+from ....ipc.messages import PredictStep
 from ...traces.trace import Trace
-from ..forecaster import Forecaster
-from ..previous import Previous
-from ..token_table import TokenTable
+from ..base.forecaster import Forecaster
+from ..base.token_table import TokenTable
+from ..baselines.previous import Previous
 from .figures import Figures, judge
 from .replay import decode, prefill, teach, used_at
 
-MOST_JUDGED_TOKENS = 30_000
+MAX_JUDGED_TOKENS = 30_000
 TIMED_ROWS = 32
 TIMED_STEPS = 40
 UNSEEN = -1
@@ -90,7 +90,7 @@ def compare(
     )
 
 
-def shortened(trace: Trace, tokens: int = MOST_JUDGED_TOKENS) -> Trace:
+def shortened(trace: Trace, tokens: int = MAX_JUDGED_TOKENS) -> Trace:
     """The first sequences, as many as hold `tokens` tokens; at least one."""
     whole = int(np.searchsorted(trace.offsets, tokens, side="right")) - 1
     return trace if whole >= trace.sequences else trace.take(np.arange(max(whole, 1)))
@@ -111,7 +111,7 @@ def _step_ms(forecaster: Forecaster, trace: Trace, rows: int, steps: int) -> flo
     taken_ms: list[float] = []
     for position in range(length):
         places = (position + 7 * np.arange(rows)) % trace.tokens
-        coming = Forecast(
+        coming = PredictStep(
             step=position, token_ids=trace.token_ids[places].tolist(), rows=numbers, positions=[position] * rows
         )
         used = used_at(trace, position, numbers, [position] * rows, places)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..stored import Header, Stored, read_stored, write_stored
+from ..base.predictor_file import Header, Stored, read_stored, write_stored
 from .shape import PathShape
 
 KIND = "path"

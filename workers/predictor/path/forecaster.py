@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ....ipc.messages import Forecast, Used
-from ...routing import read_routing
-from ..forecaster import CHUNK_TOKENS, Forecaster, Part
-from ..spelling import Spelling
+from ....ipc.messages import PredictStep, StepRouting
+from ...traces.routing import read_routing
+from ..base.forecaster import CHUNK_TOKENS, Forecaster, Part
+from ..base.spelling import Spelling
 from .file import PathFile
+from .history import Asked, Recent, TokenHistory
 from .lexicon import Lexicon
 from .network import Network, Words
-from .past import Asked, Past, Recent
 from .rows import NOWHERE, Rows, Seen
 
 REMEMBERED_VECTORS = 4096
@@ -21,7 +21,7 @@ PRIOR_TOKENS = np.float32(1.0)
 """Popularity weighs as much in the token table as so many sightings."""
 
 
-class Path(Forecaster):
+class PathForecaster(Forecaster):
     """Forecasts from a trained file and keeps a bounded history of every row.
 
     In decode the routing of all earlier tokens of a row is known and used. Tokens that run together with those before
@@ -42,7 +42,7 @@ class Path(Forecaster):
         self._vector_of: dict[int, np.ndarray] = {}
         self._starts = (np.arange(shape.layers) * shape.experts).astype(np.int64)
 
-    def parts(self, coming: Forecast) -> Iterator[Part]:
+    def parts(self, coming: PredictStep) -> Iterator[Part]:
         tokens, positions = np.array(coming.token_ids, dtype=np.int64), np.array(coming.positions, dtype=np.int64)
         rows = np.array(coming.rows, dtype=np.int64)
         single, runs = runs_of(rows)
@@ -78,12 +78,12 @@ class Path(Forecaster):
         places = zip(rows.tolist(), positions.tolist(), strict=True)
         return np.array([self._rows.line(row, position) if position else NOWHERE for row, position in places])
 
-    def _unrouted(self, words: Words, tokens: np.ndarray, positions: np.ndarray) -> Past:
+    def _unrouted(self, words: Words, tokens: np.ndarray, positions: np.ndarray) -> TokenHistory:
         """Tokens as part of the past, without their routing."""
         keys, values = self._network.contents(words.vector, np.zeros((len(tokens), self._shape.code), dtype=np.float32))
         routes = np.zeros((1, len(tokens), self._shape.layers * self._shape.top_k), dtype=np.uint16)
         known = np.zeros((1, len(tokens)), dtype=bool)
-        return Past(keys[None], values[None], routes, known, tokens[None], positions[None])
+        return TokenHistory(keys[None], values[None], routes, known, tokens[None], positions[None])
 
     def _unknown(self, count: int) -> Recent:
         """For tokens of which the routing just before is not known."""
@@ -106,7 +106,7 @@ class Path(Forecaster):
             self._words(missing)
         return np.stack([self._vector_of[token] for token in tokens.tolist()])
 
-    def learn(self, used: Used) -> None:
+    def learn(self, used: StepRouting) -> None:
         routing = read_routing(used, self._layers, self._experts)
         if routing is None or routing.shape[2] != self._shape.top_k:
             return

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..spelling import Spelling
+from ..base.spelling import Spelling
 from .file import TokenCounts
-from .words import MOST_GRAMS, grams_of
+from .ngrams import MAX_GRAMS, grams_of
 
-MOST_COUNTED = 255
+MAX_COUNTED = 255
 GROWTH_BYTES = 16 << 20
 """Room for tokens that were not in training; the one that came in first makes room."""
 NO_LINE = -1
@@ -24,7 +24,7 @@ class Lexicon:
     def __init__(self, table: TokenCounts, grams: int, spelling: Spelling | None) -> None:
         self._buckets, self._spelling, self._named = grams, spelling, table.named
         self._trained = len(table.tokens)
-        self._settled = table.seen == MOST_COUNTED
+        self._settled = table.seen == MAX_COUNTED
         self._trained_line = {token: line for line, token in enumerate(table.tokens.tolist())}
         growth = max(GROWTH_BYTES // table.counts.shape[1], 1)
         self._counts = np.concatenate([table.counts, np.zeros((growth, table.counts.shape[1]), dtype=np.uint8)])
@@ -36,7 +36,7 @@ class Lexicon:
         self._oldest = 0
 
     def look_up(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Counts [n, width], sightings [n] and, if spelling matters, grams int32 [n, MOST_GRAMS]."""
+        """Counts [n, width], sightings [n] and, if spelling matters, grams int32 [n, MAX_GRAMS]."""
         lines = np.array([self._line(token) for token in ids.tolist()], dtype=np.int64)
         grams = np.stack([self._grams(token) for token in ids.tolist()]) if self._buckets and len(ids) else None
         known = lines != NO_LINE
@@ -49,7 +49,7 @@ class Lexicon:
             line = self._grow(token) if line == NO_LINE else line
             if line < self._trained and self._settled[line]:
                 continue
-            if self._seen[line] == MOST_COUNTED:
+            if self._seen[line] == MAX_COUNTED:
                 self._counts[line] >>= 1
                 self._seen[line] >>= 1
             self._counts[line] += routed
@@ -79,6 +79,6 @@ class Lexicon:
         grams = self._grams_of.get(token)
         if grams is None:
             text = self._spelling(token) if self._spelling else None
-            nothing = np.full(MOST_GRAMS, self._buckets, dtype=np.int32)
+            nothing = np.full(MAX_GRAMS, self._buckets, dtype=np.int32)
             grams = self._grams_of[token] = nothing if text is None else grams_of(text, self._buckets)
         return grams

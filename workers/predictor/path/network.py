@@ -6,18 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .looking import View, attend, largest, read_routing_at
-from .mixing import (
-    COPY_FLOOR,
-    EVIDENCE,
-    FLOOR,
-    GRAM_SCALE,
-    RECENT_FLOOR,
-    RECENT_SCALE,
-    TABLE_SCALE,
-    count_bucket,
-)
-from .past import Asked, Recent
+from .attention import View, attend, largest, read_routing_at
+from .features import COPY_FLOOR, EVIDENCE, FLOOR, GRAM_SCALE, RECENT_FLOOR, RECENT_SCALE, TABLE_SCALE, count_bucket
+from .history import Asked, Recent
 from .shape import PathShape
 
 Weights = dict[str, np.ndarray]
@@ -45,7 +36,7 @@ class Network:
         self._log_recent_popularity = np.log(self.popularity + RECENT_FLOOR)
 
     def words(self, used: np.ndarray, seen: np.ndarray, grams: np.ndarray | None) -> Words:
-        """`used` [N, width] and `seen` [N] from the token table; `grams` int64 [N, MOST_GRAMS] of the strings."""
+        """`used` [N, width] and `seen` [N] from the token table; `grams` int64 [N, MAX_GRAMS] of the strings."""
         surprise = self._surprise(used, FLOOR)
         spelled = self._weights["count.weight"][count_bucket(seen)]
         if grams is not None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..forecaster import CHUNK_TOKENS
-from .mixing import RECENT_DECAYS, RECENT_PRIOR, without_tiny
-from .past import NEVER, Past, Recent
+from ..base.forecaster import CHUNK_TOKENS
+from .features import RECENT_DECAYS, RECENT_PRIOR, without_tiny
+from .history import NEVER, Recent, TokenHistory
 from .shape import PathShape
 
 MEMORY_BYTES = 64 << 20
@@ -110,12 +110,12 @@ class Rows:
         self._sums[lines] = without_tiny(kept * self._sums[lines] + hot)
         self._code_sums[lines] = kept * self._code_sums[lines] + codes
 
-    def past(self, lines: np.ndarray) -> Past:
+    def past(self, lines: np.ndarray) -> TokenHistory:
         """The windows of these lines; `NOWHERE` has none. (`take` is twice as fast as indexing.)"""
         rings = (self._keys, self._values, self._routes, self._tokens)
         keys, values, routes, tokens = (ring.take(lines, axis=0, mode="clip") for ring in rings)
         positions = np.where((lines == NOWHERE)[:, None], NEVER, self._positions[lines])
-        return Past(keys, values, routes, positions != NEVER, tokens, positions)
+        return TokenHistory(keys, values, routes, positions != NEVER, tokens, positions)
 
     def recent(self, lines: np.ndarray, begins: np.ndarray) -> Recent:
         """What the latest tokens say to the ones that come next; `begins` [n]: nothing came before them."""

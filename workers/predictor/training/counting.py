@@ -7,10 +7,10 @@ import numpy as np
 from ...traces.trace import Trace
 from ..path.file import TokenCounts
 
-MOST_COUNTED = 255
-MOST_ENTRIES = 3_000_000
+MAX_COUNTED = 255
+MAX_ENTRIES = 3_000_000
 """Nonzero counts that a file keeps: about a byte each, compressed. Tokens that were seen most come first."""
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 """Of the table in memory."""
 
 
@@ -35,7 +35,7 @@ def compact(counts: np.ndarray, seen: np.ndarray, tokens: np.ndarray) -> TokenCo
     """
     order = np.argsort(-seen, kind="stable")[: np.count_nonzero(seen)]
     entries = np.cumsum([np.count_nonzero(counts[token]) for token in order])
-    order = order[: min(int(np.searchsorted(entries, MOST_ENTRIES, side="right")), MOST_BYTES // counts.shape[1])]
-    scale = np.maximum(seen[order] / MOST_COUNTED, 1.0)
+    order = order[: min(int(np.searchsorted(entries, MAX_ENTRIES, side="right")), MAX_BYTES // counts.shape[1])]
+    scale = np.maximum(seen[order] / MAX_COUNTED, 1.0)
     scaled = np.rint(counts[order] / scale[:, None]).astype(np.uint8)
-    return TokenCounts(scaled, np.minimum(seen[order], MOST_COUNTED).astype(np.uint8), tokens[order])
+    return TokenCounts(scaled, np.minimum(seen[order], MAX_COUNTED).astype(np.uint8), tokens[order])

@@ -8,13 +8,13 @@ import numpy as np
 
 
 def grouped(
-    lengths: Sequence[int], most_tokens: int, most: int, dice: np.random.Generator | None = None
+    lengths: Sequence[int], most_tokens: int, most: int, rng: np.random.Generator | None = None
 ) -> Iterator[list[int]]:
     """Places in `lengths`, each in one group of at most `most` with at most `most_tokens` padded tokens.
 
     With dice the groups are others every time, and in random order. What is longer than `most_tokens` is alone.
     """
-    stretch = np.ones(len(lengths)) if dice is None else dice.uniform(0.8, 1.25, len(lengths))
+    stretch = np.ones(len(lengths)) if rng is None else rng.uniform(0.8, 1.25, len(lengths))
     groups: list[list[int]] = [[]]
     longest = 0
     for place in np.argsort(np.asarray(lengths) * stretch, kind="stable").tolist():
@@ -23,5 +23,5 @@ def grouped(
             groups.append([])
             longest = lengths[place]
         groups[-1].append(place)
-    turns = range(len(groups)) if dice is None else dice.permutation(len(groups)).tolist()
+    turns = range(len(groups)) if rng is None else rng.permutation(len(groups)).tolist()
     yield from (groups[turn] for turn in turns if groups[turn])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from ...traces.trace import Trace
-from ..forecaster import Forecaster
+from ..base.forecaster import Forecaster
 from ..judging.report import Report
-from .loop import Effort, Tell
+from .loop import Effort, ReportProgress
 from .paper import TrainedPaper, train_paper
 from .path import TrainedPath, train_path
 
@@ -38,12 +38,12 @@ class Trained(Protocol):
         ...
 
 
-def _path(trace: Trace, effort: Effort, tell: Tell) -> Trained:
+def _path(trace: Trace, effort: Effort, tell: ReportProgress) -> Trained:
     return TrainedPath(train_path(trace, effort, tell))
 
 
-def _paper(trace: Trace, effort: Effort, tell: Tell) -> Trained:
+def _paper(trace: Trace, effort: Effort, tell: ReportProgress) -> Trained:
     return TrainedPaper(train_paper(trace, effort, tell))
 
 
-TRAINERS: dict[str, Callable[[Trace, Effort, Tell], Trained]] = {"path": _path, "paper": _paper}
+TRAINERS: dict[str, Callable[[Trace, Effort, ReportProgress], Trained]] = {"path": _path, "paper": _paper}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ....errors import UsageError
 
-Tell = Callable[[float, str], None]
+ReportProgress = Callable[[float, str], None]
 """How far the training is, from 0 to 1, and what there is to say of it."""
 
 PATIENCE = 3
@@ -60,7 +60,12 @@ class Training(Generic[Batch]):
     """One run over a module: keeps an average of the weights of the latest steps, and of those the best."""
 
     def __init__(
-        self, module: nn.Module, lesson: Lesson[Batch], groups: list[dict[str, Any]], effort: Effort, tell: Tell
+        self,
+        module: nn.Module,
+        lesson: Lesson[Batch],
+        groups: list[dict[str, Any]],
+        effort: Effort,
+        tell: ReportProgress,
     ) -> None:
         """`groups` are those of AdamW; each keeps the proportion of its `lr`."""
         self._module, self._lesson, self._effort, self._tell = module, lesson, effort, tell

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from ..path.mixing import (
+from ..path.features import (
     COPY_FLOOR,
     COUNT_BUCKETS,
     DISTANCE_BUCKETS,
@@ -45,7 +45,7 @@ class Batch:
     tokens: Tensor
     """int64 [B, T]"""
     grams: Tensor | None
-    """int64 [B, T, MOST_GRAMS]"""
+    """int64 [B, T, MAX_GRAMS]"""
     routes: Tensor
     """float32 [B, T, width]: 1 where a token went."""
     used: Tensor

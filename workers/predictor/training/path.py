@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,14 +13,14 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from ...traces.trace import Trace
-from ..forecaster import Forecaster
+from ..base.forecaster import Forecaster
+from ..base.predictor_file import Header
 from ..judging.report import Report
 from ..path.file import KIND, PathFile, write_path
-from ..path.forecaster import Path
+from ..path.forecaster import PathForecaster
 from ..path.shape import PathShape
-from ..stored import Header
 from .counting import compact, count_tokens
-from .loop import Effort, Tell, Training
+from .loop import Effort, ReportProgress, Training
 from .module import Batch, PathModule
 from .sequences import Sequences, divided
 
@@ -31,7 +31,7 @@ HIDDEN_SHARE = 0.25
 """Of the sequences: their routing is hidden from some token on, as in a prefill."""
 
 
-def train_path(trace: Trace, effort: Effort, tell: Tell, shape: PathShape | None = None) -> PathFile:
+def train_path(trace: Trace, effort: Effort, tell: ReportProgress, shape: PathShape | None = None) -> PathFile:
     """A predictor that learned from all sequences of `trace` but the development ones, whose tokens it only counts."""
     torch.set_num_threads(effort.threads)
     torch.manual_seed(effort.seed)
@@ -69,15 +69,15 @@ class _PathLesson:
 
     def __init__(self, module: PathModule, sequences: Sequences, seed: int) -> None:
         self._module, self._sequences = module, sequences
-        self._dice = np.random.default_rng(seed)
-        self._learned, self._judged = divided(sequences.pieces(), self._dice)
+        self._rng = np.random.default_rng(seed)
+        self._learned, self._judged = divided(sequences.pieces(), self._rng)
 
     def steps_of_epoch(self) -> int:
-        return sum(1 for _ in self._sequences.groups(self._learned, self._dice))
+        return sum(1 for _ in self._sequences.groups(self._learned, self._rng))
 
     def batches(self) -> Iterator[Batch]:
-        for batch in self._sequences.batches(self._learned, self._dice):
-            yield partly_hidden(batch, HIDDEN_SHARE, self._dice)
+        for batch in self._sequences.batches(self._learned, self._rng):
+            yield partly_hidden(batch, HIDDEN_SHARE, self._rng)
 
     def judged(self) -> Iterator[tuple[Batch, int]]:
         for batch in self._sequences.batches(self._judged):
@@ -90,11 +90,11 @@ class _PathLesson:
         return functional.binary_cross_entropy_with_logits(logits[batch.valid].flatten(1), wanted)
 
 
-def partly_hidden(batch: Batch, share: float, dice: np.random.Generator) -> Batch:
+def partly_hidden(batch: Batch, share: float, rng: np.random.Generator) -> Batch:
     """Some sequences lose their routing, half of those altogether and the others from a random token on."""
     count, longest = batch.tokens.shape
-    from_token = np.where(dice.random(count) < 0.5, 0, dice.integers(0, longest, count))
-    from_token = np.where(dice.random(count) < share, from_token, longest)
+    from_token = np.where(rng.random(count) < 0.5, 0, rng.integers(0, longest, count))
+    from_token = np.where(rng.random(count) < share, from_token, longest)
     known = torch.arange(longest)[None, :] < torch.from_numpy(from_token)[:, None]
     return replace(batch, known=batch.known & known)
 
@@ -108,14 +108,14 @@ class TrainedPath:
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
         """`vocabulary` are the strings of the token ids that it will be asked for."""
-        return Path(self.file, None if vocabulary is None else vocabulary.__getitem__, adapts)
+        return PathForecaster(self.file, None if vocabulary is None else vocabulary.__getitem__, adapts)
 
-    def write(self, file: FilePath, figures: Report) -> Report:
+    def write(self, file: Path, figures: Report) -> Report:
         """Writes it with its figures; returns them with the size of the file."""
         header = msgspec.structs.replace(self.file.header, figures=figures.main_figures())
         write_path(file, replace(self.file, header=header))
         return msgspec.structs.replace(figures, file_bytes=file.stat().st_size)
 
-    def save(self, file: FilePath) -> None:
+    def save(self, file: Path) -> None:
         """Writes it before it is judged."""
         write_path(file, self.file)

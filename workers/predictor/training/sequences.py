@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...traces.trace import Trace
-from ..path.words import MOST_GRAMS, grams_of
+from ..path.ngrams import MAX_GRAMS, grams_of
 from .grouping import grouped
 from .module import Batch
 
@@ -18,7 +18,7 @@ PIECE_TOKENS = 512
 """Longer sequences are cut: a row whose history is gone must get a forecast, too."""
 BATCH_TOKENS = 1024
 DEVELOPMENT_SHARE = 0.08
-MOST_DEVELOPMENT_TOKENS = 15_000
+MAX_DEVELOPMENT_TOKENS = 15_000
 PRIOR_TOKENS = 1.0
 """Popularity weighs as much in the token table as so many sightings."""
 
@@ -58,14 +58,14 @@ class Sequences:
             for first in range(begin, end, PIECE_TOKENS)
         ]
 
-    def groups(self, pieces: list[Piece], dice: np.random.Generator | None = None) -> Iterator[list[Piece]]:
+    def groups(self, pieces: list[Piece], rng: np.random.Generator | None = None) -> Iterator[list[Piece]]:
         """Pieces of similar length together, at most `BATCH_TOKENS` with padding; shuffled if there are dice."""
-        places = grouped([piece.tokens for piece in pieces], BATCH_TOKENS, len(pieces), dice)
+        places = grouped([piece.tokens for piece in pieces], BATCH_TOKENS, len(pieces), rng)
         return ([pieces[place] for place in group] for group in places)
 
-    def batches(self, pieces: list[Piece], dice: np.random.Generator | None = None) -> Iterator[Batch]:
+    def batches(self, pieces: list[Piece], rng: np.random.Generator | None = None) -> Iterator[Batch]:
         """The groups as arrays; all routing is `known`."""
-        return (self._batch(group) for group in self.groups(pieces, dice))
+        return (self._batch(group) for group in self.groups(pieces, rng))
 
     def _batch(self, group: list[Piece]) -> Batch:
         longest = max(piece.tokens for piece in group)
@@ -96,20 +96,20 @@ class Sequences:
         return hot.scatter_(1, self._places[places].long(), 1.0)
 
 
-def divided(pieces: list[Piece], dice: np.random.Generator) -> tuple[list[Piece], list[Piece]]:
+def divided(pieces: list[Piece], rng: np.random.Generator) -> tuple[list[Piece], list[Piece]]:
     """Pieces to learn from, and those of the sequences that early stopping judges by."""
     tokens = np.bincount([piece.sequence for piece in pieces], weights=[piece.tokens for piece in pieces])
-    order = dice.permutation(np.flatnonzero(tokens))
-    wanted = min(DEVELOPMENT_SHARE * tokens.sum(), MOST_DEVELOPMENT_TOKENS)
+    order = rng.permutation(np.flatnonzero(tokens))
+    wanted = min(DEVELOPMENT_SHARE * tokens.sum(), MAX_DEVELOPMENT_TOKENS)
     aside = set(order[: max(int(np.searchsorted(np.cumsum(tokens[order]), wanted)), 1)].tolist())
     return [one for one in pieces if one.sequence not in aside], [one for one in pieces if one.sequence in aside]
 
 
 def gram_table(vocabulary: list[str] | None, buckets: int) -> Tensor | None:
-    """int64 [ids, MOST_GRAMS]; None where tokens have no strings or the predictor does not look at them."""
+    """int64 [ids, MAX_GRAMS]; None where tokens have no strings or the predictor does not look at them."""
     if vocabulary is None or not buckets:
         return None
-    table = np.empty((len(vocabulary), MOST_GRAMS), dtype=np.int64)
+    table = np.empty((len(vocabulary), MAX_GRAMS), dtype=np.int64)
     for line, text in enumerate(vocabulary):
         table[line] = grams_of(text, buckets)
     return torch.from_numpy(table)

@@ -7,7 +7,7 @@ import numpy as np
 
 from .objective import probabilities_of
 
-MOST_ITERATIONS = 30
+MAX_ITERATIONS = 30
 
 
 def kmeans(routes: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -22,7 +22,7 @@ def kmeans(routes: np.ndarray, groups: np.ndarray, seed: int = 0) -> np.ndarray:
     alike = similarities(routes)
     centroids = np.random.default_rng(seed).choice(len(alike), len(sizes), replace=False)
     clusters = _assign(alike[:, centroids], sizes)
-    for _ in range(MOST_ITERATIONS):
+    for _ in range(MAX_ITERATIONS):
         centroids = np.array([_centroid(alike, np.flatnonzero(clusters == each)) for each in range(len(sizes))])
         before, clusters = clusters, _assign(alike[:, centroids], sizes)
         if (clusters == before).all():

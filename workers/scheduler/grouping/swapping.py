@@ -8,7 +8,7 @@ from .objective import activated, probabilities_of, unused_by_mates
 
 NEGLIGIBLE = 1e-2
 """Experts: a smaller gain may be a rounding error of the sums."""
-MOST_SWAPS = 64
+MAX_SWAPS = 64
 DOUBT = np.float32(0.9)
 """Where every group has some rows of each kind and routes are certain, no first exchange saves anything, unless an
 expert that two rows use is surer than that of one."""
@@ -27,7 +27,7 @@ def swap(routes: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def _descend(used: np.ndarray, groups: np.ndarray) -> np.ndarray:
     unused, groups = 1 - used, groups.copy()
-    for _ in range(MOST_SWAPS):
+    for _ in range(MAX_SWAPS):
         gains = _gains(unused, groups)
         row, other = np.unravel_index(np.argmax(gains), gains.shape)
         if gains[row, other] <= NEGLIGIBLE:

@@ -1,0 +1,1 @@
+"""What processes share besides messages: memory, the run directory, attachments."""

@@ -1,0 +1,142 @@
+"""The private directory of one engine: its sockets and small files, gone with it or swept by the next start."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+from ...errors import UsageError
+
+ENGINES = "engines"
+"""In the run directory of a group of engines: theirs."""
+_PREFIX = "expertflow-"
+_UNBORN_PREFIX = ".expertflow-"
+_UNBORN_SECONDS = 60.0
+_MODE = 0o700
+_SOCKET_PATH_BYTES = 107
+"""Of `sun_path`, its final zero left out."""
+_MAX_NAME_LENGTH = "predictor.999999-scheduler.999999"
+
+
+class RunDir:
+    """A directory (mode 0700), locked while its owner lives: the lock is on the directory itself and dies with us."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def create(cls, base: Path | None = None) -> RunDir:
+        """Sweep what dead engines left in `base`, then make a directory there.
+
+        `base` defaults to $XDG_RUNTIME_DIR or /tmp. Raises UsageError if socket paths in it would be too long or if it
+        cannot be written.
+        """
+        base = base or _default_base()
+        _check_length(base)
+        sweep(base)
+        try:
+            unborn = Path(tempfile.mkdtemp(prefix=_UNBORN_PREFIX, dir=base))
+        except OSError as error:
+            raise UsageError(f"cannot make a run directory: {error.strerror}", str(base), _REMEDY) from error
+        lock_fd = os.open(unborn, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(lock_fd, fcntl.LOCK_EX)
+        # Only now does it get a name that a sweep looks at: never one without its lock.
+        path = base / unborn.name.removeprefix(".")
+        unborn.rename(path)
+        return cls(path, lock_fd)
+
+    def remove_files_of(self, stage: str, epoch: int) -> None:
+        """Remove what a dead start of a stage left: sockets (a killed process cannot) and its output."""
+        for entry in self.path.iterdir():
+            if f"{stage}.{epoch}" in entry.name.removesuffix(".log").split("-"):
+                entry.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove the directory, then let go of its lock."""
+        if self._lock_fd >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._lock_fd)
+            self._lock_fd = -1
+
+
+_REMEDY = "Set XDG_RUNTIME_DIR to a short folder that you can write"
+
+
+def sweep(base: Path) -> None:
+    """Remove the run directories whose owner has died; living ones hold their lock."""
+    for path in base.glob(f"{_PREFIX}*"):
+        _remove_if_dead(path)
+    for path in base.glob(f"{_UNBORN_PREFIX}*"):
+        if path.exists() and time.time() - path.stat().st_mtime > _UNBORN_SECONDS:
+            _remove_if_dead(path)
+
+
+def living(base: Path | None = None) -> list[Path]:
+    """The run directories in `base` (default as for `create`) of this user's engines that run now."""
+    return sorted(path for path in (base or _default_base()).glob(f"{_PREFIX}*") if _is_living(path))
+
+
+def is_group(run_dir: Path) -> bool:
+    """Whether it is a group's, not an engine's."""
+    return (run_dir / ENGINES).is_dir()
+
+
+def engines_of(run_dir: Path) -> list[Path]:
+    """The run directories of a group's engines that run now; a lone engine has its own."""
+    return living(run_dir / ENGINES) if is_group(run_dir) else [run_dir]
+
+
+def _is_living(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # not a directory, not ours, or just gone
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:  # its owner lives
+        return os.fstat(fd).st_uid == os.getuid()
+    finally:
+        os.close(fd)
+    return False
+
+
+def _remove_if_dead(path: Path) -> None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # not a directory, not ours, or just gone
+        return
+    try:
+        if _is_ours(os.fstat(fd), path):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path, ignore_errors=True)
+    except BlockingIOError:  # its owner lives
+        return
+    finally:
+        os.close(fd)
+
+
+def _is_ours(status: os.stat_result, path: Path) -> bool:
+    """Also of this mode: a folder of the user's (a clone, a recording) that merely bears such a name is not touched."""
+    private = stat.S_IMODE(status.st_mode) == _MODE or path.name.startswith(_UNBORN_PREFIX)
+    return private and status.st_uid == os.getuid()
+
+
+def _default_base() -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(runtime) if runtime and os.access(runtime, os.W_OK | os.X_OK) else Path("/tmp")
+
+
+def _check_length(base: Path) -> None:
+    longest = len(os.fsencode(base)) + len(f"/{_PREFIX}xxxxxxxx/{_MAX_NAME_LENGTH}")
+    if longest > _SOCKET_PATH_BYTES:
+        raise UsageError(
+            f"socket paths would be {longest} bytes long, more than the {_SOCKET_PATH_BYTES} the system allows",
+            str(base),
+            _REMEDY,
+        )

@@ -1,0 +1,1 @@
+"""Typed links between processes over ZeroMQ."""

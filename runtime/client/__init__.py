@@ -1,0 +1,1 @@
+"""The client library: prompts in, completions out."""

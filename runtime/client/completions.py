@@ -1,0 +1,40 @@
+"""What a client gets back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import ExpertFlowError, RequestError
+from ...ipc.messages import Timings
+
+
+class NotDoneInTime(RequestError, TimeoutError):
+    """`results(timeout_s=…)` ran out of time; the batch is still running and can be waited for again."""
+
+    code = "timeout"
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The end of one request."""
+
+    token_ids: list[int]
+    """Generated ids, the end-of-sequence token included if it came."""
+    text: str
+    """Without special tokens; empty if the model folder has no tokenizer."""
+    finish_reason: str
+    """`stop` (an end-of-sequence id), `length`, `cancelled` or `deadline`."""
+    timings: Timings
+    request_id: str
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """News of request `index` of a batch. The last one of a request has a `finish_reason` or an `error`."""
+
+    index: int
+    token_ids: list[int]
+    text_delta: str
+    finish_reason: str | None = None
+    error: ExpertFlowError | None = None

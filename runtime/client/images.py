@@ -1,0 +1,111 @@
+"""Prompts with images: what a caller hands in, and what becomes of it before the engine hears of it.
+
+The model's own processor turns text and images into token ids and the model's inputs. The ids go with the request; the
+inputs go into a file of the run directory, which compute reads at each prefill of the row.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import RequestError, UsageError
+from ...ipc.shared.attachments import Attachments, is_of_positions
+from .processor import EXTRA, load_processor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error, Warning)
+"""What Pillow's readers raise at damaged files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrompt:
+    """A text with images, given as paths or as the bytes of image files (PNG, JPEG, …: whatever Pillow reads).
+
+    The text holds the model's image placeholder once for each image. Without any, and if the model has a chat template,
+    it is rendered as one turn of a user with the images before the text.
+    """
+
+    text: str
+    images: Sequence[str | Path | bytes]
+
+
+class ImagePreprocessor:
+    """The image prompts of one client; nothing is loaded before the first one."""
+
+    def __init__(self, run_dir: str) -> None:
+        self._attachments = Attachments(Path(run_dir))
+        self._loaded: Any = None
+
+    def read(self, prompt: ImagePrompt, folder: str) -> tuple[list[int], bytes]:
+        """For the model in `folder`: token ids, image positions included, and the content of the attachment.
+
+        Raises UsageError or RequestError for what cannot be read, CheckpointError for a broken processor.
+        """
+        if not prompt.images:
+            raise RequestError("has no images", "prompt", "Give the text alone")
+        images = [_open(image, number) for number, image in enumerate(prompt.images, 1)]
+        if self._loaded is None:
+            self._loaded = load_processor(folder)
+        return _encoded(self._loaded, prompt.text, images)
+
+    def keep(self, content: bytes) -> str:
+        """Put an attachment where compute finds it; returns its name. Raises BudgetError if there is no room."""
+        return self._attachments.put(content)
+
+    def forget(self, name: str) -> None:
+        """Its request has ended."""
+        self._attachments.remove(name)
+
+    def close(self) -> None:
+        self._attachments.close()
+
+
+def _encoded(processor: Any, text: str, images: list[Image]) -> tuple[list[int], bytes]:
+    from safetensors.numpy import save
+
+    text = _with_placeholders(processor, text, len(images))
+    try:
+        made = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True)
+    except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
+        what = f"the model's processor refuses it ({error})"
+        raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error
+    kept = {name: made[name] for name in made if name not in ("input_ids", "attention_mask")}
+    arrays = {name: array[0] if is_of_positions(name) else array for name, array in kept.items()}
+    return made["input_ids"][0].tolist(), save(arrays)
+
+
+def _with_placeholders(processor: Any, text: str, count: int) -> str:
+    found = text.count(processor.image_token)
+    if found == count:
+        return text
+    if found or not processor.chat_template:
+        what = f"has {found} image placeholders for {count} images"
+        raise RequestError(what, "prompt", f"Write {processor.image_token} in the text once for each image")
+    content = [*({"type": "image"} for _ in range(count)), {"type": "text", "text": text}]
+    turns = [{"role": "user", "content": content}]
+    return processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def _open(image: str | Path | bytes, number: int) -> Image:
+    """Decoded, upright and in RGB, as transformers would load it."""
+    try:
+        import PIL.Image
+        import PIL.ImageOps
+    except ImportError as error:
+        raise UsageError("need the library Pillow, which is not installed", "images", EXTRA) from error
+    where = f"image {number}" if isinstance(image, bytes) else str(image)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
+            with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+                return PIL.ImageOps.exif_transpose(opened).convert("RGB")
+    except (*_UNREADABLE, PIL.Image.DecompressionBombError) as error:
+        raise RequestError(f"is no image that can be read ({error})", where, "Give a PNG or JPEG file") from error

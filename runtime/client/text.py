@@ -1,0 +1,92 @@
+"""Text to ids and back, with the `tokenizers` library alone and only when there is text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...configs.texts import is_text
+from ...errors import UsageError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_INCOMPLETE = "\ufffd"
+"""What a decoder writes for bytes that are no whole character yet."""
+
+
+class TextCodec:
+    """The tokenizer of a model folder. Ids need none, so a folder without `tokenizer.json` only refuses text."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = Path(folder) / "tokenizer.json"
+        self._loaded: Tokenizer | None = None
+
+    @property
+    def available(self) -> bool:
+        return self._file.is_file()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt, special tokens included as the tokenizer says.
+
+        Raises UsageError without a tokenizer, and for lone surrogates.
+        """
+        if not self.available:
+            raise UsageError(
+                "this model has no tokenizer.json, so a prompt cannot be text",
+                str(self._file.parent),
+                "Pass the prompt as a list of token ids",
+            )
+        if not is_text(text):
+            raise UsageError(f"is no text that UTF-8 can say: {ascii(text[:40])}", "prompt", "Give text, or token ids")
+        return self._tokenizer().encode(text).ids
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of generated ids, special tokens left out; empty without a tokenizer."""
+        return self._tokenizer().decode(token_ids, skip_special_tokens=True) if self.available else ""
+
+    def _tokenizer(self) -> Tokenizer:
+        if self._loaded is None:
+            self._loaded = _load(self._file)
+        return self._loaded
+
+
+class TextStream:
+    """Text of a growing output. A delta never splits a character, and all deltas together are the whole text."""
+
+    def __init__(self, codec: TextCodec) -> None:
+        self._codec = codec
+        self._told = 0
+        self._context = 0
+        self._settled = 0
+
+    def delta(self, token_ids: list[int], done: bool) -> str:
+        """New text, given all ids so far. Only a window of the ids is decoded, until the end settles what is left.
+
+        A token is decoded behind those before it, for its text may depend on them (a leading space).
+        """
+        if done:
+            return self._rest(token_ids)
+        before = self._codec.decode(token_ids[self._context : self._settled])
+        now = self._codec.decode(token_ids[self._context :])
+        if len(now) <= len(before) or now.endswith(_INCOMPLETE):
+            return ""
+        self._context, self._settled = self._settled, len(token_ids)
+        fresh = now[len(before) :]
+        self._told += len(fresh)
+        return fresh
+
+    def _rest(self, token_ids: list[int]) -> str:
+        return self._codec.decode(token_ids)[self._told :]
+
+
+def _load(file: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        raise UsageError(f"cannot read the tokenizer: {error}", str(file), "Pass prompts as lists of ids") from error
+    tokenizer.no_truncation()  # a file may carry settings of its training; a shortened prompt would be a wrong answer
+    tokenizer.no_padding()
+    return tokenizer

@@ -1,0 +1,111 @@
+"""Watching a running engine from outside, over the monitor socket in its run directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import zmq
+
+from ...errors import EngineError, UsageError
+from ...ipc.messages import AskSnapshot, KillStage, Snapshot
+from ...ipc.messages.control import SNAPSHOT
+from ...ipc.shared.rundir import engines_of, is_group, living
+from ...ipc.transport.addresses import MONITOR, socket_address
+from ...ipc.transport.link import Link
+from ...ipc.transport.sockets import Context
+from .connection import require_alive, run_dir_of
+from .snapshots import ask_all
+
+ANSWER_S = 10.0
+POLL_MS = 100
+FAREWELL_MS = 1000
+COMMON_BASE = Path("/tmp")
+
+
+class Watcher:
+    """A watcher of the engine at `address` (its run directory), or of all of a group; a context manager."""
+
+    def __init__(self, address: str | os.PathLike[str]) -> None:
+        """Raises EngineError if no engine runs there."""
+        run_dir = run_dir_of(address)
+        require_alive(run_dir)
+        self._context: Context = zmq.Context()
+        self._is_group = is_group(Path(run_dir))
+        self._engines = [_Watched(self._context, str(engine)) for engine in engines_of(Path(run_dir))]
+
+    def __enter__(self) -> Watcher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def snapshot(self) -> Snapshot:
+        """What every stage published last; of a group, stages are called DEVICE/STAGE.
+
+        Raises EngineError when the engine has ended or does not answer.
+        """
+        return ask_all([engine.snapshot for engine in self._engines], self._is_group)
+
+    def kill(self, stage: str) -> None:
+        """Ask for SIGKILL on a stage (of a group, that of each engine); it is started again like any dead stage."""
+        for engine in self._engines:
+            engine.link.send(KillStage(stage))
+
+    def close(self) -> None:
+        """What was asked last still goes out."""
+        for engine in self._engines:
+            engine.link.close(FAREWELL_MS)
+        self._context.destroy(linger=None)
+
+
+class _Watched:
+    """One engine."""
+
+    def __init__(self, context: Context, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self.link: Link[Snapshot] = Link.connect(context, socket_address(run_dir, MONITOR), SNAPSHOT)
+
+    def snapshot(self) -> Snapshot:
+        self.link.send(AskSnapshot())
+        deadline_s = time.monotonic() + ANSWER_S
+        while time.monotonic() < deadline_s:
+            if self.link.socket.poll(POLL_MS) and (answers := self.link.receive()):
+                return answers[-1]
+            require_alive(self._run_dir)
+        raise EngineError(f"gave no snapshot within {ANSWER_S:g} s", self._run_dir, "The machine may be overloaded")
+
+
+def find_engine(address: str) -> str:
+    """The given address, or that of the only engine of this user. Raises UsageError if that is not one."""
+    if address:
+        return address
+    found = [str(path) for path in living_engines()]
+    if not found:
+        raise UsageError("no engine is running", "--address", "Start one with: expertflow serve --model FOLDER")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} engines are running", "--address", f"Name one of: {', '.join(found)}")
+    return found[0]
+
+
+def living_engines() -> list[Path]:
+    """Of this user, also those that were started without (or with) XDG_RUNTIME_DIR."""
+    return sorted({*living(), *living(COMMON_BASE)})
+
+
+def snapshot_after(take: Callable[[], Snapshot], moment_ns: int, patience_s: float = 3.0) -> Snapshot:
+    """The first snapshot in which every stage has published after `moment_ns` (of `time.monotonic_ns`), or the last."""
+    deadline_s = time.monotonic() + patience_s
+    snapshot = take()
+    while time.monotonic() < deadline_s and not _all_published(snapshot, moment_ns):
+        time.sleep(POLL_MS / 1000)
+        snapshot = take()
+    return snapshot
+
+
+def _all_published(snapshot: Snapshot, moment_ns: int) -> bool:
+    stages = snapshot.stages
+    return all(stage in stages and stages[stage].time_ns >= moment_ns for stage in snapshot.restarts)

@@ -1,0 +1,173 @@
+"""What an engine owns besides its processes: directory, shared memory, the pipe its children watch. Closed together."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+from msgspec import structs
+
+from ...configs.schema import Config
+from ...errors import UsageError
+from ...ipc.messages import Progress
+from ...ipc.shared.available import available_bytes
+from ...ipc.shared.memory import Arena
+from ...ipc.shared.rundir import RunDir
+from ...ipc.stage.spec import SharedMemory, StageSpec
+from ...workers.checkpoint.survey import Survey
+from ...workers.traces.folder import claim_folder
+from .budgets import plan_budgets
+from .children import Child
+from .device_check import require_device
+from .group_resources import StandaloneResources
+from .prestart import PrestartedStage
+from .stages import StagePlan
+from .survey_stage import ReportProgress, run_survey
+from .timeline import Timeline
+
+FIRST_EPOCH = 1
+HOST = "host"
+
+
+class Resources:
+    """Made before any stage is told to start; closing it leaves nothing behind."""
+
+    def __init__(
+        self,
+        config: Config,
+        report: ReportProgress,
+        plans: list[StagePlan],
+        verbose: bool = False,
+        sharing: StandaloneResources | None = None,
+    ) -> None:
+        """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
+        self.config, self._verbose, self._sharing = config, verbose, sharing or StandaloneResources()
+        require_device(config)
+        with ExitStack() as stack:
+            if config.trace:
+                claim_folder(config.trace)
+            if config.record:
+                _make_folder(config.record)
+            self.timeline = Timeline(config.timeline) if config.timeline else None
+            if self.timeline:
+                stack.callback(self.timeline.close)
+            self.run_dir = RunDir.create(self._sharing.base)
+            stack.callback(self.run_dir.close)
+            self._death_fds = os.pipe2(os.O_CLOEXEC)
+            for fd in self._death_fds:
+                stack.callback(os.close, fd)
+            self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
+            self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans}
+            survey = self._sharing.survey(lambda: self._make_survey(report, _surveyor(plans)))
+            with self._sharing.taking_memory():
+                self.budgets = plan_budgets(config, survey, available_bytes() + self._shared_bytes)
+                self._allocate(report)
+            self._sharing.taken()
+            self.survey = survey.laid_out(self.budgets.slots, config.tier, config.device)
+            self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
+            # A percentage is of what is available now; the stages are told bytes.
+            self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> Resources:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def start(self, plan: StagePlan, epoch: int) -> Child:
+        """Start a stage; the first time it has a head start, and is only told what to do."""
+        process = self._head_starts.pop(plan.stage, None) or self._begin(plan, epoch)
+        return process.tell(self.spec(plan, epoch))
+
+    def spec(self, plan: StagePlan, epoch: int) -> StageSpec:
+        """What one start of a stage is told."""
+        given = [(name, self.arenas[name]) for name in plan.memory if name in self.arenas]
+        return StageSpec(
+            stage=plan.stage,
+            epoch=epoch,
+            run_dir=str(self.run_dir.path),
+            config=self.config,
+            survey_path=str(self._survey_path),
+            slots=self.budgets.slots,
+            memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in given},
+            # A successor finds it as its predecessor left it; none is started before it was full.
+            host_filled=not self._sharing.fills or epoch > FIRST_EPOCH,
+            full_fd=self._sharing.store.full_fd if self._sharing.store else -1,
+            supervisor_pid=os.getpid(),
+            death_fd=self._death_fds[0],
+        )
+
+    @property
+    def _survey_path(self) -> Path:
+        return self.run_dir.path / "survey"
+
+    def _make_survey(self, report: ReportProgress, stage: str) -> Survey:
+        report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
+        survey = run_survey(self._head_starts[stage], self.config, report)
+        report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
+        return survey
+
+    @property
+    def _shared_bytes(self) -> int:
+        """Of its budget, what another engine of its group has taken already."""
+        return self._sharing.store.arena.size_bytes if self._sharing.store else 0
+
+    def _reserve(self, name: str, stack: ExitStack) -> Arena:
+        if name == HOST and self._sharing.store:
+            return self._sharing.store.arena
+        arena = Arena.reserve(name)
+        stack.callback(arena.close)
+        return arena
+
+    def _head_start(self, plan: StagePlan, stack: ExitStack) -> PrestartedStage:
+        early = self._begin(plan, FIRST_EPOCH)
+        stack.callback(early.close)
+        return early
+
+    def _begin(self, plan: StagePlan, epoch: int) -> PrestartedStage:
+        fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
+        if self._sharing.store:
+            fds.append(self._sharing.store.full_fd)
+        return PrestartedStage(plan, epoch, fds, self._log_of(plan, epoch))
+
+    def _log_of(self, plan: StagePlan, epoch: int) -> Path | None:
+        return None if self._verbose else self.run_dir.path / f"{plan.stage}.{epoch}.log"
+
+    def _allocate(self, report: ReportProgress) -> None:
+        sizes = {"slots": self.budgets.slots_bytes, HOST: self.budgets.host_bytes}
+        for name, arena in self.arenas.items():
+            if arena.size_bytes:  # another engine's, shared
+                continue
+
+            def allocated(done_bytes: int, total_bytes: int, name: str = name) -> None:
+                report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
+
+            arena.allocate(sizes[name], allocated)
+
+
+def _make_folder(record: str) -> None:
+    try:
+        Path(record).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot be made: {error.strerror}", record, "Give another folder for the record") from error
+
+
+def _names(config: Config) -> list[str]:
+    """Of the shared memory there will be; how large it is, only the survey tells."""
+    if config.on_device:
+        return [HOST]
+    return ["slots", HOST] if config.tier == "host" else ["slots"]
+
+
+def _surveyor(plans: list[StagePlan]) -> str:
+    surveyors = [plan.stage for plan in plans if plan.surveys]
+    if len(surveyors) != 1:
+        raise UsageError(f"{len(surveyors)} stages make the survey, not one", "plans", "Set `surveys` of one plan")
+    return surveyors[0]

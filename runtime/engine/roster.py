@@ -1,0 +1,141 @@
+"""Who lives, who is ready, who hears of whom: the supervisor's decisions, without a process or a clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ...errors import EngineError, ExpertFlowError, error_from_code
+from ...ipc.messages import ErrorFacts, Peer
+from ...ipc.transport.addresses import Party
+
+STORM_SECONDS = 60.0
+
+Facts = dict[str, int | float | str]
+
+
+class Spawn(NamedTuple):
+    """Start this stage with this epoch."""
+
+    party: Party
+
+
+class SendControl(NamedTuple):
+    """Send a message to a stage."""
+
+    party: Party
+    message: Peer
+
+
+class Kill(NamedTuple):
+    """End a stage that does not become ready; its death is then handled like any other."""
+
+    party: Party
+
+
+class GiveUp(NamedTuple):
+    """End the engine; `cause` is what the user sees."""
+
+    cause: ExpertFlowError
+
+
+RosterAction = Spawn | SendControl | Kill | GiveUp
+
+
+class Member:
+    """What is known of one stage."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.started_s = 0.0
+        self.ready_s = 0.0
+        self.worked_s = 0.0
+        self.facts: Facts | None = None
+        self.failure: ExpertFlowError | None = None
+        self.overdue = False
+        self.deaths: list[tuple[float, ExpertFlowError]] = []
+
+    @property
+    def ready(self) -> bool:
+        return self.facts is not None
+
+
+class Roster:
+    """Until every stage was ready once, any death ends the engine; afterwards the stage is started again.
+
+    More than `restart_limit` deaths of one stage within a minute end the engine with the first of their causes. It is a
+    minute of work: a stage that takes long to start, and dies of it, must not get away for its slowness.
+    """
+
+    def __init__(self, peers: Mapping[str, Iterable[str]], restart_limit: int, start_timeout_s: float) -> None:
+        self.members = {stage: Member() for stage in peers}
+        self.complete = False
+        self._peers = {stage: [peer for peer in names if peer in peers] for stage, names in peers.items()}
+        self._restart_limit = restart_limit
+        self._start_timeout_s = start_timeout_s
+
+    def start(self, now_s: float) -> list[RosterAction]:
+        """Start every stage."""
+        return [self._spawn(stage, now_s) for stage in self.members]
+
+    def is_current(self, party: Party | None) -> bool:
+        """Whether a message of this party counts: older epochs are dead, whatever is still under way from them."""
+        return party is not None and party.stage in self.members and self.members[party.stage].epoch == party.epoch
+
+    def ready(self, stage: str, facts: Facts, now_s: float) -> list[RosterAction]:
+        """A stage is ready: it and its ready peers hear of each other."""
+        member = self.members[stage]
+        member.facts, member.ready_s = facts, now_s
+        self.complete = self.complete or all(each.ready for each in self.members.values())
+        actions: list[RosterAction] = []
+        for peer in self._peers[stage]:
+            if self.members[peer].ready:
+                actions += [self._introduce(peer, stage), self._introduce(stage, peer)]
+        return actions
+
+    def failed(self, stage: str, error: ErrorFacts) -> None:
+        """A stage gives the reason of the death that follows."""
+        self.members[stage].failure = error_from_code(error.code, error.what, error.where, error.remedy)
+
+    def died(self, stage: str, end: EngineError, now_s: float) -> list[RosterAction]:
+        """A stage has ended as `end` says; its own words about it count more."""
+        member = self.members[stage]
+        cause = member.failure or (self._late(stage) if member.overdue else end)
+        if not self.complete:
+            return [GiveUp(cause)]
+        member.worked_s += now_s - member.ready_s if member.ready else 0.0
+        recent = [death for death in member.deaths if member.worked_s - death[0] < STORM_SECONDS]
+        member.deaths = [*recent, (member.worked_s, cause)]
+        if len(member.deaths) > self._restart_limit:
+            return [GiveUp(_storm(stage, member.deaths))]
+        return [self._spawn(stage, now_s)]
+
+    def tick(self, now_s: float) -> list[RosterAction]:
+        """Time passes: a stage that has not become ready in time is ended."""
+        actions: list[RosterAction] = []
+        for stage, member in self.members.items():
+            waiting = member.epoch and not member.ready and not member.overdue
+            if waiting and now_s - member.started_s > self._start_timeout_s:
+                member.overdue = True
+                actions.append(Kill(Party(stage, member.epoch)))
+        return actions
+
+    def _spawn(self, stage: str, now_s: float) -> Spawn:
+        member = self.members[stage]
+        member.epoch += 1
+        member.started_s, member.facts, member.failure, member.overdue = now_s, None, None, False
+        return Spawn(Party(stage, member.epoch))
+
+    def _introduce(self, stage: str, to: str) -> SendControl:
+        member = self.members[stage]
+        return SendControl(Party(to, self.members[to].epoch), Peer(stage, member.epoch, member.facts or {}))
+
+    def _late(self, stage: str) -> EngineError:
+        text = f"was not ready after {self._start_timeout_s:g} s"
+        return EngineError(text, f"stage {stage}", "Raise start_timeout_s if the machine is slow")
+
+
+def _storm(stage: str, deaths: list[tuple[float, ExpertFlowError]]) -> EngineError:
+    first = deaths[0][1]
+    text = f"died {len(deaths)} times within a minute; the first time: {first}"
+    return EngineError(text, f"stage {stage}", "Remove the cause, or raise restart_limit")

@@ -1,0 +1,1 @@
+"""Figures of a running engine, as tables and progress."""

@@ -1,0 +1,1 @@
+"""Computes what a model needs and whether it fits, without starting anything."""

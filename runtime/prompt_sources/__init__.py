@@ -1,0 +1,1 @@
+"""Prompts from files, data sets and the command line."""

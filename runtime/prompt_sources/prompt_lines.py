@@ -1,0 +1,133 @@
+"""Prompts from the command line and from files, each with the name of the place it came from."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from ...configs.texts import is_text
+from ...errors import UsageError
+from ..client.images import ImagePrompt
+from ..client.prompts import Prompt
+from ..client.text import TextCodec
+from .workloads import Format, record_prompts
+
+STDIN = Path("-")
+
+
+class PromptLine(NamedTuple):
+    """A text or token ids; `where` is for error messages."""
+
+    prompt: Prompt
+    where: str
+
+
+def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, kind: Format = "lines") -> list[PromptLine]:
+    """The prompts of `--prompt` or of a file (`-`: stdin) of this kind.
+
+    Raises UsageError naming the line that cannot be used.
+    """
+    if bool(texts) == (file is not None):
+        problem = "both --prompt and --prompts are given" if texts else "no prompt is given"
+        raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE')
+    if kind != "lines":
+        if file is None or ids:
+            problem = "is of a file with records, not of --ids" if ids else "is of a file, and none is given"
+            raise UsageError(problem, "format", f"Give --prompts FILE --format {kind}")
+        return [PromptLine(*each) for each in _records(file, kind)]
+    named = _lines_of(file) if file else [(text, f"--prompt {number}") for number, text in enumerate(texts, 1)]
+    return [PromptLine(_read_ids(text, where) if ids else _check_text(text, where), where) for text, where in named]
+
+
+def with_images(lines: list[PromptLine], images: list[Path]) -> list[PromptLine]:
+    """The one prompt with these images; without images, all prompts as they are. Raises UsageError otherwise."""
+    if not images:
+        return lines
+    if len(lines) != 1 or not isinstance(lines[0].prompt, str):
+        raise UsageError("images belong to a single prompt of text", "--image", 'Give one --prompt "TEXT" with them')
+    if missing := next((image for image in images if not image.is_file()), None):
+        raise UsageError("no such file", f"--image {missing}", "Name an image file, for example a PNG or JPEG")
+    return [PromptLine(ImagePrompt(lines[0].prompt, [str(image) for image in images]), lines[0].where)]
+
+
+class TextLine(NamedTuple):
+    """A text that is to be cut; `where` is for error messages."""
+
+    text: str
+    where: str
+
+
+def read_texts(file: Path, kind: Format = "lines") -> list[TextLine]:
+    """A whole text, or the texts of a file of records. Raises UsageError if it cannot be read, or is empty."""
+    if kind != "lines":
+        return _records(file, kind)
+    name = _name_of(file)
+    return [TextLine(_check_text(_decode(_read_bytes(file), name), name), name)]
+
+
+def cut_texts(texts: list[TextLine], codec: TextCodec, piece_tokens: int) -> list[PromptLine]:
+    """Prompts of `piece_tokens` ids each; the last one of a text may be shorter."""
+    return [piece for each in texts for piece in _cut(each, codec.encode(each.text), piece_tokens)]
+
+
+def _cut(text: TextLine, ids: list[int], piece_tokens: int) -> list[PromptLine]:
+    starts = range(0, len(ids), piece_tokens)
+    return [PromptLine(ids[start : start + piece_tokens], f"{text.where}, token {start + 1:,}") for start in starts]
+
+
+def _records(file: Path, kind: Format) -> list[TextLine]:
+    return [TextLine(prompt, where) for prompt, where in record_prompts(_read_bytes(file), _name_of(file), kind)]
+
+
+def _lines_of(file: Path) -> list[tuple[str, str]]:
+    name = _name_of(file)
+    lines = _read_bytes(file).removesuffix(b"\n").split(b"\n")
+    return [(_decode(line, f"{name}, line {number}"), f"{name}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _name_of(file: Path) -> str:
+    return "stdin" if file == STDIN else str(file)
+
+
+def _read_bytes(file: Path) -> bytes:
+    """Without a byte order mark. Raises UsageError for a file that cannot be read, or is empty."""
+    content = _all_bytes(file).removeprefix(b"\xef\xbb\xbf")
+    if not content.strip():
+        raise UsageError("is empty", _name_of(file), "Name a file with at least one prompt")
+    return content
+
+
+def _all_bytes(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+    except OSError as error:
+        remedy = "Name a text file with a prompt a line"
+        raise UsageError(f"cannot be read: {error.strerror}", _name_of(file), remedy) from error
+
+
+def _decode(line: bytes, where: str) -> str:
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 (byte {error.start + 1})"
+        raise UsageError(what, where, "Save the file as UTF-8") from error
+
+
+def _check_text(text: str, where: str) -> str:
+    if not text.strip():
+        raise UsageError("the prompt is empty", where, "Write at least a word, or remove the line")
+    if not is_text(text):
+        raise UsageError("is not UTF-8", where, "Write it in UTF-8, or give a file with --prompts")
+    return text
+
+
+def _read_ids(text: str, where: str) -> list[int]:
+    words = [word for word in re.split(r"[\s,]+", text.strip("[] \t")) if word]
+    if not words:
+        raise UsageError("the prompt is empty", where, "Write at least one token id")
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"is no list of token ids: {text!r}", where, "Write for example: 5 9 11") from error

@@ -1,0 +1,217 @@
+"""The loader and compute in one process, without sockets: what `verify` reruns recordings with, and tests the cores by.
+
+The parts are those of the real processes (ledger, reader threads, holdings, executor); only the messages are
+function calls.
+"""
+
+from __future__ import annotations
+
+import mmap
+import queue
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import CheckpointError
+from ...ipc.messages import (
+    ComputeFromLoader,
+    CopiesDone,
+    DropUnit,
+    Filled,
+    PredictStep,
+    RunStep,
+    Split,
+    Stepped,
+    StepPrediction,
+    StepRouting,
+)
+from ...workers.checkpoint.survey import Survey
+from ...workers.compute.device.base import Device
+from ...workers.compute.device_assembly import bind_on_device, open_residency
+from ...workers.compute.executor import Chooser, Executor, sample
+from ...workers.compute.experts.hints import Hinter
+from ...workers.compute.experts.holdings import Holdings
+from ...workers.compute.experts.next_router import NextRouters
+from ...workers.compute.experts.residency import IDLE_MS, FeedCounts, Residency
+from ...workers.compute.experts.routing import RoutingCollector
+from ...workers.compute.experts.slots import SlotViews
+from ...workers.compute.skeleton import attach, load_model, load_unbound
+from ...workers.loader.events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from ...workers.loader.fills import DeviceFills, Fills, SharedFills
+from ...workers.loader.host_tier import HostTier
+from ...workers.loader.ledger import Ledger
+from ...workers.loader.transfer.host_store import fill_store
+from ...workers.loader.transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
+from ...workers.model.unit import RowAbilities
+
+if TYPE_CHECKING:
+    from ...workers.predictor.base.forecaster import Forecaster
+
+
+class LocalRuntime:
+    """One model over `slots` expert slots; a context manager."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        slots: int,
+        abilities: RowAbilities | None = None,
+        choose: Chooser = sample,
+        forecaster: Forecaster | None = None,
+        readers: int = 2,
+        tier: str = "disk",
+        attachments: Path | None = None,
+        hints: bool = True,
+        device: Device | None = None,
+        places: int = 0,
+    ) -> None:
+        """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk)."""
+        self._device = device
+        survey = survey.laid_out(slots, tier, "cpu" if device is None else device.name)
+        self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
+        self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
+        self._inbox: list[ComputeFromLoader] = []
+        self.ledger = Ledger(slots, survey.layers, survey.experts, survey.top_k, fills_in_flight=2 * readers)
+        routing = RoutingCollector(None, survey.layers, survey.encoder_layers)
+        if device is None:
+            self._open_slots(slots, routing)
+        else:
+            self._open_device(slots, routing, device, places)
+        hinter = self._hinter(survey) if hints else None
+        rows = abilities or RowAbilities()
+        clock_ns = time.monotonic_ns
+        self._executor = Executor(
+            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, device
+        )
+        self._tell_loader(ComputeJoined())
+        self._residency.loader_joined()
+
+    def _open_slots(self, slots: int, routing: RoutingCollector) -> None:
+        survey = self._survey
+        memory = _memory(slots * survey.stride_bytes)
+        source = StoreSource(self._filled_store(), survey) if self._tier == "host" else FileSource(survey)
+        self._fills: Fills = SharedFills(self._engine(source, memory))
+        holdings = Holdings(slots, survey.layers, survey.experts)
+        self._residency = Residency(
+            holdings, SlotViews(memory, survey), self._tell_loader, self._receive, self._wait, time.monotonic_ns
+        )
+        self.model = load_model(survey, self._residency, routing)
+
+    def _open_device(self, slots: int, routing: RoutingCollector, device: Device, places: int) -> None:
+        survey, whole = self._survey, self._tier == "host"
+        store = self._filled_store() if whole else _memory(places * survey.stride_bytes)
+        reader = None if whole else self._engine(FileSource(survey), store)
+        tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
+        self._fills = DeviceFills(tier, reader, self._inbox_put)
+        self._residency = residency = open_residency(
+            device, survey, slots, store, self._tell_loader, self._receive, self._wait, time.monotonic_ns
+        )
+        self.model = load_unbound(survey, device.torch_device)
+        bind_on_device(self.model, residency, routing, device)
+
+    def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
+        stride, readers = self._survey.stride_bytes, self._readers
+        return TransferEngine(source, memory, stride, readers, self._done.put, time.monotonic_ns)
+
+    def _filled_store(self) -> np.ndarray:
+        survey = self._survey
+        store = _memory(survey.expert_count * survey.stride_bytes)
+        fill_store(FileSource(survey), store, survey, self._readers, lambda what, done, total: None)
+        return store
+
+    def _hinter(self, survey: Survey) -> Hinter:
+        source = NextRouters(self.model, survey.experts)
+        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._tell_loader)
+        attach(hinter, self.model)
+        return hinter
+
+    def __enter__(self) -> LocalRuntime:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._fills.close()
+        if self._device is not None:
+            self._device.close()  # before the store's memory goes, and while copies into slots have somewhere to go
+
+    @property
+    def counts(self) -> FeedCounts:
+        """Hits, misses and stall so far."""
+        return self._residency.counts
+
+    def run(self, step: RunStep, coming: PredictStep | None = None) -> tuple[Stepped, StepRouting | None]:
+        """One step; `coming` is forecast first when there is a forecaster."""
+        if self._forecaster is not None and coming is not None:
+            from ...workers.predictor.base.forecaster import scores
+
+            self._tell_loader(StepPrediction(step.number, scores(self._forecaster.forecast(coming))))
+        stepped, used = self._executor.run(step)
+        if used is not None:
+            self._tell_loader(used)
+            if self._forecaster is not None:
+                self._forecaster.learn(used)
+        return stepped, used
+
+    def order(self, order: Split | DropUnit) -> None:
+        """A change of units without a step."""
+        if isinstance(order, Split):
+            self._executor.split(order)
+        else:
+            self._executor.forget(order)
+
+    def _tell_loader(self, event: Any) -> None:
+        if isinstance(event, CopiesDone):
+            self._fill_up(self._fills.copied(event.numbers))
+        else:
+            self._decide(event)
+
+    def _fill_up(self, filled: list[FillDone]) -> None:
+        for each in filled:
+            self._decide(each)
+
+    def _inbox_put(self, message: ComputeFromLoader) -> None:
+        self._inbox.append(message)
+
+    def _decide(self, event: LedgerEvent) -> None:
+        for action in self.ledger.handle(event):
+            match action:
+                case StartFill():
+                    self._fills.start(action.slot, action.layer, action.expert, action.urgent)
+                case PromoteFill():
+                    self._fills.promote(action.slot)
+                case Filled() if self._fills.announced:
+                    pass
+                case _:
+                    self._inbox.append(action)
+
+    def _receive(self) -> list[Any]:
+        self._collect_all()
+        inbox, self._inbox = self._inbox, []
+        return inbox
+
+    def _wait(self) -> list[Any]:
+        while not self._inbox:
+            idle = (
+                self._residency.poll() == IDLE_MS
+            )  # else copies to a device are under way: the loader may wait for one
+            if idle and not self._inbox:
+                self._collect(self._done.get())
+            self._collect_all()
+        return self._receive()
+
+    def _collect_all(self) -> None:
+        while not self._done.empty():
+            self._collect(self._done.get())
+
+    def _collect(self, transfer: Transfer) -> None:
+        if transfer.error is not None:
+            raise CheckpointError(str(transfer.error), self._survey.folder, "Check the checkpoint's files")
+        self._fill_up(self._fills.read(transfer))
+
+
+def _memory(count_bytes: int) -> np.ndarray:
+    return np.frombuffer(mmap.mmap(-1, count_bytes), dtype=np.uint8)

@@ -1,0 +1,60 @@
+"""Runs `expertflow.runtime.verify` in a process of its own, since it needs torch and all experts in memory.
+
+The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE` writes one `Check` a line as
+JSON to stdout, and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; stderr says why).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ...configs.schema import Config
+from ...errors import EngineError, ExpertFlowError
+from ..engine.children import describe_exit
+from ..engine.stages import stage_plans
+from .report import Check
+
+NOTHING_CHECKED = 2
+
+
+def run_checks(recording: Path, config: Config) -> Iterator[Check]:
+    """The checks as they are done. Raises ExpertFlowError if they could not be made."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "expertflow.ipc.stage.run_with_parent",
+        str(os.getpid()),
+    ]  # it ends when we are killed
+    asked = ["expertflow.runtime.verify", str(recording)]
+    asked += [config.model, config.revision, config.dtype, config.device]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env={**os.environ, **_like_compute(config)}
+    )
+    refuted = False
+    with process:
+        try:
+            for line in process.stdout or ():
+                check = msgspec.json.decode(line, type=Check)
+                refuted = refuted or not check.holds
+                yield check
+            words = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode == NOTHING_CHECKED:
+        raise ExpertFlowError(words, "verification", "The run itself has ended well; only its check was not possible")
+    if process.returncode != int(refuted):  # also when Python ends with 1 because of a traceback
+        raise EngineError(f"verification {describe_exit(process.returncode)}", "verification", words)
+
+
+def _like_compute(config: Config) -> dict[str, str]:
+    """The environment of the compute stage: with other numbers of threads sums may be split in another way."""
+    return next(plan.environment for plan in stage_plans(config) if plan.stage == "compute")

@@ -1,0 +1,133 @@
+"""Brings the experts of a layer to the kernel: the holdings core, the slot views, and the wait for what is missing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from ....ipc.messages import HeldFromLoader, Message
+from .holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
+from .slots import ExpertWeights, SlotViews
+
+IDLE_MS = 1000
+"""How long a process may sleep when nothing goes on by itself."""
+
+
+class FeedCounts(NamedTuple):
+    """Hits and misses: experts that were there, or not, when their layer began; time spent waiting for the latter."""
+
+    hits: int
+    misses: int
+    stall_ns: int
+
+    def __sub__(self, other: FeedCounts) -> FeedCounts:
+        return FeedCounts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+
+
+class ComputeStopped(Exception):
+    """The process was asked to end while a step ran."""
+
+
+class Residency:
+    """An `ExpertFeed` over holdings.
+
+    `send` takes messages to the loader; `receive` returns at once what the loader has said; `wait` blocks until it
+    has said
+    something (or raises ComputeStopped).
+    """
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        views: SlotViews,
+        send: Callable[[Message], None],
+        receive: Callable[[], list[HeldFromLoader]],
+        wait: Callable[[], list[HeldFromLoader]],
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._holdings, self._views = holdings, views
+        self._send, self._receive, self._wait, self._clock_ns = send, receive, wait, clock_ns
+        self._step = self._layer = -1
+        self._runs: list[tuple[int, int]] = []
+        """(expert, slot) that can be computed now."""
+        self._stall_ns = 0
+
+    @property
+    def counts(self) -> FeedCounts:
+        """Since the start."""
+        return FeedCounts(self._holdings.hits, self._holdings.misses, self._stall_ns)
+
+    @property
+    def counters(self) -> dict[str, int | float]:
+        """Since the start, by name."""
+        return dict(self.counts._asdict())
+
+    def begin_step(self, number: int) -> None:
+        self._step = number
+
+    def receive(self, message: HeldFromLoader) -> None:
+        """Take in what the loader said between layers."""
+        self._perform(self._holdings.handle(message))
+
+    def loader_joined(self) -> None:
+        """A new loader is there: tell it what is held and still needed (R9)."""
+        self._perform(self._holdings.handle(LoaderJoined()))
+
+    def poll(self) -> int:
+        """Look after what goes on by itself; so many milliseconds may pass before the next look."""
+        return IDLE_MS
+
+    def begin(self, layer: int, experts: list[int]) -> None:
+        """A layer has chosen its experts: what is missing is asked for."""
+        for message in self._receive():
+            self.receive(message)
+        self._layer = layer
+        self._runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
+
+    def stack(self) -> ExpertWeights | None:
+        """All experts of the layer that was begun, if those it wants are held at their homes (see SlotViews)."""
+        home = self._layer * self._views.experts
+        if self._holdings.missing or any(slot != home + expert for expert, slot in self._runs):
+            return None
+        return self._views.stack(self._layer)
+
+    def done(self) -> None:
+        """What `stack` gave is not read any more."""
+        self._perform(self._holdings.handle(Computed([expert for expert, _ in self._runs])))
+        self._perform(self._holdings.handle(LayerEnded()))
+
+    def stream(self) -> Iterator[tuple[int, ExpertWeights]]:
+        """The experts of the layer that was begun, as they are there (R4): what is held first, arrivals at once.
+
+        The loader is heard after each of them: slots that it asks for are filled again while the others are computed.
+        """
+        runs = deque(self._runs)
+        while True:
+            while runs:
+                expert, slot = runs.popleft()
+                yield expert, self._views.weights(slot, self._layer, expert)
+                runs += self._perform(self._holdings.handle(Computed([expert])))
+                runs += self._on_event(self._receive())
+            if self._holdings.layer_done:
+                break
+            runs += self._await_arrivals()
+        self._perform(self._holdings.handle(LayerEnded()))
+
+    def _await_arrivals(self) -> list[tuple[int, int]]:
+        started_ns = self._clock_ns()
+        messages = self._wait()
+        self._stall_ns += self._clock_ns() - started_ns
+        return self._on_event(messages)
+
+    def _on_event(self, messages: list[HeldFromLoader]) -> list[tuple[int, int]]:
+        return [run for message in messages for run in self._perform(self._holdings.handle(message))]
+
+    def _perform(self, actions: list[Any]) -> list[tuple[int, int]]:
+        runs: list[tuple[int, int]] = []
+        for action in actions:
+            if isinstance(action, Run):
+                runs += action.experts
+            else:
+                self._send(action)
+        return runs

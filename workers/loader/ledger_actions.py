@@ -1,0 +1,39 @@
+"""What the ledger has decided, as changes of its slots and as the actions that tell others of them."""
+
+from __future__ import annotations
+
+from ...ipc.messages import Filled, Recall
+from .events import LedgerAction, PromoteFill, StartFill
+from .slots import NOW, Slot, SlotTable
+
+
+class LedgerActions:
+    """Every decision changes the table at once; the actions wait, in their order, until they are taken."""
+
+    def __init__(self, table: SlotTable, layers: int, experts: int) -> None:
+        self._table, self._layers, self._experts = table, layers, experts
+        self._actions: list[LedgerAction] = []
+
+    def take(self) -> list[LedgerAction]:
+        """What is to be done, each action once."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def start(self, key: int, urgent: bool) -> None:
+        slot = self._table.start(key, urgent)
+        self._actions.append(StartFill(slot.number, *divmod(key, self._experts), urgent))
+
+    def promote(self, slot: Slot) -> None:
+        slot.urgent = True
+        self._actions.append(PromoteFill(slot.number))
+
+    def announce(self, slot: Slot) -> None:
+        self._actions.append(Filled(slot.number, *divmod(slot.key, self._experts)))
+
+    def recall(self, slots: list[Slot], tick: int) -> None:
+        """Ask compute for these slots after `tick`, or NOW."""
+        for slot in slots:
+            self._table.recall(slot, tick)
+        if slots:
+            step, layer = (-1, -1) if tick == NOW else divmod(tick, self._layers)
+            self._actions.append(Recall([slot.number for slot in slots], step, layer))

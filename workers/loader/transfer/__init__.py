@@ -1,0 +1,1 @@
+"""Moves the bytes of experts: reader threads, direct reads, the emulated link."""

@@ -1,0 +1,203 @@
+"""Reads checkpoint bytes into memory, past the page cache where the file system allows it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+
+import msgspec
+import numpy as np
+
+from ...checkpoint.layout import ByteRun
+
+CHUNK_BYTES = 1 << 20
+"""What goes through a buffer goes in parts of at most so much."""
+READ_BYTES = 4 << 20
+"""What lands where it belongs is read in about so much at a time: half the CPU of reads of 1 MB, at their rate."""
+BLOCK_BYTES = 4096
+
+
+class ByteRange(msgspec.Struct, frozen=True):
+    """`count_bytes` from `offset_bytes` of a file to `start_bytes` of memory.
+
+    `lands`: both are block-aligned and the rest of the last block is free, so a direct read needs no bounce.
+    """
+
+    start_bytes: int
+    offset_bytes: int
+    count_bytes: int
+    lands: bool
+
+    @property
+    def whole_bytes(self) -> int:
+        """With the rest of the last block."""
+        return self.count_bytes + -self.count_bytes % BLOCK_BYTES
+
+
+def chunk_spans(run: ByteRun, base_bytes: int, guarded: bool) -> list[ByteRange]:
+    """The run in chunks of equal size, for a slot that starts at `base_bytes`.
+
+    `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it nothing
+    may land, however the numbers fall: the block's other bytes would hit the neighbours.
+    """
+    start, offset, count = base_bytes + run.position_bytes, run.offset_bytes, run.count_bytes
+    lead = offset % BLOCK_BYTES
+    lands = guarded and run.opens and start % BLOCK_BYTES == lead
+    if lands:
+        start, offset, count = start - lead, offset - lead, count + lead
+    most = _equal_parts(count, READ_BYTES) if lands else CHUNK_BYTES
+    spans = []
+    for at in range(0, count, most):
+        size = min(most, count - at)
+        fits = lands and (run.closes or size % BLOCK_BYTES == 0)
+        spans.append(ByteRange(start + at, offset + at, size, fits))
+    return spans
+
+
+def _equal_parts(count_bytes: int, about_bytes: int) -> int:
+    """Size of parts in whole blocks, none far smaller than the others: a read of one block takes a tenth of one of
+    1 MB."""
+    size = -(-count_bytes // max(round(count_bytes / about_bytes), 1))
+    return size + -size % BLOCK_BYTES
+
+
+def join_spans(spans: list[ByteRange]) -> list[list[ByteRange]]:
+    """Spans of one file, in its order: those that one read can bring are together.
+
+    Such spans land, and each begins in the block in which the one before ends, or in the next.
+    """
+    joined: list[list[ByteRange]] = []
+    for span in spans:
+        if joined and _follows(joined[-1], span):
+            joined[-1].append(span)
+        else:
+            joined.append([span])
+    return joined
+
+
+def _follows(earlier: list[ByteRange], span: ByteRange) -> bool:
+    last = earlier[-1]
+    overlap = last.offset_bytes + last.whole_bytes - span.offset_bytes
+    total = sum(each.count_bytes for each in earlier) + span.count_bytes
+    near = overlap in (0, BLOCK_BYTES) and span.count_bytes > BLOCK_BYTES
+    return last.lands and span.lands and near and 2 * total <= 3 * READ_BYTES
+
+
+class BounceBuffer:
+    """Block-aligned scratch memory of one reader thread."""
+
+    def __init__(self, most_bytes: int = CHUNK_BYTES) -> None:
+        self._memory = mmap.mmap(-1, most_bytes + 2 * BLOCK_BYTES)
+        self.array = np.frombuffer(self._memory, dtype=np.uint8)
+
+
+class CheckpointFile:
+    """One safetensors file, opened for direct reads if possible (else buffered, and the pages dropped after use)."""
+
+    def __init__(self, path: str, direct: bool) -> None:
+        self.path = path
+        self.direct = direct
+        self._descriptor = self._open(path)
+
+    def _open(self, path: str) -> int:
+        if self.direct:
+            try:
+                return os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._go_buffered(descriptor)
+        return descriptor
+
+    def _go_buffered(self, descriptor: int) -> None:
+        self.direct = False
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        # Read-ahead would bring pages that nobody drops.
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def close(self) -> None:
+        """Closing twice would close somebody else's file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = -1
+
+    def read(self, memory: np.ndarray, span: ByteRange, bounce: BounceBuffer) -> None:
+        """Fill `memory` (uint8, block-aligned) by `span`. Raises OSError when the file is too short."""
+        if self.direct:
+            try:
+                return self._read_direct(memory, span, bounce)
+            except OSError as error:
+                # Some file systems take O_DIRECT at open and refuse the read, or want larger blocks.
+                if error.errno != errno.EINVAL:
+                    raise
+            self._go_buffered(self._descriptor)
+        return self._read_buffered(memory, span)
+
+    def read_joined(self, memory: np.ndarray, spans: list[ByteRange], bounce: BounceBuffer) -> None:
+        """Fill `memory` by spans that `join_spans` put together. Raises OSError as `read`."""
+        if len(spans) > 1 and self.direct and self._read_scattered(memory, spans):
+            return
+        for span in spans:
+            self.read(memory, span, bounce)
+
+    def view(self, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
+        """Bytes of the file, uint8, until `bounce` is used again; they must fit it. Raises OSError as `read`."""
+        lead = offset_bytes % BLOCK_BYTES
+        self.read(bounce.array, ByteRange(0, offset_bytes - lead, lead + count_bytes, lands=True), bounce)
+        return bounce.array[lead : lead + count_bytes]
+
+    def _read_direct(self, memory: np.ndarray, span: ByteRange, bounce: BounceBuffer) -> None:
+        if span.lands:
+            self._read_exactly(memory[span.start_bytes :][: span.whole_bytes], span.offset_bytes, span.count_bytes)
+        else:
+            self._read_bounced(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, bounce)
+
+    def _read_scattered(self, memory: np.ndarray, spans: list[ByteRange]) -> bool:
+        """One read for all; a block that two spans share comes with the first and is copied to the other. False: the
+        kernel gave less, or refused."""
+        first, last = spans[0], spans[-1]
+        buffers, shared, end = [], [], first.offset_bytes
+        for span in spans:
+            overlap = end - span.offset_bytes
+            buffers.append(memory[span.start_bytes + overlap : span.start_bytes + span.whole_bytes].data)
+            if overlap:
+                shared.append((span.start_bytes, buffers[-2]))
+            end = span.offset_bytes + span.whole_bytes
+        try:
+            count = os.preadv(self._descriptor, buffers, first.offset_bytes)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return False
+        for start, before in shared:
+            memory[start : start + BLOCK_BYTES] = np.frombuffer(before[-BLOCK_BYTES:], dtype=np.uint8)
+        return count >= last.offset_bytes + last.count_bytes - first.offset_bytes
+
+    def _read_buffered(self, memory: np.ndarray, span: ByteRange) -> None:
+        self._read_exactly(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, span.count_bytes)
+        # Whole pages: the kernel keeps those that a range only touches.
+        low = span.offset_bytes - span.offset_bytes % mmap.PAGESIZE
+        high = span.offset_bytes + span.count_bytes
+        os.posix_fadvise(self._descriptor, low, high + -high % mmap.PAGESIZE - low, os.POSIX_FADV_DONTNEED)
+
+    def _read_bounced(self, target: np.ndarray, offset_bytes: int, bounce: BounceBuffer) -> None:
+        at = 0
+        while at < target.size:
+            lead = (offset_bytes + at) % BLOCK_BYTES
+            count = min(target.size - at, CHUNK_BYTES)
+            whole = lead + count + -(lead + count) % BLOCK_BYTES
+            self._read_exactly(bounce.array[:whole], offset_bytes + at - lead, lead + count)
+            target[at : at + count] = bounce.array[lead : lead + count]
+            at += count
+
+    def _read_exactly(self, target: np.ndarray, offset_bytes: int, least_bytes: int) -> None:
+        done = 0
+        while done < least_bytes:
+            count = os.preadv(self._descriptor, [target[done:].data], offset_bytes + done)
+            if count == 0:
+                raise OSError(errno.EIO, f"the file ends {least_bytes - done} bytes early", self.path)
+            done += count

@@ -1,0 +1,64 @@
+"""Fills the host store: every expert of the model in shared memory, once."""
+
+from __future__ import annotations
+
+import os
+import queue
+import select
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ....errors import CheckpointError
+from ...checkpoint.survey import Survey
+from .transfers import ExpertSource, Transfer, TransferEngine
+
+
+def fill_store(
+    source: ExpertSource, store: np.ndarray, survey: Survey, threads: int, progress: Callable[[str, int, int], None]
+) -> None:
+    """Read all experts, by layer then expert, one stride each, and close `source`.
+
+    `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a
+    file cannot be read.
+    """
+    done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
+    engine = TransferEngine(source, store, survey.stride_bytes, threads, done.put, time.monotonic_ns)
+    # A few at a time: the chunks of all experts of a big model would be millions of objects.
+    ahead = 2 * threads
+    try:
+        for number in range(survey.expert_count + ahead):
+            if number >= ahead:
+                _check(done.get(), survey)
+                _report(number - ahead + 1, survey.expert_count, progress)
+            if number < survey.expert_count:
+                engine.start(number, *divmod(number, survey.experts), urgent=False)
+    finally:
+        engine.close()
+
+
+def tell_full(full_fd: int) -> None:
+    """To whoever shares the store; -1: nobody does."""
+    if full_fd >= 0:
+        os.eventfd_write(full_fd, 1)
+
+
+def await_full(full_fd: int) -> None:
+    """Until another process has filled it; -1: it has. Whoever waits for this process ends it if that never comes."""
+    if full_fd >= 0:
+        poller = select.poll()
+        poller.register(full_fd, select.POLLIN)
+        while not poller.poll():
+            continue
+
+
+def _check(transfer: Transfer, survey: Survey) -> None:
+    if transfer.error is not None:
+        what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
+        raise CheckpointError(what, survey.folder, "Check the disk and the checkpoint's files")
+
+
+def _report(done: int, total: int, progress: Callable[[str, int, int], None]) -> None:
+    if done % 64 == 0 or done == total:
+        progress("filling the host store", done, total)

@@ -1,0 +1,202 @@
+"""A checkpoint's architecture as transformers builds it: its class, its experts modules, its skeleton. Imports torch.
+
+Models are recognised by structure: an experts module is one that transformers dispatches through its experts interface,
+or one that an adapter made to look like it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+)
+
+from ...errors import CheckpointError
+from ..checkpoint.headers import DTYPE_BYTES
+from ..checkpoint.quantised import quantisation_of
+from ..checkpoint.resolve import read_config
+from .dtypes import dtype_name
+from .families.base import OutsideExperts
+from .families.refusals import refuse_by_name
+from .families.registry import adapt
+from .quantiser import set_dequantising
+
+WITH_IMAGES = frozenset(
+    {"aria", "ernie4_5_vl_moe", "glm4v_moe", "kimi_k25", "qwen3_5_moe", "qwen3_vl_moe", "qwen4_exp"}
+)
+"""Model types whose image prompts are known to be exact: others do more with images than scatter their features (mask
+or number them by type), and a wrong answer would be silent."""
+EXPERTS_IMPLEMENTATION = "expertflow"
+_SUPPORTED = "Use a causal language model whose experts transformers dispatches itself (OLMoE, Mixtral, Qwen-MoE, ...)"
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of a checkpoint folder; raises CheckpointError for what cannot be run."""
+    stated = quantisation_of(read_config(folder))
+    try:
+        # Without the option, the library asks on the terminal whether to run the folder's own code.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, StrictDataclassError) as error:
+        what = f"transformers cannot read its config.json ({_first_line(error)})"
+        raise CheckpointError(what, str(folder), _SUPPORTED) from error
+    config = _of_the_class(config)
+    set_dequantising(config, stated)
+    return config
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _of_the_class(config: PreTrainedConfig) -> PreTrainedConfig:
+    """A model for more than text may be loaded as its language model alone: then that part's configuration, as the
+    library does. Not where its images are taken."""
+    if takes_images(config):
+        return config
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    wanted = getattr(found, "config_class", None)
+    is_part = wanted is not None and wanted is config.sub_configs.get("text_config")
+    return config.get_text_config() if is_part else config
+
+
+def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The class of a configuration: a causal language model, else one of encoder and decoder.
+
+    One that takes images if it is one of ours and was published so. Raises CheckpointError if there is none, or only
+    one whose images are not known to be exact.
+    """
+    refuse_by_name(config)
+    text = _registered(MODEL_FOR_CAUSAL_LM_MAPPING, config)
+    if text is None and config.is_encoder_decoder:
+        text = _registered(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, config)
+    seeing = _registered(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config)
+    if seeing is not None and config.model_type in WITH_IMAGES:
+        return seeing if text is None or seeing.__name__ in (config.architectures or []) else text
+    if text is not None:
+        return text
+    if seeing is not None:
+        what = f"'{config.model_type}' is not a causal language model, and its images are not supported"
+        raise CheckpointError(what, "config.json", f"With images these run: {', '.join(sorted(WITH_IMAGES))}")
+    raise CheckpointError(f"'{config.model_type}' is not a causal language model", "config.json", _SUPPORTED)
+
+
+def takes_images(config: PreTrainedConfig) -> bool:
+    """Whether the class of a configuration does."""
+    if config.model_type not in WITH_IMAGES:
+        return False
+    return model_class(config) is _registered(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config)
+
+
+def _registered(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    found = mapping.get(type(config), None)
+    return found[0] if isinstance(found, tuple) else found
+
+
+def resolve_dtype(config: PreTrainedConfig, wanted: str, stored: str) -> torch.dtype:
+    """The dtype to compute in: `wanted`; for auto what the configuration says, else what weights are `stored` in."""
+    if wanted != "auto":
+        return getattr(torch, wanted)
+    own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or stored
+    name = own if isinstance(own, str) else dtype_name(own)
+    if name not in DTYPE_BYTES:
+        remedy = "Choose a dtype, for example bfloat16"
+        raise CheckpointError(f"asks for {name}, which is not supported", "config.json", remedy)
+    return getattr(torch, name)
+
+
+def experts_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The experts modules in the order of their layers: those that transformers dispatches through its interface.
+
+    Not those inside a block that an adapter made one experts module of.
+    """
+    block = None
+    for name, module in model.named_modules():
+        if block is not None and name.startswith(f"{block}."):
+            continue
+        if isinstance(module, OutsideExperts):
+            block = name
+        inside = hasattr(module, "_apply_gate") and hasattr(module, "has_gate") and hasattr(module, "num_experts")
+        if inside or isinstance(module, OutsideExperts):
+            yield name, module
+
+
+def expert_parameters(module: Any) -> dict[str, torch.Tensor]:
+    """The parameters of an experts module that have one slice an expert: [experts, ...]."""
+    if isinstance(module, OutsideExperts):
+        return module.expert_parameters()
+    own = module.named_parameters(recurse=False)
+    return {name: tensor for name, tensor in own if tensor.ndim >= 2 and tensor.shape[0] == module.num_experts}
+
+
+def expert_names(path: str, module: Any) -> list[str]:
+    """Full names of the parameters that an experts module at `path` is made of."""
+    outside = isinstance(module, OutsideExperts)
+    names = module.parameter_names() if outside else list(expert_parameters(module))
+    return [f"{path}.{name}" for name in names]
+
+
+def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The whole model without memory; raises CheckpointError for a configuration that its class cannot follow."""
+    kind = model_class(config)
+    try:
+        with torch.device("meta"):
+            model = kind._from_config(config, dtype=dtype)
+    except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
+        what = f"{kind.__name__} cannot be built ({_first_line(error)})"
+        raise CheckpointError(what, "config.json", _SUPPORTED) from error
+    adapt(model)
+    return model
+
+
+def skeleton_class(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """A subclass of a model class that has no routed experts: everything else loads through `from_pretrained` as ever.
+
+    The library looks conversions up by class name and module, so both stay.
+    """
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.__init__(self, *args, **kwargs)
+        adapt(self)
+        removed = [name for path, module in experts_modules(self) for name in expert_names(path, module)]
+        for path, module in experts_modules(self):
+            _spare(self, path, module)
+        for name in removed:
+            path, _, parameter = name.rpartition(".")
+            delattr(self.get_submodule(path), parameter)
+        ignored = self._keys_to_ignore_on_load_unexpected or ()
+        self._keys_to_ignore_on_load_unexpected = {*ignored, r"experts\.", *map(re.escape, removed)}
+
+    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
+
+
+def _spare(model: nn.Module, path: str, experts: nn.Module) -> None:
+    """The library would otherwise initialise the parameters that are gone, some from the block that has the experts."""
+    block = [model.get_submodule(path.rpartition(".")[0])] if isinstance(experts, OutsideExperts) else []
+    for module in [*block, *experts.modules()]:
+        module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]
+
+
+def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it.
+
+    Raises CheckpointError if a file cannot be read any more.
+    """
+    config = load_config(folder)
+    kind = skeleton_class(model_class(config))
+    options = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
+    try:
+        return kind.from_pretrained(folder, config=config, **options).eval()
+    except (OSError, SafetensorError) as error:
+        what = f"its files cannot be read ({_first_line(error)})"
+        raise CheckpointError(what, str(folder), "They were surveyed a moment ago: leave them alone") from error

@@ -1,0 +1,262 @@
+"""Rows of a cache: take some, split, join two caches, trim columns that only hold padding. All are exact data moves.
+
+Each *exact* layer class says here which of its tensors hold rows and along which dimension positions run. The library's
+own row operations are not enough: they are missing for linear attention and forget recurrent states on hybrids. A class
+that is not listed, or that has a tensor which is not listed, is refused: what is not understood is not moved.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers.cache_utils import (
+    Cache,
+    DummyLayer,
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionAndSlidingWindowAttentionLayer,
+    LinearAttentionLayer,
+)
+
+from ...errors import CheckpointError
+from .growing_cache import GrowingLayer
+from .own_cache_layers import ATTENTION, Field, model_fields
+
+
+class UnknownCacheLayer(CheckpointError):
+    """The model keeps a state for each row that ExpertFlow cannot move: rows may only leave by masking, none join."""
+
+
+_INDEXER = (Field("indexer_keys", position_dim=1), Field("indexer_position_ids", row_dim=1, position_dim=2))
+_LINEAR = (Field("conv_states"), Field("recurrent_states"))
+
+_FIELDS: dict[type, tuple[Field, ...]] = {
+    DummyLayer: (),
+    DynamicLayer: ATTENTION,
+    GrowingLayer: ATTENTION,
+    DynamicSlidingWindowLayer: ATTENTION,
+    DynamicIndexedLayer: ATTENTION + _INDEXER,
+    LinearAttentionLayer: _LINEAR,
+    LinearAttentionAndFullAttentionLayer: _LINEAR + ATTENTION,
+    LinearAttentionAndSlidingWindowAttentionLayer: _LINEAR + ATTENTION,
+}
+
+_CONSTANTS = frozenset({"_sliding_window_tensor"})
+_FLAGS = ("is_initialized", "is_indexer_initialized", "is_conv_states_initialized", "is_recurrent_states_initialized",
+          "has_previous_state", "conv_kernel_size", "sliding_window", "entry_count")  # fmt: skip
+
+
+def require_known(cache: Cache) -> None:
+    """Raise UnknownCacheLayer unless every layer of `cache` is understood completely."""
+    for index, layer in enumerate(cache.layers):
+        _require_known_layer(layer, index)
+
+
+def take(cache: Cache, rows: Sequence[int]) -> None:
+    """Keep these rows, in this order. Raises UnknownCacheLayer before anything has changed."""
+    require_known(cache)
+    for index, layer in enumerate(cache.layers):
+        cache.layers[index] = _taken(layer, rows)
+
+
+def split(cache: Cache, rows: Sequence[int], rest: Sequence[int]) -> Cache:
+    """Move `rows` to a new cache and keep `rest`; layer by layer, so that only one layer is held twice."""
+    require_known(cache)
+    other = copy.copy(cache)
+    other.layers = []
+    for index, layer in enumerate(cache.layers):
+        other.layers.append(_taken(layer, rows))
+        cache.layers[index] = _taken(layer, rest)
+    return other
+
+
+def join(cache: Cache, other: Cache) -> None:
+    """Append the rows of `other`, whose layers are used up. The shorter one is padded on the left.
+
+    So the newest position of every row is the last column, in sliding layers too, which keep only the newest.
+    Raises UnknownCacheLayer before anything has changed.
+    """
+    require_known(cache)
+    require_known(other)
+    _require_alike(cache, other)
+    for index in range(len(cache.layers)):
+        cache.layers[index] = _joined(cache.layers[index], other.layers[index])
+        other.layers[index] = DummyLayer()
+
+
+def trim(cache: Cache, columns: int) -> None:
+    """Drop the first `columns` columns, which must be padding in every row."""
+    require_known(cache)
+    for index, layer in enumerate(cache.layers):
+        cache.layers[index] = _trimmed(layer, columns)
+
+
+def compact(cache: Cache) -> None:
+    """Copy sliding windows out of the prompt-long tensors that the library leaves them in after a prefill."""
+    for layer in cache.layers:
+        if _fields(layer) is not None and getattr(layer, "is_sliding", False):
+            _set_tensors(layer, lambda tensor, field: tensor.clone() if _is_part(tensor) else tensor)
+
+
+def cache_bytes(cache: Cache) -> int:
+    """Memory that the cache holds: storages, not views, each counted once."""
+    storages = {}
+    for layer in cache.layers:
+        for tensor in _tensors_of(vars(layer), _CONSTANTS):
+            storage = tensor.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()
+    return sum(storages.values())
+
+
+def layer_bytes(layer: Any) -> int:
+    """What the states of one layer say, views and all."""
+    return sum(tensor.nbytes for tensor in _tensors_of(vars(layer), _CONSTANTS))
+
+
+def _taken(layer: Any, rows: Sequence[int]) -> Any:
+    def select(tensor: Tensor, field: Field) -> Tensor:
+        return tensor.index_select(field.row_dim, torch.tensor(rows, dtype=torch.long, device=tensor.device))
+
+    return _set_tensors(_copied(layer), select)
+
+
+def _trimmed(layer: Any, columns: int) -> Any:
+    result = _copied(layer)
+    if hasattr(layer, "cumulative_length"):
+        result.cumulative_length -= columns
+    # A full window still holds its newest positions when older columns, long gone from it, are trimmed.
+    kept = _kept_columns(result)
+
+    def narrow(tensor: Tensor, field: Field) -> Tensor:
+        if field.position_dim is None:
+            return tensor
+        length = tensor.shape[field.position_dim]
+        left = length - columns if kept is None else min(length, kept)
+        return tensor.narrow(field.position_dim, length - left, left)
+
+    return _set_tensors(result, narrow)
+
+
+def _joined(layer: Any, other: Any) -> Any:
+    result = _copied(layer)
+    for field in _known_fields(layer):
+        mine, theirs = getattr(layer, field.name), getattr(other, field.name)
+        if isinstance(mine, dict):
+            joined: Any = {key: _append(mine[key], theirs[key], field) for key in mine}
+        else:
+            joined = _append(mine, theirs, field)
+        setattr(result, field.name, joined)
+    if hasattr(layer, "cumulative_length"):
+        result.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
+    return result
+
+
+def _append(mine: Tensor | None, theirs: Tensor | None, field: Field) -> Tensor | None:
+    if mine is None or theirs is None:
+        return None
+    if field.position_dim is not None:
+        length = max(mine.shape[field.position_dim], theirs.shape[field.position_dim])
+        mine, theirs = (_padded_left(tensor, field.position_dim, length) for tensor in (mine, theirs))
+    return torch.cat([mine, theirs], dim=field.row_dim)
+
+
+def _padded_left(tensor: Tensor, dim: int, length: int) -> Tensor:
+    missing = length - tensor.shape[dim]
+    if missing == 0:
+        return tensor
+    after = tensor.dim() - 1 - dim
+    return pad(tensor, (0, 0) * after + (missing, 0))
+
+
+def _kept_columns(layer: Any) -> int | None:
+    if not hasattr(layer, "cumulative_length"):
+        return None
+    return min(layer.cumulative_length, layer.sliding_window - 1)
+
+
+def _copied(layer: Any) -> Any:
+    result = copy.copy(layer)
+    for name, value in vars(layer).items():
+        if isinstance(value, dict):
+            setattr(result, name, dict(value))
+    return result
+
+
+def _set_tensors(layer: Any, change: Callable[[Tensor, Field], Tensor]) -> Any:
+    for field in _known_fields(layer):
+        value = getattr(layer, field.name)
+        if isinstance(value, dict):
+            changed = {key: None if each is None else change(each, field) for key, each in value.items()}
+            setattr(layer, field.name, changed)
+        elif value is not None:
+            setattr(layer, field.name, change(value, field))
+    return layer
+
+
+def _fields(layer: Any) -> tuple[Field, ...] | None:
+    return _FIELDS[type(layer)] if type(layer) in _FIELDS else model_fields(type(layer))
+
+
+def _known_fields(layer: Any) -> tuple[Field, ...]:
+    return _fields(layer) or ()
+
+
+def _require_known_layer(layer: Any, index: int) -> None:
+    fields = _fields(layer)
+    if fields is None:
+        raise UnknownCacheLayer(
+            f"rows of a {type(layer).__name__} cannot be moved", f"cache layer {index}", "Rows of this model step apart"
+        )
+    names = {field.name for field in fields} | _CONSTANTS
+    for name, value in vars(layer).items():
+        if name not in names and any(True for _ in _tensors_of({name: value}, frozenset())):
+            raise UnknownCacheLayer(
+                f"{type(layer).__name__}.{name} is a state that this version does not know",
+                f"cache layer {index}",
+                "Use a version of transformers that ExpertFlow was tested with",
+            )
+    if getattr(layer, "record_past", False):
+        raise UnknownCacheLayer(f"{type(layer).__name__} records its past", f"cache layer {index}")
+
+
+def _require_alike(cache: Cache, other: Cache) -> None:
+    if len(cache.layers) != len(other.layers):
+        raise UnknownCacheLayer("caches of different models cannot be joined")
+    for index, (layer, joining) in enumerate(zip(cache.layers, other.layers, strict=True)):
+        same = type(layer) is type(joining) and _states(layer) == _states(joining) and _sizes(layer) == _sizes(joining)
+        if not same:
+            raise UnknownCacheLayer("states of the two caches differ in kind", f"cache layer {index}")
+
+
+def _states(layer: Any) -> list[Any]:
+    return [getattr(layer, name, None) for name in _FLAGS]
+
+
+def _sizes(layer: Any) -> list[list[int]]:
+    """Of the states that no padding makes alike: all dimensions but the rows."""
+    fixed = [field for field in _known_fields(layer) if field.position_dim is None]
+    tensors = [(field, each) for field in fixed for each in _tensors_of({0: getattr(layer, field.name)}, frozenset())]
+    return [[size for dim, size in enumerate(each.shape) if dim != field.row_dim] for field, each in tensors]
+
+
+def _tensors_of(values: dict[Any, Any], leave_out: frozenset[str]) -> Iterator[Tensor]:
+    for name, value in values.items():
+        if name in leave_out:
+            continue
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            yield from _tensors_of(value, leave_out)
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors_of(dict(enumerate(value)), leave_out)
+
+
+def _is_part(tensor: Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() > tensor.nbytes

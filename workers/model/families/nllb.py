@@ -1,0 +1,123 @@
+"""NLLB-MoE: two experts a token, chosen by a router whose capacity is a share of a sequence's tokens.
+
+transformers 5 hands its experts the router's mask, whose 0 and 1 they take for numbers: only two are ever computed.
+Here a token's experts are those that the router weighs, as in transformers 4 and in fairseq. As with Switch, only
+tokens use up capacity, and none in the decoder, which gets one token of a sequence at a time and then never reaches it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear, one_hot, softmax
+
+from .experts_apart import ExpertsApart, real_tokens
+from .stacks import DECODER, stack_of
+
+
+class NllbExperts(ExpertsApart):
+    """In front of `NllbMoeExperts`."""
+
+    top_k = 2
+    names = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
+    moe_token_dropout: float
+
+    def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        act: Any = self.get_submodule("expert_0.act")
+        inner = act(linear(rows, weights["fc1.weight"], weights["fc1.bias"]))
+        return linear(inner, weights["fc2.weight"], weights["fc2.bias"]) * (1 - self.moe_token_dropout)
+
+
+class NllbBlock(nn.Module):
+    """In front of `NllbMoeSparseMLP`."""
+
+    path: str
+    router: Any
+    experts: Any
+
+    def forward(self, hidden: torch.Tensor, padding_mask: Any = None) -> torch.Tensor:
+        """[rows, columns, width] -> the same; a token that was dropped keeps its experts, with weight zero.
+
+        Who is padding is known from the step, not from the mask of attention.
+        """
+        self.router._cast_classifier()
+        logits = self.router.classifier(hidden.to(self.router.dtype))
+        chances = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
+        index = _two_best(chances, logits)
+        weights = self._weights(chances.gather(-1, index), self._kept(index, chances))
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return self.experts(flat, index.reshape(-1, 2), weights.reshape(-1, 2)).view(hidden.shape)
+
+    def _weights(self, chances: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        if self.router.normalize_router_prob_before_dropping:
+            return _normalised(chances) * kept
+        return _normalised(chances * kept)
+
+    def _kept(self, index: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
+        """bool [rows, columns, 2]: choices within the capacity of their expert."""
+        if stack_of(self.path) == DECODER:
+            return torch.ones_like(index, dtype=torch.bool)
+        real = self._real(index.shape[:-1])
+        importance = chances.amax(dim=-1) if self.router.batch_prioritized_routing else None
+        places = _places(one_hot(index, self.router.num_experts) * real[..., None, None], real, importance)
+        return places.gather(-1, index.unsqueeze(-1)).squeeze(-1) < self._capacities(real)[:, None, None]
+
+    def _capacities(self, real: torch.Tensor) -> torch.Tensor:
+        """int64 [rows]: how many choices of a row each expert takes."""
+        router = self.router
+        fraction = router.moe_eval_capacity_token_fraction
+        if real.is_meta or fraction <= 0:
+            return torch.full(real.shape[:1], router.expert_capacity, device=real.device)
+        counts = real.sum(dim=-1).tolist()
+        return torch.tensor([math.ceil(fraction * count) for count in counts], device=real.device)
+
+    def _real(self, shape: torch.Size) -> torch.Tensor:
+        real = real_tokens(self.experts)
+        device = self.router.classifier.weight.device
+        return torch.ones(shape, dtype=torch.bool, device=device) if real is None else real.view(shape)
+
+
+class MendedBlock(nn.Module):
+    """In front of `NllbMoeSparseMLP` where it keeps all its experts: the library's own parts, called rightly."""
+
+    router: Any
+    experts: Any
+
+    def forward(self, hidden: torch.Tensor, padding_mask: Any = None) -> torch.Tensor:
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        _, weights, _ = self.router(flat, padding_mask)
+        out = torch.zeros_like(flat)
+        for number in weights.any(dim=0).nonzero().flatten().tolist():
+            tokens = weights[:, number].nonzero().squeeze(-1)
+            each = self.experts[f"expert_{number}"](flat[tokens]) * (1 - self.experts.moe_token_dropout)
+            out[tokens] += each * weights[tokens, number, None]
+        return out.view(hidden.shape)
+
+
+def _two_best(chances: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """int64 [..., 2]: the first by what the chances are after rounding, the second by logits, as the library has it."""
+    first = chances.argmax(dim=-1, keepdim=True)
+    return torch.cat([first, logits.scatter(-1, first, float("-inf")).argmax(dim=-1, keepdim=True)], dim=-1)
+
+
+def _normalised(chances: torch.Tensor) -> torch.Tensor:
+    return chances / chances.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(chances.dtype).eps)
+
+
+def _places(choices: torch.Tensor, real: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+    """How many choices of an expert go before each: [rows, columns, 2, experts], first choices before all second ones.
+
+    `choices`: one-hot of the same shape; in order of the tokens, or of their `importance` [rows, columns].
+    """
+    if importance is None:
+        order = torch.arange(choices.shape[1], device=choices.device).expand(choices.shape[:2])
+    else:
+        order = importance.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True)
+    there = order[..., None, None].expand(choices.shape)
+    ranked = choices.gather(1, there).cumsum(dim=1) - 1
+    places = torch.empty_like(ranked).scatter(1, there, ranked)
+    places[:, :, 1] += choices[:, :, 0].sum(dim=1, keepdim=True)
+    return places

@@ -1,0 +1,57 @@
+"""Switch Transformers: one expert a token, chosen by a router with a capacity that counts the tokens of a sequence.
+
+The library lets padding use up capacity; here only tokens do. Its decoder, which gets one token of a sequence at a
+time, never reaches a capacity: so no token of the decoder is dropped, also when many are computed again at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear, one_hot, softmax
+
+from .experts_apart import ExpertsApart, real_tokens
+from .stacks import DECODER, stack_of
+
+
+class SwitchExperts(ExpertsApart):
+    """In front of `SwitchTransformersExperts`."""
+
+    top_k = 1
+    names = ("wi.weight", "wo.weight")
+
+    def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        act: Any = self.get_submodule("expert_0.act")
+        return linear(act(linear(rows, weights["wi.weight"])), weights["wo.weight"])
+
+
+class SwitchBlock(nn.Module):
+    """In front of `SwitchTransformersSparseMLP`."""
+
+    path: str
+    router: Any
+    experts: Any
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, columns, width] -> the same; a token that was dropped gets zeros."""
+        _, _, logits = self.router(hidden)
+        chances = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
+        weights, index = chances.max(dim=-1)
+        if stack_of(self.path) != DECODER:
+            weights = weights * self._within_capacity(index)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        return self.experts(flat, index.reshape(-1, 1), weights.reshape(-1, 1)).view(hidden.shape)
+
+    def _within_capacity(self, index: torch.Tensor) -> torch.Tensor:
+        """bool [rows, columns]: the first tokens of a row that chose an expert, as many as it takes."""
+        tokens = one_hot(index, self.router.num_experts)
+        real = self._real()
+        if real is not None:
+            tokens = tokens * real.view(*index.shape, 1)
+        place = tokens.cumsum(dim=-2).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return place <= self.router.expert_capacity
+
+    def _real(self) -> torch.Tensor | None:
+        return real_tokens(self.experts)

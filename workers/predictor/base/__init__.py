@@ -1,0 +1,1 @@
+"""What every predictor is made of."""

@@ -1,0 +1,91 @@
+"""Trained predictors on disk: one npz with a header and arrays, which says what it is and whose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import numpy as np
+
+from ....errors import CheckpointError, UsageError
+from ...traces.arrays import read_arrays
+from ..registry import ModelShape
+
+FORMAT_VERSION = 1
+REMEDY = "Train one for this model: `expertflow train TRACE --out FILE`, with --kind paper for that of the paper"
+
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+
+
+class Header(msgspec.Struct, Generic[Shape], frozen=True, kw_only=True):
+    """What a file says about itself."""
+
+    kind: str
+    shape: Shape
+    """Sizes; a struct with at least `layers`, `experts` and `top_k`."""
+    version: int = FORMAT_VERSION
+    model: str = ""
+    """Fingerprint of the model whose routing it learned; empty: unknown."""
+    figures: dict[str, float] = {}
+    """Measured on held-out sequences when it was trained."""
+
+
+@dataclass(frozen=True)
+class Stored(Generic[Shape]):
+    """A file's content. Weights are kept in half precision."""
+
+    header: Header[Shape]
+    weights: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+
+    def named(self, name: str, where: str) -> np.ndarray:
+        """Raises UsageError if there is no such array."""
+        if name not in self.arrays:
+            raise UsageError(f"the array {name} is missing", where, REMEDY)
+        return self.arrays[name]
+
+
+def write_stored(file: Path, content: Stored[Any]) -> None:
+    """Creates or replaces the file."""
+    header = np.frombuffer(msgspec.json.encode(content.header), dtype=np.uint8)
+    halves = {f"weights.{name}": array.astype(np.float16) for name, array in content.weights.items()}
+    arrays: dict[str, Any] = {"header": header, **halves, **content.arrays}
+    with file.open("wb") as target:
+        np.savez_compressed(target, **arrays)
+
+
+def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
+    """Raises UsageError if this is no predictor of this kind and of this version."""
+    arrays = read_arrays(file, "a predictor", REMEDY)
+    try:
+        header = _header(arrays.pop("header", None), kind, shape, str(file))
+    except (ValueError, TypeError, msgspec.DecodeError) as error:
+        raise UsageError(f"cannot be read as a predictor ({error})", str(file), REMEDY) from error
+    weights = {name: array.astype(np.float32) for name, array in arrays.items() if name.startswith("weights.")}
+    others = {name: array for name, array in arrays.items() if name not in weights}
+    return Stored(header, {name.removeprefix("weights."): array for name, array in weights.items()}, others)
+
+
+def _header(stored: np.ndarray | None, kind: str, shape: type[Shape], where: str) -> Header[Shape]:
+    if stored is None:
+        raise UsageError("is no predictor: it has no header", where, REMEDY)
+    stated = msgspec.json.decode(stored.tobytes(), type=dict[str, Any])
+    if stated.get("version") != FORMAT_VERSION or stated.get("kind") != kind:
+        found = f"kind '{stated.get('kind')}', version {stated.get('version')}"
+        raise UsageError(f"is of {found}; wanted is kind '{kind}', version {FORMAT_VERSION}", where, REMEDY)
+    return msgspec.convert(stated, Header[shape])
+
+
+def check_belongs(header: Header[Any], subject: ModelShape, where: str) -> None:
+    """Raises CheckpointError if the predictor was trained for another model."""
+    shape = header.shape
+    sizes, wanted = (shape.layers, shape.experts, shape.top_k), (subject.layers, subject.experts, subject.top_k)
+    if sizes != wanted:
+        words = "{} layers of {} experts, top {}"
+        what = f"was trained for {words.format(*sizes)}; this model has {words.format(*wanted)}"
+        raise CheckpointError(what, where, REMEDY)
+    if header.model and subject.fingerprint and header.model != subject.fingerprint:
+        what = f"was trained for the model {header.model}; this one is {subject.fingerprint}"
+        raise CheckpointError(what, where, REMEDY)

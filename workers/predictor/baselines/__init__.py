@@ -1,0 +1,1 @@
+"""Predictors to compare with: simple ones, bounds, and ones that are wrong on purpose."""

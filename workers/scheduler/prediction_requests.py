@@ -1,0 +1,51 @@
+"""What the predictor is told of coming steps: their tokens, and where these stand.
+
+With an encoder a prompt is read once, and the decoder begins with a token of its own: each counts its positions alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ...ipc.messages import PredictStep, RequestRow
+from .requests import RequestState
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRequests:
+    """`decoder_start`: what the decoder begins with; None: the model has no encoder."""
+
+    decoder_start: int | None = None
+
+    def prefill(self, step: int, rows: Sequence[RequestRow]) -> PredictStep:
+        if self.decoder_start is None:
+            return _forecast(step, [(row.number, row.token_ids) for row in rows])
+        prompts = [(row.number, row.token_ids[: len(row.token_ids) - row.generated]) for row in rows]
+        outputs = [
+            (row.number, [self.decoder_start, *row.token_ids[len(row.token_ids) - row.generated :]]) for row in rows
+        ]
+        return _forecast(step, prompts + outputs, sources=sum(len(prompt) for _, prompt in prompts))
+
+    def decode(self, step: int, requests: Iterable[RequestState]) -> PredictStep:
+        rows = list(requests)
+        return PredictStep(
+            step=step,
+            token_ids=[request.last_token for request in rows],
+            rows=[request.number for request in rows],
+            positions=[self.position(request) for request in rows],
+        )
+
+    def position(self, request: RequestState) -> int:
+        """Of a row's newest token, which decodes next."""
+        return request.length - 1 if self.decoder_start is None else len(request.tokens)
+
+
+def _forecast(step: int, texts: Sequence[tuple[int, list[int]]], sources: int = 0) -> PredictStep:
+    return PredictStep(
+        step=step,
+        token_ids=[token for _, ids in texts for token in ids],
+        rows=[number for number, ids in texts for _ in ids],
+        positions=[position for _, ids in texts for position in range(len(ids))],
+        sources=sources,
+    )

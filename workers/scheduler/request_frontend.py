@@ -1,0 +1,149 @@
+"""The side that faces clients: accepts and refuses, delivers tokens, ends requests, answers for what has ended."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ...ipc.messages import Accepted, ErrorFacts, Finished, Refused, Sampling, Submit, ToClient, Tokens
+from .events import SchedulerAction, Send
+from .limits import ComputeInfo, ModelInfo, SchedulerLimits, welcome
+from .requests import RequestLedger, RequestState, submit_digest
+from .validation import memory_error, positions_needed, request_error, submit_error, token_limit
+
+
+class RequestFrontend:
+    """Owns the ledger. Each method that speaks to a client returns the actions that do so."""
+
+    def __init__(self, model: ModelInfo, limits: SchedulerLimits, first_row: int) -> None:
+        self.ledger = RequestLedger()
+        self.compute: ComputeInfo | None = None
+        self.draining = False
+        self.accepted = self.done = self.refused = self.abandoned = self.tokens = 0
+        self._model, self._limits, self._row = model, limits, first_row
+
+    def welcome_client(self, identity: bytes) -> list[SchedulerAction]:
+        return [Send(identity, welcome(self._model, self._limits))]
+
+    def repeat(self, identity: bytes, submit: Submit) -> list[SchedulerAction] | None:
+        """Answer a request that was submitted before with all that is known of it; None: it is new."""
+        request = self.ledger.open.get(submit.request_id)
+        ended = self.ledger.ended(submit.request_id)
+        known = request or ended
+        if known is None:
+            return None
+        if known.digest != submit_digest(submit):
+            return self.reject(identity, submit.request_id, _taken(submit.request_id))
+        if request is not None:
+            self.ledger.give_to(request, identity)
+            return _so_far(identity, request.request_id, request.tokens)
+        end = ended.end if ended else None
+        tokens = end.token_ids if isinstance(end, Finished) else []
+        return [*_so_far(identity, submit.request_id, tokens), *([Send(identity, end)] if end else [])]
+
+    def accept(self, identity: bytes, submit: Submit, now_ns: int) -> tuple[RequestState, list[SchedulerAction]]:
+        """Record a request that passed `fault_of`."""
+        self._row += 1
+        self.accepted += 1
+        request = self._record(identity, submit, now_ns)
+        self.ledger.add(request)
+        return request, [Send(identity, Accepted(request.request_id))]
+
+    def fault_of(self, submit: Submit, waiting: int) -> ErrorFacts | None:
+        """Why this request cannot be taken, if so."""
+        if self.draining:
+            return ErrorFacts("engine", "the engine is stopping", "submit", "Start it again and submit once more")
+        fault = submit_error(submit, self._model)
+        if fault is None and self.compute is not None:
+            needed = positions_needed(len(submit.prompt_ids), submit.max_new_tokens, self._model.context)
+            fault = memory_error(needed, self.compute, self._limits.kv_bytes)
+        if fault is None and waiting >= self._limits.queue_limit:
+            what = f"{waiting} requests are waiting, the limit is {self._limits.queue_limit}"
+            return ErrorFacts("busy", what, "queue", "Submit again when some have finished, or raise queue_limit")
+        return fault
+
+    def reject(self, identity: bytes, request_id: str, error: ErrorFacts) -> list[SchedulerAction]:
+        """Refuse something that was never accepted."""
+        self.refused += 1
+        return [Send(identity, Refused(request_id, error))]
+
+    def deliver(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
+        """Record a token, send it, and end the request if this was its last."""
+        if request.first_token_ns is None:
+            request.first_token_ns = now_ns
+        offset = len(request.tokens)
+        request.tokens.append(token)
+        request.deaths = 0
+        self.tokens += 1
+        return [Send(request.identity, Tokens(request.request_id, offset, [token]))]
+
+    def finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
+        end = Finished(
+            request_id=request.request_id,
+            token_ids=request.tokens,
+            finish_reason=reason,
+            timings=request.timings(now_ns),
+        )
+        return self._end(request, end)
+
+    def fail(self, request: RequestState, error: ErrorFacts) -> list[SchedulerAction]:
+        """End an accepted request with an error."""
+        self.refused += 1
+        return self._end(request, Refused(request.request_id, error))
+
+    def abandon(self, request: RequestState) -> None:
+        """Its client is gone: end it without a word, and without a memory, so that a comeback would run it again."""
+        self.abandoned += 1
+        self.ledger.drop(request)
+
+    def does_not_fit(self, request: RequestState) -> ErrorFacts | None:
+        """Whether the facts of a newly started compute rule this request out."""
+        return memory_error(request.positions, self.compute, self._limits.kv_bytes) if self.compute else None
+
+    def _end(self, request: RequestState, end: Finished | Refused) -> list[SchedulerAction]:
+        self.done += 1
+        self.ledger.end(request, end)
+        return [Send(request.identity, end)]
+
+    def _record(self, identity: bytes, submit: Submit, now_ns: int) -> RequestState:
+        prompt, context = len(submit.prompt_ids), self._model.context
+        eos_ids = self._model.eos_ids if submit.eos_ids is None else submit.eos_ids
+        return RequestState(
+            number=self._row,
+            request_id=submit.request_id,
+            identity=identity,
+            digest=submit_digest(submit),
+            prompt_ids=submit.prompt_ids,
+            sampling=self._resolved(submit.sampling),
+            stop_ids=frozenset(eos_ids),
+            token_limit=token_limit(prompt, submit.max_new_tokens, context),
+            positions=positions_needed(prompt, submit.max_new_tokens, context),
+            accepted_ns=now_ns,
+            attachment=submit.attachment,
+            tokens=list(submit.resume_ids),
+            deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
+        )
+
+    def _resolved(self, sampling: Sampling) -> Sampling:
+        """With what the model's settings say where the request says nothing."""
+        if sampling.first_token is not None or self._model.first_token is None:
+            return sampling
+        return msgspec.structs.replace(sampling, first_token=self._model.first_token)
+
+
+def ending(request: RequestState) -> str | None:
+    """The finish reason that the last token brings about, if any."""
+    if request.tokens and request.tokens[-1] in request.stop_ids:
+        return "stop"
+    return "length" if len(request.tokens) >= request.token_limit else None
+
+
+def _so_far(identity: bytes, request_id: str, tokens: list[int]) -> list[SchedulerAction]:
+    messages: list[ToClient] = [Accepted(request_id)]
+    if tokens:
+        messages.append(Tokens(request_id, 0, list(tokens)))
+    return [Send(identity, message) for message in messages]
+
+
+def _taken(request_id: str) -> ErrorFacts:
+    remedy = "Give every request an id of its own, such as a UUID"
+    return request_error(f"another request has the id '{request_id}'", "request_id", remedy)

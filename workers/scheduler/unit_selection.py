@@ -1,0 +1,68 @@
+"""Which unit decodes next, and which units merge or part on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .limits import ComputeInfo
+from .units import UnitState
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Run a step of `unit` after appending `joins` to it."""
+
+    unit: UnitState
+    joins: list[UnitState] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Move these rows of `unit` to a new unit."""
+
+    unit: UnitState
+    rows: list[int]
+
+
+def next_decode(units: list[UnitState], compute: ComputeInfo, keep: int, settled: bool = True) -> Decode | Part | None:
+    """The best thing to do with the idle units, when `keep` units shall be in flight; None: wait.
+
+    Of units that may be joined, the `keep` largest stay and the others join the smallest of these at its next step.
+    Units that cannot be joined take turns. While rows are on the way between units (not `settled`) none is evened out.
+    """
+    choices: list[Decode | Part] = []
+    for group in _groups(units, compute):
+        choices += _choices_of(group, compute, keep, settled)
+    return min(choices, key=lambda choice: choice.unit.last_step, default=None)
+
+
+def _groups(units: list[UnitState], compute: ComputeInfo) -> list[list[UnitState]]:
+    """Units within a group may be joined: all or none."""
+    alive = [unit for unit in units if unit.rows]
+    return [alive] if compute.joining and alive else [[unit] for unit in alive]
+
+
+def _choices_of(group: list[UnitState], compute: ComputeInfo, keep: int, settled: bool) -> Iterator[Decode | Part]:
+    prefilling = any(unit.prefilling for unit in group)
+    if keep == 1 and prefilling and len(group) > 1:
+        return  # the new rows join this unit's next step, which is worth the wait: compute is busy with them anyway
+    group.sort(key=lambda unit: (-len(unit.rows), unit.number))
+    mains, extras = group[:keep], group[keep:]
+    if keep > 1 and compute.joining and settled and not extras and not prefilling:
+        surplus = _surplus(mains, keep)
+        if surplus and mains[0].step is None:
+            yield Part(mains[0], list(mains[0].rows)[-surplus:])
+            return
+    for main in mains:
+        if main.step is None:
+            yield Decode(main, [extra for extra in extras if extra.step is None] if main is mains[-1] else [])
+
+
+def _surplus(mains: list[UnitState], keep: int) -> int:
+    """Rows that the largest unit should give away: to a unit that does not exist yet, or to the smallest."""
+    sizes = [len(unit.rows) for unit in mains]
+    if len(sizes) < keep:
+        return min(sum(sizes) // keep, sizes[0] - 1) or sizes[0] // 2
+    uneven = sizes[0] - sizes[-1]
+    return uneven // 2 if uneven >= max(2, (sizes[0] + sizes[-1]) // 3) else 0

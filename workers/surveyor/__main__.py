@@ -1,0 +1,32 @@
+"""`python -m expertflow.workers.surveyor`: sizes a checkpoint up for `expertflow plan`, into a file.
+
+Arguments: model, revision, dtype, file. Exit code 0: the file holds a `Survey` or, without the weights, a `ModelSizes`;
+2: it holds an `ErrorFacts`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from ...errors import ExpertFlowError
+from ...ipc.messages import ErrorFacts
+from .planning import plan_sizes
+
+
+def main() -> int:
+    model, revision, dtype, target = sys.argv[1:5]
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        answer, code = plan_sizes(model, revision, dtype), 0
+    except ExpertFlowError as error:
+        answer, code = ErrorFacts(error.code, error.what, error.where, error.remedy), 2
+    Path(target).write_bytes(msgspec.msgpack.encode(answer))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

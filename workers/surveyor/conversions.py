@@ -1,0 +1,235 @@
+"""From transformers' own loading rules to pieces: which file bytes become which bytes of which expert.
+
+Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are
+rename, stack, stack and concatenate, transpose, and taking rows that alternate apart, of weights as they are or with
+scales (sources.py); any other operation is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    Concatenate,
+    Interleave,
+    MergeModulelist,
+    Transpose,
+    WeightConverter,
+    WeightRenaming,
+    dot_natural_key,
+    rename_source_key,
+)
+
+from ...errors import CheckpointError
+from ..checkpoint.headers import StoredTensor
+from ..checkpoint.quantised import UNQUANTISED, block_of
+from ..model.families.base import OutsideExperts
+from ..model.quantiser import quantizer_of
+from .sources import SCALE_SUFFIX, ParameterSource, Scaled, own_share, separate_scales
+
+MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
+
+
+def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> dict[str, ParameterSource]:
+    """For every parameter of `model` (on the meta device) that the checkpoint has: its source."""
+    quantizer = quantizer_of(model.config)
+    mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer)
+    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
+    rules = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    wanted = model.state_dict()
+    sources: dict[str, ParameterSource] = {}
+    for key in sorted(stored, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
+        if name not in wanted and key in wanted:
+            name, pattern = key, None
+        if name in wanted or (quantizer and name.removesuffix(SCALE_SUFFIX) in wanted):
+            _add(sources, name, pattern, rules[pattern] if pattern else None, stored[key])
+    if quantizer:
+        _join_scales(sources, getattr(quantizer.quantization_config, "weight_block_size", None))
+    return sources
+
+
+def _join_scales(sources: dict[str, ParameterSource], stated_block: Any) -> None:
+    """Give scales that have a name of their own to the parameter that they belong to."""
+    for name in [name for name in sources if name.endswith(SCALE_SUFFIX)]:
+        scales, weights = sources.pop(name), sources.get(name.removesuffix(SCALE_SUFFIX))
+        if weights is None:
+            continue
+        if _alternates(scales) != _alternates(weights):
+            raise CheckpointError("scales are converted otherwise than their weights", name, UNQUANTISED)
+        weights.scales, weights.stated_block = scales, list(stated_block) if stated_block else None
+
+
+def _alternates(source: ParameterSource) -> bool:
+    return any(isinstance(operation, Interleave) for operation in source.operations)
+
+
+def gather_apart(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> None:
+    """Add sources of the parameters that a library keeps one an expert and an adapter as [experts, ...]."""
+    for layer, module in modules.items():
+        apart = module.stored_apart() if isinstance(module, OutsideExperts) else {}
+        for name, names in apart.items():
+            each = [_first_stored(sources[f"{layer}.{own}"]) for own in names]
+            sources[f"{layer}.{name}"] = ParameterSource([""], [MergeModulelist(dim=0)], {"": each})
+
+
+def _first_stored(source: ParameterSource) -> StoredTensor:
+    """Its weights: scales of such experts are not read, and what is quantised is refused for want of them."""
+    weights = separate_scales(source).weights
+    return weights.stored[weights.patterns[0]][0]
+
+
+def _add(
+    sources: dict[str, ParameterSource],
+    name: str,
+    pattern: str | None,
+    rule: WeightConverter | None,
+    tensor: StoredTensor,
+) -> None:
+    if name not in sources:
+        patterns, operations = (rule.source_patterns, rule.operations) if rule else ([""], [])
+        sources[name] = ParameterSource(list(patterns), list(operations), defaultdict(list))
+        # A rule that splits a tensor is found by its first target.
+        first, *others = targets = rule.target_patterns if rule else [name]
+        for place, other in enumerate(others, 1):
+            mine = msgspec.structs.replace(sources[name], share=(place, len(targets)))
+            sources[name.replace(first, other)] = mine
+        sources[name].share = (0, len(targets))
+    sources[name].stored[pattern or ""].append(tensor)
+
+
+Rearranged = Literal["", "transpose", "deinterleave"]
+
+
+class ExpertPart(msgspec.Struct, frozen=True):
+    """One run of a parameter's expert slice: the same for all experts but for `at` (file, offset) per expert.
+
+    `rearranged`: how its rows lie otherwise in a slot. `scales`: what its values are multiplied by, a part of its own;
+    `block`: rows and columns that each of them covers.
+    """
+
+    shape: list[int]
+    dtype: str
+    at: list[tuple[int, int]]
+    rearranged: Rearranged = ""
+    scales: ExpertPart | None = None
+    block: list[int] = []
+
+
+MakePart = Callable[[str, list[StoredTensor], list[int]], ExpertPart]
+
+
+def expert_parts(name: str, source: ParameterSource, shape: list[int]) -> list[ExpertPart]:
+    """The parts of one expert of parameter `name` ([experts, ...] = `shape`), in the order they lie in its slice.
+
+    Raises CheckpointError for an operation that is not a rename, stack, concatenate, transpose or deinterleave.
+    """
+    scaled = separate_scales(own_share(source))
+    source = scaled.weights
+    stacked, rearranged = _read_operations(name, source)
+    make = _stacked_part if stacked else _sliced_part
+    stored = [pattern for pattern in source.patterns if source.stored.get(pattern)]
+    if not stored:
+        raise CheckpointError("has scales, but no weights", name, "The checkpoint is incomplete; download it again")
+    parts = [_scaled_part(name, scaled, pattern, make, shape) for pattern in stored]
+    if _checks_shape(source) and [shape[0], *parts[0].shape] == shape:
+        rearranged = ""
+    parts = [msgspec.structs.replace(part, rearranged=rearranged) for part in parts]
+    _check_shape(name, parts, shape)
+    return parts
+
+
+def _scaled_part(name: str, scaled: Scaled, pattern: str, make: MakePart, shape: list[int]) -> ExpertPart:
+    part = make(name, scaled.weights.stored[pattern], shape)
+    own = scaled.scales.get(pattern)
+    if not own:
+        return part
+    scales = make(f"scales of {name}", own, [shape[0], *own[0].shape[1:]])
+    if len(scales.shape) != 2 and math.prod(scales.shape) != 1:
+        raise CheckpointError(f"has scales of shape {scales.shape}, neither a grid nor one", name, UNQUANTISED)
+    grid = scales.shape if len(scales.shape) == 2 else [1, 1]
+    block = block_of(name, part.shape, grid, scaled.stated_block)
+    return msgspec.structs.replace(part, scales=msgspec.structs.replace(scales, shape=grid), block=block)
+
+
+def _read_operations(name: str, source: ParameterSource) -> tuple[bool, Rearranged]:
+    stacked, rearranged, single = False, "", len(source.patterns) == 1
+    for operation in source.operations:
+        match operation:
+            case MergeModulelist(dim=0) if not stacked:
+                stacked = True
+            case Concatenate(dim=1) if not rearranged and (stacked or _is_stacked(source)):
+                pass
+            case Transpose() if {operation.dim0 % 3, operation.dim1 % 3} == {1, 2} and single and not rearranged:
+                rearranged = "transpose"
+            case Interleave(dim=1, inverse=False) if single and not rearranged:
+                rearranged = "deinterleave"
+            case _:
+                what = f"experts need the conversion '{type(operation).__name__}', which cannot be read in place"
+                remedy = "Save the model once with a recent transformers, which stores experts plainly"
+                raise CheckpointError(what, name, remedy)
+    return stacked, rearranged
+
+
+def _is_stacked(source: ParameterSource) -> bool:
+    """Each part is one tensor of all experts: what is concatenated are rows of each expert."""
+    return all(len(source.stored.get(pattern, [])) == 1 for pattern in source.patterns)
+
+
+def _checks_shape(source: ParameterSource) -> bool:
+    return any(getattr(operation, "check_dims", False) for operation in source.operations)
+
+
+def _stacked_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> ExpertPart:
+    experts = shape[0]
+    if len(tensors) < experts:
+        what = f"has {len(tensors)} of {experts} experts: {_first_absent(tensors)} is missing"
+        raise CheckpointError(what, name, "The checkpoint is incomplete; download it again")
+    if len(tensors) > experts:
+        what = f"is stored for {len(tensors)} experts, the configuration asks for {experts}"
+        raise CheckpointError(what, name, MISMATCH)
+    first = tensors[0]
+    if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
+        raise CheckpointError("experts differ in shape or type", name, "Such checkpoints are not supported")
+    return ExpertPart(first.shape, first.dtype, [(tensor.file, tensor.offset_bytes) for tensor in tensors])
+
+
+def _first_absent(tensors: list[StoredTensor]) -> str:
+    """The name that is missing in a series of names which differ in one number."""
+    names = [re.split(r"(\d+)", tensor.name) for tensor in tensors]
+    varying = [place for place in range(1, len(names[0]), 2) if len({name[place] for name in names}) > 1]
+    if len(varying) != 1:
+        return "one"
+    there = {int(name[varying[0]]) for name in names}
+    absent = str(next(number for number in range(len(there) + 1) if number not in there))
+    return "".join([*names[0][: varying[0]], absent, *names[0][varying[0] + 1 :]])
+
+
+def _sliced_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> ExpertPart:
+    tensor, experts = tensors[0], shape[0]
+    below_each_other = [experts * shape[1], *shape[2:]]
+    own = shape[1:] if tensor.shape == below_each_other else tensor.shape[1:]
+    if tensor.shape[:1] != [experts] and tensor.shape != below_each_other:
+        what = f"is stored with shape {tensor.shape}, the configuration asks for {experts} experts"
+        raise CheckpointError(what, name, MISMATCH)
+    each = tensor.count_bytes // experts
+    places = [(tensor.file, tensor.offset_bytes + expert * each) for expert in range(experts)]
+    return ExpertPart(own, tensor.dtype, places)
+
+
+def _check_shape(name: str, parts: list[ExpertPart], shape: list[int]) -> None:
+    if any(part.rearranged == "deinterleave" and part.shape[0] % 2 for part in parts):
+        raise CheckpointError("rows alternate, but their number is odd", name, MISMATCH)
+    turned = [part.shape[::-1] if part.rearranged == "transpose" else part.shape for part in parts]
+    total = [sum(each[0] for each in turned), *turned[0][1:]]
+    if total != shape[1:] or any(len(part.at) != shape[0] for part in parts):
+        what = f"stored experts have shape {total}, the configuration asks for {shape[1:]}"
+        raise CheckpointError(what, name, MISMATCH)

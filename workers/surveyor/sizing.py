@@ -1,0 +1,156 @@
+"""What a model needs, from its configuration alone: transformers builds it on the meta device, and it is counted."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...errors import CheckpointError
+from ..checkpoint.headers import DTYPE_BYTES
+from ..checkpoint.layout import block_for, place_kinds
+from ..checkpoint.quantised import quantisation_of
+from ..checkpoint.resolve import read_config
+from ..checkpoint.survey import ModelSizes, RowFacts, SlotTensor
+from ..model.architecture import (
+    build_on_meta,
+    expert_names,
+    expert_parameters,
+    experts_modules,
+    load_config,
+    resolve_dtype,
+)
+from ..model.dry_run import DryRun, dry_run
+from ..model.dtypes import dtype_name, loaded_dtypes
+from ..model.families.base import OutsideExperts
+from ..model.families.stacks import ENCODER, stack_of
+from ..model.kv_cost import cost_of
+from ..model.probe import probe
+from ..model.rope import rope_limits
+from .stored_sizes import stored_bytes
+
+ASSUMED_DTYPE = "bfloat16"
+"""Where neither the configuration nor a file says one; so large models are published."""
+
+
+def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
+    """The sizes of the model whose config.json lies in `folder`; no weights are needed.
+
+    Raises CheckpointError: not a model with routed experts, or one that transformers cannot build.
+    """
+    config = load_config(folder)
+    wanted = resolve_dtype(config, dtype, ASSUMED_DTYPE)
+    model = build_on_meta(config, wanted)
+    modules = routed_experts(model, folder)
+    shapes = expert_shapes(modules)
+    kinds = expert_kinds(modules)
+    tensors, stride_bytes, block_bytes = slot_layout(shapes, kinds, dtype_name(wanted))
+    quantised = quantisation_of(read_config(folder)) or {}
+    run = dry_run(config, wanted)
+    return ModelSizes(
+        folder=str(folder),
+        model_type=config.model_type,
+        architecture=type(model).__name__,
+        dtype=dtype_name(wanted),
+        context=exact_positions(config),
+        vocabulary=config.get_text_config().vocab_size,
+        layers=len(modules),
+        experts=expert_count(shapes, kinds),
+        kinds=len(kinds),
+        encoder_layers=encoder_layers(config, modules),
+        top_k=experts_per_token(run, config),
+        skeleton_bytes=skeleton_bytes(model, modules, loaded_dtypes(model, wanted)),
+        rows=row_facts(config, run),
+        tensors=tensors,
+        stride_bytes=stride_bytes,
+        block_bytes=block_bytes,
+        stored_expert_bytes=max(
+            stored_bytes(quantised, [each for each in tensors if each.kind == kind]) for kind in range(len(kinds))
+        ),
+    )
+
+
+def routed_experts(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
+    """The experts module of every MoE layer; raises CheckpointError if there is none."""
+    modules = dict(experts_modules(model))
+    if not modules:
+        what = f"'{model.config.model_type}' has no routed experts that transformers dispatches"
+        raise CheckpointError(what, str(folder), "ExpertFlow runs Mixture-of-Experts models; use a plain runtime")
+    return modules
+
+
+def expert_shapes(modules: dict[str, Any]) -> dict[str, list[int]]:
+    """[experts, ...] of every parameter of the experts; raises CheckpointError if they differ between layers."""
+    shapes = {name: _shapes(module) for name, module in modules.items()}
+    first = next(iter(shapes.values()))
+    for name, own in shapes.items():
+        if own != first:
+            raise CheckpointError("experts differ between layers", name, "Such models are not supported")
+    if any(0 in shape for shape in first.values()):
+        raise CheckpointError(f"experts have no values ({first})", next(iter(shapes)), "Download the checkpoint again")
+    return first
+
+
+def _shapes(module: Any) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in expert_parameters(module).items()}
+
+
+def expert_kinds(modules: dict[str, Any]) -> list[list[str]]:
+    """The names of the parameters that experts of each kind have; almost always one kind."""
+    module = next(iter(modules.values()))
+    return module.expert_kinds() if isinstance(module, OutsideExperts) else [list(expert_parameters(module))]
+
+
+def expert_count(shapes: dict[str, list[int]], kinds: list[list[str]]) -> int:
+    """Of one layer, all kinds."""
+    return sum(shapes[names[0]][0] for names in kinds)
+
+
+def slot_layout(shapes: dict[str, list[int]], kinds: list[list[str]], dtype: str) -> tuple[list[SlotTensor], int, int]:
+    """The tensors of a slot, kind after kind, its stride and the block of direct reads, in bytes."""
+    slices = [{name: shapes[name][1:] for name in names} for names in kinds]
+    largest = max(sum(math.prod(shape) for shape in own.values()) for own in slices)
+    block_bytes = block_for(largest * DTYPE_BYTES[dtype])
+    return *place_kinds(slices, dtype, block_bytes), block_bytes
+
+
+def exact_positions(config: PreTrainedConfig) -> int:
+    """Up to where the model is exact, whatever else is in the batch."""
+    stated = getattr(config.get_text_config(), "max_position_embeddings", 0) or 2**31
+    if stated < 0:
+        raise CheckpointError(f"max_position_embeddings is {stated}", "config.json", "Download the checkpoint again")
+    return min(stated, rope_limits(config) or stated)
+
+
+def row_facts(config: PreTrainedConfig, run: DryRun) -> RowFacts:
+    """What rows can do and cost: tried on a tiny model of the same class, counted on the real one."""
+    abilities, cost = probe(config), cost_of(run)
+    return RowFacts(
+        padding=abilities.padding,
+        moving=abilities.moving,
+        reason=abilities.reason,
+        kv_bytes_per_position=cost.per_position_bytes,
+        kv_bytes_per_row=cost.per_row_bytes,
+    )
+
+
+def experts_per_token(run: DryRun, config: PreTrainedConfig) -> int:
+    """The k of top-k, as its routers choose: the most where layers differ. Raises CheckpointError if none does."""
+    if not any(run.top_ks):
+        raise CheckpointError("its routers never choose experts", config.model_type, "Such models are not supported")
+    return max(run.top_ks)
+
+
+def skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any], dtypes: dict[str, torch.dtype]) -> int:
+    """Everything but routed experts, as it will be loaded: parameters and buffers, tied ones once."""
+    routed = {name for layer, module in modules.items() for name in expert_names(layer, module)}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    return sum(tensor.numel() * dtypes[name].itemsize for name, tensor in tensors if name not in routed)
+
+
+def encoder_layers(config: PreTrainedConfig, modules: dict[str, Any]) -> int:
+    """How many of the MoE layers are an encoder's."""
+    return sum(stack_of(name) == ENCODER for name in modules) if config.is_encoder_decoder else 0

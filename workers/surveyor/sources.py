@@ -1,0 +1,114 @@
+"""What transformers' loading rules say a parameter is made of, and which of it are scales."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from transformers.core_model_loading import (
+    Concatenate,
+    ErnieFuseAndSplitTextVisionExperts,
+    MergeModulelist,
+    Transpose,
+)
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
+from transformers.integrations.mxfp4 import Mxfp4Dequantize
+
+from ..checkpoint.headers import SIGNED_BYTE, StoredTensor
+from ..checkpoint.survey import FLOAT4_PAIRS
+
+SCALE_SUFFIX = "_scale_inv"
+
+
+class ParameterSource(msgspec.Struct):
+    """What a model parameter is made of: stored tensors by source pattern, in the library's order, and operations."""
+
+    patterns: list[str]
+    operations: list[Any]
+    stored: dict[str, list[StoredTensor]]
+    scales: ParameterSource | None = None
+    """Where they are stored under a name of their own beside a parameter's (`gate_up_proj_scale_inv`)."""
+    stated_block: list[int] | None = None
+    """Of such scales, as config.json has it."""
+    share: tuple[int, int] = (0, 1)
+    """Which parameter, of how many, of those that one rule makes of these tensors."""
+
+    def tensors(self) -> list[StoredTensor]:
+        """Everything it is made of."""
+        own = [tensor for part in self.stored.values() for tensor in part]
+        return own + (self.scales.tensors() if self.scales else [])
+
+
+def own_share(source: ParameterSource) -> ParameterSource:
+    """Where a rule deals experts out to several parameters, with those of this one alone."""
+    match source.operations:
+        case [ErnieFuseAndSplitTextVisionExperts(stack_dim=0, concat_dim=1)]:
+            operations = [MergeModulelist(dim=0), Concatenate(dim=1)]
+            stored = {pattern: _dealt(each, *source.share) for pattern, each in source.stored.items()}
+            return ParameterSource(source.patterns, operations, stored)
+        case _:
+            return source
+
+
+def _dealt(tensors: list[StoredTensor], place: int, count: int) -> list[StoredTensor]:
+    each = -(-len(tensors) // count)
+    return tensors[place * each : (place + 1) * each]
+
+
+class Scaled(msgspec.Struct):
+    """A source taken apart: `weights` without the dequantising operation, their scales by the same patterns."""
+
+    weights: ParameterSource
+    scales: dict[str, list[StoredTensor]]
+    stated_block: list[int] | None = None
+    """Rows and columns, as config.json has them."""
+
+
+def separate_scales(source: ParameterSource) -> Scaled:
+    """Stored tensors have the shapes and types of the values they hold, whatever packs them."""
+    match source.operations:
+        case [Fp8Dequantize() as operation, *others]:
+            return _block_scales(source, others, operation.hf_quantizer.quantization_config.weight_block_size)
+        case [Mxfp4Dequantize(), *others]:
+            return _group_scales(source, others)
+        case _ if source.scales and len(source.patterns) == len(source.scales.patterns) == 1:
+            return _fused_scales(source, source.scales)
+        case _:
+            return Scaled(source, {})
+
+
+def _fused_scales(source: ParameterSource, scales: ParameterSource) -> Scaled:
+    """One tensor for the scales of all experts: its rows lie in the file as those of the weights do."""
+    pattern, own = source.patterns[0], scales.patterns[0]
+    stored = {pattern: [_unpack_pairs(each) for each in source.stored.get(pattern, [])]}
+    weights = ParameterSource([pattern], source.operations, stored)
+    return Scaled(weights, {pattern: scales.stored.get(own, [])}, source.stated_block)
+
+
+def _block_scales(source: ParameterSource, operations: list[Any], stated: Any) -> Scaled:
+    named = [pattern for pattern in source.patterns if not pattern.endswith((SCALE_SUFFIX, "activation_scale"))]
+    stored = {pattern: [_unpack_pairs(each) for each in source.stored.get(pattern, [])] for pattern in named}
+    scales = {pattern: source.stored.get(pattern + SCALE_SUFFIX, []) for pattern in named}
+    return Scaled(ParameterSource(named, operations, stored), scales, list(stated) if stated else None)
+
+
+def _unpack_pairs(tensor: StoredTensor) -> StoredTensor:
+    if tensor.dtype != SIGNED_BYTE:
+        return tensor
+    *leading, columns = tensor.shape
+    return msgspec.structs.replace(tensor, dtype=FLOAT4_PAIRS, shape=[*leading, 2 * columns])
+
+
+def _group_scales(source: ParameterSource, operations: list[Any]) -> Scaled:
+    """Blocks [experts, rows, groups, bytes] hold the rows of the transposed matrix, two values a byte."""
+    blocks, scales = source.patterns
+    stored = [_unpack_groups(each) for each in source.stored.get(blocks, [])]
+    weights = ParameterSource([blocks], [Transpose(1, 2), *operations], {blocks: stored})
+    return Scaled(weights, {blocks: source.stored.get(scales, [])})
+
+
+def _unpack_groups(tensor: StoredTensor) -> StoredTensor:
+    if len(tensor.shape) != 4:
+        return tensor
+    experts, rows, groups, count = tensor.shape
+    return msgspec.structs.replace(tensor, dtype=FLOAT4_PAIRS, shape=[experts, rows, groups * count * 2])

@@ -1,0 +1,191 @@
+"""Surveys a checkpoint from its headers and configuration alone. Imports torch: compute makes it, and
+`plan` in a process of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedConfig
+
+from ...errors import CheckpointError
+from ..checkpoint.headers import checkpoint_files, first_dtype, read_headers
+from ..checkpoint.resolve import read_config, resolve_folder
+from ..checkpoint.survey import Piece, SlotTensor, Survey
+from ..checkpoint.unsupported import refuse_gguf, refuse_packed, refuse_packed_index
+from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
+from ..model.dry_run import dry_run
+from ..model.dtypes import dtype_name, loaded_dtypes
+from ..model.encoder_decoder import decoder_start
+from .completeness import check_complete
+from .conversions import ExpertPart, expert_parts, gather_apart, match_sources
+from .fingerprint import fingerprint
+from .pieces import make_piece, part_places
+from .sizing import (
+    encoder_layers,
+    exact_positions,
+    expert_count,
+    expert_kinds,
+    expert_shapes,
+    experts_per_token,
+    routed_experts,
+    row_facts,
+    skeleton_bytes,
+    slot_layout,
+)
+from .sources import ParameterSource
+
+
+def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Survey:
+    """Everything the other processes need to know of a checkpoint; a hub id is downloaded if it is not cached.
+
+    Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor
+    or shard, a truncated or unreadable file; for a hub id also EngineError where the hub cannot be reached.
+    """
+    return survey_folder(resolve_folder(model, revision), dtype)
+
+
+def survey_folder(folder: Path, dtype: str = "auto") -> Survey:
+    """The survey of a checkpoint in a folder."""
+    try:
+        return _survey(folder, dtype)
+    except OSError as error:
+        where = str(error.filename or folder)
+        what = f"cannot be read ({error.strerror or error})"
+        raise CheckpointError(what, where, "Check its permissions and the disk") from error
+
+
+def _survey(folder: Path, dtype: str) -> Survey:
+    config = load_config(folder)
+    refuse_gguf(folder)
+    refuse_packed_index(read_config(folder), folder)
+    files = checkpoint_files(folder)
+    stored = read_headers(files)
+    refuse_packed(stored, read_config(folder), folder)
+    wanted = resolve_dtype(config, dtype, first_dtype(stored))
+    skeleton = build_on_meta(config, wanted)
+    modules = routed_experts(skeleton, folder)
+    sources = match_sources(skeleton, stored)
+    check_complete(skeleton, sources, folder)
+    gather_apart(modules, sources)
+    dtypes = loaded_dtypes(skeleton, wanted)
+    _check_expert_dtypes(modules, dtypes, wanted)
+    experts = _ExpertBytes(modules, sources, dtype_name(wanted))
+    text = config.get_text_config()
+    run = dry_run(config, wanted)
+    top_k = experts_per_token(run, config)
+    sizes = (len(modules), experts.count, top_k, text.vocab_size)
+    return Survey(
+        folder=str(folder),
+        model_type=config.model_type,
+        architecture=type(skeleton).__name__,
+        dtype=dtype_name(wanted),
+        vocabulary=text.vocab_size,
+        context=exact_positions(config),
+        eos_ids=_special_tokens(folder, config),
+        first_token=_first_token(folder, config),
+        decoder_start=decoder_start(config) if config.is_encoder_decoder else None,
+        layers=len(modules),
+        encoder_layers=encoder_layers(config, modules),
+        experts=experts.count,
+        kinds=experts.kinds,
+        top_k=top_k,
+        module_names=list(modules),
+        fingerprint=fingerprint(stored.values(), _expert_names(modules, sources), files, sizes),
+        skeleton_bytes=skeleton_bytes(skeleton, modules, dtypes),
+        stored_expert_bytes=experts.stored_bytes(),
+        checkpoint_bytes=sum(file.stat().st_size for file in files),
+        rows=row_facts(config, run),
+        files=[str(file) for file in files],
+        tensors=experts.tensors,
+        pieces=experts.pieces,
+        places=experts.places.tobytes(),
+        stride_bytes=experts.stride_bytes,
+        block_bytes=experts.block_bytes,
+    )
+
+
+def _expert_names(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> set[str]:
+    """Of the stored tensors that routed experts are made of."""
+    owned = [sources[f"{layer}.{name}"] for layer, module in modules.items() for name in expert_parameters(module)]
+    return {tensor.name for source in owned for tensor in source.tensors()}
+
+
+def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype], wanted: torch.dtype) -> None:
+    for layer, module in modules.items():
+        for name in expert_names(layer, module):
+            if (own := dtypes[name]) != wanted:
+                what = f"is kept in {dtype_name(own)} by the library, not in {dtype_name(wanted)}"
+                raise CheckpointError(what, name, "Choose dtype = float32")
+
+
+class _ExpertBytes:
+    """The slot layout and the places of all experts, checked to be alike in every layer."""
+
+    def __init__(self, modules: dict[str, Any], sources: dict[str, ParameterSource], dtype: str) -> None:
+        shapes = expert_shapes(modules)
+        kinds = expert_kinds(modules)
+        self.count, self.kinds = expert_count(shapes, kinds), len(kinds)
+        self.tensors, self.stride_bytes, self.block_bytes = slot_layout(shapes, kinds, dtype)
+        layers = [self._parts_of(layer, shapes, sources) for layer in modules]
+        self.pieces = _pieces(layers[0], self.tensors)
+        self._check_pieces(layers)
+        self.places = np.array([part_places(layer, self.tensors, self.kinds) for layer in layers], dtype=np.int64)
+        self.places = np.ascontiguousarray(self.places.transpose(0, 2, 1, 3))
+
+    def stored_bytes(self) -> int:
+        """Of one expert of the largest kind."""
+        each = [0] * self.kinds
+        for piece in self.pieces:
+            each[self.tensors[piece.tensor].kind] += piece.stored_bytes
+        return max(each)
+
+    def _parts_of(
+        self, layer: str, shapes: dict[str, list[int]], sources: dict[str, ParameterSource]
+    ) -> list[list[ExpertPart]]:
+        names = [tensor.name for tensor in self.tensors]
+        return [expert_parts(f"{layer}.{name}", sources[f"{layer}.{name}"], shapes[name]) for name in names]
+
+    def _check_pieces(self, layers: list[list[list[ExpertPart]]]) -> None:
+        for number, layer in enumerate(layers):
+            if _pieces(layer, self.tensors) != self.pieces:
+                what = "experts are stored differently in different layers"
+                raise CheckpointError(what, f"MoE layer {number}", "Save the model once with a recent transformers")
+
+
+def _pieces(parts: list[list[ExpertPart]], tensors: list[SlotTensor]) -> list[Piece]:
+    pieces: list[Piece] = []
+    scales_place = sum(map(len, parts))
+    for number, (tensor, own) in enumerate(zip(tensors, parts, strict=True)):
+        at = 0
+        for part in own:
+            pieces.append(make_piece(number, tensor, part, at, scales_place))
+            at += pieces[-1].count_bytes
+            scales_place += part.scales is not None
+    return pieces
+
+
+def _special_tokens(folder: Path, config: PreTrainedConfig) -> list[int]:
+    eos = config.get_text_config().eos_token_id
+    if (folder / "generation_config.json").is_file():
+        eos = _generation_config(folder).eos_token_id or eos
+    if eos is None:
+        return []
+    return [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]
+
+
+def _first_token(folder: Path, config: PreTrainedConfig) -> int | None:
+    """The library forces it after a text of one token: in a decoder, its start."""
+    if not config.is_encoder_decoder or not (folder / "generation_config.json").is_file():
+        return None
+    return _generation_config(folder).forced_bos_token_id
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (ValueError, TypeError, OSError) as error:
+        file = str(folder / "generation_config.json")
+        raise CheckpointError(f"cannot be read ({error})", file, "Download the checkpoint again") from error
