@@ -21,10 +21,11 @@ import numpy as np
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import PredictStep, StepRouting
 from expertflow.workers.predictor.base.forecaster import Forecaster
+from expertflow.workers.predictor.base.model_shape import ModelShape
 from expertflow.workers.predictor.path.file import read_path
 from expertflow.workers.predictor.path.forecaster import PathForecaster as PathForecaster
-from expertflow.workers.predictor.path.loading import tokenizer_spelling
-from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.predictor.path.forecaster import tokenizer_spelling
+from expertflow.workers.predictor.registry import make_forecaster
 from expertflow.workers.scheduler.grouping.clustering import kmeans
 from expertflow.workers.scheduler.grouping.objective import activated
 from expertflow.workers.scheduler.grouping.swapping import swap

@@ -11,7 +11,8 @@ from ...configs.sizes import parse_size
 from ...errors import UsageError
 from ...workers.loader.policies import POLICIES
 from ...workers.predictor.base.forecaster import Forecaster
-from ...workers.predictor.registry import ModelShape, make_forecaster, predictor_file
+from ...workers.predictor.base.model_shape import ModelShape
+from ...workers.predictor.registry import make_forecaster, predictor_file
 from ...workers.traces.trace import Trace
 from .advice import ForecastPlans, Planning, RecordedHints, RecordedPlans
 from .experiment import BOUNDS, HintSource, no_plans

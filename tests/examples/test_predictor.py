@@ -11,11 +11,12 @@ import torch
 from expertflow.configs.schema import Config
 from expertflow.examples.routing_report import WINDOW_TOKENS, read_ids, read_text
 from expertflow.workers.checkpoint.widen import widen
+from expertflow.workers.predictor.base.model_shape import ModelShape
 from expertflow.workers.predictor.judging.figures import Figures, judge
 from expertflow.workers.predictor.judging.replay import decode
 from expertflow.workers.predictor.path.file import read_path
-from expertflow.workers.predictor.path.loading import load_path
-from expertflow.workers.predictor.registry import FILE_NAME, ModelShape, make_forecaster
+from expertflow.workers.predictor.path.forecaster import load_path
+from expertflow.workers.predictor.registry import FILE_NAME, make_forecaster
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.trace import Trace
 from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -10,9 +10,10 @@ from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.tests.predictor.routes import coming, same_everywhere, used_of
 from expertflow.workers.predictor.base.forecaster import scores
+from expertflow.workers.predictor.base.model_shape import ModelShape
 from expertflow.workers.predictor.base.token_table import TokenTable
 from expertflow.workers.predictor.baselines.adversarial import Noise, Opposite
-from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.predictor.registry import make_forecaster
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2
 SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K)

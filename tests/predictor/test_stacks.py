@@ -11,7 +11,8 @@ from expertflow import Config
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import PredictStep, StepRouting
 from expertflow.workers.predictor.base.forecaster import Forecaster
-from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.predictor.base.model_shape import ModelShape
+from expertflow.workers.predictor.registry import make_forecaster
 from expertflow.workers.traces.routing import UNROUTED, laid_out, seen_layers
 
 LAYERS, ENCODER_LAYERS, EXPERTS = 5, 2, 8

@@ -20,11 +20,11 @@ from expertflow.tests.predictor.paths import (
     made_up_trace,
     untrained,
 )
+from expertflow.workers.predictor.base.model_shape import ModelShape
 from expertflow.workers.predictor.base.predictor_file import FORMAT_VERSION
 from expertflow.workers.predictor.path.file import read_path, write_path
-from expertflow.workers.predictor.path.forecaster import PathForecaster
-from expertflow.workers.predictor.path.loading import load_path
-from expertflow.workers.predictor.registry import FILE_NAME, ModelShape, make_forecaster
+from expertflow.workers.predictor.path.forecaster import PathForecaster, load_path
+from expertflow.workers.predictor.registry import FILE_NAME, make_forecaster
 from expertflow.workers.predictor.training.path import default_shape
 
 SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="abc")

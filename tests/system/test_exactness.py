@@ -20,7 +20,8 @@ from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.predictor.base.forecaster import Forecaster
-from expertflow.workers.predictor.registry import ModelShape, make_forecaster
+from expertflow.workers.predictor.base.model_shape import ModelShape
+from expertflow.workers.predictor.registry import make_forecaster
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from ...configs.sizes import format_size
 from ...errors import EngineError, UsageError
+from .config_file import read_config
 from .headers import INDEX, weight_names
 from .hub_errors import explain
 from .hub_progress import reporting_bar
-from .resolve import DownloadProgress, read_config
 from .unsupported import other_weights, refuse_packed_index
 
 CONFIG = "config.json"
@@ -19,6 +19,8 @@ TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "predictor.npz"]
 """Configuration, tokenizer, chat template, and the predictor that a repository may carry."""
 SUBFOLDERS = "*/*"
 """Hold second copies of the weights in other layouts, in many repositories."""
+DownloadProgress = Callable[[int, int], None]
+"""Called with the bytes of a download that are there and that there will be, from any thread."""
 
 
 def fetch_config(model: str, revision: str) -> Path:

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ...errors import CheckpointError, UsageError
-from .quantised import refuse_unread
-from .unsupported import refuse_gguf
-
-DownloadProgress = Callable[[int, int], None]
-"""Called with the bytes of a download that are there and that there will be, from any thread."""
+from ...errors import UsageError
+from .hub import DownloadProgress, fetch_model
 
 
 def resolve_folder(model: str, revision: str = "", report: DownloadProgress = lambda done, total: None) -> Path:
@@ -21,8 +14,6 @@ def resolve_folder(model: str, revision: str = "", report: DownloadProgress = la
     Raises UsageError for an empty name, a file, or a name that is neither a folder nor a hub id; for hub ids also what
     `hub.fetch_model` raises.
     """
-    from .hub import fetch_model
-
     return local_folder(model) or fetch_model(model, revision, report)
 
 
@@ -50,19 +41,3 @@ def _local_path(model: str) -> Path | None:
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UsageError(f"cannot be looked up ({reason})", model, "Give a checkpoint folder or a hub id") from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder, with formats that are not read refused by name."""
-    file = folder / "config.json"
-    if not file.is_file():
-        refuse_gguf(folder)
-        raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
-    try:
-        config = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"is not valid JSON ({error})", str(file), "Download the checkpoint again") from error
-    if not isinstance(config, dict):
-        raise CheckpointError("is not a JSON object", str(file), "Download the checkpoint again")
-    refuse_unread(config, file)
-    return config

@@ -20,8 +20,8 @@ import torch
 
 from ...configs.sizes import format_size
 from ...errors import UsageError
+from .config_file import read_config
 from .headers import DTYPES, StoredTensor, checkpoint_files, read_headers
-from .resolve import read_config
 
 ReportProgress = Callable[[str, int, int], None]
 

@@ -23,9 +23,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...errors import CheckpointError
+from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.quantised import quantisation_of
-from ..checkpoint.resolve import read_config
 from .dtypes import dtype_name
 from .families.base import OutsideExperts
 from .families.refusals import refuse_by_name

@@ -3,51 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...configs.schema import Config
 from ...errors import UsageError
-from ..checkpoint.survey import Survey
-from .base.forecaster import Forecaster, Stack
+from .base.forecaster import Forecaster
+from .base.model_shape import ModelShape
 
 FILE_NAME = "predictor.npz"
 """A model folder may carry a predictor of this name, which is used unless another is named."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """The model whose routing is to be forecast."""
-
-    layers: int
-    """MoE layers."""
-    experts: int
-    """Of a layer."""
-    top_k: int
-    folder: str = ""
-    """Its checkpoint; empty: there is none, only its routing."""
-    fingerprint: str = ""
-    """`Survey.fingerprint`; empty: unknown."""
-    encoder_layers: int = 0
-    """So many of the layers, the first, are an encoder's: its tokens and the decoder's are forecast apart."""
-    stack: Stack | None = None
-    """Which of the two `layers` are of, where they are forecast apart."""
-
-    def of_stack(self, stack: Stack) -> ModelShape:
-        """Its layers alone."""
-        layers = self.encoder_layers if stack == "encoder" else self.layers - self.encoder_layers
-        return replace(self, layers=layers, stack=stack)
-
-    @staticmethod
-    def of(survey: Survey) -> ModelShape:
-        return ModelShape(
-            layers=survey.layers,
-            experts=survey.experts,
-            top_k=survey.top_k,
-            folder=survey.folder,
-            fingerprint=survey.fingerprint,
-            encoder_layers=survey.encoder_layers,
-        )
 
 
 def make_forecaster(config: Config, subject: ModelShape) -> Forecaster | None:
@@ -94,13 +58,13 @@ def predictor_file(config: Config, subject: ModelShape) -> Path:
 
 
 def _path(config: Config, subject: ModelShape) -> Forecaster:
-    from .path.loading import load_path
+    from .path.forecaster import load_path
 
     return load_path(predictor_file(config, subject), subject)
 
 
 def _paper(config: Config, subject: ModelShape) -> Forecaster:
-    from .t5.loading import load_paper
+    from .t5.forecaster import load_paper
 
     return load_paper(predictor_file(config, subject), subject)
 

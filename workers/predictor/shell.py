@@ -11,8 +11,9 @@ from ..checkpoint.survey import Survey
 from ..traces.records import TracedPlan, TraceHeader
 from ..traces.stream import TraceFile
 from .base.forecaster import Forecaster, scores
+from .base.model_shape import ModelShape
 from .events import Learn, PredictorAction, RunRowPrediction
-from .registry import ModelShape, chosen_predictor, make_forecaster
+from .registry import chosen_predictor, make_forecaster
 from .state import PredictorState
 
 

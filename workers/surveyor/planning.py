@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from ...errors import CheckpointError
+from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import INDEX, SINGLE, weight_names
 from ..checkpoint.hub import fetch_config, listed_bytes
-from ..checkpoint.resolve import local_folder, read_config
+from ..checkpoint.resolve import local_folder
 from ..checkpoint.survey import ModelSizes
 from ..checkpoint.unsupported import refuse_gguf, refuse_packed_index
 

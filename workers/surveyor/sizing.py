@@ -10,10 +10,10 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError
+from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.layout import block_for, place_kinds
 from ..checkpoint.quantised import quantisation_of
-from ..checkpoint.resolve import read_config
 from ..checkpoint.survey import ModelSizes, RowFacts, SlotTensor
 from ..model.architecture import (
     build_on_meta,

@@ -11,8 +11,9 @@ import torch
 from transformers import GenerationConfig, PreTrainedConfig
 
 from ...errors import CheckpointError
+from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import checkpoint_files, first_dtype, read_headers
-from ..checkpoint.resolve import read_config, resolve_folder
+from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.survey import Piece, SlotTensor, Survey
 from ..checkpoint.unsupported import refuse_gguf, refuse_packed, refuse_packed_index
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype

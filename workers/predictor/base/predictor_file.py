@@ -11,7 +11,7 @@ import numpy as np
 
 from ....errors import CheckpointError, UsageError
 from ...traces.arrays import read_arrays
-from ..registry import ModelShape
+from .model_shape import ModelShape
 
 FORMAT_VERSION = 1
 REMEDY = "Train one for this model: `expertflow train TRACE --out FILE`, with --kind paper for that of the paper"

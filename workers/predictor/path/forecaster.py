@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
 from ....ipc.messages import PredictStep, StepRouting
 from ...traces.routing import read_routing
 from ..base.forecaster import CHUNK_TOKENS, Forecaster, Part
-from ..base.spelling import Spelling
-from .file import PathFile
+from ..base.model_shape import ModelShape
+from ..base.predictor_file import check_belongs
+from ..base.spelling import Spelling, tokenizer_spelling
+from .file import PathFile, read_path
 from .history import Asked, Recent, TokenHistory
 from .lexicon import Lexicon
 from .network import Network, Words
@@ -154,3 +157,11 @@ def _alike(single: np.ndarray, runs: list[np.ndarray]) -> Iterator[np.ndarray]:
     for run in runs:
         for start in range(0, len(run), CHUNK_TOKENS):
             yield run[None, start : start + CHUNK_TOKENS]
+
+
+def load_path(file: Path, subject: ModelShape) -> PathForecaster:
+    """Raises UsageError if it is no path predictor, CheckpointError if it belongs to another model."""
+    predictor = read_path(file)
+    check_belongs(predictor.header, subject, str(file))
+    by_string = predictor.header.shape.grams or predictor.table.named
+    return PathForecaster(predictor, tokenizer_spelling(subject.folder) if by_string else None)

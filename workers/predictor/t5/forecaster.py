@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ....ipc.messages import PredictStep, StepRouting
 from ..base.forecaster import Forecaster, Part
-from ..base.spelling import Spelling
-from .file import T5File
+from ..base.model_shape import ModelShape
+from ..base.predictor_file import check_belongs
+from ..base.spelling import Spelling, tokenizer_spelling
+from .file import T5File, read_paper
 from .module import T5Module, padded
 from .row import T5Row
 from .shape import FIRST, UNKNOWN
@@ -83,3 +86,10 @@ class T5Forecaster(Forecaster):
             room -= row.cached_tokens
             if room < 0:
                 row.forget()
+
+
+def load_paper(file: Path, subject: ModelShape) -> T5Forecaster:
+    """Raises UsageError if it is no such predictor, CheckpointError if it belongs to another model."""
+    predictor = read_paper(file)
+    check_belongs(predictor.header, subject, str(file))
+    return T5Forecaster(predictor, tokenizer_spelling(subject.folder))

@@ -1,0 +1,27 @@
+"""Reads config.json of a checkpoint folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ...errors import CheckpointError
+from .quantised import refuse_unread
+from .unsupported import refuse_gguf
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder, with formats that are not read refused by name."""
+    file = folder / "config.json"
+    if not file.is_file():
+        refuse_gguf(folder)
+        raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
+    try:
+        config = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"is not valid JSON ({error})", str(file), "Download the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise CheckpointError("is not a JSON object", str(file), "Download the checkpoint again")
+    refuse_unread(config, file)
+    return config
