@@ -7,24 +7,37 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configs.schema import Config as Config
-    from .runtime.client.client import Batch as Batch
-    from .runtime.client.client import Client as Client
-    from .runtime.client.client import Completion as Completion
-    from .runtime.client.client import ImagePrompt as ImagePrompt
+    from .runtime.client import Batch as Batch
+    from .runtime.client import Client as Client
+    from .runtime.client import Completion as Completion
+    from .runtime.client import Event as Event
+    from .runtime.client import ImagePrompt as ImagePrompt
+    from .runtime.client import NotDoneInTime as NotDoneInTime
+    from .runtime.client import Request as Request
+    from .runtime.client.async_batch import AsyncBatch as AsyncBatch
+    from .runtime.client.async_client import AsyncClient as AsyncClient
     from .runtime.engine.group import EngineGroup as EngineGroup
     from .runtime.engine.supervisor import Supervisor as Supervisor
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "Client", "Completion", "Config", "EngineGroup", "ImagePrompt", "Supervisor", "__version__"]
+__all__ = [
+    "AsyncBatch", "AsyncClient", "Batch", "Client", "Completion", "Config", "EngineGroup", "Event", "ImagePrompt",
+    "NotDoneInTime", "Request", "Supervisor", "__version__",
+]  # fmt: skip
 
 _HOMES = {
     "Config": ".configs.schema",
     "Supervisor": ".runtime.engine.supervisor",
     "EngineGroup": ".runtime.engine.group",
-    "Client": ".runtime.client.client",
+    "AsyncBatch": ".runtime.client.async_batch",
+    "AsyncClient": ".runtime.client.async_client",
     "Batch": ".runtime.client.client",
+    "Client": ".runtime.client.client",
     "Completion": ".runtime.client.client",
+    "Event": ".runtime.client.client",
     "ImagePrompt": ".runtime.client.client",
+    "NotDoneInTime": ".runtime.client.client",
+    "Request": ".runtime.client.client",
 }
 
 

@@ -1,8 +1,8 @@
-"""Which of several engines sees to which request. No socket, no clock.
+"""Distributes requests over several engines. Pure: no socket, no clock.
 
 An engine is handed about twice as many requests as it runs at the same time; the others wait here. So a fast engine
-takes more of a batch than a slow one, and none is without work while another has some waiting. A single engine is
-handed everything at once.
+takes more of a batch than a slow one, and none is idle while another has a backlog. A single engine is handed
+everything at once.
 """
 
 from __future__ import annotations
@@ -11,77 +11,83 @@ from collections import deque
 from collections.abc import Iterable
 
 from ...errors import ExpertFlowError
-from .deadlines import Deadlines
-from .request import ClientRequest
+from .request import ClientRequest, Deadlines
 from .session import EngineSession
 
 
 class RequestBalancer:
-    """Requests of a client, and the exchanges with the engines that live."""
+    """Requests of a client, and the sessions with the engines that live."""
 
     def __init__(self) -> None:
-        self._exchanges: list[EngineSession] = []
+        self._sessions: list[EngineSession] = []
         self._waiting: deque[ClientRequest] = deque()
         self._deadlines = Deadlines()
 
-    def add(self, exchange: EngineSession) -> None:
-        """One more engine lives."""
-        self._exchanges.append(exchange)
+    @property
+    def open_count(self) -> int:
+        """Requests that are not known to have ended."""
+        return len(self._waiting) + sum(session.open_count + len(session.returned) for session in self._sessions)
+
+    def add(self, session: EngineSession) -> None:
+        """Use one more engine."""
+        self._sessions.append(session)
         self._recount()
 
-    def hand_in(self, order: ClientRequest, now_ns: int) -> None:
+    def submit(self, request: ClientRequest, now_ns: int) -> None:
         """Take a request."""
-        self._waiting.append(order)
-        self._deadlines.add(order, now_ns)
-        self.spread(now_ns)
+        self._waiting.append(request)
+        self._deadlines.add(request, now_ns)
+        self.assign(now_ns)
 
-    def cancel(self, order: ClientRequest) -> None:
-        """It ends by the word of the scheduler that has it, or at once."""
-        for exchange in self._exchanges:
-            if exchange.holds(order) or not order.under_way:
-                exchange.cancel(order)
+    def cancel(self, request: ClientRequest) -> None:
+        """Cancel a request: the scheduler that has it ends it, or it ends at once."""
+        for session in self._sessions:
+            if session.holds(request) or not request.under_way:
+                session.cancel(request)
 
-    def spread(self, now_ns: int) -> None:
-        """Hand on what waits, first come first served, each to the engine that has the fewest."""
+    def assign(self, now_ns: int) -> None:
+        """Hand on what waits, first come first served, each request to the engine that has the fewest."""
         self._deadlines.end_overdue(now_ns)
-        for exchange in self._exchanges:
-            self._put_back(exchange.returned)
-            exchange.returned = []
-        while self._waiting and (exchange := self._least_busy()):
-            order = self._waiting.popleft()
-            if not order.ended:
-                exchange.hand_in(order, now_ns)
+        for session in self._sessions:
+            self._put_back(session.returned)
+            session.returned = []
+        while self._waiting and (session := self._least_busy()):
+            request = self._waiting.popleft()
+            if not request.ended:
+                session.submit(request, now_ns)
 
     def next_due_ns(self) -> int | None:
-        """When something becomes due without news; None: not before there is news."""
-        times = [exchange.next_due_ns() for exchange in self._exchanges]
+        """Return when something becomes due without an answer; None: not before there is one."""
+        times = [session.next_due_ns() for session in self._sessions]
         if self._waiting:
             times.append(self._deadlines.next_ns)
         return min((time for time in times if time is not None), default=None)
 
-    def lose(self, exchange: EngineSession, error: ExpertFlowError) -> None:
-        """This engine is gone. What it had open goes to another, with the tokens that were delivered, as to a new
-        scheduler; without another, all ends with this error."""
-        self._exchanges.remove(exchange)
+    def lose(self, session: EngineSession, error: ExpertFlowError) -> None:
+        """Hand what a lost engine had open to another, with the tokens that were delivered, as to a new scheduler.
+
+        Without another engine, all requests end with this error.
+        """
+        self._sessions.remove(session)
         self._recount()
-        if self._exchanges:
-            self._put_back([*exchange.returned, *exchange.release()])
+        if self._sessions:
+            self._put_back([*session.returned, *session.release()])
             return
-        for order in [*exchange.returned, *self._waiting]:
-            exchange.hand_in(order, 0)
+        for request in [*session.returned, *self._waiting]:
+            session.submit(request, 0)
         self._waiting.clear()
-        exchange.fail_all(error)
+        session.fail_all(error)
 
     def _least_busy(self) -> EngineSession | None:
-        """That still takes one."""
-        if len(self._exchanges) == 1:
-            return self._exchanges[0]
-        hungry = [exchange for exchange in self._exchanges if exchange.open_count < exchange.max_outstanding]
-        return min(hungry, key=lambda exchange: exchange.open_count, default=None)
+        """Return the engine with the fewest requests that takes one more."""
+        if len(self._sessions) == 1:
+            return self._sessions[0]
+        hungry = [session for session in self._sessions if session.open_count < session.max_outstanding]
+        return min(hungry, key=lambda session: session.open_count, default=None)
 
-    def _put_back(self, orders: Iterable[ClientRequest]) -> None:
-        self._waiting.extendleft(reversed([*orders]))
+    def _put_back(self, requests: Iterable[ClientRequest]) -> None:
+        self._waiting.extendleft(reversed([*requests]))
 
     def _recount(self) -> None:
-        for exchange in self._exchanges:
-            exchange.one_of_several = len(self._exchanges) > 1
+        for session in self._sessions:
+            session.one_of_several = len(self._sessions) > 1

@@ -3,43 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, overload
+from types import TracebackType
+from typing import Literal, Self, overload
 
-from ...errors import EngineError, ExpertFlowError
+from ...errors import EngineError, ExpertFlowError, RequestError, UsageError
 from .completions import Completion, Event, NotDoneInTime
-from .request import ClientRequest
+from .request import BatchUpdates, ClientRequest
 from .text import TextCodec, TextStream
 
-PumpUntil = Callable[[Callable[[], bool], float | None], None]
+DriveUntil = Callable[[Callable[[], bool], float | None], None]
+Cancel = Callable[[list[ClientRequest]], None]
 
 
-class Batch:
-    """Wait for it with `results`, or iterate it for tokens as they come; both work while other batches are open."""
+class BatchState:
+    """Events and results that a batch has received so far. It waits for nothing."""
 
-    def __init__(
-        self,
-        orders: list[ClientRequest],
-        news: dict[int, None],
-        codec: TextCodec,
-        pump_until: PumpUntil,
-        cancel: Callable[[list[ClientRequest]], None],
-    ) -> None:
-        self._orders, self._news, self._codec = orders, news, codec
-        self._pump_until, self._cancel = pump_until, cancel
+    def __init__(self, requests: list[ClientRequest], updates: BatchUpdates, codec: TextCodec, cancel: Cancel) -> None:
+        """`cancel` sends cancellations of some of the requests."""
+        self._requests, self._updates, self._codec, self._cancel = requests, updates, codec, cancel
         self._streams: dict[int, TextStream] = {}
         self._told: dict[int, int] = {}
-        self._open = len(orders)
+        self._open = len(requests)
         self._completions: dict[int, Completion] = {}
 
     def __len__(self) -> int:
-        return len(self._orders)
+        return len(self._requests)
 
     @property
     def done(self) -> bool:
-        """Whether every request has ended, as far as was received."""
-        while self._open and self._orders[self._open - 1].ended:
+        """Return whether every request has ended, as far as was received."""
+        while self._open and self._requests[self._open - 1].ended:
             self._open -= 1
         return not self._open
+
+    def cancel(self, *indices: int) -> None:
+        """End these requests, or all, between two steps: they finish as `cancelled` with the tokens they have.
+
+        Raises RequestError for an index that the batch does not have. Requests that have ended stay as they are.
+        """
+        for index in indices:
+            if not 0 <= index < len(self):
+                what = f"{index} is no request of a batch of {len(self)}"
+                raise RequestError(what, "cancel", "Give indices of prompts, from 0")
+        self._cancel([self._requests[index] for index in indices] if indices else self._requests)
+
+    def received(self) -> Iterator[Event]:
+        """Yield what is new and was not yielded before, at most one event a request."""
+        for _ in range(len(self._updates)):
+            if not self._updates:  # another reader of the batch took it
+                return
+            yield self._event(self._requests[self._updates.take()])
+
+    @property
+    def has_updates(self) -> bool:
+        """Return whether `received` would yield something."""
+        return len(self._updates) > 0
+
+    def _event(self, request: ClientRequest) -> Event:
+        start = self._told.get(request.index, 0)
+        self._told[request.index] = len(request.tokens)
+        stream = self._streams.setdefault(request.index, TextStream(self._codec))
+        text = stream.delta(request.tokens, request.ended)
+        return Event(request.index, request.tokens[start:], text, request.finish_reason, request.error)
+
+    def _results(self, timeout_s: float | None, return_errors: bool) -> list[Completion | ExpertFlowError]:
+        """Return what the requests came to. Raises NotDoneInTime, or the first error unless `return_errors`."""
+        if not self.done:
+            self._raise_not_done(timeout_s)
+        results = [request.error or self._completion(request) for request in self._requests]
+        if not return_errors:
+            for result in results:
+                if isinstance(result, ExpertFlowError):
+                    raise result
+        return results
+
+    def _completion(self, request: ClientRequest) -> Completion:
+        if request.index not in self._completions:
+            self._completions[request.index] = self._complete(request)
+        return self._completions[request.index]
+
+    def _complete(self, request: ClientRequest) -> Completion:
+        if request.finish_reason is None or request.timings is None:
+            raise EngineError("the request has not ended", "batch", "This is a bug")
+        return Completion(
+            token_ids=request.tokens,
+            text=self._codec.decode(request.tokens),
+            finish_reason=request.finish_reason,
+            timings=request.timings,
+            request_id=request.submit.request_id,
+            prompt_ids=request.submit.prompt_ids,
+        )
+
+    def _raise_not_done(self, timeout_s: float | None) -> None:
+        open_count = sum(not request.ended for request in self._requests)
+        what = f"{open_count} of {len(self)} requests are not done after {timeout_s} s"
+        raise NotDoneInTime(what, "results", "Wait again, or cancel the batch")
+
+
+class Batch(BatchState):
+    """Wait for it with `results`, or iterate it for tokens as they come; both work while other batches are open.
+
+    As a context manager it cancels at the end what is still open.
+    """
+
+    def __init__(
+        self,
+        requests: list[ClientRequest],
+        updates: BatchUpdates,
+        codec: TextCodec,
+        cancel: Cancel,
+        drive_until: DriveUntil,
+    ) -> None:
+        super().__init__(requests, updates, codec, cancel)
+        self._drive_until = drive_until
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.cancel()
 
     @overload
     def results(self, timeout_s: float | None = None) -> list[Completion]: ...
@@ -53,61 +135,36 @@ class Batch:
     def results(
         self, timeout_s: float | None = None, *, return_errors: bool = False
     ) -> list[Completion] | list[Completion | ExpertFlowError]:
-        """Completions in the order of the prompts.
+        """Return completions in the order of the prompts.
 
         Raises the first error in that order, or puts errors in place of completions with `return_errors`. Raises
         NotDoneInTime after `timeout_s`; without it, it waits as long as the engine lives.
         """
-        self._pump_until(lambda: self.done, timeout_s)
-        if not self.done:
-            self._raise_not_done(timeout_s)
-        results = [order.error or self._completion(order) for order in self._orders]
-        if not return_errors:
-            for result in results:
-                if isinstance(result, ExpertFlowError):
-                    raise result
-        return results
-
-    def cancel(self) -> None:
-        """End all its requests between two steps: they finish with reason `cancelled` and the tokens they have."""
-        self._cancel(self._orders)
+        self._drive_until(lambda: self.done, timeout_s)
+        return self._results(timeout_s, return_errors)
 
     def __iter__(self) -> Iterator[Event]:
-        """Events of all requests as they come, until each has ended; an error is an event, not an exception."""
-        while True:
-            while self._news:
-                index = next(iter(self._news))
-                del self._news[index]
-                yield self._event(self._orders[index])
-            if self.done:
-                return
-            self._pump_until(lambda: bool(self._news) or self.done, None)
+        """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""
+        return (event for _, event in stream_events([self], self._drive_until))
 
-    def _event(self, order: ClientRequest) -> Event:
-        start = self._told.get(order.index, 0)
-        self._told[order.index] = len(order.tokens)
-        stream = self._streams.setdefault(order.index, TextStream(self._codec))
-        text = stream.delta(order.tokens, order.ended)
-        return Event(order.index, order.tokens[start:], text, order.finish_reason, order.error)
 
-    def _completion(self, order: ClientRequest) -> Completion:
-        if order.index not in self._completions:
-            self._completions[order.index] = self._complete(order)
-        return self._completions[order.index]
+def stream_events(batches: list[Batch], drive_until: DriveUntil) -> Iterator[tuple[Batch, Event]]:
+    """Yield events of several batches with their batch, until every request has ended.
 
-    def _complete(self, order: ClientRequest) -> Completion:
-        if order.finish_reason is None or order.timings is None:
-            raise EngineError("the request has not ended", "batch", "This is a bug")
-        return Completion(
-            token_ids=order.tokens,
-            text=self._codec.decode(order.tokens),
-            finish_reason=order.finish_reason,
-            timings=order.timings,
-            request_id=order.submit.request_id,
-            prompt_ids=order.submit.prompt_ids,
-        )
+    Raises UsageError unless all are of the client that `drive_until` drives: nobody would receive for the others.
+    """
+    if not all(batch._drive_until == drive_until for batch in batches):
+        raise UsageError("one batch is of another client", "events", "Iterate it by itself, or in its client")
+    return _stream(batches, drive_until)
 
-    def _raise_not_done(self, timeout_s: float | None) -> None:
-        open_count = sum(not order.ended for order in self._orders)
-        what = f"{open_count} of {len(self)} requests are not done after {timeout_s} s"
-        raise NotDoneInTime(what, "results", "Wait again, or cancel the batch")
+
+def _stream(batches: list[Batch], drive_until: DriveUntil) -> Iterator[tuple[Batch, Event]]:
+    while True:
+        for batch in batches:
+            for event in batch.received():
+                yield batch, event
+        if any(batch.has_updates for batch in batches):
+            continue
+        if all(batch.done for batch in batches):
+            return
+        drive_until(lambda: any(batch.has_updates for batch in batches) or all(batch.done for batch in batches), None)

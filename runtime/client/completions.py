@@ -1,4 +1,4 @@
-"""What a client gets back."""
+"""Results: completions, events, and the error of a wait that ran out of time."""
 
 from __future__ import annotations
 

@@ -1,140 +1,126 @@
-"""The client's sockets: messages to and from the scheduler, and whether there is an engine at all.
+"""One engine of a client: its sockets and its session.
 
-No wait is without an end. The engine lives as long as its supervisor holds the lock on the run directory (the kernel
-lets go of it however the supervisor dies); a scheduler that is restarted is noticed by the socket's own reconnect.
+The engine lives as long as its supervisor holds the lock on the run directory (the kernel lets go of it however the
+supervisor dies); a scheduler that is restarted is noticed by the socket's own reconnect.
+
+A trap: the descriptor of a ZeroMQ socket (`zmq.FD`) does not say "a message is there". It says "something may have
+changed since the socket was last asked", and any call on the socket, a send too, counts as asking. Whoever waits on
+the descriptor must first take in everything that has arrived, and again after every send, or he waits for a message
+that is there already. `EnginePool` sees to it.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
-
 import zmq
-from zmq.utils.monitor import recv_monitor_message
 
 from ...errors import EngineError
-from ...ipc.messages import AskSnapshot, FromClient, Hello, Message, Snapshot, ToClient
-from ...ipc.messages.control import SNAPSHOT
+from ...ipc.messages import FromClient, Hello, ToClient, Welcome
 from ...ipc.messages.to_client import TO_CLIENT
-from ...ipc.transport.addresses import CLIENTS, MONITOR, socket_address
+from ...ipc.transport.addresses import CLIENTS, socket_address
 from ...ipc.transport.link import Link
 from ...ipc.transport.sockets import Context, Socket, open_socket
+from .address import require_alive
+from .session import WINDOW, EngineSession
 
-LOOK_NS = 500_000_000
-"""No wait is longer than it is sensible not to look after the engine."""
+REQUESTS_AHEAD = 2
+"""Requests that one of several engines is handed, for each that it runs at the same time."""
 _HELLO_NS = 5_000_000_000
 _FAREWELL_MS = 200
 
 
-class Connection:
-    """A client's link to the scheduler of the engine at `address` (its run directory).
+class EngineConnection:
+    """A client's link to the scheduler of the engine in `run_dir`. Raises EngineError if there is no engine."""
 
-    Raises EngineError at once if there is no engine, later whenever it is found dead or silent for `answer_timeout_s`.
-    """
-
-    def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
-        self._run_dir = run_dir_of(address)
+    def __init__(self, context: Context, run_dir: str, answer_timeout_s: float) -> None:
+        self.run_dir = run_dir
+        self.session = EngineSession()
+        self.welcome: Welcome | None = None
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)
-        require_alive(self._run_dir)
-        self._context: Context = zmq.Context()
+        require_alive(run_dir)
         # Without an identity of its own each connection is a stranger to the scheduler, so that none can be taken for a
         # dead one. Watched before it connects, or the first handshake may be missed and the second taken for it.
-        socket = open_socket(self._context, zmq.DEALER)
+        socket = open_socket(context, zmq.DEALER)
         self._handshakes = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        socket.connect(socket_address(self._run_dir, CLIENTS))
+        socket.connect(socket_address(run_dir, CLIENTS))
         self._link: Link[ToClient] = Link(socket, TO_CLIENT)
         self._connected_before = False
+        self._heard = False
         self._silent_ns = self._greeted_at_ns = 0
+        self._link.send(Hello())
 
     @property
-    def run_dir(self) -> str:
-        """Of the engine."""
-        return self._run_dir
+    def fds(self) -> tuple[int, int]:
+        """Descriptors that become readable when `receive` may find something (see the trap above)."""
+        return int(self._link.socket.getsockopt(zmq.FD)), int(self._handshakes.getsockopt(zmq.FD))
 
-    def send(self, message: FromClient) -> None:
-        """Never blocks; what is sent while the scheduler is down reaches its successor."""
-        self._link.send(message)
+    def receive(self, now_ns: int) -> bool:
+        """Take in what has arrived, at most a thousand messages.
 
-    @property
-    def sockets(self) -> tuple[Socket, Socket]:
-        """Where something may arrive."""
-        return self._link.socket, self._handshakes
+        Returns False if nothing had and nothing is left, so that the descriptors can be waited on.
+        """
+        messages = self._link.receive()
+        for message in messages:
+            self._on_message(message, now_ns)
+        self._heard |= bool(messages)
+        reconnected = self._reconnected()
+        if reconnected:  # after the old scheduler's last words
+            self.session.on_reconnect()
+        return bool(messages) or reconnected or _readable(self._link.socket)
 
-    def look_after(self, waited_ns: int) -> None:
-        """Nothing has arrived: does the engine live, does its scheduler answer? Only time spent waiting is silence."""
-        require_alive(self._run_dir)
+    def send_due(self, now_ns: int) -> None:
+        """Send what the session has to say; never blocks."""
+        for message in self.session.due(now_ns):
+            self._link.send(message)
+
+    def check(self, waited_ns: int) -> None:
+        """Look after the engine. `waited_ns` is for how long the client has listened since the last check.
+
+        Raises EngineError if the engine has ended, or its scheduler was silent for `answer_timeout_s`.
+        """
+        if self._heard:
+            self._heard = False
+            self._silent_ns = self._greeted_at_ns = 0
+            return
+        require_alive(self.run_dir)
         self._silent_ns += waited_ns
         if self._silent_ns - self._greeted_at_ns > _HELLO_NS:
             self._greeted_at_ns = self._silent_ns
-            self.send(Hello())
+            self._link.send(Hello())
         if self._silent_ns > self._answer_timeout_ns:
             what = f"the scheduler has not answered for {self._silent_ns / 1e9:.0f} s"
-            raise EngineError(what, self._run_dir, "`expertflow top` shows what it waits for")
+            raise EngineError(what, self.run_dir, "`expertflow top` shows what it waits for")
 
-    def receive(self) -> list[ToClient]:
-        """Everything that has arrived."""
-        messages: list[ToClient] = []
-        while some := self._link.receive():
-            messages += some
-        if messages:
-            self._silent_ns = self._greeted_at_ns = 0
-        return messages
+    def close(self) -> None:
+        """Cancel what is open and leave; the last messages get a moment to go out."""
+        farewell: list[FromClient] = self.session.abandon()
+        for message in farewell:
+            self._link.send(message)
+        self._link.socket.disable_monitor()
+        self._handshakes.close(linger=0)
+        self._link.close(_FAREWELL_MS)
 
-    def reconnected(self) -> bool:
-        """Whether the scheduler at the other end may be another one than at the last call."""
+    def _on_message(self, message: ToClient, now_ns: int) -> None:
+        if isinstance(message, Welcome):
+            self._on_welcome(message)
+        else:
+            self.session.receive(message, now_ns)
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if self.welcome is None:
+            self.session.window = max(1, min(WINDOW, welcome.queue_limit))
+            self.session.max_outstanding = min(self.session.window, REQUESTS_AHEAD * welcome.batch_size)
+        self.welcome = welcome
+
+    def _reconnected(self) -> bool:
+        """Return whether the scheduler at the other end may be another one than at the last call."""
         handshakes = 0
-        while self._handshakes.poll(0):
-            recv_monitor_message(self._handshakes)
+        while _readable(self._handshakes):
+            self._handshakes.recv_multipart()  # no other event was asked for
             handshakes += 1
         reissue_copies = handshakes > 0 and (self._connected_before or handshakes > 1)
         self._connected_before = self._connected_before or handshakes > 0
         return reissue_copies
 
-    def ask_snapshot(self, timeout_s: float) -> Snapshot:
-        """The supervisor's newest snapshot of all stages."""
-        link: Link[Snapshot] = Link.connect(self._context, socket_address(self._run_dir, MONITOR), SNAPSHOT)
-        try:
-            return _ask(link, AskSnapshot(), timeout_s, self._run_dir)
-        finally:
-            link.close()
 
-    def close(self) -> None:
-        """Last words get a moment to go out."""
-        self._link.socket.disable_monitor()
-        self._handshakes.close(linger=0)
-        self._link.close(_FAREWELL_MS)
-        self._context.destroy(linger=None)
-
-
-def _ask(link: Link[Snapshot], question: Message, timeout_s: float, run_dir: str) -> Snapshot:
-    link.send(question)
-    deadline_ns = time.monotonic_ns() + round(timeout_s * 1e9)
-    while time.monotonic_ns() < deadline_ns:
-        if link.socket.poll(100):
-            for answer in link.receive():
-                return answer
-        require_alive(run_dir)
-    raise EngineError(f"no snapshot within {timeout_s} s", run_dir, "The supervisor may be overloaded; try again")
-
-
-def run_dir_of(address: str | os.PathLike[str]) -> str:
-    """The run directory, also when the address of the client socket in it was given."""
-    path = os.fspath(address).removeprefix("ipc://")
-    return os.path.dirname(path) if os.path.basename(path) == CLIENTS else path
-
-
-def require_alive(run_dir: str) -> None:
-    """Raise EngineError unless a supervisor holds the lock of its run directory."""
-    remedy = "Start the engine again; its output says why it ended"
-    try:
-        fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise EngineError("there is no engine", run_dir or "address", remedy) from error
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    finally:
-        os.close(fd)
-    raise EngineError("the engine has ended", run_dir, remedy)
+def _readable(socket: Socket) -> bool:
+    return bool(int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)

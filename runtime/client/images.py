@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, RuntimeError, struct.error, Warning)
-"""What Pillow's readers raise at damaged files."""
+"""Errors that Pillow's readers raise at damaged files."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,148 +1,179 @@
-"""The engines that a client talks to: one, or all of a group. Each has a connection and an exchange of its own."""
+"""All engines of a client as one state machine, driven by one file descriptor.
+
+    while ...:
+        wait until pool.fileno() is readable, at most until pool.next_deadline()
+        pool.on_readable()      # or pool.on_deadline()
+
+Whoever drives it (`Client`, `AsyncClient`, a server of your own) needs nothing else: no thread, no event loop of ours.
+After every call the descriptor can be waited on: all that had arrived was taken in, or `next_deadline` says "at once"
+(see the trap in `connection.py`). `RequestBalancer` and the `EngineSession`s decide; they know no socket and no clock.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import select
 import time
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 
 import zmq
 
 from ...errors import EngineError, ExpertFlowError
-from ...ipc.messages import Hello, Snapshot, Welcome
+from ...ipc.messages import Welcome
 from ...ipc.shared.rundir import engines_of, is_group
-from ...ipc.transport.sockets import Socket
+from ...ipc.transport.sockets import Context
+from .address import run_dir_of
 from .balancer import RequestBalancer
-from .connection import LOOK_NS, Connection, run_dir_of
+from .connection import EngineConnection
 from .request import ClientRequest
-from .session import WINDOW, EngineSession
-from .snapshots import ask_all
+from .snapshots import EngineMonitors
 
-AHEAD = 2
-"""Requests that one of several engines is handed, for each that it runs at the same time."""
-
-
-class EngineConnection:
-    """One engine."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.exchange = EngineSession()
-        self.welcome: Welcome | None = None
-
-    def take_in(self, ready: dict[Socket, int], waited_ns: int) -> None:
-        """Hear what has come. Raises EngineError if the engine is found dead or deaf."""
-        if not any(socket in ready for socket in self.connection.sockets):
-            self.connection.look_after(waited_ns)
-        now_ns = time.monotonic_ns()
-        for message in self.connection.receive():
-            if isinstance(message, Welcome):
-                self._greeted(message)
-            else:
-                self.exchange.receive(message, now_ns)
-        if self.connection.reconnected():  # after the old scheduler's last words
-            self.exchange.reconnected()
-
-    def send_due(self) -> None:
-        for message in self.exchange.due(time.monotonic_ns()):
-            self.connection.send(message)
-
-    def close(self) -> None:
-        """Cancel what is open and leave."""
-        for message in self.exchange.abandon():
-            self.connection.send(message)
-        self.connection.close()
-
-    def _greeted(self, welcome: Welcome) -> None:
-        if self.welcome is None:
-            self.exchange.window = max(1, min(WINDOW, welcome.queue_limit))
-            self.exchange.max_outstanding = min(self.exchange.window, AHEAD * welcome.batch_size)
-        self.welcome = welcome
+CHECK_EVERY_NS = 500_000_000
+"""The engine is checked at this interval while something is awaited from it."""
 
 
 class EnginePool:
-    """Those that live. Nothing is open before `connect`."""
+    """The engines that live: one, or those of a group. Raises EngineError if there is none. Not thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
         self.failure: ExpertFlowError | None = None
-        """Why there is no engine any more, if there is none."""
-        self._lanes: list[EngineConnection] = []
-        self._is_group = False
-        self._dispatch = RequestBalancer()
-        self._poller = zmq.Poller()
-
-    def connect(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
-        """Raises EngineError if there is no engine."""
+        """The error that ended the last engine; None while one lives."""
         run_dir = run_dir_of(address)
         self._is_group = is_group(Path(run_dir))
-        end = EngineError("all engines of the group have ended", run_dir, "Start them again")
-        for engine in engines_of(Path(run_dir)):
-            try:
-                self._add(EngineConnection(Connection(engine, answer_timeout_s)))
-            except EngineError as error:  # of a group, it has only just ended
-                end = error
-        if not self._lanes:
-            raise end
+        self._context: Context = zmq.Context()
+        self._epoll = select.epoll()
+        self._connections: list[EngineConnection] = []
+        self._balancer = RequestBalancer()
+        self._checked_ns = time.monotonic_ns()
+        self._more = False
+        """Set if the descriptor may be silent although there is something to do."""
+        try:
+            self._connect(run_dir, answer_timeout_s)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def welcome(self) -> Welcome | None:
-        """Of engines for the same model; None before each has answered."""
-        heard = [lane.welcome for lane in self._lanes]
-        return heard[0] if heard and all(heard) else None
+        """The engines' facts of their model; None before each has answered."""
+        answers = [connection.welcome for connection in self._connections]
+        return answers[0] if answers and all(answers) else None
 
-    def hand_in(self, order: ClientRequest) -> None:
-        self._dispatch.hand_in(order, time.monotonic_ns())
+    # Driving
 
-    def cancel(self, order: ClientRequest) -> None:
-        self._dispatch.cancel(order)
+    def fileno(self) -> int:
+        """Return the descriptor to wait on for reading. It stays the same, and is closed by `close`."""
+        return self._epoll.fileno()
 
-    def pump(self, wait_ns: int) -> None:
-        """One round: wait a little if asked to, take in what has come, send what is due."""
-        ready, waited_ns = self._wait(wait_ns)
-        for lane in list(self._lanes):
-            try:
-                lane.take_in(ready, waited_ns)
-            except EngineError as error:
-                self._lose(lane, error)
-        self._dispatch.spread(time.monotonic_ns())
-        for lane in self._lanes:
-            lane.send_due()
+    def next_deadline(self) -> int | None:
+        """Return when `on_deadline` is to be called (of `time.monotonic_ns`); None: not before something arrives.
 
-    def snapshot(self, timeout_s: float) -> Snapshot:
-        """Of all that live."""
-        return ask_all([partial(lane.connection.ask_snapshot, timeout_s) for lane in self._lanes], self._is_group)
+        0, which is long past: at once, because the last call has left something to do.
+        """
+        if self._more:
+            return 0
+        if not self._awaiting:
+            return None
+        due_ns = self._balancer.next_due_ns()
+        check_ns = self._checked_ns + CHECK_EVERY_NS
+        return check_ns if due_ns is None else min(due_ns, check_ns)
+
+    def on_readable(self) -> None:
+        """Take in what has arrived and send what is due. Calling it without need does no harm."""
+        self._advance()
+
+    def on_deadline(self) -> None:
+        """End what is overdue, send what is due, check the engines. Calling it too early does no harm."""
+        self._advance()
+
+    # Requests
+
+    def submit(self, requests: Iterable[ClientRequest]) -> None:
+        """Take requests; their answers arrive while the pool is driven."""
+        now_ns = time.monotonic_ns()
+        if not self._awaiting:
+            self._checked_ns = now_ns  # silence counts from now on
+        for request in requests:
+            if not request.ended:
+                self._balancer.submit(request, now_ns)
+        self._advance()
+
+    def cancel(self, requests: Iterable[ClientRequest]) -> None:
+        """End requests between two steps, with the tokens they have."""
+        for request in requests:
+            self._balancer.cancel(request)
+        self._advance()
+
+    def monitors(self) -> EngineMonitors:
+        """Return the monitor sockets of the engines that live."""
+        return EngineMonitors(self._context, [each.run_dir for each in self._connections], self._is_group)
 
     def close(self) -> None:
-        for lane in self._lanes:
-            lane.close()
-        self._lanes.clear()
+        """Cancel what is open and leave. May block for a fifth of a second. Does nothing twice."""
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+        self._epoll.close()
+        self._context.destroy(linger=None)
 
-    def _add(self, lane: EngineConnection) -> None:
-        self._lanes.append(lane)
-        self._dispatch.add(lane.exchange)
-        for socket in lane.connection.sockets:
-            self._poller.register(socket, zmq.POLLIN)
-        lane.connection.send(Hello())
+    @property
+    def _awaiting(self) -> bool:
+        """Return whether an engine is to answer something."""
+        return bool(self._connections) and (self._balancer.open_count > 0 or self.welcome is None)
 
-    def _lose(self, lane: EngineConnection, error: EngineError) -> None:
-        self._lanes.remove(lane)
-        if self._lanes:
+    def _connect(self, run_dir: str, answer_timeout_s: float) -> None:
+        end = EngineError("all engines of the group have ended", run_dir, "Start them again")
+        for engine in engines_of(Path(run_dir)):
+            try:
+                self._add(EngineConnection(self._context, str(engine), answer_timeout_s))
+            except EngineError as error:  # of a group, it has only just ended
+                end = error
+        if not self._connections:
+            raise end
+        self._advance()
+
+    def _add(self, connection: EngineConnection) -> None:
+        self._connections.append(connection)
+        self._balancer.add(connection.session)
+        for fd in connection.fds:
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def _advance(self) -> None:
+        now_ns = time.monotonic_ns()
+        self._receive(now_ns)
+        self._check_when_due(now_ns)
+        self._send(now_ns)
+        self._more = self._receive(now_ns)  # sending may have taken the descriptor's signal
+
+    def _receive(self, now_ns: int) -> bool:
+        return any([connection.receive(now_ns) for connection in self._connections])
+
+    def _send(self, now_ns: int) -> None:
+        self._balancer.assign(now_ns)
+        for connection in self._connections:
+            connection.send_due(now_ns)
+
+    def _check_when_due(self, now_ns: int) -> None:
+        """Time that nobody drove the pool is no silence of an engine, so at most one interval counts."""
+        if (since_ns := now_ns - self._checked_ns) < CHECK_EVERY_NS:
+            return
+        self._checked_ns = now_ns
+        for connection in list(self._connections):
+            try:
+                connection.check(min(since_ns, CHECK_EVERY_NS))
+            except EngineError as error:
+                self._lose(connection, error)
+
+    def _lose(self, connection: EngineConnection, error: EngineError) -> None:
+        self._connections.remove(connection)
+        if self._connections:
             words = "an engine of the group is gone (%s: %s); what it had open (%d requests) goes on at the others"
-            logging.getLogger(__name__).warning(words, error.where, error.what, lane.exchange.open_count)
+            logging.getLogger(__name__).warning(words, error.where, error.what, connection.session.open_count)
         else:
             self.failure = error
-        for socket in lane.connection.sockets:
-            self._poller.unregister(socket)
-        lane.close()
-        self._dispatch.lose(lane.exchange, error)
-
-    def _wait(self, wait_ns: int) -> tuple[dict[Socket, int], int]:
-        """What can be received from, and how long that took; no longer than it is sensible not to look after all."""
-        started_ns = time.monotonic_ns()
-        due_ns = self._dispatch.next_due_ns()
-        patience_ns = wait_ns if due_ns is None else min(wait_ns, due_ns - started_ns)
-        timeout_ms = -(-max(0, min(patience_ns, LOOK_NS)) // 1_000_000)
-        ready = dict(self._poller.poll(timeout_ms))
-        return ready, time.monotonic_ns() - started_ns  # pyright: ignore[reportReturnType]
+        for fd in connection.fds:
+            self._epoll.unregister(fd)
+        connection.close()
+        self._balancer.lose(connection.session, error)

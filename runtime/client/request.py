@@ -1,13 +1,43 @@
-"""One request of a client, from hand-in to its end, whichever engine and scheduler sees to it."""
+"""One request of a client, from hand-in to its end, whichever engine and scheduler runs it. No socket, no clock."""
 
 from __future__ import annotations
 
+import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 
 import msgspec
 
 from ...errors import ExpertFlowError
 from ...ipc.messages import Submit, Timings
+
+
+class BatchUpdates:
+    """Indices of a batch's requests that have something new, each once, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Callable[[], None]] = []
+        """Called at every update."""
+        self._pending: dict[int, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def add(self, index: int) -> None:
+        self._pending[index] = None
+        self.wake()
+
+    def take(self) -> int:
+        """Remove and return the index that has waited longest."""
+        index = next(iter(self._pending))
+        del self._pending[index]
+        return index
+
+    def wake(self) -> None:
+        """Call whoever waits, though nothing may be new."""
+        for listener in self.listeners:
+            listener()
 
 
 @dataclass(slots=True, eq=False)
@@ -16,13 +46,14 @@ class ClientRequest:
 
     index: int
     submit: Submit
-    news: dict[int, None]
-    """Shared by the batch: indices with something new, in order of arrival."""
+    updates: BatchUpdates
+    """Shared by all requests of the batch."""
     wait_when_busy: bool = True
     tokens: list[int] = field(default_factory=list)
     deadline_ns: int | None = None
-    """From hand-in; also for a request that is never sent."""
+    """Counted from hand-in; holds for a request that is never sent, too."""
     under_way: bool = False
+    """Set while a scheduler has the request."""
     cancelled: bool = False
     finish_reason: str | None = None
     timings: Timings | None = None
@@ -32,16 +63,48 @@ class ClientRequest:
     def ended(self) -> bool:
         return self.finish_reason is not None or self.error is not None
 
-    def tell(self) -> None:
-        self.news[self.index] = None
+    def notify(self) -> None:
+        """Tell the batch that this request has something new."""
+        self.updates.add(self.index)
 
     def to_send(self, now_ns: int) -> Submit:
-        """Sent late or once more, the deadline has come nearer, and output that was delivered stays."""
+        """Return the message for a scheduler: with the time that is left, and the output that was delivered already."""
         left_ms = None if self.deadline_ns is None else max(1, (self.deadline_ns - now_ns) // 1_000_000)
         return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left_ms)
 
     def end_here(self, reason: str) -> None:
-        """Without the scheduler: it never ran, or the one that ran it is gone."""
+        """End without the scheduler: the request never ran, or the scheduler that ran it is gone."""
         self.finish_reason = reason
         self.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
-        self.tell()
+        self.notify()
+
+    def fail(self, error: ExpertFlowError) -> None:
+        """End with an error."""
+        self.error = error
+        self.notify()
+
+
+class Deadlines:
+    """Deadlines of requests that no scheduler works on yet. Requests without one are not kept."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, ClientRequest]] = []
+        self._counter = count()
+
+    def add(self, request: ClientRequest, now_ns: int) -> None:
+        """Watch a request; its time runs from the first hand-in."""
+        if request.deadline_ns is None and request.submit.deadline_ms is not None:
+            request.deadline_ns = now_ns + request.submit.deadline_ms * 1_000_000
+        if request.deadline_ns is not None:
+            heapq.heappush(self._heap, (request.deadline_ns, next(self._counter), request))
+
+    def end_overdue(self, now_ns: int) -> None:
+        """End what is overdue; the scheduler ends what is under way."""
+        while self._heap and self._heap[0][0] <= now_ns:
+            request = heapq.heappop(self._heap)[2]
+            if not request.ended and not request.under_way:
+                request.end_here("deadline")
+
+    @property
+    def next_ns(self) -> int | None:
+        return self._heap[0][0] if self._heap else None

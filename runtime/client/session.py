@@ -1,8 +1,8 @@
-"""The client's core for one engine: which requests are under way, which wait their turn, what each has received. No
-socket, no clock.
+"""The client's core for one engine: which requests are under way, which wait, what each has received.
 
-Many requests may be handed in; a window of them is under way at the scheduler. Each ends exactly once, whatever the
-scheduler lives through: after a reconnect, what is under way is submitted again under its id.
+Pure: answers and times go in, messages to send come out. No socket, no clock. Many requests may be handed in; a window
+of them is under way at the scheduler. Each ends exactly once, whatever happens to the scheduler: after a reconnect,
+what is under way is submitted again under its id.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections import deque
 
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, ToClient, Tokens
-from .deadlines import Deadlines
-from .prompts import typed_error
-from .request import ClientRequest
+from .options import typed_error
+from .request import ClientRequest, Deadlines
 
 WINDOW = 256
 ASK_AGAIN_NS = 30_000_000_000
@@ -29,7 +28,7 @@ class EngineSession:
         """`max_outstanding`: how many requests it is handed at once while there are other engines."""
         self.one_of_several = False
         self.returned: list[ClientRequest] = []
-        """Requests that an engine about to stop has refused, for the others."""
+        """Requests that a stopping engine has refused, for the others."""
         self._unsent: deque[ClientRequest] = deque()
         self._under_way: dict[str, ClientRequest] = {}
         self._busy: list[ClientRequest] = []
@@ -43,34 +42,34 @@ class EngineSession:
 
     @property
     def open_count(self) -> int:
-        """Requests it is to see to, sent or not."""
+        """Requests it is to run, sent or not."""
         return len(self._under_way) + len(self._busy) + len(self._unsent)
 
-    def holds(self, order: ClientRequest) -> bool:
-        """Whether the scheduler was sent it."""
-        return order.submit.request_id in self._under_way
+    def holds(self, request: ClientRequest) -> bool:
+        """Return whether the scheduler was sent the request."""
+        return request.submit.request_id in self._under_way
 
     def abandon(self) -> list[FromClient]:
-        """The client leaves: what to tell the scheduler so that it stops working for it."""
+        """Return what tells the scheduler to stop working for a client that leaves."""
         return [Cancel(request_id) for request_id in self._under_way]
 
-    def hand_in(self, order: ClientRequest, now_ns: int) -> None:
+    def submit(self, request: ClientRequest, now_ns: int) -> None:
         """Take a request; it is sent when its turn comes."""
-        self._unsent.append(order)
-        self._deadlines.add(order, now_ns)
+        self._unsent.append(request)
+        self._deadlines.add(request, now_ns)
 
-    def cancel(self, order: ClientRequest) -> None:
-        """It ends by the scheduler's word, or at once if the scheduler has never heard of it."""
-        if order.ended or order.cancelled:
+    def cancel(self, request: ClientRequest) -> None:
+        """Cancel a request: the scheduler ends it, or it ends at once if no scheduler was sent it."""
+        if request.ended or request.cancelled:
             return
-        order.cancelled = True
-        if order.under_way:
-            self._cancels.append(Cancel(order.submit.request_id))
+        request.cancelled = True
+        if request.under_way:
+            self._cancels.append(Cancel(request.submit.request_id))
         else:
-            order.end_here("cancelled")
+            request.end_here("cancelled")
 
     def due(self, now_ns: int) -> list[FromClient]:
-        """What is to be sent now."""
+        """Return what is to be sent now."""
         self._deadlines.end_overdue(now_ns)
         self._ask_again(now_ns)
         cancels, self._cancels = self._cancels, []
@@ -82,13 +81,13 @@ class EngineSession:
         if not self._under_way:
             self._quiet_since_ns = now_ns
         while self._unsent and len(self._under_way) < self.window:
-            order = self._unsent.popleft()
-            if not order.ended:
-                messages.append(self._send(order, now_ns))
+            request = self._unsent.popleft()
+            if not request.ended:
+                messages.append(self._send(request, now_ns))
         return messages
 
     def next_due_ns(self) -> int | None:
-        """When something becomes due without news; None: not before there is news."""
+        """Return when something becomes due without an answer; None: not before there is one."""
         may_send = self._busy or (self._unsent and len(self._under_way) < self.window)
         times = [self._retry_at_ns] if may_send else []
         if (self._unsent or self._busy) and (deadline_ns := self._deadlines.next_ns) is not None:
@@ -100,107 +99,105 @@ class EngineSession:
         self._quiet_since_ns = now_ns
         match message:
             case Accepted(request_id):
-                self._accepted(request_id)
+                self._on_accepted(request_id)
             case Tokens(request_id, offset, token_ids):
-                self._tokens(request_id, offset, token_ids)
+                self._on_tokens(request_id, offset, token_ids)
             case Finished():
-                self._finished(message)
+                self._on_finished(message)
             case Refused():
-                self._refused(message, now_ns)
+                self._on_refused(message, now_ns)
             case _:
                 pass
 
-    def reconnected(self) -> None:
-        """There may be a new scheduler, which knows nothing: what is under way goes first in line once more."""
-        for order in reversed(self._under_way.values()):
-            order.under_way = False
-            if order.cancelled:
-                order.end_here("cancelled")
+    def on_reconnect(self) -> None:
+        """Put what is under way first in line once more: a new scheduler knows nothing of it."""
+        for request in reversed(self._under_way.values()):
+            request.under_way = False
+            if request.cancelled:
+                request.end_here("cancelled")
             else:
-                self._unsent.appendleft(order)
+                self._unsent.appendleft(request)
         self._under_way.clear()
         self._cancels.clear()
         self._retry_at_ns = 0
 
     def release(self) -> list[ClientRequest]:
-        """Another engine shall see to what is open: it goes there as to a new scheduler."""
+        """Give up what is open, for another engine: it goes there as to a new scheduler."""
         self._unsent.extendleft(reversed(self._busy))
         self._busy.clear()
-        self.reconnected()
-        orders = [order for order in self._unsent if not order.ended]
+        self.on_reconnect()
+        requests = [request for request in self._unsent if not request.ended]
         self._unsent.clear()
-        return orders
+        return requests
 
     def fail_all(self, error: ExpertFlowError) -> None:
-        """The engine is gone: whatever is open ends with this error."""
-        for order in [*self._under_way.values(), *self._busy, *self._unsent]:
-            if not order.ended:
-                order.error = error
-                order.tell()
+        """End whatever is open with this error: the engine is gone."""
+        for request in [*self._under_way.values(), *self._busy, *self._unsent]:
+            if not request.ended:
+                request.fail(error)
         self._under_way.clear()
         self._busy.clear()
         self._unsent.clear()
 
     def _ask_again(self, now_ns: int) -> None:
-        """After long silence about requests: answers are lost when a stopped client did not take them."""
+        """Submit again after long silence about requests: a stopped client loses answers that it does not take."""
         if self._under_way and now_ns - self._quiet_since_ns > ASK_AGAIN_NS:
-            self.reconnected()
+            self.on_reconnect()
 
-    def _send(self, order: ClientRequest, now_ns: int) -> Submit:
-        self._under_way[order.submit.request_id] = order
-        order.under_way = True
-        return order.to_send(now_ns)
+    def _send(self, request: ClientRequest, now_ns: int) -> Submit:
+        self._under_way[request.submit.request_id] = request
+        request.under_way = True
+        return request.to_send(now_ns)
 
-    def _accepted(self, request_id: str) -> None:
+    def _on_accepted(self, request_id: str) -> None:
         """From now on it is not given up as busy: only a scheduler that has forgotten it would say so."""
         self._retry_ns = RETRY_NS
         if request_id in self._under_way:
             self._under_way[request_id].wait_when_busy = True
 
-    def _tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
-        """Known tokens may come again, with new ones behind them."""
-        order = self._under_way.get(request_id)
-        if order is None or offset > len(order.tokens):
+    def _on_tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
+        """Append new tokens; known ones may come again in front of them."""
+        request = self._under_way.get(request_id)
+        if request is None or offset > len(request.tokens):
             self.strays += 1
             return
-        fresh = token_ids[len(order.tokens) - offset :]
+        fresh = token_ids[len(request.tokens) - offset :]
         if fresh:
-            order.tokens += fresh
-            order.tell()
+            request.tokens += fresh
+            request.notify()
 
-    def _finished(self, message: Finished) -> None:
-        order = self._take(message.request_id)
-        if order is not None:
-            order.tokens += message.token_ids[len(order.tokens) :]
-            order.timings, order.finish_reason = message.timings, message.finish_reason
-            order.tell()
+    def _on_finished(self, message: Finished) -> None:
+        request = self._take(message.request_id)
+        if request is not None:
+            request.tokens += message.token_ids[len(request.tokens) :]
+            request.timings, request.finish_reason = message.timings, message.finish_reason
+            request.notify()
 
-    def _refused(self, message: Refused, now_ns: int) -> None:
-        order = self._take(message.request_id)
-        if order is None:
+    def _on_refused(self, message: Refused, now_ns: int) -> None:
+        request = self._take(message.request_id)
+        if request is None:
             return
-        if order.cancelled:
-            order.end_here("cancelled")
-        elif message.error.code == "busy" and order.wait_when_busy:
-            self._try_later(order, now_ns)
+        if request.cancelled:
+            request.end_here("cancelled")
+        elif message.error.code == "busy" and request.wait_when_busy:
+            self._try_later(request, now_ns)
         elif message.error.code == EngineError.code and self.one_of_several:
             self.max_outstanding = 0
-            self.returned.append(order)
+            self.returned.append(request)
         else:
-            order.error = typed_error(message.error)
-            order.tell()
+            request.fail(typed_error(message.error))
 
     def _take(self, request_id: str) -> ClientRequest | None:
-        order = self._under_way.pop(request_id, None)
-        if order is None:
+        request = self._under_way.pop(request_id, None)
+        if request is None:
             self.strays += 1
         else:
-            order.under_way = False
-        return order
+            request.under_way = False
+        return request
 
-    def _try_later(self, order: ClientRequest, now_ns: int) -> None:
+    def _try_later(self, request: ClientRequest, now_ns: int) -> None:
         """Several refusals of one burst count once; each further burst that is refused waits longer."""
-        self._busy.append(order)
+        self._busy.append(request)
         if now_ns >= self._retry_at_ns:
             self._retry_at_ns = now_ns + self._retry_ns
             self._retry_ns = min(2 * self._retry_ns, MAX_RETRY_NS)

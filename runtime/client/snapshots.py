@@ -1,26 +1,132 @@
-"""Snapshots of several engines as one, in which stages are called ENGINE/STAGE, and back."""
+"""Asking engines for snapshots, and several snapshots as one, in which stages are called ENGINE/STAGE."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
+from types import TracebackType
 from typing import Any, TypeVar
 
 from msgspec import structs
 
 from ...errors import EngineError
-from ...ipc.messages import Snapshot
+from ...ipc.messages import AskSnapshot, KillStage, Snapshot
+from ...ipc.messages.control import SNAPSHOT
+from ...ipc.transport.addresses import MONITOR, socket_address
+from ...ipc.transport.link import Link
+from ...ipc.transport.sockets import Context
+from .address import require_alive
 
 T = TypeVar("T")
 
-_BETWEEN = "/"
+_SEPARATOR = "/"
 _FIELDS = ("stages", "pss_bytes", "restarts", "facts")
+_POLL_MS = 100
+
+
+class EngineMonitors:
+    """The monitor sockets of one engine, or of all engines of a group; a context manager, owned by one thread.
+
+    `snapshot` waits for answers. A driver that must not block calls `ask`, then `answer` again and again.
+    """
+
+    def __init__(self, context: Context, run_dirs: Sequence[str], is_group: bool) -> None:
+        self._is_group = is_group
+        self._engines = [_EngineMonitor(context, run_dir) for run_dir in run_dirs]
+
+    def __enter__(self) -> EngineMonitors:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close()
+
+    def snapshot(self, timeout_s: float) -> Snapshot:
+        """Return what every stage published last. Raises EngineError when no engine answers within `timeout_s`."""
+        self.ask(timeout_s)
+        while (snapshot := self.answer()) is None:
+            for engine in self._engines:
+                engine.wait()
+        return snapshot
+
+    def ask(self, timeout_s: float) -> None:
+        """Send the question; `answer` gives up `timeout_s` later."""
+        for engine in self._engines:
+            engine.ask(timeout_s)
+
+    def answer(self) -> Snapshot | None:
+        """Return the answer; None: it may still come. Raises EngineError when no engine answers."""
+        outcomes = [engine.outcome() for engine in self._engines]
+        answers = [outcome for outcome in outcomes if outcome is not None]
+        return None if len(answers) < len(outcomes) else combine_snapshots(answers, self._is_group)
+
+    def kill(self, stage: str) -> None:
+        """Ask every engine for SIGKILL on one of its stages."""
+        for engine in self._engines:
+            engine.link.send(KillStage(stage))
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close the sockets; what was sent last has `linger_ms` to go out."""
+        for engine in self._engines:
+            engine.link.close(linger_ms)
+
+
+class _EngineMonitor:
+    """The monitor socket of one engine, and what became of the last question."""
+
+    def __init__(self, context: Context, run_dir: str) -> None:
+        self._run_dir = run_dir
+        self._timeout_s = self._deadline_s = 0.0
+        self._outcome: Snapshot | EngineError | None = None
+        self.link: Link[Snapshot] = Link.connect(context, socket_address(run_dir, MONITOR), SNAPSHOT)
+
+    def ask(self, timeout_s: float) -> None:
+        self.link.receive()  # answers to a question that was given up
+        self._outcome, self._timeout_s, self._deadline_s = None, timeout_s, time.monotonic() + timeout_s
+        self.link.send(AskSnapshot())
+
+    def outcome(self) -> Snapshot | EngineError | None:
+        """Return the answer or the reason why there will be none; None: it may still come."""
+        if self._outcome is None:
+            self._outcome = self._look()
+        return self._outcome
+
+    def wait(self) -> None:
+        """Wait a little for an answer that has not come."""
+        if self._outcome is None:
+            self.link.socket.poll(_POLL_MS)
+
+    def _look(self) -> Snapshot | EngineError | None:
+        if answers := self.link.receive():
+            return answers[-1]
+        try:
+            require_alive(self._run_dir)
+        except EngineError as end:
+            return end
+        if time.monotonic() < self._deadline_s:
+            return None
+        what = f"gave no snapshot within {self._timeout_s:g} s"
+        return EngineError(what, self._run_dir, "The machine may be overloaded")
+
+
+def combine_snapshots(outcomes: Sequence[Snapshot | EngineError], is_group: bool) -> Snapshot:
+    """Return a lone engine's snapshot as it is, those of a group merged. Ended engines are left out.
+
+    Raises the first EngineError if there is no snapshot at all.
+    """
+    errors = [outcome for outcome in outcomes if isinstance(outcome, EngineError)]
+    if len(errors) == len(outcomes):
+        raise errors[0] if errors else EngineError("all engines have ended", "group", "Start them again")
+    found = {number: outcome for number, outcome in enumerate(outcomes) if isinstance(outcome, Snapshot)}
+    if not is_group:
+        return found[0]
+    return merge_snapshots({_name(snapshot, f"engine {number}"): snapshot for number, snapshot in found.items()})
 
 
 def merge_snapshots(snapshots: dict[str, Snapshot]) -> Snapshot:
-    """One of all, as old as the oldest."""
+    """Return one snapshot of all engines, as old as the oldest."""
     fields: dict[str, Any] = {
         field: {
-            f"{engine}{_BETWEEN}{stage}": value
+            f"{engine}{_SEPARATOR}{stage}": value
             for engine, snapshot in snapshots.items()
             for stage, value in getattr(snapshot, field).items()
         }
@@ -30,32 +136,13 @@ def merge_snapshots(snapshots: dict[str, Snapshot]) -> Snapshot:
 
 
 def split_snapshot(snapshot: Snapshot) -> dict[str, Snapshot]:
-    """By engine; one that was not joined is that of the engine without a name."""
-    engines = sorted({name.rpartition(_BETWEEN)[0] for field in _FIELDS for name in getattr(snapshot, field)})
+    """Return snapshots by engine; one that was never merged is returned under the key ''."""
+    engines = sorted({name.rpartition(_SEPARATOR)[0] for field in _FIELDS for name in getattr(snapshot, field)})
     return {engine: _part(snapshot, engine) for engine in engines or [""]}
 
 
-def ask_all(asks: Sequence[Callable[[], Snapshot]], is_group: bool) -> Snapshot:
-    """What one engine says as it is, what those of a group say joined. One that has ended is left out; if all have,
-    raises EngineError."""
-    if not is_group:
-        return asks[0]()
-    snapshots: dict[str, Snapshot] = {}
-    ends: list[EngineError] = []
-    for number, ask in enumerate(asks):
-        try:
-            snapshot = ask()
-        except EngineError as end:
-            ends.append(end)
-        else:
-            snapshots[_name(snapshot, f"engine {number}")] = snapshot
-    if not snapshots:
-        raise ends[0]
-    return merge_snapshots(snapshots)
-
-
 def _name(snapshot: Snapshot, fallback: str) -> str:
-    """Of an engine beside others: its device, as compute says."""
+    """Return the name of an engine beside others: its device, as compute says."""
     device = str(snapshot.facts.get("compute", {}).get("device", ""))
     return device.partition(" ")[0] or fallback
 
@@ -66,5 +153,5 @@ def _part(snapshot: Snapshot, engine: str) -> Snapshot:
 
 
 def _of_engine(values: dict[str, T], engine: str) -> dict[str, T]:
-    names = {name: name.rpartition(_BETWEEN) for name in values}
+    names = {name: name.rpartition(_SEPARATOR) for name in values}
     return {stage: values[name] for name, (owner, _, stage) in names.items() if owner == engine}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _INCOMPLETE = "\ufffd"
-"""What a decoder writes for bytes that are no whole character yet."""
+"""The character that a decoder writes for bytes that are no whole character yet."""
 
 
 class TextCodec:

@@ -10,18 +10,15 @@ from types import TracebackType
 
 import zmq
 
-from ...errors import EngineError, UsageError
-from ...ipc.messages import AskSnapshot, KillStage, Snapshot
-from ...ipc.messages.control import SNAPSHOT
+from ...errors import UsageError
+from ...ipc.messages import Snapshot
 from ...ipc.shared.rundir import engines_of, is_group, living
-from ...ipc.transport.addresses import MONITOR, socket_address
-from ...ipc.transport.link import Link
 from ...ipc.transport.sockets import Context
-from .connection import require_alive, run_dir_of
-from .snapshots import ask_all
+from .address import require_alive, run_dir_of
+from .snapshots import EngineMonitors
 
 ANSWER_S = 10.0
-POLL_MS = 100
+POLL_S = 0.1
 FAREWELL_MS = 1000
 COMMON_BASE = Path("/tmp")
 
@@ -34,8 +31,8 @@ class Watcher:
         run_dir = run_dir_of(address)
         require_alive(run_dir)
         self._context: Context = zmq.Context()
-        self._is_group = is_group(Path(run_dir))
-        self._engines = [_Watched(self._context, str(engine)) for engine in engines_of(Path(run_dir))]
+        engines = [str(path) for path in engines_of(Path(run_dir))]
+        self._monitors = EngineMonitors(self._context, engines, is_group(Path(run_dir)))
 
     def __enter__(self) -> Watcher:
         return self
@@ -44,39 +41,20 @@ class Watcher:
         self.close()
 
     def snapshot(self) -> Snapshot:
-        """What every stage published last; of a group, stages are called DEVICE/STAGE.
+        """Return what every stage published last; of a group, stages are called DEVICE/STAGE.
 
         Raises EngineError when the engine has ended or does not answer.
         """
-        return ask_all([engine.snapshot for engine in self._engines], self._is_group)
+        return self._monitors.snapshot(ANSWER_S)
 
     def kill(self, stage: str) -> None:
         """Ask for SIGKILL on a stage (of a group, that of each engine); it is started again like any dead stage."""
-        for engine in self._engines:
-            engine.link.send(KillStage(stage))
+        self._monitors.kill(stage)
 
     def close(self) -> None:
-        """What was asked last still goes out."""
-        for engine in self._engines:
-            engine.link.close(FAREWELL_MS)
+        """Close the sockets; what was asked last still goes out."""
+        self._monitors.close(FAREWELL_MS)
         self._context.destroy(linger=None)
-
-
-class _Watched:
-    """One engine."""
-
-    def __init__(self, context: Context, run_dir: str) -> None:
-        self._run_dir = run_dir
-        self.link: Link[Snapshot] = Link.connect(context, socket_address(run_dir, MONITOR), SNAPSHOT)
-
-    def snapshot(self) -> Snapshot:
-        self.link.send(AskSnapshot())
-        deadline_s = time.monotonic() + ANSWER_S
-        while time.monotonic() < deadline_s:
-            if self.link.socket.poll(POLL_MS) and (answers := self.link.receive()):
-                return answers[-1]
-            require_alive(self._run_dir)
-        raise EngineError(f"gave no snapshot within {ANSWER_S:g} s", self._run_dir, "The machine may be overloaded")
 
 
 def find_engine(address: str) -> str:
@@ -92,7 +70,7 @@ def find_engine(address: str) -> str:
 
 
 def living_engines() -> list[Path]:
-    """Of this user, also those that were started without (or with) XDG_RUNTIME_DIR."""
+    """Return run directories of this user's engines, also of those started without (or with) XDG_RUNTIME_DIR."""
     return sorted({*living(), *living(COMMON_BASE)})
 
 
@@ -101,7 +79,7 @@ def snapshot_after(take: Callable[[], Snapshot], moment_ns: int, patience_s: flo
     deadline_s = time.monotonic() + patience_s
     snapshot = take()
     while time.monotonic() < deadline_s and not _all_published(snapshot, moment_ns):
-        time.sleep(POLL_MS / 1000)
+        time.sleep(POLL_S)
         snapshot = take()
     return snapshot
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ...configs.schema import Config
 from ...errors import UsageError
-from ..client.client import Client
+from ..client import Client
+from ..client.options import OptionNames, read_options
 from ..client.processor import check_images_taken
-from ..client.prompts import read_wishes
 from ..client.watching import snapshot_after
 from ..engine.starting import running_engine
 from ..monitor.meters import EngineMeters
@@ -58,16 +58,7 @@ class Generate(ImagePromptCommand):
 
     def _check_options(self) -> None:
         """Before an engine is started for nothing."""
-        read_wishes(
-            self.max_new_tokens,
-            self.temperature,
-            self.top_k,
-            self.top_p,
-            self.seed,
-            None,
-            self.deadline_s,
-            self.first_token,
-        )
+        read_options(self.max_new_tokens, **self._sampling())
         if self.address and self.engine != Config.load(self.preset):
             raise UsageError(
                 "options of the engine do not change an engine that runs already",
@@ -76,6 +67,16 @@ class Generate(ImagePromptCommand):
             )
         if self.image and not self.address:
             check_images_taken(self.engine.model, self.engine.revision)
+
+    def _sampling(self) -> OptionNames:
+        return {
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "seed": self.seed,
+            "deadline_s": self.deadline_s,
+            "first_token": self.first_token,
+        }
 
     @contextmanager
     def _client(self) -> Iterator[Client]:
@@ -87,16 +88,7 @@ class Generate(ImagePromptCommand):
                 yield client
 
     def _generate(self, client: Client, printer: Printer) -> None:
-        batch = client.submit(
-            [line.prompt for line in printer.lines],
-            self.max_new_tokens,
-            self.temperature,
-            self.top_k,
-            self.top_p,
-            self.seed,
-            deadline_s=self.deadline_s,
-            first_token=self.first_token,
-        )
+        batch = client.submit([line.prompt for line in printer.lines], self.max_new_tokens, **self._sampling())
         for event in batch:
             printer.take(event)
         printer.take_results(batch.results(return_errors=True))

@@ -10,7 +10,7 @@ import msgspec
 
 from ...errors import ExpertFlowError
 from ...ipc.messages import Progress
-from ..client.client import Completion, Event
+from ..client import Completion, Event
 from ..monitor.progress import ProgressView
 from ..prompt_sources.prompt_lines import PromptLine
 from .base import DONE

@@ -17,7 +17,7 @@ from ...workers.traces.folder import claim_folder
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace as Routing
 from ...workers.traces.trace import write_npz
-from ..client.client import Client, Completion
+from ..client import Client, Completion
 from ..client.text import TextCodec
 from ..engine.device_check import require_device
 from ..engine.starting import running_engine

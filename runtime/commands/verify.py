@@ -13,9 +13,9 @@ from msgspec import Meta
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ..client.client import Client
+from ..client import Client
+from ..client.options import Prompt
 from ..client.processor import check_images_taken
-from ..client.prompts import Prompt
 from ..demo.summary import show_check
 from ..engine.starting import running_engine
 from ..monitor.progress import ProgressView

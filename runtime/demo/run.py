@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...configs.schema import Config
-from ..client.client import Batch, Client, Event
+from ..client import Batch, Client, Event
 from ..client.watching import Watcher, snapshot_after
 from ..engine.group import EngineGroup
 from ..engine.starting import running_engine

@@ -1,4 +1,4 @@
-"""What happened at each of several engines, from their joined snapshots."""
+"""What happened at each of several engines, from their merge_snapshots snapshots."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ...configs.texts import is_text
 from ...errors import UsageError
 from ..client.images import ImagePrompt
-from ..client.prompts import Prompt
+from ..client.options import Prompt
 from ..client.text import TextCodec
 from .workloads import Format, record_prompts
 

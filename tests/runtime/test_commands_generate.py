@@ -10,7 +10,7 @@ import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import EngineError, RequestError, UsageError
 from expertflow.ipc.messages import Sampling, Snapshot
-from expertflow.runtime.client.client import Client
+from expertflow.runtime.client import Client
 from expertflow.runtime.commands.generate import Generate
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine

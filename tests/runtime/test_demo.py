@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, EngineError, RequestError, UsageError
-from expertflow.runtime.client.client import Event
+from expertflow.runtime.client import Event
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.demo import widened
 from expertflow.runtime.demo.texts import Interruption, Texts

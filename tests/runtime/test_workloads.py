@@ -11,7 +11,7 @@ import expertflow
 import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import Snapshot
-from expertflow.runtime.client.client import Client
+from expertflow.runtime.client import Client
 from expertflow.runtime.client.text import TextCodec
 from expertflow.runtime.commands import verify
 from expertflow.runtime.commands.generate import Generate

@@ -92,7 +92,8 @@ def test_a_row_that_breaks_its_step_fails_alone() -> None:
 def test_numbers_grow_across_restarts_of_the_scheduler() -> None:
     """Compute and predictor tell the steps of an old scheduler from those of a new one."""
     world = World(joined=False)
-    world.core = SchedulerState(world.model, world.limits, epoch=3)
+    world.epoch = 3
+    world.core = SchedulerState(world.model, world.limits, epoch=world.epoch)
     world.start_compute()
     world.submit(max_new_tokens=2)
     world.run_until_idle()

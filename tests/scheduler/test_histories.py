@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from expertflow.ipc.messages import RequestRow
@@ -65,6 +65,11 @@ def lose_what_was_made(self: RequestState) -> RequestRow:
     return RequestRow(self.number, self.prompt_ids, len(self.tokens), self.sampling)
 
 
+def first_come_first_served(self: WaitingQueue) -> Iterator[RequestState]:
+    """Mutant: one client's hundreds go before another's one."""
+    return iter(self._all.values())
+
+
 def forget_the_lost(self: WaitingQueue, requests: list[RequestState]) -> None:
     """Mutant: requests die with compute."""
 
@@ -76,6 +81,7 @@ MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
     (RequestState, "row", start_over),
     (RequestState, "row", lose_what_was_made),
     (WaitingQueue, "put_back", forget_the_lost),
+    (WaitingQueue, "__iter__", first_come_first_served),
     (state, "ending", lambda request: "length" if len(request.tokens) >= request.token_limit else None),
     (requests.RequestLedger, "ended", lambda self, request_id: None),
 ]

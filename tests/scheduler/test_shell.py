@@ -9,7 +9,7 @@ from pathlib import Path
 import msgpack
 import zmq
 from expertflow.configs.schema import Config
-from expertflow.runtime.client.client import Client
+from expertflow.runtime.client import Client
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
 

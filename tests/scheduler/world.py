@@ -28,6 +28,8 @@ from expertflow.workers.scheduler.state import SchedulerState
 
 EOS = 7
 MS = 1_000_000
+STARTS_MEANWHILE = 2
+"""Requests of any other client that may start while one waits for its turn."""
 
 
 def model_facts(context: int = 64) -> ModelInfo:
@@ -76,6 +78,10 @@ class Book:
     tokens: list[int] = field(default_factory=list)
     ends: list[Finished | Refused] = field(default_factory=list)
     may_be_lost: bool = False
+    number: int = 0
+    """Of its row, once accepted."""
+    moved: bool = False
+    """Its client came back under another identity, which puts it behind what that one has in the queue."""
 
     def expected(self) -> list[int]:
         """Tokens of an undisturbed run."""
@@ -115,7 +121,12 @@ class World:
         self.strays: list[Refused] = []
         self.forecasts: dict[int, PredictStep] = {}
         self.admitted: list[int] = []
+        self.waiting: dict[int, Book] = {}
+        """Accepted and never started, by number."""
+        self.overtaken: Counter[tuple[bytes, bytes]] = Counter()
+        """(who waits, another) -> requests of the other that have started meanwhile."""
         self.last_number = -1
+        self.newest = self.epoch = 0
         self._names = 0
         if joined:
             self.start_compute()
@@ -150,6 +161,7 @@ class World:
         return book
 
     def submit_again(self, book: Book, identity: bytes | None = None) -> None:
+        book.moved |= identity not in (None, book.identity)
         book.identity = identity or book.identity
         self.do(events.ClientMessage(book.identity, book.submit, self.now_ns))
 
@@ -158,7 +170,9 @@ class World:
 
     def lose_client(self, identity: bytes) -> None:
         for book in self.books.values():
-            book.may_be_lost |= book.identity == identity
+            if book.identity == identity:
+                book.may_be_lost = True
+                self.waiting.pop(book.number, None)
         self.do(events.ClientLost(identity, self.now_ns))
 
     def start_compute(self) -> None:
@@ -221,6 +235,7 @@ class World:
                     self.predictor.receive(question)
                 case events.ToCompute(message):
                     self._to_compute(message)
+        self._forget_who_waits_no_longer()
         statistics = self.core.statistics()
         assert statistics.kv_reserved_bytes <= self.limits.kv_bytes
         assert statistics.running <= self.limits.batch_size
@@ -232,7 +247,7 @@ class World:
             case Welcome():
                 self.welcomes.append(message)
             case Accepted(request_id):
-                self.books[request_id].accepted += 1
+                self._on_accepted(self.books[request_id])
             case Tokens(request_id):
                 book = self.books[request_id]
                 assert identity == book.identity and not (book.ends and message.offset + 1 > len(book.tokens))
@@ -241,12 +256,22 @@ class World:
                 book = self.books[message.request_id]
                 assert message.token_ids[: len(book.tokens)] == book.tokens
                 book.ends.append(message)
+                self.waiting.pop(book.number, None)
             case Refused("", _):
                 self.strays.append(message)
             case Refused(request_id, _):
                 self.books[request_id].ends.append(message)
+                self.waiting.pop(self.books[request_id].number, None)
             case _:
                 raise AssertionError(message)
+
+    def _on_accepted(self, book: Book) -> None:
+        """Rows are numbered as requests are accepted; a request that is known already keeps its number."""
+        book.accepted += 1
+        newest = (self.epoch << 32) + self.core.statistics().accepted
+        if newest > self.newest:
+            self.newest = book.number = newest
+            self.waiting[newest] = book
 
     def _to_compute(self, message: ComputeFromScheduler) -> None:
         if isinstance(message, RunStep):
@@ -265,7 +290,29 @@ class World:
         widths = [len(row.token_ids) for row in step.admit]
         if len(widths) > 1:
             assert len(widths) * max(widths) <= self.limits.prefill_tokens, "too large a prefill"
-        self.admitted += [row.number for row in step.admit if row.number not in self.admitted]
+        for row in step.admit:
+            if row.number not in self.admitted:
+                self.admitted.append(row.number)
+                if self.facts.padding:  # else only requests as long as the head of the line may go with it
+                    self._check_turn(self.waiting[row.number])
+                del self.waiting[row.number]
+
+    def _check_turn(self, starting: Book) -> None:
+        """First come, first served among the requests of a client; its turn comes soon, however many others have."""
+        mine, number = starting.identity, starting.number
+        ahead = [book.number for book in self.waiting.values() if book.identity == mine and not book.moved]
+        assert starting.moved or min(ahead) == number, "overtaken by a later request of the same client"
+        for other in {book.identity for book in self.waiting.values()} - {mine}:
+            self.overtaken[other, mine] += 1
+            assert self.overtaken[other, mine] <= STARTS_MEANWHILE, f"{mine} had {other}'s turn"
+        for pair in [pair for pair in self.overtaken if pair[0] == mine]:
+            del self.overtaken[pair]
+
+    def _forget_who_waits_no_longer(self) -> None:
+        if self.overtaken:
+            waiting = {book.identity for book in self.waiting.values()}
+            for pair in [pair for pair in self.overtaken if pair[0] not in waiting]:
+                del self.overtaken[pair]
 
     def _check_ran(self, compute: FakeCompute) -> None:
         ran = compute.ran[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from expertflow.runtime.client.client import Batch
+from expertflow.runtime.client import Batch
 
 
 def await_tokens(batch: Batch, count: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from expertflow import Client, Config, EngineGroup
 from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import Progress
-from expertflow.runtime.client.client import Batch
+from expertflow.runtime.client import Batch
 from expertflow.runtime.engine import engine as engine_module
 from expertflow.tests.families import VOCABULARY, save_tiny
 from expertflow.tests.runtime.fakes import wait_until

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from expertflow import Client, Completion, Config, Supervisor
+from expertflow import AsyncClient, Client, Completion, Config, Supervisor
 from expertflow.errors import ExpertFlowError, RequestError
 from expertflow.ipc.transport.addresses import CLIENTS, socket_address
 from expertflow.tests.families import FAMILIES, VOCABULARY, save_tiny
@@ -157,3 +158,31 @@ def test_thousands_of_requests_queue_up(client: Client, reference: Reference) ->
     assert len(done) == 2000
     for number in range(0, 2000, 97):
         assert list(done[number].token_ids) == reference.greedy(prompts[number], 1)
+
+
+def test_an_asyncio_client_streams_cancels_and_outlives_the_scheduler(engine: Supervisor, reference: Reference) -> None:
+    """Many tasks on one client: one is cancelled, the scheduler is killed, the others get their tokens."""
+    prompts = random_prompts(6, VOCABULARY, seed=77)
+
+    async def stream(client: AsyncClient, prompt: list[int], started: asyncio.Event) -> list[int]:
+        tokens: list[int] = []
+        async for event in await client.submit([prompt], max_new_tokens=60, eos_ids=[]):
+            tokens += event.token_ids
+            if len(tokens) > 5:
+                started.set()
+        return tokens
+
+    async def main() -> None:
+        async with AsyncClient(engine.address) as client:
+            started = asyncio.Event()
+            tasks = [asyncio.create_task(stream(client, prompt, started)) for prompt in prompts]
+            doomed = asyncio.create_task(client.generate([[5, 6, 7]] * 4, max_new_tokens=250, eos_ids=[]))
+            await started.wait()
+            doomed.cancel()
+            engine.kill("scheduler")
+            assert await asyncio.gather(*tasks) == [reference.greedy(prompt, 60) for prompt in prompts]
+            with pytest.raises(asyncio.CancelledError):
+                await doomed
+            assert (await client.stats()).stages["scheduler"].queue == 0
+
+    asyncio.run(asyncio.wait_for(main(), 100))

@@ -1,4 +1,4 @@
-"""Which waiting requests are prefilled next: in order of arrival, as many as rows, tokens and KV memory allow."""
+"""Which waiting requests are prefilled next: clients in turn, as many as rows, tokens and KV memory allow."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def worth_waiting_until_ns(waiting: WaitingQueue, room: Room, last_arrival_ns: i
     """A prefill streams all weights whatever its size, so a burst of requests is gathered before the first runs."""
     if not len(waiting) or len(waiting) >= room.rows:
         return 0
-    oldest_ns = next(iter(waiting)).accepted_ns
+    oldest_ns = waiting.oldest.accepted_ns
     return min(last_arrival_ns + room.limits.gather_ns, oldest_ns + room.limits.gather_limit_ns)

@@ -154,25 +154,92 @@ class RequestLedger:
 
 
 class WaitingQueue:
-    """Accepted requests that do not run, first come first served; leaving from the middle is cheap."""
+    """Accepted requests that do not run, in the order in which they are to start. Clients take turns.
+
+    In a round every client that waited when it began starts one request, its oldest; whoever was served least recently
+    goes first. A round begins with the first start after the last round, so a lone request of a second client starts
+    next, however many the first one has. While a client waits, no other starts more than two requests (one in the
+    round under way, one in the next), so nobody starves. Requests that compute lost have started before: they go ahead
+    of all others.
+    """
 
     def __init__(self) -> None:
-        self._line: OrderedDict[int, RequestState] = OrderedDict()
+        self._all: OrderedDict[int, RequestState] = OrderedDict()
+        self._lost: OrderedDict[int, RequestState] = OrderedDict()
+        self._client: dict[int, bytes] = {}
+        """Request number -> the client in whose queue it waits."""
+        self._queues: dict[bytes, OrderedDict[int, RequestState]] = {}
+        self._served: dict[bytes, int] = {}
+        """Client -> number of its latest turn, for those that wait; 0: none yet."""
+        self._round: dict[bytes, None] = {}
+        """Clients whose turn in this round is still to come."""
+        self._turns = 0
 
     def __len__(self) -> int:
-        return len(self._line)
+        return len(self._all)
 
     def __iter__(self) -> Iterator[RequestState]:
-        return iter(self._line.values())
+        """Yield all requests in the order in which they would start if nobody came or went."""
+        yield from list(self._lost.values())
+        queues = {client: iter(queue.values()) for client, queue in self._queues.items()}
+        clients, turns = self._by_turn(), self._still_to_come() or self._by_turn()
+        later = [client for client in clients if client not in turns] + list(turns)
+        while turns:
+            for client in turns:
+                if (request := next(queues[client], None)) is not None:
+                    yield request
+                else:
+                    later.remove(client)
+            turns = list(later)
+
+    @property
+    def oldest(self) -> RequestState:
+        """The request that has waited longest; there must be one."""
+        return next(iter(self._all.values()))
 
     def join(self, request: RequestState) -> None:
-        self._line[request.number] = request
+        """Add a request at the end of its client's queue."""
+        self._all[request.number] = request
+        self._client[request.number] = request.identity
+        self._served.setdefault(request.identity, 0)
+        self._queues.setdefault(request.identity, OrderedDict())[request.number] = request
 
     def put_back(self, requests: list[RequestState]) -> None:
         """Return running requests to the front, in the order of their arrival."""
         for request in sorted(requests, key=lambda request: request.number, reverse=True):
-            self._line[request.number] = request
-            self._line.move_to_end(request.number, last=False)
+            for line in (self._all, self._lost):
+                line[request.number] = request
+                line.move_to_end(request.number, last=False)
+
+    def follow(self, request: RequestState) -> None:
+        """Put a waiting request into the queue of the identity under which its client came back."""
+        if self._client.get(request.number, request.identity) != request.identity:
+            self.leave(request)
+            self.join(request)
+
+    def start(self, request: RequestState) -> None:
+        """Take a request out because it starts, which is its client's turn."""
+        client = self._client.get(request.number)
+        if client is not None:
+            self._round = self._still_to_come() or dict.fromkeys(self._by_turn())
+            self._round.pop(client, None)
+            self._turns += 1
+            self._served[client] = self._turns
+        self.leave(request)
 
     def leave(self, request: RequestState) -> None:
-        self._line.pop(request.number, None)
+        """Take a request out, wherever it is; it need not be there."""
+        self._all.pop(request.number, None)
+        self._lost.pop(request.number, None)
+        client = self._client.pop(request.number, None)
+        if client is not None:
+            del self._queues[client][request.number]
+            if not self._queues[client]:
+                del self._queues[client], self._served[client]
+
+    def _still_to_come(self) -> dict[bytes, None]:
+        return {client: None for client in self._round if client in self._queues}
+
+    def _by_turn(self) -> list[bytes]:
+        """Return the clients that wait, the least recently served first."""
+        return sorted(self._queues, key=self._served.__getitem__)

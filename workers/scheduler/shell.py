@@ -55,6 +55,7 @@ class SchedulerShell:
         # Raw: a message that breaks the schema is answered under its request id, so it must not be lost on the way.
         self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
         self._sent: dict[int, _Sent] = {}
+        self._ticked_ns = time.monotonic_ns()
         stage.watch("clients", self._clients.socket)
 
     def run(self) -> None:
@@ -63,7 +64,8 @@ class SchedulerShell:
         while self._stage.running:
             for event in self._stage.poll(self._patience_ms()):
                 self._on_event(event)
-            self._decide(events.Tick(time.monotonic_ns()))
+            self._ticked_ns = time.monotonic_ns()
+            self._decide(events.Tick(self._ticked_ns))
             if self._stage.publish_due:
                 self._publish()
         self._part()
@@ -76,11 +78,11 @@ class SchedulerShell:
         self._clients.close(FAREWELL_MS)
 
     def _patience_ms(self) -> int:
-        now_ns = time.monotonic_ns()
-        wake_at_ns = self._state.wake_at_ns(now_ns)
+        """Return how long nothing is due. What has become due since the last tick must not be taken for settled."""
+        wake_at_ns = self._state.wake_at_ns(self._ticked_ns)
         if wake_at_ns is None:
             return MAX_WAIT_MS
-        return min(MAX_WAIT_MS, -(-(wake_at_ns - now_ns) // 1_000_000))
+        return max(0, min(MAX_WAIT_MS, -(-(wake_at_ns - time.monotonic_ns()) // 1_000_000)))
 
     def _on_event(self, event: StageEvent) -> None:
         now_ns = time.monotonic_ns()

@@ -148,6 +148,8 @@ class SchedulerState:
 
     def _submit(self, identity: bytes, submit: Submit, now_ns: int) -> list[SchedulerAction]:
         if (known := self._frontend.repeat(identity, submit)) is not None:
+            if (request := self._frontend.ledger.open.get(submit.request_id)) is not None:
+                self._waiting.follow(request)
             return known
         if (fault := self._frontend.fault_of(submit, len(self._waiting))) is not None:
             return self._frontend.reject(identity, submit.request_id, fault)
@@ -270,7 +272,7 @@ class SchedulerState:
         if not picked or (picked[0].deaths and self._stepper.steps_in_flight):
             return []
         for request in picked:
-            self._waiting.leave(request)
+            self._waiting.start(request)
             request.started_ns = now_ns if request.started_ns is None else request.started_ns
         self._prefills_in_a_row += 1
         return self._stepper.prefill(picked)

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from expertflow.errors import EngineError
 from expertflow.ipc.messages import Snapshot, StageStats
-from expertflow.runtime.client.snapshots import ask_all, merge_snapshots, split_snapshot
+from expertflow.runtime.client.snapshots import combine_snapshots, merge_snapshots, split_snapshot
 from expertflow.runtime.monitor.meters import EngineMeters, read_pairs
 from expertflow.runtime.monitor.tables import readings_view, result_console
 
@@ -28,23 +28,21 @@ def test_joining_and_parting_are_inverse() -> None:
 def test_one_engine_stays_as_it_is() -> None:
     """Who knows nothing of groups reads what was always there."""
     alone = snapshot("", 3)
-    assert ask_all([lambda: alone], is_group=False) == alone and split_snapshot(alone) == {"": alone}
+    assert combine_snapshots([alone], is_group=False) == alone and split_snapshot(alone) == {"": alone}
     nothing = Snapshot(time_ns=0, stages={}, pss_bytes={}, restarts={}, facts={})
     assert split_snapshot(nothing) == {"": nothing}
 
 
 def test_an_ended_engine_is_left_out_unless_it_was_the_last() -> None:
-    def ended() -> Snapshot:
-        raise EngineError("has ended")
-
-    assert set(ask_all([ended, lambda: snapshot("", 1), lambda: snapshot("cuda:1", 1)], is_group=True).stages) == {
-        "engine 1/compute",
-        "cuda:1/compute",
-    }
-    for engines in ([ended], [ended, ended]):
+    ended = EngineError("has ended")
+    both = combine_snapshots([ended, snapshot("", 1), snapshot("cuda:1", 1)], is_group=True)
+    assert set(both.stages) == {"engine 1/compute", "cuda:1/compute"}
+    for outcomes in ([ended], [ended, ended]):
         with pytest.raises(EngineError, match="has ended"):
-            ask_all(engines, is_group=True)
-    assert set(ask_all([lambda: snapshot("cuda:1", 1)], is_group=True).stages) == {"cuda:1/compute"}
+            combine_snapshots(outcomes, is_group=True)
+    with pytest.raises(EngineError, match="have ended"):
+        combine_snapshots([], is_group=True)
+    assert set(combine_snapshots([snapshot("cuda:1", 1)], is_group=True).stages) == {"cuda:1/compute"}
 
 
 def test_each_engine_is_read_by_itself(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from expertflow import errors
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Sampling
-from expertflow.runtime.client.client import Batch, Client, Completion, NotDoneInTime
+from expertflow.runtime.client import Batch, Client, Completion, NotDoneInTime, Request
 from expertflow.tests.scheduler.fake_compute import continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
@@ -110,6 +110,85 @@ def test_cancel_keeps_what_there_is(client: Client, engine: FakeEngine) -> None:
     batch = client.submit([[1]] * 300, max_new_tokens=50, eos_ids=[])
     batch.cancel()
     assert {completion.finish_reason for completion in batch.results(timeout_s=20)} == {"cancelled"}
+
+
+def test_one_request_of_a_batch_is_cancelled(client: Client, engine: FakeEngine) -> None:
+    """The others go on."""
+    engine.paused.set()
+    batch = client.submit([[1], [2], [3], [4]], max_new_tokens=5, eos_ids=[], seed=0)
+    batch.cancel(1, 3)
+    with pytest.raises(errors.RequestError, match="-1 is no request of a batch of 4"):
+        batch.cancel(-1)
+    engine.paused.clear()
+    results = batch.results(timeout_s=20)
+    assert [done.finish_reason for done in results] == ["length", "cancelled", "length", "cancelled"]
+    assert [results[i].token_ids for i in (0, 2)] == [continuation([i + 1], 5, Sampling(seed=i)) for i in (0, 2)]
+    batch.cancel(0)
+    assert batch.results()[0].finish_reason == "length"
+
+
+def test_leaving_a_batchs_context_cancels_what_is_open(client: Client) -> None:
+    with client.submit([[1]], max_new_tokens=60, eos_ids=[]) as batch:
+        next(iter(batch))
+    assert batch.results(timeout_s=20)[0].finish_reason in ("cancelled", "length")
+    assert len(client.generate([[2]], 3, eos_ids=[])[0].token_ids) == 3
+
+
+def test_requests_have_options_of_their_own(client: Client) -> None:
+    """What one leaves out is taken from the call; a wrong one fails alone."""
+    stop = continuation([3], 4, Sampling(seed=9))[1]
+    prompts: list[Any] = [
+        Request([1], max_new_tokens=2),
+        [2],
+        Request([3], seed=9, eos_ids=[stop]),
+        Request([4], temperature=-1),
+        Request([5], deadline_s=1e-3, max_new_tokens=50),
+        Request([]),
+        Request([6], top_p=0.0),
+    ]
+    batch = client.submit(prompts, max_new_tokens=4, seed=20, eos_ids=[])
+    results = batch.results(timeout_s=20, return_errors=True)
+    assert _tokens(results[0]) == continuation([1], 2, Sampling(seed=20))
+    assert _tokens(results[1]) == continuation([2], 4, Sampling(seed=21))
+    third = _tokens(results[2])
+    assert third == continuation([3], len(third), Sampling(seed=9)) and third[-1] == stop and len(third) <= 2
+    assert isinstance(results[3], errors.RequestError) and results[3].where == "temperature"
+    assert isinstance(results[4], Completion)
+    assert [str(results[i]).split(":")[0] for i in (5, 6)] == ["prompt", "top_p"]
+
+
+def test_a_seed_of_a_call_belongs_to_the_place_in_the_batch(client: Client) -> None:
+    """A request's own seed is used as it is."""
+    done = client.generate([[1], Request([1], seed=3), [1]], 4, seed=5, eos_ids=[])
+    assert [each.token_ids for each in done] == [continuation([1], 4, Sampling(seed=seed)) for seed in (5, 3, 7)]
+
+
+def test_events_of_several_batches_come_in_one_iteration(client: Client) -> None:
+    """Whoever serves many batches in one loop must not wait for one while another has tokens."""
+    batches = [client.submit([[i], [i, i]], max_new_tokens=40, eos_ids=[], seed=0) for i in (1, 2, 3)]
+    seen: dict[Batch, list[list[int]]] = {batch: [[], []] for batch in batches}
+    for batch, event in client.events(*batches):
+        seen[batch][event.index] += event.token_ids
+    for i, batch in enumerate(batches, 1):
+        assert seen[batch] == [continuation(ids, 40, Sampling(seed=j)) for j, ids in enumerate(([i], [i, i]))]
+    assert list(client.events()) == [] and list(client.events(*batches)) == []
+
+
+def test_events_of_another_clients_batch_are_refused(client: Client, engine: FakeEngine) -> None:
+    """Nobody would receive them: the wait would have no end."""
+    with Client(engine.address) as other, pytest.raises(errors.UsageError, match="another client"):
+        client.events(other.submit([[1]], 2))
+
+
+def test_an_unknown_option_is_an_error(client: Client) -> None:
+    wrong: dict[str, Any] = {"max_tokens": 3}
+    with pytest.raises(TypeError, match="max_tokens"):
+        client.submit([[1]], **wrong)
+
+
+def _tokens(result: Completion | errors.ExpertFlowError) -> list[int]:
+    assert isinstance(result, Completion), result
+    return result.token_ids
 
 
 def test_deadline(client: Client, engine: FakeEngine) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.client.client import Client
+from expertflow.runtime.client import Client
 from expertflow.runtime.client.text import TextCodec, TextStream
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -16,9 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 TEXT = "Ein Affe 🐒 sagt: naïve façade, 日本語!"
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A model folder with a tokenizer of single bytes, so that characters come in pieces, and a BOS token."""
+def save_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer of single bytes, so that characters come in pieces, and a BOS token."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -27,7 +26,13 @@ def folder(tmp_path: Path) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     tokenizer.enable_truncation(4)
     tokenizer.enable_padding(length=300)
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model folder with that tokenizer."""
+    save_byte_tokenizer(tmp_path)
     return tmp_path
 
 
@@ -116,9 +121,9 @@ def test_texts_through_an_engine(folder: Path) -> None:
         assert len(done[0].token_ids) == 30
 
 
-def test_the_client_imports_neither_torch_nor_transformers_nor_tokenizers() -> None:
-    """They cost seconds and hundreds of megabytes; tokenizers come with the first text."""
-    heavy = {"torch", "transformers", "tokenizers"}
+def test_the_client_imports_nothing_large() -> None:
+    """Torch costs seconds and hundreds of megabytes; tokenizers come with the first text; asyncio is not for all."""
+    heavy = {"torch", "transformers", "tokenizers", "asyncio"}
     code = f"import sys, expertflow; expertflow.Client; print(*{heavy} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

@@ -1,0 +1,131 @@
+"""Requests that were handed in together, for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Literal, Self, overload
+
+from ...errors import EngineError, ExpertFlowError
+from .batch import BatchState, Cancel
+from .completions import Completion, Event
+from .request import BatchUpdates, ClientRequest
+from .text import TextCodec
+
+
+class AsyncBatch(BatchState):
+    """Await `results`, or iterate it for events as they come. Made by `AsyncClient.submit`.
+
+    A task that is cancelled while it awaits `results` or an event cancels the batch's requests in the engine. As a
+    context manager (`async with`) the batch cancels at the end what is still open.
+    """
+
+    def __init__(
+        self,
+        requests: list[ClientRequest],
+        updates: BatchUpdates,
+        codec: TextCodec,
+        cancel: Cancel,
+        closed: Callable[[], bool],
+    ) -> None:
+        super().__init__(requests, updates, codec, cancel)
+        self._closed = closed
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    @overload
+    async def results(self, timeout_s: float | None = None) -> list[Completion]: ...
+    @overload
+    async def results(self, timeout_s: float | None = None, *, return_errors: Literal[False]) -> list[Completion]: ...
+    @overload
+    async def results(
+        self, timeout_s: float | None = None, *, return_errors: Literal[True]
+    ) -> list[Completion | ExpertFlowError]: ...
+
+    async def results(
+        self, timeout_s: float | None = None, *, return_errors: bool = False
+    ) -> list[Completion] | list[Completion | ExpertFlowError]:
+        """Return completions in the order of the prompts.
+
+        Raises the first error in that order, or puts errors in place of completions with `return_errors`. Raises
+        NotDoneInTime after `timeout_s`, which leaves the batch running; a cancelled task cancels it.
+        """
+        await wait_for_any([self], lambda: self.done, timeout_s)
+        return self._results(timeout_s, return_errors)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""
+        async for _, event in stream_events([self]):
+            yield event
+
+    def require_open(self) -> None:
+        """Raise EngineError if the client was closed before the requests were done."""
+        if self._closed() and not self.done:
+            raise EngineError("the client was closed before its requests were done", "client", "Close it later")
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` at every update from now on."""
+        self._updates.listeners.append(listener)
+
+    def ignore(self, listener: Callable[[], None]) -> None:
+        """Call `listener` no longer."""
+        self._updates.listeners.remove(listener)
+
+    def wake(self) -> None:
+        """Let whoever waits look again."""
+        self._updates.wake()
+
+
+async def stream_events(batches: Sequence[AsyncBatch]) -> AsyncIterator[tuple[AsyncBatch, Event]]:
+    """Yield events of several batches of one client with their batch, until every request has ended."""
+    while True:
+        for batch in batches:
+            for event in batch.received():
+                yield batch, event
+        if any(batch.has_updates for batch in batches):
+            continue
+        if all(batch.done for batch in batches):
+            return
+        await wait_for_any(
+            batches, lambda: any(batch.has_updates for batch in batches) or all(batch.done for batch in batches)
+        )
+
+
+async def wait_for_any(
+    batches: Sequence[AsyncBatch], reached: Callable[[], bool], timeout_s: float | None = None
+) -> None:
+    """Wait until updates of these batches have made `reached` true, or for `timeout_s`.
+
+    A cancelled wait cancels the requests of all the batches. Raises EngineError if the client is closed meanwhile.
+    """
+    changed, expired = asyncio.Event(), asyncio.Event()
+    timers = _set_all_after(timeout_s, [expired, changed])
+    for batch in batches:
+        batch.listen(changed.set)
+    try:
+        while not (reached() or expired.is_set()):
+            for batch in batches:
+                batch.require_open()
+            changed.clear()
+            await changed.wait()
+    except asyncio.CancelledError:
+        for batch in batches:
+            batch.cancel()
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
+        for batch in batches:
+            batch.ignore(changed.set)
+
+
+def _set_all_after(timeout_s: float | None, events: Sequence[asyncio.Event]) -> list[asyncio.TimerHandle]:
+    loop = asyncio.get_running_loop()
+    return [] if timeout_s is None else [loop.call_later(timeout_s, event.set) for event in events]

@@ -1,0 +1,232 @@
+"""The asyncio client: the methods of `Client`, awaited. Many tasks may use one at the same time.
+
+    async with AsyncClient(engine.address) as client:
+        done = await client.generate(["Once upon", [5, 9, 11]], max_new_tokens=32)
+        async for event in await client.submit(prompts, max_new_tokens=32):
+            print(event.index, event.text_delta)
+
+The event loop watches the pool's descriptor; texts and images are made into ids in a thread of the client's own. One
+client belongs to one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self, Unpack
+from weakref import WeakSet
+
+from ...errors import EngineError, UsageError
+from ...ipc.messages import Snapshot, Welcome
+from .async_batch import AsyncBatch, stream_events
+from .completions import Completion, Event
+from .images import ImagePrompt
+from .options import OptionNames, Prompt, Request, read_prompts
+from .request import BatchUpdates, ClientRequest
+from .state import ClientState
+
+_STATS_POLL_S = 0.005
+Prepared = tuple[list[ClientRequest], BatchUpdates]
+
+
+class AsyncClient:
+    """Talks to the engine at `address` (`Supervisor.address`), or to all of an `EngineGroup`.
+
+    `async with AsyncClient(address) as client` connects and closes; or call `connect` and `close`. Behaves as `Client`
+    when schedulers and engines end.
+    """
+
+    def __init__(
+        self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
+    ) -> None:
+        """Remember where the engine is; nothing is opened yet."""
+        self._address, self._connect_timeout_s, self._answer_timeout_s = address, connect_timeout_s, answer_timeout_s
+        self._opened: _LoopDriver | None = None
+        self._batches: WeakSet[AsyncBatch] = WeakSet()
+        self._thread = ThreadPoolExecutor(1, "expertflow-prepare")
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def connect(self) -> None:
+        """Connect to the engine.
+
+        Raises EngineError if there is no engine, or if it does not answer within `connect_timeout_s`; UsageError if the
+        client is or was connected.
+        """
+        if self._opened is not None:
+            raise UsageError("was connected before", "client", "Make a new one")
+        self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s))
+        try:
+            await self._opened.greeted(self._connect_timeout_s)
+        except BaseException:
+            await self.close()
+            raise
+
+    @property
+    def model(self) -> Welcome:
+        """Facts of the model: folder, vocabulary, context, end-of-sequence ids."""
+        return self._driver.state.model
+
+    async def generate(
+        self, prompts: Iterable[Prompt | Request], max_new_tokens: int = 32, **options: Unpack[OptionNames]
+    ) -> list[Completion]:
+        """Run prompts to their end and return completions in their order.
+
+        Takes what `Client.submit` takes and raises what `AsyncBatch.results` raises. When the awaiting task is
+        cancelled, so are the requests in the engine.
+        """
+        return await (await self.submit(prompts, max_new_tokens, **options)).results()
+
+    async def submit(
+        self, prompts: Iterable[Prompt | Request], max_new_tokens: int = 32, **options: Unpack[OptionNames]
+    ) -> AsyncBatch:
+        """Hand in prompts and return without waiting for answers. Takes and raises what `Client.submit` does.
+
+        Texts and images are made into ids in a thread, so that the event loop goes on meanwhile.
+        """
+        driver = self._driver
+        driver.state.require_open()
+        requests, updates = await self._prepare(driver.state, read_prompts(prompts), max_new_tokens, options)
+        batch = AsyncBatch(requests, updates, driver.state.codec, driver.cancel, lambda: driver.state.closed)
+        self._batches.add(batch)
+        driver.submit(requests)
+        return batch
+
+    def events(self, *batches: AsyncBatch) -> AsyncIterator[tuple[AsyncBatch, Event]]:
+        """Yield events of several batches of this client as they come, each with its batch, until all have ended.
+
+        A task that is cancelled while it awaits an event cancels all of them.
+        """
+        return stream_events(list(batches))
+
+    async def stats(self, timeout_s: float = 5.0) -> Snapshot:
+        """Return what every stage published last, as `Client.stats` does."""
+        driver = self._driver
+        driver.state.require_open()
+        with driver.state.pool.monitors() as monitors:
+            monitors.ask(timeout_s)
+            while (snapshot := monitors.answer()) is None:
+                await asyncio.sleep(_STATS_POLL_S)
+                driver.state.require_open()
+            return snapshot
+
+    async def close(self) -> None:
+        """Cancel what is open and leave. Whoever still waits for a batch gets an EngineError. Does nothing twice."""
+        if self._opened is None or self._opened.state.closed:
+            return
+        self._opened.stop()
+        for batch in list(self._batches):
+            batch.wake()
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._opened.state.close)  # the last messages have a moment to go out
+        self._thread.shutdown(wait=False)
+
+    @property
+    def _driver(self) -> _LoopDriver:
+        if self._opened is None:
+            raise EngineError("the client is not connected", "client", "Use it in `async with`, or await connect()")
+        if asyncio.get_running_loop() is not self._opened.loop:
+            raise UsageError("was connected in another event loop", "client", "Make a client in each event loop")
+        return self._opened
+
+    async def _prepare(
+        self, state: ClientState, prompts: list[Prompt | Request], max_new_tokens: int, options: OptionNames
+    ) -> Prepared:
+        """Make requests of prompts, in a thread where that takes long."""
+        if not any(_takes_long(prompt) for prompt in prompts):
+            return state.prepare(prompts, max_new_tokens, options)
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._thread, state.prepare, prompts, max_new_tokens, options)
+        try:
+            prepared = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(lambda done: _discard(state, done))
+            raise
+        state.require_open()
+        return prepared
+
+
+class _LoopDriver:
+    """Drives the pool of a client from the running event loop."""
+
+    def __init__(self, state: ClientState) -> None:
+        self.state, self.loop = state, asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._greeted = asyncio.Event()
+        self.loop.add_reader(state.pool.fileno(), self._on_readable)
+        self._driven()
+
+    async def greeted(self, timeout_s: float) -> None:
+        """Wait for the engine's first answer."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._greeted.wait()
+        except TimeoutError:
+            pass
+        self.state.welcome_client(timeout_s)
+
+    def submit(self, requests: list[ClientRequest]) -> None:
+        self.state.submit(requests)
+        self._driven()
+
+    def cancel(self, requests: list[ClientRequest]) -> None:
+        self.state.cancel(requests)
+        if not self.state.closed:
+            self._driven()
+
+    def stop(self) -> None:
+        """Drive no longer: the client is closed."""
+        self.state.closed = True
+        self.loop.remove_reader(self.state.pool.fileno())
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _on_readable(self) -> None:
+        self.state.pool.on_readable()
+        self._driven()
+
+    def _on_deadline(self) -> None:
+        self._timer = None
+        self.state.pool.on_deadline()
+        self._driven()
+
+    def _driven(self) -> None:
+        """Do what follows every call of the pool."""
+        pool = self.state.pool
+        self.state.release_images()
+        if pool.welcome is not None or pool.failure is not None:
+            self._greeted.set()
+        deadline_ns = pool.next_deadline()
+        if deadline_ns is not None and (self._timer is None or deadline_ns < self._timer_ns):
+            self._set_timer(deadline_ns)
+
+    def _set_timer(self, deadline_ns: int) -> None:
+        """One that is set too early is set again when it has fired, which is cheaper than to move it every time."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = deadline_ns
+        wait_s = max(0, deadline_ns - time.monotonic_ns()) / 1e9
+        self._timer = self.loop.call_later(wait_s, self._on_deadline)
+
+
+def _takes_long(given: Prompt | Request) -> bool:
+    prompt = given.prompt if isinstance(given, Request) else given
+    return isinstance(prompt, (str, ImagePrompt))
+
+
+def _discard(state: ClientState, prepared: asyncio.Future[Prepared]) -> None:
+    """Remove what was prepared for a task that was cancelled meanwhile."""
+    if not prepared.cancelled() and prepared.exception() is None:
+        state.discard(prepared.result()[0])

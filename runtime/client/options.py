@@ -1,0 +1,173 @@
+"""Prompts and options that a caller hands in, checked before an engine receives them."""
+
+from __future__ import annotations
+
+import operator
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from typing import Any, TypedDict, Unpack
+
+from msgspec import UNSET, UnsetType
+
+from ...errors import ExpertFlowError, RequestError, UsageError, error_from_code
+from ...ipc.messages import ErrorFacts, Sampling, Welcome
+from ...workers.scheduler.validation import SEED_LIMIT, ending_error, prompt_error, sampling_error
+from .images import ImagePrompt
+from .text import TextCodec
+
+MAX_DEADLINE_S = 10**9
+Prompt = str | Sequence[int] | ImagePrompt
+
+
+class OptionNames(TypedDict, total=False):
+    """Keywords of `generate` and `submit`; defaults are those of `RequestOptions`."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int | None
+    eos_ids: Iterable[int] | None
+    deadline_s: float | None
+    first_token: int | None
+    wait_when_busy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestOptions:
+    """Options of requests. Made by `read_options`, which checks the values."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int | None = None
+    eos_ids: Iterable[int] | None = None
+    deadline_s: float | None = None
+    first_token: int | None = None
+    wait_when_busy: bool = True
+
+    @property
+    def deadline_ms(self) -> int | None:
+        return None if self.deadline_s is None else max(1, round(self.deadline_s * 1000))
+
+    def sampling(self) -> Sampling:
+        """Return how the request samples; a seed is drawn if none is given."""
+        seed = secrets.randbelow(SEED_LIMIT) if self.seed is None else self.seed
+        return Sampling(self.temperature, self.top_k, self.top_p, seed, self.first_token)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A prompt with options of its own; what is left out is taken from the call of `generate` or `submit`.
+
+    `seed` is used as it is, whatever the request's place in the batch.
+    """
+
+    prompt: Prompt
+    _: KW_ONLY
+    max_new_tokens: int | UnsetType = UNSET
+    temperature: float | UnsetType = UNSET
+    top_k: int | UnsetType = UNSET
+    top_p: float | UnsetType = UNSET
+    seed: int | None | UnsetType = UNSET
+    eos_ids: Iterable[int] | None | UnsetType = UNSET
+    deadline_s: float | None | UnsetType = UNSET
+    first_token: int | None | UnsetType = UNSET
+    wait_when_busy: bool | UnsetType = UNSET
+
+
+def read_options(max_new_tokens: int = 32, **given: Unpack[OptionNames]) -> RequestOptions:
+    """Return checked options. Raises RequestError for what no engine could do."""
+    return _checked(RequestOptions(max_new_tokens=max_new_tokens, **given))
+
+
+def read_request(given: Prompt | Request, options: RequestOptions, index: int) -> tuple[Prompt, RequestOptions]:
+    """Return prompt `index` of a batch and its own options.
+
+    A seed of the batch becomes seed + index, because equal prompts must not get equal samples. Raises RequestError for
+    an option of the request that no engine could do.
+    """
+    shared = options if options.seed is None else replace(options, seed=(options.seed + index) % SEED_LIMIT)
+    if not isinstance(given, Request):
+        return given, shared
+    own = {field.name: getattr(given, field.name) for field in fields(RequestOptions)}
+    return given.prompt, _checked(replace(shared, **{name: value for name, value in own.items() if value is not UNSET}))
+
+
+def read_prompt(prompt: str | Sequence[int], codec: TextCodec, model: Welcome) -> list[int]:
+    """Return the ids of one prompt. Raises UsageError or RequestError if it cannot be run."""
+    ids = codec.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
+    raise_if_wrong(prompt_error(ids, model.vocabulary, model.context))
+    return ids
+
+
+def read_prompts(prompts: Iterable[Prompt | Request]) -> list[Prompt | Request]:
+    """Return the prompts of a batch. Raises UsageError for a lone text, which would pass for a list of its letters."""
+    if isinstance(prompts, (str, bytes, Request)):
+        raise UsageError("prompts must be a list", "prompts", "For a single prompt write [prompt]")
+    return list(prompts)
+
+
+def raise_if_wrong(facts: ErrorFacts | None) -> None:
+    if facts is not None:
+        raise typed_error(facts)
+
+
+def typed_error(facts: ErrorFacts) -> ExpertFlowError:
+    """Return the error that these facts describe."""
+    return error_from_code(facts.code, facts.what, facts.where, facts.remedy)
+
+
+def _checked(given: RequestOptions) -> RequestOptions:
+    """Return the same options as plain Python numbers."""
+    options = replace(
+        given,
+        max_new_tokens=_integer(given.max_new_tokens, "max_new_tokens"),
+        temperature=_number(given.temperature, "temperature"),
+        top_k=_integer(given.top_k, "top_k"),
+        top_p=_number(given.top_p, "top_p"),
+        seed=_optional(given.seed, "seed"),
+        eos_ids=None if given.eos_ids is None else [_integer(token, "eos_ids") for token in given.eos_ids],
+        deadline_s=None if given.deadline_s is None else _seconds(given.deadline_s),
+        first_token=_optional(given.first_token, "first_token"),
+    )
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed or 0, options.first_token)
+    raise_if_wrong(sampling_error(sampling) or ending_error(options.max_new_tokens, options.deadline_ms))
+    return options
+
+
+def _ids(prompt: Sequence[int]) -> list[int]:
+    try:
+        return [_integer(token, "prompt") for token in prompt]
+    except TypeError as error:
+        remedy = "A prompt is a text or a list of token ids; for a single prompt of ids write [[5, 9, 11]]"
+        raise RequestError(f"cannot be a {type(prompt).__name__}", "prompt", remedy) from error
+
+
+def _optional(value: int | None, where: str) -> int | None:
+    return None if value is None else _integer(value, where)
+
+
+def _integer(value: Any, where: str) -> int:
+    """Return an int, also of something that stands for one (a numpy integer); a bool is a mistake."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise RequestError(f"must be a whole number, not {value!r}", where, "Give an int")
+    number = value if type(value) is int else operator.index(value)
+    if not -(2**63) <= number < 2**63:
+        raise RequestError(f"does not fit 64 bits: {number}", where, "Give a smaller number")
+    return number
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise RequestError(f"must be a number, not {value!r}", where, "Give a float")
+    return float(value)
+
+
+def _seconds(deadline_s: Any) -> float:
+    seconds = _number(deadline_s, "deadline_s")
+    if not 0 < seconds <= MAX_DEADLINE_S:
+        what = f"must be seconds, above 0 and at most {MAX_DEADLINE_S:,}, not {seconds}"
+        raise RequestError(what, "deadline_s", "Leave it out to wait on")
+    return seconds

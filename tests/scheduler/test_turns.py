@@ -1,0 +1,191 @@
+"""Clients take turns: a small request waits for no other client's hundreds, and nobody starves."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from expertflow.ipc.messages import Sampling
+from expertflow.tests.scheduler.world import STARTS_MEANWHILE, World, finished, make_limits
+from expertflow.workers.scheduler.requests import RequestState, WaitingQueue
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def waiting_request(number: int, client: bytes) -> RequestState:
+    return RequestState(
+        number=number, request_id=str(number), identity=client, digest=b"", prompt_ids=[1], sampling=Sampling(),
+        stop_ids=frozenset(), token_limit=1, positions=1, accepted_ns=number,
+    )  # fmt: skip
+
+
+def line_of(clients: bytes) -> WaitingQueue:
+    """A line in which request i, from 1, is of the client with this letter."""
+    line = WaitingQueue()
+    for number, client in enumerate(clients, 1):
+        line.join(waiting_request(number, bytes([client])))
+    return line
+
+
+def start_all(line: WaitingQueue) -> list[int]:
+    numbers = []
+    while len(line):
+        request = next(iter(line))
+        line.start(request)
+        numbers.append(request.number)
+    return numbers
+
+
+@pytest.mark.parametrize(
+    ("clients", "order"),
+    [
+        (b"aaaa", [1, 2, 3, 4]),
+        (b"aaab", [1, 4, 2, 3]),
+        (b"aabbbc", [1, 3, 6, 2, 4, 5]),
+    ],
+)
+def test_clients_start_in_turn_and_their_requests_in_order(clients: bytes, order: list[int]) -> None:
+    """What the iteration announces is what happens, one start at a time."""
+    assert [request.number for request in line_of(clients)] == order
+    assert start_all(line_of(clients)) == order
+
+
+def test_a_newcomer_is_next() -> None:
+    """Strict rotation would put it behind one more request of the other client."""
+    line = line_of(b"a" * 400)
+    for _ in range(3):
+        line.start(next(iter(line)))
+    line.join(waiting_request(401, b"b"))
+    assert [request.number for request in line][:4] == [401, 4, 5, 6]
+
+
+def test_a_stream_of_newcomers_starves_nobody() -> None:
+    """Each new client goes first in its round, but the round is closed when it begins."""
+    line, number = line_of(b"aa"), 2
+    started = list[bytes]()
+    for client in range(100, 110):
+        number += 1
+        line.join(waiting_request(number, bytes([client])))
+        request = next(iter(line))
+        line.start(request)
+        started.append(request.identity)
+    assert started.index(b"a") <= 1 and started.count(b"a") == 2
+
+
+def test_lost_requests_go_first_and_take_no_turn() -> None:
+    line = line_of(b"aab")
+    first, second = list(line)[:2]
+    line.start(first)
+    line.start(second)
+    line.put_back([second, first])
+    assert [request.number for request in line] == [1, 3, 2]
+    assert start_all(line) == [1, 3, 2]
+
+
+def test_a_client_with_a_new_identity_has_one_turn() -> None:
+    """Its requests of before and those of now are one queue."""
+    line = line_of(b"aab")
+    for request in list(line):
+        if request.identity == b"a":
+            request.identity = b"c"
+            line.follow(request)
+    line.join(waiting_request(4, b"c"))
+    assert [request.number for request in line] == [3, 1, 2, 4]
+
+
+def test_two_tokens_do_not_wait_behind_four_hundred_requests() -> None:
+    """They start with the next free row."""
+    world = World(make_limits(batch_size=4, queue_limit=1000))
+    many = [world.submit([1 + i % 40], max_new_tokens=9, identity=b"a", eos_ids=[]) for i in range(400)]
+    for _ in range(5):
+        world.tick()
+        world.compute_step()
+    few = world.submit([3], max_new_tokens=2, identity=b"b", eos_ids=[])
+    ended_before = sum(bool(book.ends) for book in many)
+    while not few.ends:
+        world.tick()
+        world.compute_step()
+    assert sum(bool(book.ends) for book in many) - ended_before <= 4
+    assert finished(few).token_ids == few.expected()
+
+
+class Fairness:
+    """Random comings, goings, starts and losses over one line; counts whom a waiting client sees start."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng, self.line, self.number = rng, WaitingQueue(), 0
+        self.started: list[RequestState] = []
+        self.seen: Counter[tuple[bytes, bytes]] = Counter()
+
+    def join(self) -> None:
+        client = bytes([self.rng.choice(b"aaaabbcdefgh")])
+        for _ in range(self.rng.choice((1, 1, 30 if client == b"a" else 2))):
+            self.number += 1
+            self.line.join(waiting_request(self.number, client))
+
+    def cancel(self) -> None:
+        if requests := list(self.line):
+            self.line.leave(self.rng.choice(requests))
+
+    def lose(self) -> None:
+        lost = [request for request in self.started if self.rng.random() < 0.5]
+        self.started = []
+        self.line.put_back(lost)
+        assert [request.number for request in self.line][: len(lost)] == sorted(request.number for request in lost)
+
+    def start(self) -> None:
+        """As a prefill does: some of those that the line announces, from its head on."""
+        picked = list(self.line)[: self.rng.choice((1, 1, 3))]
+        for request in picked:
+            if request.number not in {each.number for each in self.line._lost.values()}:
+                self._count(request)
+            self.line.start(request)
+        self.started += picked
+
+    def _count(self, starting: RequestState) -> None:
+        queues = {request.identity for request in self.line if request.number in self.line._client}
+        assert starting.number == min(
+            number for number, client in self.line._client.items() if client == starting.identity
+        )
+        for client in queues - {starting.identity}:
+            self.seen[client, starting.identity] += 1
+            assert self.seen[client, starting.identity] <= STARTS_MEANWHILE
+        self._forget({starting.identity})
+
+    def _forget(self, clients: set[bytes]) -> None:
+        for pair in [pair for pair in self.seen if pair[0] in clients]:
+            del self.seen[pair]
+
+    def play(self, turns: int) -> None:
+        for choice in self.rng.choices((self.join, self.start, self.cancel, self.lose), (10, 20, 2, 1), k=turns):
+            choice()
+            self._forget({waiting for waiting, _ in self.seen} - set(self.line._client.values()))
+            assert len(self.line) == len(list(self.line))
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1))
+def test_no_client_starts_more_than_two_while_another_waits(seed: int) -> None:
+    """The bound that docs/protocol.md promises."""
+    Fairness(random.Random(seed)).play(300)
+
+
+def keep_no_round(self: WaitingQueue, request: RequestState) -> None:
+    """Mutant: whoever was served least recently is always next, so new clients starve old ones."""
+    client = self._client.get(request.number)
+    if client is not None:
+        self._turns += 1
+        self._served[client] = self._turns
+    self.leave(request)
+
+
+@pytest.mark.parametrize(
+    ("name", "mutant"), [("start", keep_no_round), ("__iter__", lambda self: iter(self._all.values()))]
+)
+def test_unfair_lines_are_caught(name: str, mutant: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WaitingQueue, name, mutant)
+    with pytest.raises(AssertionError):
+        for seed in range(200):
+            Fairness(random.Random(seed)).play(300)
