@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
+
+CauseKind = Literal["", "miss", "hint", "prediction", "policy"]
+"""Why an expert moves: compute waits for it, compute's hint or the predictor's plan names it, or room is to be used."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Subclasses repeat `frozen=True`: type checkers ask for it."""
+
+
+class Cause(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Name why an expert is filled, copied or recalled, and for which layer of which step (-1: for none).
+
+    The same cause goes along from the loader's decision to the slot that compute waits for.
+    """
+
+    kind: CauseKind = ""
+    step: int = -1
+    layer: int = -1
+
+
+NO_CAUSE = Cause()
+"""Of messages that were recorded before causes were."""
 
 
 class Sampling(msgspec.Struct, frozen=True):

@@ -92,11 +92,18 @@ class Peer(Message, frozen=True):
     facts: dict[str, int | float | str] = {}
 
 
+class PeerDied(Message, frozen=True):
+    """A peer of this epoch has ended; it is started again, and `Peer` says when its successor is ready."""
+
+    stage: str
+    epoch: int
+
+
 class Drain(Message, frozen=True):
     """Finish what is in flight, publish a last time and exit with 0."""
 
 
-ToStage = Peer | Drain
+ToStage = Peer | PeerDied | Drain
 TO_STAGE: msgspec.msgpack.Decoder[ToStage] = msgspec.msgpack.Decoder(ToStage)
 
 
@@ -121,6 +128,8 @@ class Snapshot(Message, frozen=True, kw_only=True):
     pss_bytes: dict[str, int]
     restarts: dict[str, int]
     facts: dict[str, dict[str, int | float | str]]
+    down: dict[str, int] = {}
+    """Stages that have died and whose successors are not ready: stage -> the epoch that died."""
 
 
 SNAPSHOT: msgspec.msgpack.Decoder[Snapshot] = msgspec.msgpack.Decoder(Snapshot)

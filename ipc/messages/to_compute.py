@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .base import Message, RequestRow
+from .base import NO_CAUSE, Cause, Message, RequestRow
 
 
 class RunStep(Message, frozen=True, kw_only=True):
@@ -43,11 +43,12 @@ COMPUTE_FROM_SCHEDULER: msgspec.msgpack.Decoder[ComputeFromScheduler] = msgspec.
 
 
 class Filled(Message, frozen=True):
-    """Slot `slot` now holds this expert and belongs to compute (R1)."""
+    """Slot `slot` now holds this expert and belongs to compute (R1). `cause`: why it was filled."""
 
     slot: int
     layer: int
     expert: int
+    cause: Cause = NO_CAUSE
 
 
 class Copy(Message, frozen=True):
@@ -62,14 +63,19 @@ class Copy(Message, frozen=True):
     expert: int
     place: int
     urgent: bool = False
+    cause: Cause = NO_CAUSE
 
 
 class Recall(Message, frozen=True):
-    """Give these slots back at the end of `layer` of step `step`, or now (`step` = -1) (R3)."""
+    """Give these slots back at the end of `layer` of step `step`, or now (`step` = -1) (R3).
+
+    `cause`: what the slots are wanted for.
+    """
 
     slots: list[int]
     step: int = -1
     layer: int = -1
+    cause: Cause = NO_CAUSE
 
 
 HeldFromLoader = Filled | Recall

@@ -20,6 +20,13 @@ class PeerJoined(NamedTuple):
     facts: dict[str, int | float | str]
 
 
+class PeerLost(NamedTuple):
+    """A peer has died; what it sent before was returned before this, what is sent to it now is dropped."""
+
+    stage: str
+    epoch: int
+
+
 class Readable(NamedTuple):
     """A socket or descriptor given to `Stage.watch` can be read."""
 
@@ -32,4 +39,4 @@ class Stopping(NamedTuple):
     gently: bool
 
 
-StageEvent = Received | PeerJoined | Readable | Stopping
+StageEvent = Received | PeerJoined | PeerLost | Readable | Stopping

@@ -27,13 +27,13 @@ import msgspec
 import zmq
 
 from ...errors import ExpertFlowError
-from ..messages import Drain, ErrorFacts, Failed, Message, Peer, Progress, Published, Ready, Span, StageStats
+from ..messages import Drain, ErrorFacts, Failed, Message, Peer, PeerDied, Progress, Published, Ready, Span, StageStats
 from ..messages.control import TO_STAGE, ToStage
 from ..shared.memory import Arena
 from ..transport.addresses import CONTROL, Party, socket_address
 from ..transport.link import Link
 from ..transport.sockets import Context, Socket
-from .events import PeerJoined, Readable, Received, StageEvent, Stopping
+from .events import PeerJoined, PeerLost, Readable, Received, StageEvent, Stopping
 from .spec import StageSpec
 from .wiring import decoders_of
 
@@ -174,6 +174,11 @@ class Stage:
         spans, self._spans = self._spans, []
         self._control.send(Published(stats, spans))
 
+    @property
+    def draws(self) -> bool:
+        """Whether a timeline is drawn."""
+        return bool(self.config.timeline)
+
     @contextmanager
     def span(self, name: str, lane: int = 0, **detail: int | str) -> Iterator[None]:
         """Put what happens inside on the timeline, if one is drawn."""
@@ -185,7 +190,7 @@ class Stage:
         self, name: str, start_ns: int, end_ns: int, lane: int = 0, detail: dict[str, int | str] | None = None
     ) -> None:
         """Put something on the timeline, if one is drawn; times are `time.monotonic_ns`."""
-        if self.config.timeline:
+        if self.draws:
             self._spans.append(Span(name, start_ns, end_ns, lane, detail or {}))
 
     @property
@@ -211,6 +216,8 @@ class Stage:
         for order in orders:
             if isinstance(order, Drain):
                 self.stop(gently=True)
+            elif isinstance(order, PeerDied):
+                events += self._lose(order)
             elif self._join(order):
                 events.append(PeerJoined(order.stage, order.epoch, order.facts))
         return events
@@ -226,6 +233,15 @@ class Stage:
         self._links[order.stage] = link
         self._poller.register(link.socket, zmq.POLLIN)
         return True
+
+    def _lose(self, order: PeerDied) -> list[StageEvent]:
+        """Hear the last words of a peer that has died, and close the link to it."""
+        link = self._links.get(order.stage)
+        if link is None or self._peers[order.stage].epoch != order.epoch:
+            return []
+        last_words = [Received(order.stage, message) for message in link.receive()]
+        self._leave(order.stage)
+        return [*last_words, PeerLost(order.stage, order.epoch)]
 
     def _leave(self, stage: str) -> None:
         link = self._links.pop(stage, None)

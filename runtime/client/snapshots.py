@@ -20,7 +20,7 @@ from .address import require_alive
 T = TypeVar("T")
 
 _SEPARATOR = "/"
-_FIELDS = ("stages", "pss_bytes", "restarts", "facts")
+_FIELDS = ("stages", "pss_bytes", "restarts", "facts", "down")
 _POLL_MS = 100
 
 

@@ -14,7 +14,7 @@ import tyro
 from ...configs.schema import Config
 from .base import DEFAULT_PRESET, Command, EngineCommand
 
-NAMES = ["demo", "serve", "generate", "verify", "trace", "train", "replay", "plan", "top", "widen"]
+NAMES = ["demo", "serve", "generate", "verify", "trace", "train", "replay", "plan", "top", "why", "widen"]
 """In the order of the help. The command `name` is the class `Name` of the module `name` beside this file."""
 
 DESCRIPTION = """\

@@ -226,6 +226,7 @@ class Engine:
         self._watchdog.gone(child.stage)
         if not self._stopping:
             logging.getLogger(__name__).warning("%s%s (epoch %d)", self._named, end, child.epoch)
+            self.board.died(child.stage, child.epoch)
             self._act(self._roster.died(child.stage, end, time.monotonic()))
 
     def _why(self, stage: str, end: EngineError) -> EngineError:

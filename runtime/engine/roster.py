@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from ...errors import EngineError, ExpertFlowError, error_from_code
-from ...ipc.messages import ErrorFacts, Peer
+from ...ipc.messages import ErrorFacts, Peer, PeerDied
 from ...ipc.transport.addresses import Party
 
 STORM_SECONDS = 60.0
@@ -24,7 +24,7 @@ class SendControl(NamedTuple):
     """Send a message to a stage."""
 
     party: Party
-    message: Peer
+    message: Peer | PeerDied
 
 
 class Kill(NamedTuple):
@@ -98,7 +98,7 @@ class Roster:
         self.members[stage].failure = error_from_code(error.code, error.what, error.where, error.remedy)
 
     def died(self, stage: str, end: EngineError, now_s: float) -> list[RosterAction]:
-        """A stage has ended as `end` says; its own words about it count more."""
+        """A stage has ended as `end` says; its own words about it count more. Its peers hear of it at once."""
         member = self.members[stage]
         cause = member.failure or (self._late(stage) if member.overdue else end)
         if not self.complete:
@@ -108,7 +108,7 @@ class Roster:
         member.deaths = [*recent, (member.worked_s, cause)]
         if len(member.deaths) > self._restart_limit:
             return [GiveUp(_storm(stage, member.deaths))]
-        return [self._spawn(stage, now_s)]
+        return [*self._report_death(stage), self._spawn(stage, now_s)]
 
     def tick(self, now_s: float) -> list[RosterAction]:
         """Time passes: a stage that has not become ready in time is ended."""
@@ -125,6 +125,13 @@ class Roster:
         member.epoch += 1
         member.started_s, member.facts, member.failure, member.overdue = now_s, None, None, False
         return Spawn(Party(stage, member.epoch))
+
+    def _report_death(self, stage: str) -> list[RosterAction]:
+        """Tell the peers of a stage that was ready; of another they have not heard."""
+        member = self.members[stage]
+        peers = [peer for peer in self._peers[stage] if member.ready and self.members[peer].ready]
+        died = PeerDied(stage, member.epoch)
+        return [SendControl(Party(peer, self.members[peer].epoch), died) for peer in peers]
 
     def _introduce(self, stage: str, to: str) -> SendControl:
         member = self.members[stage]

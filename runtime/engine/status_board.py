@@ -23,6 +23,7 @@ class StatusBoard:
         self._facts: dict[str, Facts] = {}
         self._pids: dict[str, int] = {"supervisor": os.getpid()}
         self._restarts: dict[str, int] = {}
+        self._down: dict[str, int] = {}
         self._pss: dict[str, int] = {}
         self._sampled_ns = -SAMPLE_EVERY_NS
 
@@ -31,9 +32,15 @@ class StatusBoard:
             self._pids[stage] = pid
             self._restarts[stage] = epoch - 1
 
+    def died(self, stage: str, epoch: int) -> None:
+        """Note that a stage is down until its successor is ready."""
+        with self._lock:
+            self._down[stage] = epoch
+
     def learned(self, source: str, facts: Facts) -> None:
         with self._lock:
             self._facts[source] = facts
+            self._down.pop(source, None)
 
     def published(self, stage: str, stats: StageStats) -> None:
         with self._lock:
@@ -48,6 +55,7 @@ class StatusBoard:
                 pss_bytes=dict(self._pss),
                 restarts=dict(self._restarts),
                 facts=dict(self._facts),
+                down=dict(self._down),
             )
 
     def _sample(self) -> None:

@@ -2,13 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from ...errors import UsageError
 from ...ipc.messages import Span
+
+
+class _Event(msgspec.Struct):
+    """What is read of an event again."""
+
+    ph: Literal["X", "M"]
+    name: str
+    pid: int
+    tid: int = 0
+    ts: float = 0.0
+    dur: float = 0.0
+    args: dict[str, int | str] = {}
+
+
+def read_timeline(path: Path) -> Iterator[tuple[str, Span]]:
+    """Yield (stage, span) in the order in which they were written; an event that was cut off at the end is left out.
+
+    Raises UsageError, also while iterating, when the file cannot be read or is no timeline.
+    """
+    decoder, stages = msgspec.json.Decoder(_Event), dict[int, str]()
+    try:
+        with path.open("rb") as file:
+            for event in _decoded(file, decoder):
+                if event.ph == "M":
+                    stages[event.pid] = str(event.args["name"])
+                else:
+                    start_ns, end_ns = round(1000 * event.ts), round(1000 * (event.ts + event.dur))
+                    yield stages[event.pid], Span(event.name, start_ns, end_ns, event.tid, event.args)
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", str(path), "Give another file") from error
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
+        remedy = "Give a file that an engine with --timeline FILE wrote"
+        raise UsageError(f"is no timeline ({error})", str(path), remedy) from error
+
+
+def _decoded(lines: Iterable[bytes], decoder: msgspec.json.Decoder[_Event]) -> Iterator[_Event]:
+    """The writer puts one event on each line; only the last one may be incomplete."""
+    lines = iter(lines)
+    if next(lines, b"").strip() != b"[":
+        raise msgspec.DecodeError("it does not begin with a list")
+    torn: msgspec.MsgspecError | None = None
+    for line in lines:
+        if torn is not None:
+            raise torn
+        text = line.strip().rstrip(b",")
+        if text in (b"", b"]"):
+            continue
+        try:
+            yield decoder.decode(text)
+        except msgspec.MsgspecError as error:
+            if line.endswith(b"\n"):
+                raise
+            torn = error
 
 
 class Timeline:

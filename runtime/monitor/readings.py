@@ -9,6 +9,8 @@ from ...ipc.messages import Snapshot, StageStats
 WORK = {"compute": "tokens", "loader": "experts", "predictor": "forecasts", "scheduler": "requests"}
 """What `StageStats.done` counts."""
 SUPERVISOR = "supervisor"
+RESTART = "its restart"
+"""What a stage waits for that has died."""
 
 
 class Progressed(msgspec.Struct, frozen=True):
@@ -157,7 +159,7 @@ def _stage_line(stage: str, now: Snapshot, gained: Progressed) -> StageLine:
         rate_per_s=_per(gained.done * 1e9, gained.time_ns),
         busy_share=_share(gained.busy_ns, gained.time_ns),
         queue=stats.queue if stats else None,
-        waiting_on=stats.waiting_on if stats else "",
+        waiting_on=RESTART if stage in now.down else stats.waiting_on if stats else "",
         restarts=now.restarts.get(stage, 0),
         pss_bytes=now.pss_bytes[stage],
     )

@@ -180,7 +180,7 @@ class LocalRuntime:
         for action in self.ledger.handle(event):
             match action:
                 case StartFill():
-                    self._fills.start(action.slot, action.layer, action.expert, action.urgent)
+                    self._fills.start(action.slot, action.layer, action.expert, action.urgent, action.cause)
                 case PromoteFill():
                     self._fills.promote(action.slot)
                 case Filled() if self._fills.announced:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError
-from expertflow.ipc.messages import Drain, Failed, Filled, Message, Miss, Peer, Published, Ready, Released
+from expertflow.ipc.messages import Drain, Failed, Filled, Message, Miss, Peer, PeerDied, Published, Ready, Released
 from expertflow.ipc.messages.control import FROM_STAGE
 from expertflow.ipc.shared.rundir import RunDir
-from expertflow.ipc.stage.events import PeerJoined, Readable, Received, Stopping
+from expertflow.ipc.stage.events import PeerJoined, PeerLost, Readable, Received, Stopping
 from expertflow.ipc.stage.spec import StageSpec
 from expertflow.ipc.stage.stage import Stage
 from expertflow.ipc.stage.wiring import decoders_of
@@ -118,6 +118,34 @@ def test_a_new_epoch_of_a_peer_replaces_the_old_one(bench: Bench):
     bench.stage.send("compute", Filled(2, 0, 0))
     assert new.socket.poll(5000)
     assert new.receive() == [Filled(2, 0, 0)]
+
+
+def test_a_peer_that_died_is_heard_to_the_end_and_then_lost(bench: Bench):
+    """What it had done counts; what is sent to it afterwards does not wait for its successor."""
+    bench.order(Peer("compute", 1, {}))
+    assert bench.events(1)
+    old = bench.compute(1)
+    old.send(Released([1], 0, 0))
+    assert bench.stage._links["compute"].socket.poll(5000)
+    bench.order(PeerDied("compute", 1))
+    assert bench.events(2) == [Received("compute", Released([1], 0, 0)), PeerLost("compute", 1)]
+    bench.stage.send("compute", Filled(1, 0, 0))
+    bench.order(Peer("compute", 2, {}))
+    assert bench.events(1) == [PeerJoined("compute", 2, {})]
+    new = bench.compute(2)
+    new.send(Released([3], 0, 0))
+    assert bench.events(1) == [Received("compute", Released([3], 0, 0))]
+    bench.stage.send("compute", Filled(2, 0, 0))
+    assert new.socket.poll(5000)
+    assert new.receive() == [Filled(2, 0, 0)]
+
+
+def test_the_death_of_an_older_epoch_cuts_no_living_link(bench: Bench):
+    for message in (Peer("compute", 2, {}), PeerDied("compute", 1), PeerDied("predictor", 1), Drain()):
+        bench.order(message)
+    assert bench.events(2) == [PeerJoined("compute", 2, {}), Stopping(gently=True)]
+    bench.compute(2).send(Released([3], 0, 0))
+    assert bench.events(1) == [Received("compute", Released([3], 0, 0))]
 
 
 def test_an_old_or_unknown_peer_is_not_joined(bench: Bench):

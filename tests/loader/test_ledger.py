@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expertflow.ipc.messages import Filled, Miss, Recall, Released, ResidentTable, StepPrediction, StepRouting
+from expertflow.ipc.messages import Cause, Filled, Miss, Recall, Released, ResidentTable, StepPrediction, StepRouting
 from expertflow.workers.loader.events import ComputeJoined, FillDone, PromoteFill, StartFill
 from expertflow.workers.loader.ledger import Ledger
 
@@ -111,7 +111,7 @@ def test_the_nearest_step_goes_first() -> None:
     (first,) = ledger.handle(plan_of(1, {(0, 0): 255}))
     assert ledger.handle(plan_of(0, {(3, 3): 255})) == []
     (announced, second) = ledger.handle(FillDone(first.slot))
-    assert announced == Filled(first.slot, 0, 0)
+    assert announced == Filled(first.slot, 0, 0, Cause("prediction", 1, 0))
     assert (second.layer, second.expert) == (3, 3)
 
 
@@ -206,7 +206,7 @@ def test_a_new_compute_hears_again_of_everything_that_is_filled() -> None:
     assert isinstance(recall, Recall)
     assert ledger.handle(ComputeJoined()) == [Filled(0, 3, 0), Filled(1, 3, 1)]
     assert ledger.handle(ResidentTable({})) == []
-    assert ledger.handle(FillDone(start.slot)) == [Filled(start.slot, 0, 5)]
+    assert ledger.handle(FillDone(start.slot)) == [Filled(start.slot, 0, 5, Cause("miss", 0, 0))]
     assert kinds(ledger.handle(Miss(1, 0, [1])), Recall), "slots asked of the dead compute must be asked for again"
 
 
@@ -257,7 +257,7 @@ def test_a_table_of_nonsense_keeps_every_slot_accounted_for() -> None:
     """What compute says it holds is never written before it is returned, even if the entry is useless."""
     ledger = LooseLedger(4, LAYERS, EXPERTS, TOP_K)
     actions = ledger.handle(ResidentTable({0: (0, 1), 1: (0, 1), 2: (99, 0), 77: (0, 2)}))
-    assert actions == [Recall([1, 2])]
+    assert actions == [Recall([1, 2], cause=Cause("policy"))]
     assert experts_of(ledger.handle(Released([1, 2], -1, -1))) == []
     facts = ledger.statistics()
     assert (facts.free, facts.held, facts.invalid) == (3, 1, 3)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from expertflow.ipc.messages import Cause
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.workers.compute.experts import layer as expert_layers
 from expertflow.workers.model import cache_rows as cache_rows
@@ -16,9 +17,9 @@ def stale_slots(runtime: LocalRuntime) -> None:
     held: dict[int, tuple[int, int]] = {}
     honest = runtime._fills.start
 
-    def start(slot: int, layer: int, expert: int, urgent: bool) -> None:
+    def start(slot: int, layer: int, expert: int, urgent: bool, cause: Cause) -> None:
         stale = held.setdefault(slot, (layer, expert))
-        honest(slot, *stale, urgent)
+        honest(slot, *stale, urgent, cause)
 
     runtime._fills.start = start  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -16,6 +16,7 @@ from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.commands.registry import chosen_preset, command_kinds, parse
 from expertflow.runtime.commands.serve import Serve
+from expertflow.runtime.commands.why import Why
 from expertflow.runtime.commands.widen import Widen
 
 
@@ -50,6 +51,7 @@ def test_prompts_add_up_and_other_commands_have_their_options() -> None:
     assert isinstance(generate, Generate) and generate.prompt == ["a", "b c"] and generate.max_new_tokens == 3
     demo = parse(["demo", "--kill", "compute", "--predictor", "oracle", "--no-check"])
     assert isinstance(demo, Demo) and (demo.kill, demo.predictor, demo.check) == ("compute", "oracle", False)
+    assert parse(["why", "t.json", "--longest", "3"]) == Why(timeline=Path("t.json"), longest=3)
     assert parse(["widen", "a", "b"]) == Widen(source=Path("a"), destination=Path("b"), factor=64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from expertflow.ipc.messages import Snapshot, StageStats
 from expertflow.runtime.monitor.readings import Meter, read_pair
@@ -53,6 +54,12 @@ def test_what_is_not_known_is_none() -> None:
         assert (line.rate_per_s, line.busy_share) == (None, None)
     supervisor = read_pair(snapshot(0), snapshot(2)).stages[0]
     assert (supervisor.stage, supervisor.pid, supervisor.pss_bytes) == ("supervisor", None, 7)
+
+
+def test_a_stage_that_is_down_waits_for_its_restart() -> None:
+    """What it published before it died says nothing of now."""
+    now = msgspec.structs.replace(snapshot(2, stats("compute", 1), stats("loader", 1)), down={"compute": 1})
+    assert [line.waiting_on for line in read_pair(snapshot(0), now).stages] == ["its restart", "", ""]
 
 
 def test_a_restarted_stage_does_not_count_backwards() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from expertflow.errors import BudgetError, EngineError
-from expertflow.ipc.messages import ErrorFacts, Peer
+from expertflow.ipc.messages import ErrorFacts, Peer, PeerDied
 from expertflow.ipc.transport.addresses import Party
 from expertflow.runtime.engine.roster import GiveUp, Kill, Roster, SendControl, Spawn
 
@@ -41,12 +41,27 @@ def test_a_death_while_starting_ends_the_engine():
 def test_a_death_later_brings_the_next_epoch_and_old_messages_count_no_more():
     """R8: otherwise a Ready still under way from the dead start would pass for the new one's."""
     roster = running()
-    assert roster.died("loader", END, 100) == [Spawn(Party("loader", 2))]
+    assert roster.died("loader", END, 100)[-1] == Spawn(Party("loader", 2))
     assert not roster.is_current(Party("loader", 1))
     assert roster.is_current(Party("loader", 2))
     assert not roster.is_current(Party("stranger", 1))
     assert not roster.is_current(None)
     assert roster.ready("loader", {}, 101)[1] == SendControl(Party("compute", 1), Peer("loader", 2, {}))
+
+
+def test_peers_hear_of_a_death_before_the_successor_is_started():
+    """Else they would hand their work to a dead process until the next one is ready."""
+    roster = running()
+    told = SendControl(Party("loader", 1), PeerDied("compute", 1))
+    assert roster.died("compute", END, 100) == [told, Spawn(Party("compute", 2))]
+
+
+def test_nobody_hears_of_the_death_of_a_stage_that_was_not_introduced():
+    """A successor that dies while it starts; and what is down itself cannot hear."""
+    roster = running()
+    roster.died("compute", END, 100)
+    assert roster.died("compute", END, 101) == [Spawn(Party("compute", 3))]
+    assert roster.died("loader", END, 101) == [Spawn(Party("loader", 2))]
 
 
 def test_a_stage_that_is_down_is_not_introduced():
@@ -70,7 +85,7 @@ def test_words_of_an_earlier_start_are_not_the_cause_of_a_later_death():
     roster = running()
     roster.failed("loader", ErrorFacts("budget", "too large", "slots"))
     for time_s in (1, 2, 3):
-        [action] = roster.died("loader", END, time_s)
+        action = roster.died("loader", END, time_s)[-1]
     assert "the first time: slots: too large" in str(action)
     assert [cause.what for _, cause in roster.members["loader"].deaths] == ["too large", "was killed", "was killed"]
 
@@ -89,14 +104,14 @@ def test_more_deaths_than_the_limit_within_a_minute_end_the_engine_with_the_firs
 def test_rare_deaths_are_no_storm():
     roster = running()
     for time_s in range(100, 2000, 40):
-        assert roster.died("loader", END, time_s) == [Spawn(Party("loader", roster.members["loader"].epoch))]
+        assert roster.died("loader", END, time_s)[-1] == Spawn(Party("loader", roster.members["loader"].epoch))
         roster.ready("loader", {}, time_s)
 
 
 def test_a_stage_that_takes_a_minute_to_fail_is_a_storm_too():
     """By the clock of the wall its deaths would never fall into one minute, and it would be restarted for ever."""
     roster = running()
-    actions = [roster.died("loader", END, time_s)[0] for time_s in (10, 80, 150)]
+    actions = [roster.died("loader", END, time_s)[-1] for time_s in (10, 80, 150)]
     assert [type(action) for action in actions] == [Spawn, Spawn, GiveUp]
 
 

@@ -30,6 +30,23 @@ def test_after_computes_death_sequences_go_on_where_they_were() -> None:
     assert world.core.statistics().stale_steps == 1
 
 
+def test_while_compute_is_down_its_rows_wait_and_no_step_is_sent() -> None:
+    """Steps for a dead process would count as running, and be run again all the same."""
+    world = World(make_limits(batch_size=3))
+    books = [world.submit([i], max_new_tokens=8, eos_ids=[]) for i in range(5)]
+    world.tick()
+    world.compute_step()
+    world.tick()
+    world.kill_compute()
+    late = world.submit([9], max_new_tokens=3, eos_ids=[])
+    assert not [each for each in world.core.handle(events.Tick(world.now_ns)) if isinstance(each, events.ToCompute)]
+    facts = world.core.statistics()
+    assert (facts.queue, facts.running, facts.steps_in_flight, facts.units) == (6, 0, 0, 0)
+    world.start_compute()
+    world.run_until_idle()
+    assert all(book.tokens == book.expected() for book in [*books, late])
+
+
 def test_a_death_that_nobody_announced() -> None:
     """The successor's start is all the scheduler hears of it."""
     world = World()

@@ -76,6 +76,27 @@ def test_death_of_a_stage_costs_a_pause_not_a_token(
     assert _restarts(client, stage) == restarts + 1
 
 
+def test_when_compute_dies_its_rows_wait_again_before_the_next_one_is_ready(
+    engine: Supervisor, client: Client, reference: Reference
+) -> None:
+    """The scheduler hears of the death itself: a snapshot shows the rows in the queue while compute is down."""
+    prompts = random_prompts(4, VOCABULARY, seed=77)
+    batch = client.submit(prompts, max_new_tokens=100, eos_ids=[])
+    await_tokens(batch, 8)
+    engine.kill("compute")
+    deadline = time.monotonic() + 30
+    seen: set[tuple[int, float, float]] = set()
+    while (len(prompts), 0, 0) not in seen and time.monotonic() < deadline:
+        snapshot = engine.snapshot()
+        stats = snapshot.stages["scheduler"]
+        if "compute" in snapshot.down:
+            seen.add((stats.queue, stats.counters["running"], stats.counters["steps_in_flight"]))
+    assert (len(prompts), 0, 0) in seen
+    done = batch.results(timeout_s=120)
+    assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 100) for prompt in prompts]
+    assert not engine.snapshot().down
+
+
 def _restarts(client: Client, stage: str) -> int:
     """The snapshot counts a restart once the successor was started, which may be after the last token."""
     deadline = time.monotonic() + 30

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...errors import UsageError
-from ...ipc.messages import ComputeFromLoader, DropUnit, Hint, RunStep, Split
+from ...ipc.messages import ComputeFromLoader, Copy, DropUnit, Filled, Hint, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.shared.attachments import FOLDER
 from ...ipc.stage.events import PeerJoined, Received, StageEvent, Stopping
@@ -197,14 +197,17 @@ class ComputeShell:
     def _wait(self) -> list[Any]:
         """Block until the loader has said something; the scheduler's messages queue up meanwhile."""
         started_ns = time.monotonic_ns()
+        detail = self._residency.waiting_for() if self._stage.draws else {}
         self._waiting_on = "loader"
         while not self._arrivals:
             self._route(self._stage.poll(self._residency.poll()))
             if self._stage.publish_due:
                 self._publish()
         self._waiting_on = ""
-        self._stage.add_span("stall", started_ns, time.monotonic_ns(), LANE_STALL)
         arrivals, self._arrivals = self._arrivals, []
+        if self._stage.draws:
+            detail["arrived"] = _arrived(arrivals)
+            self._stage.add_span("stall", started_ns, time.monotonic_ns(), LANE_STALL, detail)
         return arrivals
 
     def _obey(self, order: Any) -> None:
@@ -238,6 +241,12 @@ class ComputeShell:
         self._stage.publish(
             done=self._executor.tokens_done, queue=len(self._steps), waiting_on=self._waiting_on, counters=counters
         )
+
+
+def _arrived(messages: list[ComputeFromLoader]) -> str:
+    """Return the experts that ended a wait, each with the cause that brought it."""
+    filled = [message for message in messages if isinstance(message, Filled | Copy)]
+    return ",".join(f"{each.expert} {each.cause.kind}" for each in filled)
 
 
 class _NewScheduler:

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import Filled, Hint, Miss, Recall, Released, ResidentTable, StepPrediction, StepRouting
+from ...ipc.messages import (
+    NO_CAUSE,
+    Cause,
+    Filled,
+    Hint,
+    Miss,
+    Recall,
+    Released,
+    ResidentTable,
+    StepPrediction,
+    StepRouting,
+)
 
 
 class FillDone(msgspec.Struct, frozen=True, tag=True):
@@ -25,6 +36,7 @@ class StartFill(msgspec.Struct, frozen=True):
     layer: int
     expert: int
     urgent: bool
+    cause: Cause = NO_CAUSE
 
 
 class PromoteFill(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from ...ipc.messages import Copy
+from ...ipc.messages import Cause, Copy
 from .events import FillDone
 from .host_tier import HostAction, HostTier, PromoteRead, ReadInto
 from .transfer.transfers import Transfer, TransferEngine
@@ -17,8 +17,8 @@ class Fills(Protocol):
     announced: bool
     """Whether compute knows of an expert before it is there."""
 
-    def start(self, slot: int, layer: int, expert: int, urgent: bool) -> None:
-        """Begin to fill `slot`."""
+    def start(self, slot: int, layer: int, expert: int, urgent: bool, cause: Cause) -> None:
+        """Begin to fill `slot`; `cause` goes along with the transfer."""
         ...
 
     def promote(self, slot: int) -> None:
@@ -70,8 +70,8 @@ class DeviceFills:
     def __init__(self, tier: HostTier, reader: TransferEngine | None, send: Callable[[Copy], None]) -> None:
         self._tier, self._reader, self._send = tier, reader, send
 
-    def start(self, slot: int, layer: int, expert: int, urgent: bool) -> None:
-        self._perform(self._tier.fetch(slot, layer, expert, urgent))
+    def start(self, slot: int, layer: int, expert: int, urgent: bool, cause: Cause) -> None:
+        self._perform(self._tier.fetch(slot, layer, expert, urgent, cause))
 
     def promote(self, slot: int) -> None:
         self._perform(self._tier.hurry(slot))
@@ -98,7 +98,7 @@ class DeviceFills:
                 case FillDone():
                     done.append(action)
                 case ReadInto() if self._reader is not None:
-                    self._reader.start(action.place, action.layer, action.expert, action.urgent)
+                    self._reader.start(action.place, action.layer, action.expert, action.urgent, action.cause)
                 case PromoteRead() if self._reader is not None:
                     self._reader.promote(action.place)
                 case _:

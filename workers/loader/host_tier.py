@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ...ipc.messages import Copy
+from ...ipc.messages import NO_CAUSE, Cause, Copy
 from .events import FillDone
 
 NO_PLACE = -1
@@ -25,6 +25,7 @@ class ReadInto(msgspec.Struct, frozen=True):
     layer: int
     expert: int
     urgent: bool
+    cause: Cause = NO_CAUSE
 
 
 class PromoteRead(msgspec.Struct, frozen=True):
@@ -43,6 +44,7 @@ class _Fetch:
     slot: int
     key: int
     urgent: bool
+    cause: Cause = NO_CAUSE
     place: int = NO_PLACE
     number: int = 0
     """Of the copy, once it was ordered."""
@@ -66,9 +68,9 @@ class HostTier:
         """By number of the copy."""
         self.hits = self.misses = 0
 
-    def fetch(self, slot: int, layer: int, expert: int, urgent: bool) -> list[HostAction]:
-        """Bring this expert into `slot`; `FillDone` says that it is there."""
-        fetch = _Fetch(slot, layer * self._experts + expert, urgent)
+    def fetch(self, slot: int, layer: int, expert: int, urgent: bool, cause: Cause = NO_CAUSE) -> list[HostAction]:
+        """Bring this expert into `slot`; `FillDone` says that it is there. `cause` goes along."""
+        fetch = _Fetch(slot, layer * self._experts + expert, urgent, cause)
         found = self._where.get(fetch.key)
         if found is not None:
             self.hits += 1
@@ -122,7 +124,7 @@ class HostTier:
             fetch.place = place
             self._busy.add(place)
             self._reading[place] = fetch
-            actions.append(ReadInto(place, *divmod(fetch.key, self._experts), fetch.urgent))
+            actions.append(ReadInto(place, *divmod(fetch.key, self._experts), fetch.urgent, fetch.cause))
         return actions
 
     def _room(self) -> int:
@@ -141,7 +143,7 @@ class HostTier:
         self._copying[fetch.number] = fetch
         self._keep(fetch.place)
         self._where.move_to_end(fetch.key)
-        return Copy(fetch.number, fetch.slot, *divmod(fetch.key, self._experts), fetch.place, fetch.urgent)
+        return Copy(fetch.number, fetch.slot, *divmod(fetch.key, self._experts), fetch.place, fetch.urgent, fetch.cause)
 
     def _keep(self, place: int) -> None:
         """Nothing is read into it until its copy has ended."""

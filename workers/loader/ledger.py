@@ -11,10 +11,11 @@ from typing import assert_never
 
 import numpy as np
 
-from ...ipc.messages import Hint, Miss, Released, ResidentTable, StepPrediction, StepRouting
+from ...ipc.messages import NO_CAUSE, Cause, Hint, Miss, Released, ResidentTable, StepPrediction, StepRouting
 from ..traces.routing import read_partial_routing, used_keys
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent
 from .eviction import EvictionRanking
+from .explanations import Explainer, Explanation
 from .ledger_actions import LedgerActions
 from .policies import Policy
 from .policies.popularity import Popularity
@@ -32,6 +33,7 @@ class Ledger:
     are free or asked for in favour of prefetches. `by_layer`: every layer has as many slots as any other,
     else all share them. `rank_victims`: always, never or auto (see eviction.py). `uncalibrated`: plans and
     hints are taken at their word. `volatile`: what compute holds goes when it dies (memory of a device).
+    `explain`: notes are taken of why experts are missing (`explanations`); it decides the same without.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Ledger:
         rank_victims: str = "auto",
         uncalibrated: bool = False,
         volatile: bool = False,
+        explain: bool = False,
     ) -> None:
         self._layers, self._experts = layers, experts
         self._table = SlotTable(slots, layers, experts, by_layer)
@@ -67,6 +70,9 @@ class Ledger:
         self._prefetching = PrefetchScheduler(*parts, limits)
         self._heard, self._volatile = False, volatile
         self._need: dict[int, None] = {}
+        self._need_cause = NO_CAUSE
+        seen = (self._table, self._prefetch_plan, experts, fills_in_flight, self._prefetching.failed_keys)
+        self._explainer = Explainer(*seen) if explain else None
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
@@ -75,10 +81,14 @@ class Ledger:
         if not isinstance(event, FillDone | Released):  # a slot changes hands: nothing is worth more or less for that
             self._eviction.refresh()
         if self._heard:
-            self._prefetching.serve(self._need)
+            self._prefetching.serve(self._need, self._need_cause)
             if not self._need:
                 self._prefetching.prefetch()
         return self._orders.take()
+
+    def explanations(self) -> list[Explanation]:
+        """Return the notes taken since the last call; none without `explain`."""
+        return [] if self._explainer is None else self._explainer.take()
 
     def _on_event(self, event: LedgerEvent) -> None:
         match event:
@@ -90,10 +100,8 @@ class Ledger:
                 self._on_miss(event)
             case StepRouting():
                 self._on_step_routing(event)
-            case StepPrediction():
-                self._counts["invalid"] += not self._prefetch_plan.take(event)
-            case Hint():
-                self._counts["invalid"] += not self._prefetch_plan.receive(event)
+            case StepPrediction() | Hint():
+                self._on_advice(event)
             case ResidentTable():
                 self._on_resident_table(event)
             case ComputeJoined():
@@ -119,15 +127,23 @@ class Ledger:
             self._prefetched.void(slot.key)
             self._table.release(slot)
 
+    def _on_advice(self, advice: StepPrediction | Hint) -> None:
+        known = (
+            self._prefetch_plan.take(advice)
+            if isinstance(advice, StepPrediction)
+            else self._prefetch_plan.receive(advice)
+        )
+        self._counts["invalid"] += not known
+        if self._explainer is not None:
+            self._explainer.advised(advice)
+
     def _on_released(self, given: Released) -> None:
         self._move(given.step, given.layer)
         for number in given.slots:
             slot = self._slot(number, Owner.HELD)
             if slot is not None:
                 self._counts["evictions"] += 1
-                if slot.key != NO_KEY:
-                    self._prefetched.evicted(slot.key, self._prefetch_plan.position)
-                self._table.release(slot)
+                self._let_go(slot)
 
     def _on_miss(self, need: Miss) -> None:
         if not self._move(need.step, need.layer):
@@ -137,6 +153,9 @@ class Ledger:
         self._counts["invalid"] += len(need.experts) - len(keys)
         self._touch([key for key in need.found if 0 <= key < self._layers * self._experts] + keys, need.step)
         self._need.clear()
+        self._need_cause = Cause("miss", need.step, need.layer)
+        if self._explainer is not None:
+            self._explainer.missed(need.step, keys)
         for key in keys:
             slot = self._table.where.get(key)
             if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: compute is about to hear of it
@@ -159,6 +178,9 @@ class Ledger:
         keys = used_keys(routing, self._experts)
         last_tick = (used.step + 1) * self._layers - 1
         self._policy.used(keys, used.step)
+        if self._explainer is not None:
+            unused = self._prefetched.unused(keys, last_tick - self._layers + 1, last_tick)
+            self._explainer.unused(used.step, unused)
         self._prefetched.judge(keys, self._table.placed, last_tick)
         if last_tick > self._prefetch_plan.position:
             self._move_to(last_tick)
@@ -184,21 +206,22 @@ class Ledger:
             self._table.adopt(slot, key)
             if key == NO_KEY:
                 useless.append(slot)
-        self._orders.recall(useless, NOW)
+        self._orders.recall(useless, NOW, Cause("policy"))
 
     def _on_compute_joined(self) -> None:
         self._need.clear()
         self._table.void_recalls()
         for slot in list(self._table.held()):
             if slot.key == NO_KEY or self._volatile:
-                self._lose(slot)
+                self._let_go(slot)
             else:
                 self._orders.announce(slot)
 
-    def _lose(self, slot: Slot) -> None:
-        """What compute held died with it."""
-        if slot.key != NO_KEY:
-            self._prefetched.evicted(slot.key, self._prefetch_plan.position)
+    def _let_go(self, slot: Slot) -> None:
+        """The slot was given back, or what compute held in it died with it."""
+        wasted = slot.key != NO_KEY and self._prefetched.evicted(slot.key, self._prefetch_plan.position)
+        if self._explainer is not None:
+            self._explainer.evicted(slot, wasted)
         self._table.release(slot)
 
     def _move(self, step: int, layer: int) -> bool:

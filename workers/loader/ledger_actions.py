@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ipc.messages import Filled, Recall
+from ...ipc.messages import NO_CAUSE, Cause, Filled, Recall
 from .events import LedgerAction, PromoteFill, StartFill
 from .slots import NOW, Slot, SlotTable
 
@@ -19,21 +19,23 @@ class LedgerActions:
         actions, self._actions = self._actions, []
         return actions
 
-    def start(self, key: int, urgent: bool) -> None:
+    def start(self, key: int, urgent: bool, cause: Cause) -> None:
         slot = self._table.start(key, urgent)
-        self._actions.append(StartFill(slot.number, *divmod(key, self._experts), urgent))
+        slot.cause, slot.recall_cause = cause, NO_CAUSE
+        self._actions.append(StartFill(slot.number, *divmod(key, self._experts), urgent, cause))
 
     def promote(self, slot: Slot) -> None:
         slot.urgent = True
         self._actions.append(PromoteFill(slot.number))
 
     def announce(self, slot: Slot) -> None:
-        self._actions.append(Filled(slot.number, *divmod(slot.key, self._experts)))
+        self._actions.append(Filled(slot.number, *divmod(slot.key, self._experts), slot.cause))
 
-    def recall(self, slots: list[Slot], tick: int) -> None:
+    def recall(self, slots: list[Slot], tick: int, cause: Cause) -> None:
         """Ask compute for these slots after `tick`, or NOW."""
         for slot in slots:
             self._table.recall(slot, tick)
+            slot.recall_cause = cause
         if slots:
             step, layer = (-1, -1) if tick == NOW else divmod(tick, self._layers)
-            self._actions.append(Recall([slot.number for slot in slots], step, layer))
+            self._actions.append(Recall([slot.number for slot in slots], step, layer, cause))

@@ -38,8 +38,8 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     uncalibrated: bool = False
     volatile: bool = False
 
-    def make(self) -> Ledger:
-        """A fresh ledger. Raises UsageError for an unknown policy."""
+    def make(self, explain: bool = False) -> Ledger:
+        """A fresh ledger; `explain`: one that takes notes. Raises UsageError for an unknown policy."""
         return Ledger(
             self.slots,
             self.layers,
@@ -52,6 +52,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
             rank_victims=self.rank_victims,
             uncalibrated=self.uncalibrated,
             volatile=self.volatile,
+            explain=explain,
         )
 
 

@@ -26,11 +26,18 @@ class PrefetchAccounting:
         self._due[key] = NOT_PREFETCHED
         return was_one
 
-    def evicted(self, key: int, position: int) -> None:
-        """Gone before its layer began, or after its step: wasted. In between, the step's routing will tell."""
-        if self._due[key] > position or NOT_PREFETCHED < self._due[key] <= self._finished:
+    def evicted(self, key: int, position: int) -> bool:
+        """Gone before its layer began, or after its step: wasted (True). In between, the step's routing will tell."""
+        wasted = bool(self._due[key] > position or NOT_PREFETCHED < self._due[key] <= self._finished)
+        if wasted:
             self.void(key)
             self.wasted += 1
+        return wasted
+
+    def unused(self, used: np.ndarray, first_tick: int, last_tick: int) -> list[int]:
+        """Return the keys brought in for these ticks that are not among those that were `used`."""
+        mine = np.flatnonzero((self._due >= first_tick) & (self._due <= last_tick))
+        return np.setdiff1d(mine, used).tolist()
 
     def judge(self, used: np.ndarray, placed: np.ndarray, tick: int) -> None:
         """A step has used these keys and ended at `tick`; `placed` (bool by key) are still there."""

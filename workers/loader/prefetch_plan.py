@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ...ipc.messages import Hint, StepPrediction
+from ...ipc.messages import Cause, Hint, StepPrediction
 from .calibration import UNKNOWN, Calibration, levels
 
 NOWHERE = -1
@@ -65,6 +65,15 @@ class LivePlan:
     def hinted(self) -> np.ndarray:
         """bool [layers, 1]: layers that were hinted at."""
         return self._hinted
+
+    def names(self, layer: int, expert: int) -> bool:
+        """Return whether plan or hint gave this expert any chance."""
+        said = (self.plan[layer, expert], self.hint[layer, expert])
+        return any(0 < level < UNKNOWN for level in said)
+
+    def wants(self, key: int) -> bool:
+        """Return whether the expert was worth bringing in ahead, its layer begun or not."""
+        return bool((self._keys == key).any())
 
     def rows_between(self, first: int, end: int | None) -> slice:
         """The layers whose ticks are `first` or later, and before `end`."""
@@ -142,6 +151,17 @@ class PrefetchPlan:
                 for layer in np.flatnonzero(live.known).tolist():
                     self.calibration.learn(layer, live.plan[layer], live.hint[layer], used[layer])
         self.plans = [live for live in self.plans if live.step != step]
+
+    def cause(self, due: int, key: int) -> Cause:
+        """Return who says that `key` is wanted at tick `due`: a hint that names it, else the plan."""
+        step, layer = divmod(due, self._layers)
+        live = self.plan_for(step)
+        hinted = live is not None and 0 < live.hint[layer, key % self._experts] < UNKNOWN
+        return Cause("hint" if hinted else "prediction", step, layer)
+
+    def plan_for(self, step: int) -> LivePlan | None:
+        """Return what is foretold of this step, if anything is."""
+        return next((live for live in self.plans if live.step == step), None)
 
     def _plan_of(self, step: int) -> LivePlan | None:
         """The plan of this step, new if there is none; None when nearer steps have all places."""

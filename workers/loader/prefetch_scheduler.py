@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...ipc.messages import Cause
 from .eviction import EvictionRanking
 from .ledger_actions import LedgerActions
 from .prefetch_accounting import PrefetchAccounting
@@ -49,8 +50,8 @@ class PrefetchScheduler:
         """Never prefetched again, or a broken file would be read in a loop."""
         self.prefetches = 0
 
-    def serve(self, needs: Iterable[int]) -> None:
-        """Needs take free slots first, then slots that compute is asked for now."""
+    def serve(self, needs: Iterable[int], cause: Cause) -> None:
+        """Needs take free slots first, then slots that compute is asked for now; `cause` is theirs."""
         missing = [key for key in needs if key not in self._table.where]
         if not missing:
             return
@@ -59,13 +60,13 @@ class PrefetchScheduler:
             len(missing), self._table.room(group), self._limits.fills_in_flight - self._table.urgent_fills()
         )
         for key in missing[: max(startable, 0)]:
-            self._orders.start(key, urgent=True)
+            self._orders.start(key, urgent=True, cause=cause)
         waiting = len(missing) - max(startable, 0)
         shortage = waiting - self._table.room(group) - self._table.returning_now(group)
         if shortage > 0:
             victims = self._eviction.for_needs(self._table.evictable_for(group), shortage)
             later = self._table.returning_later(group)[: shortage - len(victims)]  # a need cannot wait for a promise
-            self._orders.recall([self._table.where[key] for key in victims] + later, NOW)
+            self._orders.recall([self._table.where[key] for key in victims] + later, NOW, cause)
 
     def prefetch(self) -> None:
         """What is worth bringing in ahead of need."""
@@ -81,9 +82,12 @@ class PrefetchScheduler:
         for due, key in list(islice(self._wanted(), self._window(room))):
             if most > 0 and self._table.room(self._table.group_of(key)) > 0:
                 most -= 1
-                self._orders.start(key, urgent=False)
+                self._orders.start(key, urgent=False, cause=self._cause(due, key))
                 self._prefetched.bring(key, due)
                 self.prefetches += 1
+
+    def _cause(self, due: int, key: int) -> Cause:
+        return Cause("policy") if due == NEVER else self._prefetch_plan.cause(due, key)
 
     def _window(self, room: int) -> int:
         """How many of the wanted experts are looked at, the first due first."""
@@ -110,7 +114,7 @@ class PrefetchScheduler:
                 victims[group, due] = self._eviction.for_prefetch(self._table.evictable_for(group), due)
             choice = victims[group, due]
             if choice is not None and self._eviction.gains(key, due, choice[0]):
-                self._orders.recall([self._table.where[choice[0]]], choice[1])
+                self._orders.recall([self._table.where[choice[0]]], choice[1], self._cause(due, key))
                 victims.clear()
 
     def _wanted(self) -> Iterator[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import queue
 import time
@@ -11,10 +10,11 @@ import numpy as np
 
 from ...configs.sizes import parse_size
 from ...errors import CheckpointError
-from ...ipc.messages import CopiesDone, Filled, StepRouting
+from ...ipc.messages import CopiesDone, Copy, Filled, StepRouting
 from ...ipc.stage.events import PeerJoined, Received
 from ...ipc.stage.stage import Stage
 from ..checkpoint.survey import Survey
+from .drawing import Drawing
 from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
 from .fills import DeviceFills, Fills, SharedFills
 from .host_tier import HostTier
@@ -33,10 +33,10 @@ class LoaderShell:
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._slots = stage.spec.slots
         header = self._header()
-        self._ledger = header.make()
+        self._ledger = header.make(explain=stage.draws)
         self._log = LedgerLog.open(stage.config.record, stage.spec.epoch, header)
-        self._lane_ends_ns: dict[int, int] = {}
         self._ordered_bytes = self._read_bytes = 0
+        self._drawing = self._open_drawing() if stage.draws else None
         self._fills = self._open_fills()
 
     def run(self) -> None:
@@ -79,6 +79,10 @@ class LoaderShell:
             volatile=config.on_device,
         )
 
+    def _open_drawing(self) -> Drawing:
+        into = "place" if self._stage.config.on_device else "slot"
+        return Drawing(self._stage.add_span, time.monotonic_ns, into)
+
     def _open_fills(self) -> Fills:
         config, survey = self._stage.config, self._survey
         files, whole = FileSource(survey), config.tier == "host"
@@ -90,7 +94,12 @@ class LoaderShell:
         store = self._stage.arena("host")  # a full one is not mapped here: only compute reads it
         tier = HostTier(store.size_bytes // survey.stride_bytes, survey.experts, whole)
         reader = None if whole else self._engine(files, store.array)
-        return DeviceFills(tier, reader, lambda copy: self._stage.send("compute", copy))
+        return DeviceFills(tier, reader, self._send_copy)
+
+    def _send_copy(self, copy: Copy) -> None:
+        if self._drawing is not None:
+            self._drawing.copy_ordered(copy)
+        self._stage.send("compute", copy)
 
     def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
         readers = self._stage.config.reads_in_flight
@@ -117,9 +126,13 @@ class LoaderShell:
     def _on_event(self, event: object) -> None:
         match event:
             case PeerJoined("compute"):
+                if self._drawing is not None:
+                    self._drawing.compute_joined()
                 self._fills.compute_joined()
                 self._decide(ComputeJoined())
             case Received("compute", CopiesDone(numbers)):
+                if self._drawing is not None:
+                    self._drawing.copies_ended(numbers)
                 self._fill_up(self._fills.copied(numbers))
             case Received("compute", StepRouting() as used):
                 self._stage.send("predictor", used)
@@ -131,11 +144,14 @@ class LoaderShell:
 
     def _decide(self, event: LedgerEvent) -> None:
         self._log.write(event)
-        for action in self._ledger.handle(event):
+        actions = self._ledger.handle(event)
+        if self._drawing is not None:
+            self._drawing.notes(self._ledger.explanations())
+        for action in actions:
             match action:
                 case StartFill():
                     self._ordered_bytes += self._survey.bytes_of(action.expert)
-                    self._fills.start(action.slot, action.layer, action.expert, action.urgent)
+                    self._fills.start(action.slot, action.layer, action.expert, action.urgent, action.cause)
                 case PromoteFill():
                     self._fills.promote(action.slot)
                 case Filled() if self._fills.announced:
@@ -155,19 +171,13 @@ class LoaderShell:
                 what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
                 raise CheckpointError(what, self._survey.folder, "Check the disk and the checkpoint's files")
             self._read_bytes += self._survey.bytes_of(transfer.expert)
-            self._draw(transfer)
+            if self._drawing is not None:
+                self._drawing.load(transfer)
             self._fill_up(self._fills.read(transfer))
 
     def _fill_up(self, filled: list[FillDone]) -> None:
         for each in filled:
             self._decide(each)
-
-    def _draw(self, transfer: Transfer) -> None:
-        """One lane for each transfer in flight, so that spans of a lane never overlap."""
-        detail: dict[str, int | str] = {"layer": transfer.layer, "expert": transfer.expert}
-        lane = next(lane for lane in itertools.count() if self._lane_ends_ns.get(lane, 0) <= transfer.started_ns)
-        self._lane_ends_ns[lane] = transfer.ended_ns
-        self._stage.add_span("load", transfer.started_ns, transfer.ended_ns, lane, detail)
 
     def _publish(self) -> None:
         facts = self._ledger.statistics()

@@ -8,6 +8,8 @@ from enum import Enum
 
 import numpy as np
 
+from ...ipc.messages import NO_CAUSE, Cause
+
 NO_KEY = -1
 NOW = -1
 """Recalled without delay. Other recalls carry the tick (step * layers + layer) after which compute returns the slot."""
@@ -24,13 +26,18 @@ class Owner(Enum):
 
 @dataclass(slots=True)
 class Slot:
-    """One slot. `urgent` matters while it is filling, `recall` while it is held."""
+    """One slot. `urgent` matters while it is filling, `recall` while it is held.
+
+    `cause` says why it was filled, `recall_cause` what it was asked for last since then.
+    """
 
     number: int
     owner: Owner = Owner.FREE
     key: int = NO_KEY
     urgent: bool = False
     recall: int = NOT_RECALLED
+    cause: Cause = NO_CAUSE
+    recall_cause: Cause = NO_CAUSE
 
 
 class SlotTable:
@@ -64,6 +71,10 @@ class SlotTable:
     def room(self, group: int) -> int:
         """Slots that can be filled for this group at once."""
         return min(int(self._quota[group] - self._occupied[group]), len(self.free))
+
+    def quota(self, group: int) -> int:
+        """Return how many slots this group may occupy."""
+        return int(self._quota[group])
 
     def returning(self, group: int) -> int:
         """Slots of this group that compute was asked for and has not returned yet."""
@@ -130,7 +141,7 @@ class SlotTable:
     def void_recalls(self) -> None:
         """Nobody is asked for anything any more."""
         for slot in self.recalled.values():
-            slot.recall = NOT_RECALLED
+            slot.recall, slot.recall_cause = NOT_RECALLED, NO_CAUSE
             if slot.key != NO_KEY:
                 self.evictable[slot.key] = True
         self.recalled.clear()

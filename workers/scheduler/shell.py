@@ -11,7 +11,7 @@ from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...ipc.messages import RowPredictions, RunStep, Stepped
 from ...ipc.messages.to_scheduler import FROM_CLIENT
-from ...ipc.stage.events import PeerJoined, Received
+from ...ipc.stage.events import PeerJoined, PeerLost, Received
 from ...ipc.stage.events import StageEvent as StageEvent
 from ...ipc.stage.stage import Stage
 from ...ipc.transport.addresses import CLIENTS, socket_address
@@ -96,6 +96,10 @@ class SchedulerShell:
                 self._sent.clear()
                 self._resident = bool(facts.get("resident"))
                 self._decide(events.ComputeJoined(now_ns, facts))
+            case PeerLost("compute"):
+                self._sent.clear()
+                self._decide(events.ComputeLost(now_ns))
+                self._publish()
             case _:
                 self._hear_clients()
 

@@ -12,10 +12,16 @@ from expertflow.runtime.monitor.tables import readings_view, result_console
 
 
 def snapshot(device: str, hits: int, time_ns: int = 5) -> Snapshot:
+    down = {"compute": 3} if device == "cuda:1" else {}
     stats = StageStats(stage="compute", pid=1, epoch=1, time_ns=time_ns, counters={"hits": hits})
     facts: dict[str, dict[str, int | float | str]] = {"compute": {"device": f"{device} (its name)"} if device else {}}
     return Snapshot(
-        time_ns=time_ns, stages={"compute": stats}, pss_bytes={"compute": 7}, restarts={"compute": 0}, facts=facts
+        time_ns=time_ns,
+        stages={"compute": stats},
+        pss_bytes={"compute": 7},
+        restarts={"compute": 0},
+        facts=facts,
+        down=down,
     )
 
 

@@ -191,4 +191,4 @@ class DeviceResidency(Residency):
         if not isinstance(message, Copy):
             return message
         self._traffic.copy(message)
-        return Filled(message.slot, message.layer, message.expert)
+        return Filled(message.slot, message.layer, message.expert, message.cause)

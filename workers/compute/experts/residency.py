@@ -52,6 +52,8 @@ class Residency:
         self._runs: list[tuple[int, int]] = []
         """(expert, slot) that can be computed now."""
         self._stall_ns = 0
+        self._wanted = 0
+        """Distinct experts of the layer that was begun."""
 
     @property
     def counts(self) -> FeedCounts:
@@ -62,6 +64,11 @@ class Residency:
     def counters(self) -> dict[str, int | float]:
         """Since the start, by name."""
         return dict(self.counts._asdict())
+
+    def waiting_for(self) -> dict[str, int | str]:
+        """Return what a wait is for, as details of a span: step, layer, the missing experts, how many it wants."""
+        missing = ",".join(map(str, sorted(self._holdings.missing)))
+        return {"step": self._step, "layer": self._layer, "experts": missing, "wanted": self._wanted}
 
     def begin_step(self, number: int) -> None:
         self._step = number
@@ -82,7 +89,7 @@ class Residency:
         """A layer has chosen its experts: what is missing is asked for."""
         for message in self._receive():
             self.receive(message)
-        self._layer = layer
+        self._layer, self._wanted = layer, len(experts)
         self._runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
 
     def stack(self) -> ExpertWeights | None:

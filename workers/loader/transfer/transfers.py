@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from ....errors import CheckpointError
+from ....ipc.messages import NO_CAUSE, Cause
 from ...checkpoint.casting import row_blocks
 from ...checkpoint.layout import ByteRun, ReadPlan, filled_bytes
 from ...checkpoint.survey import Piece, Survey
@@ -117,6 +118,8 @@ class Transfer(msgspec.Struct):
     layer: int
     expert: int
     left: int
+    cause: Cause = NO_CAUSE
+    ordered_ns: int = 0
     started_ns: int = 0
     ended_ns: int = 0
     error: OSError | None = None
@@ -147,10 +150,10 @@ class TransferEngine:
         for thread in self._threads:
             thread.start()
 
-    def start(self, slot: int, layer: int, expert: int, urgent: bool) -> None:
-        """Begin to fill `slot`; urgent transfers overtake the chunks of others."""
+    def start(self, slot: int, layer: int, expert: int, urgent: bool, cause: Cause = NO_CAUSE) -> None:
+        """Begin to fill `slot`; urgent transfers overtake the chunks of others. `cause` goes along."""
         chunks = self._source.chunks(self._memory, slot * self._stride_bytes, layer, expert)
-        transfer = Transfer(slot, layer, expert, len(chunks))
+        transfer = Transfer(slot, layer, expert, len(chunks), cause, self._clock_ns())
         with self._state:
             for chunk in chunks:
                 heapq.heappush(self._queue, (0 if urgent else 1, next(self._order), transfer, chunk))

@@ -1,0 +1,41 @@
+"""`expertflow why`: why steps waited for experts."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import tyro
+from msgspec import Meta
+
+from ..engine.timeline import read_timeline
+from ..waits.history import read_history
+from ..waits.report import report_waits
+from ..waits.text import report_lines
+from .base import DONE, Command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Why(Command):
+    """Say why steps waited for experts, from a timeline: the sum by cause, and the longest waits with what led to each.
+
+    An engine with --timeline FILE writes one.
+    """
+
+    timeline: tyro.conf.Positional[Path]
+    """File that an engine wrote."""
+    longest: Annotated[int, Meta(ge=0, le=10**6)] = 10
+    """So many waits are told one by one."""
+    json: bool = False
+    """JSON instead of text; times are in nanoseconds."""
+
+    def run(self) -> int:
+        report = report_waits(read_history(read_timeline(self.timeline)), self.longest)
+        if self.json:
+            sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
+        else:
+            sys.stdout.writelines(f"{line}\n" for line in report_lines(report))
+        return DONE
