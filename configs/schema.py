@@ -114,6 +114,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     hang_timeout_s: float = 120.0
     """How long a stage may say nothing, or keep another waiting without doing anything, before it is ended and started
     again; 0: for ever."""
+    spare_compute: bool = False
+    """Keep a spare process that has imported torch already, so that the text stands still for a shorter time when
+    compute dies. It takes up to 450 MB."""
     restart_limit: int = 5
     """Deaths of one stage within a minute after which the engine stops with the first cause."""
 

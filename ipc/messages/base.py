@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from ...errors import ExpertFlowError, error_from_code
+
 CauseKind = Literal["", "miss", "hint", "prediction", "policy"]
 """Why an expert moves: compute waits for it, compute's hint or the predictor's plan names it, or room is to be used."""
 
@@ -52,9 +54,18 @@ class RequestRow(msgspec.Struct, frozen=True):
 
 
 class ErrorFacts(msgspec.Struct, frozen=True):
-    """A typed error on the wire (see `errors.error_from_code`)."""
+    """A typed error on the wire."""
 
     code: str
     what: str
     where: str = ""
     remedy: str = ""
+
+    @staticmethod
+    def of(error: ExpertFlowError) -> ErrorFacts:
+        """Return what is sent of an error."""
+        return ErrorFacts(error.code, error.what, error.where, error.remedy)
+
+    def to_error(self) -> ExpertFlowError:
+        """Rebuild the typed error; an unknown code gives the base class."""
+        return error_from_code(self.code, self.what, self.where, self.remedy)

@@ -55,7 +55,7 @@ class Failed(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """Something that takes longer than two seconds: `done` of `total` `unit`."""
+    """Something that takes longer than two seconds: `done` of `total`, in whatever `what` counts."""
 
     stage: str
     what: str
@@ -69,6 +69,12 @@ class AskSurvey(Message, frozen=True):
     model: str
     revision: str
     dtype: str
+
+
+class Prepare(Message, frozen=True):
+    """Import what the stage will need for the model in `folder`, then wait: what a spare process is told first."""
+
+    folder: str
 
 
 class Surveyed(Message, frozen=True):

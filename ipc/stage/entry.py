@@ -12,23 +12,26 @@ from ...errors import EngineError, ExpertFlowError
 from .parent import ORPHANED, end_with_process, end_with_supervisor
 from .spec import StageSpec
 from .stage import Stage
-from .startup import SupervisorGone, Surveyor, await_spec, no_surveyor
+from .startup import Preparation, SupervisorGone, Surveyor, await_spec, no_surveyor, nothing_to_prepare
 
 FAILED = 3
 """Exit code of a stage that has told the supervisor why (`Failed`)."""
 
 
-def run_stage(main: Callable[[Stage], None], survey: Surveyor = no_surveyor) -> NoReturn:
+def run_stage(
+    main: Callable[[Stage], None], survey: Surveyor = no_surveyor, prepare: Preparation = nothing_to_prepare
+) -> NoReturn:
     """Run `main` as the stage whose spec comes through the socket that the first argument names, and exit; the
     second is the supervisor's process.
 
     Where the spec waits for the survey of the checkpoint, one stage is asked for it before: its `survey` makes it.
+    A spare process is told to `prepare` for the model of a folder long before its spec comes.
     Exit codes: 0 asked to end, `FAILED` with the reason sent, `parent.ORPHANED` when the supervisor has gone. Import
-    what takes seconds inside `main` or `survey`: the supervisor is watched before they run.
+    what takes seconds inside `main`, `survey` or `prepare`: the supervisor is watched before they run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_process(int(sys.argv[2]))
-    spec = _await_spec(survey)
+    spec = _await_spec(survey, prepare)
     end_with_supervisor(spec.death_fd, spec.supervisor_pid)
     logging.basicConfig(format=f"%(asctime)s {spec.stage}.{spec.epoch} %(levelname)s %(name)s: %(message)s")
     with Stage(spec) as stage:
@@ -38,9 +41,9 @@ def run_stage(main: Callable[[Stage], None], survey: Surveyor = no_surveyor) -> 
     sys.exit(code)
 
 
-def _await_spec(survey: Surveyor) -> StageSpec:
+def _await_spec(survey: Surveyor, prepare: Preparation) -> StageSpec:
     try:
-        return await_spec(int(sys.argv[1]), survey)
+        return await_spec(int(sys.argv[1]), survey, prepare)
     except ExpertFlowError:
         sys.exit(FAILED)
     except SupervisorGone:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ...configs.schema import Config
-from ..messages import AskSurvey, Message
+from ..messages import AskSurvey, Message, Prepare
 
 
 class SharedMemory(msgspec.Struct, frozen=True):
@@ -37,5 +37,5 @@ class StageSpec(Message, frozen=True, kw_only=True):
     """The read end of a pipe that closes with the supervisor."""
 
 
-StartupMessage = StageSpec | AskSurvey
+StartupMessage = StageSpec | AskSurvey | Prepare
 STARTUP_MESSAGE: msgspec.msgpack.Decoder[StartupMessage] = msgspec.msgpack.Decoder(StartupMessage)

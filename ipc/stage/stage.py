@@ -147,8 +147,9 @@ class Stage:
 
     def fail(self, error: ExpertFlowError) -> None:
         """Give the reason why this stage is about to end."""
-        facts = ErrorFacts(error.code, error.what, error.where or f"stage {self.spec.stage}", error.remedy)
-        self._control.send(Failed(self.spec.stage, facts))
+        facts = ErrorFacts.of(error)
+        where = facts.where or f"stage {self.spec.stage}"
+        self._control.send(Failed(self.spec.stage, msgspec.structs.replace(facts, where=where)))
 
     @property
     def publish_due(self) -> bool:

@@ -10,11 +10,14 @@ from threading import Lock
 import msgspec
 
 from ...errors import EngineError, ExpertFlowError
-from ..messages import AskSurvey, ErrorFacts, Failed, Message, Progress, Surveyed
+from ..messages import AskSurvey, ErrorFacts, Failed, Message, Prepare, Progress, Surveyed
 from .spec import STARTUP_MESSAGE, StageSpec
 
 Surveyor = Callable[[AskSurvey, Callable[[Progress], None]], msgspec.Struct]
 """Makes the survey that it is asked for; it may report from any thread."""
+
+Preparation = Callable[[str], None]
+"""Imports what a stage needs for the model in this folder."""
 
 
 class SupervisorGone(Exception):
@@ -26,15 +29,24 @@ def no_surveyor(asked: AskSurvey, report: Callable[[Progress], None]) -> msgspec
     raise EngineError("this stage makes no survey", asked.model, "This is a bug")
 
 
-def await_spec(fd: int, survey: Surveyor) -> StageSpec:
-    """Answer with `survey` if that is asked for, then return the spec.
+def nothing_to_prepare(folder: str) -> None:
+    """Of a stage that imports in no time."""
 
-    Raises SupervisorGone, and what `survey` raises; the supervisor hears of it before.
+
+def await_spec(fd: int, survey: Surveyor, prepare: Preparation = nothing_to_prepare) -> StageSpec:
+    """Answer with `survey` if that is asked for, `prepare` if that is, then return the spec.
+
+    Raises SupervisorGone, what `prepare` raises, and what `survey` raises; the supervisor hears of the last before.
     """
     with Connection(fd) as line:
-        while isinstance(order := STARTUP_MESSAGE.decode(_receive(line)), AskSurvey):
-            _answer(line, order, survey)
-    return order
+        while True:
+            match STARTUP_MESSAGE.decode(_receive(line)):
+                case AskSurvey() as asked:
+                    _answer(line, asked, survey)
+                case Prepare(folder):
+                    prepare(folder)
+                case StageSpec() as spec:
+                    return spec
 
 
 def _answer(line: Connection, asked: AskSurvey, survey: Surveyor) -> None:
@@ -47,7 +59,7 @@ def _answer(line: Connection, asked: AskSurvey, survey: Surveyor) -> None:
     try:
         made = survey(asked, say)
     except ExpertFlowError as error:
-        say(Failed("checkpoint", ErrorFacts(error.code, error.what, error.where, error.remedy)))
+        say(Failed("checkpoint", ErrorFacts.of(error)))
         raise
     say(Surveyed(msgspec.Raw(msgspec.msgpack.encode(made))))
 

@@ -11,7 +11,6 @@ from collections import deque
 
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, ToClient, Tokens
-from .options import typed_error
 from .request import ClientRequest, Deadlines
 
 WINDOW = 256
@@ -185,7 +184,7 @@ class EngineSession:
             self.max_outstanding = 0
             self.returned.append(request)
         else:
-            request.fail(typed_error(message.error))
+            request.fail(message.error.to_error())
 
     def _take(self, request_id: str) -> ClientRequest | None:
         request = self._under_way.pop(request_id, None)

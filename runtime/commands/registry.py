@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import pairwise
 from typing import Annotated, Any, Union
 
@@ -43,8 +42,7 @@ def parse(arguments: Sequence[str]) -> Command:
 def command_kinds() -> dict[str, type[Command]]:
     """The commands by name."""
     here = __package__ or ""
-    modules = {name: f"{here}.{name}" for name in NAMES if find_spec(f"{here}.{name}")}
-    return {name: getattr(import_module(module), name.capitalize()) for name, module in modules.items()}
+    return {name: getattr(import_module(f"{here}.{name}"), name.capitalize()) for name in NAMES}
 
 
 def option_names() -> set[str]:

@@ -198,8 +198,16 @@ class Engine:
         self.board.learned(stage, facts)
         self._watchdog.ready(stage, time.monotonic())
         self._act(self._roster.ready(stage, facts, time.monotonic()))
+        self._keep_spare(self._plans[stage])
         if self._roster.complete and not was_complete:
             self.news.put(Started())
+
+    def _keep_spare(self, plan: StagePlan) -> None:
+        """Of compute, which imports for longest, if that is asked for: it shall be ready for the next death."""
+        resources = self._resources
+        if plan.surveys and resources.config.spare_compute:
+            epoch = self._roster.members[plan.stage].epoch + 1
+            self.board.spare(plan.stage, resources.spares.prepare(plan, epoch, resources.survey.folder))
 
     def _hear_watchers(self) -> None:
         for identity, message in self._monitor.receive():

@@ -34,6 +34,15 @@ class PrestartedStage:
             self._line.close()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of the process. Raises RuntimeError once it was told or reaped."""
+        return self._require().pid
+
+    def has_ended(self) -> bool:
+        """Whether it has died while it waited."""
+        return _has_ended(self._require(), timeout_ms=0)
+
     def tell(self, spec: StageSpec) -> Child:
         """It begins; whoever asks takes it over. One that has died meanwhile is seen like any dead stage."""
         self.ask(spec)
@@ -70,10 +79,13 @@ class PrestartedStage:
             child.reap()
 
     def _release(self) -> Child:
+        child, self._child = self._require(), None
+        return child
+
+    def _require(self) -> Child:
         if not self._child:
             raise RuntimeError("was told what to do, or has ended")
-        child, self._child = self._child, None
-        return child
+        return self._child
 
 
 def _has_ended(child: Child, timeout_ms: int) -> bool:

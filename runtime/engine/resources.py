@@ -24,6 +24,7 @@ from .children import Child
 from .device_check import require_device
 from .group_resources import StandaloneResources
 from .prestart import PrestartedStage
+from .spare_compute import Spares
 from .stages import StagePlan
 from .survey_stage import ReportProgress, run_survey
 from .timeline import Timeline
@@ -60,6 +61,8 @@ class Resources:
             for fd in self._death_fds:
                 stack.callback(os.close, fd)
             self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
+            self.spares = Spares(self._begin)
+            stack.callback(self.spares.close)
             self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans}
             survey = self._sharing.survey(lambda: self._make_survey(report, _surveyor(plans)))
             with self._sharing.taking_memory():
@@ -82,8 +85,9 @@ class Resources:
         self._stack.close()
 
     def start(self, plan: StagePlan, epoch: int) -> Child:
-        """Start a stage; the first time it has a head start, and is only told what to do."""
-        process = self._head_starts.pop(plan.stage, None) or self._begin(plan, epoch)
+        """Start a stage. The first time it has a head start, later perhaps a spare: they are only told what to do."""
+        early = self._head_starts.pop(plan.stage, None) or self.spares.take(plan.stage)
+        process = early or self._begin(plan, epoch)
         return process.tell(self.spec(plan, epoch))
 
     def spec(self, plan: StagePlan, epoch: int) -> StageSpec:

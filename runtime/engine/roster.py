@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from ...errors import EngineError, ExpertFlowError, error_from_code
+from ...errors import CheckpointError, EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import ErrorFacts, Peer, PeerDied
 from ...ipc.transport.addresses import Party
 
 STORM_SECONDS = 60.0
+LASTING = (CheckpointError, UsageError)
+"""What a stage that is started again would meet again: files or options are wrong."""
 
 Facts = dict[str, int | float | str]
 
@@ -95,13 +97,16 @@ class Roster:
 
     def failed(self, stage: str, error: ErrorFacts) -> None:
         """A stage gives the reason of the death that follows."""
-        self.members[stage].failure = error_from_code(error.code, error.what, error.where, error.remedy)
+        self.members[stage].failure = error.to_error()
 
     def died(self, stage: str, end: EngineError, now_s: float) -> list[RosterAction]:
-        """A stage has ended as `end` says; its own words about it count more. Its peers hear of it at once."""
+        """A stage has ended as `end` says; its own words about it count more. Its peers are told at once.
+
+        The engine ends at the limit of restarts, or at once where a restart would meet the same error.
+        """
         member = self.members[stage]
         cause = member.failure or (self._late(stage) if member.overdue else end)
-        if not self.complete:
+        if not self.complete or isinstance(member.failure, LASTING):
             return [GiveUp(cause)]
         member.worked_s += now_s - member.ready_s if member.ready else 0.0
         recent = [death for death in member.deaths if member.worked_s - death[0] < STORM_SECONDS]

@@ -31,6 +31,15 @@ class StatusBoard:
         with self._lock:
             self._pids[stage] = pid
             self._restarts[stage] = epoch - 1
+            self._pids.pop(_spare_of(stage), None)
+
+    def spare(self, stage: str, pid: int | None) -> None:
+        """A spare process waits to become this stage, or none does; its memory counts."""
+        with self._lock:
+            if pid is None:
+                self._pids.pop(_spare_of(stage), None)
+            else:
+                self._pids[_spare_of(stage)] = pid
 
     def died(self, stage: str, epoch: int) -> None:
         """Note that a stage is down until its successor is ready."""
@@ -63,6 +72,10 @@ class StatusBoard:
         if now_ns - self._sampled_ns >= SAMPLE_EVERY_NS:
             self._pss = {name: pss_bytes(pid) for name, pid in self._pids.items()}
             self._sampled_ns = now_ns
+
+
+def _spare_of(stage: str) -> str:
+    return f"{stage} spare"
 
 
 def pss_bytes(pid: int) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from ...configs.schema import Config
-from ...errors import EngineError, error_from_code
+from ...errors import EngineError
 from ...ipc.messages import AskSurvey, ErrorFacts, Failed, Progress, Surveyed
 from ...ipc.messages.control import FromSurveyor
 from ...workers.checkpoint.survey import ModelSizes, Survey
@@ -38,7 +38,7 @@ def run_survey(early: PrestartedStage, config: Config, report: ReportProgress = 
             case Surveyed(survey):
                 return msgspec.msgpack.decode(survey, type=Survey)
             case Failed(error=facts):
-                raise error_from_code(facts.code, facts.what, facts.where, facts.remedy)
+                raise facts.to_error()
 
 
 def _receive(early: PrestartedStage, config: Config) -> FromSurveyor:
@@ -83,6 +83,6 @@ def _late(what: str, config: Config) -> EngineError:
 def _raise(code: int, model: str, out_path: Path, errors: bytes) -> None:
     if code == REFUSED and out_path.exists():
         facts = msgspec.msgpack.decode(out_path.read_bytes(), type=ErrorFacts)
-        raise error_from_code(facts.code, facts.what, facts.where, facts.remedy)
+        raise facts.to_error()
     words = "\n".join(errors.decode("utf-8", "replace").splitlines()[-LAST_LINES:])
     raise EngineError(f"the sizing process {describe_exit(code)}", model, words)

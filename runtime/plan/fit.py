@@ -7,6 +7,7 @@ import msgspec
 from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...workers.checkpoint.survey import ModelSizes
+from ...workers.predictor.memory import predictor_bytes
 from ..engine.budgets import plan_budgets
 from ..engine.stages import stage_plans
 from .device_fit import DeviceFit, device_fit
@@ -97,7 +98,7 @@ def budget_fit(survey: ModelSizes, config: Config, available_bytes: int, device_
     kv_bytes = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     sized = msgspec.structs.replace(config, kv_memory=f"{kv_bytes}B")
     budgets = plan_budgets(sized, survey, _NO_LIMIT)
-    processes = process_bytes(config)
+    processes = process_bytes(config, survey)
     total = budgets.total_bytes + processes
     device = device_fit(survey, config, budgets.slots, device_bytes) if config.on_device else None
     slot_bytes = 0 if device else survey.stride_bytes  # of this machine's own memory
@@ -121,8 +122,12 @@ def budget_fit(survey: ModelSizes, config: Config, available_bytes: int, device_
     )
 
 
-def process_bytes(config: Config) -> int:
-    """What the supervisor and the stages of its engines take besides weights, budgets and caches."""
-    stages = len(stage_plans(config))
-    others = len(config.devices) * (stages - 1) + 1  # the supervisor; of each engine, compute alone imports torch
-    return len(config.devices) * WITH_TORCH_BYTES + others * WITHOUT_TORCH_BYTES
+def process_bytes(config: Config, sizes: ModelSizes) -> int:
+    """What the supervisor and the stages of its engines take besides weights, budgets and caches.
+
+    The predictor counts as it is once its histories are full: it grows for the first thousand requests.
+    """
+    engines, stages = len(config.devices), len(stage_plans(config))
+    with_torch = engines * (2 if config.spare_compute else 1)  # of each engine, compute and its spare import it
+    others = engines * (stages - 1) + 1  # the supervisor
+    return with_torch * WITH_TORCH_BYTES + others * WITHOUT_TORCH_BYTES + engines * predictor_bytes(config, sizes)

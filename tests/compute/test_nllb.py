@@ -10,6 +10,7 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.tests.nllb import save_nllb, straight_line, tiny_nllb
+from expertflow.workers.model.families import nllb
 from expertflow.workers.model.families.nllb import NllbExperts
 from expertflow.workers.model.families.registry import adapt, mend
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
@@ -65,6 +66,22 @@ def test_rows_share_no_capacity() -> None:
     hidden = torch.randn(3, 17, 48, generator=torch.Generator().manual_seed(1))
     alone = torch.cat([ours(row[None]) for row in hidden])
     assert torch.allclose(ours(hidden), alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("flag", [False, True])
+@torch.no_grad()
+def test_padding_uses_up_no_capacity_whatever_the_flag_says(flag: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the library `router_ignore_padding_tokens` lets padding use up capacity, though its name says otherwise."""
+    library, ours = blocks(moe_eval_capacity_token_fraction=-1.0, router_ignore_padding_tokens=flag)
+    hidden = torch.randn(1, 1, 48, generator=torch.Generator().manual_seed(1)).repeat(1, 2 * CAPACITY, 1)
+    real = torch.tensor([[False] * CAPACITY + [True] * CAPACITY])  # all want the same two experts
+    logits = library.router.classifier(hidden[0])
+    _, weights = library.router.route_tokens(logits, padding_mask=~real[0])
+    assert bool(weights[CAPACITY:].any(dim=1).all()) is not flag
+    alone = ours(hidden[:, CAPACITY:])
+    monkeypatch.setattr(nllb, "real_tokens", lambda experts: real)
+    assert torch.allclose(ours(hidden)[:, CAPACITY:], alone, atol=1e-6)
+    assert bool(alone.any())
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError
-from expertflow.ipc.messages import AskSurvey, ErrorFacts, Failed, Message, Progress, Surveyed
+from expertflow.ipc.messages import AskSurvey, ErrorFacts, Failed, Message, Prepare, Progress, Surveyed
 from expertflow.ipc.messages.control import FROM_SURVEYOR
 from expertflow.ipc.stage.spec import SharedMemory, StageSpec
 from expertflow.ipc.stage.startup import SupervisorGone, await_spec, no_surveyor
@@ -63,6 +63,13 @@ def test_a_survey_is_answered_before_the_spec(lines: tuple[Connection, int]):
     answer = FROM_SURVEYOR.decode(line.recv_bytes())
     assert isinstance(answer, Surveyed)
     assert msgspec.msgpack.decode(answer.survey, type=AskSurvey) == ASKED
+
+
+def test_a_spare_prepares_before_its_spec_comes(lines: tuple[Connection, int]):
+    prepared: list[str] = []
+    say(lines[0], Prepare("/folder"), SPEC)
+    assert await_spec(lines[1], no_surveyor, prepared.append) == SPEC
+    assert prepared == ["/folder"]
 
 
 def test_a_refusal_is_told_with_its_type(lines: tuple[Connection, int]):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from expertflow.errors import CheckpointError
+from expertflow.errors import CheckpointError, EngineError
 from expertflow.tests.loader.arenas import CANARY, all_experts, fill, make_arena, payload
 from expertflow.tests.loader.layouts import Place, make_survey, write_random
+from expertflow.workers.checkpoint.stamps import stamp_files
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader.transfer import transfers
-from expertflow.workers.loader.transfer.files import CHUNK_BYTES, READ_BYTES
-from expertflow.workers.loader.transfer.transfers import ExpertSource, FileSource, StoreSource
+from expertflow.workers.loader.transfer.files import CHUNK_BYTES, READ_BYTES, BounceBuffer
+from expertflow.workers.loader.transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, failure_of
+from msgspec import structs
 
 EXPERTS: list[list[Place]] = [[(0, 100), (1, 7), (0, 4000)], [(1, 999), (1, 1999), (0, 1)]]
 PIECES = [[500, 300], [257]]
@@ -106,6 +109,42 @@ def test_a_file_that_shrank_is_the_transfers_error(tmp_path: Path):
     assert isinstance(error, OSError)
     assert error.filename == str(files[0])
     assert transfers[1].error is None
+
+
+@pytest.mark.parametrize(("stored", "rate"), [("bfloat16", 1), ("float32", 1), ("float32", 2)])
+def test_a_file_that_is_written_to_while_it_is_read_is_named(tmp_path: Path, stored: str, rate: int):
+    """What may be of other weights is never an expert: the file is looked at after every read. Plain and cast bytes."""
+    files = write_random(tmp_path, 9000, 9000)
+    survey = make_survey(files, PIECES, EXPERTS, 4096, "bfloat16", stored)
+    source = FileSource(structs.replace(survey, stamps=stamp_files(files)))
+    memory = make_arena(2 * survey.stride_bytes)
+    chunks = source.chunks(memory, 0, 0, 0)
+    for chunk in chunks[: len(chunks) // rate]:
+        chunk(BounceBuffer())
+    os.utime(files[0], ns=(0, 1))
+    [transfer] = fill(survey, {1: (0, 0)}, memory, source)
+    failure = failure_of(transfer, "folder")
+    assert isinstance(failure, CheckpointError)
+    assert (failure.where, failure.what) == (str(files[0]), "was overwritten since it was surveyed")
+
+
+def test_a_file_that_was_cut_off_is_named_with_both_sizes(tmp_path: Path):
+    files = write_random(tmp_path, 9000, 9000)
+    survey = make_survey(files, PIECES, EXPERTS, 4096)
+    source = FileSource(structs.replace(survey, stamps=stamp_files(files)))
+    os.truncate(files[0], 600)
+    [transfer] = fill(survey, {0: (0, 0)}, make_arena(survey.stride_bytes), source)
+    failure = failure_of(transfer, "folder")
+    assert isinstance(failure, CheckpointError)
+    assert "it has 600 bytes, and had 9,000 when it was surveyed" in failure.what
+
+
+def test_an_error_of_the_disk_is_none_of_the_checkpoint():
+    """It may pass: a loader that is started again may read the same bytes."""
+    failure = failure_of(Transfer(0, 3, 5, 0, error=OSError(errno.EIO, "Input/output error")), "folder")
+    assert isinstance(failure, EngineError)
+    assert "cannot read expert 5 of MoE layer 3" in failure.what
+    assert failure_of(Transfer(0, 3, 5, 0), "folder") is None
 
 
 def test_a_file_that_is_gone_is_the_checkpoints_fault(survey: Survey):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from expertflow.errors import CheckpointError
+from expertflow.errors import EngineError
 from expertflow.tests.loader.arenas import make_arena, payload
 from expertflow.tests.loader.layouts import Place, make_survey, write_random
 from expertflow.workers.checkpoint.survey import Survey
@@ -90,7 +90,7 @@ def test_few_experts_are_under_way_at_once(tmp_path: Path):
 def test_a_broken_file_is_refused_with_the_expert_and_leaves_no_thread(tmp_path: Path):
     survey = make(tmp_path, 30)
     Path(survey.files[1]).write_bytes(b"short")
-    with pytest.raises(CheckpointError, match="cannot read expert 1 of MoE layer 0") as caught:
+    with pytest.raises(EngineError, match="cannot read expert 1 of MoE layer 0") as caught:
         run(survey, threads=1)
     assert survey.files[1] in caught.value.what
     assert caught.value.remedy

@@ -125,7 +125,8 @@ Adapted by hand (`workers/compute/adapters/`), tested as the families of `tests/
 - `nllb-moe`: the library's own forward is wrong. transformers {version} takes the 0 and 1 of the router's mask for the
   numbers of experts, so that two of them are ever computed. Ours follows transformers 4, with which these models were
   published (top-2, capacity and its order, the scale of `moe_token_dropout`), checked against a straight-line
-  reference; I1b compares with the library so mended. Padding uses up no capacity, and moves no position.
+  reference; I1b compares with the library so mended. Padding uses up no capacity, and moves no position, whatever
+  `router_ignore_padding_tokens` says: in transformers {version} true lets padding use up capacity, and false does not.
 """
 
 _IMAGES = """

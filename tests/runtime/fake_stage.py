@@ -45,9 +45,20 @@ def survey(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey:
     return fake_survey()
 
 
+prepared = ""
+"""The folder that this process was told to prepare for, if it was."""
+
+
+def prepare(folder: str) -> None:
+    global prepared  # noqa: PLW0603 - one process, one stage
+    if os.environ.get("FAKE") == "slow to prepare":
+        time.sleep(0.5)
+    prepared = folder
+
+
 def main(stage: Stage) -> None:
     behave(os.environ.get("FAKE", ""), stage)
-    stage.ready({"pid": os.getpid()})
+    stage.ready({"pid": os.getpid(), "prepared": prepared})
     if os.environ.get("FAKE") == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(60)
@@ -112,4 +123,4 @@ def number_in(message: Message) -> int:
 
 
 if __name__ == "__main__":
-    run_stage(main, survey)
+    run_stage(main, survey, prepare)

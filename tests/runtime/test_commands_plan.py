@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from expertflow.configs.schema import Config
@@ -13,6 +14,10 @@ from expertflow.runtime.commands.plan import Plan
 from expertflow.runtime.plan import fit
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.predictor.base.token_table import TABLE_BYTES
+from expertflow.workers.predictor.memory import COPIES_OF_FILE, PAPER_CACHE_BYTES, WITH_TORCH_BYTES
+from expertflow.workers.predictor.path.rows import MEMORY_BYTES
+from msgspec import structs
 
 GIB = 2**30
 
@@ -24,13 +29,42 @@ def budgets(survey: Survey, available_bytes: int = 100 * GIB, **options: object)
 def test_the_sum_is_of_all_parts() -> None:
     """A part left out would be missed when the machine swaps."""
     survey = fake_survey(layers=4, experts=10, stride_bytes=GIB, skeleton_bytes=2 * GIB)
-    found = budgets(survey, expert_memory="50%")
+    found = budgets(survey, expert_memory="50%", predictor="none")
     assert (found.slots, found.slots_bytes, found.slots_share) == (20, 20 * GIB, 0.5)
     assert found.process_bytes == 450 * 10**6 + 4 * 80 * 10**6
     assert found.total_bytes == 20 * GIB + 1 * GIB + 2 * GIB + found.process_bytes
     assert found.fits
     assert found.smallest_bytes == found.total_bytes - 19 * GIB
     assert found.largest_slots == 40
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ({}, TABLE_BYTES),
+        ({"predictor": "path", "predictor_file": "FILE"}, MEMORY_BYTES + COPIES_OF_FILE * 1000),
+        ({"predictor_file": "FILE"}, MEMORY_BYTES + COPIES_OF_FILE * 1000),
+        ({"predictor": "paper", "predictor_file": "missing"}, WITH_TORCH_BYTES + PAPER_CACHE_BYTES),
+        ({"predictor": "matrices"}, 256 * 4 * 8 * 4),
+        ({"predictor": "none", "spare_compute": True}, 450 * 10**6),
+    ],
+)
+def test_processes_count_as_they_are_once_histories_are_full(
+    options: dict[str, Any], more: int, tmp_path: Path
+) -> None:
+    """The predictor grew from 42 to 135 MB in the first thousand requests, and nobody had counted that."""
+    (tmp_path / "predictor").write_bytes(bytes(1000))
+    named: dict[str, Any] = {
+        name: str(tmp_path / "predictor") if value == "FILE" else value for name, value in options.items()
+    }
+    bare = budgets(fake_survey(), predictor="none").process_bytes
+    assert budgets(fake_survey(), **named).process_bytes == bare + more
+
+
+def test_an_encoder_has_a_table_of_its_own() -> None:
+    survey = structs.replace(fake_survey(), encoder_layers=2)
+    bare = budgets(survey, predictor="none").process_bytes
+    assert budgets(survey).process_bytes == bare + 2 * TABLE_BYTES
 
 
 def test_a_host_store_counts() -> None:

@@ -70,6 +70,15 @@ def test_a_surveyor_ends_with_its_supervisor(runtime_base: Path):
     sweep(runtime_base)
 
 
+def test_a_spare_ends_with_its_supervisor(runtime_base: Path):
+    mark = uuid.uuid4().hex
+    with start_script(mark, "spare") as script:
+        wait_until(lambda: len(marked_processes(mark)) == 4)
+        script.kill()
+    wait_until(lambda: not marked_processes(mark))
+    sweep(runtime_base)
+
+
 def test_a_module_run_under_guard_ends_with_its_process():
     """The sizing process knows nothing of supervisors: unguarded, it would go on when its supervisor was killed."""
     with subprocess.Popen(["sleep", "60"]) as owner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import ErrorFacts, Peer, PeerDied
 from expertflow.ipc.transport.addresses import Party
@@ -79,6 +80,16 @@ def test_its_own_words_are_the_cause():
     [action] = roster.died("loader", END, 1)
     assert isinstance(action, GiveUp)
     assert isinstance(action.cause, BudgetError)
+
+
+@pytest.mark.parametrize("code", ["checkpoint", "usage"])
+def test_what_a_restart_would_meet_again_ends_a_running_engine_at_once(code: str):
+    """A file that was cut off, an option that is wrong: five restarts would only hide the cause for a while."""
+    roster = running()
+    roster.failed("loader", ErrorFacts(code, "was cut off", "model.safetensors"))
+    [action] = roster.died("loader", END, 1)
+    assert isinstance(action, GiveUp)
+    assert str(action.cause) == "model.safetensors: was cut off"
 
 
 def test_words_of_an_earlier_start_are_not_the_cause_of_a_later_death():

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from .headers import DTYPE_BYTES
+from .stamps import FileStamp
 
 FLOAT4_PAIRS = "float4_pairs"
 
@@ -165,6 +166,8 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     fingerprint: str = ""
     """Of routers, norms and sizes: equal for a widened copy, other for other weights (fingerprint.py)."""
     files: list[str]
+    stamps: dict[str, FileStamp] = {}
+    """Of `files` and config.json, by path, from before they were read: whoever opens them later compares."""
     pieces: list[Piece]
     places: bytes
     """int64 [layers, experts, pieces and scales, 2]: file index, offset of the piece or its scales in that file; zeros

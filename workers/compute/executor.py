@@ -203,7 +203,7 @@ class Executor:
         self, unit: Unit, rows: list[int], chosen: list[int | RowFailed]
     ) -> tuple[dict[int, int], dict[int, ErrorFacts]]:
         outcome = dict(zip(rows, chosen, strict=True))
-        failed = {row: _facts(each) for row, each in outcome.items() if isinstance(each, RowFailed)}
+        failed = {row: ErrorFacts.of(each) for row, each in outcome.items() if isinstance(each, RowFailed)}
         tokens = {row: each for row, each in outcome.items() if not isinstance(each, RowFailed)}
         unit.drop([row for row in failed if row in unit.numbers])
         unit.append([tokens[row] for row in unit.numbers])
@@ -227,7 +227,3 @@ def _failure(error: Exception) -> RowFailed:
     if isinstance(error, RequestError):
         return RowFailed(error.what, error.where, error.remedy)
     return RowFailed(f"{type(error).__name__}: {error}", "step", "Send the request again; if it fails again, report it")
-
-
-def _facts(error: RowFailed) -> ErrorFacts:
-    return ErrorFacts(error.code, error.what, error.where, error.remedy)

@@ -17,6 +17,7 @@ from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.shared.attachments import FOLDER
 from ...ipc.stage.events import PeerJoined, Received, StageEvent, Stopping
 from ...ipc.stage.stage import Stage
+from ..checkpoint.stamps import OpenFiles
 from ..checkpoint.survey import Survey
 from ..gates.files import load_gates
 from ..model.unit import RowAbilities
@@ -48,6 +49,7 @@ class ComputeShell:
         survey = stage.survey(Survey)
         self._device = open_device(stage.config.device)
         self._resident = stage.spec.slots >= survey.expert_count
+        self._files = OpenFiles(survey.stamps)
         # Before the slots are mapped: whoever maps them first, the loader by now, has their pages cleared.
         model = self._load(survey)
         self._steps: deque[ComputeFromScheduler | _NewScheduler] = deque()
@@ -150,6 +152,7 @@ class ComputeShell:
         except ComputeStopped:
             pass
         self._publish()
+        self._files.close()
         if self._trace is not None:
             self._trace.close()
         if self._device is not None:
@@ -228,6 +231,7 @@ class ComputeShell:
         name = "prefill" if step.admit else "decode"
         with self._stage.span(name, LANE_COMPUTE, step=step.number, unit=step.unit):
             stepped, used = self._executor.run(step)
+        self._files.check()  # the skeleton's weights are pages of them: whoever writes there changes what was computed
         if used is not None and not self._resident:
             self._stage.send("loader", used)
         self._recording.step(step, stepped, used)

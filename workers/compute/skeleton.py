@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from ..checkpoint.stamps import check_files
 from ..checkpoint.survey import Survey
 from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from .experts.hints import Hinter
@@ -26,9 +27,14 @@ def load_model(survey: Survey, feed: ExpertFeed, routing: RoutingCollector) -> P
 
 
 def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrainedModel:
-    """The skeleton as it computes here, or on a device; its experts still have to be bound."""
+    """Load the skeleton as it computes here, or on a device; its experts still have to be bound.
+
+    Raises CheckpointError if a file cannot be read, or has changed since the survey.
+    """
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
+    check_files(survey.stamps)
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
+    check_files(survey.stamps)
     if device is None or device.type == "cpu":
         stream_linears(model)
         return model

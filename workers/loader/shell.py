@@ -9,7 +9,6 @@ import time
 import numpy as np
 
 from ...configs.sizes import parse_size
-from ...errors import CheckpointError
 from ...ipc.messages import CopiesDone, Copy, Filled, StepRouting
 from ...ipc.stage.events import PeerJoined, Received
 from ...ipc.stage.stage import Stage
@@ -21,7 +20,7 @@ from .host_tier import HostTier
 from .ledger_log import LedgerHeader, LedgerLog
 from .transfer.host_store import await_full, fill_store, tell_full
 from .transfer.link import EmulatedLink
-from .transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
+from .transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine, failure_of
 
 
 class LoaderShell:
@@ -85,15 +84,15 @@ class LoaderShell:
 
     def _open_fills(self) -> Fills:
         config, survey = self._stage.config, self._survey
-        files, whole = FileSource(survey), config.tier == "host"
+        whole = config.tier == "host"
         if whole:
-            self._fill_whole(files)
+            self._fill_whole()
         if not config.on_device:
-            source = StoreSource(self._stage.arena("host").array, survey, self._link()) if whole else files
+            source = StoreSource(self._stage.arena("host").array, survey, self._link()) if whole else FileSource(survey)
             return SharedFills(self._engine(source, self._stage.arena("slots").array))
         store = self._stage.arena("host")  # a full one is not mapped here: only compute reads it
         tier = HostTier(store.size_bytes // survey.stride_bytes, survey.experts, whole)
-        reader = None if whole else self._engine(files, store.array)
+        reader = None if whole else self._engine(FileSource(survey), store.array)
         return DeviceFills(tier, reader, self._send_copy)
 
     def _send_copy(self, copy: Copy) -> None:
@@ -105,16 +104,16 @@ class LoaderShell:
         readers = self._stage.config.reads_in_flight
         return TransferEngine(source, memory, self._survey.stride_bytes, readers, self._on_done, time.monotonic_ns)
 
-    def _fill_whole(self, files: FileSource) -> None:
+    def _fill_whole(self) -> None:
         """Returns when it is full. A successor finds it as its predecessor filled it, an engine of a group as the first
-        one does."""
+        one does: neither opens the checkpoint's files."""
         spec = self._stage.spec
         if spec.host_filled:
-            files.close()
             await_full(spec.full_fd)
         else:
             store = self._stage.arena("host").array
-            fill_store(files, store, self._survey, self._stage.config.reads_in_flight, self._stage.progress)
+            files, readers = FileSource(self._survey), self._stage.config.reads_in_flight
+            fill_store(files, store, self._survey, readers, self._stage.progress)
             tell_full(spec.full_fd)
 
     def _link(self) -> EmulatedLink | None:
@@ -167,9 +166,8 @@ class LoaderShell:
     def _collect_transfers(self) -> None:
         while not self._done.empty():
             transfer = self._done.get()
-            if transfer.error is not None:
-                what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
-                raise CheckpointError(what, self._survey.folder, "Check the disk and the checkpoint's files")
+            if (failure := failure_of(transfer, self._survey.folder)) is not None:
+                raise failure
             self._read_bytes += self._survey.bytes_of(transfer.expert)
             if self._drawing is not None:
                 self._drawing.load(transfer)

@@ -6,9 +6,8 @@ step n may overtake the routing of the step before. A predictor that uses the ro
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from ...ipc.messages import PredictRows, PredictStep, StepRouting
+from .base.lru import LruDict
 from .events import Learn, PredictorAction, PredictorEvent, RunRowPrediction, RunStepPrediction
 
 REMEMBERED_ROWS = 4096
@@ -24,8 +23,8 @@ class PredictorState:
     def __init__(self, waits: bool) -> None:
         """`waits`: hold a forecast back until the routing of its rows' previous step is known."""
         self._waits = waits
-        self._asked: OrderedDict[int, int] = OrderedDict()
-        """Row → newest step it was forecast for, least recently asked for first."""
+        self._asked: LruDict[int] = LruDict(REMEMBERED_ROWS)
+        """Row → newest step it was forecast for."""
         self._held: dict[int, tuple[PredictStep, int]] = {}
         """Step → its forecast, and the step whose routing it waits for."""
         self._question: tuple[PredictRows, int] | None = None
@@ -74,7 +73,8 @@ class PredictorState:
 
     def _awaited(self, rows: list[int]) -> int:
         """The step whose routing must be known before these rows are forecast."""
-        return max((self._asked.get(row, -1) for row in rows), default=-1) if self._waits else -1
+        asked = (self._asked.get(row) for row in rows) if self._waits else ()
+        return max((step for step in asked if step is not None), default=-1)
 
     def _on_step_routing(self, used: StepRouting) -> list[PredictorAction]:
         self._ran = max(self._ran, used.step)
@@ -96,6 +96,3 @@ class PredictorState:
     def _remember(self, coming: PredictStep) -> None:
         for row in dict.fromkeys(coming.rows):
             self._asked[row] = coming.step
-            self._asked.move_to_end(row)
-        while len(self._asked) > REMEMBERED_ROWS:
-            self._asked.popitem(last=False)

@@ -23,7 +23,7 @@ def main() -> int:
     try:
         answer, code = plan_sizes(model, revision, dtype), 0
     except ExpertFlowError as error:
-        answer, code = ErrorFacts(error.code, error.what, error.where, error.remedy), 2
+        answer, code = ErrorFacts.of(error), 2
     Path(target).write_bytes(msgspec.msgpack.encode(answer))
     return code
 

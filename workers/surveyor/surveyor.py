@@ -14,6 +14,7 @@ from ...errors import CheckpointError
 from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import checkpoint_files, first_dtype, read_headers
 from ..checkpoint.resolve import resolve_folder
+from ..checkpoint.stamps import stamp_files
 from ..checkpoint.survey import Piece, SlotTensor, Survey
 from ..checkpoint.unsupported import refuse_gguf, refuse_packed, refuse_packed_index
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
@@ -59,10 +60,12 @@ def survey_folder(folder: Path, dtype: str = "auto") -> Survey:
 
 
 def _survey(folder: Path, dtype: str) -> Survey:
+    stamps = stamp_files(file for file in [folder / "config.json"] if file.is_file())
     config = load_config(folder)
     refuse_gguf(folder)
     refuse_packed_index(read_config(folder), folder)
     files = checkpoint_files(folder)
+    stamps |= stamp_files(files)
     stored = read_headers(files)
     refuse_packed(stored, read_config(folder), folder)
     wanted = resolve_dtype(config, dtype, first_dtype(stored))
@@ -100,6 +103,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         rows=row_facts(config, run),
         files=[str(file) for file in files],
+        stamps=stamps,
         tensors=experts.tensors,
         pieces=experts.pieces,
         places=experts.places.tobytes(),

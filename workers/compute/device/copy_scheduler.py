@@ -88,13 +88,6 @@ class CopyScheduler:
         """Numbers of the copies that have ended since this was last asked: their host places may be overwritten."""
         return [number for lane in self._lanes for number in _ended(lane)]
 
-    def wait_for_one(self) -> None:
-        """The host waits until some copy under way has ended, if there is any."""
-        for lane in reversed(self._lanes):
-            if lane:
-                return lane[0].done.wait()
-        return None
-
     def finish(self, slots: Collection[int] | None = None) -> None:
         """The host waits for the copies under way, or those into `slots`."""
         for lane in self._lanes:

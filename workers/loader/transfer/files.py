@@ -10,7 +10,9 @@ import os
 import msgspec
 import numpy as np
 
+from ....errors import CheckpointError
 from ...checkpoint.layout import ByteRun
+from ...checkpoint.stamps import FileStamp, check_stamp
 
 CHUNK_BYTES = 1 << 20
 """What goes through a buffer goes in parts of at most so much."""
@@ -96,10 +98,17 @@ class BounceBuffer:
 class CheckpointFile:
     """One safetensors file, opened for direct reads if possible (else buffered, and the pages dropped after use)."""
 
-    def __init__(self, path: str, direct: bool) -> None:
+    def __init__(self, path: str, direct: bool, stamp: FileStamp | None = None) -> None:
+        """Raises OSError if it cannot be opened, CheckpointError if it is not as its `stamp` says."""
         self.path = path
         self.direct = direct
+        self._stamp = stamp
         self._descriptor = self._open(path)
+        try:
+            self.check()
+        except CheckpointError:
+            self.close()
+            raise
 
     def _open(self, path: str) -> int:
         if self.direct:
@@ -118,6 +127,14 @@ class CheckpointFile:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         # Read-ahead would bring pages that nobody drops.
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+    def check(self) -> None:
+        """Compare the file with its stamp: after a read, what was read is of the surveyed file if this passes.
+
+        A write changes the time of the file before its bytes. Takes about a microsecond. Raises CheckpointError.
+        """
+        if self._stamp is not None:
+            check_stamp(self.path, self._stamp, os.fstat(self._descriptor))
 
     def close(self) -> None:
         """Closing twice would close somebody else's file."""

@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ....errors import CheckpointError
 from ...checkpoint.survey import Survey
-from .transfers import ExpertSource, Transfer, TransferEngine
+from .transfers import ExpertSource, Transfer, TransferEngine, failure_of
 
 
 def fill_store(
@@ -21,7 +20,7 @@ def fill_store(
     """Read all experts, by layer then expert, one stride each, and close `source`.
 
     `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a
-    file cannot be read.
+    file has changed since the survey, EngineError when one cannot be read.
     """
     done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
     engine = TransferEngine(source, store, survey.stride_bytes, threads, done.put, time.monotonic_ns)
@@ -54,9 +53,9 @@ def await_full(full_fd: int) -> None:
 
 
 def _check(transfer: Transfer, survey: Survey) -> None:
-    if transfer.error is not None:
-        what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
-        raise CheckpointError(what, survey.folder, "Check the disk and the checkpoint's files")
+    failure = failure_of(transfer, survey.folder)
+    if failure is not None:
+        raise failure
 
 
 def _report(done: int, total: int, progress: Callable[[str, int, int], None]) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from ....errors import CheckpointError
+from ....errors import CheckpointError, EngineError, ExpertFlowError
 from ....ipc.messages import NO_CAUSE, Cause
 from ...checkpoint.casting import row_blocks
 from ...checkpoint.layout import ByteRun, ReadPlan, filled_bytes
@@ -40,9 +40,10 @@ class FileSource:
     """Experts from the checkpoint's files, converted on the way where the model asks for it."""
 
     def __init__(self, survey: Survey) -> None:
-        """Raises CheckpointError if a file is gone since the survey, or cannot be opened."""
+        """Raises CheckpointError if a file is gone or changed since the survey, or cannot be opened."""
         self._plan = ReadPlan(survey)
         self._guarded = survey.block_bytes > 1
+        self._stamps = survey.stamps
         self._files: list[CheckpointFile] = []
         for path in survey.files:
             self._files.append(self._open(path))
@@ -50,11 +51,14 @@ class FileSource:
 
     def _open(self, path: str) -> CheckpointFile:
         try:
-            return CheckpointFile(path, direct=self._guarded)
+            return CheckpointFile(path, self._guarded, self._stamps.get(path))
         except OSError as error:
             self.close()
             what = f"cannot be opened ({error.strerror})"
             raise CheckpointError(what, path, "It was there a moment ago: leave a model's files alone") from error
+        except CheckpointError:
+            self.close()
+            raise
 
     @property
     def direct(self) -> bool:
@@ -80,10 +84,23 @@ class FileSource:
             file.close()
 
     def _plain(self, memory: np.ndarray, file: int, spans: list[ByteRange]) -> Chunk:
-        return lambda bounce: self._files[file].read_joined(memory, spans, bounce)
+        return self._checked((file,), lambda bounce: self._files[file].read_joined(memory, spans, bounce))
 
     def _converted(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range) -> Chunk:
-        return lambda bounce: self._pieces.fill(target, run, piece, rows, bounce)
+        files = (run.file, run.scales_at[0]) if piece.scales else (run.file,)
+        return self._checked(files, lambda bounce: self._pieces.fill(target, run, piece, rows, bounce))
+
+    def _checked(self, files: tuple[int, ...], read: Chunk) -> Chunk:
+        """Compare files with their stamps after a read, and after one that failed: a file cut off is named so."""
+
+        def chunk(bounce: BounceBuffer) -> None:
+            try:
+                read(bounce)
+            finally:
+                for file in files:
+                    self._files[file].check()
+
+        return chunk
 
 
 class StoreSource:
@@ -122,7 +139,20 @@ class Transfer(msgspec.Struct):
     ordered_ns: int = 0
     started_ns: int = 0
     ended_ns: int = 0
-    error: OSError | None = None
+    error: OSError | CheckpointError | None = None
+    """A CheckpointError says that the file has changed since the survey."""
+
+
+def failure_of(transfer: Transfer, folder: str) -> ExpertFlowError | None:
+    """Return why a transfer from the checkpoint in `folder` failed, None if it did not.
+
+    A CheckpointError (the file has changed) lasts. An EngineError (the disk or network gave an error) may pass: a
+    loader that is started again may read the same bytes.
+    """
+    if transfer.error is None or isinstance(transfer.error, CheckpointError):
+        return transfer.error
+    what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
+    return EngineError(what, folder, "Check the disk and the checkpoint's files")
 
 
 class TransferEngine:
@@ -181,7 +211,7 @@ class TransferEngine:
             transfer, chunk = taken
             try:
                 chunk(bounce)
-            except OSError as error:
+            except (OSError, CheckpointError) as error:
                 transfer.error = error
             except Exception as error:  # noqa: BLE001 - a thread that died would leave its need waiting for ever
                 transfer.error = OSError(f"{type(error).__name__}: {error}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,8 +9,10 @@ import numpy as np
 from ....ipc.messages import PredictStep, StepRouting
 from ...traces.routing import read_routing
 from .forecaster import CHUNK_TOKENS, Forecaster, Part, chunks
+from .lru import LruLines
 
 MAX_COUNTED = 255
+TABLE_BYTES = 16 << 20
 
 
 class TokenTable(Forecaster):
@@ -22,7 +23,7 @@ class TokenTable(Forecaster):
     """
 
     def __init__(
-        self, layers: int, experts: int, top_k: int, memory_bytes: int = 16 << 20, prior_tokens: float = 1.0
+        self, layers: int, experts: int, top_k: int, memory_bytes: int = TABLE_BYTES, prior_tokens: float = 1.0
     ) -> None:
         super().__init__(layers, experts)
         self._prior_tokens = np.float32(prior_tokens)
@@ -30,8 +31,8 @@ class TokenTable(Forecaster):
         capacity = max(memory_bytes // (width + 1), 1)
         self._counts = np.zeros((capacity, width), dtype=np.uint8)
         self._seen = np.zeros(capacity, dtype=np.uint8)
-        self._line_of: OrderedDict[int, int] = OrderedDict()
-        """Token id → line of the table, least recently seen first."""
+        self._lines = LruLines(capacity)
+        """Of token ids in the table."""
         self._popularity = np.full(width, top_k / experts)
         self._tokens = 1.0
 
@@ -42,7 +43,7 @@ class TokenTable(Forecaster):
 
     def _used(self, ids: np.ndarray) -> np.ndarray:
         """P(expert | token) [ids, layers * experts]; a token that is not in the table has the prior alone."""
-        lines = np.array([self._line_of.get(token, -1) for token in ids.tolist()])
+        lines = np.array([self._lines.find(token) for token in ids.tolist()])
         known = (lines >= 0)[:, None].astype(np.float32)
         counts, seen = self._counts[lines] * known, self._seen[lines, None] * known
         prior = (self._popularity / self._tokens).astype(np.float32)
@@ -83,11 +84,8 @@ class TokenTable(Forecaster):
         return np.array([self._line_for(token) for token in ids])
 
     def _line_for(self, token: int) -> int:
-        line = self._line_of.pop(token, None)
-        if line is None:
-            full = len(self._line_of) == len(self._seen)
-            line = self._line_of.popitem(last=False)[1] if full else len(self._line_of)
+        line, fresh = self._lines.open(token)
+        if fresh:
             self._counts[line] = 0
             self._seen[line] = 0
-        self._line_of[token] = line
         return line

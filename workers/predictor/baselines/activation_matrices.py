@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from ....ipc.messages import PredictStep, StepRouting
 from ...traces.routing import read_routing
 from ..base.forecaster import Forecaster, Part, chunks
+from ..base.lru import LruLines
 
 REMEMBERED_REQUESTS = 256
 
@@ -27,8 +27,8 @@ class ActivationMatrixForecaster(Forecaster):
         super().__init__(layers, experts)
         self._counts = np.zeros((requests, layers * experts), dtype=np.float32)
         self._tokens = np.zeros(requests, dtype=np.float32)
-        self._line_of: OrderedDict[int, int] = OrderedDict()
-        """Row → line of the store, least recently seen first."""
+        self._lines = LruLines(requests)
+        """Of rows in the store."""
         self._prior = top_k / experts
 
     def parts(self, coming: PredictStep) -> Iterator[Part]:
@@ -38,13 +38,13 @@ class ActivationMatrixForecaster(Forecaster):
             yield places, np.stack([expected[row] for row in rows[places].tolist()])
 
     def _expected(self, row: int) -> np.ndarray:
-        line = self._line_of.get(row)
+        line = self._lines.find(row)
         others = self._tokens > 0
-        if line is not None:
+        if line >= 0:
             others[line] = False
         if not others.any():
             return np.full(self._counts.shape[1], self._prior, dtype=np.float32)
-        if line is None:
+        if line < 0:
             return self._counts[others].sum(axis=0) / self._tokens[others].sum()
         nearest = np.flatnonzero(others)[np.argmax(self._likeness(line)[others])]
         return self._counts[nearest] / self._tokens[nearest]
@@ -67,11 +67,8 @@ class ActivationMatrixForecaster(Forecaster):
             self._tokens[line] += mine.sum()
 
     def _line_for(self, row: int) -> int:
-        line = self._line_of.pop(row, None)
-        if line is None:
-            full = len(self._line_of) == len(self._tokens)
-            line = self._line_of.popitem(last=False)[1] if full else len(self._line_of)
+        line, fresh = self._lines.open(row)
+        if fresh:
             self._counts[line] = 0
             self._tokens[line] = 0
-        self._line_of[row] = line
         return line

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from ....ipc.messages import PredictStep, StepRouting
 from ...traces.routing import read_routing
 from ..base.forecaster import Forecaster, Part, chunks
+from ..base.lru import LruDict
 
 REMEMBERED_ROWS = 4096
 
@@ -22,8 +22,8 @@ class Previous(Forecaster):
     def __init__(self, layers: int, experts: int, top_k: int) -> None:
         super().__init__(layers, experts)
         self._anything = np.full((layers, experts), top_k / experts, dtype=np.float32)
-        self._last: OrderedDict[int, tuple[int, np.ndarray]] = OrderedDict()
-        """Row → position and routing [layers, top_k] of its last token, least recently seen first."""
+        self._last: LruDict[tuple[int, np.ndarray]] = LruDict(REMEMBERED_ROWS)
+        """Row → position and routing [layers, top_k] of its last token."""
 
     def parts(self, coming: PredictStep) -> Iterator[Part]:
         for places in chunks(len(coming.token_ids)):
@@ -31,7 +31,7 @@ class Previous(Forecaster):
             yield places, np.stack([self._of(coming.rows[place], coming.positions[place]) for place in chosen])
 
     def _of(self, row: int, position: int) -> np.ndarray:
-        seen, routing = self._last.get(row, (-2, None))
+        seen, routing = self._last.get(row) or (-2, None)
         if routing is None or seen != position - 1:
             return self._anything
         certain = np.zeros_like(self._anything)
@@ -44,6 +44,3 @@ class Previous(Forecaster):
             return
         for row, position, route in zip(used.rows, used.positions, routing, strict=False):
             self._last[row] = position, route.copy()
-            self._last.move_to_end(row)
-        while len(self._last) > REMEMBERED_ROWS:
-            self._last.popitem(last=False)

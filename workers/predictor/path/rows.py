@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..base.forecaster import CHUNK_TOKENS
+from ..base.lru import LruLines
 from .features import RECENT_DECAYS, RECENT_PRIOR, without_tiny
 from .history import NEVER, Recent, TokenHistory
 from .shape import PathShape
 
 MEMORY_BYTES = 64 << 20
 NOWHERE = -1
-"""Line of a row of which nothing is known."""
+"""Line of a row of which nothing is known, as `LruLines.find` has it."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,8 @@ class Rows:
     def __init__(self, shape: PathShape, popularity: np.ndarray, popularity_code: np.ndarray) -> None:
         self._popularity, self._popularity_code = popularity, popularity_code
         self._decays = np.array(RECENT_DECAYS, dtype=np.float32)
-        self._line_of: OrderedDict[int, int] = OrderedDict()
-        """Row → line, least recently heard of first."""
         self.capacity = count = max(MEMORY_BYTES // row_bytes(shape), CHUNK_TOKENS)
+        self._lines = LruLines(count)
         ring, averages = (count, shape.window), (count, len(RECENT_DECAYS))
         self._end = np.zeros(count, dtype=np.int64)
         self._keys = np.zeros((*ring, (shape.heads + 1) * shape.key), dtype=np.float32)
@@ -64,19 +63,14 @@ class Rows:
 
     def line(self, row: int, position: int) -> int:
         """Where everything up to `position` is known of the row, else `NOWHERE`."""
-        line = self._line_of.get(row, NOWHERE)
+        line = self._lines.find(row)
         return line if line != NOWHERE and self._end[line] == position else NOWHERE
 
     def open(self, row: int, position: int) -> int:
         """The line to extend at this position; an empty one if the row is new, begins anew or has a gap."""
-        line = self._line_of.pop(row, NOWHERE)
-        if line == NOWHERE:
-            full = len(self._line_of) == self.capacity
-            line = self._line_of.popitem(last=False)[1] if full else len(self._line_of)
+        line, fresh = self._lines.open(row)
+        if fresh or self._end[line] != position:
             self._clear(line)
-        elif self._end[line] != position:
-            self._clear(line)
-        self._line_of[row] = line
         return line
 
     def _clear(self, line: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from ....ipc.messages import PredictStep, StepRouting
 from ..base.forecaster import Forecaster, Part
+from ..base.lru import LruDict
 from ..base.model_shape import ModelShape
 from ..base.predictor_file import check_belongs
 from ..base.spelling import Spelling, tokenizer_spelling
@@ -36,7 +36,7 @@ class T5Forecaster(Forecaster):
         self._numbers = {token: FIRST + number for number, token in enumerate(file.tokens.tolist())}
         self._module = T5Module(shape).eval()
         self._module.load_state_dict({name: torch.from_numpy(array) for name, array in file.weights.items()})
-        self._rows: OrderedDict[int, T5Row] = OrderedDict()
+        self._rows: LruDict[T5Row] = LruDict(REMEMBERED_ROWS)
 
     def parts(self, coming: PredictStep) -> Iterator[Part]:
         rows = np.array(coming.rows, dtype=np.int64)
@@ -72,17 +72,15 @@ class T5Forecaster(Forecaster):
         for number, position, token in places:
             row = self._rows.get(number)
             if row is None or position == 0 or row.end != position:
-                row = self._rows[number] = T5Row()
+                row = T5Row()
             row.extend(self._number(token), prompted=not row.prompt or (number in several and not row.known))
-            self._rows.move_to_end(number)
-        while len(self._rows) > REMEMBERED_ROWS:
-            self._rows.popitem(last=False)
+            self._rows[number] = row
         self._bound_caches()
 
     def _bound_caches(self) -> None:
         """What the rows heard of longest ago have cached is worked out again if they come back."""
         room = CACHED_TOKENS
-        for row in reversed(self._rows.values()):
+        for row in self._rows.newest_first():
             room -= row.cached_tokens
             if room < 0:
                 row.forget()
