@@ -50,6 +50,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Revision of a hub id; empty: its default branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What to compute in; auto: what the checkpoint says."""
+    generation_settings: Literal["honour", "ignore"] = "honour"
+    """Whether generation_config.json changes tokens (repetition_penalty, suppress_tokens …) as it does in transformers;
+    with ignore only its ends of text and a forced first token are taken (docs/generation.md)."""
     tier: Literal["disk", "host"] = "disk"
     """Where experts come from on a miss: the checkpoint's files, or a shared-memory store filled once at start."""
     device: str = "cpu"

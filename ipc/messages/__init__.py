@@ -1,7 +1,7 @@
 """All messages by receiver: one module a receiver, one closed union a direction. Ids and small arrays only, never
 weights."""
 
-from .base import NO_CAUSE, Cause, CauseKind, ErrorFacts, Message, RequestRow, Sampling
+from .base import NEUTRAL, NO_CAUSE, Cause, CauseKind, ErrorFacts, GenerationSettings, Message, RequestRow, Sampling
 from .control import (
     AskSnapshot,
     AskSurvey,
@@ -58,10 +58,10 @@ from .to_scheduler import (
 __all__ = [
     "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "Cause", "CauseKind", "ComputeFromLoader",
     "ComputeFromScheduler", "CopiesDone", "Copy", "Drain", "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished",
-    "FromClient", "FromCompute", "FromPredictor", "HeldFromLoader", "Hello", "Hint", "KillStage",
-    "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NO_CAUSE", "Peer", "PeerDied", "PredictRows",
-    "PredictStep", "PredictorFromLoader", "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready",
-    "Recall", "Refused", "Released", "RequestRow", "ResidentTable", "RowPredictions", "RunStep", "Sampling",
-    "Snapshot", "Span", "Split", "StageStats", "StepPrediction", "StepRouting", "StepSize", "Stepped", "Submit",
-    "Surveyed", "Timings", "ToClient", "Tokens", "Welcome",
+    "FromClient", "FromCompute", "FromPredictor", "GenerationSettings", "HeldFromLoader", "Hello", "Hint",
+    "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NEUTRAL", "NO_CAUSE", "Peer",
+    "PeerDied", "PredictRows", "PredictStep", "PredictorFromLoader", "PredictorFromScheduler", "Prepare",
+    "Progress", "Published", "Ready", "Recall", "Refused", "Released", "RequestRow", "ResidentTable",
+    "RowPredictions", "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction",
+    "StepRouting", "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "Tokens", "Welcome",
 ]  # fmt: skip

@@ -42,15 +42,52 @@ class Sampling(msgspec.Struct, frozen=True):
     """The output begins with it, whatever the model says: for a translator, the target language."""
 
 
+class GenerationSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What changes the logits of a request before a token is chosen, under transformers' own names.
+
+    Each is a pure function of the prompt and the tokens so far (workers/model/processors.py). A model's settings come
+    from its generation_config.json; a request's have `eos_ids` and `max_new_tokens` filled in. The default is neutral.
+    """
+
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    encoder_repetition_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    encoder_no_repeat_ngram_size: int = 0
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    min_length: int = 0
+    """Tokens, the prompt included (with an encoder: the decoder's first one)."""
+    min_new_tokens: int | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: tuple[int, ...] = ()
+    remove_invalid_values: bool = False
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    suppress_tokens: tuple[int, ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    renormalize_logits: bool = False
+    eos_ids: tuple[int, ...] = ()
+    """Where the request ends."""
+    max_new_tokens: int = 0
+    """As the request asks for; 0: of a model's settings, which say nothing of it."""
+
+
+NEUTRAL = GenerationSettings()
+"""Changes no logit."""
+
+
 class RequestRow(msgspec.Struct, frozen=True):
-    """One sequence handed to compute: its number, all its ids so far, how many of them were generated, its sampling,
-    and the name of the file with its images (ipc/shared/attachments.py), if any."""
+    """One sequence handed to compute: its number, all its ids so far, and how many of them were generated.
+
+    `sampling` and the generation settings shape its tokens; `attachment` names the file with its images, if any
+    (ipc/shared/attachments.py).
+    """
 
     number: int
     token_ids: list[int]
     generated: int
     sampling: Sampling
     attachment: str = ""
+    settings: GenerationSettings = NEUTRAL
 
 
 class ErrorFacts(msgspec.Struct, frozen=True):

@@ -69,6 +69,7 @@ class AskSurvey(Message, frozen=True):
     model: str
     revision: str
     dtype: str
+    generation_settings: str = "honour"
 
 
 class Prepare(Message, frozen=True):

@@ -8,10 +8,10 @@ from types import TracebackType
 from typing import Literal, Self, overload
 
 from ...errors import EngineError, ExpertFlowError
+from ..text.codec import TextCodec
 from .batch import BatchState, Cancel
 from .completions import Completion, Event
 from .request import BatchUpdates, ClientRequest
-from .text import TextCodec
 
 
 class AsyncBatch(BatchState):

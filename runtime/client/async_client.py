@@ -110,6 +110,16 @@ class AsyncClient:
         """
         return stream_events(list(batches))
 
+    async def chat_ids(self, text: str) -> list[int]:
+        """Return a text as a prompt of ids in the model's chat template, as `Client.chat_ids` does."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._driver.state.codec.encode_chat, text)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model has a chat template; see `Client.has_chat_template`."""
+        return self._driver.state.codec.has_chat_template
+
     async def stats(self, timeout_s: float = 5.0) -> Snapshot:
         """Return what every stage published last, as `Client.stats` does."""
         driver = self._driver

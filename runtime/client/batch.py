@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Literal, Self, overload
 
 from ...errors import EngineError, ExpertFlowError, RequestError, UsageError
+from ..text.codec import TextCodec, TextStream
 from .completions import Completion, Event, NotDoneInTime
 from .request import BatchUpdates, ClientRequest
-from .text import TextCodec, TextStream
 
 DriveUntil = Callable[[Callable[[], bool], float | None], None]
 Cancel = Callable[[list[ClientRequest]], None]

@@ -107,6 +107,18 @@ class Client:
         """
         return stream_events(list(batches), self._drive_until)
 
+    def chat_ids(self, text: str) -> list[int]:
+        """Return a text as a prompt of ids: a user's message in the model's chat template, ready for an answer.
+
+        Raises UsageError if the model has no chat template, or it cannot take this text.
+        """
+        return self._state.codec.encode_chat(text)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether the model has a chat template; texts are never put into it unless asked for (`chat_ids`)."""
+        return self._state.codec.has_chat_template
+
     def stats(self, timeout_s: float = 5.0) -> Snapshot:
         """Return what every stage published last: rates, queues, hits, loads, bytes, stalls, memory.
 

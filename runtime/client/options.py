@@ -13,8 +13,8 @@ from msgspec import UNSET, UnsetType
 from ...errors import RequestError, UsageError
 from ...ipc.messages import ErrorFacts, Sampling, Welcome
 from ...workers.scheduler.validation import SEED_LIMIT, ending_error, prompt_error, sampling_error
+from ..text.codec import TextCodec
 from .images import ImagePrompt
-from .text import TextCodec
 
 MAX_DEADLINE_S = 10**9
 Prompt = str | Sequence[int] | ImagePrompt
@@ -112,3 +112,57 @@ def read_prompts(prompts: Iterable[Prompt | Request]) -> list[Prompt | Request]:
 def raise_if_wrong(facts: ErrorFacts | None) -> None:
     if facts is not None:
         raise facts.to_error()
+
+
+def _checked(given: RequestOptions) -> RequestOptions:
+    """Return the same options as plain Python numbers."""
+    options = replace(
+        given,
+        max_new_tokens=_integer(given.max_new_tokens, "max_new_tokens"),
+        temperature=_number(given.temperature, "temperature"),
+        top_k=_integer(given.top_k, "top_k"),
+        top_p=_number(given.top_p, "top_p"),
+        seed=_optional(given.seed, "seed"),
+        eos_ids=None if given.eos_ids is None else [_integer(token, "eos_ids") for token in given.eos_ids],
+        deadline_s=None if given.deadline_s is None else _seconds(given.deadline_s),
+        first_token=_optional(given.first_token, "first_token"),
+    )
+    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed or 0, options.first_token)
+    raise_if_wrong(sampling_error(sampling) or ending_error(options.max_new_tokens, options.deadline_ms))
+    return options
+
+
+def _ids(prompt: Sequence[int]) -> list[int]:
+    try:
+        return [_integer(token, "prompt") for token in prompt]
+    except TypeError as error:
+        remedy = "A prompt is a text or a list of token ids; for a single prompt of ids write [[5, 9, 11]]"
+        raise RequestError(f"cannot be a {type(prompt).__name__}", "prompt", remedy) from error
+
+
+def _optional(value: int | None, where: str) -> int | None:
+    return None if value is None else _integer(value, where)
+
+
+def _integer(value: Any, where: str) -> int:
+    """Return an int, also of something that stands for one (a numpy integer); a bool is a mistake."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise RequestError(f"must be a whole number, not {value!r}", where, "Give an int")
+    number = value if type(value) is int else operator.index(value)
+    if not -(2**63) <= number < 2**63:
+        raise RequestError(f"does not fit 64 bits: {number}", where, "Give a smaller number")
+    return number
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise RequestError(f"must be a number, not {value!r}", where, "Give a float")
+    return float(value)
+
+
+def _seconds(deadline_s: Any) -> float:
+    seconds = _number(deadline_s, "deadline_s")
+    if not 0 < seconds <= MAX_DEADLINE_S:
+        what = f"must be seconds, above 0 and at most {MAX_DEADLINE_S:,}, not {seconds}"
+        raise RequestError(what, "deadline_s", "Leave it out to wait on")
+    return seconds

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Submit, Welcome
+from ..text.codec import TextCodec
 from .address import run_dir_of
 from .images import ImagePreprocessor, ImagePrompt
 from .options import OptionNames, Prompt, Request, RequestOptions, read_options, read_prompt, read_prompts, read_request
 from .pool import EnginePool
 from .request import BatchUpdates, ClientRequest
-from .text import TextCodec
 
 
 class ClientState:

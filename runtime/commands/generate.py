@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,16 +10,21 @@ from dataclasses import dataclass
 
 from ...configs.schema import Config
 from ...errors import UsageError
+from ...workers.checkpoint.resolve import local_folder
 from ..client import Client
-from ..client.options import OptionNames, read_options
+from ..client.options import OptionNames, Prompt, read_options
 from ..client.processor import check_images_taken
 from ..client.watching import snapshot_after
 from ..engine.starting import running_engine
 from ..monitor.meters import EngineMeters
 from ..monitor.readings import Reading
 from ..monitor.tables import PREDICTION_OFF, share_text
+from ..prompt_sources.prompt_lines import PromptLine
+from ..text.chat import require_chat_template
 from .printing import Printer, make_printer
 from .prompted import ImagePromptCommand
+
+BARE = "note: this model has a chat template, and prompts go in as they are; --chat puts them into it\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,8 @@ class Generate(ImagePromptCommand):
     """End after so many seconds with what is there."""
     first_token: int | None = None
     """Outputs begin with this token id: the target language of a translator such as NLLB-MoE."""
+    chat: bool = False
+    """Put each text, as a user's message, into the chat template of the model; without it texts go in as they are."""
     json: bool = False
     """One line of JSON for each prompt instead of text."""
     address: str = ""
@@ -65,6 +73,11 @@ class Generate(ImagePromptCommand):
                 "--address",
                 "Leave out --address to start an engine with these options, or leave them out",
             )
+        if self.chat and (self.image or self.ids):
+            other = "image" if self.image else "ids"
+            raise UsageError(f"is for prompts of text alone, not with --{other}", "--chat", "Leave one of them out")
+        if self.chat and not self.address and (folder := local_folder(self.engine.model)):
+            require_chat_template(folder)
         if self.image and not self.address:
             check_images_taken(self.engine.model, self.engine.revision)
 
@@ -87,8 +100,17 @@ class Generate(ImagePromptCommand):
             with running_engine(self.engine) as engine, Client(engine.address) as client:
                 yield client
 
+    def _prompts(self, client: Client, lines: list[PromptLine]) -> list[Prompt]:
+        texts = [line.prompt for line in lines if isinstance(line.prompt, str)]
+        if self.chat:
+            return [client.chat_ids(line.prompt) if isinstance(line.prompt, str) else line.prompt for line in lines]
+        if texts and client.has_chat_template:
+            sys.stderr.write(BARE)
+        return [line.prompt for line in lines]
+
     def _generate(self, client: Client, printer: Printer) -> None:
-        batch = client.submit([line.prompt for line in printer.lines], self.max_new_tokens, **self._sampling())
+        prompts = self._prompts(client, printer.lines)
+        batch = client.submit(prompts, self.max_new_tokens, **self._sampling())
         for event in batch:
             printer.take(event)
         printer.take_results(batch.results(return_errors=True))

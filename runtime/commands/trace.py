@@ -18,12 +18,12 @@ from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace as Routing
 from ...workers.traces.trace import write_npz
 from ..client import Client, Completion
-from ..client.text import TextCodec
 from ..engine.device_check import require_device
 from ..engine.starting import running_engine
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console
 from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts
+from ..text.codec import TextCodec
 from .base import DONE
 from .printing import complain
 from .prompted import PromptCommand

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -30,15 +31,21 @@ def run_survey(early: PrestartedStage, config: Config, report: ReportProgress = 
     Raises what the surveyor found wrong (CheckpointError, UsageError), or EngineError if it died or took longer than
     `start_timeout_s` without a word.
     """
-    early.ask(AskSurvey(config.model, config.revision, config.dtype))
+    early.ask(AskSurvey(config.model, config.revision, config.dtype, config.generation_settings))
     while True:
         match _receive(early, config):
             case Progress() as progress:
                 report(progress)
             case Surveyed(survey):
-                return msgspec.msgpack.decode(survey, type=Survey)
+                return _with_notices(msgspec.msgpack.decode(survey, type=Survey))
             case Failed(error=facts):
                 raise facts.to_error()
+
+
+def _with_notices(survey: Survey) -> Survey:
+    for notice in survey.notices:
+        logging.getLogger(__name__).warning(notice)
+    return survey
 
 
 def _receive(early: PrestartedStage, config: Config) -> FromSurveyor:
@@ -57,7 +64,8 @@ def run_sizes(config: Config, out_path: Path) -> ModelSizes:
     Made in a process of its own. Raises what `run_survey` raises.
     """
     guarded = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
-    asked = ["expertflow.workers.surveyor", config.model, config.revision, config.dtype, os.fspath(out_path)]
+    asked = ["expertflow.workers.surveyor", config.model, config.revision, config.dtype]
+    asked += [config.generation_settings, os.fspath(out_path)]
     try:
         ended = subprocess.run(
             guarded + asked,

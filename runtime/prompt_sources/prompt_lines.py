@@ -11,7 +11,7 @@ from ...configs.texts import is_text
 from ...errors import UsageError
 from ..client.images import ImagePrompt
 from ..client.options import Prompt
-from ..client.text import TextCodec
+from ..text.codec import TextCodec
 from .workloads import Format, record_prompts
 
 STDIN = Path("-")

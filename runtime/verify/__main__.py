@@ -1,4 +1,4 @@
-"""`python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE`: one JSON `Check` a line.
+"""`python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS`: one JSON `Check` a line.
 
 Exit codes: 0 all hold, 1 one does not, 2 error."""
 
@@ -14,14 +14,15 @@ from ...errors import ExpertFlowError
 
 
 def main() -> int:
-    folder, model, revision, dtype, device = sys.argv[1:6]
+    folder, model, revision, dtype, device, settings = sys.argv[1:7]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     from .checks import Verification
 
     holds = True
     try:
-        for check in Verification(Path(folder), model, revision, dtype, device=device).checks():
+        verification = Verification(Path(folder), model, revision, dtype, device=device, generation_settings=settings)
+        for check in verification.checks():
             sys.stdout.write(msgspec.json.encode(check).decode() + "\n")
             sys.stdout.flush()
             holds = holds and check.holds

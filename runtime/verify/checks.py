@@ -9,17 +9,18 @@ import msgspec
 import numpy as np
 import torch
 
-from ...ipc.messages import RunStep
+from ...ipc.messages import NEUTRAL, RunStep
 from ...ipc.shared.attachments import FOLDER
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.device.open import open_device
 from ...workers.compute.recording import read_steps
 from ...workers.model.unit import RowAbilities
 from ...workers.surveyor.surveyor import survey_checkpoint
+from .choosing import ReferenceProcessors
 from .error_ratio import compare_errors
 from .reference import Sequence, reference_logits
 from .replay import let_go, replay
-from .report import BFLOAT16, FLOAT32, RESIDENT, Check
+from .report import BFLOAT16, CHOSEN, FLOAT32, RESIDENT, Check
 
 LOGIT_TOLERANCE = 1e-4
 TIE_NOISES = 10
@@ -41,10 +42,14 @@ class Verification:
         dtype: str = "auto",
         limit: int = 32,
         device: str = "cpu",
+        generation_settings: str = "honour",
     ) -> None:
+        self._wanted = generation_settings
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
         self._device = open_device(device)
-        self._survey = survey_checkpoint(model, revision, dtype)
+        self._survey = survey_checkpoint(model, revision, dtype, generation_settings)
+        own = self._survey.settings != NEUTRAL
+        self._processors = ReferenceProcessors(Path(self._survey.folder)) if own else None
         self._abilities = RowAbilities.of(self._survey.rows)
 
     def resident(self) -> Check:
@@ -60,11 +65,22 @@ class Verification:
         where = "" if self._device is None else f" on {self._device.name}"
         return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared{where}")
 
+    def chosen(self, processors: ReferenceProcessors) -> Check:
+        """Every greedy token is the likeliest after transformers' processors have changed the logits it came from."""
+        tokens = 0
+        for number, sequence in enumerate(self._sequences(self._survey.dtype)):
+            wrong = _chosen_otherwise(sequence, processors)
+            if wrong is not None:
+                return Check(claim=CHOSEN, holds=False, detail=f"first difference: sequence {number}, output {wrong}")
+            tokens += len(sequence.token_ids)
+        return Check(claim=CHOSEN, holds=True, detail=f"{tokens} tokens")
+
     def float32(self) -> Check:
         """I1b: the same batches in float32 against transformers in float32, each sequence alone."""
         sequences = self._sequences("float32")
         reference = self._reference(torch.float32, sequences)
-        found = [compare(sequence, logits) for sequence, logits in zip(sequences, reference, strict=True)]
+        pairs = zip(sequences, reference, strict=True)
+        found = [compare(sequence, logits, self._processors) for sequence, logits in pairs]
         noise = max(each.difference for each in found)
         scale = max(each.scale for each in found)
         other = [each for each in found if each.first_mismatch is not None]
@@ -100,6 +116,8 @@ class Verification:
     def checks(self) -> Iterator[Check]:
         """All that apply to the dtype of the recording, each as soon as it is done."""
         yield self.resident()
+        if self._processors is not None:
+            yield self.chosen(self._processors)
         yield self.float32()
         if self._survey.dtype == "bfloat16":
             yield self.bfloat16()
@@ -123,13 +141,24 @@ class Verification:
         return reference_logits(Path(self._survey.folder), dtype, sequences, self._folder / FOLDER, where)
 
     def _survey_in(self, dtype: str) -> Survey:
-        return survey_checkpoint(self._model, self._revision, dtype)
+        return survey_checkpoint(self._model, self._revision, dtype, self._wanted)
 
 
 def _prompts(folder: Path, limit: int) -> dict[int, Sequence]:
     admitted = (entry for start in read_steps(str(folder)) for entry in start if isinstance(entry, RunStep))
     rows = [row for step in admitted for row in step.admit if not row.generated]
-    return {row.number: Sequence(row.token_ids, [], [], row.attachment) for row in rows[:limit]}
+    return {
+        row.number: Sequence(row.token_ids, [], [], row.attachment, row.sampling, row.settings) for row in rows[:limit]
+    }
+
+
+def _chosen_otherwise(sequence: Sequence, processors: ReferenceProcessors) -> int | None:
+    """Return the place of the first output token that greedy decoding would not take; None if there is none."""
+    if sequence.sampling.temperature:
+        return None
+    best = processors.scores(sequence, torch.stack(sequence.logits)).argmax(-1).tolist()
+    places = range(int(sequence.sampling.first_token is not None), len(best))
+    return next((place for place in places if best[place] != sequence.token_ids[place]), None)
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -142,13 +171,14 @@ class Comparison(msgspec.Struct, frozen=True):
     gap: float
 
 
-def compare(sequence: Sequence, reference: torch.Tensor) -> Comparison:
-    """Our logits of a sequence against the reference's [generated, vocabulary]."""
+def compare(sequence: Sequence, reference: torch.Tensor, processors: ReferenceProcessors | None = None) -> Comparison:
+    """Our logits of a sequence against the reference's [generated, vocabulary]; best tokens after the processors."""
     ours = torch.stack(sequence.logits).float()
-    wrong = (ours.argmax(-1) != reference.argmax(-1)).nonzero().flatten().tolist()
+    mine, theirs = (each if processors is None else processors.scores(sequence, each) for each in (ours, reference))
+    wrong = (mine.argmax(-1) != theirs.argmax(-1)).nonzero().flatten().tolist()
     gap = 0.0
     if wrong:
-        best = reference[wrong[0]].topk(2).values
+        best = theirs[wrong[0]].topk(2).values
         gap = float(best[0] - best[1])
     difference = float((ours - reference).abs().max())
     return Comparison(difference, float(reference.abs().max()), wrong[0] if wrong else None, gap)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ...ipc.messages import NEUTRAL, GenerationSettings, Sampling
 from ...ipc.shared.attachments import attachment_path, is_of_positions
 from ...workers.model.architecture import load_config, model_class
 from ...workers.model.encoder_decoder import logits_alone
@@ -25,6 +26,8 @@ class Sequence(msgspec.Struct):
     token_ids: list[int]
     logits: list[Tensor]
     attachment: str = ""
+    sampling: Sampling = Sampling()
+    settings: GenerationSettings = NEUTRAL
 
 
 def reference_logits(

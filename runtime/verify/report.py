@@ -14,5 +14,6 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
 
 
 RESIDENT = "bit-identical to the same batches with everything resident"
+CHOSEN = "tokens as transformers' own processors choose them, by the model's generation settings"
 FLOAT32 = "tokens equal to transformers in float32"
 BFLOAT16 = "error against float32 at most 1.25 times that of transformers"

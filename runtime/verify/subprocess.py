@@ -1,6 +1,6 @@
 """Runs `expertflow.runtime.verify` in a process of its own, since it needs torch and all experts in memory.
 
-The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE` writes one `Check` a line as
+The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS` writes one `Check` a line as
 JSON to stdout, and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; stderr says why).
 """
 
@@ -33,7 +33,7 @@ def run_checks(recording: Path, config: Config) -> Iterator[Check]:
         str(os.getpid()),
     ]  # it ends when we are killed
     asked = ["expertflow.runtime.verify", str(recording)]
-    asked += [config.model, config.revision, config.dtype, config.device]
+    asked += [config.model, config.revision, config.dtype, config.device, config.generation_settings]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env={**os.environ, **_like_compute(config)}

@@ -94,6 +94,19 @@ def test_a_snapshot_of_links_is_a_checkpoint_like_any_other(remote: FakeHub, pub
     assert linked.checkpoint_bytes == plain.checkpoint_bytes > 10_000
 
 
+def test_a_repository_with_two_sets_of_weights(remote: FakeHub, published: dict[str, Path], tmp_path: Path):
+    """The whole file goes before the index, as in a folder: shards of another save would be fetched for nothing."""
+    both = Path(shutil.copytree(published["main"], tmp_path / "both"))
+    save_tiny("olmoe", tmp_path / "whole", seed=5, dtype=torch.bfloat16)
+    shutil.copyfile(tmp_path / "whole" / "model.safetensors", both / "model.safetensors")
+    remote.revisions["main"] = both
+    assert plan_sizes(MODEL).checkpoint_bytes == (both / "model.safetensors").stat().st_size
+    folder = resolve_folder(MODEL)
+    assert sorted(remote.asked) == sorted([*WANTED, "model.safetensors"])
+    assert survey_folder(folder).files == [str(folder / "model.safetensors")]
+    assert survey_folder(folder).fingerprint == survey_folder(tmp_path / "whole").fingerprint
+
+
 def test_what_is_cached_is_not_fetched_again(remote: FakeHub):
     first = resolve_folder(MODEL)
     remote.asked.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from expertflow.configs.schema import Config
@@ -12,6 +13,7 @@ from expertflow.errors import EngineError, RequestError, UsageError
 from expertflow.ipc.messages import Sampling, Snapshot
 from expertflow.runtime.client import Client
 from expertflow.runtime.commands.generate import Generate
+from expertflow.tests.runtime.test_added_tokens import save_tokenizer
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
@@ -97,3 +99,44 @@ def test_engine_options_beside_an_address_are_refused(address: str) -> None:
 def test_no_engine_at_the_address() -> None:
     with pytest.raises(EngineError, match="no engine"):
         Generate(prompt=["a"], address="/nowhere").run()
+
+
+# Chat templates
+
+
+@pytest.fixture
+def chatting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An engine whose model has a tokenizer and a chat template."""
+    nothing = Snapshot(time_ns=0, stages={}, pss_bytes={}, restarts={}, facts={})
+    monkeypatch.setattr(Client, "stats", lambda self: nothing)
+    save_tokenizer(tmp_path, {})
+    (tmp_path / "chat_template.jinja").write_text("<mask>{{ messages[0].content }}<mask>")
+    with FakeEngine(tmp_path, vocabulary=257) as engine:
+        yield engine.address
+
+
+def test_texts_beside_a_chat_template_are_given_bare_and_that_is_said_once(
+    chatting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model that was trained on chats answers a bare text badly, and nobody would know why."""
+    assert Generate(prompt=["ab", "c"], address=chatting, max_new_tokens=1, json=True).run() == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["prompt_tokens"] for line in told.out.splitlines()] == [2, 1]
+    assert told.err.count("chat template") == 1 and "--chat" in told.err
+    assert Generate(prompt=["1 2"], ids=True, address=chatting, max_new_tokens=1).run() == 0
+    assert "chat" not in capsys.readouterr().err
+
+
+def test_chat_puts_texts_into_the_template(chatting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Generate(prompt=["ab", "c"], chat=True, address=chatting, max_new_tokens=1, json=True).run() == 0
+    told = capsys.readouterr()
+    assert [json.loads(line)["prompt_tokens"] for line in told.out.splitlines()] == [4, 3]
+    assert "chat" not in told.err
+
+
+@pytest.mark.parametrize("options", [{"ids": True, "prompt": ["1"]}, {"prompt": ["a"]}])
+def test_chat_that_cannot_be_is_refused_before_an_engine_is_started(options: dict[str, Any], tmp_path: Path) -> None:
+    """Of ids, and of a model without a template."""
+    with pytest.raises(UsageError) as refused:
+        Generate(chat=True, engine=Config.load(model=tmp_path), **options).run()
+    assert "chat" in str(refused.value)

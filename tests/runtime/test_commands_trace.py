@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.client.text import TextCodec
 from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.commands.trace import Trace
 from expertflow.runtime.prompt_sources.prompt_lines import cut_texts, read_texts
+from expertflow.runtime.text.codec import TextCodec
 from expertflow.tests.runtime.test_commands_processes import MODEL, ran
 from expertflow.tests.traces.streams import step, write
 from expertflow.workers.traces.reading import read_hidden, read_trace

@@ -12,12 +12,12 @@ import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import Snapshot
 from expertflow.runtime.client import Client
-from expertflow.runtime.client.text import TextCodec
 from expertflow.runtime.commands import verify
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.prompt_sources.prompt_lines import cut_texts, read_prompt_lines, read_texts
 from expertflow.runtime.prompt_sources.workloads import Format, record_prompts
+from expertflow.runtime.text.codec import TextCodec
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 from tokenizers import Tokenizer, models, pre_tokenizers
 

@@ -38,18 +38,31 @@ class Scheduled:
     ended: dict[str, list[int]] = field(default_factory=dict)
     _waiting: deque[ComputeFromScheduler] = field(default_factory=deque)
     _forecasts: dict[int, PredictStep] = field(default_factory=dict)
+    has_encoder: bool = False
     _now_ns: int = 0
 
     @classmethod
-    def of(cls, runtime: LocalRuntime, forecaster: Forecaster, survey: Survey, limits: SchedulerLimits) -> Scheduled:
-        engine = cls(runtime, forecaster, SchedulerState(facts_of(survey), limits))
+    def of(
+        cls,
+        runtime: LocalRuntime,
+        forecaster: Forecaster,
+        survey: Survey,
+        limits: SchedulerLimits,
+        facts: ModelInfo | None = None,
+    ) -> Scheduled:
+        """`facts`: what the scheduler knows of the model; without them it knows no end of text and no settings."""
+        engine = cls(runtime, forecaster, SchedulerState(facts or facts_of(survey), limits))
+        engine.has_encoder = survey.encoder_layers > 0
         engine._do(events.ComputeJoined(0, {"kv_bytes_per_position": 1}))
         return engine
 
-    def run(self, prompts: list[list[int]], tokens: list[int]) -> list[list[int]]:
-        """The outputs of these prompts, so many tokens each, in their order."""
-        for number, (prompt, count) in enumerate(zip(prompts, tokens, strict=True)):
-            submit = Submit(request_id=str(number), prompt_ids=prompt, max_new_tokens=count)
+    def run(
+        self, prompts: list[list[int]], tokens: list[int], delivered: list[list[int]] | None = None
+    ) -> list[list[int]]:
+        """The outputs of these prompts, so many tokens each, in their order; `delivered` of them are there already."""
+        before = delivered or [[]] * len(prompts)
+        for number, (prompt, count, resumed) in enumerate(zip(prompts, tokens, before, strict=True)):
+            submit = Submit(request_id=str(number), prompt_ids=prompt, max_new_tokens=count, resume_ids=resumed)
             self._do(events.ClientMessage(b"client", submit, self._now_ns))
         while len(self.ended) < len(prompts):
             self._now_ns += STEP_NS
@@ -63,7 +76,7 @@ class Scheduled:
             self.orders.append(order)
             if isinstance(order, RunStep):
                 stepped, used = self.runtime.run(order, self._forecasts.get(order.number))
-                assert used is not None and stepped.experts == _distinct(used)
+                assert used is not None and (self.has_encoder or stepped.experts == _distinct(used))
                 assert stepped.busy_ns > 0 and (stepped.moved_ns > 0 or not order.join)
                 stepped = msgspec.structs.replace(stepped, busy_ns=STEP_NS, moved_ns=0)
                 self.forecaster.learn(used)

@@ -6,7 +6,9 @@ The format: 8 bytes of header length (little endian), a JSON header, then the da
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,40 +39,97 @@ class _Entry(msgspec.Struct):
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint folder, by its index if it has one.
+    """Return the safetensors files that the weights of a folder are read from, as `from_pretrained` chooses them.
 
-    Raises CheckpointError when there are none, or when the index names a file that is not there.
+    Raises CheckpointError when there are none, or when one is missing.
     """
-    index = folder / INDEX
+    main = folder / weights_entry(folder)
     files = [folder / name for name in weight_names(folder)]
-    if not index.is_file() and not files[0].is_file():
-        raise CheckpointError(f"has no {SINGLE} and no {INDEX}", str(folder), _REDOWNLOAD)
+    if not main.is_file():
+        what = f"has no {main.name}" if _stated_entry(folder) else f"has no {SINGLE} and no {INDEX}"
+        raise CheckpointError(what + _list_others(folder), str(folder), _REDOWNLOAD)
     for file in files:
         if not file.is_file():
-            raise CheckpointError(f"names the shard {file.name}, which is missing", str(index), _REDOWNLOAD)
+            raise CheckpointError(f"names the shard {file.name}, which is missing", str(main), _REDOWNLOAD)
     return files
 
 
-def weight_names(folder: Path) -> list[str]:
-    """Names of the files that hold the weights of a folder, whether they are there or not.
+def weights_entry(folder: Path, listed: Collection[str] = ()) -> str:
+    """Return the name of the file that `from_pretrained` begins with: weights, or an index of shards.
+
+    It is what config.json names (`transformers_weights`), else the whole file, else the index. Files that are `listed`
+    count as being in the folder: a hub has them. Raises CheckpointError for a name that is neither.
+    """
+    if stated := _stated_entry(folder):
+        return stated
+    there = [name for name in (SINGLE, INDEX) if name in listed or (folder / name).is_file()]
+    return (there or [SINGLE])[0]
+
+
+def weight_names(folder: Path, listed: Collection[str] = ()) -> list[str]:
+    """Return names of the files that hold the weights of a folder, whether they are there or not.
 
     Raises CheckpointError for an index that cannot be read.
     """
-    index = folder / INDEX
-    return _indexed_names(index) if index.is_file() else [SINGLE]
+    entry = weights_entry(folder, listed)
+    indexed = entry.endswith(_INDEX_SUFFIX) and (folder / entry).is_file()
+    return sorted(set(_weight_map(folder / entry).values())) if indexed else [entry]
+
+
+def ignored_weights(folder: Path) -> str:
+    """Say which other files of weights lie in the folder and are not read; empty if there are none."""
+    entry = weights_entry(folder)
+    others = _all_weights(folder) - {entry, *weight_names(folder)}
+    if not others:
+        return ""
+    indices_first = sorted(others, key=lambda name: (not name.endswith(".json"), name))
+    named = ", ".join(indices_first[:3]) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
+    return f"the weights are those of {entry}, as transformers chooses; not read: {named}"
 
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_INDEX_SUFFIX = ".safetensors.index.json"
 _REDOWNLOAD = "Download the checkpoint again, in safetensors format"
+_WEIGHTS = ("*.safetensors", "*" + _INDEX_SUFFIX, "pytorch_model*.bin", "pytorch_model.bin.index.json")
+_ADAPTER = "adapter_model.safetensors"
 
 
-def indexed_tensors(folder: Path) -> list[str]:
-    """Names of all tensors of a folder that has an index. Raises CheckpointError for one that cannot be read."""
-    return list(_weight_map(folder / INDEX))
+def indexed_tensors(folder: Path, listed: Collection[str] = ()) -> list[str]:
+    """Return names of all tensors of a folder whose weights have an index; empty if they have none.
+
+    Raises CheckpointError for an index that cannot be read.
+    """
+    entry = weights_entry(folder, listed)
+    return list(_weight_map(folder / entry)) if entry.endswith(_INDEX_SUFFIX) and (folder / entry).is_file() else []
 
 
-def _indexed_names(index: Path) -> list[str]:
-    return sorted(set(_weight_map(index).values()))
+def _stated_entry(folder: Path) -> str:
+    """Return what config.json names as `transformers_weights`; empty if it names nothing, or cannot be read here."""
+    file = folder / "config.json"
+    try:
+        stated = msgspec.json.decode(file.read_bytes(), type=_Stated).transformers_weights if file.is_file() else None
+    except (msgspec.DecodeError, RecursionError):  # what is wrong with it is said by whoever reads all of it
+        return ""
+    if not stated:
+        return ""
+    is_name = isinstance(stated, str) and stated.endswith((".safetensors", _INDEX_SUFFIX))
+    if not is_name or Path(stated).name != stated:
+        what = f"transformers_weights is {stated!r}, which names no safetensors file of the folder"
+        raise CheckpointError(what, str(file), "Name a *.safetensors file, or leave it out")
+    return stated
+
+
+class _Stated(msgspec.Struct):
+    transformers_weights: Any = None
+
+
+def _all_weights(folder: Path) -> set[str]:
+    return {file.name for pattern in _WEIGHTS for file in folder.glob(pattern)} - {_ADAPTER}
+
+
+def _list_others(folder: Path) -> str:
+    others = sorted(_all_weights(folder))
+    return f"; it has {', '.join(others[:3])}" if others else ""
 
 
 def _weight_map(index: Path) -> dict[str, str]:

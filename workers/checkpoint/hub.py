@@ -9,12 +9,13 @@ from pathlib import Path
 from ...configs.sizes import format_size
 from ...errors import EngineError, UsageError
 from .config_file import read_config
-from .headers import INDEX, weight_names
+from .headers import weight_names
 from .hub_errors import explain
 from .hub_progress import reporting_bar
 from .unsupported import other_weights, refuse_packed_index
 
 CONFIG = "config.json"
+INDICES = "*.safetensors.index.json"
 TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "predictor.npz"]
 """Configuration, tokenizer, chat template, and the predictor that a repository may carry."""
 SUBFOLDERS = "*/*"
@@ -29,7 +30,7 @@ def fetch_config(model: str, revision: str) -> Path:
     Raises UsageError (no such model or revision, gated, not cached and offline) or EngineError (the hub cannot be
     reached) with the client's reason in one line.
     """
-    folder = _fetch(model, revision, [CONFIG, INDEX])
+    folder = _fetch(model, revision, [CONFIG, INDICES])
     if not (folder / CONFIG).is_file():
         what = "has no config.json, so it is not a model in the format of transformers"
         raise UsageError(what, model, "Choose the original repository, not one with GGUF or other files")
@@ -43,16 +44,21 @@ def fetch_model(model: str, revision: str, report: DownloadProgress) -> Path:
     the disk is too small: all before any weight is fetched.
     """
     folder = fetch_config(model, revision)
-    refuse_packed_index(read_config(folder), folder)
-    weights = weight_names(folder)
+    refuse_packed_index(read_config(folder), folder, _listing(model, folder))
+    weights = needed_weights(model, folder)
     missing_bytes = _check_listing(model, folder, weights)
     return _fetch(model, folder.name, [*TEXT_FILES, *weights], lambda done_bytes: report(done_bytes, missing_bytes))
+
+
+def needed_weights(model: str, folder: Path) -> list[str]:
+    """Return names of the files that hold the weights of a snapshot, fetched or not."""
+    return weight_names(folder, _listing(model, folder))
 
 
 def listed_bytes(model: str, folder: Path) -> int:
     """Bytes of all weights of a snapshot by the hub's listing, fetched or not; 0 if that is not cached."""
     sizes = _listing(model, folder)
-    return sum(sizes.get(name, 0) for name in weight_names(folder))
+    return sum(sizes.get(name, 0) for name in needed_weights(model, folder))
 
 
 def _fetch(

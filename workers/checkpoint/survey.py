@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from ...ipc.messages import NEUTRAL, GenerationSettings
 from .headers import DTYPE_BYTES
 from .stamps import FileStamp
 
@@ -159,6 +160,10 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     eos_ids: list[int]
     first_token: int | None = None
     """Of every output, as the model's generation settings force it (`forced_bos_token_id`)."""
+    settings: GenerationSettings = NEUTRAL
+    """What the model's generation settings change in the logits of every request."""
+    notices: list[str] = []
+    """What a user should hear once of how this checkpoint was read."""
     decoder_start: int | None = None
     """What a decoder is given before its first token; None: there is no encoder, a prompt is all there is."""
     module_names: list[str]

@@ -7,12 +7,12 @@ compressed-tensors write them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from .headers import INDEX, indexed_tensors
+from .headers import indexed_tensors
 from .quantised import UNQUANTISED, quantisation_of
 
 _PACKINGS = (
@@ -42,10 +42,12 @@ def refuse_packed(names: Iterable[str], config: dict[str, Any], folder: Path) ->
             raise CheckpointError(what, str(folder), UNQUANTISED)
 
 
-def refuse_packed_index(config: dict[str, Any], folder: Path) -> None:
-    """The same by an index alone, before any weight is there; nothing without one."""
-    if (folder / INDEX).is_file():
-        refuse_packed(indexed_tensors(folder), config, folder)
+def refuse_packed_index(config: dict[str, Any], folder: Path, listed: Collection[str] = ()) -> None:
+    """The same by an index alone, before any weight is there; nothing where the weights have none.
+
+    Files that are `listed` count as being in the folder.
+    """
+    refuse_packed(indexed_tensors(folder, listed), config, folder)
 
 
 def other_weights(names: Iterable[str]) -> str:

@@ -145,6 +145,7 @@ def _widened_config(source: Path, tensors: list[_Tensor], factor: int) -> dict[s
     if widths != {config.get(key)}:
         said = f"config.json says {key} = {config.get(key)}"
         raise _unsupported(source, f"they have {sorted(widths)} neurons, but {said}")
+    config.pop("transformers_weights", None)  # the copy has one set of weights
     return config | {key: config[key] * factor}
 
 
@@ -222,5 +223,5 @@ def _widened_data(tensor: _Tensor, file: BufferedReader, factor: int) -> bytearr
 def _copy_other_files(source: Path, folder: Path) -> None:
     for file in sorted(source.iterdir()):
         copied = file.suffix in _COPIED_SUFFIXES or file.name == _PREDICTOR
-        if copied and file.name not in ("config.json", _INDEX):
+        if copied and file.name != "config.json" and not file.name.endswith(".safetensors.index.json"):
             shutil.copyfile(file, folder / file.name)

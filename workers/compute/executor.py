@@ -27,8 +27,8 @@ Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
 
 
 def sample(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
-    """Choose by each row's own sampling parameters."""
-    return choose_all(logits, unit.samplings, unit.output_indices)
+    """Choose by each row's own sampling parameters and generation settings."""
+    return choose_all(logits, unit.samplings, unit.output_indices, unit.histories)
 
 
 class Executor:

@@ -1,7 +1,8 @@
 """Choosing tokens: the same logits, sampling and output index give the same token, whatever else is in the batch.
 
-Order and meaning of temperature, top-k and top-p are those of transformers' logits warpers; the distribution is in
-float64 on the CPU, and its one random number is a counter-based function of (seed, output index) alone.
+Generation settings change the logits first (processors.py). Order and meaning of temperature, top-k and top-p are those
+of transformers' logits warpers; the distribution is in float64 on the CPU, and its one random number is a counter-based
+function of (seed, output index) alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from ...errors import RequestError
-from ...ipc.messages import Sampling
+from ...ipc.messages import NEUTRAL, Sampling
+from ..model.processors import TokenHistory, apply_settings
 
 
 class RowFailed(RequestError):
@@ -34,12 +36,22 @@ def choose(logits: Tensor, sampling: Sampling, output_index: int) -> int:
     return _draw(probabilities, uniform(sampling.seed, output_index))
 
 
-def choose_all(logits: Tensor, samplings: Sequence[Sampling], output_indices: Sequence[int]) -> list[int | RowFailed]:
-    """One token a row of logits [rows, vocabulary], or why that row has none."""
+def choose_all(
+    logits: Tensor,
+    samplings: Sequence[Sampling],
+    output_indices: Sequence[int],
+    histories: Sequence[TokenHistory] = (),
+) -> list[int | RowFailed]:
+    """One token a row of logits [rows, vocabulary], or why that row has none.
+
+    `histories`, one a row or none at all: what the rows' generation settings change logits by.
+    """
     greedy = all(sampling.temperature == 0 and sampling.first_token is None for sampling in samplings)
-    if greedy and not bool(logits.isnan().any()):
+    plain = all(history.settings == NEUTRAL for history in histories)
+    if greedy and plain and not bool(logits.isnan().any()):
         return [int(token) for token in logits.argmax(dim=-1).tolist()]
-    rows = zip(logits, samplings, output_indices, strict=True)
+    own = logits if plain else [apply_settings(*each) for each in zip(logits, histories, strict=True)]
+    rows = zip(own, samplings, output_indices, strict=True)
     return [_choose_or_fail(row, sampling, index) for row, sampling, index in rows]
 
 

@@ -23,7 +23,7 @@ from . import cache_rows as cache_rows
 from .growing_cache import GrowingLayer
 from .images import RowImages
 from .step_input import StepInput, StepTokens
-from .unit import Unit
+from .unit import Unit, UnitRow
 
 
 def decoder_start(config: Any) -> int:
@@ -76,6 +76,9 @@ class EncoderDecoderUnit(Unit):
         pad = self.config.pad_token_id or 0  # positions may be counted by it
         ids = [[pad] * (self.source_length - len(prompt)) + prompt for prompt in prompts.values()]
         return replace(step, source_ids=torch.tensor(ids).to(self.device), source_tokens=self._source_tokens())
+
+    def _source_ids(self, row: UnitRow) -> list[int]:
+        return self._prompts[row.number]
 
     def whole_rows(self) -> list[RequestRow]:
         return [replace_ids(row, self._prompts[row.number] + row.token_ids[1:]) for row in super().whole_rows()]
@@ -143,7 +146,7 @@ class EncoderDecoderUnit(Unit):
 
 def replace_ids(row: RequestRow, token_ids: list[int]) -> RequestRow:
     """The same row with other ids."""
-    return RequestRow(row.number, token_ids, row.generated, row.sampling)
+    return RequestRow(row.number, token_ids, row.generated, row.sampling, settings=row.settings)
 
 
 def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:

@@ -17,11 +17,12 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 
 from ...errors import EngineError
-from ...ipc.messages import RequestRow, Sampling
+from ...ipc.messages import NEUTRAL, GenerationSettings, RequestRow, Sampling
 from ..checkpoint.survey import RowFacts
 from . import cache_rows as cache_rows
 from .growing_cache import new_cache
 from .images import RowImages, shown_to
+from .processors import TokenHistory
 from .step_input import StepInput, StepTokens, with_images
 
 
@@ -64,13 +65,15 @@ class UnitRow:
     attachment: str = ""
     shift: int = 0
     """Of the positions of its tokens after images (see RowImages)."""
+    settings: GenerationSettings = NEUTRAL
 
     @classmethod
     def of(cls, row: RequestRow, images: RowImages | None, width: int) -> UnitRow:
         """A row of a new unit that is `width` columns wide."""
         pad, shift = width - len(row.token_ids), images.shift if images else 0
         ids = list(row.token_ids)
-        return cls(row.number, ids, row.generated, row.sampling, pad, attachment=row.attachment, shift=shift)
+        about = {"attachment": row.attachment, "shift": shift, "settings": row.settings}
+        return cls(row.number, ids, row.generated, row.sampling, pad, **about)
 
 
 @dataclass
@@ -116,6 +119,14 @@ class Unit:
         return [row.generated for row in self.rows]
 
     @property
+    def histories(self) -> list[TokenHistory]:
+        """What the next token of each row may depend on."""
+        return [TokenHistory(row.settings, row.token_ids, row.generated, self._source_ids(row)) for row in self.rows]
+
+    def _source_ids(self, row: UnitRow) -> list[int]:
+        return row.token_ids[: len(row.token_ids) - row.generated]
+
+    @property
     def kv_bytes(self) -> int:
         return cache_rows.cache_bytes(self.cache)
 
@@ -149,7 +160,10 @@ class Unit:
 
     def whole_rows(self) -> list[RequestRow]:
         """The rows that have not left, as another unit would prefill them."""
-        return [RequestRow(row.number, row.token_ids, row.generated, row.sampling, row.attachment) for row in self.rows]
+        return [
+            RequestRow(row.number, row.token_ids, row.generated, row.sampling, row.attachment, row.settings)
+            for row in self.rows
+        ]
 
     def append(self, tokens: Sequence[int]) -> None:
         """Record the token that each row chose, in the order of `numbers`."""

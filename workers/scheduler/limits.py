@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import StepSize, Welcome
+from ...ipc.messages import NEUTRAL, GenerationSettings, StepSize, Welcome
 from .events import Facts
 
 REMEMBERED_REQUESTS = 20_000
@@ -21,6 +21,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     eos_ids: list[int]
     first_token: int | None = None
     """Of outputs whose request names none."""
+    settings: GenerationSettings = NEUTRAL
+    """The model's own, for every request."""
     layers: int
     experts: int
     """Layers with experts, and experts of one."""

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from ...ipc.messages import Accepted, ErrorFacts, Finished, Refused, Sampling, Submit, ToClient, Tokens
+from ...ipc.messages import (
+    NEUTRAL,
+    Accepted,
+    ErrorFacts,
+    Finished,
+    GenerationSettings,
+    Refused,
+    Sampling,
+    Submit,
+    ToClient,
+    Tokens,
+)
 from .events import SchedulerAction, Send
 from .limits import ComputeInfo, ModelInfo, SchedulerLimits, welcome
 from .requests import RequestLedger, RequestState, submit_digest
@@ -107,18 +118,20 @@ class RequestFrontend:
     def _record(self, identity: bytes, submit: Submit, now_ns: int) -> RequestState:
         prompt, context = len(submit.prompt_ids), self._model.context
         eos_ids = self._model.eos_ids if submit.eos_ids is None else submit.eos_ids
+        sampling = self._resolved(submit.sampling)
         return RequestState(
             number=self._row,
             request_id=submit.request_id,
             identity=identity,
             digest=submit_digest(submit),
             prompt_ids=submit.prompt_ids,
-            sampling=self._resolved(submit.sampling),
+            sampling=sampling,
             stop_ids=frozenset(eos_ids),
             token_limit=token_limit(prompt, submit.max_new_tokens, context),
             positions=positions_needed(prompt, submit.max_new_tokens, context),
             accepted_ns=now_ns,
             attachment=submit.attachment,
+            settings=self._settings(eos_ids, submit.max_new_tokens, sampling),
             tokens=list(submit.resume_ids),
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
         )
@@ -128,6 +141,16 @@ class RequestFrontend:
         if sampling.first_token is not None or self._model.first_token is None:
             return sampling
         return msgspec.structs.replace(sampling, first_token=self._model.first_token)
+
+    def _settings(self, eos_ids: list[int], max_new_tokens: int, sampling: Sampling) -> GenerationSettings:
+        """Return the model's own settings with what they need to know of a request."""
+        own = self._model.settings
+        if own == NEUTRAL:
+            return NEUTRAL
+        first = own.forced_bos_token_id if sampling.first_token is None else sampling.first_token
+        return msgspec.structs.replace(
+            own, eos_ids=tuple(eos_ids), max_new_tokens=max_new_tokens, forced_bos_token_id=first
+        )
 
 
 def ending(request: RequestState) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from ...ipc.messages import Finished, Refused, RequestRow, Sampling, Submit, Timings
+from ...ipc.messages import NEUTRAL, Finished, GenerationSettings, Refused, RequestRow, Sampling, Submit, Timings
 from .limits import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
 
 
@@ -31,6 +31,7 @@ class RequestState:
     """KV positions that its row fills at the very end."""
     accepted_ns: int
     attachment: str = ""
+    settings: GenerationSettings = NEUTRAL
     deadline_ns: int | None = None
     tokens: list[int] = field(default_factory=list)
     started_ns: int | None = None
@@ -50,7 +51,8 @@ class RequestState:
 
     def row(self) -> RequestRow:
         """What compute needs to prefill it, also in the middle of its life."""
-        return RequestRow(self.number, self.prompt_ids + self.tokens, len(self.tokens), self.sampling, self.attachment)
+        ids, generated = self.prompt_ids + self.tokens, len(self.tokens)
+        return RequestRow(self.number, ids, generated, self.sampling, self.attachment, self.settings)
 
     def timings(self, now_ns: int) -> Timings:
         """From acceptance; what never happened counts as happening now."""

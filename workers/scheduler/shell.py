@@ -152,6 +152,7 @@ def model_facts(survey: Survey) -> ModelInfo:
         context=survey.context,
         eos_ids=survey.eos_ids,
         first_token=survey.first_token,
+        settings=survey.settings,
         decoder_start=survey.decoder_start,
         layers=survey.layers,
         experts=survey.experts,

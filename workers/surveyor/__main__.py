@@ -1,7 +1,7 @@
 """`python -m expertflow.workers.surveyor`: sizes a checkpoint up for `expertflow plan`, into a file.
 
-Arguments: model, revision, dtype, file. Exit code 0: the file holds a `Survey` or, without the weights, a `ModelSizes`;
-2: it holds an `ErrorFacts`.
+Arguments: model, revision, dtype, generation settings, file. Exit code 0: the file holds a `Survey` or, without the
+weights, a `ModelSizes`; 2: it holds an `ErrorFacts`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .planning import plan_sizes
 
 
 def main() -> int:
-    model, revision, dtype, target = sys.argv[1:5]
+    model, revision, dtype, generation_settings, target = sys.argv[1:6]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        answer, code = plan_sizes(model, revision, dtype), 0
+        answer, code = plan_sizes(model, revision, dtype, generation_settings), 0
     except ExpertFlowError as error:
         answer, code = ErrorFacts.of(error), 2
     Path(target).write_bytes(msgspec.msgpack.encode(answer))

@@ -24,4 +24,4 @@ def survey_asked(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey
     with importing():
         from .surveyor import survey_folder
 
-    return survey_folder(folder, asked.dtype)
+    return survey_folder(folder, asked.dtype, asked.generation_settings)

@@ -11,35 +11,34 @@ import msgspec
 
 from ...errors import CheckpointError
 from ..checkpoint.config_file import read_config
-from ..checkpoint.headers import INDEX, SINGLE, weight_names
-from ..checkpoint.hub import fetch_config, listed_bytes
+from ..checkpoint.headers import weights_entry
+from ..checkpoint.hub import fetch_config, listed_bytes, needed_weights
 from ..checkpoint.resolve import local_folder
 from ..checkpoint.survey import ModelSizes
 from ..checkpoint.unsupported import refuse_gguf, refuse_packed_index
 
 
-def plan_sizes(model: str, revision: str = "", dtype: str = "auto") -> ModelSizes:
+def plan_sizes(model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour") -> ModelSizes:
     """The survey of a checkpoint whose weights are on this machine, else the sizes that its configuration gives.
 
     Raises what `survey_checkpoint` raises; of a hub id, only configuration and index are fetched.
     """
     folder = local_folder(model)
     if folder:
-        started = (folder / INDEX).is_file() or (folder / SINGLE).is_file()
-        if started:
-            return _survey(folder, dtype)
+        if (folder / weights_entry(folder)).is_file():
+            return _survey(folder, dtype, generation_settings)
         refuse_gguf(folder)
         return _sizes_of(folder, dtype)
     folder = fetch_config(model, revision)
-    if all((folder / name).is_file() for name in weight_names(folder)):
-        return _survey(folder, dtype)
+    if all((folder / name).is_file() for name in needed_weights(model, folder)):
+        return _survey(folder, dtype, generation_settings)
     return msgspec.structs.replace(_sizes_of(folder, dtype), checkpoint_bytes=listed_bytes(model, folder))
 
 
-def _survey(folder: Path, dtype: str) -> ModelSizes:
+def _survey(folder: Path, dtype: str, generation_settings: str) -> ModelSizes:
     from .surveyor import survey_folder
 
-    return survey_folder(folder, dtype)
+    return survey_folder(folder, dtype, generation_settings)
 
 
 def _sizes_of(folder: Path, dtype: str) -> ModelSizes:

@@ -6,13 +6,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
-from transformers import GenerationConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from ...errors import CheckpointError
+from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
-from ..checkpoint.headers import checkpoint_files, first_dtype, read_headers
+from ..checkpoint.generation import Generation, read_generation
+from ..checkpoint.headers import checkpoint_files, first_dtype, ignored_weights, read_headers
 from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.stamps import stamp_files
 from ..checkpoint.survey import Piece, SlotTensor, Survey
@@ -40,26 +43,28 @@ from .sizing import (
 from .sources import ParameterSource
 
 
-def survey_checkpoint(model: str, revision: str = "", dtype: str = "auto") -> Survey:
+def survey_checkpoint(
+    model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour"
+) -> Survey:
     """Everything the other processes need to know of a checkpoint; a hub id is downloaded if it is not cached.
 
     Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor
     or shard, a truncated or unreadable file; for a hub id also EngineError where the hub cannot be reached.
     """
-    return survey_folder(resolve_folder(model, revision), dtype)
+    return survey_folder(resolve_folder(model, revision), dtype, generation_settings)
 
 
-def survey_folder(folder: Path, dtype: str = "auto") -> Survey:
+def survey_folder(folder: Path, dtype: str = "auto", generation_settings: str = "honour") -> Survey:
     """The survey of a checkpoint in a folder."""
     try:
-        return _survey(folder, dtype)
+        return _survey(folder, dtype, generation_settings)
     except OSError as error:
         where = str(error.filename or folder)
         what = f"cannot be read ({error.strerror or error})"
         raise CheckpointError(what, where, "Check its permissions and the disk") from error
 
 
-def _survey(folder: Path, dtype: str) -> Survey:
+def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
     stamps = stamp_files(file for file in [folder / "config.json"] if file.is_file())
     config = load_config(folder)
     refuse_gguf(folder)
@@ -78,6 +83,7 @@ def _survey(folder: Path, dtype: str) -> Survey:
     _check_expert_dtypes(modules, dtypes, wanted)
     experts = _ExpertBytes(modules, sources, dtype_name(wanted))
     text = config.get_text_config()
+    generation = read_generation(folder, text.vocab_size, generation_settings)
     run = dry_run(config, wanted)
     top_k = experts_per_token(run, config)
     sizes = (len(modules), experts.count, top_k, text.vocab_size)
@@ -88,8 +94,10 @@ def _survey(folder: Path, dtype: str) -> Survey:
         dtype=dtype_name(wanted),
         vocabulary=text.vocab_size,
         context=exact_positions(config),
-        eos_ids=_special_tokens(folder, config),
-        first_token=_first_token(folder, config),
+        eos_ids=generation.eos_ids,
+        first_token=generation.first_token if config.is_encoder_decoder else None,
+        settings=_settings(generation, config),
+        notices=[f"{folder}: {notice}" for notice in [ignored_weights(folder)] if notice],
         decoder_start=decoder_start(config) if config.is_encoder_decoder else None,
         layers=len(modules),
         encoder_layers=encoder_layers(config, modules),
@@ -172,25 +180,8 @@ def _pieces(parts: list[list[ExpertPart]], tensors: list[SlotTensor]) -> list[Pi
     return pieces
 
 
-def _special_tokens(folder: Path, config: PreTrainedConfig) -> list[int]:
-    eos = config.get_text_config().eos_token_id
-    if (folder / "generation_config.json").is_file():
-        eos = _generation_config(folder).eos_token_id or eos
-    if eos is None:
-        return []
-    return [int(eos)] if isinstance(eos, int) else [int(each) for each in eos]
-
-
-def _first_token(folder: Path, config: PreTrainedConfig) -> int | None:
-    """The library forces it after a text of one token: in a decoder, its start."""
-    if not config.is_encoder_decoder or not (folder / "generation_config.json").is_file():
-        return None
-    return _generation_config(folder).forced_bos_token_id
-
-
-def _generation_config(folder: Path) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(folder)
-    except (ValueError, TypeError, OSError) as error:
-        file = str(folder / "generation_config.json")
-        raise CheckpointError(f"cannot be read ({error})", file, "Download the checkpoint again") from error
+def _settings(generation: Generation, config: PreTrainedConfig) -> GenerationSettings:
+    """Return the settings for every request; with an encoder a forced first token is the request's (`first_token`)."""
+    if not config.is_encoder_decoder:
+        return generation.settings
+    return msgspec.structs.replace(generation.settings, forced_bos_token_id=None)

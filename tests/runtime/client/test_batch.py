@@ -11,7 +11,7 @@ from expertflow.ipc.messages import Submit, Timings
 from expertflow.runtime.client.async_batch import stream_events as stream_async
 from expertflow.runtime.client.batch import stream_events
 from expertflow.runtime.client.request import BatchUpdates, ClientRequest
-from expertflow.runtime.client.text import TextCodec
+from expertflow.runtime.text.codec import TextCodec
 
 SCRIPT = [(0, 5), (1, 6), (0, 7), (2, 8), (0, None), (1, 9), (1, None), (2, None)]
 """What arrives: a token of the only request of a batch, or its end."""

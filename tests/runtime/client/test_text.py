@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from expertflow.errors import UsageError
 from expertflow.runtime.client import Client
-from expertflow.runtime.client.text import TextCodec, TextStream
+from expertflow.runtime.text.codec import TextCodec, TextStream
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 

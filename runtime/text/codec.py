@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from ...configs.texts import is_text
 from ...errors import UsageError
+from .chat import has_chat_template, render_chat
+from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -31,6 +33,26 @@ class TextCodec:
 
         Raises UsageError without a tokenizer, and for lone surrogates.
         """
+        self._check(text)
+        return self._tokenizer().encode(text).ids
+
+    def encode_chat(self, text: str) -> list[int]:
+        """Ids of a user's message in the model's chat template, up to where its answer begins.
+
+        Raises UsageError without a template or a tokenizer, and for a text that the template cannot take.
+        """
+        self._check(text)
+        return self._tokenizer().encode(render_chat(self._file.parent, text), add_special_tokens=False).ids
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self.available and has_chat_template(self._file.parent)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Text of generated ids, special tokens left out; empty without a tokenizer."""
+        return self._tokenizer().decode(token_ids, skip_special_tokens=True) if self.available else ""
+
+    def _check(self, text: str) -> None:
         if not self.available:
             raise UsageError(
                 "this model has no tokenizer.json, so a prompt cannot be text",
@@ -39,15 +61,10 @@ class TextCodec:
             )
         if not is_text(text):
             raise UsageError(f"is no text that UTF-8 can say: {ascii(text[:40])}", "prompt", "Give text, or token ids")
-        return self._tokenizer().encode(text).ids
-
-    def decode(self, token_ids: list[int]) -> str:
-        """Text of generated ids, special tokens left out; empty without a tokenizer."""
-        return self._tokenizer().decode(token_ids, skip_special_tokens=True) if self.available else ""
 
     def _tokenizer(self) -> Tokenizer:
         if self._loaded is None:
-            self._loaded = _load(self._file)
+            self._loaded = load_tokenizer(self._file.parent)
         return self._loaded
 
 
@@ -78,15 +95,3 @@ class TextStream:
 
     def _rest(self, token_ids: list[int]) -> str:
         return self._codec.decode(token_ids)[self._told :]
-
-
-def _load(file: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise UsageError(f"cannot read the tokenizer: {error}", str(file), "Pass prompts as lists of ids") from error
-    tokenizer.no_truncation()  # a file may carry settings of its training; a shortened prompt would be a wrong answer
-    tokenizer.no_padding()
-    return tokenizer

@@ -1,0 +1,1 @@
+"""Text to token ids and back: the tokenizer, streams of text, chat templates. No torch, no transformers."""
