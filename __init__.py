@@ -31,13 +31,13 @@ _HOMES = {
     "EngineGroup": ".runtime.engine.group",
     "AsyncBatch": ".runtime.client.async_batch",
     "AsyncClient": ".runtime.client.async_client",
-    "Batch": ".runtime.client.client",
-    "Client": ".runtime.client.client",
-    "Completion": ".runtime.client.client",
-    "Event": ".runtime.client.client",
-    "ImagePrompt": ".runtime.client.client",
-    "NotDoneInTime": ".runtime.client.client",
-    "Request": ".runtime.client.client",
+    "Batch": ".runtime.client",
+    "Client": ".runtime.client",
+    "Completion": ".runtime.client",
+    "Event": ".runtime.client",
+    "ImagePrompt": ".runtime.client",
+    "NotDoneInTime": ".runtime.client",
+    "Request": ".runtime.client",
 }
 
 

@@ -75,6 +75,8 @@ def _show(model: str, needs: Needs, fit: Fit) -> None:
         console.print()
         console.print(facts_table(device_facts(fit.device)))
     console.print()
+    for remark in needs.remarks:
+        console.print(remark, soft_wrap=True)
     console.print(verdict(needs, fit), soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ import tyro
 
 from ...errors import UsageError
 from ..engine.group import EngineGroup
-from ..engine.starting import running_engine
+from ..engine.starting import engine_remarks, running_engine
 from ..engine.supervisor import Supervisor
 from ..monitor.tables import result_console
 from .base import DONE, EngineCommand
@@ -55,6 +55,8 @@ def _tell(engine: Supervisor | EngineGroup) -> None:
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
     if len(engine.config.devices) > 1:
         console.print(f"Engines: {', '.join(engine.config.devices)}", soft_wrap=True)
+    for remark in engine_remarks(engine):
+        console.print(remark, soft_wrap=True)
     console.print(f"Address: {engine.address}", soft_wrap=True)
     console.print(f'Generate: expertflow generate --address {engine.address} --prompt "…"', soft_wrap=True)
     console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)

@@ -17,7 +17,7 @@ from ..client import Client
 from ..client.options import Prompt
 from ..client.processor import check_images_taken
 from ..demo.summary import show_check
-from ..engine.starting import running_engine
+from ..engine.starting import engine_remarks, running_engine
 from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
 from ..verify.subprocess import run_checks
@@ -47,6 +47,9 @@ class Verify(ImagePromptCommand):
             config = msgspec.structs.replace(self.engine, record=folder)
             with running_engine(config) as engine, Client(engine.address) as client:
                 client.generate(prompts or self._drawn(client.model.vocabulary), self.max_new_tokens)
+                remarks = engine_remarks(engine)
+            for remark in remarks:
+                console.print(remark, soft_wrap=True)
             with ProgressView() as view:
                 view(Progress("verify", "running the batches again, resident and with transformers", 0, 1))
                 for check in run_checks(Path(folder), config):

@@ -25,3 +25,10 @@ def running_engine(config: Config) -> Iterator[Supervisor | EngineGroup]:
         yield engine
     finally:
         engine.stop()
+
+
+def engine_remarks(engine: Supervisor | EngineGroup) -> list[str]:
+    """What a user should hear of the checkpoint that a running engine has, and why it is slower than others."""
+    one = next(iter(engine.engines.values())) if isinstance(engine, EngineGroup) else engine
+    said = str(one.snapshot().facts.get("compute", {}).get("remarks", ""))
+    return said.splitlines()

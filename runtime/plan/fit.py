@@ -46,6 +46,8 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     """Of one sequence, at most."""
     kv_bytes_per_row: int
     """Of one sequence, whatever its length."""
+    remarks: list[str]
+    """What a user should hear of this checkpoint, and why it is slower than others."""
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +91,7 @@ def model_needs(survey: ModelSizes) -> Needs:
         weights_here=survey.weights_here,
         kv_bytes_per_position=survey.rows.kv_bytes_per_position,
         kv_bytes_per_row=survey.rows.kv_bytes_per_row,
+        remarks=survey.remarks,
     )
 
 

@@ -17,6 +17,7 @@ from expertflow.workers.compute.skeleton import load_model
 from expertflow.workers.model.architecture import build_on_meta, load_config
 from expertflow.workers.model.rope import rope_limits
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
+from msgspec.structs import replace
 
 YARN: dict[str, Any] = {
     "rope_type": "yarn",
@@ -74,7 +75,7 @@ def test_an_old_checkpoint_is_surveyed_and_loaded_as_a_new_one(tmp_path: Path):
     survey, frequencies = read(tmp_path)
     age(tmp_path, "type")
     old_survey, old_frequencies = read(tmp_path)
-    assert old_survey == survey
+    assert replace(old_survey, stamps={}) == replace(survey, stamps={})
     edit_config(tmp_path, rope_scaling=None)  # what a configuration that is not understood would give
     _, plain = read(tmp_path)
     assert frequencies

@@ -57,7 +57,7 @@ def test_a_config_that_is_not_a_json_object(single: Path, text: bytes):
 
 
 def test_an_unknown_model_type(single: Path):
-    edit_config(single, model_type="no_such_model")
+    edit_config(single, model_type="no_such_model", architectures=["NoSuchForCausalLM"])
     assert "no_such_model" in refusal(single, "transformers cannot read its config.json", single)
 
 
@@ -65,11 +65,14 @@ def test_a_model_with_code_of_its_own_is_refused_without_asking(single: Path, mo
     """The library would ask on the terminal whether to run it, and wait."""
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
     (single / "own.py").write_text("raise SystemExit")
-    edit_config(single, model_type="no_such_model", auto_map={"AutoConfig": "own.Config"})
+    own = {"model_type": "no_such_model", "architectures": ["OwnForCausalLM"]}
+    edit_config(single, **own, auto_map={"AutoConfig": "own.Config"})
     refusal(single, "transformers cannot read its config.json", single)
 
 
-@pytest.mark.parametrize("changes", [{"hidden_size": "wide"}, {"model_type": None}, {"num_hidden_layers": None}])
+@pytest.mark.parametrize(
+    "changes", [{"hidden_size": "wide"}, {"model_type": None, "architectures": None}, {"num_hidden_layers": None}]
+)
 def test_a_config_with_nonsense_in_it(single: Path, changes: dict[str, Any]):
     edit_config(single, **changes)
     refusal(single, "transformers cannot read its config.json", single)

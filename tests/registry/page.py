@@ -18,6 +18,7 @@ from expertflow.tests.registry.enumeration import causal_types, other_modules
 from expertflow.tests.registry.images import NO_IMAGES
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.model.architecture import WITH_IMAGES
+from expertflow.workers.model.families.refusals import NOT_DISPATCHED
 from transformers.utils.logging import disable_progress_bar
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -129,6 +130,32 @@ Adapted by hand (`workers/compute/adapters/`), tested as the families of `tests/
   `router_ignore_padding_tokens` says: in transformers {version} true lets padding use up capacity, and false does not.
 """
 
+_NAMES = """
+## Under another name
+
+A `model_type` that transformers does not know runs as the model whose class `architectures` in config.json names, if
+the weights have that model's names and shapes; the engine says so. So does Kimi-K2 (`kimi_k2` is DeepSeek-V3 with
+`DeepseekV3ForCausalLM`). Code that lies in the folder is never run. Of a model that takes images, but whose folder has
+no weights of a vision part, the language model runs alone.
+
+## Not run
+
+Families with routed experts in transformers that do not run, as the refusal says:
+
+{families}
+Checkpoints of any family that do not run, each named with its remedy:
+
+- experts of one layer stored in several types or shapes (layers may differ): save it once in one dtype.
+- adapters (PEFT) and weights with LoRA tensors inside: merge them first.
+- names with a wrapper's prefix (`module.`, `_orig_mod.`):
+  `python -m expertflow.workers.surveyor.strip_prefix FOLDER` takes it away in place.
+- no output head, or the head of a classifier.
+
+Sequences end where positions are exact no more: with RoPE of type `dynamic` at `max_position_embeddings`, since beyond
+it keys that are cached keep other frequencies; with `longrope` at `original_max_position_embeddings`, where its factors
+change for the whole batch.
+"""
+
 _IMAGES = """
 ## Images
 
@@ -153,6 +180,8 @@ def render(rows: Rows) -> str:
     parts += [f"- {', '.join(f'`{each}`' for each in types)}\n" for types in other_modules().values()]
     parts += [_IMAGES.format(running=", ".join(f"`{each}`" for each in sorted(WITH_IMAGES)))]
     parts += [f"- `{model_type}`: {reason}\n" for model_type, reason in NO_IMAGES.items()]
+    families = "".join(f"- `{model_type}`: {reason}\n" for model_type, reason in NOT_DISPATCHED.items())
+    parts += [_NAMES.format(families=families)]
     return "".join([*parts, _OUTSIDE.format(version=rows.transformers)])
 
 

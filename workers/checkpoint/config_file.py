@@ -9,11 +9,13 @@ from typing import Any
 from ...errors import CheckpointError
 from .quantised import refuse_unread
 from .unsupported import refuse_gguf
+from .wholeness import refuse_adapter
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder, with formats that are not read refused by name."""
     file = folder / "config.json"
+    refuse_adapter(folder)
     if not file.is_file():
         refuse_gguf(folder)
         raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")

@@ -13,6 +13,7 @@ from .headers import weight_names
 from .hub_errors import explain
 from .hub_progress import reporting_bar
 from .unsupported import other_weights, refuse_packed_index
+from .wholeness import ADAPTER_CONFIG, refuse_adapter
 
 CONFIG = "config.json"
 INDICES = "*.safetensors.index.json"
@@ -30,7 +31,8 @@ def fetch_config(model: str, revision: str) -> Path:
     Raises UsageError (no such model or revision, gated, not cached and offline) or EngineError (the hub cannot be
     reached) with the client's reason in one line.
     """
-    folder = _fetch(model, revision, [CONFIG, INDICES])
+    folder = _fetch(model, revision, [CONFIG, INDICES, ADAPTER_CONFIG])
+    refuse_adapter(folder)
     if not (folder / CONFIG).is_file():
         what = "has no config.json, so it is not a model in the format of transformers"
         raise UsageError(what, model, "Choose the original repository, not one with GGUF or other files")

@@ -65,10 +65,15 @@ def tensor_positions(survey: Survey) -> np.ndarray:
 
 
 def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.ndarray:
-    first = next(i for i, piece in enumerate(survey.pieces) if piece.tensor == tensor)
-    offsets = places[:, :, first, 1] % survey.block_bytes
+    """int64 [layers, experts]."""
+    firsts = {
+        piece.variant: number for number, piece in reversed(list(enumerate(survey.pieces))) if piece.tensor == tensor
+    }
+    first = np.array([firsts[survey.variant_of(layer)] for layer in range(survey.layers)])
+    copied = np.array([survey.pieces[number].operation == "copy" for number in first])
+    offsets = places[np.arange(survey.layers), :, first, 1] % survey.block_bytes
     # A file offset that is no multiple of the item would give an unaligned view: read such tensors through a bounce.
-    usable = (offsets % DTYPE_BYTES[survey.tensors[tensor].dtype] == 0) & (survey.pieces[first].operation == "copy")
+    usable = (offsets % DTYPE_BYTES[survey.tensors[tensor].dtype] == 0) & copied[:, None]
     return np.where(usable, offsets, 0)
 
 
@@ -94,18 +99,18 @@ class ReadPlan:
     """The runs of any expert of a survey: neighbours in both file and slot are read in one go."""
 
     def __init__(self, survey: Survey) -> None:
-        self._kind_of, self._pieces = survey.kind_of, survey.pieces
-        numbers = range(len(survey.pieces))
-        kinds = [survey.tensors[piece.tensor].kind for piece in survey.pieces]
-        self._numbers = [[number for number in numbers if kinds[number] == kind] for kind in range(survey.kinds)]
-        """Of the pieces of each kind."""
+        self._kind_of, self._variant_of, self._pieces = survey.kind_of, survey.variant_of, survey.pieces
+        self._numbers: dict[tuple[int, int], list[int]] = {}
+        """Of the pieces of each variant and kind."""
+        for number, piece in enumerate(survey.pieces):
+            self._numbers.setdefault((piece.variant, survey.tensors[piece.tensor].kind), []).append(number)
         self._places = survey.place_table()
         self._positions = tensor_positions(survey)
 
     def runs(self, layer: int, expert: int) -> list[ByteRun]:
         """What to read for one expert, in file order."""
         runs: list[ByteRun] = []
-        for number in self._numbers[self._kind_of(expert)]:
+        for number in self._numbers[self._variant_of(layer), self._kind_of(expert)]:
             run = self._run(layer, expert, number, self._pieces[number])
             if runs and _continues(runs[-1], run):
                 joined = runs[-1].count_bytes + run.count_bytes
@@ -118,9 +123,15 @@ class ReadPlan:
         file, offset = (int(value) for value in self._places[layer, expert, number])
         position = int(self._positions[layer, expert, piece.tensor]) + piece.position_bytes
         converted = None if piece.operation == "copy" else piece
-        closes = number + 1 == len(self._pieces) or self._pieces[number + 1].tensor != piece.tensor
+        closes = self._is_last(number)
         opens, scales_at = piece.position_bytes == 0, self._scales_at(layer, expert, piece)
         return ByteRun(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at)
+
+    def _is_last(self, number: int) -> bool:
+        """Whether a piece ends its tensor."""
+        following = self._pieces[number + 1 : number + 2]
+        own = self._pieces[number]
+        return not any((each.tensor, each.variant) == (own.tensor, own.variant) for each in following)
 
     def _scales_at(self, layer: int, expert: int, piece: Piece) -> tuple[int, int]:
         if piece.scales is None:

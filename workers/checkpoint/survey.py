@@ -50,8 +50,8 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of file bytes that becomes a run of a slot tensor; every expert of a kind has the same pieces at other
-    places.
+    """A run of file bytes that becomes a run of a slot tensor; every expert of a kind and a `variant` has the same
+    pieces at other places.
 
     `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `source_shape` matrix, cast
     if needed), deinterleave (rows that alternate in the file: even ones first in the slot; cast if needed). With
@@ -71,6 +71,8 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """Values, not bytes."""
     operation: Literal["copy", "cast", "transpose", "deinterleave"] = "copy"
     scales: Scales | None = None
+    variant: int = 0
+    """Layers whose experts are stored alike share one."""
 
     @property
     def stored_bytes(self) -> int:
@@ -91,6 +93,15 @@ class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Of one padded position of one row, all layers: an upper bound."""
     kv_bytes_per_row: int = 0
     """Whatever its length (recurrent states, short windows)."""
+
+    @property
+    def limits(self) -> list[str]:
+        """What rows cannot do, each with the reason."""
+        said = {
+            "Slower: sequences of different lengths do not share a batch": self.padding,
+            "Slower: sequences do not join a running batch": self.moving,
+        }
+        return [f"{text} ({self.reason})" for text, possible in said.items() if not possible]
 
 
 class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +137,13 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Of one expert (of the largest kind) in those files, which quantised weights make smaller than its slot; 0: not
     known."""
     weights_here: bool = False
+    notes: list[str] = []
+    """What a user should hear of this checkpoint: one sentence each."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """The notes, and why the engine is slower with this model than with others."""
+        return [*self.notes, *self.rows.limits]
 
     def kind_of(self, expert: int) -> int:
         return expert * self.kinds // self.experts
@@ -176,10 +194,15 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     pieces: list[Piece]
     places: bytes
     """int64 [layers, experts, pieces and scales, 2]: file index, offset of the piece or its scales in that file; zeros
-    for pieces that experts of its kind have not."""
+    for pieces that experts of its kind or its layer have not."""
+    variants: list[int] = []
+    """Of each layer, which pieces its experts have; empty: all layers are stored alike."""
     weights_here: bool = True
     aligned: bool = False
     """Every tensor begins where its region does; else where a direct read needs it (layout.py)."""
+
+    def variant_of(self, layer: int) -> int:
+        return self.variants[layer] if self.variants else 0
 
     def laid_out(self, slots: int, tier: str, device: str = "cpu") -> Survey:
         """How experts lie in `slots` slots: aligned, which computes faster, if each of them is read but once.

@@ -62,6 +62,7 @@ class ComputeShell:
         self._bind(model, routing)
         hinter = None if self._resident else self._hinter(model, survey)
         self._rows = survey.rows
+        self._remarks = survey.remarks
         attachments = Path(stage.spec.run_dir) / FOLDER
         self._recording = Recording.open(stage.config.record, stage.spec.epoch, attachments)
         self._executor = Executor(
@@ -164,6 +165,7 @@ class ComputeShell:
             "padding": int(rows.padding),
             "moving": int(rows.moving),
             "reason": rows.reason,
+            "remarks": "\n".join(self._remarks),
             "kv_bytes_per_position": rows.kv_bytes_per_position,
             "kv_bytes_per_row": rows.kv_bytes_per_row,
             "threads": torch.get_num_threads(),

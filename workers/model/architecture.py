@@ -7,15 +7,13 @@ or one that an adapter made to look like it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -23,9 +21,12 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...errors import CheckpointError
+from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.quantised import quantisation_of
+from ..checkpoint.wholeness import has_no_vision
+from .configuration import build_configuration, default_values, first_line
 from .dtypes import dtype_name
 from .families.base import OutsideExperts
 from .families.refusals import refuse_by_name
@@ -38,25 +39,26 @@ WITH_IMAGES = frozenset(
 """Model types whose image prompts are known to be exact: others do more with images than scatter their features (mask
 or number them by type), and a wrong answer would be silent."""
 EXPERTS_IMPLEMENTATION = "expertflow"
+_CORRECT = "Correct it: compare it with the original model's"
 _SUPPORTED = "Use a causal language model whose experts transformers dispatches itself (OLMoE, Mixtral, Qwen-MoE, ...)"
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
     """The configuration of a checkpoint folder; raises CheckpointError for what cannot be run."""
-    stated = quantisation_of(read_config(folder))
-    try:
-        # Without the option, the library asks on the terminal whether to run the folder's own code.
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RuntimeError, StrictDataclassError) as error:
-        what = f"transformers cannot read its config.json ({_first_line(error)})"
-        raise CheckpointError(what, str(folder), _SUPPORTED) from error
+    values = read_config(folder)
+    config = build_configuration(values, folder)
+    if takes_images(config) and has_no_vision(folder):
+        _name_text_class(config)
     config = _of_the_class(config)
-    set_dequantising(config, stated)
+    set_dequantising(config, quantisation_of(values))
     return config
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _name_text_class(config: PreTrainedConfig) -> None:
+    """Let a configuration stand for its language model alone, if the library has a class for that."""
+    text = _registered(MODEL_FOR_CAUSAL_LM_MAPPING, config)
+    if text is not None:
+        config.architectures = [text.__name__]
 
 
 def _of_the_class(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -150,13 +152,37 @@ def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     """The whole model without memory; raises CheckpointError for a configuration that its class cannot follow."""
     kind = model_class(config)
     try:
-        with torch.device("meta"):
-            model = kind._from_config(config, dtype=dtype)
-    except (RuntimeError, ValueError, TypeError, AttributeError, ArithmeticError, LookupError) as error:
-        what = f"{kind.__name__} cannot be built ({_first_line(error)})"
-        raise CheckpointError(what, "config.json", _SUPPORTED) from error
+        model = _on_meta(kind, config, dtype)
+    except Exception as error:  # noqa: BLE001 - any model code may run here
+        blamed = blame_configuration(config, lambda other: _on_meta(kind, other, dtype))
+        what = f"{kind.__name__} cannot be built ({first_line(error)}){blamed}"
+        raise CheckpointError(what, config_file(config), _CORRECT) from error
     adapt(model)
     return model
+
+
+def _on_meta(kind: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    with torch.device("meta"):
+        return kind._from_config(config, dtype=dtype)
+
+
+def blame_configuration(config: PreTrainedConfig, attempt: Callable[[PreTrainedConfig], object]) -> str:
+    """Return `; KEY is VALUE` for the setting with whose default `attempt` does not raise, or nothing."""
+
+    def works(values: dict[str, Any]) -> bool:
+        try:
+            attempt(type(config)(**values))
+        except Exception:  # noqa: BLE001 - any model code may run here
+            return False
+        return True
+
+    return culprit_text(config.to_dict(), default_values(type(config)), works)
+
+
+def config_file(config: PreTrainedConfig) -> str:
+    """Return the path of the config.json that a configuration was read from, or its bare name."""
+    folder = config.name_or_path
+    return str(Path(folder, "config.json")) if folder else "config.json"
 
 
 def skeleton_class(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
@@ -197,6 +223,8 @@ def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     options = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
     try:
         return kind.from_pretrained(folder, config=config, **options).eval()
-    except (OSError, SafetensorError) as error:
-        what = f"its files cannot be read ({_first_line(error)})"
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the library meets in files that were surveyed a moment ago
+        what = f"its files cannot be read ({first_line(error)})"
         raise CheckpointError(what, str(folder), "They were surveyed a moment ago: leave them alone") from error

@@ -13,7 +13,8 @@ from transformers import PreTrainedConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ...errors import CheckpointError
-from .architecture import build_on_meta
+from .architecture import blame_configuration, build_on_meta, config_file
+from .configuration import first_line
 from .encoder_decoder import library_cache, new_caches
 from .growing_cache import new_cache
 from .rope import rope_parameters
@@ -44,30 +45,34 @@ class DryRun:
 @torch.inference_mode()
 def dry_run(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
     """Prefill one row twice. Raises CheckpointError if the model does not run without numbers."""
-    run = DryRun()
     if dtype == torch.float16:  # some models look whether its numbers got too large, which takes numbers
         dtype = torch.bfloat16
+    try:
+        return _measured(config, dtype)
+    except Exception as error:  # noqa: BLE001 - any model code may run here
+        blamed = blame_configuration(config, lambda other: _measured(other, dtype))
+        what = f"the size of its cache cannot be measured ({type(error).__name__}: {first_line(error)}){blamed}"
+        raise CheckpointError(what, config_file(config), "Use a model that runs on the meta device") from error
+
+
+def _measured(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
+    run = DryRun()
     ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, run._instead_of_experts)
     config = _with_plain_rotation(config)
     config._experts_implementation = NO_EXPERTS
-    try:
-        model = build_on_meta(config, dtype).eval()
-        run.lengths = COMPRESSING if _has_own_layers(model) else PLAIN
-        with fx_config.patch(meta_nonzero_assume_all_nonzero=True):  # pyright: ignore[reportAttributeAccessIssue]
-            for length in run.lengths:
-                run.cache_layers.append(_layers_after(model, length))
-    except Exception as error:  # noqa: BLE001 - any model code may run here
-        reason = (str(error).splitlines() or [""])[0]
-        what = f"the size of its cache cannot be measured ({type(error).__name__}: {reason})"
-        raise CheckpointError(what, config.model_type, "Use a model that runs on the meta device") from error
+    model = build_on_meta(config, dtype).eval()
+    run.lengths = COMPRESSING if _has_own_layers(model) else PLAIN
+    with fx_config.patch(meta_nonzero_assume_all_nonzero=True):  # pyright: ignore[reportAttributeAccessIssue]
+        for length in run.lengths:
+            run.cache_layers.append(_layers_after(model, length))
     return run
 
 
 def _with_plain_rotation(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy whose frequencies do not hang on the length: Phi-3.5-MoE asks for it, and here it is no number."""
+    """A copy whose frequencies do not hang on the length: they ask for it, and here it is no number."""
     config = copy.deepcopy(config)
     for parameters in rope_parameters(config.get_text_config(decoder=True)):
-        if parameters.get("rope_type") == "longrope":
+        if parameters.get("rope_type") == "longrope" or "dynamic" in str(parameters.get("rope_type")):
             parameters["rope_type"] = "default"
     return config
 

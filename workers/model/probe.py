@@ -14,6 +14,7 @@ from ...errors import CheckpointError
 from ...ipc.messages import RequestRow, Sampling
 from .architecture import build_on_meta, model_class
 from .cache_rows import UnknownCacheLayer, require_known
+from .configuration import first_line
 from .encoder_decoder import logits_alone, new_unit
 from .families.registry import mend, place_truly
 from .kv_cost import KvCost, kv_bytes
@@ -45,7 +46,7 @@ def probe(config: PreTrainedConfig) -> RowAbilities:
     try:
         return probe_models([_tiny_model(config, seed) for seed in SEEDS])
     except Exception as error:  # noqa: BLE001 - any model code may run here; what fails to run tiny must run conservatively
-        return RowAbilities(False, False, f"a small copy cannot be tried ({type(error).__name__}: {error})")
+        return RowAbilities(False, False, f"a small copy cannot be tried ({type(error).__name__}: {first_line(error)})")
     finally:
         torch.set_num_threads(threads)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -11,21 +12,28 @@ from transformers import PreTrainedModel
 from ...errors import CheckpointError
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.quantised import UNQUANTISED, block_of
+from ..checkpoint.wholeness import missing_error
 from .conversions import MISMATCH
 from .sources import ParameterSource, separate_scales
 
 _INCOMPLETE = "The checkpoint is incomplete; download it again"
 
 
-def check_complete(model: PreTrainedModel, sources: dict[str, ParameterSource], folder: Path) -> None:
-    """Raises CheckpointError for the first tensor of `model` (on the meta device) that is missing or does not fit."""
+def check_complete(
+    model: PreTrainedModel, sources: dict[str, ParameterSource], folder: Path, stored: Iterable[str]
+) -> None:
+    """Raises CheckpointError for the first tensor of `model` (on the meta device) that is missing or does not fit.
+
+    `stored`: the names of all tensors in the files, which may tell what went wrong when the model was saved.
+    """
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     optional = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or []]
-    for name, tensor in model.state_dict().items():
+    wanted = model.state_dict()
+    for name, tensor in wanted.items():
         if name in sources:
             _check_whole(name, sources[name], tensor)
         elif name not in tied and not any(pattern.search(name) for pattern in optional):
-            raise CheckpointError(f"tensor {name} is missing", str(folder), _INCOMPLETE)
+            raise missing_error(name, list(stored), list(wanted), model.config, folder)
 
 
 def _check_whole(name: str, source: ParameterSource, wanted: Tensor) -> None:

@@ -197,8 +197,11 @@ def _stacked_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> E
         what = f"is stored for {len(tensors)} experts, the configuration asks for {experts}"
         raise CheckpointError(what, name, MISMATCH)
     first = tensors[0]
-    if any(tensor.shape != first.shape or tensor.dtype != first.dtype for tensor in tensors):
-        raise CheckpointError("experts differ in shape or type", name, "Such checkpoints are not supported")
+    odd = next((each for each in tensors if each.shape != first.shape or each.dtype != first.dtype), None)
+    if odd is not None:
+        what = f"experts differ in shape or type: {odd.name} is {odd.dtype} {odd.shape}, {first.name} is {first.dtype} "
+        remedy = "Save the model once in one dtype: from_pretrained(FOLDER, dtype=...).save_pretrained(OTHER)"
+        raise CheckpointError(f"{what}{first.shape}", name, remedy)
     return ExpertPart(first.shape, first.dtype, [(tensor.file, tensor.offset_bytes) for tensor in tensors])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from ...errors import CheckpointError
 from ..checkpoint.headers import BYTE, DTYPE_BYTES, FLOAT8, FLOAT8_EXPONENT
 from ..checkpoint.quantised import UNQUANTISED
@@ -29,6 +31,27 @@ def _of_kind(at: Places, kind: int, kinds: int) -> Places:
     """Of all experts, zeros for those of other kinds."""
     none = [(0, 0)] * len(at)
     return none * kind + at + none * (kinds - kind - 1)
+
+
+def number_variants(variants: list[list[Piece]]) -> tuple[list[Piece], list[list[int]]]:
+    """Return the pieces of all variants, numbered on, and for each variant its columns of the place table.
+
+    There the columns of all pieces come first, then those of all scales.
+    """
+    pieces: list[Piece] = []
+    columns: list[list[int]] = []
+    scales_place = sum(map(len, variants))
+    for variant, own in enumerate(variants):
+        places = list(range(len(pieces), len(pieces) + len(own)))
+        for piece in own:
+            scales = piece.scales
+            if scales is not None:
+                scales = msgspec.structs.replace(scales, place=scales_place)
+                places.append(scales_place)
+                scales_place += 1
+            pieces.append(msgspec.structs.replace(piece, scales=scales, variant=variant))
+        columns.append(places)
+    return pieces, columns
 
 
 def make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int, scales_place: int) -> Piece:

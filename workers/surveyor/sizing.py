@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ExpertFlowError
+from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_file import read_config
+from ..checkpoint.config_values import usable_values
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.layout import block_for, place_kinds
 from ..checkpoint.quantised import quantisation_of
 from ..checkpoint.survey import ModelSizes, RowFacts, SlotTensor
+from ..checkpoint.wholeness import has_no_vision
 from ..model.architecture import (
     build_on_meta,
     expert_names,
@@ -23,9 +27,11 @@ from ..model.architecture import (
     load_config,
     resolve_dtype,
 )
+from ..model.configuration import default_values, first_line, renaming_note, run_as
 from ..model.dry_run import DryRun, dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
 from ..model.families.base import OutsideExperts
+from ..model.families.refusals import NOT_DISPATCHED
 from ..model.families.stacks import ENCODER, stack_of
 from ..model.kv_cost import cost_of
 from ..model.probe import probe
@@ -41,6 +47,15 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
 
     Raises CheckpointError: not a model with routed experts, or one that transformers cannot build.
     """
+    try:
+        return _sizes(folder, dtype)
+    except (ExpertFlowError, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 - the library meets values here that nobody has thought of
+        raise unpredicted(folder, error) from error
+
+
+def _sizes(folder: Path, dtype: str) -> ModelSizes:
     config = load_config(folder)
     wanted = resolve_dtype(config, dtype, ASSUMED_DTYPE)
     model = build_on_meta(config, wanted)
@@ -64,6 +79,7 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
         top_k=experts_per_token(run, config),
         skeleton_bytes=skeleton_bytes(model, modules, loaded_dtypes(model, wanted)),
         rows=row_facts(config, run),
+        notes=notes_on(folder),
         tensors=tensors,
         stride_bytes=stride_bytes,
         block_bytes=block_bytes,
@@ -73,11 +89,32 @@ def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
     )
 
 
+def notes_on(folder: Path) -> list[str]:
+    """What a user should hear of the configuration in `folder`."""
+    values = read_config(folder)
+    blind = ""
+    if values.get("vision_config") and has_no_vision(folder):
+        blind = "Its folder has no weights of a vision part: its language model runs alone"
+    return [note for note in (renaming_note(values), blind) if note]
+
+
+def unpredicted(folder: Path, error: Exception) -> CheckpointError:
+    """The error for whatever else a value in config.json provokes; it names the oddest value there."""
+    values = usable_values(read_config(folder), "config.json")
+    known = default_values(CONFIG_MAPPING[run_as(values)])
+    blamed = culprit_text(values, known, lambda other: False)
+    what = f"cannot be surveyed ({type(error).__name__}: {first_line(error)}){blamed}"
+    return CheckpointError(what, str(folder / "config.json"), "Correct it: compare it with the original model's")
+
+
 def routed_experts(model: PreTrainedModel, folder: Path) -> dict[str, Any]:
     """The experts module of every MoE layer; raises CheckpointError if there is none."""
     modules = dict(experts_modules(model))
     if not modules:
-        what = f"'{model.config.model_type}' has no routed experts that transformers dispatches"
+        model_type = model.config.model_type
+        if reason := NOT_DISPATCHED.get(model_type):
+            raise CheckpointError(f"'{model_type}' is not supported: {reason}", str(folder), "Use transformers itself")
+        what = f"'{model_type}' has no routed experts that transformers dispatches"
         raise CheckpointError(what, str(folder), "ExpertFlow runs Mixture-of-Experts models; use a plain runtime")
     return modules
 

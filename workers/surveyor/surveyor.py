@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from ...errors import CheckpointError
+from ...errors import CheckpointError, ExpertFlowError
 from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
 from ..checkpoint.generation import Generation, read_generation
@@ -20,6 +20,7 @@ from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.stamps import stamp_files
 from ..checkpoint.survey import Piece, SlotTensor, Survey
 from ..checkpoint.unsupported import refuse_gguf, refuse_packed, refuse_packed_index
+from ..checkpoint.wholeness import refuse_adapter_tensors
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
 from ..model.dry_run import dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
@@ -27,7 +28,7 @@ from ..model.encoder_decoder import decoder_start
 from .completeness import check_complete
 from .conversions import ExpertPart, expert_parts, gather_apart, match_sources
 from .fingerprint import fingerprint
-from .pieces import make_piece, part_places
+from .pieces import make_piece, number_variants, part_places
 from .sizing import (
     encoder_layers,
     exact_positions,
@@ -35,10 +36,12 @@ from .sizing import (
     expert_kinds,
     expert_shapes,
     experts_per_token,
+    notes_on,
     routed_experts,
     row_facts,
     skeleton_bytes,
     slot_layout,
+    unpredicted,
 )
 from .sources import ParameterSource
 
@@ -62,6 +65,10 @@ def survey_folder(folder: Path, dtype: str = "auto", generation_settings: str = 
         where = str(error.filename or folder)
         what = f"cannot be read ({error.strerror or error})"
         raise CheckpointError(what, where, "Check its permissions and the disk") from error
+    except ExpertFlowError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the library meets values here that nobody has thought of
+        raise unpredicted(folder, error) from error
 
 
 def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
@@ -77,7 +84,8 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
     skeleton = build_on_meta(config, wanted)
     modules = routed_experts(skeleton, folder)
     sources = match_sources(skeleton, stored)
-    check_complete(skeleton, sources, folder)
+    refuse_adapter_tensors(stored, skeleton.state_dict(), folder)
+    check_complete(skeleton, sources, folder, stored)
     gather_apart(modules, sources)
     dtypes = loaded_dtypes(skeleton, wanted)
     _check_expert_dtypes(modules, dtypes, wanted)
@@ -110,11 +118,13 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
         stored_expert_bytes=experts.stored_bytes(),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         rows=row_facts(config, run),
+        notes=notes_on(folder),
         files=[str(file) for file in files],
         stamps=stamps,
         tensors=experts.tensors,
         pieces=experts.pieces,
         places=experts.places.tobytes(),
+        variants=experts.variants,
         stride_bytes=experts.stride_bytes,
         block_bytes=experts.block_bytes,
     )
@@ -135,7 +145,7 @@ def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype]
 
 
 class _ExpertBytes:
-    """The slot layout and the places of all experts, checked to be alike in every layer."""
+    """The slot layout and the places of all experts; layers that are stored otherwise have pieces of their own."""
 
     def __init__(self, modules: dict[str, Any], sources: dict[str, ParameterSource], dtype: str) -> None:
         shapes = expert_shapes(modules)
@@ -143,29 +153,29 @@ class _ExpertBytes:
         self.count, self.kinds = expert_count(shapes, kinds), len(kinds)
         self.tensors, self.stride_bytes, self.block_bytes = slot_layout(shapes, kinds, dtype)
         layers = [self._parts_of(layer, shapes, sources) for layer in modules]
-        self.pieces = _pieces(layers[0], self.tensors)
-        self._check_pieces(layers)
-        self.places = np.array([part_places(layer, self.tensors, self.kinds) for layer in layers], dtype=np.int64)
+        alike = [_pieces(layer, self.tensors) for layer in layers]
+        distinct = [each for number, each in enumerate(alike) if each not in alike[:number]]
+        self.variants = [distinct.index(each) for each in alike] if len(distinct) > 1 else []
+        self.pieces, columns = number_variants(distinct)
+        self.places = np.zeros((len(layers), 1 + max(map(max, columns)), self.count, 2), dtype=np.int64)
+        for layer, parts in enumerate(layers):
+            own = columns[self.variants[layer] if self.variants else 0]
+            self.places[layer, own] = part_places(parts, self.tensors, self.kinds)
         self.places = np.ascontiguousarray(self.places.transpose(0, 2, 1, 3))
 
     def stored_bytes(self) -> int:
-        """Of one expert of the largest kind."""
-        each = [0] * self.kinds
+        """Of one expert of the largest kind, in the layers that store it largest."""
+        each: dict[tuple[int, int], int] = {}
         for piece in self.pieces:
-            each[self.tensors[piece.tensor].kind] += piece.stored_bytes
-        return max(each)
+            key = piece.variant, self.tensors[piece.tensor].kind
+            each[key] = each.get(key, 0) + piece.stored_bytes
+        return max(each.values())
 
     def _parts_of(
         self, layer: str, shapes: dict[str, list[int]], sources: dict[str, ParameterSource]
     ) -> list[list[ExpertPart]]:
         names = [tensor.name for tensor in self.tensors]
         return [expert_parts(f"{layer}.{name}", sources[f"{layer}.{name}"], shapes[name]) for name in names]
-
-    def _check_pieces(self, layers: list[list[list[ExpertPart]]]) -> None:
-        for number, layer in enumerate(layers):
-            if _pieces(layer, self.tensors) != self.pieces:
-                what = "experts are stored differently in different layers"
-                raise CheckpointError(what, f"MoE layer {number}", "Save the model once with a recent transformers")
 
 
 def _pieces(parts: list[list[ExpertPart]], tensors: list[SlotTensor]) -> list[Piece]:

@@ -6,6 +6,13 @@ from transformers import PreTrainedConfig
 
 from ....errors import CheckpointError
 
+NOT_DISPATCHED = {
+    "doge": "its experts are single rows of two embeddings, retrieved by keys, not modules to load one by one",
+    "longcat_flash": "its routers also choose experts that compute nothing, outside of transformers' experts interface",
+    "step3p7": "its experts are not dispatched through transformers' experts interface",
+}
+"""By model type: families with routed experts that do not run, and why."""
+
 
 def refuse_by_name(config: PreTrainedConfig) -> None:
     """Raise CheckpointError for a configuration that is known not to work."""
