@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
-from typing import NoReturn
 
-from . import __version__
-from .errors import ExpertFlowError
-from .runtime.commands.outcome import TERMINATED, forget_stdout, report, report_bug, report_stop
-from .runtime.commands.registry import parse
+STOPPED = 130
+"""Exit code after Ctrl-C."""
 
 
 def main() -> int:
-    """Run the command that the arguments of this process describe; returns the exit code."""
-    arguments = sys.argv[1:]
-    if arguments == ["--version"]:
-        sys.stdout.write(f"expertflow {__version__}\n")
-        return 0
-    signal.signal(signal.SIGTERM, _terminate)
-    return _run(arguments, debug="--debug" in arguments)
+    """Run the command that the arguments of this process describe; returns the exit code.
 
-
-def _run(arguments: list[str], debug: bool) -> int:
+    Ctrl-C ends it without a traceback from here on. Until the command runs there is nothing to stop, so the process
+    leaves at once: an exception inside of an import has made extension modules crash.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, _leave)
     try:
-        return parse(arguments).run()
+        from .runtime.command_line.program import run_program
+
+        return run_program(sys.argv[1:], _heed_as_usual)
     except KeyboardInterrupt:
-        return report_stop()
-    except BrokenPipeError:
-        return forget_stdout()
-    except ExpertFlowError as error:
-        return report(error, debug)
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: a person sees words, not a traceback
-        return report_bug(error, debug)
+        sys.stderr.write("stopped\n")
+        return STOPPED
+    finally:
+        _heed_as_usual()
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like Ctrl-C, so that an engine is stopped and not orphaned."""
-    sys.exit(TERMINATED)
+def _heed_as_usual() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"stopped\n")
+    os._exit(STOPPED)
 
 
 if __name__ == "__main__":

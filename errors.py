@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+PREDICATES = frozenset({
+    "and", "are", "asks", "can", "cannot", "could", "did", "died", "does", "ended", "gave", "has", "have", "holds",
+    "is", "must", "names", "need", "needs", "takes", "was", "were",
+})  # fmt: skip
+"""Words with which a `what` begins that is said of its `where`."""
+
 
 class ExpertFlowError(Exception):
     """Base of all errors raised by ExpertFlow.
@@ -14,6 +20,16 @@ class ExpertFlowError(Exception):
     def __init__(self, what: str, where: str = "", remedy: str = "") -> None:
         super().__init__(what, where, remedy)
         self.what, self.where, self.remedy = what, where, remedy
+
+    @property
+    def lacks_subject(self) -> bool:
+        """Whether `what` is a sentence only behind `where`, as "is empty" is."""
+        return self.what.partition(" ")[0] in PREDICATES
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, with its subject."""
+        return f"{self.where} {self.what}" if self.lacks_subject and self.where else self.what
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what

@@ -13,12 +13,12 @@ from msgspec import Meta
 from ..errors import UsageError
 from .devices import read_devices
 from .ranges import check_number
-from .sizes import parse_size
+from .sizes import parse_memory, parse_size
 from .texts import is_text
 
-Predictor = Literal[
-    "auto", "none", "table", "path", "paper", "previous", "matrices", "everything", "noise", "opposite", "oracle"
-]
+TraceablePredictor = Literal["table", "path", "paper", "previous", "matrices", "everything"]
+"""Predictors that need nothing but token ids and routing: `expertflow replay` takes them, too."""
+Predictor = Literal["auto", "none", TraceablePredictor, "noise", "opposite", "oracle"]
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
 Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "ring"]
@@ -129,7 +129,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _check_texts(self)
         _check_files(self)
         for name in ("expert_memory", "host_memory", "kv_memory"):
-            parse_size(getattr(self, name), name)
+            parse_memory(getattr(self, name), name)
         _check_link(self)
         _check_device(self)
         _check_patience(self)
@@ -168,7 +168,7 @@ def _read_preset(preset: str) -> dict[str, Any]:
     try:
         return msgspec.toml.decode(_preset_bytes(preset))
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise UsageError(f"not valid TOML: {error}", preset, "Correct the file") from error
+        raise UsageError(f"is not valid TOML: {error}", preset, "Correct the file") from error
 
 
 def _preset_bytes(preset: str) -> bytes:
@@ -226,5 +226,5 @@ def _check_link(config: Config) -> None:
         return
     if config.tier != "host":
         raise UsageError("only the host tier has a link to emulate", "link_rate", "Add tier = host, or leave it out")
-    if not parse_size(config.link_rate, "link_rate").count_bytes:
-        raise UsageError(f"not a rate: '{config.link_rate}'", "link_rate", "Give bytes a second, for example 8GB")
+    if not parse_memory(config.link_rate, "link_rate").count_bytes:
+        raise UsageError(f"'{config.link_rate}' is not a rate", "link_rate", "Give bytes a second, for example 8GB")

@@ -11,6 +11,9 @@ from ..errors import UsageError
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
 
+MIN_BARE_BYTES = 10**6
+"""A size without a unit is bytes; below this it was rather meant as a percentage, or as MB."""
+
 
 class Size(msgspec.Struct, frozen=True):
     """Either bytes or a share (0.25 for 25 %) of something known later; the other one is None."""
@@ -38,6 +41,16 @@ def parse_size(text: str, where: str) -> Size:
     if not 0 < number <= 100:
         raise UsageError(f"a percentage must be above 0 and at most 100, not {text}", where, "Write for example 25%")
     return Size(None, number / 100)
+
+
+def parse_memory(text: str, where: str) -> Size:
+    """Read a size of memory or of data. Raises UsageError, also for a small number without a unit; 0 is allowed."""
+    size = parse_size(text, where)
+    bare = text.strip()
+    if bare[-1].isdigit() and 0 < (size.count_bytes or 0) < MIN_BARE_BYTES:
+        meant = f'"{bare}%" or "{bare}MB"' if float(bare) <= 100 else f'"{bare}MB"'
+        raise UsageError(f"'{bare}' means {size.count_bytes} bytes", where, f'Write {meant}, or "{bare}B" for bytes')
+    return size
 
 
 def format_size(count_bytes: float) -> str:

@@ -47,7 +47,10 @@ def test_every_other_file_of_a_package_is_package_data() -> None:
         if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
     }
     assert others == listed
-    assert project()["tool"]["setuptools"]["package-data"] == {"expertflow.configs": ["*.toml"]}
+    assert project()["tool"]["setuptools"]["package-data"] == {
+        "expertflow": ["py.typed", "examples/prompts.txt", "examples/model/*"],
+        "expertflow.configs": ["*.toml"],
+    }
 
 
 def test_importing_the_package_is_cheap() -> None:
@@ -108,10 +111,10 @@ def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     """Files that are only in the repository are missed by nobody who develops."""
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("pyproject.toml", "LICENSE", "README.md", *(file.name for file in ROOT.glob("*.py"))):
+    for name in ("pyproject.toml", "LICENSE", "py.typed", *(file.name for file in ROOT.glob("*.py"))):
         (source / name).write_bytes((ROOT / name).read_bytes() if (ROOT / name).exists() else b"")
-    for top in SHIPPED:
-        shutil.copytree(ROOT / top, source / top, ignore=shutil.ignore_patterns("__pycache__"))
+    for top in (*SHIPPED, "examples", "docs"):
+        shutil.copytree(ROOT / top, source / top, ignore=shutil.ignore_patterns("__pycache__", "results", "images"))
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
@@ -120,7 +123,37 @@ def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     shipped = {file.relative_to(ROOT) for top in SHIPPED for file in (ROOT / top).rglob("*.py")}
     there = {file.relative_to(tmp_path / "installed" / "expertflow") for file in tmp_path.rglob("installed/**/*.py")}
     assert shipped <= there
-    code = "from expertflow import Config, __file__ as f; Config.load('cpu-host'); print(f)"
-    clean = {"PYTHONPATH": str(tmp_path / "installed"), "PATH": "/usr/bin:/bin"}
+    assert_it_runs(tmp_path / "installed")
+    assert_it_describes_itself(next((tmp_path / "installed").glob("*.dist-info")) / "METADATA")
+
+
+def assert_it_runs(installed: Path) -> None:
+    """The built-in model and its prompts are there, so `expertflow demo` needs nothing else."""
+    code = (
+        "import sys; from expertflow import Config, __file__ as place; Config.load('cpu-host'); print(place);"
+        "from expertflow.runtime.demo.widened import example_file;"
+        "from expertflow.runtime.commands.demo import Demo; print(len(Demo(model='m')._chosen_prompts()));"
+        "from expertflow.workers.checkpoint.resolve import local_folder, read_config;"
+        "print(read_config(local_folder(str(example_file('model'))))['model_type']);"
+        "from expertflow.__main__ import main; sys.argv = ['expertflow', 'demo', '--help']; main()"
+    )
+    clean = {"PYTHONPATH": str(installed), "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
     told = subprocess.run([sys.executable, "-P", "-c", code], env=clean, text=True, capture_output=True, check=True)
-    assert told.stdout.strip().startswith(str(tmp_path / "installed"))
+    place, prompts, model_type, *explained = told.stdout.splitlines()
+    assert place.startswith(str(installed))
+    assert (prompts, model_type) == ("8", "qwen3_moe")
+    assert any("--kill" in line for line in explained)
+    shipped, ours = installed / "expertflow" / "examples" / "model", ROOT / "examples" / "model"
+    assert {file.name for file in shipped.iterdir()} == {file.name for file in ours.iterdir()}
+    assert (shipped / "model.safetensors").read_bytes() == (ours / "model.safetensors").read_bytes()
+    assert (installed / "expertflow" / "py.typed").is_file()
+    assert not [*installed.rglob("examples/*.py")], "scripts of the repository have no place in the package"
+
+
+def assert_it_describes_itself(metadata: Path) -> None:
+    """The index shows this page, where a link into the repository leads nowhere."""
+    text = metadata.read_text()
+    assert "Classifier: Typing :: Typed" in text and "Content-Type: text/markdown" in text
+    assert "expertflow demo" in text
+    links = re.findall(r"\]\(([^)]*)\)", text)
+    assert [link for link in links if not link.startswith("https://")] == []

@@ -5,14 +5,28 @@ from __future__ import annotations
 import fcntl
 import os
 
-from ...errors import EngineError
+from ...errors import EngineError, UsageError
 from ...ipc.transport.addresses import CLIENTS
 
 
 def run_dir_of(address: str | os.PathLike[str]) -> str:
-    """Return the run directory, also when the address of the client socket in it was given."""
-    path = os.fspath(address).removeprefix("ipc://")
+    """Return the run directory, also when the address of the client socket in it was given.
+
+    Raises UsageError for what is no path.
+    """
+    if not isinstance(address, (str, os.PathLike)) or not address:
+        raise UsageError(f"must be a path, not {address!r}", "address", "Give Supervisor.address, or what serve prints")
+    path = str(os.fspath(address)).removeprefix("ipc://")
     return os.path.dirname(path) if os.path.basename(path) == CLIENTS else path
+
+
+def require_engine(run_dir: str) -> None:
+    """Raise EngineError unless an engine runs at this address, which may be mistyped."""
+    try:
+        require_alive(run_dir)
+    except EngineError as error:
+        remedy = "Check the address; `expertflow serve` prints it, and an engine that has ended has none"
+        raise EngineError("no engine answers there", run_dir or "address", remedy) from error
 
 
 def require_alive(run_dir: str) -> None:
@@ -21,7 +35,7 @@ def require_alive(run_dir: str) -> None:
     try:
         fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise EngineError("there is no engine", run_dir or "address", remedy) from error
+        raise EngineError("the engine has ended", run_dir, remedy) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,6 +11,7 @@ from ...errors import EngineError, ExpertFlowError
 from ..text.codec import TextCodec
 from .batch import BatchState, Cancel
 from .completions import Completion, Event
+from .options import require_timeout
 from .request import BatchUpdates, ClientRequest
 
 
@@ -57,6 +58,7 @@ class AsyncBatch(BatchState):
         Raises the first error in that order, or puts errors in place of completions with `return_errors`. Raises
         NotDoneInTime after `timeout_s`, which leaves the batch running; a cancelled task cancels it.
         """
+        require_timeout(timeout_s, "timeout_s")
         await wait_for_any([self], lambda: self.done, timeout_s)
         return self._results(timeout_s, return_errors)
 

@@ -25,7 +25,7 @@ from ...ipc.messages import Snapshot, Welcome
 from .async_batch import AsyncBatch, stream_events
 from .completions import Completion, Event
 from .images import ImagePrompt
-from .options import OptionNames, Prompt, Request, read_prompts
+from .options import OptionNames, Prompt, Request, read_prompts, require_timeout
 from .request import BatchUpdates, ClientRequest
 from .state import ClientState
 
@@ -44,6 +44,8 @@ class AsyncClient:
         self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
     ) -> None:
         """Remember where the engine is; nothing is opened yet."""
+        require_timeout(connect_timeout_s, "connect_timeout_s")
+        require_timeout(answer_timeout_s, "answer_timeout_s")
         self._address, self._connect_timeout_s, self._answer_timeout_s = address, connect_timeout_s, answer_timeout_s
         self._opened: _LoopDriver | None = None
         self._batches: WeakSet[AsyncBatch] = WeakSet()
@@ -122,6 +124,7 @@ class AsyncClient:
 
     async def stats(self, timeout_s: float = 5.0) -> Snapshot:
         """Return what every stage published last, as `Client.stats` does."""
+        require_timeout(timeout_s, "timeout_s")
         driver = self._driver
         driver.state.require_open()
         with driver.state.pool.monitors() as monitors:

@@ -9,6 +9,7 @@ from typing import Literal, Self, overload
 from ...errors import EngineError, ExpertFlowError, RequestError, UsageError
 from ..text.codec import TextCodec, TextStream
 from .completions import Completion, Event, NotDoneInTime
+from .options import require_timeout
 from .request import BatchUpdates, ClientRequest
 
 DriveUntil = Callable[[Callable[[], bool], float | None], None]
@@ -140,6 +141,7 @@ class Batch(BatchState):
         Raises the first error in that order, or puts errors in place of completions with `return_errors`. Raises
         NotDoneInTime after `timeout_s`; without it, it waits as long as the engine lives.
         """
+        require_timeout(timeout_s, "timeout_s")
         self._drive_until(lambda: self.done, timeout_s)
         return self._results(timeout_s, return_errors)
 

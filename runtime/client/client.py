@@ -23,7 +23,7 @@ from ...errors import EngineError
 from ...ipc.messages import Snapshot, Welcome
 from .batch import Batch, stream_events
 from .completions import Completion, Event
-from .options import OptionNames, Prompt, Request
+from .options import OptionNames, Prompt, Request, require_timeout
 from .pool import CHECK_EVERY_NS
 from .request import ClientRequest
 from .state import ClientState
@@ -42,6 +42,8 @@ class Client:
     def __init__(
         self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
     ) -> None:
+        require_timeout(connect_timeout_s, "connect_timeout_s")
+        require_timeout(answer_timeout_s, "answer_timeout_s")
         self._state = ClientState(address, answer_timeout_s)
         self._poll = select.poll()
         self._poll.register(self._state.pool.fileno(), select.POLLIN)
@@ -125,6 +127,7 @@ class Client:
         Of a group of engines those of all; a stage is called DEVICE/STAGE then. Raises EngineError if no engine answers
         within `timeout_s`.
         """
+        require_timeout(timeout_s, "timeout_s")
         self._state.require_open()
         with self._state.pool.monitors() as monitors:
             return monitors.snapshot(timeout_s)

@@ -16,10 +16,11 @@ import zmq
 from ...errors import EngineError
 from ...ipc.messages import FromClient, Hello, ToClient, Welcome
 from ...ipc.messages.to_client import TO_CLIENT
+from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.transport.addresses import CLIENTS, socket_address
 from ...ipc.transport.link import Link
 from ...ipc.transport.sockets import Context, Socket, open_socket
-from .address import require_alive
+from .address import require_alive, require_engine
 from .session import WINDOW, EngineSession
 
 REQUESTS_AHEAD = 2
@@ -36,7 +37,8 @@ class EngineConnection:
         self.session = EngineSession()
         self.welcome: Welcome | None = None
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)
-        require_alive(run_dir)
+        require_engine(run_dir)
+        require_open_files(CLIENT_FILES, "a client")
         # Without an identity of its own each connection is a stranger to the scheduler, so that none can be taken for a
         # dead one. Watched before it connects, or the first handshake may be missed and the second taken for it.
         socket = open_socket(context, zmq.DEALER)

@@ -95,6 +95,15 @@ def read_request(given: Prompt | Request, options: RequestOptions, index: int) -
     return given.prompt, _checked(replace(shared, **{name: value for name, value in own.items() if value is not UNSET}))
 
 
+def require_timeout(timeout_s: float | None, name: str) -> None:
+    """Raise UsageError for what is no time to wait; None waits as long as it takes."""
+    if timeout_s is None:
+        return
+    if isinstance(timeout_s, bool) or not hasattr(timeout_s, "__float__") or not 0 <= timeout_s <= MAX_DEADLINE_S:
+        what = f"must be seconds, from 0 to {MAX_DEADLINE_S:,}, not {timeout_s!r}"
+        raise UsageError(what, name, "None waits without end")
+
+
 def read_prompt(prompt: str | Sequence[int], codec: TextCodec, model: Welcome) -> list[int]:
     """Return the ids of one prompt. Raises UsageError or RequestError if it cannot be run."""
     ids = codec.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
@@ -104,8 +113,9 @@ def read_prompt(prompt: str | Sequence[int], codec: TextCodec, model: Welcome) -
 
 def read_prompts(prompts: Iterable[Prompt | Request]) -> list[Prompt | Request]:
     """Return the prompts of a batch. Raises UsageError for a lone text, which would pass for a list of its letters."""
-    if isinstance(prompts, (str, bytes, Request)):
-        raise UsageError("prompts must be a list", "prompts", "For a single prompt write [prompt]")
+    if isinstance(prompts, (str, bytes, Request)) or not isinstance(prompts, Iterable):
+        what = f"must be a list, not {type(prompts).__name__}"
+        raise UsageError(what, "prompts", "For a single prompt write [prompt]")
     return list(prompts)
 
 
@@ -123,7 +133,7 @@ def _checked(given: RequestOptions) -> RequestOptions:
         top_k=_integer(given.top_k, "top_k"),
         top_p=_number(given.top_p, "top_p"),
         seed=_optional(given.seed, "seed"),
-        eos_ids=None if given.eos_ids is None else [_integer(token, "eos_ids") for token in given.eos_ids],
+        eos_ids=None if given.eos_ids is None else _eos_ids(given.eos_ids),
         deadline_s=None if given.deadline_s is None else _seconds(given.deadline_s),
         first_token=_optional(given.first_token, "first_token"),
     )
@@ -142,6 +152,16 @@ def _ids(prompt: Sequence[int]) -> list[int]:
 
 def _optional(value: int | None, where: str) -> int | None:
     return None if value is None else _integer(value, where)
+
+
+def _eos_ids(eos_ids: Iterable[int]) -> list[int]:
+    remedy = "Give token ids, or an empty list to never stop at one"
+    if isinstance(eos_ids, (str, bytes)) or not isinstance(eos_ids, Iterable):
+        raise RequestError(f"must be a list of token ids, not {eos_ids!r}", "eos_ids", remedy)
+    ids = [_integer(token, "eos_ids") for token in eos_ids]
+    if negative := [token for token in ids if token < 0]:
+        raise RequestError(f"has {negative[0]}, which is no token id", "eos_ids", remedy)
+    return ids
 
 
 def _integer(value: Any, where: str) -> int:

@@ -12,9 +12,10 @@ import zmq
 
 from ...errors import UsageError
 from ...ipc.messages import Snapshot
+from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.shared.rundir import engines_of, is_group, living
 from ...ipc.transport.sockets import Context
-from .address import require_alive, run_dir_of
+from .address import require_engine, run_dir_of
 from .snapshots import EngineMonitors
 
 ANSWER_S = 10.0
@@ -29,7 +30,8 @@ class Watcher:
     def __init__(self, address: str | os.PathLike[str]) -> None:
         """Raises EngineError if no engine runs there."""
         run_dir = run_dir_of(address)
-        require_alive(run_dir)
+        require_engine(run_dir)
+        require_open_files(CLIENT_FILES, "a watcher")
         self._context: Context = zmq.Context()
         engines = [str(path) for path in engines_of(Path(run_dir))]
         self._monitors = EngineMonitors(self._context, engines, is_group(Path(run_dir)))

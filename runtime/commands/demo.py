@@ -14,16 +14,16 @@ from msgspec import Meta
 
 from ...configs.schema import RANGES, Config, Predictor, Units
 from ...errors import UsageError
-from ...ipc.messages import Progress
+from ..command_line.base import DONE, FAILED, Command
 from ..demo.run import RunOrder, run_prompts
 from ..demo.summary import show_check, show_summary
 from ..demo.view import make_view
 from ..demo.widened import cache_folder, example_file, widened_copy
+from ..engine.preflight import impossible_prompts
 from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
 from ..prompt_sources.prompt_lines import read_prompt_lines
 from ..verify.subprocess import run_checks
-from .base import DONE, FAILED, Command
 
 Stage = Literal["compute", "loader", "predictor", "scheduler"]
 
@@ -66,6 +66,8 @@ class Demo(Command):
 
     def run(self) -> int:
         order = RunOrder(self._chosen_prompts(), self.max_new_tokens, self.kill or "")
+        if self.model and (errors := impossible_prompts(order.prompts, self.model)):
+            raise errors[0]
         model = self.model or str(widened_copy(example_file("model"), self.cache or cache_folder()))
         # The name must not look like an engine's run directory: those are swept when their engine has ended.
         with tempfile.TemporaryDirectory(prefix="demo-expertflow-") as folder:
@@ -110,8 +112,7 @@ class Demo(Command):
         holds = True
         console = result_console()
         with ProgressView() as view:
-            view(Progress("check", "running the same batches with everything resident, and with transformers", 0, 1))
-            for check in run_checks(Path(config.record), config):
+            for check in run_checks(Path(config.record), config, view):
                 show_check(console, check)
                 holds = holds and check.holds
         return DONE if holds else FAILED

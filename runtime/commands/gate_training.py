@@ -9,9 +9,9 @@ from rich.table import Table
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
+from ..command_line.base import DONE
 from ..monitor.progress import ProgressView
 from ..monitor.tables import plain_table, result_console
-from .base import DONE
 
 if TYPE_CHECKING:
     from ...workers.gates.training import GateOptions, GateReport
@@ -25,11 +25,14 @@ def run_gate_training(trace: Path, out: Path | None, options: GateOptions, threa
     import torch
 
     from ...workers.gates.training import train_gates
+    from ...workers.predictor.base.training_end import TrainingEnd
 
     torch.set_num_threads(threads)
     with ProgressView() as view:
         view(Progress("train", "training gates", 0, 1))
         report = train_gates(trace, out, options, lambda *news: view(Progress("train", *news)))
+    end = TrainingEnd(reason=report.ended_by, epochs=report.epochs, steps=0)
+    result_console().print(f"training: {end.words(options.epochs, options.minutes)}", soft_wrap=True)
     result_console().print(recall_table(report))
     return DONE
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...configs.schema import Config
 from ...errors import UsageError
@@ -15,6 +16,7 @@ from ..client import Client
 from ..client.options import OptionNames, Prompt, read_options
 from ..client.processor import check_images_taken
 from ..client.watching import snapshot_after
+from ..engine.preflight import impossible_prompts
 from ..engine.starting import running_engine
 from ..monitor.meters import EngineMeters
 from ..monitor.readings import Reading
@@ -31,6 +33,15 @@ BARE = "note: this model has a chat template, and prompts go in as they are; --c
 class Generate(ImagePromptCommand):
     """Continue one prompt or many: a single text streams to stdout, several are printed in their order."""
 
+    generation_options: ClassVar = (
+        "max_new_tokens",
+        "temperature",
+        "top_k",
+        "top_p",
+        "seed",
+        "deadline_s",
+        "first_token",
+    )
     max_new_tokens: int = 64
     """End after so many tokens, if the model does not end before."""
     temperature: float = 0.0
@@ -55,14 +66,22 @@ class Generate(ImagePromptCommand):
     def run(self) -> int:
         lines = self.read_prompts()
         self._check_options()
-        with self._client() as client:
-            printer = make_printer(lines, client.model.model, self.json)
-            meters, started_ns = EngineMeters(snapshot_after(client.stats, 0)), time.monotonic_ns()
-            self._generate(client, printer)
-            ended_ns = time.monotonic_ns()
-            meters.add(snapshot_after(client.stats, ended_ns))
-            printer.close(_summary(printer, meters.readings((ended_ns - started_ns) / 1e9)))
+        if not self.address and (errors := impossible_prompts([line.prompt for line in lines], self.engine.model)):
+            printer = make_printer(lines, self.engine.model, self.json)
+            printer.take_results([*errors])
+            return printer.exit_code
+        with self._client() as client, closing(make_printer(lines, client.model.model, self.json)) as printer:
+            self._run(client, printer)
         return printer.exit_code
+
+    def _run(self, client: Client, printer: Printer) -> None:
+        meters, started_ns = EngineMeters(snapshot_after(client.stats, 0)), time.monotonic_ns()
+        self._generate(client, printer)
+        ended_ns = time.monotonic_ns()
+        if printer.engine_failed:  # which has been said
+            return
+        meters.add(snapshot_after(client.stats, ended_ns))
+        printer.summarise(_summary(printer, meters.readings((ended_ns - started_ns) / 1e9)))
 
     def _check_options(self) -> None:
         """Before an engine is started for nothing."""

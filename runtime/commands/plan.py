@@ -10,17 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from ...configs.sizes import format_size, parse_size
+from ...configs.sizes import format_size, parse_memory
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...ipc.shared.available import available_bytes
 from ...workers.checkpoint.survey import ModelSizes
+from ..command_line.base import DONE, FAILED, EngineCommand
 from ..engine.survey_stage import run_sizes
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console, share_text
 from ..plan.device_fit import DeviceFit
 from ..plan.fit import Fit, Needs, budget_fit, model_needs
-from .base import DONE, FAILED, EngineCommand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Plan(EngineCommand):
             return 0
         if not self.engine.on_device:
             raise UsageError("is of a device, and none is given", "device_memory", "Give --device cuda as well")
-        size = parse_size(self.device_memory, "device_memory")
+        size = parse_memory(self.device_memory, "device_memory")
         if size.count_bytes is None:
             raise UsageError("must be bytes, not a percentage", "device_memory", "Give 24GB, or what the device has")
         if not size.count_bytes:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from ...errors import ExpertFlowError
+from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Progress
 from ..client import Completion, Event
+from ..command_line.base import DONE
+from ..command_line.outcome import describe, exit_code
 from ..monitor.progress import ProgressView
 from ..prompt_sources.prompt_lines import PromptLine
-from .base import DONE
-from .outcome import describe, exit_code
 
 Result = Completion | ExpertFlowError
 
@@ -26,6 +26,8 @@ class Printer(ABC):
         self.lines = lines
         self.tokens = 0
         self.exit_code = DONE
+        self.engine_failed = False
+        """Whether prompts have no result because the engine ended."""
 
     def take(self, event: Event) -> None:
         self.tokens += len(event.token_ids)
@@ -34,13 +36,21 @@ class Printer(ABC):
     def take_results(self, results: list[Result]) -> None:
         """All requests have ended."""
         self._end()
+        told: set[str] = set()
         for line, result in zip(self.lines, results, strict=True):
-            if isinstance(result, ExpertFlowError):
+            if not isinstance(result, ExpertFlowError):
+                self._print(line, result)
+            elif not isinstance(result, EngineError):
                 self._fail(line, result)
             else:
-                self._print(line, result)
+                self._lose(line, result, is_news=str(result) not in told)
+                told.add(str(result))
 
-    def close(self, summary: str) -> None:
+    @abstractmethod
+    def close(self) -> None:
+        """Show no more."""
+
+    def summarise(self, summary: str) -> None:
         sys.stdout.flush()
         sys.stderr.write(summary + "\n")
 
@@ -56,11 +66,17 @@ class Printer(ABC):
     def _fail(self, line: PromptLine, error: ExpertFlowError) -> None:
         self.exit_code = max(self.exit_code, complain(line, error))
 
+    def _lose(self, line: PromptLine, error: EngineError, is_news: bool) -> None:
+        """The engine ended: that is said once, not for every prompt that was open."""
+        self.engine_failed = True
+        if is_news:
+            sys.stderr.write(describe(error) + "\n")
+        self.exit_code = max(self.exit_code, exit_code(error))
+
 
 def complain(line: PromptLine, error: ExpertFlowError) -> int:
     """Say on stderr why a prompt has no result; returns the exit code."""
-    if line.where not in error.where:
-        error = type(error)(error.what, line.where, error.remedy)
+    error = line.located(error)
     sys.stderr.write(describe(error) + "\n")
     return exit_code(error)
 
@@ -77,6 +93,9 @@ class _Stream(Printer):
 
     def _print(self, line: PromptLine, done: Completion) -> None:
         """It is there already."""
+
+    def close(self) -> None:
+        """What was streamed stays."""
 
 
 class _List(Printer):
@@ -101,11 +120,21 @@ class _List(Printer):
         else:
             sys.stdout.write(f"[{line.where}] {done.text if self._has_text else _ids(done)}\n")
 
+    def close(self) -> None:
+        self._view.close()
+
     def _fail(self, line: PromptLine, error: ExpertFlowError) -> None:
         super()._fail(line, error)
+        self._print_error(line, error)
+
+    def _lose(self, line: PromptLine, error: EngineError, is_news: bool) -> None:
+        super()._lose(line, error, is_news)
+        self._print_error(line, error)
+
+    def _print_error(self, line: PromptLine, error: ExpertFlowError) -> None:
         if self._as_json:  # every prompt has its line
-            facts = {"prompt": line.prompt, "error": {"code": error.code, "what": error.what, "to_do": error.remedy}}
-            sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+            facts = {"code": error.code, "what": error.sentence, "to_do": error.remedy}
+            sys.stdout.write(msgspec.json.encode({"prompt": line.prompt, "error": facts}).decode() + "\n")
 
 
 def make_printer(lines: list[PromptLine], model_folder: str, as_json: bool) -> Printer:

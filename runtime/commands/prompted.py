@@ -9,9 +9,9 @@ from typing import Annotated
 import tyro
 
 from ...errors import UsageError
+from ..command_line.base import EngineCommand
 from ..prompt_sources.prompt_lines import PromptLine, read_prompt_lines, with_images
 from ..prompt_sources.workloads import Format
-from .base import EngineCommand
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,8 +12,10 @@ import tyro
 from msgspec import Meta
 
 from ...configs.ranges import Seed
+from ...configs.schema import TraceablePredictor
 from ...errors import UsageError
 from ...ipc.messages import Progress
+from ..command_line.base import DONE, FAILED, Command
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console
 from ..replay.choices import (
@@ -29,7 +31,6 @@ from ..replay.choices import (
 from ..replay.experiment import Experiment, Row, recorded_row
 from ..replay.ledger_log import replay_ledger_log
 from ..replay.source import ReplaySource, open_source
-from .base import DONE, FAILED, Command
 from .replayed import LEGEND, log_table, replay_facts, replay_table, write_json
 
 
@@ -58,7 +59,7 @@ class Replay(Command):
     hints: Annotated[str, tyro.conf.arg(metavar="RECALL,PRECISION|recorded")] = ""
     """Hints for each next layer: emulated ones (0.85,0.85), false ones drawn from the token's likely experts; or the
     recorded ones."""
-    predictor: Literal["none", "table", "path", "paper", "previous", "matrices", "everything", "recorded"] = "none"
+    predictor: Literal["none", TraceablePredictor, "recorded"] = "none"
     """Plans for whole steps, where a link is given: from this predictor, or the recorded ones."""
     predictor_file: str = ""
     """What `expertflow train` wrote, for the predictors that are trained."""

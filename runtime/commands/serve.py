@@ -15,11 +15,11 @@ from typing import Annotated
 import tyro
 
 from ...errors import UsageError
+from ..command_line.base import DONE, EngineCommand
 from ..engine.group import EngineGroup
 from ..engine.starting import engine_remarks, running_engine
 from ..engine.supervisor import Supervisor
 from ..monitor.tables import result_console
-from .base import DONE, EngineCommand
 
 WAIT_S = 1.0
 

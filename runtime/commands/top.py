@@ -13,10 +13,10 @@ from msgspec import Meta
 from rich.live import Live
 
 from ..client.watching import Watcher, find_engine
+from ..command_line.base import DONE, Command
 from ..monitor.meters import read_pairs
 from ..monitor.readings import Reading
 from ..monitor.tables import readings_view, result_console
-from .base import DONE, Command
 
 
 @dataclass(frozen=True, kw_only=True)

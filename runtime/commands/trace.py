@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import tyro
@@ -12,19 +12,18 @@ from msgspec import Meta
 
 from ...configs.schema import Config
 from ...errors import EngineError, UsageError
-from ...ipc.messages import Progress
 from ...workers.traces.folder import claim_folder
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace as Routing
 from ...workers.traces.trace import write_npz
 from ..client import Client, Completion
+from ..command_line.base import DONE
 from ..engine.device_check import require_device
 from ..engine.starting import running_engine
-from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console
-from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts
+from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts, refuse_impossible
 from ..text.codec import TextCodec
-from .base import DONE
+from .batch_progress import show_batch
 from .printing import complain
 from .prompted import PromptCommand
 from .traced import trace_facts
@@ -37,6 +36,7 @@ class Trace(PromptCommand):
     Without prompts, FOLDER is a trace that is there already: its size is told, and --npz converts it.
     """
 
+    generation_options: ClassVar = ("max_new_tokens",)
     folder: tyro.conf.Positional[Path]
     """Folder for the trace."""
     text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -86,6 +86,7 @@ class Trace(PromptCommand):
         texts = read_texts(self.text, self.format) if self.text else []
         config = self._traced()
         require_device(config)
+        refuse_impossible(lines, config.model)
         claim_folder(str(self.folder))
         with running_engine(config) as engine, Client(engine.address) as client:
             if self.text:
@@ -110,11 +111,7 @@ class Trace(PromptCommand):
 def _run_all(client: Client, lines: list[PromptLine], max_new_tokens: int) -> tuple[int, int]:
     """The exit code, and how many tokens ran for the prompts that are done."""
     batch = client.submit([line.prompt for line in lines], max_new_tokens)
-    with ProgressView() as view:
-        ended = 0
-        for event in batch:
-            ended += event.finish_reason is not None or event.error is not None
-            view(Progress("trace", f"{len(lines):,} prompts", ended, len(lines)))
+    show_batch(batch, "trace")
     results = batch.results(return_errors=True)
     done = [each for each in results if isinstance(each, Completion)]
     errors = [(line, each) for line, each in zip(lines, results, strict=True) if not isinstance(each, Completion)]

@@ -18,10 +18,10 @@ from ...ipc.messages import Progress
 from ...workers.predictor.judging.vocabularies import align_vocabularies
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace
+from ..command_line.base import DONE, Command
 from ..monitor.predictor_tables import report_table
 from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
-from .base import DONE, Command
 from .gate_training import run_gate_training
 
 if TYPE_CHECKING:
@@ -62,6 +62,8 @@ class Train(Command):
     """Most wall-clock minutes of training."""
     epochs: Annotated[float, Meta(gt=0, le=10**6)] = 10.0
     """Most times that every sequence is learned from."""
+    tokens: Annotated[int, Meta(ge=0)] = 30_000
+    """Judge by the first sequences, so many tokens at most; 0: by all."""
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     """Cores to train on."""
 
@@ -72,33 +74,21 @@ class Train(Command):
         learned, judged = self._traces()
         with ProgressView() as view:
             figures = self._train(learned, judged, view)
-        result_console().print(report_table(self.kind, figures))
-        if self.report is not None:
-            self.report.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
+        training = figures.training.words(self.epochs, self.minutes) if figures.training else ""
+        result_console().print(report_table(self.kind, figures, training))
+        write_report(figures, self.report)
         return DONE
 
     def _traces(self) -> tuple[Trace, Trace]:
         """What to learn from and what to judge by."""
-        trace = self._read(self.trace)
+        trace = read_decoded(self.trace, self.kind)
         if self.held_out and trace.sequences < MIN_SEQUENCES:
             what = f"has {trace.sequences} sequences; some must be held out, and some told apart while it learns"
             raise UsageError(what, str(self.trace), f"Trace {MIN_SEQUENCES} or more")
         learned, judged = trace.split(self.held_out, self.seed) if self.held_out else (trace, trace)
         if self.test is None:
             return learned, judged
-        judged = self._read(self.test)
-        sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
-        if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
-            raise UsageError("is of another model than the trace to learn from", str(self.test), "Trace the same model")
-        return learned, align_vocabularies(judged, learned.vocabulary)
-
-    def _read(self, path: Path) -> Trace:
-        """Of a model with an encoder what its decoder was given: of prompts, read at once, only ids are known."""
-        trace = read_trace(path)
-        if trace.encoder_layers and self.kind == "paper":
-            what = "kind 'paper' learns from prompts and outputs as one text, which this model does not read"
-            raise UsageError(what, str(path), "Train --kind path, for the decoder's layers")
-        return trace.of_decoder()
+        return learned, align_traces(read_decoded(self.test, self.kind), learned, self.test)
 
     def _train(self, learned: Trace, judged: Trace, view: ProgressView) -> Report:
         from ...workers.predictor.judging.report import compare
@@ -116,7 +106,8 @@ class Train(Command):
             trained.save(self.out)  # whoever does not wait for the figures still has it
         view(Progress("train", "judging", 0, 1))
         make = partial(trained.forecaster, judged.vocabulary)
-        figures = compare(make, learned, judged, PROMPTS[self.kind], trained.adapts)
+        figures = compare(make, learned, judged, PROMPTS[self.kind], trained.adapts, self.tokens)
+        figures = msgspec.structs.replace(figures, training=trained.end)
         view(Progress("train", "judging", 1, 1))
         return figures if self.out is None else trained.write(self.out, figures)
 
@@ -130,11 +121,39 @@ class Train(Command):
         return run_gate_training(self.trace, self.out, options, self.threads)
 
 
+def read_decoded(path: Path, kind: str) -> Trace:
+    """Read a trace; of a model with an encoder what its decoder was given, since of prompts only ids are known."""
+    trace = read_trace(path)
+    if trace.encoder_layers and kind == "paper":
+        what = "kind 'paper' learns from prompts and outputs as one text, which this model does not read"
+        raise UsageError(what, str(path), "Train --kind path, for the decoder's layers")
+    return trace.of_decoder()
+
+
+def align_traces(judged: Trace, learned: Trace, where: Path) -> Trace:
+    """Bring the trace to judge by to the token numbers of the other. Raises UsageError if it is of another model."""
+    sizes = [(one.layers, one.expert_count, one.top_k) for one in (learned, judged)]
+    if sizes[0] != sizes[1] or (learned.vocabulary is None) != (judged.vocabulary is None):
+        raise UsageError("is of another model than the trace to learn from", str(where), "Trace the same model")
+    return align_vocabularies(judged, learned.vocabulary)
+
+
+def write_report(figures: Report, file: Path | None) -> None:
+    """Write the figures as JSON, if there is a file."""
+    if file is not None:
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(figures), indent=2))
+
+
 def _check(options: Train) -> None:
     if not options.held_out and options.test is None:
         raise UsageError("nothing is left to judge by", "held_out", "Give --test TRACE, or a share above 0")
     for file in (options.out, options.report):
-        if file is not None and not file.parent.is_dir():
-            raise UsageError("the folder to write into does not exist", str(file.parent), "Create it first")
-        if file is not None and file.is_dir():
-            raise UsageError("is a folder", str(file), "Name a file")
+        check_writable(file)
+
+
+def check_writable(file: Path | None) -> None:
+    """Raise UsageError for a file to write whose folder is missing, or which is a folder."""
+    if file is not None and not file.parent.is_dir():
+        raise UsageError("the folder to write into does not exist", str(file.parent), "Create it first")
+    if file is not None and file.is_dir():
+        raise UsageError("is a folder", str(file), "Name a file")

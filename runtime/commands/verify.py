@@ -6,22 +6,23 @@ import random
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from ...errors import UsageError
-from ...ipc.messages import Progress
 from ..client import Client
 from ..client.options import Prompt
 from ..client.processor import check_images_taken
+from ..command_line.base import DONE, FAILED
 from ..demo.summary import show_check
 from ..engine.starting import engine_remarks, running_engine
 from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
+from ..prompt_sources.prompt_lines import refuse_impossible
 from ..verify.subprocess import run_checks
-from .base import DONE, FAILED
+from .batch_progress import show_batch
 from .prompted import ImagePromptCommand
 
 MAX_RANDOM_PROMPT = 24
@@ -35,6 +36,7 @@ class Verify(ImagePromptCommand):
     of the same device. Without prompts, random token ids are run.
     """
 
+    generation_options: ClassVar = ("count", "max_new_tokens")
     count: Annotated[int, Meta(ge=1, le=10**6)] = 12
     """Random prompts that run if none is given."""
     max_new_tokens: Annotated[int, Meta(ge=1)] = 32
@@ -46,13 +48,14 @@ class Verify(ImagePromptCommand):
         with tempfile.TemporaryDirectory(prefix="verify-expertflow-") as folder:
             config = msgspec.structs.replace(self.engine, record=folder)
             with running_engine(config) as engine, Client(engine.address) as client:
-                client.generate(prompts or self._drawn(client.model.vocabulary), self.max_new_tokens)
+                batch = client.submit(prompts or self._drawn(client.model.vocabulary), self.max_new_tokens)
+                show_batch(batch, "verify")
+                batch.results()
                 remarks = engine_remarks(engine)
             for remark in remarks:
                 console.print(remark, soft_wrap=True)
             with ProgressView() as view:
-                view(Progress("verify", "running the batches again, resident and with transformers", 0, 1))
-                for check in run_checks(Path(folder), config):
+                for check in run_checks(Path(folder), config, view):
                     show_check(console, check)
                     holds = holds and check.holds
         return DONE if holds else FAILED
@@ -60,10 +63,11 @@ class Verify(ImagePromptCommand):
     def _given(self) -> list[Prompt]:
         """Empty if random ones are to run; what is wrong is said before an engine is started for nothing."""
         if self.prompt or self.prompt_file:
-            prompts = [line.prompt for line in self.read_prompts()]
+            lines = self.read_prompts()
+            refuse_impossible(lines, self.engine.model)
             if self.image:
                 check_images_taken(self.engine.model, self.engine.revision)
-            return prompts
+            return [line.prompt for line in lines]
         for option, given in {"image": self.image, "ids": self.ids, "format": self.format != "lines"}.items():
             if given:
                 raise UsageError("is of a prompt, and none is given", option, 'Give --prompts FILE or --prompt "TEXT"')

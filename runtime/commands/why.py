@@ -11,11 +11,11 @@ import msgspec
 import tyro
 from msgspec import Meta
 
+from ..command_line.base import DONE, Command
 from ..engine.timeline import read_timeline
 from ..waits.history import read_history
 from ..waits.report import report_waits
 from ..waits.text import report_lines
-from .base import DONE, Command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,9 +11,9 @@ import tyro
 from msgspec import Meta
 
 from ...ipc.messages import Progress
+from ..command_line.base import DONE, Command
 from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
-from .base import DONE, Command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,11 +21,11 @@ _WEIGHTS = {".json", ".npz", ".safetensors"}
 
 
 def example_file(name: str) -> Path:
-    """A file or folder of `examples/`. Raises UsageError where only the package was installed."""
+    """Return a file or folder of `examples/`, which the package brings along. Raises UsageError if it is missing."""
     path = _PACKAGE / "examples" / name
     if not path.exists():
-        remedy = "Clone the repository and run `make demo` there, or name a model of yours with --model"
-        raise UsageError("the examples are not part of an installed package", str(path), remedy)
+        remedy = "Install the package again, or name a model of yours with --model and prompts with --prompts"
+        raise UsageError("is missing, so the package is not whole", str(path), remedy)
     return path
 
 
@@ -94,5 +94,8 @@ def _widen(source: Path, target: Path, factor: int) -> None:
         str(os.getpid()),
     ]  # it ends when we are killed
     asked = ["expertflow", "widen", str(source), str(target), "--factor", str(factor)]
-    if subprocess.run(command + asked, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False).returncode:
+    ended = subprocess.run(
+        command + asked, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0, check=False
+    )
+    if ended.returncode:
         raise EngineError("the model could not be widened", str(target), "See the message above")

@@ -16,9 +16,11 @@ from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Progress, Snapshot
+from ..client.options import require_timeout
 from ..client.snapshots import merge_snapshots
 from .device_check import require_device
 from .group_resources import GroupLeader, GroupMember, GroupResources
+from .preflight import check_before_start, require_config
 from .stages import StagePlan, compute_threads
 from .supervisor import Supervisor
 
@@ -41,6 +43,7 @@ class EngineGroup:
         verbose: bool = False,
         plans: list[StagePlan] | None = None,
     ) -> None:
+        require_config(config)
         self.config = config
         self.engines: dict[str, Supervisor] = {}
         """By device, once started."""
@@ -73,8 +76,9 @@ class EngineGroup:
         """Start all engines and return when every one is ready; raises what `Supervisor.start` does."""
         if self._common:
             raise EngineError("is running already", "group", "Stop it first")
+        check = require_device if self._plans else check_before_start
         for config in configs_of(self.config):
-            require_device(config)
+            check(config)
         self._common = GroupResources(whole_store=self.config.tier == "host")
         self._address = str(self._common.run_dir.path)
         atexit.register(self.stop)
@@ -101,6 +105,7 @@ class EngineGroup:
 
         Raises the first cause if they ended by themselves; one that leaves others behind is a warning in the log.
         """
+        require_timeout(timeout_s, "timeout_s")
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         causes: list[ExpertFlowError] = []
         for engine in self.engines.values():

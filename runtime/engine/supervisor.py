@@ -10,8 +10,10 @@ from types import TracebackType
 from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import Progress, Snapshot
+from ..client.options import require_timeout
 from .engine import Ended, Engine, Started
 from .group_resources import StandaloneResources
+from .preflight import check_before_start, require_config
 from .resources import Resources
 from .stages import StagePlan, stage_plans
 
@@ -36,6 +38,7 @@ class Supervisor:
         plans: list[StagePlan] | None = None,
         sharing: StandaloneResources | None = None,
     ) -> None:
+        require_config(config)
         self.config = config
         self._report = on_progress or (lambda progress: None)
         self._verbose = verbose
@@ -70,6 +73,8 @@ class Supervisor:
             raise UsageError("no model given", "model", "Give the folder of a checkpoint or a hub id")
         if self._engine and not self._engine.join(0):
             raise EngineError("is running already", "engine", "Stop it first")
+        if not self._plans:
+            check_before_start(self.config)
         plans = self._plans or stage_plans(self.config)
         resources = Resources(self.config, self._report, plans, self._verbose, self._sharing)
         self._address = str(resources.run_dir.path)
@@ -96,6 +101,7 @@ class Supervisor:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; False if it has not come within this time. Raises the cause if it ended by itself."""
+        require_timeout(timeout_s, "timeout_s")
         engine = self._running()
         ended = engine.join(timeout_s)
         if ended and engine.cause:

@@ -12,15 +12,27 @@ from ...workers.predictor.judging.report import TIMED_ROWS, Report
 from .tables import UNKNOWN, facts_table, plain_table
 
 
-def report_table(kind: str, report: Report) -> Group:
-    """The predictor beside simpler ones, and the paper's accuracy of batches."""
-    facts = {
-        "judged by": f"{report.decode.tokens:,} held-out tokens",
+def report_table(kind: str, report: Report, training: str = "") -> Group:
+    """The predictor beside simpler ones, and the paper's accuracy of batches. `training`: how it ended, in words."""
+    facts = {"training": training} if training else {}
+    facts |= {
+        "judged by": _judged_words(report),
+        "token table, popularity": _learned_words(report),
         f"CPU time for {TIMED_ROWS} rows in decode": f"{report.step_ms:.1f} ms",
     }
     if report.file_bytes:
         facts["file"] = format_size(report.file_bytes)
     return Group(_recalls(kind, report), Text(), _batches(kind, report), Text(), facts_table(facts))
+
+
+def _judged_words(report: Report) -> str:
+    if report.tokens < report.tokens_given:
+        return f"{report.tokens:,} of {report.tokens_given:,} tokens, the first sequences (--tokens 0: all)"
+    return f"{report.decode.tokens:,} tokens"
+
+
+def _learned_words(report: Report) -> str:
+    return f"made from {report.learned_from:,} tokens" if report.learned_from else "counted while judged"
 
 
 def _recalls(kind: str, report: Report) -> Table:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...configs.texts import is_text
-from ...errors import UsageError
+from ...errors import ExpertFlowError, UsageError
 from ..client.images import ImagePrompt
 from ..client.options import Prompt
+from ..engine.preflight import impossible_prompts
 from ..text.codec import TextCodec
 from .workloads import Format, record_prompts
 
@@ -22,6 +23,19 @@ class PromptLine(NamedTuple):
 
     prompt: Prompt
     where: str
+
+    def located(self, error: ExpertFlowError) -> ExpertFlowError:
+        """Return the error of this prompt with the place that the prompt came from."""
+        if self.where in error.where:
+            return error
+        what = error.what if error.where == "prompt" else error.sentence
+        return type(error)(what, self.where, error.remedy)
+
+
+def refuse_impossible(lines: list[PromptLine], model: str) -> None:
+    """Raise the first prompt's error if none of them can run on this model: an engine would start for nothing."""
+    if errors := impossible_prompts([line.prompt for line in lines], model):
+        raise lines[0].located(errors[0])
 
 
 def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, kind: Format = "lines") -> list[PromptLine]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from ...configs.schema import Config
-from ...configs.sizes import parse_size
+from ...configs.sizes import parse_memory, parse_size
 from ...errors import UsageError
 from ...workers.loader.policies import POLICIES
 from ...workers.predictor.base.forecaster import Forecaster
@@ -81,7 +81,7 @@ def expert_size_bytes(text: str, source: ReplaySource) -> int:
 
 def positive_bytes(text: str, option: str) -> int:
     """Raises UsageError for a share or nothing."""
-    if count_bytes := parse_size(text, option).count_bytes:
+    if count_bytes := parse_memory(text, option).count_bytes:
         return count_bytes
     raise UsageError(f"must be bytes, at least 1, not '{text}'", option, "Write for example 9MB")
 

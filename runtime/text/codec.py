@@ -28,6 +28,11 @@ class TextCodec:
     def available(self) -> bool:
         return self._file.is_file()
 
+    def missing(self) -> UsageError:
+        """Make the error of a prompt of text where there is no tokenizer."""
+        what = "this model has no tokenizer.json, so a prompt cannot be text"
+        return UsageError(what, str(self._file.parent), "Pass the prompt as a list of token ids")
+
     def encode(self, text: str) -> list[int]:
         """Ids of a prompt, special tokens included as the tokenizer says.
 
@@ -54,11 +59,7 @@ class TextCodec:
 
     def _check(self, text: str) -> None:
         if not self.available:
-            raise UsageError(
-                "this model has no tokenizer.json, so a prompt cannot be text",
-                str(self._file.parent),
-                "Pass the prompt as a list of token ids",
-            )
+            raise self.missing()
         if not is_text(text):
             raise UsageError(f"is no text that UTF-8 can say: {ascii(text[:40])}", "prompt", "Give text, or token ids")
 

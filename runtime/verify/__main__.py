@@ -1,4 +1,6 @@
-"""`python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS`: one JSON `Check` a line.
+"""Check a recording: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS`.
+
+Writes a JSON line for each `Check` and `Progress`.
 
 Exit codes: 0 all hold, 1 one does not, 2 error."""
 
@@ -11,6 +13,8 @@ from pathlib import Path
 import msgspec
 
 from ...errors import ExpertFlowError
+from ...ipc.messages import Progress
+from .report import Check
 
 
 def main() -> int:
@@ -21,15 +25,25 @@ def main() -> int:
 
     holds = True
     try:
-        verification = Verification(Path(folder), model, revision, dtype, device=device, generation_settings=settings)
+        verification = Verification(
+            Path(folder), model, revision, dtype, device=device, generation_settings=settings, report=_report
+        )
         for check in verification.checks():
-            sys.stdout.write(msgspec.json.encode(check).decode() + "\n")
-            sys.stdout.flush()
+            _tell(check)
             holds = holds and check.holds
     except ExpertFlowError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0 if holds else 1
+
+
+def _report(what: str, done: int, total: int) -> None:
+    _tell(Progress("verify", what, done, total))
+
+
+def _tell(line: Check | Progress) -> None:
+    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

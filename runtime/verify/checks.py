@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,12 +19,15 @@ from ...workers.surveyor.surveyor import survey_checkpoint
 from .choosing import ReferenceProcessors
 from .error_ratio import compare_errors
 from .reference import Sequence, reference_logits
-from .replay import let_go, replay
+from .replay import ReplayedStep, count_steps, let_go, replay
 from .report import BFLOAT16, CHOSEN, FLOAT32, RESIDENT, Check
 
 LOGIT_TOLERANCE = 1e-4
 TIE_NOISES = 10
 TIE_SHARE = 0.005
+
+Report = Callable[[str, int, int], None]
+"""What is done, how many parts of it, of how many."""
 
 
 class Verification:
@@ -43,9 +46,11 @@ class Verification:
         limit: int = 32,
         device: str = "cpu",
         generation_settings: str = "honour",
+        report: Report = lambda what, done, total: None,
     ) -> None:
         self._wanted = generation_settings
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
+        self._report = report
         self._device = open_device(device)
         self._survey = survey_checkpoint(model, revision, dtype, generation_settings)
         own = self._survey.settings != NEUTRAL
@@ -55,7 +60,7 @@ class Verification:
     def resident(self) -> Check:
         """I1a: the logits of every recorded step have the same bits when all experts are resident."""
         steps = rows = 0
-        for step in replay(self._folder, self._survey, self._abilities, self._device):
+        for step in self._replayed(self._survey, "everything resident"):
             if wrong := step.differing_rows():
                 where = step.rows.index(wrong[0])
                 at = f"step {step.recorded.number}, row {wrong[0]}, output {step.output_indices[where]}"
@@ -125,7 +130,7 @@ class Verification:
     def _sequences(self, dtype: str) -> list[Sequence]:
         survey = self._survey if self._survey.dtype == dtype else self._survey_in(dtype)
         wanted = _prompts(self._folder, self._limit)
-        for step in replay(self._folder, survey, self._abilities, self._device):
+        for step in self._replayed(survey, f"everything resident, in {dtype}"):
             tokens = dict(zip(step.recorded.rows, step.recorded.tokens, strict=True))
             for place, (row, index) in enumerate(zip(step.rows, step.output_indices, strict=True)):
                 sequence = wanted.get(row)
@@ -134,11 +139,29 @@ class Verification:
                     sequence.logits.append(step.logits[place].clone().cpu())
         return [sequence for sequence in wanted.values() if sequence.token_ids]
 
+    def _replayed(self, survey: Survey, how: str) -> Iterator[ReplayedStep]:
+        """Every recorded step, run again."""
+        total = count_steps(self._folder)
+        self._report(f"steps again with {how}", 0, total)
+        for done, step in enumerate(replay(self._folder, survey, self._abilities, self._device), start=1):
+            yield step
+            self._report(f"steps again with {how}", done, total)
+
+    def _reported(self, sequences: list[Sequence], what: str) -> Iterator[Sequence]:
+        """Each sequence as it is taken."""
+        for done, sequence in enumerate(sequences):
+            self._report(what, done, len(sequences))
+            yield sequence
+        self._report(what, len(sequences), len(sequences))
+
     def _reference(
         self, dtype: torch.dtype, sequences: list[Sequence], where: torch.device | None = None
     ) -> list[torch.Tensor]:
         let_go()
-        return reference_logits(Path(self._survey.folder), dtype, sequences, self._folder / FOLDER, where)
+        what = f"sequences with transformers in {str(dtype).removeprefix('torch.')}"
+        self._report(what, 0, len(sequences))  # loading the model comes before the first
+        taken = self._reported(sequences, what)
+        return reference_logits(Path(self._survey.folder), dtype, taken, self._folder / FOLDER, where)
 
     def _survey_in(self, dtype: str) -> Survey:
         return survey_checkpoint(self._model, self._revision, dtype, self._wanted)

@@ -69,6 +69,11 @@ def replay(
         let_go()
 
 
+def count_steps(folder: Path) -> int:
+    """Return how many steps a recording holds."""
+    return sum(isinstance(entry, Stepped) for start in read_steps(str(folder)) for entry in start)
+
+
 def let_go() -> None:
     """Give the memory of models back that are used no more: they are full of cycles, and a device's memory is short."""
     gc.collect()

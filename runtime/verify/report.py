@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
+class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """One claim and whether it holds; `detail` carries the figures or the first difference."""
 
     claim: str

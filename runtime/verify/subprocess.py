@@ -1,7 +1,8 @@
 """Runs `expertflow.runtime.verify` in a process of its own, since it needs torch and all experts in memory.
 
-The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS` writes one `Check` a line as
-JSON to stdout, and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked; stderr says why).
+The seam: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS` writes one `Check` or one
+`Progress` a line as JSON to stdout, and exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked;
+stderr says why).
 """
 
 from __future__ import annotations
@@ -9,22 +10,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError
+from ...ipc.messages import Progress
 from ..engine.children import describe_exit
 from ..engine.stages import stage_plans
 from .report import Check
 
 NOTHING_CHECKED = 2
+STARTING = "starting to check"
 
 
-def run_checks(recording: Path, config: Config) -> Iterator[Check]:
-    """The checks as they are done. Raises ExpertFlowError if they could not be made."""
+def run_checks(
+    recording: Path, config: Config, report: Callable[[Progress], None] = lambda progress: None
+) -> Iterator[Check]:
+    """Yield the checks as they are done; `report` hears how far they are.
+
+    Raises ExpertFlowError if they could not be made.
+    """
     command = [
         sys.executable,
         "-P",
@@ -36,15 +44,25 @@ def run_checks(recording: Path, config: Config) -> Iterator[Check]:
     asked += [config.model, config.revision, config.dtype, config.device, config.generation_settings]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command + asked, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env={**os.environ, **_like_compute(config)}
+        command + asked,
+        stdin=subprocess.DEVNULL,
+        stdout=pipe,
+        stderr=pipe,
+        env={**os.environ, **_like_compute(config)},
+        process_group=0,  # Ctrl-C reaches us alone
     )
     refuted = False
     with process:
         try:
+            report(Progress("verify", STARTING, 0, 1))
             for line in process.stdout or ():
-                check = msgspec.json.decode(line, type=Check)
-                refuted = refuted or not check.holds
-                yield check
+                report(Progress("verify", STARTING, 1, 1))
+                match msgspec.json.decode(line, type=Check | Progress):
+                    case Progress() as progress:
+                        report(progress)
+                    case Check() as check:
+                        refuted = refuted or not check.holds
+                        yield check
             words = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
         except BaseException:
             process.kill()

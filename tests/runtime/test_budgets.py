@@ -44,7 +44,7 @@ def test_a_host_store_before_a_device_has_whole_places_and_counts_alone():
     with pytest.raises(BudgetError, match=r"needs 20.5 kB \(host store 20.5 kB\)"):
         plan_budgets(config, survey, 5 * 4096 - 1)
     with pytest.raises(BudgetError, match="holds no expert"):
-        plan_budgets(Config.load(model="m", device="fake:0", host_memory="4095"), survey, 10**12)
+        plan_budgets(Config.load(model="m", device="fake:0", host_memory="4095B"), survey, 10**12)
 
 
 def test_all_budgets_together_must_fit():
@@ -59,7 +59,7 @@ def test_all_budgets_together_must_fit():
 def test_slots_of_their_own_need_one_a_layer():
     """Fewer slots than layers would leave a layer without any."""
     survey = fake_survey(layers=4, experts=4)
-    few = str(3 * survey.stride_bytes)
+    few = f"{3 * survey.stride_bytes}B"
     assert plan_budgets(Config.load(model="m", expert_memory=few), survey, 10**12).slots == 3
     with pytest.raises(BudgetError, match="slots of its own"):
         plan_budgets(Config.load(model="m", expert_memory=few, slot_sharing="layer"), survey, 10**12)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.commands.registry import parse
+from expertflow.runtime.command_line.registry import parse
 from expertflow.tests.gates.lessons import write_lessons
 
 
@@ -16,7 +16,9 @@ def test_gates_are_trained_and_judged(tmp_path: Path, capsys: pytest.CaptureFixt
     assert parse(words).run() == 0
     assert parse([*words, "--out", str(tmp_path / "gates")]).run() == 0
     assert (tmp_path / "gates").is_file()
-    lines = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out
+    assert printed.count("training: 2.0 of at most 2 epochs; all that were asked for") == 2
+    lines = printed.splitlines()
     assert [line.split()[0] for line in lines[-3:]] == ["1", "2", "mean"]
 
 

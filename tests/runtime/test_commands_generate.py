@@ -13,6 +13,7 @@ from expertflow.errors import EngineError, RequestError, UsageError
 from expertflow.ipc.messages import Sampling, Snapshot
 from expertflow.runtime.client import Client
 from expertflow.runtime.commands.generate import Generate
+from expertflow.runtime.commands.printing import Printer
 from expertflow.tests.runtime.test_added_tokens import save_tokenizer
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine
@@ -57,7 +58,7 @@ def test_a_bad_prompt_fails_alone_and_is_named(
     assert Generate(prompts=file, ids=True, address=address, max_new_tokens=2).run() == 2
     told = capsys.readouterr()
     assert [line.partition("]")[0] for line in told.out.splitlines()] == [f"[{file}, line 1", f"[{file}, line 3"]
-    assert f"where: {file}, line 2" in told.err and str(VOCABULARY + 5) in told.err
+    assert f"{file}, line 2" in told.err and str(VOCABULARY + 5) in told.err
 
 
 def test_a_bad_prompt_has_its_line_of_json_too(address: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +95,27 @@ def test_engine_options_beside_an_address_are_refused(address: str) -> None:
     """They would be silently without effect."""
     with pytest.raises(UsageError, match="options of the engine"):
         Generate(prompt=["a"], address=address, engine=Config.load(batch_size=2)).run()
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_an_engine_that_dies_is_told_of_once(
+    as_json: bool, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was told of for each prompt, and again when its counters were read."""
+    end = EngineError("the engine has ended", address, "Start it again")
+
+    def dies(self: Generate, client: Client, printer: Printer) -> None:
+        monkeypatch.setattr(Client, "stats", lambda self: fail())
+        printer.take_results([end] * len(printer.lines))
+
+    def fail() -> Snapshot:
+        raise end
+
+    monkeypatch.setattr(Generate, "_generate", dies)
+    assert Generate(prompt=["1", "2", "3"], ids=True, address=address, json=as_json).run() == 1
+    told = capsys.readouterr()
+    assert told.err.count("the engine has ended") == 1 and "where: " + address in told.err
+    assert len(told.out.splitlines()) == (3 if as_json else 0), "every prompt has its line"
 
 
 def test_no_engine_at_the_address() -> None:

@@ -11,9 +11,9 @@ import pytest
 from expertflow.configs.ranges import range_words, stated_ranges
 from expertflow.configs.schema import RANGES, Config
 from expertflow.errors import UsageError
+from expertflow.runtime.command_line.outcome import describe
+from expertflow.runtime.command_line.registry import command_kinds, parse
 from expertflow.runtime.commands.generate import Generate
-from expertflow.runtime.commands.outcome import describe
-from expertflow.runtime.commands.registry import command_kinds, parse
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.traces.trace import write_npz
 from msgspec import Meta
@@ -40,9 +40,8 @@ def test_a_number_outside_its_range_is_refused_at_once(command: str) -> None:
         option, value = words.split()
         with pytest.raises(UsageError) as refused:
             parse([*command.split(), option, value])
-        first, where, *_ = describe(refused.value).splitlines()
-        assert where == f"where: {option}"
-        assert re.search(r"must be (from .* to |at least |above )", first)
+        first, *_ = describe(refused.value).splitlines()
+        assert re.match(rf"error: {option} must be (from .* to |at least |above )", first)
         told = first.split()[-1]
         assert told == value or float(told) == float(value)
 
@@ -92,3 +91,24 @@ def test_sizes_that_are_nothing(tmp_path: Path, option: str, value: str) -> None
 def test_a_size_beyond_any_memory() -> None:
     with pytest.raises(UsageError, match="beyond any memory"):
         parse(["serve", "--expert-memory", "9" * 400 + "GB"])
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "remedy"),
+    [
+        ("serve --expert-memory 25", "25 bytes", '"25%" or "25MB"'),
+        ("serve --kv-memory 4096", "4096 bytes", 'Write "4096MB", or "4096B"'),
+        ("serve --host-memory 64", "64 bytes", '"64MB"'),
+        ("serve --tier host --link-rate 8", "8 bytes", '"8MB"'),
+    ],
+)
+def test_a_small_size_without_a_unit_is_refused(words: str, value: str, remedy: str) -> None:
+    """`--expert-memory 25` was meant as 25 %, and ran with 25 bytes until it failed for another reason."""
+    with pytest.raises(UsageError, match=value) as refused:
+        parse(words.split())
+    assert remedy in refused.value.remedy
+
+
+def test_sizes_that_are_meant() -> None:
+    for size in ("25B", "1000000", "0", "25 %", "4KB"):
+        parse(["serve", "--expert-memory", size])

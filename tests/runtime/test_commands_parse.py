@@ -6,15 +6,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from expertflow import __main__ as program
+from expertflow.configs.headings import HEADINGS
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
-from expertflow.runtime.commands.base import EngineCommand
+from expertflow.runtime.command_line.base import EngineCommand
+from expertflow.runtime.command_line.registry import chosen_preset, command_kinds, parse
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.commands.generate import Generate
-from expertflow.runtime.commands.registry import chosen_preset, command_kinds, parse
 from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.commands.why import Why
 from expertflow.runtime.commands.widen import Widen
@@ -77,6 +79,37 @@ def test_engine_commands_have_every_option_of_the_configuration(capsys: pytest.C
     assert all(f"--{field.replace('_', '-')}" in text for field in Config.__struct_fields__)
 
 
+def test_every_option_of_the_configuration_stands_under_one_heading() -> None:
+    """One that is listed nowhere would be no option; a new field of the configuration needs a heading."""
+    listed = [name for names in HEADINGS.values() for name in names]
+    assert sorted(listed) == sorted(Config.__struct_fields__)
+    assert list(HEADINGS) == ["Model", "Memory", "Generation", "Engine", "Research"]
+
+
+def test_help_shows_options_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    """45 options in one box help nobody; research switches stand last, sampling beside batching."""
+    with pytest.raises(SystemExit):
+        parse(["generate", "--help"])
+    _, *boxes = re.split(r"(?m)^\W+?((?:\w+ )?options) \W+$", capsys.readouterr().out)
+    heads = {
+        head.removesuffix(" options"): set(re.findall(r"--[a-z-]+", box))
+        for head, box in zip(boxes[::2], boxes[1::2], strict=True)
+    }
+    assert list(heads) == ["options", *HEADINGS]
+    assert {"--temperature", "--max-new-tokens", "--batch-size"} <= heads["Generation"]
+    assert "--belief" in heads["Research"] and "--prompt" in heads["options"]
+    assert not heads["Model"] & heads["Research"] and "--expert-memory" in heads["Memory"]
+
+
+@pytest.mark.parametrize("name", [name for name, kind in command_kinds().items() if issubclass(kind, EngineCommand)])
+def test_what_a_command_is_by_default(name: str) -> None:
+    """Building it from headings must change nothing of what its class says."""
+    kind = command_kinds()[name]
+    words = ["folder"] if name == "trace" else []
+    given: dict[str, Any] = {"folder": Path("folder")} if name == "trace" else {}
+    assert parse([name, *words]) == kind(**given)
+
+
 @pytest.mark.parametrize(
     ("words", "advice"),
     [
@@ -128,7 +161,7 @@ def test_a_preset_that_is_none(tmp_path: Path, content: bytes) -> None:
 def test_the_command_line_imports_no_torch() -> None:
     """Each `expertflow top` would take seconds and 350 MB."""
     code = (
-        "import sys; from expertflow.runtime.commands.registry import parse; parse(['serve', '--model', 'm']);"
+        "import sys; from expertflow.runtime.command_line.registry import parse; parse(['serve', '--model', 'm']);"
         "print(*({'torch', 'transformers'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.commands.registry import parse
+from expertflow.runtime.command_line.registry import parse
 from expertflow.tests.loader.test_ledger_log import HEADER, write_log
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.loader.ledger_log import LedgerLog

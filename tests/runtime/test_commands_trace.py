@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.commands.registry import parse
+from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.commands.trace import Trace
 from expertflow.runtime.prompt_sources.prompt_lines import cut_texts, read_texts
 from expertflow.runtime.text.codec import TextCodec
@@ -53,7 +53,7 @@ def test_a_trace_that_is_there_is_told_and_converted(tmp_path: Path, capsys: pyt
 def test_prompts_never_go_into_a_trace_that_is_there(tmp_path: Path) -> None:
     write(tmp_path, step(0, [(0, 0)]))
     with pytest.raises(UsageError, match="holds a trace already"):
-        trace_command(tmp_path, "--prompt", "a", "--model", "m").run()
+        trace_command(tmp_path, "--prompt", "a", "--model", "hub/m").run()
 
 
 def test_a_text_is_cut_into_pieces_without_losing_a_token(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,38 @@ def test_a_predictor_and_its_figures_are_written(
         assert words in printed
     doubled = next(line for line in printed.splitlines() if line.startswith("path, decode, 2k each"))
     assert doubled.split()[-1] == "–", "four sequences make no batch of eight"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason", "words"),
+    [
+        ({"minutes": 1e-6}, "time", "of at most 10 epochs; ended by the clock (--minutes 1e-06)"),
+        ({"epochs": 1}, "epochs", "1.0 of at most 1 epochs; all that were asked for"),
+    ],
+)
+def test_how_the_training_ended_is_said(
+    options: dict[str, Any], reason: str, words: str, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody saw that the clock ended it after a fraction of the epochs."""
+    report = tmp_path / "r.json"
+    Train(trace=write(), report=report, **options).run()
+    assert words in capsys.readouterr().out
+    end = json.loads(report.read_text())["training"]
+    assert end["reason"] == reason and end["steps"] >= 1 and end["epochs"] > 0
+
+
+def test_that_only_the_first_sequences_judge_is_said(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test, report = write("test.npz", made_up_trace(sequences=5, seed=1)), tmp_path / "r.json"
+    Train(trace=write(), test=test, epochs=1, tokens=30, report=report).run()
+    printed = capsys.readouterr().out
+    assert "28 of 70 tokens, the first sequences (--tokens 0: all)" in printed
+    assert "made from 224 tokens" in printed
+    assert json.loads(report.read_text())["decode"]["tokens"] == 28
+    Train(trace=write(), test=test, epochs=1, tokens=0, report=report).run()
+    assert json.loads(report.read_text())["decode"]["tokens"] == 70
+    assert "first sequences" not in capsys.readouterr().out
 
 
 def test_another_trace_may_judge(write: Write, tmp_path: Path) -> None:

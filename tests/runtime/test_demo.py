@@ -7,15 +7,18 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, EngineError, RequestError, UsageError
+from expertflow.ipc.messages import Progress
 from expertflow.runtime.client import Event
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.demo import widened
 from expertflow.runtime.demo.texts import Interruption, Texts
 from expertflow.runtime.demo.view import make_view
 from expertflow.runtime.verify import subprocess as checking
+from expertflow.runtime.verify.report import Check
 from expertflow.runtime.verify.subprocess import run_checks
 from rich.console import Console
 
@@ -104,11 +107,11 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
         widened.widened_copy(source_model(tmp_path), tmp_path / "file" / "cache")
 
 
-def test_examples_that_are_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_examples_that_are_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(widened, "_PACKAGE", tmp_path)
-    with pytest.raises(UsageError, match="examples") as refused:
+    with pytest.raises(UsageError, match="examples/prompts.txt: is missing") as refused:
         Demo().run()
-    assert "Clone" in refused.value.remedy
+    assert "--model" in refused.value.remedy
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "at least 1"), (4, "3 prompts")])
@@ -128,10 +131,15 @@ def fake_verification(script: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_checks_are_read_as_they_come(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lines = [f'{{"claim":"{claim}","holds":{holds},"detail":"d"}}' for claim, holds in (("a", "true"), ("b", "false"))]
-    fake_verification(f"echo '{lines[0]}'; echo '{lines[1]}'; exit 1", monkeypatch, tmp_path)
-    checks = list(run_checks(tmp_path, Config.load(model="m")))
-    assert [(check.claim, check.holds) for check in checks] == [("a", True), ("b", False)]
+    checked = [Check(claim="a", holds=True, detail="d"), Check(claim="b", holds=False, detail="d")]
+    said = [checked[0], Progress("verify", "steps again", 3, 8), checked[1]]
+    lines = [msgspec.json.encode(line).decode() for line in said]
+    fake_verification("".join(f"echo '{line}'; " for line in lines) + "exit 1", monkeypatch, tmp_path)
+    told: list[Progress] = []
+    checks = list(run_checks(tmp_path, Config.load(model="m"), told.append))
+    assert checks == checked
+    assert [progress for progress in told if progress.what != checking.STARTING] == said[1:2]
+    assert (told[0].done, told[1].done) == (0, 1), "what starts also ends"
 
 
 @pytest.mark.parametrize(
@@ -147,7 +155,8 @@ def test_checks_that_could_not_be_made(script: str, what: str, monkeypatch: pyte
 
 def test_a_verification_is_ended_with_its_reader(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Ctrl-C in the middle must not leave it running for minutes."""
-    fake_verification('echo \'{"claim":"a","holds":true,"detail":""}\'; exec sleep 60', monkeypatch, tmp_path)
+    check = msgspec.json.encode(Check(claim="a", holds=True, detail="")).decode()
+    fake_verification(f"echo '{check}'; exec sleep 60", monkeypatch, tmp_path)
     started: list[Any] = []
     real: Any = subprocess.Popen
     monkeypatch.setattr(checking.subprocess, "Popen", lambda *a, **k: started.append(real(*a, **k)) or started[0])

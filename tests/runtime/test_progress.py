@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 
+import pytest
 from expertflow.ipc.messages import Progress
-from expertflow.runtime.monitor.progress import ProgressView
+from expertflow.runtime.monitor import progress
+from expertflow.runtime.monitor.progress import ProgressView, _LineView
 from rich.console import Console
 
 
@@ -35,10 +39,10 @@ def test_lines_come_at_the_start_and_every_two_seconds() -> None:
 
 def test_bytes_are_shown_as_a_share() -> None:
     out, clock = io.StringIO(), Clock()
-    view = ProgressView(Console(file=out, width=200), clock)
-    view(Progress("widen", "writing", 0, 10**9))
-    clock.now_s = 3.0
-    view(Progress("widen", "writing", 10**9 // 4, 10**9))
+    with ProgressView(Console(file=out, width=200), clock) as view:
+        view(Progress("widen", "writing", 0, 10**9))
+        clock.now_s = 3.0
+        view(Progress("widen", "writing", 10**9 // 4, 10**9))
     assert out.getvalue().splitlines()[1] == "widen: writing: 25 %"
 
 
@@ -57,3 +61,40 @@ def test_a_terminal_has_bars_that_vanish() -> None:
         view(Progress("checkpoint", "surveying", 0, 1))
     text = out.getvalue()
     assert "surveying" in text and "\x1b[2K" in text
+
+
+def test_what_is_silent_for_long_is_told_of_again() -> None:
+    """A check of minutes wrote nothing into a log, as if it hung."""
+    out, clock = io.StringIO(), Clock()
+    with ProgressView(Console(file=out, width=200), clock) as view:
+        lines = view._view
+        assert isinstance(lines, _LineView)
+        view(Progress("verify", "comparing", 0, 1))
+        view(Progress("engine", "starting", 0, 8))
+        for clock.now_s in (1.0, 4.9, 5.0, 6.0, 9.9):
+            lines.remind()
+        view(Progress("engine", "starting", 3, 8))
+        view(Progress("verify", "comparing", 1, 1))
+        clock.now_s = 30.0
+        lines.remind()
+    assert out.getvalue().splitlines() == [
+        "verify: comparing …",
+        "engine: starting …",
+        "verify: comparing: 5 s so far",
+        "engine: starting: 5 s so far",
+        "engine: starting: 3 of 8",
+        "engine: starting: 3 of 8, 30 s so far",
+    ]
+
+
+def test_the_reminder_comes_by_itself_and_ends_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SILENT_S", 0.05)
+    monkeypatch.setattr(progress, "LOOK_S", 0.01)
+    out = io.StringIO()
+    with ProgressView(Console(file=out, width=200)) as view:
+        view(Progress("verify", "comparing", 0, 1))
+        deadline_s = time.monotonic() + 10
+        while "so far" not in out.getvalue() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+    assert "verify: comparing: 0 s so far" in out.getvalue()
+    assert not [thread for thread in threading.enumerate() if thread.name == "expertflow-progress"]

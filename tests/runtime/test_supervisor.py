@@ -52,6 +52,7 @@ def test_a_folder_to_write_into_that_is_a_file_is_refused_before_anything_starts
     name: str, tmp_path: Path, no_process: None
 ):
     (tmp_path / "file").write_text("")
+    (tmp_path / "config.json").write_text("{}")
     config = Config.load(model=tmp_path, **{name: str(tmp_path / "file")})
     with pytest.raises(UsageError, match="cannot be made") as refused:
         Supervisor(config).start()
@@ -202,7 +203,7 @@ def test_the_timeline_is_valid_json_with_a_process_a_stage(tmp_path: Path):
 def test_what_cannot_run_is_refused_before_anything_starts(tmp_path: Path):
     """I5: with the numbers, and with nothing left behind."""
     with pytest.raises(BudgetError, match="holds no expert: one of the 32 takes 4.1 kB"):
-        fake_engine(PAIR, expert_memory="4000").start()
+        fake_engine(PAIR, expert_memory="4000B").start()
     with pytest.raises(BudgetError, match="only .* is available"):
         fake_engine(PAIR, kv_memory="1000000GB").start()
     with pytest.raises(UsageError, match="cannot be written"):

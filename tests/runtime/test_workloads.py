@@ -11,10 +11,11 @@ import expertflow
 import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import Snapshot
-from expertflow.runtime.client import Client
+from expertflow.runtime.client import Batch, Client
+from expertflow.runtime.client.request import BatchUpdates
+from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.commands import verify
 from expertflow.runtime.commands.generate import Generate
-from expertflow.runtime.commands.registry import parse
 from expertflow.runtime.prompt_sources.prompt_lines import cut_texts, read_prompt_lines, read_texts
 from expertflow.runtime.prompt_sources.workloads import Format, record_prompts
 from expertflow.runtime.text.codec import TextCodec
@@ -149,13 +150,14 @@ def test_verify_runs_the_prompts_of_a_workload(monkeypatch: pytest.MonkeyPatch):
     class Client:
         model = None
 
-        def generate(self, given: list[object], max_new_tokens: int) -> None:
+        def submit(self, given: list[object], max_new_tokens: int) -> Batch:
             ran.extend(given)
+            return Batch([], BatchUpdates(), TextCodec(""), lambda requests: None, lambda reached, timeout_s: None)
 
     monkeypatch.setattr(verify, "running_engine", lambda config: nullcontext(SimpleNamespace(address="")))
     monkeypatch.setattr(verify, "Client", lambda address: nullcontext(Client()))
-    monkeypatch.setattr(verify, "run_checks", lambda folder, config: [])
-    assert parse(["verify", "--format", "aime", str(SAMPLES / "aime.jsonl"), "--model", "m"]).run() == 0
+    monkeypatch.setattr(verify, "run_checks", lambda *asked: [])
+    assert parse(["verify", "--format", "aime", str(SAMPLES / "aime.jsonl"), "--model", "hub/m"]).run() == 0
     assert ran == prompts("aime.jsonl", "aime")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from expertflow import Client, Config, Supervisor
-from expertflow.runtime.commands.registry import parse
+from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.waits.report import WaitReport
 from expertflow.tests.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import random_prompts

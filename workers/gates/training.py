@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from ...errors import UsageError
+from ..predictor.base.training_end import EndReason
 from ..traces.folder import read_header
 from ..traces.reading import read_hidden
 from .examples import Examples, split_examples
@@ -52,6 +53,7 @@ class GateReport:
 
     tokens: int
     epochs: int
+    ended_by: EndReason
     recall_at_k: np.ndarray
     recall_at_2k: np.ndarray
     held_out_tokens: int
@@ -79,7 +81,7 @@ def train_gates(
         width=hidden.states.shape[2],
         bottleneck=options.bottleneck,
     )
-    gates, epochs = fit(facts, lessons, proving, options, progress or _no_progress)
+    gates, epochs, ended_by = fit(facts, lessons, proving, options, progress or _no_progress)
     if out is not None:
         save_gates(gates, facts, out)
     depths = (header.top_k, min(2 * header.top_k, header.experts))
@@ -87,6 +89,7 @@ def train_gates(
     return GateReport(
         tokens=len(lessons),
         epochs=epochs,
+        ended_by=ended_by,
         recall_at_k=recall[:, 0],
         recall_at_2k=recall[:, 1],
         held_out_tokens=len(held_out),
@@ -95,8 +98,8 @@ def train_gates(
 
 def fit(
     facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: ReportProgress
-) -> tuple[Gates, int]:
-    """The gates that do best on `proving`, and the epochs it took."""
+) -> tuple[Gates, int, EndReason]:
+    """The gates that do best on `proving`, the epochs it took, and what ended them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         return _fit(facts, lessons, proving, options, progress)
@@ -104,7 +107,7 @@ def fit(
 
 def _fit(
     facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: ReportProgress
-) -> tuple[Gates, int]:
+) -> tuple[Gates, int, EndReason]:
     gates = facts.make()
     best, best_loss, best_epoch, epoch = copy.deepcopy(gates.state_dict()), float("inf"), 0, 0
     deadline_s = time.monotonic() + 60 * options.minutes
@@ -120,7 +123,9 @@ def _fit(
             group["lr"] = options.learning_rate * (1 - epoch / options.epochs)
     progress("training gates", options.epochs, options.epochs)
     gates.load_state_dict(best)
-    return gates.requires_grad_(False).eval(), epoch
+    reason: EndReason = "epochs" if epoch >= options.epochs else "time"
+    ended_by = "no gain" if epoch - best_epoch >= options.patience else reason
+    return gates.requires_grad_(False).eval(), epoch, ended_by
 
 
 def _learn(gates: Gates, optimizer: torch.optim.Optimizer, lessons: Examples, batch_tokens: int) -> None:

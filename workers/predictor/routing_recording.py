@@ -43,7 +43,7 @@ def _read_file(file: Path) -> Iterator[StepRouting]:
         raise UsageError(f"cannot be read: {error.strerror}", str(file), "Check its permissions") from error
     except (msgspec.DecodeError, msgpack.UnpackException, ValueError) as error:
         remedy = "Give the folder of a recorded run, or one of its routes files"
-        raise UsageError(f"not a recording of routing ({reason_of(error)})", str(file), remedy) from error
+        raise UsageError(f"is not a recording of routing ({reason_of(error)})", str(file), remedy) from error
 
 
 def _split(stream: bytes) -> Iterator[bytes]:

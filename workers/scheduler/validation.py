@@ -38,6 +38,15 @@ def first_token_error(token: int | None, vocabulary: int) -> ErrorFacts | None:
     )
 
 
+def eos_error(eos_ids: list[int] | None, vocabulary: int) -> ErrorFacts | None:
+    """Whether an output can end with each of these tokens."""
+    for token in eos_ids or ():
+        if not 0 <= token < vocabulary:
+            what = f"has {token}, which is not in the vocabulary of {vocabulary}"
+            return request_error(what, "eos_ids", "Name tokens of the model; an empty list never stops")
+    return None
+
+
 def ending_error(max_new_tokens: int, deadline_ms: int | None) -> ErrorFacts | None:
     """Whether the rules that end a request make sense."""
     if max_new_tokens < 1:
@@ -73,6 +82,7 @@ def submit_error(submit: Submit, model: ModelInfo) -> ErrorFacts | None:
         or ending_error(submit.max_new_tokens, submit.deadline_ms)
         or sampling_error(submit.sampling)
         or first_token_error(submit.sampling.first_token, model.vocabulary)
+        or eos_error(submit.eos_ids, model.vocabulary)
         or resume_error(
             submit.resume_ids,
             model.vocabulary,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from expertflow import errors
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Sampling
 from expertflow.runtime.client import Batch, Client, Completion, NotDoneInTime, Request
-from expertflow.tests.scheduler.fake_compute import continuation
+from expertflow.tests.scheduler.fake_compute import VOCABULARY, continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
 
@@ -90,6 +90,7 @@ def test_numpy_ids_are_ids(client: Client) -> None:
         {"max_new_tokens": 0}, {"max_new_tokens": True}, {"max_new_tokens": 2**70}, {"temperature": math.nan},
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": -1}, {"top_k": 0.5}, {"seed": -1},
         {"deadline_s": 0}, {"deadline_s": math.inf}, {"eos_ids": [0.5]},
+        {"eos_ids": [-1]}, {"eos_ids": 5}, {"eos_ids": "5"},
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused_at_once(client: Client, wrong: dict[str, Any]) -> None:
@@ -249,10 +250,45 @@ def _results(engine: FakeEngine, batch: Batch) -> list[Completion | errors.Exper
 
 def test_no_engine(tmp_path: Path) -> None:
     """A wrong address must say so at once."""
-    with pytest.raises(errors.EngineError, match="no engine"):
-        Client(tmp_path / "nowhere")
-    with pytest.raises(errors.EngineError, match="ended"):
-        Client(tmp_path)
+    for address in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(errors.EngineError, match="no engine answers there") as refused:
+            Client(address)
+        assert "Check the address" in refused.value.remedy and refused.value.where == str(address)
+
+
+@pytest.mark.parametrize("address", [None, 5, b"/tmp", ["/tmp"], ""])
+def test_an_address_that_is_none(address: Any) -> None:
+    with pytest.raises(errors.UsageError, match="must be a path") as refused:
+        Client(address)
+    assert refused.value.where == "address"
+
+
+@pytest.mark.parametrize("seconds", [math.nan, math.inf, -1, "5", True])
+def test_times_that_are_none(client: Client, engine: FakeEngine, seconds: Any) -> None:
+    """NaN waited for ever, or raised from deep inside."""
+    batch = client.submit([[1]], max_new_tokens=1)
+    calls: dict[str, Callable[[], object]] = {
+        "timeout_s": lambda: batch.results(timeout_s=seconds),
+        "connect_timeout_s": lambda: Client(engine.address, connect_timeout_s=seconds),
+        "answer_timeout_s": lambda: Client(engine.address, answer_timeout_s=seconds),
+    }
+    for name, call in [*calls.items(), ("timeout_s", lambda: client.stats(seconds))]:
+        with pytest.raises(errors.UsageError, match="must be seconds") as refused:
+            call()
+        assert refused.value.where == name
+    assert len(batch.results(timeout_s=20)) == 1
+
+
+def test_eos_ids_outside_the_vocabulary(client: Client) -> None:
+    """The output would never end where it was meant to."""
+    with pytest.raises(errors.RequestError, match="not in the vocabulary") as refused:
+        client.generate([[1]], eos_ids=[VOCABULARY])
+    assert refused.value.where == "eos_ids"
+
+
+def test_prompts_that_are_none(client: Client) -> None:
+    with pytest.raises(errors.UsageError, match="must be a list, not NoneType"):
+        client.generate(None)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_dead_engine_is_an_error_not_a_hang(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from expertflow.errors import CheckpointError, RequestError, UsageError
 from expertflow.ipc.shared.attachments import FOLDER, TOKEN_TYPES, is_of_positions
 from expertflow.runtime.client.images import ImagePreprocessor
 from expertflow.runtime.client.processor import check_images_taken
-from expertflow.runtime.commands.registry import parse
+from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.prompt_sources.prompt_lines import PromptLine, with_images
 from expertflow.tests.families import save_tiny
 from expertflow.tests.kimi_images import torchvision_works

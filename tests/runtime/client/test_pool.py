@@ -197,7 +197,7 @@ def test_a_dead_engines_requests_go_on_at_the_other(group: FakeGroup, caplog: py
         assert results(client, 100, lambda: group.kill(0)) == EXPECTED
         assert "goes on at the others" in caplog.text
         group.kill(1)
-        with pytest.raises(EngineError, match="there is no engine"):
+        with pytest.raises(EngineError, match="the engine has ended"):
             results(client)
 
 

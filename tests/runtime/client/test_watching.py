@@ -40,7 +40,7 @@ def test_a_watcher_whose_engine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """It must say so, not wait for an answer."""
     with fake_engine(("compute",)) as engine:
         watcher = Watcher(engine.address)
-    with watcher, pytest.raises(EngineError, match="no engine"):
+    with watcher, pytest.raises(EngineError, match="the engine has ended"):
         watcher.snapshot()
 
 

@@ -56,6 +56,21 @@ def write_stored(file: Path, content: Stored[Any]) -> None:
         np.savez_compressed(target, **arrays)
 
 
+def stored_kind(file: Path) -> str:
+    """Return the kind of a stored predictor. Raises UsageError if it is none, or of another version."""
+    header = read_arrays(file, "a predictor", REMEDY).get("header")
+    if header is None:
+        raise UsageError("is no predictor: it has no header", str(file), REMEDY)
+    try:
+        return msgspec.json.decode(header.tobytes(), type=_Kind).kind
+    except (ValueError, msgspec.DecodeError) as error:
+        raise UsageError(f"cannot be read as a predictor ({error})", str(file), REMEDY) from error
+
+
+class _Kind(msgspec.Struct):
+    kind: str
+
+
 def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
     """Raises UsageError if this is no predictor of this kind and of this version."""
     arrays = read_arrays(file, "a predictor", REMEDY)

@@ -14,6 +14,7 @@ from ....ipc.messages import PredictStep
 from ...traces.trace import Trace
 from ..base.forecaster import Forecaster
 from ..base.token_table import TokenTable
+from ..base.training_end import TrainingEnd
 from ..baselines.previous import Previous
 from .figures import Figures, judge
 from .replay import decode, prefill, teach, used_at
@@ -29,6 +30,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A predictor and what it is compared with, over the same held-out sequences."""
 
     tokens: int
+    tokens_given: int
+    """More than `tokens` if only the first sequences were judged."""
     prompt: float
     """Share of each sequence that was taken as its prompt in decode."""
     decode: Figures
@@ -38,7 +41,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     prefill: Figures
     """No routing is known."""
     table: Figures
-    """The token table alone, made from the training sequences."""
+    """The token table alone, made from the training sequences, or counted while it is judged (`learned_from`)."""
     previous: Figures
     """The previous token's routing (the paper's TLP)."""
     popularity: Figures
@@ -47,6 +50,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """CPU time of one forecast and the learning after it, for `TIMED_ROWS` rows in decode."""
     file_bytes: int = 0
     """0: not written."""
+    learned_from: int = 0
+    """Tokens that the token table and popularity were made from; 0: they count while they are judged."""
+    training: TrainingEnd | None = None
+    """How the training ended; None: the predictor was stored before."""
 
     def main_figures(self) -> dict[str, float]:
         """What a predictor file says about itself."""
@@ -64,34 +71,51 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def compare(
-    make: Callable[[bool], Forecaster], learned: Trace, held_out: Trace, prompt: float = 0.0, adapts: bool = True
+    make: Callable[[bool], Forecaster],
+    learned: Trace | None,
+    held_out: Trace,
+    prompt: float = 0.0,
+    adapts: bool = True,
+    most_tokens: int = MAX_JUDGED_TOKENS,
 ) -> Report:
     """`make(adapts)` gives a fresh predictor, which goes on learning or not (`adapts`: it can).
 
-    `learned` is what the token table is made from; of `held_out` a bounded number of tokens is judged. In decode the
-    share `prompt` of every sequence is taken as a prompt that ran at once.
+    `learned` is what the token table is made from; without it, the table counts while it is judged. Of `held_out` the
+    first sequences are judged, `most_tokens` at most (0: all). In decode the share `prompt` of every sequence is taken
+    as a prompt that ran at once.
     """
-    judged, adapting = shortened(held_out), make(True)
+    judged, adapting = shortened(held_out, most_tokens), make(True)
     in_decode = judge(decode(adapting, judged, prompt=prompt))
-    table = TokenTable(learned.layers, learned.expert_count, learned.top_k, memory_bytes=256 << 20)
-    teach(table, learned)
-    previous = Previous(learned.layers, learned.expert_count, learned.top_k)
+    table = _table(learned, held_out)
+    popularity = _table(None, held_out) if learned is None else table
+    previous = Previous(held_out.layers, held_out.expert_count, held_out.top_k)
     nameless = replace(judged, token_ids=np.full_like(judged.token_ids, UNSEEN))
     return Report(
         tokens=judged.tokens,
+        tokens_given=held_out.tokens,
         prompt=prompt,
         decode=in_decode,
         still=judge(decode(make(False), judged, prompt=prompt)) if adapts else in_decode,
         prefill=judge(prefill(make(False), judged)),
-        table=judge(decode(table, judged, learning=False, prompt=prompt)),
+        table=judge(decode(table, judged, learning=learned is None, prompt=prompt)),
         previous=judge(decode(previous, judged, prompt=prompt)),
-        popularity=judge(decode(table, nameless, learning=False, prompt=prompt)),
+        popularity=judge(decode(popularity, nameless, learning=learned is None, prompt=prompt)),
         step_ms=step_ms(adapting, held_out),
+        learned_from=learned.tokens if learned else 0,
     )
 
 
+def _table(learned: Trace | None, judged: Trace) -> TokenTable:
+    table = TokenTable(judged.layers, judged.expert_count, judged.top_k, memory_bytes=256 << 20)
+    if learned is not None:
+        teach(table, learned)
+    return table
+
+
 def shortened(trace: Trace, tokens: int = MAX_JUDGED_TOKENS) -> Trace:
-    """The first sequences, as many as hold `tokens` tokens; at least one."""
+    """The first sequences, as many as hold `tokens` tokens; at least one. 0: all."""
+    if not tokens:
+        return trace
     whole = int(np.searchsorted(trace.offsets, tokens, side="right")) - 1
     return trace if whole >= trace.sequences else trace.take(np.arange(max(whole, 1)))
 

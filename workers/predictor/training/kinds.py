@@ -8,10 +8,11 @@ from typing import Protocol
 
 from ...traces.trace import Trace
 from ..base.forecaster import Forecaster
+from ..base.training_end import TrainingEnd
 from ..judging.report import Report
 from .loop import Effort, ReportProgress
-from .paper import TrainedPaper, train_paper
-from .path import TrainedPath, train_path
+from .paper import TrainedPaper, learn_paper
+from .path import TrainedPath, learn_path
 
 
 class Trained(Protocol):
@@ -20,6 +21,11 @@ class Trained(Protocol):
     @property
     def adapts(self) -> bool:
         """It can go on learning."""
+        ...
+
+    @property
+    def end(self) -> TrainingEnd | None:
+        """How its training ended."""
         ...
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool) -> Forecaster:
@@ -39,11 +45,13 @@ class Trained(Protocol):
 
 
 def _path(trace: Trace, effort: Effort, tell: ReportProgress) -> Trained:
-    return TrainedPath(train_path(trace, effort, tell))
+    file, end = learn_path(trace, effort, tell)
+    return TrainedPath(file, end=end)
 
 
 def _paper(trace: Trace, effort: Effort, tell: ReportProgress) -> Trained:
-    return TrainedPaper(train_paper(trace, effort, tell))
+    file, end = learn_paper(trace, effort, tell)
+    return TrainedPaper(file, end=end)
 
 
 TRAINERS: dict[str, Callable[[Trace, Effort, ReportProgress], Trained]] = {"path": _path, "paper": _paper}

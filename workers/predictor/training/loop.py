@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ....errors import UsageError
+from ..base.training_end import EndReason, TrainingEnd
 
 ReportProgress = Callable[[float, str], None]
 """How far the training is, from 0 to 1, and what there is to say of it."""
@@ -76,11 +77,12 @@ class Training(Generic[Batch]):
         self._steps = 0
         if not lesson.steps_of_epoch():
             raise UsageError("has too few sequences: none is left to learn from", "the trace", "Trace more sequences")
-        self._planned_steps = effort.epochs * lesson.steps_of_epoch()
+        self._epoch_steps = lesson.steps_of_epoch()
+        self._planned_steps = effort.epochs * self._epoch_steps
         self._started_s = time.monotonic()
 
-    def run(self) -> float:
-        """Leaves the best weights in the module; returns their development loss."""
+    def run(self) -> TrainingEnd:
+        """Leave the best weights in the module; returns how the training ended."""
         looks = failures = 0
         while self._progress() < 1 and failures <= PATIENCE:
             for batch in self._lesson.batches():
@@ -91,7 +93,12 @@ class Training(Generic[Batch]):
                 if self._progress() >= 1 or failures > PATIENCE:
                     break
         self._module.load_state_dict(self._best[1])
-        return self._best[0]
+        return self._end(gained=failures <= PATIENCE)
+
+    def _end(self, gained: bool) -> TrainingEnd:
+        reason: EndReason = "epochs" if self._steps >= self._planned_steps else "time"
+        epochs = self._steps / self._epoch_steps
+        return TrainingEnd(reason=reason if gained else "no gain", epochs=epochs, steps=self._steps)
 
     def _progress(self) -> float:
         elapsed_s = time.monotonic() - self._started_s

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...traces.trace import Trace
 from ..base.forecaster import Forecaster
 from ..base.predictor_file import Header
+from ..base.training_end import TrainingEnd
 from ..judging.report import Report
 from ..t5.file import KIND, T5File, write_paper
 from ..t5.forecaster import T5Forecaster
@@ -38,6 +39,13 @@ MAX_DEVELOPED = 60
 
 
 def train_paper(trace: Trace, effort: Effort, tell: ReportProgress, shape: T5Shape | None = None) -> T5File:
+    """Return the predictor of `learn_paper` alone."""
+    return learn_paper(trace, effort, tell, shape)[0]
+
+
+def learn_paper(
+    trace: Trace, effort: Effort, tell: ReportProgress, shape: T5Shape | None = None
+) -> tuple[T5File, TrainingEnd]:
     """A predictor that learned from the sequences of `trace`; `shape` has room for its distinct tokens."""
     torch.set_num_threads(effort.threads)
     torch.manual_seed(effort.seed)
@@ -47,10 +55,10 @@ def train_paper(trace: Trace, effort: Effort, tell: ReportProgress, shape: T5Sha
     )
     module = T5Module(shape)
     lesson = _PaperLesson(module, trace, ids.astype(np.int64) + FIRST, effort.seed)
-    Training(module, lesson, _groups(module), effort, tell).run()
+    end = Training(module, lesson, _groups(module), effort, tell).run()
     weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
     tokens = names if trace.vocabulary is None else np.array(trace.vocabulary)[names]
-    return T5File(Header(kind=KIND, model=trace.model, shape=shape), weights, tokens)
+    return T5File(Header(kind=KIND, model=trace.model, shape=shape), weights, tokens), end
 
 
 def _groups(module: T5Module) -> list[dict[str, object]]:
@@ -137,6 +145,7 @@ class TrainedPaper:
 
     file: T5File
     adapts: bool = False
+    end: TrainingEnd | None = None
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
         """`vocabulary` are the strings of the token ids that it will be asked for. It learns nothing new."""

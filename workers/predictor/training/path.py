@@ -15,6 +15,7 @@ from torch import Tensor
 from ...traces.trace import Trace
 from ..base.forecaster import Forecaster
 from ..base.predictor_file import Header
+from ..base.training_end import TrainingEnd
 from ..judging.report import Report
 from ..path.file import KIND, PathFile, write_path
 from ..path.forecaster import PathForecaster
@@ -32,6 +33,13 @@ HIDDEN_SHARE = 0.25
 
 
 def train_path(trace: Trace, effort: Effort, tell: ReportProgress, shape: PathShape | None = None) -> PathFile:
+    """Return the predictor of `learn_path` alone."""
+    return learn_path(trace, effort, tell, shape)[0]
+
+
+def learn_path(
+    trace: Trace, effort: Effort, tell: ReportProgress, shape: PathShape | None = None
+) -> tuple[PathFile, TrainingEnd]:
     """A predictor that learned from all sequences of `trace` but the development ones, whose tokens it only counts."""
     torch.set_num_threads(effort.threads)
     torch.manual_seed(effort.seed)
@@ -43,10 +51,10 @@ def train_path(trace: Trace, effort: Effort, tell: ReportProgress, shape: PathSh
     popularity = torch.from_numpy((counts.sum(axis=0) / trace.tokens).astype(np.float32))
     module = PathModule(shape, popularity)
     lesson = _PathLesson(module, Sequences(dense, counts, seen, popularity, shape.grams), effort.seed)
-    Training(module, lesson, _groups(module), effort, tell).run()
+    end = Training(module, lesson, _groups(module), effort, tell).run()
     weights = {name: value.numpy().copy() for name, value in module.state_dict().items()}
     table = compact(counts, seen, names if vocabulary is None else np.array(vocabulary))
-    return PathFile(Header(kind=KIND, model=trace.model, shape=shape), weights, table)
+    return PathFile(Header(kind=KIND, model=trace.model, shape=shape), weights, table), end
 
 
 def default_shape(trace: Trace) -> PathShape:
@@ -105,6 +113,7 @@ class TrainedPath:
 
     file: PathFile
     adapts: bool = True
+    end: TrainingEnd | None = None
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool = True) -> Forecaster:
         """`vocabulary` are the strings of the token ids that it will be asked for."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated
-
-import tyro
+from typing import ClassVar
 
 from ...configs.ranges import check_numbers
 from ...configs.schema import Config
@@ -35,7 +33,10 @@ class Command(ABC):
 class EngineCommand(Command):
     """A command about an engine: it takes every option of `Config`, each on top of a preset."""
 
+    generation_options: ClassVar[tuple[str, ...]] = ()
+    """Own options that help shows under the heading Generation."""
+
     preset: str = DEFAULT_PRESET
     """What the options of the engine start from: cpu-disk, cpu-host, cuda, a baseline (cache-moe, se-moe, pregated-moe,
     moe-infinity, on-demand, plec), or a .toml file of yours."""
-    engine: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+    engine: Config = field(default_factory=Config)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
 from typing import Annotated, Any, Union
@@ -12,9 +13,12 @@ import tyro
 
 from ...configs.schema import Config
 from .base import DEFAULT_PRESET, Command, EngineCommand
+from .option_groups import command_of, grouped_options
 
-NAMES = ["demo", "serve", "generate", "verify", "trace", "train", "replay", "plan", "top", "why", "widen"]
-"""In the order of the help. The command `name` is the class `Name` of the module `name` beside this file."""
+NAMES = [
+    "demo", "serve", "generate", "verify", "trace", "train", "judge", "replay", "plan", "top", "why", "widen",
+]  # fmt: skip
+"""In the order of the help. The command `name` is the class `Name` of the module `runtime/commands/name.py`."""
 
 DESCRIPTION = """\
 Runs Mixture-of-Experts models that do not fit the memory they run in, with exactly the results of the whole model.
@@ -35,14 +39,19 @@ def parse(arguments: Sequence[str]) -> Command:
     defaults = Config.load(chosen_preset(arguments))
     kinds = tuple(_subcommand(name, kind, defaults) for name, kind in command_kinds().items())
     command: Any = Union[kinds]  # noqa: UP007 - of a tuple made at run time
-    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalMetavarFromFieldName)
-    return tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=config)
+    config = (
+        tyro.conf.FlagCreatePairsOff,
+        tyro.conf.PositionalMetavarFromFieldName,
+        tyro.conf.OmitArgPrefixes,  # headings are no part of an option's name
+    )
+    given = tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=config)
+    return given if isinstance(given, Command) else command_of(given)
 
 
 def command_kinds() -> dict[str, type[Command]]:
     """The commands by name."""
-    here = __package__ or ""
-    return {name: getattr(import_module(f"{here}.{name}"), name.capitalize()) for name in NAMES}
+    folder = f"{__name__.rpartition('.command_line.')[0]}.commands"
+    return {name: getattr(import_module(f"{folder}.{name}"), name.capitalize()) for name in NAMES}
 
 
 def option_names() -> set[str]:
@@ -63,11 +72,7 @@ def chosen_preset(arguments: Sequence[str]) -> str:
 
 
 def _subcommand(name: str, kind: type[Command], defaults: Config) -> Any:
-    if issubclass(kind, EngineCommand):
-        return Annotated[kind, tyro.conf.subcommand(name, default=kind(engine=defaults, **_required(kind)))]
-    return Annotated[kind, tyro.conf.subcommand(name)]
-
-
-def _required(kind: type[Command]) -> dict[str, Any]:
-    """The fields without a default, marked as what the words must give."""
-    return {each.name: tyro.MISSING for each in fields(kind) if each.default is each.default_factory is MISSING}
+    if not issubclass(kind, EngineCommand):
+        return Annotated[kind, tyro.conf.subcommand(name)]
+    description = inspect.cleandoc(kind.__doc__ or "")
+    return Annotated[grouped_options(kind, defaults), tyro.conf.subcommand(name, description=description)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 
@@ -22,12 +23,14 @@ def exit_code(error: ExpertFlowError) -> int:
 
 
 def describe(error: ExpertFlowError) -> str:
-    """What, where, what to do; each on a line of its own."""
-    lines = [f"error: {error.what}"]
-    if error.where:
-        lines.append(f"where: {_as_option(error.where)}")
+    """What, where, what to do; each on a line of its own. Options are named as they are typed."""
+    where = as_option(error.where)
+    subject = where if error.lacks_subject else ""
+    lines = [f"error: {subject} {as_typed(error.what)}" if subject else f"error: {as_typed(error.what)}"]
+    if where and not subject:
+        lines.append(f"where: {where}")
     if error.remedy:
-        lines.append(f"to do: {error.remedy}")
+        lines.append(f"to do: {as_typed(error.remedy)}")
     return "\n".join(lines)
 
 
@@ -58,8 +61,22 @@ def forget_stdout() -> int:
     return FAILED
 
 
-def _as_option(where: str) -> str:
-    return f"--{where.replace('_', '-')}" if where in option_names() else where
+def as_option(where: str) -> str:
+    """Return the flag of an option that an error names; other places stay as they are."""
+    return _flag(where) if where in option_names() else where
+
+
+def as_typed(text: str) -> str:
+    """Replace options that an error's text names as Python does: `kv_memory`, `tier = host`."""
+    names = sorted(option_names(), key=len, reverse=True)
+    given = re.compile(rf"(?<![\w/.-])({'|'.join(names)}) ?= ?(?=[\w/])")
+    named = re.compile(rf"(?<![\w/.-])({'|'.join(name for name in names if '_' in name)})(?![\w/-]|\.\w)")
+    text = given.sub(lambda found: f"{_flag(found[1])} ", text)
+    return named.sub(lambda found: _flag(found[1]), text)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _show_traceback(debug: bool) -> None:

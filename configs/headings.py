@@ -1,0 +1,34 @@
+"""The headings under which a command's help shows the options of the configuration."""
+
+from __future__ import annotations
+
+HEADINGS: dict[str, tuple[str, ...]] = {
+    "Model": ("model", "revision", "dtype", "device"),
+    "Memory": ("tier", "expert_memory", "host_memory", "kv_memory"),
+    "Generation": ("batch_size", "prefill_tokens", "queue_limit", "units", "grouping"),
+    "Engine": (
+        "predictor",
+        "predictor_file",
+        "prediction",
+        "compute_threads",
+        "reads_in_flight",
+        "timeline",
+        "start_timeout_s",
+        "hang_timeout_s",
+        "restart_limit",
+    ),
+    "Research": (
+        "policy",
+        "slot_sharing",
+        "hints",
+        "gates_file",
+        "rank_victims",
+        "belief",
+        "oracle_routes",
+        "link_rate",
+        "record",
+        "trace",
+        "trace_hidden",
+    ),
+}
+"""Every field of `Config` once. Flags, presets and `Config` itself know no headings: names stay flat."""

@@ -1,0 +1,46 @@
+"""The command line from its words to an exit code. What it takes to import is imported here, not in `__main__`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from ... import __version__
+from ...errors import ExpertFlowError
+from .outcome import TERMINATED, forget_stdout, report, report_bug, report_stop
+from .registry import parse
+
+
+def run_program(arguments: list[str], before_run: Callable[[], None] = lambda: None) -> int:
+    """Run the command that these words describe; returns the exit code.
+
+    `before_run` is called when everything is imported, and from then on Ctrl-C has something to stop.
+    """
+    if arguments == ["--version"]:
+        sys.stdout.write(f"expertflow {__version__}\n")
+        return 0
+    signal.signal(signal.SIGTERM, _terminate)
+    return _run(arguments, before_run, debug="--debug" in arguments)
+
+
+def _run(arguments: list[str], before_run: Callable[[], None], debug: bool) -> int:
+    try:
+        command = parse(arguments)
+        before_run()
+        return command.run()
+    except KeyboardInterrupt:
+        return report_stop()
+    except BrokenPipeError:
+        return forget_stdout()
+    except ExpertFlowError as error:
+        return report(error, debug)
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: a person sees words, not a traceback
+        return report_bug(error, debug)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM unwinds like Ctrl-C, so that an engine is stopped and not orphaned."""
+    sys.exit(TERMINATED)
