@@ -53,13 +53,13 @@ bench: $(READY)
 	$(BIN)/python -m expertflow.benchmarks.bench $(ARGS)
 
 experiments: $(READY)
-	$(BIN)/python benchmarks/experiments.py $(ARGS)
+	$(BIN)/python -m expertflow.benchmarks.experiments $(ARGS)
 
 gpu-check: $(GPU_VENV)/ready
 	$(GPU_VENV)/bin/python -m expertflow.benchmarks.gpu.check $(ARGS)
 
 gpu-wheels: $(READY)
-	$(BIN)/python -m expertflow.benchmarks.gpu.wheels $(OUT) --python-version $(PYTHON_VERSION)
+	$(BIN)/python -m expertflow.benchmarks.gpu.offline download $(OUT) --python-version $(PYTHON_VERSION)
 
 models: $(READY)
 	$(BIN)/python -m expertflow.tests.registry.page
@@ -85,5 +85,5 @@ $(READY): pyproject.toml constraints.txt
 # torch is the one of this machine's Python: it has to be there already.
 $(CARRIED)/ready: pyproject.toml
 	@test -n "$(USABLE)" || { echo "make: Python 3.11 or newer is needed; none of '$(CANDIDATES)' is" >&2; exit 2; }
-	$(USABLE) benchmarks/gpu/carried.py $(WHEELS) $(CARRIED)
+	$(USABLE) benchmarks/gpu/offline.py install $(WHEELS) $(CARRIED)
 	@touch $@

@@ -1,6 +1,6 @@
-"""The predictive cache against LRU on a link on which LRU's loads take half of the compute time (widened model).
+"""Compare the predictive cache with LRU on a link on which LRU's loads take half of the compute time (widened model).
 
-python benchmarks/cache.py --out docs/results/cache.json
+python -m expertflow.benchmarks.cache --out docs/results/cache.json
 
 Two units of two rows, slots for about 1.4 times the experts that a layer of a step needs. First LRU alone, with memory
 as the link, says how long computing takes and how much is loaded; from that follows the link's rate. Then every
@@ -11,16 +11,17 @@ it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from expertflow import Client, Config, Supervisor
-from models import held_out_prompts, widened
-from rich.console import Console
-from rich.table import Table
+
+from .counters import read_counters, subtract_counters
+from .models import held_out_prompts, widened
+from .report import show_table, write_json
 
 CONTENDERS: dict[str, dict[str, object]] = {
     "LRU, pool": {"preset": "on-demand"},
@@ -30,14 +31,13 @@ CONTENDERS: dict[str, dict[str, object]] = {
     "hints and forecasts": {"preset": "cpu-disk"},
     "hints and forecasts, token table": {"preset": "cpu-disk", "predictor": "table"},
 }
-PUBLISHED_S = 1.3
 WARM_UP = 1
 """Blocks that fill slots and let sources prove themselves."""
 
 
 @dataclass
 class Figures:
-    """Of all measured blocks of one contender."""
+    """Hold all measured blocks of one contender."""
 
     contender: str
     resident: float
@@ -55,7 +55,7 @@ class Figures:
 
 
 class Bench:
-    """What all contenders share."""
+    """Run contenders on the same sequences and options."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._rows, self._tokens, self._blocks = arguments.rows, arguments.tokens, arguments.blocks
@@ -70,20 +70,20 @@ class Bench:
         }
 
     def run(self, contender: str, options: dict[str, object], link_rate: str) -> Figures:
-        """A fresh engine; the same sequences for every contender."""
+        """Run a fresh engine on the sequences that every contender gets."""
         preset = str(options["preset"])
         own = {name: value for name, value in options.items() if name != "preset"}
         config = Config.load(preset, **(self._shared | own | {"link_rate": link_rate}))
         with Supervisor(config) as engine, Client(engine.address) as client:
             for block in range(WARM_UP):
                 self._decode(client, block)
-            before, rates = _counters(client), []
+            before, rates = read_counters(client), []
             for block in range(WARM_UP, WARM_UP + self._blocks):
                 rates.append(self._decode(client, block))
-            return _figures(contender, before, _counters(client), rates, engine_layers(client))
+            return _figures(contender, before, read_counters(client), rates, engine_layers(client))
 
     def _decode(self, client: Client, block: int) -> float:
-        """One sequence after the other keeps every row busy; tokens are drawn, so that text does not repeat itself."""
+        """Return tokens a second of one block; tokens are drawn, so that text does not repeat itself."""
         prompts = held_out_prompts(self._rows * (block + 1), characters=60)[-self._rows :]
         started = time.perf_counter()
         client.generate(prompts, max_new_tokens=self._tokens, temperature=1.0, seed=1000 * block, eos_ids=[])
@@ -94,17 +94,10 @@ def engine_layers(client: Client) -> int:
     return int(client.stats().facts["loader"]["layers"])
 
 
-def _counters(client: Client) -> dict[str, float]:
-    time.sleep(PUBLISHED_S)
-    stages = client.stats().stages
-    counters = {name: float(value) for stage in stages.values() for name, value in stage.counters.items()}
-    return counters | {"busy_ns": float(stages["compute"].busy_ns)}
-
-
 def _figures(
     contender: str, before: dict[str, float], after: dict[str, float], rates: list[float], layers: int
 ) -> Figures:
-    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    grown = subtract_counters(after, before)
     steps, needed = grown["steps"], grown["hits"] + grown["misses"]
     return Figures(
         contender,
@@ -120,20 +113,20 @@ def _figures(
 
 
 def link_rate_for(lru: Figures, expert_bytes: int) -> int:
-    """Bytes a second at which LRU's loads take half of the compute time."""
+    """Return the bytes a second at which LRU's loads take half of the compute time."""
     return round(lru.loads_a_step * expert_bytes / (0.5 * lru.compute_ms / 1e3))
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = parse_arguments()
     bench = Bench(arguments)
     lru = bench.run("LRU, pool, link as fast as memory", CONTENDERS["LRU, pool"], "")
     rate = arguments.link_rate or str(link_rate_for(lru, _expert_bytes()))
     rows = [bench.run(name, CONTENDERS[name], rate) for name in arguments.contenders]
-    Console(width=160).print(_table(f"link {float(rate) / 1e9:.2f} GB/s, emulated", rows))
-    if arguments.out:
-        results = {"link_rate_bytes_per_s": rate, "first": asdict(lru), "rows": [asdict(row) for row in rows]}
-        arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+    show_table(f"link {float(rate) / 1e9:.2f} GB/s, emulated", _shown(rows))
+    write_json(
+        arguments.out, {"link_rate_bytes_per_s": rate, "first": asdict(lru), "rows": [asdict(row) for row in rows]}
+    )
 
 
 def _expert_bytes() -> int:
@@ -142,17 +135,13 @@ def _expert_bytes() -> int:
     return survey_checkpoint(str(widened())).stride_bytes
 
 
-def _table(title: str, rows: list[Figures]) -> Table:
-    table = Table(title=title)
+def _shown(rows: list[Figures]) -> list[dict[str, Any]]:
+    """Add to each row its loads over those of LRU."""
     base = next((row for row in rows if row.contender.startswith("LRU, pool")), rows[0])
-    for name in [*asdict(rows[0]), "loads to LRU, pool"]:
-        table.add_column(name.replace("_", " "), justify="left" if name == "contender" else "right")
-    for row in rows:
-        table.add_row(*map(str, asdict(row).values()), f"{row.loads_a_step / base.loads_a_step:.3f}")
-    return table
+    return [asdict(row) | {"loads to LRU, pool": f"{row.loads_a_step / base.loads_a_step:.3f}"} for row in rows]
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rows", type=int, default=4, help="sequences in all, half of them in each unit")
     parser.add_argument("--share", default="31.3%", help="expert memory; 31.3 %% are 10 of 32 experts a layer")

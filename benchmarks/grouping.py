@@ -1,8 +1,8 @@
-"""How many experts grouping saves: units of equal size from sequences that step in parallel, against arrival order.
+"""Count how many experts grouping saves: units of equal size from parallel sequences, against arrival order.
 
-python benchmarks/grouping.py                      routes of the built-in model on held-out text, which it runs now
-python benchmarks/grouping.py --trace FILE         routes from an npz file (`experts`, `tokens`, `prompt_offsets`)
-python benchmarks/grouping.py --path FILE          by the forecasts of a trained path predictor
+python -m expertflow.benchmarks.grouping                  routes of the built-in model on held-out text, run now
+python -m expertflow.benchmarks.grouping --trace FILE     routes of an npz file (`experts`, `tokens`, `prompt_offsets`)
+python -m expertflow.benchmarks.grouping --path FILE      by the forecasts of a trained path predictor
 
 A fifth of the sequences is held out. The forecaster learns the others, then goes on learning from each step it has
 foreseen, as in the engine. Both methods group by true routes and by forecasts; what counts are the experts truly used.
@@ -30,9 +30,9 @@ from expertflow.workers.scheduler.grouping.clustering import kmeans
 from expertflow.workers.scheduler.grouping.objective import activated
 from expertflow.workers.scheduler.grouping.swapping import swap
 from expertflow.workers.traces.trace import Trace, read_npz
-from models import EXAMPLES
-from rich.console import Console
-from rich.table import Table
+
+from .models import EXAMPLES
+from .report import show_table
 
 ARRIVAL = "arrival order"
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"swap": swap, "kmeans": kmeans}
@@ -41,7 +41,7 @@ TAUGHT_AT_ONCE = 512
 
 @dataclass
 class Tally:
-    """Of one way to group: experts activated, rows that changed their unit, seconds of each call."""
+    """Hold one way to group: experts activated, rows that changed their unit, seconds of each call."""
 
     experts: float = 0.0
     moved: int = 0
@@ -49,7 +49,7 @@ class Tally:
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = parse_arguments()
     trace = read_npz(arguments.trace) if arguments.trace else built_in_trace()
     training, held_out = trace.split()
     forecaster = _trained(arguments.path, trace) if arguments.path else _taught(arguments.predictor, training)
@@ -57,11 +57,11 @@ def main() -> None:
     tallies = measure(forecaster, held_out, batches, arguments.units)
     steps = sum(len(batch) for batch in batches)
     name = arguments.trace.name if arguments.trace else "built-in model"
-    Console(width=120).print(_table(f"{name}: {arguments.units} units of {arguments.rows}", tallies, steps))
+    show_table(f"{name}: {arguments.units} units of {arguments.rows}, {steps} steps", list(_rows(tallies, steps)))
 
 
 def _trained(file: Path, trace: Trace) -> Forecaster:
-    """The path predictor of a file, which has not seen the held-out sequences if it was trained with the same split."""
+    """Load a path predictor; trained with the same split, it has not seen the held-out sequences."""
     spelling = tokenizer_spelling(str(EXAMPLES / "model")) if trace.vocabulary is None else trace.vocabulary.__getitem__
     return PathForecaster(read_path(file), spelling)
 
@@ -77,7 +77,7 @@ def _taught(predictor: str, training: Trace) -> Forecaster:
 
 
 def measure(forecaster: Forecaster, trace: Trace, batches: list[np.ndarray], units: int) -> dict[str, Tally]:
-    """Tallies by way of grouping. A batch is an array [steps, rows] of tokens of the trace."""
+    """Return tallies by way of grouping. A batch is an array [steps, rows] of tokens of the trace."""
     tallies: dict[str, Tally] = defaultdict(Tally)
     for batch in batches:
         arrival = np.repeat(np.arange(units), batch.shape[1] // units)
@@ -101,14 +101,14 @@ def _tallied(tally: Tally, group: Callable, routes: np.ndarray, present: np.ndar
 
 
 def dense(trace: Trace, tokens: np.ndarray) -> np.ndarray:
-    """bool [tokens, layers, experts]."""
+    """Return the routes of tokens, bool [tokens, layers, experts]."""
     routes = np.zeros((len(tokens), trace.layers, trace.expert_count), dtype=bool)
     np.put_along_axis(routes, trace.routes[tokens].astype(np.int64), True, axis=2)
     return routes
 
 
 def built_in_trace() -> Trace:
-    """Routes of the built-in model on its held-out text, in windows of 512 tokens."""
+    """Return routes of the built-in model on its held-out text, in windows of 512 tokens."""
     import torch
     from expertflow.examples.routing_report import WINDOW_TOKENS, read_ids, read_text
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -128,7 +128,7 @@ def built_in_trace() -> Trace:
 
 
 def _batches(trace: Trace, rows: int, units: int, steps: int, count: int) -> Iterator[np.ndarray]:
-    """Places of tokens [steps, rows * units]: stretches of different sequences, drawn at random."""
+    """Yield indices of tokens, int [steps, rows * units]: stretches of different sequences, drawn at random."""
     rng = np.random.default_rng(0)
     lengths = np.diff(trace.offsets)
     long_enough = np.flatnonzero(lengths >= steps)
@@ -141,7 +141,7 @@ def _batches(trace: Trace, rows: int, units: int, steps: int, count: int) -> Ite
 
 
 def _lessons(trace: Trace) -> Iterator[StepRouting]:
-    """The training sequences, in some hundred tokens a message."""
+    """Yield the training sequences, in some hundred tokens a message."""
     for start in range(0, trace.tokens, TAUGHT_AT_ONCE):
         yield _used(trace, np.arange(start, min(start + TAUGHT_AT_ONCE, trace.tokens)), 0)
 
@@ -164,21 +164,20 @@ def _places(trace: Trace, tokens: np.ndarray) -> tuple[list[int], list[int]]:
     return rows.tolist(), (tokens - trace.offsets[rows]).tolist()
 
 
-def _table(title: str, tallies: dict[str, Tally], steps: int) -> Table:
-    table = Table(title=f"{title}, {steps} steps")
-    for column in ("grouped by", "experts a step", "saved", "rows moved a step", "median ms", "slowest ms"):
-        table.add_column(column, justify="left" if column == "grouped by" else "right")
+def _rows(tallies: dict[str, Tally], steps: int) -> Iterator[dict[str, str]]:
     for name, tally in tallies.items():
-        saved = 1 - tally.experts / tallies[ARRIVAL].experts
         times_ms = 1e3 * np.array(tally.times_s or [0.0])
-        table.add_row(
-            name, f"{tally.experts / steps:.1f}", f"{100 * saved:.1f} %", f"{tally.moved / steps:.1f}",
-            f"{np.median(times_ms):.2f}", f"{times_ms.max():.2f}",
-        )  # fmt: skip
-    return table
+        yield {
+            "grouped by": name,
+            "experts a step": f"{tally.experts / steps:.1f}",
+            "saved": f"{100 * (1 - tally.experts / tallies[ARRIVAL].experts):.1f} %",
+            "rows moved a step": f"{tally.moved / steps:.1f}",
+            "median ms": f"{np.median(times_ms):.2f}",
+            "slowest ms": f"{times_ms.max():.2f}",
+        }
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trace", type=Path, help="npz file of routes; without it the built-in model runs")
     parser.add_argument("--predictor", default="table", help="what forecasts, as in the configuration")

@@ -1,6 +1,6 @@
-"""Tokens a second with and without grouping, in one run: engines side by side that take turns, block by block.
+"""Measure tokens a second with and without grouping, in one run: engines side by side that take turns, block by block.
 
-python benchmarks/grouping_speed.py --tier host --rows 16 --blocks 6
+python -m expertflow.benchmarks.grouping_speed --tier host --rows 16 --blocks 6
 
 Everything is charged: questions to the predictor, waiting for all units at the end of a round, moving KV rows. Each
 block decodes the same prompts with the same seed on every engine; engines that wait for their turn sleep.
@@ -9,18 +9,17 @@ block decodes the same prompts with the same seed on every engine; engines that 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from expertflow import Client, Config, Supervisor
-from models import held_out_prompts, widened
-from rich.console import Console
-from rich.table import Table
+
+from .counters import read_counters
+from .models import held_out_prompts, widened
+from .report import show_table, write_json
 
 ARRIVAL = "two units, arrival order"
 CONTENDERS: dict[str, dict[str, str]] = {
@@ -29,12 +28,11 @@ CONTENDERS: dict[str, dict[str, str]] = {
     "two units, kmeans": {"units": "two", "grouping": "kmeans"},
     "one unit": {"units": "one", "grouping": "off"},
 }
-PUBLISHED_S = 1.2
 
 
 @dataclass
 class Contender:
-    """An engine, the rate of each of its blocks, and its counters before and after."""
+    """Hold an engine, the rate of each of its blocks, and its counters before and after."""
 
     client: Client
     rates: list[float] = field(default_factory=list)
@@ -46,7 +44,7 @@ class Contender:
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = parse_arguments()
     options: dict[str, object] = {
         "tier": arguments.tier,
         "expert_memory": arguments.share,
@@ -60,12 +58,11 @@ def main() -> None:
         for block in range(-1, arguments.blocks):
             _take_turns(contenders, block, arguments.rows, arguments.tokens)
         for contender in contenders.values():
-            contender.after = _counters(contender.client)
+            contender.after = read_counters(contender.client)
     what = f"{arguments.rows} sequences, {arguments.share} of the experts, {arguments.tier} {arguments.link_rate}"
     rows = [_row(name, contender, contenders[ARRIVAL]) for name, contender in contenders.items()]
-    Console(width=150).print(_table(f"widened model, {what}, {arguments.blocks} blocks", rows))
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"options": options, "rows": rows}, indent=1) + "\n")
+    show_table(f"widened model, {what}, {arguments.blocks} blocks", rows)
+    write_json(arguments.out, {"options": options, "rows": rows})
 
 
 def _start(stack: ExitStack, options: dict[str, object]) -> Contender:
@@ -74,19 +71,19 @@ def _start(stack: ExitStack, options: dict[str, object]) -> Contender:
 
 
 def _take_turns(contenders: dict[str, Contender], block: int, rows: int, tokens: int) -> None:
-    """One block on each engine, in an order that goes round; block -1 fills slots and tables and is not counted."""
+    """Run one block on each engine, in an order that goes round; block -1 fills slots and tables and is not counted."""
     order = list(contenders.values())
     shift = block % len(order)
     for contender in order[shift:] + order[:shift]:
         rate = _decode(contender.client, held_out_prompts(rows), tokens, seed=block + 1)
         if block < 0:
-            contender.before = _counters(contender.client)
+            contender.before = read_counters(contender.client)
         else:
             contender.rates.append(rate)
 
 
 def _decode(client: Client, prompts: list[str], tokens: int, seed: int) -> float:
-    """Tokens a second from when every sequence has its first token."""
+    """Return tokens a second from when every sequence has its first token."""
     batch = client.submit(prompts, max_new_tokens=tokens, temperature=1.0, seed=1000 * seed, eos_ids=[])
     started, silent, counted = time.perf_counter(), set(range(len(prompts))), 0
     for event in batch:
@@ -98,17 +95,8 @@ def _decode(client: Client, prompts: list[str], tokens: int, seed: int) -> float
     return counted / (time.perf_counter() - started)
 
 
-def _counters(client: Client) -> dict[str, float]:
-    """Of all stages together, and the processor time they have taken, which a busy machine changes least."""
-    time.sleep(PUBLISHED_S)
-    stages = client.stats().stages
-    counters = {name: value for stage in stages.values() for name, value in stage.counters.items()}
-    times = [psutil.Process(stage.pid).cpu_times() for stage in stages.values()]
-    return {**counters, "cpu_s": sum(each.user + each.system for each in times)}
-
-
 def _row(name: str, contender: Contender, arrival: Contender) -> dict[str, float | str]:
-    """Ratios are of the same block, so that what the machine does to both cancels out."""
+    """Return a row; ratios are of the same block, so that what the machine does to both cancels out."""
     ratios = [mine / theirs for mine, theirs in zip(contender.rates, arrival.rates, strict=True)]
     steps, experts = contender.grown("steps"), contender.grown("hits") + contender.grown("misses")
     return {
@@ -126,16 +114,7 @@ def _row(name: str, contender: Contender, arrival: Contender) -> dict[str, float
     }
 
 
-def _table(title: str, rows: list[dict[str, float | str]]) -> Table:
-    table = Table(title=title)
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "contender" else "right")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    return table
-
-
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tier", choices=("disk", "host"), default="host")
     parser.add_argument("--link-rate", default="", help="host tier: emulate a link of so many bytes a second")

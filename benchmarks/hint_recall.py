@@ -1,7 +1,7 @@
-"""Who names the experts of the next MoE layer best: its own router, trained gates, or how often each is used.
+"""Compare who names the experts of the next MoE layer best: its own router, trained gates, or how often each is used.
 
 expertflow trace TRACE --model MODEL --text examples/held_out.txt --hidden 1
-python benchmarks/hint_recall.py MODEL TRACE
+python -m expertflow.benchmarks.hint_recall MODEL TRACE
 
 Gates are trained on a part of the sequences; the figures are of the others.
 """
@@ -30,13 +30,14 @@ from expertflow.workers.gates.training import PROVING, GateOptions, train_gates
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_hidden
 from rich.console import Console
-from rich.table import Table
+
+from .report import show_table
 
 TIMED_TOKENS = 8
 
 
 def main() -> None:
-    arguments = _arguments()
+    arguments = parse_arguments()
     survey = survey_checkpoint(str(arguments.model))
     trace, hidden = read_hidden(arguments.trace)
     options = GateOptions(bottleneck=arguments.bottleneck, seed=arguments.seed)
@@ -55,14 +56,13 @@ def main() -> None:
 
 
 def print_table(rankers: dict[str, Ranker], examples: Examples, depths: list[int]) -> None:
-    table = Table(title="recall of the next layer's experts, held-out sequences, mean over layers")
-    for name in ("", *(f"recall@{depth}" for depth in depths), "worst layer", f"ms for {TIMED_TOKENS} tokens"):
-        table.add_column(name, justify="right" if name else "left")
+    rows = []
     for name, ranking in rankers.items():
         recall = recall_at(examples, ranking, depths)
-        shares = [f"{share:.3f}" for share in (*recall.mean(axis=0), recall[:, 0].min())]
-        table.add_row(name, *shares, f"{_duration_ms(ranking, examples, depths[-1]):.2f}")
-    Console(width=120).print(table)
+        shares = {f"recall@{depth}": f"{share:.3f}" for depth, share in zip(depths, recall.mean(axis=0), strict=True)}
+        took = {f"ms for {TIMED_TOKENS} tokens": f"{_duration_ms(ranking, examples, depths[-1]):.2f}"}
+        rows.append({"ranked by": name, **shares, "worst layer": f"{recall[:, 0].min():.3f}", **took})
+    show_table("recall of the next layer's experts, held-out sequences, mean over layers", rows)
 
 
 def _by_frequency(lessons: Examples, experts: int) -> Ranker:
@@ -94,7 +94,7 @@ def _duration_ms(ranking: Ranker, examples: Examples, depth: int) -> float:
 
 
 class _NoExperts:
-    """Only routers are asked."""
+    """Refuse everything, since only routers are asked."""
 
     def begin(self, layer: int, experts: list[int]) -> NoReturn:
         raise NotImplementedError
@@ -109,7 +109,7 @@ class _NoExperts:
         raise NotImplementedError
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model", type=Path)
     parser.add_argument("trace", type=Path, help="folder of a trace with hidden states")

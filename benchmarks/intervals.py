@@ -1,4 +1,4 @@
-"""Medians, quantiles, and ratios of paired times with their 95 % intervals."""
+"""Compute medians, quantiles, and ratios of paired times with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def paired_speedup(runs: Sequence[Sequence[Pair]], seed: int = 0) -> Interval:
-    """How many times as fast we are: their time over ours, summed over the pairs of all runs.
+    """Return how many times as fast we are: their time over ours, summed over the pairs of all runs.
 
     Two-level bootstrap (Davison & Hinkley 1997, §3.8): runs are drawn, then pairs within each, since steps of one run
     are alike. Empty runs are left out; raises ValueError if none is left.
@@ -37,7 +37,7 @@ def paired_speedup(runs: Sequence[Sequence[Pair]], seed: int = 0) -> Interval:
 
 
 def median_interval(values: Sequence[float], seed: int = 0) -> Interval:
-    """Median of a few figures (ratios of rounds), with a bootstrap interval of it."""
+    """Return the median of a few figures (ratios of rounds), with a bootstrap interval of it."""
     figures = np.asarray(values, dtype=float)
     drawn = np.median(np.random.default_rng(seed).choice(figures, (RESAMPLES, len(figures))), axis=1)
     low, high = np.quantile(drawn, [0.025, 0.975])

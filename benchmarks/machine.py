@@ -1,18 +1,80 @@
-"""This machine in a line: cores, versions, and what it can do at most."""
+"""Measure what this machine can do (memory copies, direct reads, products) and describe it in a line."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
+import time
+from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 
-from .rates import machine_rates
+import numpy as np
+
+from .models import model_r
+
+MB = 1 << 20
+COPIED = 256 * MB
+READ = 4 * MB
+READS = 64
+SIZE, EXPERT = 1024, 3 * 512
+PRODUCTS = 64
+ROWS = 512
+ROUNDS = 3
+
+
+def machine_rates() -> dict[str, tuple[float, str]]:
+    """Return the rate (bytes or operations a second) and its unit by what was done; the best of a few rounds."""
+    return {
+        "memory copy": (_best(_copy), "GB/s"),
+        "direct reads of 4 MB": (_best(lambda: _read(max(model_r().glob("*.safetensors")))), "GB/s"),
+        "bfloat16 product of one row": (_best(lambda: _multiply(1)[0]), "GB/s"),
+        f"of {ROWS} rows": (_best(lambda: _multiply(ROWS)[1]), "GFLOP/s"),
+    }
+
+
+def _best(rate: Callable[[], float]) -> float:
+    return max(rate() for _ in range(ROUNDS))
+
+
+def _copy() -> float:
+    source, target = np.ones(COPIED, np.uint8), np.ones(COPIED, np.uint8)
+    begun = time.perf_counter()
+    np.copyto(target, source)
+    return COPIED / (time.perf_counter() - begun)
+
+
+def _read(file: Path) -> float:
+    """Read in order, past the page cache, one read in flight."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_DIRECT)
+    memory = mmap.mmap(-1, READ)
+    try:
+        begun = time.perf_counter()
+        done = sum(os.preadv(descriptor, [memory], index * READ) for index in range(READS))
+        return done / (time.perf_counter() - begun)
+    finally:
+        os.close(descriptor)
+
+
+def _multiply(rows: int) -> tuple[float, float]:
+    """Return bytes of weights and operations a second, each weight used in one product with as many rows."""
+    import torch
+
+    weights = torch.ones(PRODUCTS, SIZE, EXPERT, dtype=torch.bfloat16)
+    factor = torch.ones(rows, SIZE, dtype=torch.bfloat16)
+    begun = time.perf_counter()
+    for weight in weights:
+        torch.mm(factor, weight)
+    spent = time.perf_counter() - begun
+    return weights.nbytes / spent, 2 * rows * weights.numel() / spent
+
 
 PACKAGES = ("torch", "transformers", "numpy")
 
 
 def machine_line() -> str:
-    """Measures the rates: some seconds."""
+    """Measure the rates, which takes some seconds, and return them with cores and versions."""
     rates = ", ".join(f"{name} {rate / 1e9:.1f} {unit}" for name, (rate, unit) in machine_rates().items())
     packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return f"{len(os.sched_getaffinity(0))} cores, python {platform.python_version()}, {packages}; {rates}."

@@ -1,5 +1,4 @@
-"""The models that are measured: the widened built-in model, and model R (random weights, OLMoE architecture, 3.3
-GB)."""
+"""Make the models that are measured: the widened built-in model, and model R (random, OLMoE architecture, 3.3 GB)."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def model_r() -> Path:
-    """Folder of model R; made at the first call (about a minute, 3.3 GB)."""
+    """Return the folder of model R; made at the first call (about a minute, 3.3 GB)."""
     folder = cache_folder() / "model-r"
     if not folder.exists():
         _save_random(folder)
@@ -48,12 +47,21 @@ def _save_random(folder: Path) -> None:
 
 
 def widened() -> Path:
-    """Folder of the widened built-in model (about 0.9 GB of experts); made at the first call, shared with the demo."""
+    """Return the folder of the widened built-in model (0.9 GB of experts), made at first and shared with the demo."""
     return widened_copy(EXAMPLES / "model", cache_folder())
 
 
+def folder_of(name: str) -> Path:
+    """Return the folder of model `r`, of `widened`, or of `widened-N` (by the factor N; 512: 7.5 GB of experts)."""
+    if name == "r":
+        return model_r()
+    if name == "widened":
+        return widened()
+    return widened_copy(EXAMPLES / "model", cache_folder(), int(name.removeprefix("widened-")))
+
+
 def held_out_prompts(count: int, characters: int = 160) -> list[str]:
-    """Stretches of the held-out text, the same ones at every call."""
+    """Return stretches of the held-out text, the same ones at every call."""
     text = (EXAMPLES / "held_out.txt").read_text()
     rng = random.Random(1)
     return [text[start : start + characters] for start in (rng.randrange(len(text) - characters) for _ in range(count))]

@@ -1,4 +1,4 @@
-"""Runs forced tokens through a resident model in this one process and prints its figures as JSON. Started by
+"""Run forced tokens through a resident model in this one process and print its figures as JSON. Started by
 resident.py: argument `local` (ExpertFlow's own compute, without its processes) or a backend of transformers."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PREFILLS = 3
 
 
 class Contender(Protocol):
-    """One resident model."""
+    """Run one resident model."""
 
     def prefill(self, prompts: list[list[int]]) -> None:
         """Run these prompts, of equal lengths, as one new batch."""
@@ -35,7 +35,7 @@ class Contender(Protocol):
 
 
 class Library:
-    """transformers with one of its experts backends."""
+    """Run transformers with one of its experts backends."""
 
     def __init__(self, folder: str, backend: str) -> None:
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", experts_implementation=backend)
@@ -52,7 +52,7 @@ class Library:
 
 
 class Local:
-    """ExpertFlow's compute over as many slots as there are experts; loader and ledger are function calls."""
+    """Run ExpertFlow's compute over as many slots as experts; loader and ledger are function calls."""
 
     def __init__(self, folder: str) -> None:
         survey = survey_folder(Path(folder))
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _warm(contender: Contender, prompts: list[list[int]]) -> None:
-    """Everything has been touched once, every expert is there."""
+    """Touch everything once, so that every expert is there."""
     for _ in range(2):
         contender.prefill(prompts)
 

@@ -1,7 +1,7 @@
-"""How much of the loading happens while compute computes: the widened model at 25 % from disk, by its timeline.
+"""Measure how much of the loading happens while compute computes: the widened model at 25 % from disk, by its timeline.
 
-python benchmarks/overlap.py                       run, compute the shares, draw docs/images/timeline.png
-python benchmarks/overlap.py --timeline FILE       only read a timeline that is there
+python -m expertflow.benchmarks.overlap                       run, compute the shares, draw docs/images/timeline.png
+python -m expertflow.benchmarks.overlap --timeline FILE       only read a timeline that is there
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Spans = np.ndarray
 
 @dataclass
 class Timeline:
-    """The spans that matter, from a trace in Chrome's format."""
+    """Hold the spans that matter, from a trace in Chrome's format."""
 
     loads: Spans
     load_times: Spans
@@ -30,7 +30,7 @@ class Timeline:
 
 
 def read_timeline(file: Path) -> Timeline:
-    """Computing is every prefill and decode less the stalls inside."""
+    """Read a timeline; computing is every prefill and decode less the stalls inside."""
     events = [event for event in json.loads(file.read_text()) if event["ph"] == "X"]
     each = _spans(events, "load")
     steps = merge(np.concatenate([_spans(events, "prefill"), _spans(events, "decode")]))
@@ -43,7 +43,7 @@ def _spans(events: list[dict[str, Any]], name: str) -> Spans:
 
 
 def merge(spans: Spans) -> Spans:
-    """The same time, as disjoint spans."""
+    """Return the same time, as disjoint spans."""
     merged: list[list[float]] = []
     for start, end in sorted(spans.tolist()):
         if merged and start <= merged[-1][1]:
@@ -54,7 +54,7 @@ def merge(spans: Spans) -> Spans:
 
 
 def subtract(spans: Spans, holes: Spans) -> Spans:
-    """What is left of disjoint spans without disjoint holes."""
+    """Return what is left of disjoint spans without disjoint holes."""
     left: list[tuple[float, float]] = []
     for start, end in spans.tolist():
         inside = holes[(holes[:, 1] > start) & (holes[:, 0] < end)]
@@ -68,7 +68,7 @@ def subtract(spans: Spans, holes: Spans) -> Spans:
 
 
 def shared(a: Spans, b: Spans) -> float:
-    """Time in which both are going on; both disjoint."""
+    """Return the time in which both are going on; both disjoint."""
     return sum(
         max(0.0, min(e, f) - max(s, t)) for s, e in a.tolist() for t, f in b[(b[:, 1] > s) & (b[:, 0] < e)].tolist()
     )
@@ -79,12 +79,12 @@ def length(spans: Spans) -> float:
 
 
 def load_share_under_compute(timeline: Timeline) -> float:
-    """Of all time during which at least one load is under way, the share during which compute computes."""
+    """Return the share of loading time during which compute computes."""
     return shared(timeline.loads, timeline.computing) / length(timeline.loads)
 
 
 def report(timeline: Timeline) -> str:
-    """The shares, in words."""
+    """Say the shares in words."""
     load, compute = length(timeline.loads), length(timeline.computing)
     both = shared(timeline.loads, timeline.computing)
     return (
@@ -97,7 +97,7 @@ def report(timeline: Timeline) -> str:
 
 
 def draw(file: Path, timeline: Timeline, picture: Path, window_ms: float = 1500) -> None:
-    """The stages over a stretch of decoding, one row a stage."""
+    """Draw the stages over a stretch of decoding, one row a stage."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -132,9 +132,10 @@ def _bars(axes: Any, spans: Spans, y: float, color: str, label: str, start: floa
 
 
 def run(file: Path) -> None:
-    """The measured run: 8 texts, 64 tokens each, greedy."""
+    """Run what is measured: 8 texts, 64 tokens each, greedy."""
     from expertflow import Client, Config, Supervisor
-    from models import held_out_prompts, widened
+
+    from .models import held_out_prompts, widened
 
     config = Config.load("cpu-disk", model=widened(), expert_memory="25%", batch_size=8, timeline=str(file))
     with Supervisor(config) as engine, Client(engine.address) as client:

@@ -1,7 +1,7 @@
-"""With every expert resident: all processes against the fastest resident transformers (S1, S2), and against the same
+"""Compare all processes, every expert resident, with the fastest resident transformers (S1, S2), and with the same
 compute in one process (S6).
 
-python benchmarks/resident.py --model r --out docs/results/resident-r.json
+python -m expertflow.benchmarks.resident --model r --out docs/results/resident-r.json
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Any
 
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.engine.stages import KEPT_MEMORY
-from models import model_r, widened
 from rich.console import Console
 from rich.table import Table
+
+from .models import folder_of
 
 BACKENDS = ("eager", "grouped_mm")
 PROMPT = 32
@@ -32,8 +33,8 @@ PREFILLS = 3
 
 
 def main() -> None:
-    arguments = _arguments()
-    folder = model_r() if arguments.model == "r" else widened()
+    arguments = parse_arguments()
+    folder = folder_of(arguments.model)
     rounds = [_round(folder, arguments.batches, arguments.steps, seed) for seed in range(arguments.rounds)]
     rows = [*(_decode_row(rounds, batch) for batch in arguments.batches), _prefill_row(rounds)]
     _show(arguments.model, rows, arguments.rounds)
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def _round(folder: Path, batches: list[int], steps: int, seed: int) -> dict[str, dict[str, Any]]:
-    """Every contender once, the same tokens for all."""
+    """Run every contender once, the same tokens for all."""
     rng = random.Random(seed)
     vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
 
@@ -61,7 +62,7 @@ def _round(folder: Path, batches: list[int], steps: int, seed: int) -> dict[str,
 
 
 def _run_engine(order: dict[str, Any], steps: int) -> dict[str, Any]:
-    """All processes; the tokens that were sampled are left in the order, to be forced on the others."""
+    """Run all processes; the tokens that were sampled are left in the order, to be forced on the others."""
     most = max(LONG_ROWS, *(batch["rows"] for batch in order["batches"]))
     config = Config.load("cpu-disk", model=order["folder"], expert_memory="100%", batch_size=most, kv_memory="2GiB")
     with Supervisor(config) as engine, Client(engine.address) as client:
@@ -93,19 +94,17 @@ def _decode(client: Client, prompts: Sequence[Sequence[int]], steps: int) -> tup
 
 
 def _messages(client: Client) -> float:
-    """Sent so far by all stages to one another."""
+    """Count what all stages have sent to one another so far."""
     time.sleep(1.2)
     return sum(stage.counters["sent"] for stage in client.stats().stages.values())
 
 
 def _run_alone(order: dict[str, Any], kind: str) -> dict[str, Any]:
-    script = Path(__file__).with_name("one_process.py")
     told = json.dumps({**order, "kind": kind})
     # The same compute as in the engine, the memory kept as there.
     environment = {**os.environ, **(KEPT_MEMORY if kind == "local" else {})}
-    done = subprocess.run(
-        [sys.executable, str(script)], input=told, capture_output=True, text=True, check=True, env=environment
-    )
+    command = [sys.executable, "-m", f"{__package__}.one_process"]
+    done = subprocess.run(command, input=told, capture_output=True, text=True, check=True, env=environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -121,7 +120,7 @@ def _prefill_row(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
 
 
 def _row(what: str, unit: str, of: dict[str, list[float]]) -> dict[str, Any]:
-    """Speed against the best backend of the same round, and cost against one process."""
+    """Return a row: speed against the best backend of the same round, and cost against one process."""
     best = [min(times) for times in zip(*(of[name] for name in BACKENDS), strict=True)]
     faster = [theirs / ours for theirs, ours in zip(best, of["ours"], strict=True)]
     cost = [ours / alone for ours, alone in zip(of["ours"], of["local"], strict=True)]
@@ -152,7 +151,7 @@ def _spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--model", choices=("r", "widened"), default="r", help="r: random OLMoE of 3.3 GB")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])

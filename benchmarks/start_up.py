@@ -1,6 +1,6 @@
-"""From `Supervisor(config)` to ready on model R, experts from disk, against reading the skeleton's bytes once: + 8 s.
+"""Time a start, from `Supervisor(config)` to ready, beside reading the skeleton's bytes once (target: 8 s more).
 
-python benchmarks/start_up.py --out docs/results/start-up.json
+python -m expertflow.benchmarks.start_up --out docs/results/start-up.json
 
 Before each start the checkpoint's files are dropped from the page cache. "survey" ends when the checkpoint is
 understood; "memory" when the slots are allocated; the stages follow. The skeleton is read in order, past the cache.
@@ -9,27 +9,26 @@ understood; "memory" when the slots are allocated; the stages follow. The skelet
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from enforced.page_cache import drop
 from expertflow import Config, Supervisor
 from expertflow.ipc.messages import Progress
 from expertflow.workers.checkpoint.headers import StoredTensor, checkpoint_files, read_headers
-from models import model_r, widened
-from rich.console import Console
-from rich.table import Table
+
+from .limits import drop_from_page_cache
+from .models import folder_of
+from .report import show_table, write_json
 
 CHUNK_BYTES = 4 << 20
 
 
 @dataclass
 class Start:
-    """Seconds from the beginning."""
+    """Hold seconds from the beginning."""
 
     skeleton_read: float
     """Not a part of the start: what reading these bytes takes by itself."""
@@ -40,25 +39,25 @@ class Start:
 
 
 def measure(folder: Path) -> Start:
-    drop(checkpoint_files(folder))
+    drop_from_page_cache(checkpoint_files(folder))
     start = Start(round(read_skeleton(folder), 3))
-    drop(checkpoint_files(folder))
+    drop_from_page_cache(checkpoint_files(folder))
     began = time.monotonic()
 
-    def receive(progress: Progress) -> None:
+    def on_progress(progress: Progress) -> None:
         if progress.stage == "checkpoint" and progress.done == progress.total:
             start.survey = round(time.monotonic() - began, 2)
         elif progress.stage == "supervisor":
             start.memory = round(time.monotonic() - began, 2)
 
-    with Supervisor(Config.load("cpu-disk", model=str(folder), expert_memory="25%"), receive):
+    with Supervisor(Config.load("cpu-disk", model=str(folder), expert_memory="25%"), on_progress):
         start.ready = round(time.monotonic() - began, 2)
     start.above_read = round(start.ready - start.skeleton_read, 2)
     return start
 
 
 def read_skeleton(folder: Path) -> float:
-    """Seconds for all tensors that are no routed expert's, in the order in which they lie."""
+    """Return the seconds for all tensors that are no routed expert's, in the order in which they lie."""
     files = checkpoint_files(folder)
     stored = read_headers(files)
     tensors = [tensor for tensor in stored.values() if ".experts." not in tensor.name]
@@ -76,12 +75,10 @@ def _place(tensor: StoredTensor) -> int:
 
 
 def show(name: str, starts: list[Start]) -> None:
-    table = Table(title=f"start-up, model {name}, experts from disk: seconds (median, least–most of {len(starts)})")
-    for column in asdict(starts[0]):
-        table.add_column(column.replace("_", " "), justify="right")
-    columns = [[asdict(start)[column] for start in starts] for column in asdict(starts[0])]
-    table.add_row(*(f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})" for each in columns))
-    Console(width=120).print(table)
+    columns = {column: [asdict(start)[column] for start in starts] for column in asdict(starts[0])}
+    row = {name: f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})" for name, each in columns.items()}
+    title = f"start-up, model {name}, experts from disk: seconds (median, least–most of {len(starts)})"
+    show_table(title, [row], left=0)
 
 
 def main() -> None:
@@ -90,11 +87,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     arguments = parser.parse_args()
-    folder = model_r() if arguments.model == "r" else widened()
+    folder = folder_of(arguments.model)
     starts = [measure(folder) for _ in range(arguments.repeats)]
     show(arguments.model, starts)
-    if arguments.out:
-        arguments.out.write_text(json.dumps([asdict(start) for start in starts], indent=1) + "\n")
+    write_json(arguments.out, [asdict(start) for start in starts])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a comparison's table says: one row a contender, limit, batch size and state."""
+"""Compute what a comparison's table says: one row a contender, limit, batch size and state."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from ..contender.order import Answered
-from ..contender.running import Run
+from ..contenders.base import CaseResult
+from ..contenders.running import Run
 from ..intervals import Interval, Pair, paired_speedup, quantile
 
 FACTS = (
@@ -19,12 +19,12 @@ FACTS = (
 
 @dataclass
 class Cell:
-    """The runs of one contender on one case, in the order of the repeats; a repeat that failed is None."""
+    """Hold the runs of one contender on one case, in the order of the repeats; a repeat that failed is None."""
 
     contender: str
     limit_bytes: int
     batch: int
-    answers: list[Answered | None] = field(default_factory=list)
+    answers: list[CaseResult | None] = field(default_factory=list)
     failure: str = ""
     ready_s: list[float] = field(default_factory=list)
     pss_peak_bytes: int = 0
@@ -32,7 +32,7 @@ class Cell:
     state: str = ""
 
     def add(self, run: Run, index: int) -> None:
-        """The `index`-th case of a run."""
+        """Add the `index`-th case of a run."""
         self.answers.append(run.answer.cases[index] if run.answer else None)
         self.failure = self.failure or run.failure
         self.ready_s += [run.answer.ready_s] if run.answer else []
@@ -49,7 +49,7 @@ class Cell:
 
 
 def as_row(cell: Cell, ours: Cell | None, reference: Cell | None) -> dict[str, Any]:
-    """A cell as plain data; `ours` is to be compared with it, None for ours itself; `reference` has the right
+    """Return a cell as plain data; `ours` is to be compared with it, None for ours itself; `reference` has the right
     tokens."""
     row: dict[str, Any] = {"contender": cell.contender, "limit_bytes": cell.limit_bytes, "batch": cell.batch}
     row |= {"state": cell.state} if cell.state else {}
@@ -63,8 +63,10 @@ def as_row(cell: Cell, ours: Cell | None, reference: Cell | None) -> dict[str, A
 
 
 def identical(cell: Cell, reference: Cell) -> float | None:
-    """Share of equal tokens: drawn ones where both draw, else the likeliest after the same tokens. None if there are
-    none to compare."""
+    """Return the share of equal tokens: drawn ones where both draw, else the likeliest after the same tokens.
+
+    None if there are none to compare.
+    """
     right = next((answer for answer in reference.answers if answer), None)
     if right is None:
         return None
@@ -72,13 +74,13 @@ def identical(cell: Cell, reference: Cell) -> float | None:
     return sum(equal) / len(equal) if equal else None
 
 
-def _equal(mine: Answered, right: Answered) -> list[bool]:
+def _equal(mine: CaseResult, right: CaseResult) -> list[bool]:
     rows = zip(mine.tokens or mine.choices, right.tokens if mine.tokens else right.choices, strict=False)
     return [one == other for ours, theirs in rows for one, other in zip(ours, theirs, strict=False)]
 
 
 def speedup(ours: Cell, theirs: Cell) -> Interval:
-    """Of ours over theirs, in tokens a second; steps are paired by repeat and place."""
+    """Return ours over theirs, in tokens a second; steps are paired by repeat and place."""
     runs: list[Sequence[Pair]] = [
         list(zip(mine.steps_s, other.steps_s, strict=False))
         for mine, other in zip(ours.answers, theirs.answers, strict=False)
@@ -88,7 +90,7 @@ def speedup(ours: Cell, theirs: Cell) -> Interval:
 
 
 def rate(cell: Cell) -> Interval:
-    """Tokens a second: those of the steps over the time of the steps."""
+    """Return tokens a second: those of the steps over the time of the steps."""
     return paired_speedup([[(each, cell.batch) for each in answer.steps_s] for answer in cell.answers if answer])
 
 
@@ -109,7 +111,7 @@ def _figures(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _facts(done: Sequence[Answered]) -> dict[str, float]:
-    """Medians over the repeats that know them."""
+def _facts(done: Sequence[CaseResult]) -> dict[str, float]:
+    """Return medians over the repeats that know them."""
     known = {name: [answer.facts[name] for answer in done if name in answer.facts] for name in FACTS}
     return {name: median(values) for name, values in known.items() if values}

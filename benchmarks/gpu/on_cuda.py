@@ -1,4 +1,4 @@
-"""The GPU under test: every call of this check that CUDA has to answer."""
+"""Put a GPU under test: every call of this check that CUDA has to answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from expertflow.workers.compute.device.base import Device
 from expertflow.workers.compute.device.cuda import CudaDevice, CudaStream, require_cuda
 from torch import Tensor
 
-from .models import folder_of
+from ..models import folder_of
 from .under_test import Scale
 
 MIB = 2**20
@@ -35,7 +35,7 @@ SCALE = Scale(
 
 
 class LateCopies(CudaStream):
-    """Every copy begins late."""
+    """Begin every copy late."""
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         with torch.cuda.stream(self.stream):
@@ -44,7 +44,7 @@ class LateCopies(CudaStream):
 
 
 class LateKernels(CudaStream):
-    """Every kernel of an expert begins late."""
+    """Begin every kernel of an expert late."""
 
     def launch(self, kernel: Callable[[], None]) -> None:
         torch.cuda._sleep(CYCLES)
@@ -52,7 +52,7 @@ class LateKernels(CudaStream):
 
 
 class OnCuda:
-    """See `UnderTest`."""
+    """Implement `UnderTest` on a GPU."""
 
     scale, device, where = SCALE, "cuda", "cuda"
 

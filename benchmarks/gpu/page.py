@@ -1,4 +1,4 @@
-"""The page of what a check has found so far."""
+"""Write the page of what a check has found so far."""
 
 from __future__ import annotations
 
@@ -6,10 +6,66 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .model_table import loading, model_table
-from .parts import MODELS, PARTS
-from .results import failure_of, is_rehearsal, result_of
-from .targets import judge
+from .parts import MODELS, PARTS, SHARES
+from .results import batches_of, bound_ms, case_of, failure_of, is_rehearsal, judge, plain_rate, result_of
+
+MISSING = "–"
+HEADS = [
+    "batch", "contender", "ms a step", "quartiles", "tokens/s", "to resident", "hits", "MB a step", "LRU's MB",
+    "share of the link", "overlapped", "bound, ms",
+]  # fmt: skip
+CONTENDERS = ("resident", "accelerate", *(f"ours-{share}" for share in SHARES))
+
+
+def model_table(folder: Path, model: str) -> tuple[list[str], list[list[str]]]:
+    """Return heads and rows of the decode steps; no row of what has not run."""
+    rows = []
+    for batch in batches_of(folder, model):
+        for name in CONTENDERS:
+            row = case_of(folder, f"{model}-{name}", batch)
+            if row is not None:
+                rows.append([str(batch), name, *_time(folder, model, row), *_link(folder, model, row)])
+    return HEADS, rows
+
+
+def loading(folder: Path, model: str) -> str:
+    """Say how long each took to be ready, and the most device memory that torch held where that is known."""
+    words = []
+    for name in CONTENDERS:
+        result = result_of(folder, f"{model}-{name}")
+        if result is not None:
+            peak = f", at most {result['peak_bytes'] / 1e9:.2f} GB" if result.get("peak_bytes") else ""
+            words.append(f"{name} {result['ready_s']:.1f} s{peak}")
+    return f"Ready after: {'; '.join(words)}."
+
+
+def _time(folder: Path, model: str, row: dict[str, Any]) -> list[str]:
+    resident = case_of(folder, f"{model}-resident", row["batch"])
+    low, high = row["step_quartiles_ms"]
+    times = f"{row['step_ms'] / resident['step_ms']:.2f}" if resident else MISSING
+    return [f"{row['step_ms']:.2f}", f"{low:.2f} – {high:.2f}", f"{1e3 * row['batch'] / row['step_ms']:.0f}", times]
+
+
+def _link(folder: Path, model: str, row: dict[str, Any]) -> list[str]:
+    """Return hits, MB a step, LRU's MB, the share of the link, how much copying was hidden, and the targets' bound."""
+    facts = row["facts"]
+    if "bytes_per_token" not in facts:
+        return [MISSING] * 6
+    step_bytes = facts["bytes_per_token"] * row["batch"]
+    hits = f"{100 * facts['hit_ratio']:.1f} %" if "hit_ratio" in facts else MISSING
+    found = [hits, f"{step_bytes / 1e6:.1f}", f"{row['lru_bytes_per_step'] / 1e6:.1f}"]
+    bound = bound_ms(folder, model, row)
+    return [*found, *_hidden(folder, model, row, step_bytes), MISSING if bound is None else f"{bound:.2f}"]
+
+
+def _hidden(folder: Path, model: str, row: dict[str, Any], step_bytes: float) -> list[str]:
+    rate, whole = plain_rate(folder), case_of(folder, f"{model}-ours-{SHARES[0]}", row["batch"])
+    if rate is None or whole is None or step_bytes == 0:
+        return [MISSING] * 2
+    copy_ms = 1e3 * step_bytes / rate
+    exposed_ms = max(row["mean_step_ms"] - whole["mean_step_ms"], 0.0)
+    return [f"{100 * copy_ms / row['mean_step_ms']:.0f} %", f"{100 * max(1 - exposed_ms / copy_ms, 0):.0f} %"]
+
 
 BANNER = "**A rehearsal: no GPU was used, models are tiny, and no figure on this page means anything.**"
 
@@ -36,11 +92,11 @@ def _machine(rates: dict[str, Any] | None) -> str:
 
 
 def _states(folder: Path) -> str:
-    """What became of each part, and what it may take."""
+    """Return what became of each part, and what it may take."""
     rows = []
     for part in PARTS:
         took = (result_of(folder, part.name) or {}).get("took_s")
-        seconds = [f"{each:.0f}" for each in (part.expected_s, part.most_s)]
+        seconds = [f"{each:.0f}" for each in (part.expected_s, part.max_s)]
         rows.append([part.name, part.what, _state(folder, part.name), "" if took is None else f"{took:.0f}", *seconds])
     expected = sum(part.expected_s for part in PARTS)
     heads = ["part", "what", "state", "took, s", "expected", "at most"]

@@ -1,4 +1,4 @@
-"""The parts of a check in the order of their worth; nothing heavy is imported before one runs."""
+"""List the parts of a check in the order of their worth; nothing heavy is imported before one runs."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ Run = Callable[["UnderTest", Path], dict[str, Any]]
 
 
 class Part(NamedTuple):
-    """`run(what is under test, folder)` gives what is kept of it; `holds` in it says whether a claim was met."""
+    """Name a part; `run(test, folder)` returns what is kept, and `holds` in it says whether a claim was met."""
 
     name: str
     what: str
     run: Run
     expected_s: float
     """Estimated for a machine with an H100 (docs/gpu.md), not measured."""
-    most_s: float
+    max_s: float
     """After which it is ended, and the next one begins."""
 
     @property
-    def least_s(self) -> float:
-        """With less time left it is not begun."""
+    def min_s(self) -> float:
+        """Return the seconds without which it is not begun."""
         return self.expected_s / 2
 
 
 def _exact(test: UnderTest, folder: Path) -> dict[str, Any]:
-    from .exact import check_families
+    from .exactness import check_families
 
     return check_families(test)
 
 
 def _mutants(test: UnderTest, folder: Path) -> dict[str, Any]:
-    from .mutants import check_mutants
+    from .exactness import check_mutants
 
     return check_mutants(test)
 
 
 def _rates(test: UnderTest, folder: Path) -> dict[str, Any]:
-    from .rates import measure_rates
+    from .copies import measure_rates
 
     return measure_rates(test) | {"facts": test.facts()}
 
 
 def _sharing(test: UnderTest, folder: Path) -> dict[str, Any]:
-    from .sharing import measure_sharing
+    from .copies import measure_sharing
 
     return measure_sharing(test)
 
 
 def _ipc(test: UnderTest, folder: Path) -> dict[str, Any]:
-    from .through_ipc import measure_ipc
+    from .copies import measure_ipc
 
     return measure_ipc(test)
 
@@ -70,7 +70,7 @@ def _model(name: str) -> Run:
 
 def _ours(model: str, share: str) -> Run:
     def measure(test: UnderTest, folder: Path) -> dict[str, Any]:
-        from .contenders import measure_ours
+        from .decoding import measure_ours
 
         return measure_ours(test, folder, model, share)
 
@@ -79,7 +79,7 @@ def _ours(model: str, share: str) -> Run:
 
 def _library(model: str, kind: str) -> Run:
     def measure(test: UnderTest, folder: Path) -> dict[str, Any]:
-        from .contenders import measure_library
+        from .decoding import measure_library
 
         return measure_library(test, folder, model, kind)
 
@@ -87,7 +87,7 @@ def _library(model: str, kind: str) -> Run:
 
 
 def _table(model: str, made_s: float, ours_s: float, resident_s: float, accelerate_s: float) -> list[Part]:
-    """ExpertFlow with everything resident first, since it draws the tokens; then what targets are judged by."""
+    """List the parts of a model: ExpertFlow with everything resident first, since it draws the tokens."""
 
     def part(name: str, what: str, run: Run, expected_s: float) -> Part:
         return Part(f"{model}-{name}", what, run, expected_s, 3 * expected_s)

@@ -1,5 +1,7 @@
-"""A rehearsal: the fake device, memory of the CPU, tiny models and few steps, so that all of the check has run but the
-calls in on_cuda.py. No figure of it means anything."""
+"""Rehearse the check: the fake device, memory of the CPU, tiny models and few steps.
+
+All of the check runs so but the calls in on_cuda.py. No figure of it means anything.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ FACTOR = 2
 
 
 class Rehearsal:
-    """See `UnderTest`."""
+    """Implement `UnderTest` on the CPU."""
 
     scale, device, where = SCALE, "fake:1", "cpu"
 

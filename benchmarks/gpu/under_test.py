@@ -1,5 +1,7 @@
-"""What a check runs on, behind one interface: a GPU (on_cuda.py), or the CPU in a rehearsal (rehearsal.py). All else of
-the check is the same code for both."""
+"""Define what a check runs on, behind one interface: a GPU (on_cuda.py), or the CPU in a rehearsal (rehearsal.py).
+
+All else of the check is the same code for both.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 
 class Scale(NamedTuple):
-    """How much a check does."""
+    """Say how much a check does."""
 
     families: tuple[str, ...]
     store_bytes: int
@@ -33,7 +35,7 @@ class Scale(NamedTuple):
 
 
 class UnderTest(Protocol):
-    """The link and the device under test, and what this check has to know of them."""
+    """Offer the link and the device under test, and what this check has to know of them."""
 
     scale: Scale
     device: str
@@ -44,40 +46,29 @@ class UnderTest(Protocol):
     def open(self) -> Device: ...
 
     def late(self, copies: bool) -> Device:
-        """One whose copies, or else whose kernels of experts, begin late."""
+        """Open one whose copies, or else whose kernels of experts, begin late."""
         ...
 
     def pinned(self, count_bytes: int) -> Tensor:
-        """A plain pinned tensor, as torch makes it."""
+        """Make a plain pinned tensor, as torch makes it."""
         ...
 
     def seconds(self, device: Device, enqueue: Callable[[], None]) -> float:
-        """Between two events in the stream of copies, around what is enqueued there."""
+        """Measure between two events in the stream of copies, around what is enqueued there."""
         ...
 
     def facts(self) -> dict[str, Any]:
-        """What figures depend on."""
+        """Return what figures depend on."""
         ...
 
     def peak_bytes(self) -> int:
-        """Of the device's memory, by torch in this process."""
+        """Return the most device memory that torch held in this process, in bytes."""
         ...
 
     def offloading(self, kept_bytes: int, folder: Path) -> dict[str, Any]:
-        """Options of `from_pretrained` by which accelerate keeps so much on the device, the rest away from it."""
+        """Return options of `from_pretrained` by which accelerate keeps so many bytes on the device."""
         ...
 
     def model_folder(self, name: str, folder: Path) -> Path:
-        """A model of the table, made at the first call: among this user's caches, or if it is tiny in `folder`."""
+        """Return a model of the table, made at the first call: in this user's cache, or if it is tiny in `folder`."""
         ...
-
-
-def under_test(rehearsal: bool) -> UnderTest:
-    """Raises UsageError if there is no GPU that torch can use."""
-    if rehearsal:
-        from .rehearsal import Rehearsal
-
-        return Rehearsal()
-    from .on_cuda import OnCuda
-
-    return OnCuda()

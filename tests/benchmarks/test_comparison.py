@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from expertflow.benchmarks.comparison import compare
-from expertflow.benchmarks.comparison.cases import COLD, WARM, text_cases
-from expertflow.benchmarks.comparison.compare import NO_LIMIT, TIME_IS_OVER, Comparison, Setting
-from expertflow.benchmarks.contender.kind import Contender
-from expertflow.benchmarks.contender.order import Answer, Answered, Case, Order
-from expertflow.benchmarks.contender.running import Run
-from expertflow.benchmarks.enforced.memory_group import NoLimit
+from expertflow.benchmarks.comparison import runs
+from expertflow.benchmarks.comparison.runs import COLD, NO_LIMIT, TIME_IS_OVER, WARM, Comparison, Setting, text_cases
+from expertflow.benchmarks.contenders.base import Case, CaseResult, Contender, Task, TaskResult
+from expertflow.benchmarks.contenders.running import Run
+from expertflow.benchmarks.limits import NoLimit
 
 MODEL = Path(__file__).parents[2] / "examples" / "model"
 
@@ -29,36 +27,37 @@ def setting(minutes: float) -> Setting:
 
 
 @pytest.fixture
-def orders(monkeypatch: pytest.MonkeyPatch) -> list[Order]:
+def tasks(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
     """What contenders were told; each draws a token a row."""
-    told: list[Order] = []
+    told: list[Task] = []
 
-    def run(contender: Contender, order: Order, timeout_s: float) -> Run:
-        told.append(order)
-        tokens = [[[len(told)]] * len(case.prompts) for case in order.cases]
-        return Run(Answer(ready_s=1.0, cases=[Answered(first_s=1.0, steps_s=[1.0], tokens=each) for each in tokens]))
+    def run(contender: Contender, task: Task, timeout_s: float) -> Run:
+        told.append(task)
+        tokens = [[[len(told)]] * len(case.prompts) for case in task.cases]
+        results = [CaseResult(first_s=1.0, steps_s=[1.0], tokens=each) for each in tokens]
+        return Run(TaskResult(ready_s=1.0, cases=results))
 
-    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     return told
 
 
-def test_the_first_who_draws_draws_for_all(orders: list[Order]) -> None:
+def test_the_first_who_draws_draws_for_all(tasks: list[Task]) -> None:
     comparison = Comparison(setting(1.0), lambda said: None)
     for contender in (Forced(), Drawing(), Drawing(), Forced()):
         comparison.run(contender)
     assert comparison.cells["forced", 0, 1, ""].failure == "no tokens to force: nobody drew any"
-    assert [case.tokens for case in orders[-1].cases] == [[[1]], [[1]] * 8]
+    assert [case.tokens for case in tasks[-1].cases] == [[[1]], [[1]] * 8]
 
 
-def test_one_batch_size_alone(orders: list[Order]) -> None:
+def test_one_batch_size_alone(tasks: list[Task]) -> None:
     comparison = Comparison(setting(1.0), lambda said: None)
     comparison.run(Drawing(), batch=8)
     comparison.run(Forced(), batch=8)
-    assert [len(order.cases) for order in orders] == [1, 1]
+    assert [len(task.cases) for task in tasks] == [1, 1]
     assert list(comparison.cells) == [("drawing", 0, 8, ""), ("forced", 0, 8, "")]
 
 
-def test_when_time_is_over_nobody_runs_and_a_line_says_so(orders: list[Order]) -> None:
+def test_when_time_is_over_nobody_runs_and_a_line_says_so(tasks: list[Task]) -> None:
     earlier = Comparison(setting(1.0), lambda said: None)
     earlier.run(Drawing())
     late = Comparison(setting(-1.0), lambda said: None)
@@ -66,20 +65,20 @@ def test_when_time_is_over_nobody_runs_and_a_line_says_so(orders: list[Order]) -
     late.run(Drawing())
     late.run(Forced())
     assert [cell.failure for cell in late.cells.values()] == ["", "", TIME_IS_OVER, TIME_IS_OVER]
-    assert len(orders) == 1
+    assert len(tasks) == 1
 
 
 def test_a_limit_that_cannot_be_made_is_a_line_and_the_others_run(
-    orders: list[Order], monkeypatch: pytest.MonkeyPatch
+    tasks: list[Task], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unlimited = compare.run
+    unlimited = runs.run
 
-    def run(contender: Contender, order: Order, timeout_s: float) -> Run:
-        if order.limit_bytes:
+    def run(contender: Contender, task: Task, timeout_s: float) -> Run:
+        if task.limit_bytes:
             raise NoLimit("no controller")
-        return unlimited(contender, order, timeout_s)
+        return unlimited(contender, task, timeout_s)
 
-    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(runs, "run", run)
     comparison = Comparison(setting(1.0), lambda said: None)
     comparison.run(Drawing(), limit_bytes=10**9)
     comparison.run(Drawing())

@@ -6,16 +6,15 @@ import json
 from pathlib import Path
 
 from expertflow.benchmarks.comparison.rows import Cell, as_row
-from expertflow.benchmarks.comparison.tables import markdown
-from expertflow.benchmarks.comparison.writing import read_cells, write
-from expertflow.benchmarks.contender.order import Answer, Answered
-from expertflow.benchmarks.contender.running import Run
+from expertflow.benchmarks.comparison.tables import markdown, read_cells, write
+from expertflow.benchmarks.contenders.base import CaseResult, TaskResult
+from expertflow.benchmarks.contenders.running import Run
 
 
 def cell(name: str, steps_s: list[float], **answered: list[list[int]]) -> Cell:
     made = Cell(name, 10**9, 2)
-    answer = Answer(ready_s=1.0, cases=[Answered(first_s=0.5, steps_s=steps_s, facts={"hit_ratio": 0.5}, **answered)])
-    made.add(Run(answer, pss_peak_bytes=3_000_000), 0)
+    result = CaseResult(first_s=0.5, steps_s=steps_s, facts={"hit_ratio": 0.5}, **answered)
+    made.add(Run(TaskResult(ready_s=1.0, cases=[result]), pss_peak_bytes=3_000_000), 0)
     return made
 
 

@@ -1,11 +1,11 @@
-"""The pure parts of `benchmarks/experiments.py`: figures of a cell, and what tables make of them."""
+"""The pure parts of the experiments: figures of a cell, and what tables make of them."""
 
 from __future__ import annotations
 
 import pytest
-from expertflow.benchmarks.experiment.figures import Figures, Measured, figures_of, share_equal
-from expertflow.benchmarks.experiment.systems import SYSTEMS
-from expertflow.benchmarks.experiment.tables import ablation, exactness, markdown, speedups
+from expertflow.benchmarks.experiments.figures import Figures, Measured, figures_of, share_equal
+from expertflow.benchmarks.experiments.systems import SYSTEMS
+from expertflow.benchmarks.experiments.tables import ablation, exactness, markdown, speedups
 from expertflow.configs.schema import Config
 
 GROWN = {"hits": 30, "misses": 10, "steps": 5, "loads": 20, "bytes": 20e6, "useful": 8, "wasted": 2}

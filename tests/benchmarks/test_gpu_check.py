@@ -10,8 +10,7 @@ import pytest
 from expertflow.benchmarks.gpu import check
 from expertflow.benchmarks.gpu.page import BANNER, write_page
 from expertflow.benchmarks.gpu.parts import PARTS, Part
-from expertflow.benchmarks.gpu.results import begin, failure_of, result_of, save_failure, save_result
-from expertflow.benchmarks.gpu.targets import judge
+from expertflow.benchmarks.gpu.results import begin, failure_of, judge, result_of, save_failure, save_result
 from expertflow.errors import UsageError
 
 SCRIPT = """
@@ -84,7 +83,7 @@ def test_a_rehearsal_and_figures_do_not_mix(
 
 def test_what_is_expected_takes_less_than_ten_minutes() -> None:
     assert sum(part.expected_s for part in PARTS) < 600
-    assert all(part.expected_s < part.most_s for part in PARTS)
+    assert all(part.expected_s < part.max_s for part in PARTS)
 
 
 def decode(batch: int, step_ms: float, facts: dict[str, float] | None = None, lru: float = 0.0) -> dict[str, Any]:

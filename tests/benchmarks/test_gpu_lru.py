@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expertflow.benchmarks.gpu import lru
+from expertflow.benchmarks.gpu import decoding
 from expertflow.runtime.replay.source import ReplaySource
 from expertflow.workers.traces.trace import Trace
 
@@ -38,11 +38,11 @@ def test_loads_of_the_timed_steps_after_all_that_came_before(
     slots: int, warm: int, loads: int, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a slot for each expert nothing is loaded, not even at first: such an engine starts filled."""
-    monkeypatch.setattr(lru, "open_source", lambda *given: source(slots))
-    assert lru.lru_bytes(Path(), [1], warm) == [pytest.approx(EXPERT_BYTES * loads / steps)]
+    monkeypatch.setattr(decoding, "open_source", lambda *given: source(slots))
+    assert decoding.lru_bytes(Path(), [1], warm) == [pytest.approx(EXPERT_BYTES * loads / steps)]
 
 
 def test_a_trace_of_another_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lru, "open_source", lambda *given: source(2))
+    monkeypatch.setattr(decoding, "open_source", lambda *given: source(2))
     with pytest.raises(RuntimeError, match="2 sequences, not 18"):
-        lru.lru_bytes(Path(), [1, 8], 1)
+        decoding.lru_bytes(Path(), [1, 8], 1)

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from expertflow.benchmarks.contender.order import Answered
+from expertflow.benchmarks.contenders.base import CaseResult
 from expertflow.benchmarks.gpu.check import ROOT
-from expertflow.benchmarks.gpu.contenders import measure_library
-from expertflow.benchmarks.gpu.mutants import check_mutants
+from expertflow.benchmarks.gpu.copies import measure_ipc, measure_rates
+from expertflow.benchmarks.gpu.decoding import measure_library, row_of
+from expertflow.benchmarks.gpu.exactness import check_mutants
 from expertflow.benchmarks.gpu.parts import MODELS, PARTS, SHARES
-from expertflow.benchmarks.gpu.rates import measure_rates
 from expertflow.benchmarks.gpu.rehearsal import Rehearsal
 from expertflow.benchmarks.gpu.results import begin, failure_of, result_of, save_result
-from expertflow.benchmarks.gpu.rows import row_of
-from expertflow.benchmarks.gpu.through_ipc import measure_ipc
 from expertflow.tests.families import save_tiny
 
 NAMES = [part.name for part in PARTS if not part.name.startswith(MODELS[1])] + [f"{MODELS[1]}-model"]
@@ -52,7 +50,7 @@ def test_a_library_is_given_the_tokens_that_were_drawn(tmp_path: Path) -> None:
 
 
 def test_warming_steps_are_not_counted() -> None:
-    row = row_of(Answered(first_s=1.0, steps_s=[9.0, 9.0, 0.001, 0.002, 0.006]), 8, warm=2)
+    row = row_of(CaseResult(first_s=1.0, steps_s=[9.0, 9.0, 0.001, 0.002, 0.006]), 8, warm=2)
     assert (round(row["step_ms"], 6), round(row["mean_step_ms"], 6), row["steps"]) == (2.0, 3.0, 3)
 
 

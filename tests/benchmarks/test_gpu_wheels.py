@@ -5,8 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from expertflow.benchmarks.gpu.carried import make
-from expertflow.benchmarks.gpu.wheels import ROOT, needed, platforms
+from expertflow.benchmarks.gpu.offline import ROOT, make, needed, platforms
 from packaging.utils import canonicalize_name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from expertflow.benchmarks.enforced.memory_group import NoLimit, memory_group
+from expertflow.benchmarks.limits import NoLimit, memory_group
 
 LIMIT = 123_456_789
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from expertflow.benchmarks.enforced.page_cache import drop
+from expertflow.benchmarks.limits import drop_from_page_cache
 from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_both
 from expertflow.tests.checkpoint.sparse import write_holes
 from expertflow.tests.checkpoint.test_conversions import check_against_library
@@ -51,12 +51,12 @@ def test_extra_layers_are_neither_counted_nor_read(tmp_path: Path, family: str, 
     save_tiny(family, tmp_path)
     alone = survey_checkpoint(str(tmp_path))
     extra = add_shard(tmp_path, extra_shapes(prefix))
-    drop([extra])
+    drop_from_page_cache([extra])
     survey, ours, theirs = load_both(tmp_path, "float32")
     assert (survey.layers, survey.experts, survey.stride_bytes) == (alone.layers, alone.experts, alone.stride_bytes)
     assert survey.skeleton_bytes == alone.skeleton_bytes
     assert_skeleton_equal(survey, ours, theirs)
-    drop([extra])
+    drop_from_page_cache([extra])
     load_both(tmp_path, "float32")
     read_bytes = cached_pages(extra) * 4096
     assert read_bytes < MEBIBYTE < extra.stat().st_size // 8

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from expertflow.benchmarks.enforced.page_cache import drop
+from expertflow.benchmarks.limits import drop_from_page_cache
 from expertflow.tests.checkpoint.child import run_python
 from expertflow.tests.checkpoint.skeletons import NO_FEED
 from expertflow.tests.checkpoint.sparse import save_sparse
@@ -82,7 +82,7 @@ def test_only_headers_and_the_skeleton_are_read_from_disk(big: Path):
     from expertflow.workers.compute.skeleton import load_model
 
     file = big / "model.safetensors"
-    drop([file])
+    drop_from_page_cache([file])
     survey = survey_checkpoint(str(big))
     assert cached_pages(file) * 4096 < 4 * MEBIBYTE
     load_model(survey, NO_FEED, RoutingCollector())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from expertflow.benchmarks.enforced.page_cache import drop
+from expertflow.benchmarks.limits import drop_from_page_cache
 from expertflow.tests.loader.arenas import CANARY, make_arena
 from expertflow.tests.loader.layouts import SIZES_BYTES, SMALL_CHUNK_BYTES, reads_directly, write_random
 from expertflow.tests.loader.page_cache import cached_pages
@@ -239,7 +239,7 @@ def test_direct_reads_leave_the_page_cache_alone(tmp_path: Path):
     """A budget that the page cache exceeds is no budget."""
     require_direct(tmp_path)
     path = write_random(tmp_path, 2**20)[0]
-    drop([path])
+    drop_from_page_cache([path])
     before = cached_pages(path)
     read_run(path, a_run(808, 900_000, 808), make_arena(2**20), 0)
     assert cached_pages(path) == before == 0
@@ -249,7 +249,7 @@ def test_direct_reads_leave_the_page_cache_alone(tmp_path: Path):
 def test_buffered_reads_drop_their_pages(tmp_path: Path, offset: int):
     """Those at both ends too, and none by read-ahead."""
     path = write_random(tmp_path, 2**20)[0]
-    drop([path])
+    drop_from_page_cache([path])
     if cached_pages(path):
         pytest.skip("this file system does not drop pages (tmpfs)")
     read_run(path, a_run(offset, 400_000, offset), make_arena(2**20), 0, direct=False)

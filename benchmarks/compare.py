@@ -1,0 +1,199 @@
+"""Compare ExpertFlow with others, or with itself, on the same tokens and under the same memory limits.
+
+python -m expertflow.benchmarks.compare under-limit --out docs/results/under-limit.json
+    ExpertFlow, accelerate and llama.cpp on model R under limits that the kernel enforces (target S4)
+python -m expertflow.benchmarks.compare residency --out docs/results/residency.json
+    model R with all and with a quarter of its experts in memory, beside who holds it all; then in less memory than it
+    takes, where resident transformers is killed (target S10)
+python -m expertflow.benchmarks.compare matrix --out docs/results/matrix.json
+    ExpertFlow on the widened built-in model: less and less of the experts in memory, more and more sequences, right
+    after a start and warmed up (target S10)
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from expertflow.configs.sizes import parse_size
+
+from .comparison.rows import as_row
+from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
+from .comparison.tables import Row
+from .contenders.accelerate_offload import AccelerateCpu, AccelerateDisk
+from .contenders.base import Case, Contender
+from .contenders.llama_cpp import LlamaCpp
+from .contenders.ours import ExpertFlow
+from .contenders.resident import Resident
+from .contenders.vllm_cpu import VllmCpu
+from .models import model_r, widened
+
+LIMITS = ("1.65GB", "1.1GB", "2.4GB")
+"""Half the model, with which ExpertFlow holds a quarter of the experts; a third; with which it holds half of them."""
+OFFLOADING: tuple[type[Contender], ...] = (LlamaCpp, AccelerateDisk)
+"""Those that run a model larger than their memory, ours aside."""
+ALL, QUARTER = "100%", "25%"
+REPEATED: tuple[Contender, ...] = (ExpertFlow(ALL), ExpertFlow(QUARTER), Resident())
+ONCE: tuple[Contender, ...] = (Resident("eager"), VllmCpu(), LlamaCpp(), AccelerateCpu())
+LIMITED: tuple[Contender, ...] = (ExpertFlow(QUARTER), Resident(), AccelerateCpu(), VllmCpu())
+"""What runs in a control group smaller than the model."""
+SHARES = (ALL, "50%", QUARTER, "12.5%")
+MODEL_R = (
+    "Model R has OLMoE's architecture: 16 layers of 64 experts, eight used a token, random bfloat16 weights, 3.3 GB. "
+)
+
+
+def run_under_limit(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    """Run the references without a limit first; then every limit once before any twice."""
+    for reference in (ExpertFlow(ALL), Resident()):
+        if not any(name == reference.name for name, *_ in comparison.cells):
+            comparison.run(reference)
+    for _ in range(arguments.repeats):
+        for limit_bytes in (parse_size(limit, "limits").of(0) for limit in arguments.limits):
+            for contender in (ExpertFlow(), *(cls() for cls in OFFLOADING)):
+                comparison.run(contender, limit_bytes)
+
+
+def under_limit_rows(cells: Cells) -> list[Row]:
+    """Compare every repeat with the references, and the others with ours."""
+    rows = []
+    for (name, limit_bytes, batch, state), cell in cells.items():
+        drawing = name.startswith(ExpertFlow.name)
+        reference = cells.get((ExpertFlow(ALL).name if drawing else Resident().name, 0, batch, state))
+        ours = None if drawing else cells.get((ExpertFlow.name, limit_bytes, batch, state))
+        rows.append(as_row(cell, ours, reference))
+    return sorted(rows, key=lambda row: (-(row["limit_bytes"] or 10**12), row["batch"]))
+
+
+def run_residency(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    """Run everyone once before anyone twice."""
+    limit_bytes = parse_size(arguments.limit, "limit").of(0)
+    for repeat in range(arguments.repeats):
+        for contender in REPEATED:
+            comparison.run(contender)
+        if repeat == 0:
+            for contender in LIMITED:
+                comparison.run(contender, limit_bytes)
+            for contender in ONCE:
+                comparison.run(contender)
+
+
+def residency_rows(cells: Cells) -> list[Row]:
+    """Compare ours with ExpertFlow that holds all experts, the others with resident transformers."""
+    rows = []
+    for (name, _, batch, state), cell in cells.items():
+        reference = ExpertFlow(ALL) if name.startswith(ExpertFlow.name) else Resident()
+        rows.append(as_row(cell, None, cells.get((reference.name, 0, batch, state))))
+    return sorted(rows, key=lambda row: (row["limit_bytes"], row["batch"]))
+
+
+def run_matrix(comparison: Comparison, arguments: argparse.Namespace) -> None:
+    """Start the engine anew for each budget and batch size."""
+    for _ in range(arguments.repeats):
+        for batch in arguments.batches:
+            for share in arguments.shares:
+                comparison.run(ExpertFlow(share), batch=batch)
+
+
+def matrix_rows(cells: Cells) -> list[Row]:
+    """Compare every budget with all experts in memory."""
+    resident = ExpertFlow(ALL).name
+    rows = [as_row(cell, None, cells.get((resident, 0, cell.batch, cell.state))) for cell in cells.values()]
+    return sorted(rows, key=lambda row: (row["state"], row["batch"]))
+
+
+def _random_cases(model: Path, arguments: argparse.Namespace) -> list[Case]:
+    return random_cases(model, arguments.batches, arguments.steps)
+
+
+def _text_cases(model: Path, arguments: argparse.Namespace) -> list[Case]:
+    return text_cases(model, arguments.batches, arguments.cold_steps, arguments.steps)
+
+
+class Kind(NamedTuple):
+    """Describe one comparison: its model, cases, runs, rows, and what its page says."""
+
+    model: Callable[[], Path]
+    cases: Callable[[Path, argparse.Namespace], list[Case]]
+    run: Callable[[Comparison, argparse.Namespace], None]
+    rows: Callable[[Cells], list[Row]]
+    batches: tuple[int, ...]
+    steps: int
+    patience_s: float
+    title: str
+    notes: tuple[str, ...]
+
+
+KINDS = {
+    "under-limit": Kind(
+        model_r, _random_cases, run_under_limit, under_limit_rows, (1, 8), 24, 15, "Model R under one memory limit",
+        (
+            MODEL_R + "Every contender, with all its processes, runs in a memory control group of the size in the "
+            "column *limit*, page cache counted; its files are dropped from the page cache before. The rows without a "
+            "limit are references.",
+            "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow and forced on the others. "
+            "Steps are paired by repeat and place; the interval is a bootstrap over both. A case ends early when "
+            "patience ends.",
+            "*Identical*: of ExpertFlow, drawn tokens equal to those with all experts in memory; of the others, the "
+            "likeliest token equal to resident transformers' after the same tokens.",
+        ),
+    ),
+    "residency": Kind(
+        model_r, _random_cases, run_residency, residency_rows, (1, 8), 16, 25,
+        "Model R: resident, a quarter resident, and in less memory than it takes",
+        (
+            MODEL_R + "ExpertFlow holds the share of the experts that its name says and reads the others from disk; "
+            "everyone else holds the whole model. Prompts are 32 random tokens; ExpertFlow draws tokens at temperature "
+            "1, the others are made to run the same ones (vLLM draws its own).",
+            "The rows with a limit run inside a memory control group smaller than the model, page cache counted. Who "
+            "does not fit is killed by the kernel.",
+            "*Identical*: of ExpertFlow, drawn tokens equal to those with all experts in memory; of the others, the "
+            "likeliest token equal to that of transformers' grouped_mm backend.",
+        ),
+    ),
+    "matrix": Kind(
+        widened, _text_cases, run_matrix, matrix_rows, (1, 8, 32), 16, 20, "ExpertFlow by budget, batch size and state",
+        (
+            "The built-in language model, *widened* to 0.9 GB of experts (6 layers of 32, four used a token): its text "
+            "and its routing are those of a trained model. Each row: how much of the experts ExpertFlow may hold in "
+            "memory, the others are read from disk when they are needed or foreseen. Prompts are 32 tokens of held-out "
+            "text.",
+            "Every repeat starts the engine anew, with the checkpoint out of the page cache, for each budget and batch "
+            "size. *Cold*: the first prompts after the start; *warm*: other prompts after those.",
+            "*Identical*: tokens, drawn at temperature 1 with a fixed seed, equal to those with all experts in memory.",
+        ),
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    kind = KINDS[arguments.kind]
+    model = kind.model()
+    cases = kind.cases(model, arguments)
+    setting = Setting(model, cases, arguments.patience, arguments.timeout, arguments.minutes)
+    run_comparison(
+        setting, arguments, lambda comparison: kind.run(comparison, arguments), kind.rows, kind.title, kind.notes
+    )
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="kind", required=True)
+    for name, kind in KINDS.items():
+        command = commands.add_parser(name, help=kind.title)
+        add_options(command, kind.batches, kind.steps, kind.patience_s, f"{name}.json")
+        if name == "under-limit":
+            command.add_argument("--limits", nargs="+", default=LIMITS, help="in the order in which they are run")
+        if name == "residency":
+            command.add_argument("--limit", default="1.65GB", help="of the control group, smaller than model R")
+        if name == "matrix":
+            command.add_argument("--cold-steps", type=int, default=6, help="decoded tokens of the first case")
+            command.add_argument("--shares", nargs="+", default=SHARES, help="of the experts, in memory")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
