@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import expertflow
+import msgspec
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.runtime.commands import generate
@@ -92,13 +93,13 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(workplace: Path, runtime_base: Path) -> Iterator[Supervisor]:
-    """The engine of the tutorial's `expertflow serve`."""
+    """The engine of the tutorial's `expertflow serve`, with one thread: more wait for each other on busy cores."""
     words = next(words for block in read_blocks(RUN[1]) for words in block.commands if words[1:2] == ["serve"])
     served = parse(words[1:])
     assert isinstance(served, Serve) and served.address_file
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(workplace)
-        with Supervisor(served.engine) as running:
+        with Supervisor(msgspec.structs.replace(served.engine, compute_threads=1)) as running:
             served.address_file.write_text(running.address)
             yield running
 
