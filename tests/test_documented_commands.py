@@ -28,6 +28,8 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"
     page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts
 )
 RUN = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+PYTHON = [ROOT / "docs" / name for name in ("configuration.md", "how-to/add-a-policy.md", "how-to/run-a-batch.md")]
+"""Pages whose Python blocks run, too."""
 SLOW = {"plan": "a process that imports torch", "train": "trains", "verify": "a second engine and transformers"}
 """Commands that run in `make test-all` only."""
 OTHER_WORDS = {"make", "source", "cd"}
@@ -121,6 +123,12 @@ def shared(engine: Supervisor, workplace: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("shared")
 def test_the_first_pages_run(page: Path) -> None:
     run_page(page, lambda name: name not in SLOW)
+
+
+@pytest.mark.parametrize("page", PYTHON, ids=lambda page: page.name)
+@pytest.mark.usefixtures("shared")
+def test_python_of_other_pages_runs(page: Path) -> None:
+    run_page(page, lambda name: False)
 
 
 @pytest.mark.slow
