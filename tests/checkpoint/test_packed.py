@@ -9,7 +9,7 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError, UsageError
 from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
-from expertflow.workers.surveyor.planning import plan_sizes
+from expertflow.workers.surveyor.entry import plan_sizes
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 EXPERT = "model.layers.1.mlp.experts.3.down_proj."

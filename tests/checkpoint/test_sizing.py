@@ -16,9 +16,8 @@ from expertflow.runtime.commands.plan import Plan
 from expertflow.runtime.plan.fit import Fit, Needs, budget_fit, model_needs
 from expertflow.tests.families import save_tiny, tiny_config
 from expertflow.workers.checkpoint.survey import ModelSizes, SlotTensor
-from expertflow.workers.surveyor.planning import plan_sizes
-from expertflow.workers.surveyor.sizing import model_sizes
-from expertflow.workers.surveyor.stored_sizes import stored_bytes
+from expertflow.workers.surveyor.entry import plan_sizes
+from expertflow.workers.surveyor.sizing import model_sizes, stored_bytes
 from expertflow.workers.surveyor.surveyor import survey_folder
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -24,9 +24,9 @@ from expertflow.tests.system.encoder_decoders import (
 )
 from expertflow.tests.system.references import random_prompts
 from expertflow.workers.model.families import nllb
-from expertflow.workers.model.families import nllb_positions as positions
+from expertflow.workers.model.families import nllb as adapters
 from expertflow.workers.model.families.nllb import NllbBlock, NllbExperts
-from expertflow.workers.model.families.registry import mend
+from expertflow.workers.model.families.registry import correct_blocks
 from expertflow.workers.model.unit import RowAbilities
 from transformers import GenerationConfig, NllbMoeForConditionalGeneration
 
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def library(folder: Path) -> Any:
     model = NllbMoeForConditionalGeneration.from_pretrained(folder).eval()
-    mend(model)
+    correct_blocks(model)
     return model
 
 
@@ -124,7 +124,7 @@ def test_mutant_positions_that_count_padding_are_caught(
     folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's own way."""
-    monkeypatch.setattr(positions._Positions, "_numbers", lambda self, *given: self._library(*given))
+    monkeypatch.setattr(adapters._PositionsByMask, "_position_ids", lambda self, *given: self._library(*given))
     assert seen_in_a_batch(folder, library)
 
 

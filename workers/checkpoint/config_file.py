@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from .quantised import refuse_unread
-from .unsupported import refuse_gguf
-from .wholeness import refuse_adapter
+from .partial_models import refuse_adapter
+from .quantisation_config import refuse_unread
+from .refused_weights import refuse_gguf
 
 
 def read_config(folder: Path) -> dict[str, Any]:

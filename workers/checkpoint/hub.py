@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from ...configs.sizes import format_size
-from ...errors import EngineError, UsageError
+from ...errors import EngineError, ExpertFlowError, UsageError
 from .config_file import read_config
 from .headers import weight_names
-from .hub_errors import explain
-from .hub_progress import reporting_bar
-from .unsupported import other_weights, refuse_packed_index
-from .wholeness import ADAPTER_CONFIG, refuse_adapter
+from .partial_models import ADAPTER_CONFIG, refuse_adapter
+from .refused_weights import other_weights, refuse_packed_index
 
+_LOG_IN = "log in (hf auth login, or HF_TOKEN)"
 CONFIG = "config.json"
 INDICES = "*.safetensors.index.json"
 TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "predictor.npz"]
@@ -74,10 +86,10 @@ def _fetch(
             revision=revision or None,
             allow_patterns=patterns,
             ignore_patterns=SUBFOLDERS,
-            tqdm_class=reporting_bar(report),
+            tqdm_class=_reporting_bar(report),
         )
     except Exception as error:  # noqa: BLE001 - the client, its HTTP library and its transfer library have their own
-        raise explain(error, model, revision) from error
+        raise _explain(error, model, revision) from error
     return Path(found)
 
 
@@ -108,3 +120,69 @@ def _check_listing(model: str, folder: Path, weights: list[str]) -> int:
 
 def _free_bytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
+
+
+def _reporting_bar(report: Callable[[int], None]) -> type:
+    """A class of bars for `snapshot_download`: nothing is drawn, `report` gets the bytes that have come so far.
+
+    The client keeps one bar for bytes from the network and one for bytes on disk; what is further on counts.
+    """
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread of its own
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts_bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
+
+        def display(self, *_: Any, **__: Any) -> None:
+            """The library asks for it ten times a second at most."""
+            if self._counts_bytes:
+                report(int(self.n))
+
+    return Bar
+
+
+def _explain(error: Exception, model: str, revision: str) -> ExpertFlowError:
+    """The typed error for what the hub's client raised while it looked for `model`."""
+    match error:
+        case GatedRepoError():
+            return UsageError(
+                f"is gated: {_reason(error)}", model, f"Ask for access on the model's page, then {_LOG_IN}"
+            )
+        case RepositoryNotFoundError():
+            remedy = f"Check the name, or give a local folder; for a private model {_LOG_IN}"
+            return UsageError(f"is not on the hub, or private: {_reason(error)}", model, remedy)
+        case RevisionNotFoundError():
+            what = f"the hub has no revision '{revision}' of it: {_reason(error)}"
+            return UsageError(what, model, "Give a branch, a tag or a commit of that model as revision")
+        case HFValidationError():
+            return UsageError(f"cannot be a hub id: {_reason(error)}", model, "Give a local folder or owner/name")
+        case LocalEntryNotFoundError():
+            return _explain_absence(error, model)
+        case OSError(errno=errno.ENOSPC):
+            return EngineError(
+                f"the disk is full: {_reason(error)}", model, "Make room, or set HF_HOME to a larger disk"
+            )
+    return EngineError(
+        f"could not be fetched from the hub: {_reason(error)}", model, "Try again, or give a local folder"
+    )
+
+
+def _explain_absence(error: LocalEntryNotFoundError, model: str) -> ExpertFlowError:
+    """Nothing, or not everything, is cached; the cause is why the hub was not asked."""
+    cause = error.__cause__
+    if cause is None or isinstance(cause, OfflineModeIsEnabled):
+        remedy = "Unset HF_HUB_OFFLINE to download it, or give a local folder"
+        return UsageError("is not in the hub's cache, and HF_HUB_OFFLINE is set", model, remedy)
+    what = f"is not in the hub's cache, and the hub cannot be reached: {_reason(cause)}"
+    return EngineError(what, model, "Check the connection and try again, or give a local folder")
+
+
+def _reason(error: BaseException) -> str:
+    """What the library says, in one line: the server's words where there are any."""
+    said = error.server_message if isinstance(error, HfHubHTTPError) else None
+    paragraphs = (said or str(error)).split("\n\n")
+    words = " ".join(paragraphs[-1].splitlines()[0].split()) if paragraphs[-1].strip() else ""
+    return words.rstrip(".") or type(error).__name__

@@ -21,17 +21,17 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...errors import CheckpointError
-from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_file import read_config
+from ..checkpoint.faulty_setting import describe_faulty_setting
 from ..checkpoint.headers import DTYPE_BYTES
-from ..checkpoint.quantised import quantisation_of
-from ..checkpoint.wholeness import has_no_vision
+from ..checkpoint.partial_models import has_no_vision
+from ..checkpoint.quantisation_config import quantisation_of
 from .configuration import build_configuration, default_values, first_line
 from .dtypes import dtype_name
 from .families.base import OutsideExperts
 from .families.refusals import refuse_by_name
 from .families.registry import adapt
-from .quantiser import set_dequantising
+from .library_quantizer import set_dequantising
 
 WITH_IMAGES = frozenset(
     {"aria", "ernie4_5_vl_moe", "glm4v_moe", "kimi_k25", "qwen3_5_moe", "qwen3_vl_moe", "qwen4_exp"}
@@ -154,7 +154,7 @@ def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedMod
     try:
         model = _on_meta(kind, config, dtype)
     except Exception as error:  # noqa: BLE001 - any model code may run here
-        blamed = blame_configuration(config, lambda other: _on_meta(kind, other, dtype))
+        blamed = describe_faulty_config(config, lambda other: _on_meta(kind, other, dtype))
         what = f"{kind.__name__} cannot be built ({first_line(error)}){blamed}"
         raise CheckpointError(what, config_file(config), _CORRECT) from error
     adapt(model)
@@ -166,7 +166,7 @@ def _on_meta(kind: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch
         return kind._from_config(config, dtype=dtype)
 
 
-def blame_configuration(config: PreTrainedConfig, attempt: Callable[[PreTrainedConfig], object]) -> str:
+def describe_faulty_config(config: PreTrainedConfig, attempt: Callable[[PreTrainedConfig], object]) -> str:
     """Return `; KEY is VALUE` for the setting with whose default `attempt` does not raise, or nothing."""
 
     def works(values: dict[str, Any]) -> bool:
@@ -176,7 +176,7 @@ def blame_configuration(config: PreTrainedConfig, attempt: Callable[[PreTrainedC
             return False
         return True
 
-    return culprit_text(config.to_dict(), default_values(type(config)), works)
+    return describe_faulty_setting(config.to_dict(), default_values(type(config)), works)
 
 
 def config_file(config: PreTrainedConfig) -> str:

@@ -15,8 +15,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...errors import CheckpointError
-from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_values import shortened, usable_values
+from ..checkpoint.faulty_setting import describe_faulty_setting
 
 _MODELS = (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -38,7 +38,9 @@ def build_configuration(values: dict[str, Any], folder: Path) -> PreTrainedConfi
     try:
         config = _construct(model_type, values, folder)
     except Exception as error:  # noqa: BLE001 - the classes check values in code of their own, each in its way
-        blamed = culprit_text(values, _defaults(model_type), lambda other: _passes(model_type, other, folder))
+        blamed = describe_faulty_setting(
+            values, _defaults(model_type), lambda other: _passes(model_type, other, folder)
+        )
         what = f"transformers cannot read its config.json ({first_line(error)}){blamed}"
         raise CheckpointError(what, file, "Correct it: compare it with the original model's") from error
     _drop_padding(config)

@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ...errors import CheckpointError
-from .architecture import blame_configuration, build_on_meta, config_file
+from .architecture import build_on_meta, config_file, describe_faulty_config
 from .configuration import first_line
 from .encoder_decoder import library_cache, new_caches
 from .growing_cache import new_cache
@@ -50,7 +50,7 @@ def dry_run(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
     try:
         return _measured(config, dtype)
     except Exception as error:  # noqa: BLE001 - any model code may run here
-        blamed = blame_configuration(config, lambda other: _measured(other, dtype))
+        blamed = describe_faulty_config(config, lambda other: _measured(other, dtype))
         what = f"the size of its cache cannot be measured ({type(error).__name__}: {first_line(error)}){blamed}"
         raise CheckpointError(what, config_file(config), "Use a model that runs on the meta device") from error
 

@@ -16,7 +16,7 @@ from .architecture import build_on_meta, model_class
 from .cache_rows import UnknownCacheLayer, require_known
 from .configuration import first_line
 from .encoder_decoder import logits_alone, new_unit
-from .families.registry import mend, place_truly
+from .families.registry import correct_blocks, correct_positions
 from .kv_cost import KvCost, kv_bytes
 from .rope import rope_limits
 from .tiny_copy import shrink
@@ -145,6 +145,6 @@ def _tiny_model(config: PreTrainedConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(tiny)._from_config(tiny, dtype=torch.float32).eval()
-    place_truly(model)
-    mend(model)
+    correct_positions(model)
+    correct_blocks(model)
     return model

@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors import ExpertFlowError
 from ...ipc.messages import ErrorFacts
-from .planning import plan_sizes
+from .entry import plan_sizes
 
 
 def main() -> int:

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from ...errors import CheckpointError
 from ..checkpoint.headers import DTYPE_BYTES
-from ..checkpoint.quantised import UNQUANTISED, block_of
-from ..checkpoint.wholeness import missing_error
+from ..checkpoint.partial_models import missing_error
+from ..checkpoint.quantisation_config import UNQUANTISED, block_of
 from .conversions import MISMATCH
 from .sources import ParameterSource, separate_scales
 

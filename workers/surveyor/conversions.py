@@ -29,9 +29,9 @@ from transformers.core_model_loading import (
 
 from ...errors import CheckpointError
 from ..checkpoint.headers import StoredTensor
-from ..checkpoint.quantised import UNQUANTISED, block_of
+from ..checkpoint.quantisation_config import UNQUANTISED, block_of
 from ..model.families.base import OutsideExperts
-from ..model.quantiser import quantizer_of
+from ..model.library_quantizer import quantizer_of
 from .sources import SCALE_SUFFIX, ParameterSource, Scaled, own_share, separate_scales
 
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
@@ -72,10 +72,10 @@ def _alternates(source: ParameterSource) -> bool:
     return any(isinstance(operation, Interleave) for operation in source.operations)
 
 
-def gather_apart(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> None:
+def stack_separate_experts(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> None:
     """Add sources of the parameters that a library keeps one an expert and an adapter as [experts, ...]."""
     for layer, module in modules.items():
-        apart = module.stored_apart() if isinstance(module, OutsideExperts) else {}
+        apart = module.stored_separately() if isinstance(module, OutsideExperts) else {}
         for name, names in apart.items():
             each = [_first_stored(sources[f"{layer}.{own}"]) for own in names]
             sources[f"{layer}.{name}"] = ParameterSource([""], [MergeModulelist(dim=0)], {"": each})

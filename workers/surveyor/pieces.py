@@ -8,7 +8,7 @@ import msgspec
 
 from ...errors import CheckpointError
 from ..checkpoint.headers import BYTE, DTYPE_BYTES, FLOAT8, FLOAT8_EXPONENT
-from ..checkpoint.quantised import UNQUANTISED
+from ..checkpoint.quantisation_config import UNQUANTISED
 from ..checkpoint.survey import FLOAT4_PAIRS, Piece, Scales, SlotTensor
 from .conversions import ExpertPart
 

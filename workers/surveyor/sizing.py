@@ -11,14 +11,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from ...errors import CheckpointError, ExpertFlowError
-from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_file import read_config
 from ..checkpoint.config_values import usable_values
+from ..checkpoint.faulty_setting import describe_faulty_setting
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.layout import block_for, place_kinds
-from ..checkpoint.quantised import quantisation_of
+from ..checkpoint.partial_models import has_no_vision
+from ..checkpoint.quantisation_config import quantisation_of
 from ..checkpoint.survey import ModelSizes, RowFacts, SlotTensor
-from ..checkpoint.wholeness import has_no_vision
 from ..model.architecture import (
     build_on_meta,
     expert_names,
@@ -30,16 +30,22 @@ from ..model.architecture import (
 from ..model.configuration import default_values, first_line, renaming_note, run_as
 from ..model.dry_run import DryRun, dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
-from ..model.families.base import OutsideExperts
+from ..model.families.base import ENCODER, OutsideExperts, stack_of
 from ..model.families.refusals import NOT_DISPATCHED
-from ..model.families.stacks import ENCODER, stack_of
 from ..model.kv_cost import cost_of
 from ..model.probe import probe
 from ..model.rope import rope_limits
-from .stored_sizes import stored_bytes
 
 ASSUMED_DTYPE = "bfloat16"
 """Where neither the configuration nor a file says one; so large models are published."""
+
+MXFP4_GROUP = 32
+"""Values that share a scale of one byte (OCP Microscaling Formats, MXFP4); two values a byte."""
+FP8_BLOCK = [128, 128]
+FP8_SCALE_BYTES = 4
+MXFP8_BLOCK = [1, 32]
+MXFP8_SCALE_BYTES = 1
+"""An exponent for each group of a row (OCP Microscaling Formats, MXFP8); a value a byte."""
 
 
 def model_sizes(folder: Path, dtype: str = "auto") -> ModelSizes:
@@ -102,7 +108,7 @@ def unpredicted(folder: Path, error: Exception) -> CheckpointError:
     """The error for whatever else a value in config.json provokes; it names the oddest value there."""
     values = usable_values(read_config(folder), "config.json")
     known = default_values(CONFIG_MAPPING[run_as(values)])
-    blamed = culprit_text(values, known, lambda other: False)
+    blamed = describe_faulty_setting(values, known, lambda other: False)
     what = f"cannot be surveyed ({type(error).__name__}: {first_line(error)}){blamed}"
     return CheckpointError(what, str(folder / "config.json"), "Correct it: compare it with the original model's")
 
@@ -191,3 +197,35 @@ def skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any], dtypes: dict
 def encoder_layers(config: PreTrainedConfig, modules: dict[str, Any]) -> int:
     """How many of the MoE layers are an encoder's."""
     return sum(stack_of(name) == ENCODER for name in modules) if config.is_encoder_decoder else 0
+
+
+def stored_bytes(quantised: dict[str, Any], tensors: list[SlotTensor]) -> int:
+    """Bytes of an expert's `tensors` in the files; 0 if the configuration does not say how they are quantised.
+
+    `quantised` is the quantization_config of config.json, empty for weights as they are computed with. Vectors (biases)
+    are never quantised.
+    """
+    match quantised.get("quant_method"):
+        case None:
+            return sum(tensor.count_bytes for tensor in tensors)
+        case "mxfp4":
+            return sum(_mxfp4_bytes(tensor) for tensor in tensors)
+        case "fp8":
+            block = quantised.get("weight_block_size") or FP8_BLOCK
+            return sum(_fp8_bytes(tensor, block, FP8_SCALE_BYTES) for tensor in tensors)
+        case "mxfp8":
+            block = quantised.get("weight_block_size") or MXFP8_BLOCK
+            return sum(_fp8_bytes(tensor, block, MXFP8_SCALE_BYTES) for tensor in tensors)
+    return 0
+
+
+def _mxfp4_bytes(tensor: SlotTensor) -> int:
+    values = math.prod(tensor.shape)
+    return values // 2 + values // MXFP4_GROUP if len(tensor.shape) > 1 else tensor.count_bytes
+
+
+def _fp8_bytes(tensor: SlotTensor, block: list[int], scale_bytes: int) -> int:
+    if len(tensor.shape) == 1:
+        return tensor.count_bytes
+    scales = math.prod(math.ceil(extent / size) for extent, size in zip(tensor.shape, block, strict=True))
+    return math.prod(tensor.shape) + scale_bytes * scales

@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import CheckpointError, ExpertFlowError, UsageError
 from ..checkpoint.headers import INDEX, checkpoint_files, read_headers
-from ..checkpoint.wholeness import wrapper_prefix
+from ..checkpoint.partial_models import wrapper_prefix
 
 
 def strip_prefix(folder: Path) -> str:

@@ -16,17 +16,17 @@ from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
 from ..checkpoint.generation import Generation, read_generation
 from ..checkpoint.headers import checkpoint_files, first_dtype, ignored_weights, read_headers
+from ..checkpoint.partial_models import refuse_adapter_tensors
+from ..checkpoint.refused_weights import refuse_gguf, refuse_packed, refuse_packed_index
 from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.stamps import stamp_files
 from ..checkpoint.survey import Piece, SlotTensor, Survey
-from ..checkpoint.unsupported import refuse_gguf, refuse_packed, refuse_packed_index
-from ..checkpoint.wholeness import refuse_adapter_tensors
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
 from ..model.dry_run import dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
 from ..model.encoder_decoder import decoder_start
 from .completeness import check_complete
-from .conversions import ExpertPart, expert_parts, gather_apart, match_sources
+from .conversions import ExpertPart, expert_parts, match_sources, stack_separate_experts
 from .fingerprint import fingerprint
 from .pieces import make_piece, number_variants, part_places
 from .sizing import (
@@ -86,7 +86,7 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
     sources = match_sources(skeleton, stored)
     refuse_adapter_tensors(stored, skeleton.state_dict(), folder)
     check_complete(skeleton, sources, folder, stored)
-    gather_apart(modules, sources)
+    stack_separate_experts(modules, sources)
     dtypes = loaded_dtypes(skeleton, wanted)
     _check_expert_dtypes(modules, dtypes, wanted)
     experts = _ExpertBytes(modules, sources, dtype_name(wanted))

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+ENCODER, DECODER = "encoder", "decoder"
+
 
 class OutsideExperts(nn.Module):
     """Mixed into a library's experts module, in front of its class.
@@ -32,13 +34,13 @@ class OutsideExperts(nn.Module):
         those of the first kind are numbered first. Equally many of each."""
         return [list(self.expert_parameters())]
 
-    def stored_apart(self) -> dict[str, list[str]]:
+    def stored_separately(self) -> dict[str, list[str]]:
         """For each name of `expert_parameters` whose experts are parameters of their own: their names, in order."""
         return {}
 
     def parameter_names(self) -> list[str]:
         """Of all parameters of the experts, as they are called in this module."""
-        apart = self.stored_apart()
+        apart = self.stored_separately()
         return [each for name in self.expert_parameters() for each in apart.get(name, [name])]
 
     @abstractmethod
@@ -48,3 +50,8 @@ class OutsideExperts(nn.Module):
     def run_routed(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """hidden [tokens, width], routes [tokens, k] and their weights -> [tokens, width]."""
         return ALL_EXPERTS_FUNCTIONS[self.config._experts_implementation](self, hidden, index, weights)
+
+
+def stack_of(path: str) -> str:
+    """ENCODER or DECODER, as the first such part of the module's path says; empty for other models."""
+    return next((part for part in path.split(".") if part in (ENCODER, DECODER)), "")

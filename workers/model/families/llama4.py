@@ -44,3 +44,31 @@ class Llama4Block(nn.Module):
         index = logits.topk(self.top_k, dim=1).indices
         routed = self.experts(hidden, index, scores.gather(1, index))
         return self.shared_expert(hidden).add_(routed), logits
+
+
+def temper_by_position(model: nn.Module) -> None:
+    """Replace the library's scale in every layer that has one; other models stay as they are."""
+    for layer in model.modules():
+        attention = getattr(layer, "self_attn", None)
+        if getattr(attention, "attn_temperature_tuning", False) and not getattr(attention, "use_rope", True):
+            _Temperature(layer, attention)
+
+
+class _Temperature:
+    """Of one layer: notes its positions, then scales what its query projection gives."""
+
+    def __init__(self, layer: nn.Module, attention: Any) -> None:
+        self._floor, self._slope = attention.floor_scale, attention.attn_scale
+        self._positions = torch.zeros(1, 1)
+        attention.attn_temperature_tuning = False
+        layer.register_forward_pre_hook(self._note, with_kwargs=True)
+        attention.q_proj.register_forward_hook(self._scale)
+
+    def _note(self, layer: nn.Module, inputs: Any, options: dict[str, Any]) -> None:
+        self._positions = options["position_ids"]
+
+    def _scale(self, projection: nn.Module, inputs: Any, queries: torch.Tensor) -> torch.Tensor:
+        """queries [rows, columns, heads * width]; the formula is that of `Llama4TextAttention`."""
+        steps = torch.floor((self._positions.float() + 1.0) / self._floor)
+        scales = torch.log1p(steps) * self._slope + 1.0
+        return (queries * scales[..., None]).to(queries.dtype)

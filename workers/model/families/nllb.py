@@ -14,11 +14,13 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, one_hot, softmax
 
-from .experts_apart import ExpertsApart, real_tokens
-from .stacks import DECODER, stack_of
+from .base import DECODER, stack_of
+from .separate_experts import SeparateExperts, real_tokens
+
+_EMBEDDING = "NllbMoeSinusoidalPositionalEmbedding"
 
 
-class NllbExperts(ExpertsApart):
+class NllbExperts(SeparateExperts):
     """In front of `NllbMoeExperts`."""
 
     top_k = 2
@@ -80,7 +82,7 @@ class NllbBlock(nn.Module):
         return torch.ones(shape, dtype=torch.bool, device=device) if real is None else real.view(shape)
 
 
-class MendedBlock(nn.Module):
+class CorrectedNllbBlock(nn.Module):
     """In front of `NllbMoeSparseMLP` where it keeps all its experts: the library's own parts, called rightly."""
 
     router: Any
@@ -121,3 +123,31 @@ def _places(choices: torch.Tensor, real: torch.Tensor, importance: torch.Tensor 
     places = torch.empty_like(ranked).scatter(1, there, ranked)
     places[:, :, 1] += choices[:, :, 0].sum(dim=1, keepdim=True)
     return places
+
+
+def count_by_mask(model: nn.Module) -> None:
+    """Replace how the decoder's positions are counted; other models stay as they are."""
+    for path, module in model.named_modules():
+        embedding = getattr(module, "embed_positions", None)
+        if path.endswith(DECODER) and type(embedding).__name__ == _EMBEDDING:
+            _PositionsByMask(module, embedding)
+
+
+class _PositionsByMask:
+    """Of one decoder: notes its mask, then numbers its tokens."""
+
+    def __init__(self, decoder: nn.Module, embedding: Any) -> None:
+        self._mask: torch.Tensor | None = None
+        self._library = embedding.create_position_ids_from_input_ids
+        decoder.register_forward_pre_hook(self._note, with_kwargs=True)
+        embedding.create_position_ids_from_input_ids = self._position_ids
+
+    def _note(self, decoder: nn.Module, inputs: Any, options: dict[str, Any]) -> None:
+        self._mask = options.get("attention_mask")
+
+    def _position_ids(self, ids: torch.Tensor, padding_id: int, past: int = 0) -> torch.Tensor:
+        """int64 [rows, columns], from padding_id + 1 on; the padding token itself has none, wherever it stands."""
+        if self._mask is None:
+            return self._library(ids, padding_id, past)
+        here = self._mask[:, -ids.shape[1] :]
+        return self._mask.cumsum(dim=1)[:, -ids.shape[1] :] * here * (ids != padding_id) + padding_id

@@ -9,13 +9,11 @@ from transformers import PreTrainedModel
 from .dbrx import DbrxExperts
 from .ernie_vl import ErnieVlBlock
 from .jetmoe import JetMoeBlock, JetMoeGating
-from .llama4 import Llama4Block, Llama4Experts
-from .llama4_temperature import temper_by_position
-from .nllb import MendedBlock, NllbBlock, NllbExperts
-from .nllb_positions import count_by_mask
+from .llama4 import Llama4Block, Llama4Experts, temper_by_position
+from .nllb import CorrectedNllbBlock, NllbBlock, NllbExperts, count_by_mask
 from .switch import SwitchBlock, SwitchExperts
 
-_IN_FRONT: dict[str, type[nn.Module]] = {
+ADAPTERS: dict[str, type[nn.Module]] = {
     "DbrxExperts": DbrxExperts,
     "Ernie4_5_VLMoeMoeBlock": ErnieVlBlock,
     "JetMoeMoE": JetMoeBlock,
@@ -29,30 +27,30 @@ _IN_FRONT: dict[str, type[nn.Module]] = {
 }
 """By the name of the library's class."""
 
-_MENDED: dict[str, type[nn.Module]] = {"NllbMoeSparseMLP": MendedBlock}
+CORRECTED_BLOCKS: dict[str, type[nn.Module]] = {"NllbMoeSparseMLP": CorrectedNllbBlock}
 """What the library computes wrongly with all its experts."""
 
 
 def adapt(model: PreTrainedModel) -> None:
     """Change these modules in place: their class becomes a subclass of the library's, their parameters stay."""
-    place_truly(model)
+    correct_positions(model)
     for path, module in list(model.named_modules()):
-        adapter = _IN_FRONT.get(type(module).__name__)
+        adapter = ADAPTERS.get(type(module).__name__)
         if adapter is not None and _is_of_library(module):
             _put_in_front(adapter, module)
             module.config, module.path = model.config, path  # pyright: ignore[reportArgumentType]
 
 
-def place_truly(model: PreTrainedModel) -> None:
+def correct_positions(model: PreTrainedModel) -> None:
     """Let padded rows stand where they stand alone, in a model that is run with its own experts, too."""
     temper_by_position(model)
     count_by_mask(model)
 
 
-def mend(model: PreTrainedModel) -> None:
+def correct_blocks(model: PreTrainedModel) -> None:
     """Let a model with all its experts compute what it was trained to where the library does not; others stay."""
     for module in list(model.modules()):
-        mended = _MENDED.get(type(module).__name__)
+        mended = CORRECTED_BLOCKS.get(type(module).__name__)
         if mended is not None and _is_of_library(module):
             _put_in_front(mended, module)
 

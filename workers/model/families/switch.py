@@ -12,11 +12,11 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, one_hot, softmax
 
-from .experts_apart import ExpertsApart, real_tokens
-from .stacks import DECODER, stack_of
+from .base import DECODER, stack_of
+from .separate_experts import SeparateExperts, real_tokens
 
 
-class SwitchExperts(ExpertsApart):
+class SwitchExperts(SeparateExperts):
     """In front of `SwitchTransformersExperts`."""
 
     top_k = 1

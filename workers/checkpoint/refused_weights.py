@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 from .headers import indexed_tensors
-from .quantised import UNQUANTISED, quantisation_of
+from .quantisation_config import UNQUANTISED, quantisation_of
 
 _PACKINGS = (
     ("gptq", ("g_idx",)),

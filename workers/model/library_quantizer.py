@@ -16,7 +16,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
 
 from ...errors import CheckpointError
-from ..checkpoint.quantised import block_of
+from ..checkpoint.quantisation_config import block_of
 from .dtypes import loaded_dtypes
 
 _BLOCK_FP8 = "expertflow_fp8"

@@ -19,7 +19,7 @@ _ODD = 2
 _MUCH_LARGER = 10_000
 
 
-def culprit_text(
+def describe_faulty_setting(
     values: dict[str, Any],
     defaults: dict[str, Any],
     works: Callable[[dict[str, Any]], bool],
@@ -29,11 +29,11 @@ def culprit_text(
 
     `works` says whether a changed copy of `values` passes; it is asked for `MAX_SECONDS` at most.
     """
-    path = find_culprit(values, defaults, works, clock_s)
+    path = find_faulty_setting(values, defaults, works, clock_s)
     return "" if path is None else f"; {'.'.join(path)} is {shortened(_value_at(values, path))}"
 
 
-def find_culprit(
+def find_faulty_setting(
     values: dict[str, Any],
     defaults: dict[str, Any],
     works: Callable[[dict[str, Any]], bool],

@@ -7,7 +7,7 @@ import torch
 from .base import OutsideExperts
 
 
-class ExpertsApart(OutsideExperts):
+class SeparateExperts(OutsideExperts):
     """In front of a dict of dense modules, of which `names` are the parameters."""
 
     num_experts: int
@@ -17,11 +17,11 @@ class ExpertsApart(OutsideExperts):
         own = dict(self.named_parameters())
         return {
             name: torch.stack([own[each] for each in stored])
-            for name, stored in self.stored_apart().items()
+            for name, stored in self.stored_separately().items()
             if stored[0] in own
         }
 
-    def stored_apart(self) -> dict[str, list[str]]:
+    def stored_separately(self) -> dict[str, list[str]]:
         return {name: [f"expert_{number}.{name}" for number in range(self.num_experts)] for name in self.names}
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
