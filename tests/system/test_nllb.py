@@ -24,7 +24,6 @@ from expertflow.tests.system.encoder_decoders import (
 )
 from expertflow.tests.system.references import random_prompts
 from expertflow.workers.model.families import nllb
-from expertflow.workers.model.families import nllb as adapters
 from expertflow.workers.model.families.nllb import NllbBlock, NllbExperts
 from expertflow.workers.model.families.registry import correct_blocks
 from expertflow.workers.model.unit import RowAbilities
@@ -124,7 +123,7 @@ def test_mutant_positions_that_count_padding_are_caught(
     folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's own way."""
-    monkeypatch.setattr(adapters._PositionsByMask, "_position_ids", lambda self, *given: self._library(*given))
+    monkeypatch.setattr(nllb._PositionsByMask, "_position_ids", lambda self, *given: self._library(*given))
     assert seen_in_a_batch(folder, library)
 
 
