@@ -38,7 +38,7 @@ def pack(folder: Path, names: list[str]) -> None:
 def test_tensors_of_a_quantisation_that_the_configuration_does_not_state(single: Path, packing: str):
     pack(single, PACKED[packing])
     text = refusal(single, f"quantisation '{packing.partition(',')[0]}' is not supported", single)
-    assert EXPERT in text and "config.json does not tell" in text
+    assert EXPERT in text and "config.json does not say" in text
     assert "Use the original checkpoint" in text
 
 

@@ -88,7 +88,9 @@ def seen_in_a_batch(folder: Path, library: Any) -> bool:
 
 
 def test_mutant_without_capacity_is_caught(folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NllbBlock, "_kept", lambda self, index, chances: torch.ones_like(index, dtype=torch.bool))
+    monkeypatch.setattr(
+        NllbBlock, "_within_capacity", lambda self, index, probabilities: torch.ones_like(index, dtype=torch.bool)
+    )
     assert seen_in_a_batch(folder, library)
 
 
@@ -102,8 +104,8 @@ def test_mutant_padding_that_uses_up_capacity_is_caught(
 def test_mutant_second_choices_that_do_not_queue_behind_first_ones_are_caught(
     folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = nllb._places
-    monkeypatch.setattr(nllb, "_places", lambda choices, *rest: honest(choices * torch.tensor([[0], [1]]), *rest))
+    honest = nllb._ranks
+    monkeypatch.setattr(nllb, "_ranks", lambda choices, *rest: honest(choices * torch.tensor([[0], [1]]), *rest))
     assert seen_in_a_batch(folder, library)
 
 

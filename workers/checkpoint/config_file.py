@@ -13,7 +13,10 @@ from .refused_weights import refuse_gguf
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder, with formats that are not read refused by name."""
+    """Return config.json of a checkpoint folder.
+
+    Raises CheckpointError if it is missing or broken, and by name for adapters and quantised formats that are not read.
+    """
     file = folder / "config.json"
     refuse_adapter(folder)
     if not file.is_file():

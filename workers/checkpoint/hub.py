@@ -1,4 +1,7 @@
-"""Models of the Hugging Face hub, by its own client and in its cache: only the files that are needed are fetched."""
+"""Models of the Hugging Face hub, by its own client and in its cache: only needed files are fetched.
+
+The client's errors become typed ones with a remedy, and its progress bars a number of bytes.
+"""
 
 from __future__ import annotations
 
@@ -30,15 +33,15 @@ _LOG_IN = "log in (hf auth login, or HF_TOKEN)"
 CONFIG = "config.json"
 INDICES = "*.safetensors.index.json"
 TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "predictor.npz"]
-"""Configuration, tokenizer, chat template, and the predictor that a repository may carry."""
+"""Patterns of configuration, tokenizer, chat template, and the predictor that a repository may carry."""
 SUBFOLDERS = "*/*"
-"""Hold second copies of the weights in other layouts, in many repositories."""
+"""Left out: in many repositories, subfolders hold second copies of the weights in other layouts."""
 DownloadProgress = Callable[[int, int], None]
-"""Called with the bytes of a download that are there and that there will be, from any thread."""
+"""Callback for the bytes that have arrived and that are to be downloaded, called from any thread."""
 
 
 def fetch_config(model: str, revision: str) -> Path:
-    """The snapshot of a hub id, with its configuration and its index of weights but maybe nothing else.
+    """Return the snapshot of a hub id, with its configuration and its index of weights but maybe nothing else.
 
     Raises UsageError (no such model or revision, gated, not cached and offline) or EngineError (the hub cannot be
     reached) with the client's reason in one line.
@@ -52,14 +55,15 @@ def fetch_config(model: str, revision: str) -> Path:
 
 
 def fetch_model(model: str, revision: str, report: DownloadProgress) -> Path:
-    """The snapshot of a hub id with everything that is needed to run it; what is cached is not fetched again.
+    """Return the snapshot of a hub id with all files that a run needs; cached files are not fetched again.
 
     Raises what `fetch_config` raises, CheckpointError for a model that could not be run anyway, and EngineError where
-    the disk is too small: all before any weight is fetched.
+    the disk is too small. All are raised before any weight is fetched.
     """
     folder = fetch_config(model, revision)
-    refuse_packed_index(read_config(folder), folder, _listing(model, folder))
-    weights = needed_weights(model, folder)
+    config, listed = read_config(folder), _listing(model, folder)
+    refuse_packed_index(config, folder, listed)
+    weights = weight_names(folder, listed, config)
     missing_bytes = _check_listing(model, folder, weights)
     return _fetch(model, folder.name, [*TEXT_FILES, *weights], lambda done_bytes: report(done_bytes, missing_bytes))
 
@@ -70,7 +74,7 @@ def needed_weights(model: str, folder: Path) -> list[str]:
 
 
 def listed_bytes(model: str, folder: Path) -> int:
-    """Bytes of all weights of a snapshot by the hub's listing, fetched or not; 0 if that is not cached."""
+    """Return the bytes of all weights of a snapshot by the hub's listing, fetched or not; 0 if it is not cached."""
     sizes = _listing(model, folder)
     return sum(sizes.get(name, 0) for name in needed_weights(model, folder))
 
@@ -94,7 +98,7 @@ def _fetch(
 
 
 def _listing(model: str, folder: Path) -> dict[str, int]:
-    """Name and bytes of every file of a snapshot, as the client has cached the hub's answer; empty if it has not."""
+    """Return name and bytes of every file of a snapshot, by the client's cached listing; empty if it has none."""
     from huggingface_hub import get_cached_repo_tree
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -105,7 +109,7 @@ def _listing(model: str, folder: Path) -> dict[str, int]:
 
 
 def _check_listing(model: str, folder: Path, weights: list[str]) -> int:
-    """Bytes of weights still to be fetched; raises UsageError if the hub has none, EngineError if the disk is full."""
+    """Return the bytes to be fetched. Raises UsageError for a file that is not listed, EngineError for a full disk."""
     sizes = _listing(model, folder)
     if absent := [name for name in weights if sizes and name not in sizes]:
         what = f"has no {absent[0]}{other_weights(sizes)}"
@@ -123,9 +127,9 @@ def _free_bytes(folder: Path) -> int:
 
 
 def _reporting_bar(report: Callable[[int], None]) -> type:
-    """A class of bars for `snapshot_download`: nothing is drawn, `report` gets the bytes that have come so far.
+    """Return a class of bars for `snapshot_download` that draw nothing: `report` gets the bytes so far.
 
-    The client keeps one bar for bytes from the network and one for bytes on disk; what is further on counts.
+    The client keeps one bar for bytes from the network and one for bytes on disk; the larger number counts.
     """
     from huggingface_hub.utils import tqdm
 
@@ -137,7 +141,7 @@ def _reporting_bar(report: Callable[[int], None]) -> type:
             super().__init__(*args, **{**kwargs, "file": io.StringIO(), "disable": False})
 
         def display(self, *_: Any, **__: Any) -> None:
-            """The library asks for it ten times a second at most."""
+            """Report the bytes; the library calls this ten times a second at most."""
             if self._counts_bytes:
                 report(int(self.n))
 
@@ -145,7 +149,7 @@ def _reporting_bar(report: Callable[[int], None]) -> type:
 
 
 def _explain(error: Exception, model: str, revision: str) -> ExpertFlowError:
-    """The typed error for what the hub's client raised while it looked for `model`."""
+    """Return the typed error for one that the hub's client raised while it looked for `model`."""
     match error:
         case GatedRepoError():
             return UsageError(
@@ -171,7 +175,7 @@ def _explain(error: Exception, model: str, revision: str) -> ExpertFlowError:
 
 
 def _explain_absence(error: LocalEntryNotFoundError, model: str) -> ExpertFlowError:
-    """Nothing, or not everything, is cached; the cause is why the hub was not asked."""
+    """Return the error for files that are not cached while the hub was not asked; its cause says why not."""
     cause = error.__cause__
     if cause is None or isinstance(cause, OfflineModeIsEnabled):
         remedy = "Unset HF_HUB_OFFLINE to download it, or give a local folder"
@@ -181,8 +185,8 @@ def _explain_absence(error: LocalEntryNotFoundError, model: str) -> ExpertFlowEr
 
 
 def _reason(error: BaseException) -> str:
-    """What the library says, in one line: the server's words where there are any."""
-    said = error.server_message if isinstance(error, HfHubHTTPError) else None
-    paragraphs = (said or str(error)).split("\n\n")
-    words = " ".join(paragraphs[-1].splitlines()[0].split()) if paragraphs[-1].strip() else ""
-    return words.rstrip(".") or type(error).__name__
+    """Return the library's reason in one line: the server's message where there is one."""
+    message = error.server_message if isinstance(error, HfHubHTTPError) else None
+    paragraphs = (message or str(error)).split("\n\n")
+    line = " ".join(paragraphs[-1].splitlines()[0].split()) if paragraphs[-1].strip() else ""
+    return line.rstrip(".") or type(error).__name__

@@ -159,7 +159,8 @@ def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:
 def logits_alone(model: Any, prompt: list[int], following: list[int], where: torch.device | str = "cpu") -> Tensor:
     """Return the logits [following + 1, vocabulary] of a library's model after `prompt` and each id of `following`.
 
-    `where` is the model's device. A decoder gets one id at a time, as when it generates: several at once would compete for the capacity of experts.
+    `where` is the model's device. A decoder gets one id at a time, as when it generates: several at once would compete
+    for the capacity of experts.
     """
     if not model.config.is_encoder_decoder:
         return model(input_ids=torch.tensor([prompt + following], device=where)).logits[0, len(prompt) - 1 :]

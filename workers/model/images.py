@@ -75,11 +75,8 @@ def read_images(model: Any, row: RequestRow, folder: Path | None) -> RowImages |
     except (OSError, SafetensorError, KeyError) as error:
         raise RequestError(f"its images cannot be read ({error})", "prompt", "Submit the request again") from error
     if len(types) != len(row.token_ids) - row.generated:
-        raise RequestError(
-            f"has {len(types)} token types for {len(row.token_ids) - row.generated} ids of its prompt",
-            "prompt",
-            "Submit the request again",
-        )
+        what = f"has {len(types)} token types for the {len(row.token_ids) - row.generated} ids of its prompt"
+        raise RequestError(what, "prompt", "Submit the request again")
     others = {name: stored.pop(name) for name in list(stored) if is_of_positions(name)}
     return RowImages(stored, others, types == IMAGE, _positions(model.base_model, types, stored))
 

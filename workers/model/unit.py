@@ -124,7 +124,7 @@ class Unit:
         return self._input([[row.token_ids[-1]] for row in self._rows], is_prefill=False)
 
     def run(self, model: Any, step: StepInput) -> Tensor:
-        """Run one forward of a model of `config`; return logits [rows, vocabulary] after the newest token of each row."""
+        """Run one forward of a model of `config`; return logits [rows, vocabulary] after each row's newest token."""
         self.broken = True
         output = self._forward(model, step)
         if step.is_prefill:

@@ -1,4 +1,8 @@
-"""Entry points of the surveyor that need no torch: it is imported once there is a model to look at."""
+"""Entry points of the surveyor without torch, which is imported once there is a model: a wrong name fails at once.
+
+The compute process answers the supervisor's request for a survey before it becomes compute: both need torch and
+transformers, whose import takes most of a start. `expertflow plan` asks for sizes in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -19,37 +23,34 @@ from ..checkpoint.resolve import local_folder, resolve_folder
 from ..checkpoint.survey import ModelSizes, Survey
 
 
-def answer_survey_request(asked: AskSurvey, report: Callable[[Progress], None]) -> Survey:
-    """Survey a checkpoint; a hub id is downloaded before. Raises what `survey_checkpoint` raises.
+def answer_survey_request(request: AskSurvey, report: Callable[[Progress], None]) -> Survey:
+    """Survey a checkpoint; a hub id is downloaded before. Raises what `survey_checkpoint` raises."""
 
-    Torch is imported once there is a model to look at: a wrong name is refused at once.
-    """
+    def report_download(done: int, total: int) -> None:
+        report(Progress("checkpoint", f"downloading {request.model}", min(done, total), total))
 
-    def tell(done: int, total: int) -> None:
-        report(Progress("checkpoint", f"downloading {asked.model}", min(done, total), total))
-
-    folder = resolve_folder(asked.model, asked.revision, tell)
+    folder = resolve_folder(request.model, request.revision, report_download)
     with paused_garbage_collection():
         from .surveyor import survey_folder
 
-    return survey_folder(folder, asked.dtype, asked.generation_settings)
+    return survey_folder(folder, request.dtype, request.generation_settings)
 
 
 def plan_sizes(model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour") -> ModelSizes:
-    """The survey of a checkpoint whose weights are on this machine, else the sizes that its configuration gives.
+    """Return the survey of a checkpoint whose weights are on this machine, else the sizes by its configuration.
 
-    Raises what `survey_checkpoint` raises; of a hub id, only configuration and index are fetched.
+    Only configuration and index of a hub id are fetched. Raises what `survey_checkpoint` raises.
     """
     folder = local_folder(model)
     if folder:
         if (folder / weights_entry(folder)).is_file():
             return _survey(folder, dtype, generation_settings)
         refuse_gguf(folder)
-        return _sizes_of(folder, dtype)
+        return _sizes_by_config(folder, dtype)
     folder = fetch_config(model, revision)
     if all((folder / name).is_file() for name in needed_weights(model, folder)):
         return _survey(folder, dtype, generation_settings)
-    return msgspec.structs.replace(_sizes_of(folder, dtype), checkpoint_bytes=listed_bytes(model, folder))
+    return msgspec.structs.replace(_sizes_by_config(folder, dtype), checkpoint_bytes=listed_bytes(model, folder))
 
 
 def _survey(folder: Path, dtype: str, generation_settings: str) -> ModelSizes:
@@ -58,12 +59,13 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> ModelSizes:
     return survey_folder(folder, dtype, generation_settings)
 
 
-def _sizes_of(folder: Path, dtype: str) -> ModelSizes:
+def _sizes_by_config(folder: Path, dtype: str) -> ModelSizes:
     from .sizing import model_sizes
 
     try:
-        refuse_packed_index(read_config(folder), folder)
-        return model_sizes(folder, dtype)
+        values = read_config(folder)
+        refuse_packed_index(values, folder)
+        return model_sizes(folder, dtype, values)
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"
         raise CheckpointError(what, str(error.filename or folder), "Check its permissions") from error
@@ -71,11 +73,11 @@ def _sizes_of(folder: Path, dtype: str) -> ModelSizes:
 
 @contextmanager
 def paused_garbage_collection() -> Iterator[None]:
-    """While modules are imported nothing is garbage; collecting took a fifth of importing torch and transformers.
+    """Pause garbage collection while modules are imported; it took a fifth of importing torch and transformers.
 
-    They stay as long as the process does, so the collector never looks at them again either.
+    Modules stay as long as the process does. So all objects are frozen afterwards, and never scanned again.
     """
-    gc.collect()  # what is garbage before would stay too
+    gc.collect()  # garbage from before would be frozen, too
     gc.disable()
     try:
         yield

@@ -1,6 +1,6 @@
-"""Take away what a wrapper wrote before every name: `python -m expertflow.workers.surveyor.strip_prefix FOLDER`.
+"""Remove a wrapper's prefix before every name: `python -m expertflow.workers.surveyor.strip_prefix FOLDER`.
 
-Only headers and the index are written again, in place: a shorter header is filled up with spaces, as the format allows,
+Only headers and the index are written again, in place. A shorter header is filled up with spaces, as the format allows,
 so no weight moves. Exit code 0: done, 2: refused, with the reason on stderr.
 """
 
