@@ -38,7 +38,7 @@ class _Ends(msgspec.Struct):
 
 
 class _StatedSettings(msgspec.Struct):
-    """The settings that are honoured, as files state them."""
+    """Settings that are honoured, as files state them."""
 
     sequence_bias: list[tuple[list[int], float]] | None = None
     encoder_repetition_penalty: float | None = None

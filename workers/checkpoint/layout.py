@@ -1,7 +1,7 @@
 """Layout of an expert in a slot, and the runs of file bytes that fill it. numpy only.
 
 A slot has one region a tensor. Direct reads need equal offsets modulo the block in file and memory. So a region starts
-at a block, holds its tensor at the offset that the file happens to have, and has room for the rest of the last block.
+at a block and holds its tensor at the offset that the file happens to have. The rest of the last block has room, too.
 """
 
 from __future__ import annotations

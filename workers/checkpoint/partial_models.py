@@ -86,14 +86,14 @@ def wrapper_prefix(stored: Iterable[str], wanted: Iterable[str]) -> str:
 
     Empty if there is no such prefix. `stored`, `wanted`: names in the files, and in the model.
     """
-    names, known = list(stored), set(wanted)
-    prefix = next(filter(None, (_before_known(name, known) for name in names)), "")
+    names, model_names = list(stored), set(wanted)
+    prefix = next(filter(None, (_prefix_of(name, model_names) for name in names)), "")
     return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
-def _before_known(name: str, known: set[str]) -> str:
+def _prefix_of(name: str, model_names: set[str]) -> str:
     dots = [index + 1 for index, letter in enumerate(name) if letter == "."]
-    return next((name[:start] for start in dots if name[start:] in known), "")
+    return next((name[:start] for start in dots if name[start:] in model_names), "")
 
 
 def missing_error(name: str, stored: list[str], wanted: list[str], config: Any, folder: Path) -> CheckpointError:

@@ -58,8 +58,8 @@ def _method(stated: Any) -> str:
 def block_of(name: str, shape: list[int], grid: list[int], stated: list[int] | None) -> list[int]:
     """Return rows and columns of the block that each scale of `grid` (rows, columns) covers in a matrix of `shape`.
 
-    It is the `stated` size of config.json (a block at the edge may be smaller), or, where the grid does not fit it, the
-    size that divides the matrix evenly. Raises CheckpointError when neither fits.
+    It is the `stated` size of config.json (a block at the edge may be smaller). Where the grid does not fit that, it is
+    the size that divides the matrix evenly. Raises CheckpointError when neither fits.
     """
     if len(shape) != len(grid):
         raise CheckpointError(f"is stored with shape {shape}, its scales with {grid}", name, _AGAIN)

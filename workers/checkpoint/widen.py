@@ -61,9 +61,9 @@ def widen(source: Path, destination: Path, factor: int, progress: ReportProgress
 
     The copy gives the same logits (to rounding of the sums) and the same routing. One tensor is held at a time.
     `destination` appears only when complete; `progress` is called with (what, bytes done, bytes in all).
-    Raises CheckpointError when the source is broken, UsageError when the factor is not a power of two, `destination`
-    exists, its disk is too small, or the experts are not separate gate/up/down projections in bfloat16 or float32 (as
-    in Qwen3-MoE, OLMoE).
+    Raises CheckpointError if the source is broken. Raises UsageError if the factor is not a power of two, `destination`
+    exists or its disk is too small; also for experts that are not separate gate, up and down projections in bfloat16 or
+    float32 (as in Qwen3-MoE, OLMoE).
     """
     _check_arguments(source, destination, factor)
     tensors = _read_plan(source)

@@ -212,7 +212,9 @@ def _require_known_layer(layer: Any, index: int) -> None:
     fields = _fields(layer)
     if fields is None:
         raise UnknownCacheLayer(
-            f"rows of a {type(layer).__name__} cannot be moved", f"cache layer {index}", "Rows of this model step apart"
+            f"rows of a {type(layer).__name__} cannot be moved",
+            f"cache layer {index}",
+            "Rows of this model cannot join a running unit",
         )
     names = {field.name for field in fields} | _CONSTANTS
     for name, value in vars(layer).items():

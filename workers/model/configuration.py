@@ -106,11 +106,11 @@ def run_as(values: dict[str, Any], file: str = "config.json") -> str:
 
 def renaming_note(values: dict[str, Any]) -> str:
     """Return a sentence for a model that runs under another type; empty for a type that the library knows."""
-    stated, known = values.get("model_type"), run_as(values)
-    if stated == known:
+    stated, used = values.get("model_type"), run_as(values)
+    if stated == used:
         return ""
     by = shortened(values.get("architectures"))
-    return f"transformers does not know model_type {shortened(stated)}: it runs as {known}, by its architectures {by}"
+    return f"transformers does not know model_type {shortened(stated)}: it runs as {used}, by its architectures {by}"
 
 
 def _type_of_architecture(values: dict[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """transformers' quantizers, set to dequantise: they name the tensors of a quantised checkpoint and their types.
 
-Block FP8 goes through a quantizer of our own, since the library's needs `accelerate`, refuses matrices whose last
-block is smaller (as DeepSeek-V3's `kv_a_proj_with_mqa`), and casts no tensor that has no scale.
+Block FP8 goes through a quantizer of our own. The library's needs `accelerate`, refuses matrices whose last block is
+smaller (as DeepSeek-V3's `kv_a_proj_with_mqa`), and casts no tensor without a scale.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from .unit_rows import UnitRow
 
 @dataclass(frozen=True)
 class StepTokens:
-    """The tokens of a forward, flattened in row-major order as its layers see them: N = rows in the cache * columns.
+    """Tokens of a forward, flattened in row-major order as its layers see them: N = rows in the cache * columns.
 
     `real` is bool [N] on the device of the inputs, or None if all are real. The lists have one entry a real token.
     """
