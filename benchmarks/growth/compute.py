@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from expertflow.ipc.stage.entry import run_stage
 from expertflow.ipc.stage.stage import Stage
-from expertflow.workers.surveyor.asked import survey_asked
+from expertflow.workers.surveyor.entry import answer_survey_request
 
 ALL, FORWARD, LAYERS, KERNELS = range(4)
 """Where in the file which part stands."""
@@ -49,4 +49,4 @@ def main(stage: Stage) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, survey_asked)
+    run_stage(main, answer_survey_request)

@@ -113,7 +113,7 @@ def plain(survey: Survey, size_mb: int, flight: int, memory: np.ndarray, rng: ra
 
 def ours(survey: Survey, readers: int, memory: np.ndarray, rng: random.Random) -> Reading:
     """Fill slots with random experts through the transfer engine, as many on the way as the ledger allows."""
-    survey = survey.laid_out(1, "disk")
+    survey = survey.lay_out(1, "disk")
     count = memory.size // survey.stride_bytes
     experts = [divmod(rng.randrange(survey.expert_count), survey.experts) for _ in range(count)]
     spent = fill_slots(survey, experts, memory, readers, in_flight=2 * readers)

@@ -69,7 +69,7 @@ class Resources:
                 self.budgets = plan_budgets(config, survey, available_bytes() + self._shared_bytes)
                 self._allocate(report)
             self._sharing.taken()
-            self.survey = survey.laid_out(self.budgets.slots, config.tier, config.device)
+            self.survey = survey.lay_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage is of what is available now; the stages are told bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")

@@ -70,7 +70,7 @@ class LocalRuntime:
     ) -> None:
         """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk)."""
         self._device = device
-        survey = survey.laid_out(slots, tier, "cpu" if device is None else device.name)
+        survey = survey.lay_out(slots, tier, "cpu" if device is None else device.name)
         self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._inbox: list[ComputeFromLoader] = []

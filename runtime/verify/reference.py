@@ -16,7 +16,7 @@ from ...ipc.messages import NEUTRAL, GenerationSettings, Sampling
 from ...ipc.shared.attachments import attachment_path, is_of_positions
 from ...workers.model.architecture import load_config, model_class
 from ...workers.model.encoder_decoder import logits_alone
-from ...workers.model.families.registry import mend
+from ...workers.model.families.registry import correct_blocks
 
 
 class Sequence(msgspec.Struct):
@@ -42,7 +42,7 @@ def reference_logits(
     config = load_config(folder)
     kind = model_class(config)
     model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation="eager").eval()
-    mend(model)
+    correct_blocks(model)
     model.to(where or torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     with torch.inference_mode():
         return [_logits(model, sequence, attachments).float().cpu() for sequence in sequences]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from expertflow.workers.checkpoint.casting import cast, convert_rows, row_blocks
+from expertflow.workers.checkpoint.row_conversion import cast, convert_rows, row_blocks
 from expertflow.workers.checkpoint.survey import Piece
 from hypothesis import given, settings
 from hypothesis import strategies as st

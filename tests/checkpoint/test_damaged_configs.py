@@ -19,7 +19,7 @@ from expertflow.tests.checkpoint.broken import refusal
 from expertflow.tests.checkpoint.config_damage import DAMAGE, KeyPath, damaged, key_paths, read_config, write_config
 from expertflow.tests.registry.tiny import save_multimodal, save_tiny
 from expertflow.tests.system.schedules import Driver
-from expertflow.workers.checkpoint.blame import culprit_text, find_culprit
+from expertflow.workers.checkpoint.faulty_setting import describe_faulty_setting, find_faulty_setting
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.surveyor.sizing import model_sizes
 from expertflow.workers.surveyor.surveyor import survey_folder
@@ -143,21 +143,21 @@ def test_plan_without_weights_says_the_same(folders: Path, family: str, path: Ke
 
 def test_the_key_whose_default_works_is_blamed():
     values, defaults = {"a": 5, "b": {"c": 7}, "d": -4}, {"a": 1, "b": {"c": 2}, "d": 4}
-    assert find_culprit(values, defaults, lambda other: other["b"]["c"] == 2) == ("b", "c")
-    assert culprit_text(values, defaults, lambda other: other["a"] == 1) == "; a is 5"
+    assert find_faulty_setting(values, defaults, lambda other: other["b"]["c"] == 2) == ("b", "c")
+    assert describe_faulty_setting(values, defaults, lambda other: other["a"] == 1) == "; a is 5"
     assert values == {"a": 5, "b": {"c": 7}, "d": -4}
 
 
 def test_the_oddest_value_is_blamed_where_none_works():
     values: dict[str, Any] = {"a": 5, "b": -1, "c": "x"}
     defaults = {"a": 4, "b": 4, "c": "y"}
-    assert find_culprit(values, defaults, lambda other: False) == ("b",)
-    assert find_culprit(values | {"c": 3}, defaults, lambda other: False) == ("c",)
+    assert find_faulty_setting(values, defaults, lambda other: False) == ("b",)
+    assert find_faulty_setting(values | {"c": 3}, defaults, lambda other: False) == ("c",)
 
 
 def test_nobody_is_blamed_without_a_reason():
-    assert find_culprit({"a": 5, "b": 1}, {"a": 4, "b": 1}, lambda other: False) is None
-    assert culprit_text({"a": 4}, {"a": 4}, lambda other: True) == ""
+    assert find_faulty_setting({"a": 5, "b": 1}, {"a": 4, "b": 1}, lambda other: False) is None
+    assert describe_faulty_setting({"a": 4}, {"a": 4}, lambda other: True) == ""
 
 
 def test_the_search_ends_in_time():
@@ -170,5 +170,5 @@ def test_the_search_ends_in_time():
         now_s += 2.0
         return False
 
-    assert find_culprit(values, {key: 4 for key in values}, works, lambda: now_s) is None
+    assert find_faulty_setting(values, {key: 4 for key in values}, works, lambda: now_s) is None
     assert len(asked) == 3

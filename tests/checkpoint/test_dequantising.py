@@ -11,10 +11,10 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.tests.checkpoint.test_casting import TYPES, bits, raw
-from expertflow.workers.checkpoint.dequantising import float8_values, make_dequantiser, scale_rows
-from expertflow.workers.checkpoint.quantised import block_of
+from expertflow.workers.checkpoint.quantisation_config import block_of
+from expertflow.workers.checkpoint.row_conversion import float8_values, make_dequantiser, scale_rows
 from expertflow.workers.checkpoint.survey import FLOAT4_PAIRS, Piece, Scales
-from expertflow.workers.model.quantiser import BlockFp8Dequantize
+from expertflow.workers.model.library_quantizer import BlockFp8Dequantize
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 

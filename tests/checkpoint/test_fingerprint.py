@@ -12,7 +12,7 @@ import torch
 from expertflow.tests.families import save_tiny
 from expertflow.workers.checkpoint.headers import StoredTensor
 from expertflow.workers.checkpoint.widen import widen
-from expertflow.workers.surveyor.fingerprint import LARGEST_BYTES, fingerprint
+from expertflow.workers.surveyor.fingerprint import MAX_TENSOR_BYTES, fingerprint
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 
@@ -75,7 +75,7 @@ def test_big_tensors_are_not_read(tmp_path: Path) -> None:
     file = tmp_path / "weights"
     file.write_bytes(bytes(8))
     small = StoredTensor("norm", 0, "float32", [2], 0, 8)
-    big = StoredTensor("embedding", 0, "float32", [LARGEST_BYTES], 0, 4 * LARGEST_BYTES)
+    big = StoredTensor("embedding", 0, "float32", [MAX_TENSOR_BYTES], 0, 4 * MAX_TENSOR_BYTES)
     assert fingerprint([big, small], set(), [file], (1,)) == fingerprint([small], set(), [file], (1,))
 
 

@@ -16,8 +16,7 @@ from expertflow.tests.checkpoint.fake_hub import COMMITS, GATED, MODEL, FakeHub,
 from expertflow.tests.families import save_tiny
 from expertflow.workers.checkpoint import hub
 from expertflow.workers.checkpoint.resolve import resolve_folder
-from expertflow.workers.surveyor.asked import survey_asked
-from expertflow.workers.surveyor.planning import plan_sizes
+from expertflow.workers.surveyor.entry import answer_survey_request, plan_sizes
 from expertflow.workers.surveyor.surveyor import survey_folder
 
 UNWANTED = [
@@ -145,7 +144,7 @@ def test_a_plan_fetches_the_configuration_alone(remote: FakeHub, published: dict
 
 def test_the_surveyor_says_how_far_it_is(remote: FakeHub):
     told: list[Progress] = []
-    survey = survey_asked(AskSurvey(MODEL, "older", "auto"), told.append)
+    survey = answer_survey_request(AskSurvey(MODEL, "older", "auto"), told.append)
     assert Path(survey.folder).name == COMMITS["older"]
     assert told and all(MODEL in each.what and 0 <= each.done <= each.total for each in told)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 
 import pytest
-from expertflow.workers.surveyor.imports import importing
+from expertflow.workers.surveyor.entry import paused_garbage_collection
 
 
 def test_what_was_imported_is_never_collected_again_and_collecting_goes_on():
     before = gc.get_freeze_count()
     try:
-        with importing():
+        with paused_garbage_collection():
             assert not gc.isenabled()
             kept = [[] for _ in range(10_000)]
         assert gc.isenabled()
@@ -22,7 +22,7 @@ def test_what_was_imported_is_never_collected_again_and_collecting_goes_on():
 
 def test_a_module_that_is_missing_leaves_the_collector_on():
     try:
-        with pytest.raises(ModuleNotFoundError), importing():
+        with pytest.raises(ModuleNotFoundError), paused_garbage_collection():
             import expertflow.no_such_module  # noqa: F401 # pyright: ignore[reportMissingImports]
         assert gc.isenabled()
     finally:

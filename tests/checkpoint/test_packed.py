@@ -9,7 +9,7 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError, UsageError
 from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
-from expertflow.workers.surveyor.planning import plan_sizes
+from expertflow.workers.surveyor.entry import plan_sizes
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 EXPERT = "model.layers.1.mlp.experts.3.down_proj."
@@ -38,7 +38,7 @@ def pack(folder: Path, names: list[str]) -> None:
 def test_tensors_of_a_quantisation_that_the_configuration_does_not_state(single: Path, packing: str):
     pack(single, PACKED[packing])
     text = refusal(single, f"quantisation '{packing.partition(',')[0]}' is not supported", single)
-    assert EXPERT in text and "config.json does not tell" in text
+    assert EXPERT in text and "config.json does not say" in text
     assert "Use the original checkpoint" in text
 
 

@@ -16,9 +16,8 @@ from expertflow.runtime.commands.plan import Plan
 from expertflow.runtime.plan.fit import Fit, Needs, budget_fit, model_needs
 from expertflow.tests.families import save_tiny, tiny_config
 from expertflow.workers.checkpoint.survey import ModelSizes, SlotTensor
-from expertflow.workers.surveyor.planning import plan_sizes
-from expertflow.workers.surveyor.sizing import model_sizes
-from expertflow.workers.surveyor.stored_sizes import stored_bytes
+from expertflow.workers.surveyor.entry import plan_sizes
+from expertflow.workers.surveyor.sizing import model_sizes, stored_bytes
 from expertflow.workers.surveyor.surveyor import survey_folder
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -143,6 +142,28 @@ def test_the_configuration_says_what_the_files_say(family: str, tmp_path: Path):
     known = {"folder": "", "checkpoint_bytes": 0, "weights_here": False}
     both = [{key: getattr(each, key) for key in ModelSizes.__struct_fields__} | known for each in (sizes, survey)]
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("has_weights", [True, False])
+def test_config_json_is_read_once(has_weights: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """One file read several times may change in between; no generation_config.json stands in for it here."""
+    save_tiny("olmoe", tmp_path / "whole")
+    (tmp_path / "whole" / "generation_config.json").unlink()
+    (tmp_path / "bare").mkdir()
+    shutil.copy(tmp_path / "whole" / "config.json", tmp_path / "bare")
+    read: list[Path] = []
+    read_bytes = Path.read_bytes
+
+    def noted(file: Path) -> bytes:
+        read.append(file)
+        return read_bytes(file)
+
+    monkeypatch.setattr(Path, "read_bytes", noted)
+    if has_weights:
+        survey_folder(tmp_path / "whole")
+    else:
+        model_sizes(tmp_path / "bare")
+    assert [file.name for file in read].count("config.json") == 1
 
 
 def test_half_a_checkpoint_is_not_planned_as_if_it_were_none(tmp_path: Path):

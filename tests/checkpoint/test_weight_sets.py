@@ -20,7 +20,7 @@ from expertflow.tests.system.references import random_prompts
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample
 from expertflow.workers.model.unit import RowAbilities
-from expertflow.workers.surveyor.planning import plan_sizes
+from expertflow.workers.surveyor.entry import plan_sizes
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from msgspec import Raw, msgpack
 from transformers import AutoModelForCausalLM

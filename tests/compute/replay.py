@@ -10,7 +10,7 @@ import torch
 from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.tests.families import tiny_model
 from expertflow.workers.compute.sampling import RowFailed, choose_all
-from expertflow.workers.model.families.llama4_temperature import temper_by_position
+from expertflow.workers.model.families.llama4 import temper_by_position
 from expertflow.workers.model.unit import RowAbilities, Unit
 from torch import Tensor
 

@@ -9,7 +9,7 @@ from expertflow.tests.families import FAMILIES, tiny_config, tiny_model
 from expertflow.tests.outside import OUTSIDE
 from expertflow.workers.compute.experts.layer import weighs_input
 from expertflow.workers.model.architecture import build_on_meta, experts_modules
-from expertflow.workers.model.families.llama4_temperature import temper_by_position
+from expertflow.workers.model.families.llama4 import temper_by_position
 from expertflow.workers.model.families.registry import adapt
 
 

@@ -12,7 +12,7 @@ from expertflow.errors import CheckpointError
 from expertflow.tests.nllb import save_nllb, straight_line, tiny_nllb
 from expertflow.workers.model.families import nllb
 from expertflow.workers.model.families.nllb import NllbExperts
-from expertflow.workers.model.families.registry import adapt, mend
+from expertflow.workers.model.families.registry import adapt, correct_blocks
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 OPTIONS = [
@@ -41,7 +41,7 @@ def run_resident(self: NllbExperts, hidden: torch.Tensor, index: torch.Tensor, w
 def blocks(**options: Any) -> tuple[Any, Any]:
     """The same MoE block twice: mended, and ours."""
     pair = [tiny_nllb(encoder_layers=2, decoder_layers=2, expert_capacity=CAPACITY, **options) for _ in range(2)]
-    mend(pair[0])
+    correct_blocks(pair[0])
     adapt(pair[1])
     return tuple(model.model.encoder.layers[1].ffn for model in pair)  # pyright: ignore[reportReturnType]
 
@@ -86,7 +86,7 @@ def test_padding_uses_up_no_capacity_whatever_the_flag_says(flag: bool, monkeypa
 
 @torch.no_grad()
 def test_the_library_still_takes_a_mask_for_numbers() -> None:
-    """When transformers computes all experts rightly by itself, this fails, and `MendedBlock` can go."""
+    """When transformers computes all experts rightly by itself, this fails, and `CorrectedNllbBlock` can go."""
     library: Any = tiny_nllb(encoder_layers=2, decoder_layers=2).model.encoder.layers[1].ffn
     mended, _ = blocks()
     hidden = torch.randn(1, 17, 48, generator=torch.Generator().manual_seed(1))

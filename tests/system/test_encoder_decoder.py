@@ -151,7 +151,7 @@ def test_mutant_prompts_that_stay_when_rows_move_are_caught(
 
     def mixed_up(cache: Any, places: list[int]) -> None:
         half = len(cache.layers) // 2
-        others = [cache_rows._taken(layer, places[::-1]) for layer in cache.layers[half:]]
+        others = [cache_rows._take_rows(layer, places[::-1]) for layer in cache.layers[half:]]
         honest(cache, places)
         cache.layers[half:] = others
 

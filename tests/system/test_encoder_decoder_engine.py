@@ -21,7 +21,7 @@ from expertflow.tests.system.references import random_prompts
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample
 from expertflow.workers.compute.recording import Recording
-from expertflow.workers.model.families.experts_apart import ExpertsApart
+from expertflow.workers.model.families.separate_experts import SeparateExperts
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_hidden, read_step_log, read_trace
@@ -131,8 +131,8 @@ def test_mutant_with_a_larger_error_than_the_librarys_is_caught(
 ) -> None:
     SAVERS[family](tmp_path, dtype=torch.bfloat16)
     record(tmp_path)
-    honest = ExpertsApart.run_routed
-    monkeypatch.setattr(ExpertsApart, "run_routed", lambda self, *given: honest(self, *given) * 1.5)
+    honest = SeparateExperts.run_routed
+    monkeypatch.setattr(SeparateExperts, "run_routed", lambda self, *given: honest(self, *given) * 1.5)
     check = Verification(tmp_path / "record", str(tmp_path)).bfloat16()
     assert not check.holds, check
 

@@ -24,9 +24,8 @@ from expertflow.tests.system.encoder_decoders import (
 )
 from expertflow.tests.system.references import random_prompts
 from expertflow.workers.model.families import nllb
-from expertflow.workers.model.families import nllb_positions as positions
 from expertflow.workers.model.families.nllb import NllbBlock, NllbExperts
-from expertflow.workers.model.families.registry import mend
+from expertflow.workers.model.families.registry import correct_blocks
 from expertflow.workers.model.unit import RowAbilities
 from transformers import GenerationConfig, NllbMoeForConditionalGeneration
 
@@ -46,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def library(folder: Path) -> Any:
     model = NllbMoeForConditionalGeneration.from_pretrained(folder).eval()
-    mend(model)
+    correct_blocks(model)
     return model
 
 
@@ -89,7 +88,9 @@ def seen_in_a_batch(folder: Path, library: Any) -> bool:
 
 
 def test_mutant_without_capacity_is_caught(folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(NllbBlock, "_kept", lambda self, index, chances: torch.ones_like(index, dtype=torch.bool))
+    monkeypatch.setattr(
+        NllbBlock, "_within_capacity", lambda self, index, probabilities: torch.ones_like(index, dtype=torch.bool)
+    )
     assert seen_in_a_batch(folder, library)
 
 
@@ -103,8 +104,8 @@ def test_mutant_padding_that_uses_up_capacity_is_caught(
 def test_mutant_second_choices_that_do_not_queue_behind_first_ones_are_caught(
     folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = nllb._places
-    monkeypatch.setattr(nllb, "_places", lambda choices, *rest: honest(choices * torch.tensor([[0], [1]]), *rest))
+    honest = nllb._ranks
+    monkeypatch.setattr(nllb, "_ranks", lambda choices, *rest: honest(choices * torch.tensor([[0], [1]]), *rest))
     assert seen_in_a_batch(folder, library)
 
 
@@ -124,7 +125,7 @@ def test_mutant_positions_that_count_padding_are_caught(
     folder: Path, library: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's own way."""
-    monkeypatch.setattr(positions._Positions, "_numbers", lambda self, *given: self._library(*given))
+    monkeypatch.setattr(nllb._PositionsByMask, "_position_ids", lambda self, *given: self._library(*given))
     assert seen_in_a_batch(folder, library)
 
 

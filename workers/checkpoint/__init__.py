@@ -1,1 +1,1 @@
-"""Safetensors and conversions: where every expert's bytes lie. Shared by the workers and `expertflow plan`."""
+"""Checkpoint folders without torch: config.json, safetensors headers, the survey, and reads of expert bytes."""

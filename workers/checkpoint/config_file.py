@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CheckpointError
-from .quantised import refuse_unread
-from .unsupported import refuse_gguf
-from .wholeness import refuse_adapter
+from .partial_models import refuse_adapter
+from .quantisation_config import refuse_unread
+from .refused_weights import refuse_gguf
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a checkpoint folder, with formats that are not read refused by name."""
+    """Return config.json of a checkpoint folder.
+
+    Raises CheckpointError if it is missing or broken, and by name for adapters and quantised formats that are not read.
+    """
     file = folder / "config.json"
     refuse_adapter(folder)
     if not file.is_file():

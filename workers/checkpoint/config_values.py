@@ -1,4 +1,4 @@
-"""What config.json says, made ready for a run here: settings that only other uses need are overridden. Without torch.
+"""Values of config.json without the settings that only other uses need. Without torch.
 
 A checkpoint's configuration also says how its author ran or trained the model: with which attention kernel, with losses
 of the routers, compiled, without a cache. Here none of it changes a result, and some of it makes transformers fail.
@@ -28,11 +28,11 @@ OVERRIDDEN = frozenset(
         "problem_type", "id2label", "label2id", "num_labels", "finetuning_task", "task_specific_params",
     }
 )  # fmt: skip
-"""Taken out wherever they stand, so that the library's own default holds."""
+"""Settings removed at every level, so that the library's own default holds."""
 
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _DROPOUT = re.compile(r"(?<!token_)(dropout|dropout_prob|dropout_rate|dropout_p|pdrop)$")
-"""Of training; NLLB's moe_token_dropout scales what its experts give here, too."""
+"""Dropout is for training. NLLB's moe_token_dropout is not: it scales the output of its experts in inference, too."""
 _DEPTHS = re.compile(r"(^|_)((n_)?layers?|depths?)$")
 _POSITIVE = frozenset({"num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads", "num_experts_per_tok"})
 _MAX_LAYERS = 2_000
@@ -41,17 +41,17 @@ _ORIGINAL = "Compare it with the config.json of the original model"
 
 
 def usable_values(values: dict[str, Any], file: str) -> dict[str, Any]:
-    """Return a copy of a config.json without what only other uses need.
+    """Return a copy of a config.json without settings that only other uses need.
 
-    Raises CheckpointError for a number that no model has and that would take hours or all memory to find out.
+    Raises CheckpointError for a number that no model has and that would take hours or all memory to build.
     """
     _check_numbers(values, file, ())
-    return _without_others(values)
+    return _without_overridden(values)
 
 
-def _without_others(values: dict[str, Any]) -> dict[str, Any]:
+def _without_overridden(values: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in values.items() if not _is_overridden(key, value)}
-    return {key: _without_others(value) if _is_config(key, value) else value for key, value in kept.items()}
+    return {key: _without_overridden(value) if _is_config(key, value) else value for key, value in kept.items()}
 
 
 def _is_config(key: str, value: Any) -> bool:
@@ -71,11 +71,11 @@ def _is_overridden(key: str, value: Any) -> bool:
 def _check_numbers(value: Any, file: str, path: tuple[str, ...]) -> None:
     match value:
         case dict():
-            for key, each in value.items():
-                _check_numbers(each, file, (*path, key))
+            for key, nested in value.items():
+                _check_numbers(nested, file, (*path, key))
         case list():
-            for each in value:
-                _check_numbers(each, file, path)
+            for item in value:
+                _check_numbers(item, file, path)
         case bool():
             pass
         case int() if path and abs(value) > _limit(path[-1]):
@@ -92,7 +92,7 @@ def _limit(key: str) -> int:
 
 
 def shortened(value: Any, limit: int = 60) -> str:
-    """Return a value of config.json as it stands there, cut off after `limit` characters."""
+    """Return a value in the notation of config.json, cut off after `limit` characters."""
     text = _json_text(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 

@@ -1,4 +1,4 @@
-"""What a model folder says about generation: where texts end, and what changes logits before a token is chosen.
+"""Generation settings of a model folder: where texts end, and what changes logits before a token is chosen.
 
 Read as transformers' `from_pretrained` reads it: generation_config.json if there is one, and then nothing else; else
 config.json, where values of the text model stand in for those that the top does not state. Without torch.
@@ -19,13 +19,13 @@ from .config_file import read_config
 
 FILE = "generation_config.json"
 _TEXT_CONFIGS = ("decoder", "generator", "text_config")
-_GO_ON = "Correct it; or run without these settings: generation_settings = ignore (--generation-settings ignore)"
+_REMEDY = "Correct it; or run without these settings: generation_settings = ignore (--generation-settings ignore)"
 _Ids = int | list[int] | None
-_Kind = TypeVar("_Kind")
+_Struct = TypeVar("_Struct")
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """Where outputs end, what a decoder's output begins with, and the settings that change logits."""
+    """Ids that end an output, the forced first token of an output, and the settings that change logits."""
 
     eos_ids: list[int]
     first_token: int | None
@@ -37,8 +37,8 @@ class _Ends(msgspec.Struct):
     forced_bos_token_id: int | None = None
 
 
-class _Stated(msgspec.Struct):
-    """The settings that are honoured, as files state them."""
+class _StatedSettings(msgspec.Struct):
+    """Settings that are honoured, as files state them."""
 
     sequence_bias: list[tuple[list[int], float]] | None = None
     encoder_repetition_penalty: float | None = None
@@ -57,30 +57,34 @@ class _Stated(msgspec.Struct):
     renormalize_logits: bool | None = None
 
 
-def read_generation(folder: Path, vocabulary: int, wanted: str = "honour") -> Generation:
-    """Read the ends of text and the generation settings of a model with so many tokens.
+def read_generation(
+    folder: Path, vocabulary: int, wanted: str = "honour", config: dict[str, Any] | None = None
+) -> Generation:
+    """Read the ends of text and the generation settings of a model with `vocabulary` tokens.
 
-    `wanted` is "honour" or "ignore" (`Config.generation_settings`). Raises CheckpointError for a file that cannot be
-    read, a value of the wrong type or range, and by name for a setting that cannot be honoured.
+    `wanted` is "honour" or "ignore" (`Config.generation_settings`). `config`: config.json where it was read already.
+    Raises CheckpointError for a file that cannot be read, a value of the wrong type or range, and by name for a setting
+    that cannot be honoured.
     """
-    stated, file = _read_stated(folder)
+    stated, file = _read_stated(folder, config)
     ends = _convert(stated, _Ends, file)
     eos_ids = [token for token in _ids(ends.eos_token_id) if token >= 0]  # transformers never meets a negative one
     if wanted == "ignore":
         return Generation(eos_ids, ends.forced_bos_token_id, NEUTRAL)
     _refuse_others(stated, file)
-    settings = _settings(_convert(stated, _Stated, file))
+    settings = _settings(_convert(stated, _StatedSettings, file))
     _check(settings, vocabulary, file)
     return Generation(eos_ids, ends.forced_bos_token_id, settings)
 
 
-def _read_stated(folder: Path) -> tuple[dict[str, Any], Path]:
+def _read_stated(folder: Path, config: dict[str, Any] | None) -> tuple[dict[str, Any], Path]:
     file = folder / FILE
     if file.is_file():
         return _read_object(file), file
-    config = {key: value for key, value in read_config(folder).items() if value is not None}
-    text = next((config[name] for name in _TEXT_CONFIGS if config.get(name)), None)
-    return (text | config if isinstance(text, dict) else config), folder / "config.json"
+    read = read_config(folder) if config is None else config
+    values = {key: value for key, value in read.items() if value is not None}
+    text = next((values[name] for name in _TEXT_CONFIGS if values.get(name)), None)
+    return (text | values if isinstance(text, dict) else values), folder / "config.json"
 
 
 def _read_object(file: Path) -> dict[str, Any]:
@@ -93,26 +97,26 @@ def _read_object(file: Path) -> dict[str, Any]:
     return stated
 
 
-def _convert(stated: dict[str, Any], kind: type[_Kind], file: Path) -> _Kind:
+def _convert(stated: dict[str, Any], cls: type[_Struct], file: Path) -> _Struct:
     try:
-        return msgspec.convert(stated, kind)
+        return msgspec.convert(stated, cls)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
-        raise CheckpointError(f"{path.strip('`$.')}: {what}", str(file), _GO_ON) from error
+        raise CheckpointError(f"{path.strip('`$.')}: {what}", str(file), _REMEDY) from error
 
 
 def _ids(stated: _Ids) -> list[int]:
     return [] if stated is None else [stated] if isinstance(stated, int) else stated
 
 
-def _settings(stated: _Stated) -> GenerationSettings:
-    given = {name: value for name, value in msgspec.structs.asdict(stated).items() if value is not None}
-    given["forced_eos_token_id"] = _ids(stated.forced_eos_token_id)
-    return msgspec.convert(given, GenerationSettings)
+def _settings(stated: _StatedSettings) -> GenerationSettings:
+    values = {name: value for name, value in msgspec.structs.asdict(stated).items() if value is not None}
+    values["forced_eos_token_id"] = _ids(stated.forced_eos_token_id)
+    return msgspec.convert(values, GenerationSettings)
 
 
 def _check(settings: GenerationSettings, vocabulary: int, file: Path) -> None:
-    """Raise for what transformers itself could not run, or only without the setting having a meaning."""
+    """Raise for settings that transformers itself cannot run, or that have no meaning."""
     for name in ("repetition_penalty", "encoder_repetition_penalty"):
         if not 0 < getattr(settings, name) < float("inf"):
             raise _wrong(name, f"is {getattr(settings, name)}, not above 0", file)
@@ -145,36 +149,36 @@ def _check_forced(settings: GenerationSettings, file: Path) -> None:
 
 
 def _wrong(name: str, what: str, file: Path) -> CheckpointError:
-    return CheckpointError(f"{name} {what}", str(file), _GO_ON)
+    return CheckpointError(f"{name} {what}", str(file), _REMEDY)
 
 
-def _several(value: Any) -> bool:
+def _is_not_one(value: Any) -> bool:
     return value not in (None, 1)
 
 
-def _given(value: Any) -> bool:
+def _is_set(value: Any) -> bool:
     return value is not None
 
 
 _REFUSED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_beams": (_several, "beam search"),
-    "num_return_sequences": (_several, "several outputs for a prompt"),
+    "num_beams": (_is_not_one, "beam search"),
+    "num_return_sequences": (_is_not_one, "several outputs for a prompt"),
     "penalty_alpha": (bool, "contrastive search"),
-    "dola_layers": (_given, "DoLa decoding"),
-    "constraints": (_given, "constrained beam search"),
-    "force_words_ids": (_given, "constrained beam search"),
+    "dola_layers": (_is_set, "DoLa decoding"),
+    "constraints": (_is_set, "constrained beam search"),
+    "force_words_ids": (_is_set, "constrained beam search"),
     "guidance_scale": (lambda value: value not in (None, 1), "classifier-free guidance"),
-    "watermarking_config": (_given, "a watermark"),
+    "watermarking_config": (_is_set, "a watermark"),
     "token_healing": (bool, "changed prompts"),
     "stop_strings": (bool, "an end of text that depends on letters"),
-    "max_time": (_given, "an end of text that depends on the clock"),
+    "max_time": (_is_set, "an end of text that depends on the clock"),
     "cache_implementation": (lambda value: value == "quantized", "another cache, which changes results"),
 }
-"""Settings that change what `generate` returns and cannot be honoured: when they do, and what they ask for."""
+"""Settings that cannot be honoured: a test whether the value changes the result of `generate`, and its meaning."""
 
 
 def _refuse_others(stated: dict[str, Any], file: Path) -> None:
     for name, (applies, meaning) in _REFUSED.items():
         if applies(stated.get(name)):
             what = f"{name} = {json.dumps(stated[name])[:60]} asks for {meaning}, which is not supported"
-            raise CheckpointError(what, str(file), _GO_ON)
+            raise CheckpointError(what, str(file), _REMEDY)

@@ -18,7 +18,7 @@ HEADER_LIMIT_BYTES = 100_000_000
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 FLOAT8, FLOAT8_EXPONENT, BYTE, SIGNED_BYTE = "F8_E4M3", "F8_E8M0", "U8", "I8"
-"""As safetensors names them: what quantised tensors and their scales are stored in."""
+"""Stored types of quantised tensors and their scales, by safetensors' names."""
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
@@ -38,15 +38,16 @@ class _Entry(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-def checkpoint_files(folder: Path) -> list[Path]:
+def checkpoint_files(folder: Path, config: dict[str, Any] | None = None) -> list[Path]:
     """Return the safetensors files that the weights of a folder are read from, as `from_pretrained` chooses them.
 
-    Raises CheckpointError when there are none, or when one is missing.
+    Here and below `config` is the folder's config.json where it was read already. Raises CheckpointError when there are
+    no such files, or when one is missing.
     """
-    main = folder / weights_entry(folder)
-    files = [folder / name for name in weight_names(folder)]
+    main = folder / weights_entry(folder, config=config)
+    files = [folder / name for name in weight_names(folder, config=config)]
     if not main.is_file():
-        what = f"has no {main.name}" if _stated_entry(folder) else f"has no {SINGLE} and no {INDEX}"
+        what = f"has no {main.name}" if _stated_entry(folder, config) else f"has no {SINGLE} and no {INDEX}"
         raise CheckpointError(what + _list_others(folder), str(folder), _REDOWNLOAD)
     for file in files:
         if not file.is_file():
@@ -54,32 +55,32 @@ def checkpoint_files(folder: Path) -> list[Path]:
     return files
 
 
-def weights_entry(folder: Path, listed: Collection[str] = ()) -> str:
+def weights_entry(folder: Path, listed: Collection[str] = (), config: dict[str, Any] | None = None) -> str:
     """Return the name of the file that `from_pretrained` begins with: weights, or an index of shards.
 
     It is what config.json names (`transformers_weights`), else the whole file, else the index. Files that are `listed`
     count as being in the folder: a hub has them. Raises CheckpointError for a name that is neither.
     """
-    if stated := _stated_entry(folder):
+    if stated := _stated_entry(folder, config):
         return stated
-    there = [name for name in (SINGLE, INDEX) if name in listed or (folder / name).is_file()]
-    return (there or [SINGLE])[0]
+    present = [name for name in (SINGLE, INDEX) if name in listed or (folder / name).is_file()]
+    return (present or [SINGLE])[0]
 
 
-def weight_names(folder: Path, listed: Collection[str] = ()) -> list[str]:
-    """Return names of the files that hold the weights of a folder, whether they are there or not.
+def weight_names(folder: Path, listed: Collection[str] = (), config: dict[str, Any] | None = None) -> list[str]:
+    """Return names of the files that hold the weights of a folder, present or not.
 
     Raises CheckpointError for an index that cannot be read.
     """
-    entry = weights_entry(folder, listed)
+    entry = weights_entry(folder, listed, config)
     indexed = entry.endswith(_INDEX_SUFFIX) and (folder / entry).is_file()
     return sorted(set(_weight_map(folder / entry).values())) if indexed else [entry]
 
 
-def ignored_weights(folder: Path) -> str:
-    """Say which other files of weights lie in the folder and are not read; empty if there are none."""
-    entry = weights_entry(folder)
-    others = _all_weights(folder) - {entry, *weight_names(folder)}
+def ignored_weights(folder: Path, config: dict[str, Any] | None = None) -> str:
+    """Return a sentence on other files of weights in the folder, which are not read; empty if there are none."""
+    entry = weights_entry(folder, config=config)
+    others = _all_weights(folder) - {entry, *weight_names(folder, config=config)}
     if not others:
         return ""
     indices_first = sorted(others, key=lambda name: (not name.endswith(".json"), name))
@@ -94,22 +95,19 @@ _WEIGHTS = ("*.safetensors", "*" + _INDEX_SUFFIX, "pytorch_model*.bin", "pytorch
 _ADAPTER = "adapter_model.safetensors"
 
 
-def indexed_tensors(folder: Path, listed: Collection[str] = ()) -> list[str]:
+def indexed_tensors(folder: Path, listed: Collection[str] = (), config: dict[str, Any] | None = None) -> list[str]:
     """Return names of all tensors of a folder whose weights have an index; empty if they have none.
 
     Raises CheckpointError for an index that cannot be read.
     """
-    entry = weights_entry(folder, listed)
+    entry = weights_entry(folder, listed, config)
     return list(_weight_map(folder / entry)) if entry.endswith(_INDEX_SUFFIX) and (folder / entry).is_file() else []
 
 
-def _stated_entry(folder: Path) -> str:
-    """Return what config.json names as `transformers_weights`; empty if it names nothing, or cannot be read here."""
+def _stated_entry(folder: Path, config: dict[str, Any] | None) -> str:
+    """Return the `transformers_weights` of config.json; empty if it names none, or cannot be read here."""
     file = folder / "config.json"
-    try:
-        stated = msgspec.json.decode(file.read_bytes(), type=_Stated).transformers_weights if file.is_file() else None
-    except (msgspec.DecodeError, RecursionError):  # what is wrong with it is said by whoever reads all of it
-        return ""
+    stated = _read_entry(file) if config is None else config.get("transformers_weights")
     if not stated:
         return ""
     is_name = isinstance(stated, str) and stated.endswith((".safetensors", _INDEX_SUFFIX))
@@ -121,6 +119,13 @@ def _stated_entry(folder: Path) -> str:
 
 class _Stated(msgspec.Struct):
     transformers_weights: Any = None
+
+
+def _read_entry(file: Path) -> Any:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Stated).transformers_weights if file.is_file() else None
+    except (msgspec.DecodeError, RecursionError):  # the reader of the whole file reports what is wrong with it
+        return None
 
 
 def _all_weights(folder: Path) -> set[str]:
@@ -141,7 +146,7 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
-    """All tensors of all files by name; raises CheckpointError for a truncated or garbled file."""
+    """Return all tensors of all files by name; raises CheckpointError for a truncated or garbled file."""
     tensors: dict[str, StoredTensor] = {}
     for number, file in enumerate(files):
         for name, entry, start in _read_header(file):
@@ -152,7 +157,7 @@ def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
 
 
 def first_dtype(tensors: dict[str, StoredTensor]) -> str:
-    """What the first float weight is stored in (float32 if there is none): the type where config.json says nothing."""
+    """Return the type of the first float weight (float32 if there is none), for a config.json that names no type."""
     weights = (tensor for tensor in tensors.values() if not tensor.name.endswith("_scale_inv"))
     return next((tensor.dtype for tensor in weights if tensor.dtype in DTYPE_BYTES), "float32")
 
@@ -195,5 +200,5 @@ def _check_length(name: str, entry: _Entry, file: Path) -> None:
     for extent in entry.shape:
         expected *= extent
     if entry.data_offsets[1] - entry.data_offsets[0] != expected:
-        what = f"tensor {name} has not the length its shape {entry.shape} asks for"
+        what = f"tensor {name} does not have the length that its shape {entry.shape} asks for"
         raise CheckpointError(what, str(file), _REDOWNLOAD)

@@ -1,8 +1,7 @@
-"""How an expert lies in a slot, and which runs of file bytes fill it. numpy only.
+"""Layout of an expert in a slot, and the runs of file bytes that fill it. numpy only.
 
-A slot has one region a tensor. Direct reads need equal offsets modulo the block in file and memory, so a region
-starts at a block and holds its tensor at the offset that the file happens to have, with room for the rest of the last
-block.
+A slot has one region a tensor. Direct reads need equal offsets modulo the block in file and memory. So a region starts
+at a block and holds its tensor at the offset that the file happens to have. The rest of the last block has room, too.
 """
 
 from __future__ import annotations
@@ -16,16 +15,16 @@ from .survey import ModelSizes, Piece, SlotTensor, Survey
 DIRECT_BLOCK_BYTES = 4096
 DIRECT_FROM_BYTES = 256 * 1024
 SMALL_ALIGNMENT_BYTES = 256
-"""Up to which the libraries of a GPU look at addresses when they choose a kernel: all slots must look alike (I1a)."""
+"""Alignment up to which the libraries of a GPU choose kernels by address: all slots must look alike (I1a)."""
 
 
 def block_for(expert_bytes: int) -> int:
-    """Block of direct reads, or 1 where experts are so small that the guards would outweigh them."""
+    """Return the block of direct reads in bytes, or 1 for experts so small that the guards would outweigh them."""
     return DIRECT_BLOCK_BYTES if expert_bytes >= DIRECT_FROM_BYTES else 1
 
 
 def place_regions(shapes: dict[str, list[int]], dtype: str, block_bytes: int) -> tuple[list[SlotTensor], int]:
-    """Regions of the tensors of one expert, one after the other, and the stride of a slot."""
+    """Return regions of the tensors of one expert, one after the other, and the stride of a slot in bytes."""
     alignment = max(block_bytes, SMALL_ALIGNMENT_BYTES)
     tensors, at = [], 0
     for name, shape in shapes.items():
@@ -37,14 +36,14 @@ def place_regions(shapes: dict[str, list[int]], dtype: str, block_bytes: int) ->
 
 
 def place_kinds(kinds: list[dict[str, list[int]]], dtype: str, block_bytes: int) -> tuple[list[SlotTensor], int]:
-    """The same for experts of several kinds, any of which may be in a slot: every kind begins at its start."""
+    """Return the same for experts of several kinds, any of which may be in a slot: every kind begins at its start."""
     placed = [place_regions(shapes, dtype, block_bytes) for shapes in kinds]
-    tensors = [msgspec.structs.replace(each, kind=kind) for kind, (own, _) in enumerate(placed) for each in own]
+    tensors = [msgspec.structs.replace(tensor, kind=kind) for kind, (own, _) in enumerate(placed) for tensor in own]
     return tensors, max(stride_bytes for _, stride_bytes in placed)
 
 
 def filled_bytes(sizes: ModelSizes, expert: int) -> int:
-    """How much of a slot, from its start, that expert may take, guards included."""
+    """Return the bytes of a slot, from its start, that this expert may take, guards included."""
     last = [tensor for tensor in sizes.tensors if tensor.kind == sizes.kind_of(expert)][-1]
     return min(last.region_bytes + last.count_bytes + sizes.block_bytes, sizes.stride_bytes)
 
@@ -54,7 +53,7 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def tensor_positions(survey: Survey) -> np.ndarray:
-    """int64 [layers, experts, tensors]: byte position of every tensor of every expert (of its kind) within its slot."""
+    """Return int64 [layers, experts, tensors], the byte position of every tensor of every expert in its slot."""
     places = survey.place_table()
     positions = np.empty((survey.layers, survey.experts, len(survey.tensors)), dtype=np.int64)
     for number, tensor in enumerate(survey.tensors):
@@ -65,7 +64,7 @@ def tensor_positions(survey: Survey) -> np.ndarray:
 
 
 def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.ndarray:
-    """int64 [layers, experts]."""
+    """Return int64 [layers, experts], the byte offset of a tensor in its region."""
     firsts = {
         piece.variant: number for number, piece in reversed(list(enumerate(survey.pieces))) if piece.tensor == tensor
     }
@@ -78,7 +77,7 @@ def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.nd
 
 
 class ByteRun(msgspec.Struct, frozen=True):
-    """File bytes that fill slot bytes. `piece` is None when they are copied as they are, else its bytes are converted.
+    """Run of file bytes that fills slot bytes. `piece` is None for a plain copy, else its bytes are converted.
 
     `opens`, `closes`: the run begins (ends) its tensor, so a direct read may spill the rest of its first (last) block
     into the room before (the guard behind) it.
@@ -96,19 +95,19 @@ class ByteRun(msgspec.Struct, frozen=True):
 
 
 class ReadPlan:
-    """The runs of any expert of a survey: neighbours in both file and slot are read in one go."""
+    """Runs to read for any expert of a survey: neighbours in both file and slot are one run."""
 
     def __init__(self, survey: Survey) -> None:
         self._kind_of, self._variant_of, self._pieces = survey.kind_of, survey.variant_of, survey.pieces
         self._numbers: dict[tuple[int, int], list[int]] = {}
-        """Of the pieces of each variant and kind."""
+        """Numbers of the pieces, by variant and kind."""
         for number, piece in enumerate(survey.pieces):
             self._numbers.setdefault((piece.variant, survey.tensors[piece.tensor].kind), []).append(number)
         self._places = survey.place_table()
         self._positions = tensor_positions(survey)
 
     def runs(self, layer: int, expert: int) -> list[ByteRun]:
-        """What to read for one expert, in file order."""
+        """Return the runs to read for one expert, in file order."""
         runs: list[ByteRun] = []
         for number in self._numbers[self._variant_of(layer), self._kind_of(expert)]:
             run = self._run(layer, expert, number, self._pieces[number])
@@ -128,10 +127,10 @@ class ReadPlan:
         return ByteRun(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at)
 
     def _is_last(self, number: int) -> bool:
-        """Whether a piece ends its tensor."""
+        """Return whether a piece ends its tensor."""
         following = self._pieces[number + 1 : number + 2]
         own = self._pieces[number]
-        return not any((each.tensor, each.variant) == (own.tensor, own.variant) for each in following)
+        return not any((piece.tensor, piece.variant) == (own.tensor, own.variant) for piece in following)
 
     def _scales_at(self, layer: int, expert: int, piece: Piece) -> tuple[int, int]:
         if piece.scales is None:

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a folder with config.json and safetensors."""
+"""From the name of a model, a folder or a hub id, to a folder with config.json and safetensors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .hub import DownloadProgress, fetch_model
 
 
 def resolve_folder(model: str, revision: str = "", report: DownloadProgress = lambda done, total: None) -> Path:
-    """The folder of a local checkpoint, or of a hub id's snapshot (what is not cached of it is downloaded).
+    """Return the folder of a local checkpoint, or of a hub id's snapshot (files that are not cached are downloaded).
 
     Raises UsageError for an empty name, a file, or a name that is neither a folder nor a hub id; for hub ids also what
     `hub.fetch_model` raises.
@@ -18,7 +18,7 @@ def resolve_folder(model: str, revision: str = "", report: DownloadProgress = la
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder of that name; None for a hub id. Raises UsageError for what can be neither."""
+    """Return the folder of that name; None for a hub id. Raises UsageError for a name that can be neither."""
     if not model.strip():
         raise UsageError("no model given", "model", "Name a checkpoint folder or a hub id")
     path = _local_path(model)
@@ -34,7 +34,7 @@ def local_folder(model: str) -> Path | None:
 
 
 def _local_path(model: str) -> Path | None:
-    """The file or folder of that name, None if there is none."""
+    """Return the file or folder of that name, None if there is none."""
     try:
         path = Path(model).expanduser()
         return path if path.exists() else None

@@ -1,4 +1,4 @@
-"""Notices that a checkpoint's files have changed since they were surveyed: two sets of weights would mix silently."""
+"""Detects that a checkpoint's files have changed since the survey: two sets of weights would mix silently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CUT_OFF_REMEDY = "Download the file again, then start the engine again"
 
 
 class FileStamp(msgspec.Struct, frozen=True, array_like=True):
-    """A file at the moment of the survey, as `stat` gives it."""
+    """Size, time and inode of a file at the moment of the survey, from `stat`."""
 
     size_bytes: int
     mtime_ns: int
@@ -27,50 +27,50 @@ class FileStamp(msgspec.Struct, frozen=True, array_like=True):
 
 
 def stamp_files(files: Iterable[Path]) -> dict[str, FileStamp]:
-    """Return the stamp of each file by its path. Raises OSError if one cannot be looked at."""
+    """Return the stamp of each file by its path. Raises OSError if one cannot be read."""
     return {str(file): FileStamp.of(os.stat(file)) for file in files}
 
 
 def check_files(stamps: Mapping[str, FileStamp]) -> None:
-    """Look at every file by its path, as a process does that opens it now.
+    """Compare every file with its stamp by path, as a process does that opens it now.
 
     Raises CheckpointError for one that is gone, was replaced, overwritten or cut off.
     """
-    for path, then in stamps.items():
+    for path, stamp in stamps.items():
         try:
             now = os.stat(path)
         except OSError as error:
             raise CheckpointError(f"is gone since it was surveyed ({error.strerror})", path, REMEDY) from error
-        check_stamp(path, then, now)
+        check_stamp(path, stamp, now)
 
 
-def check_stamp(path: str, then: FileStamp, stat: os.stat_result) -> None:
+def check_stamp(path: str, stamp: FileStamp, stat: os.stat_result) -> None:
     """Compare a file with its stamp. Raises CheckpointError that names the file and what differs."""
     now = FileStamp.of(stat)
-    if now == then:
+    if now == stamp:
         return
-    if now.size_bytes < then.size_bytes:
-        what = f"was cut off: it has {now.size_bytes:,} bytes, and had {then.size_bytes:,} when it was surveyed"
+    if now.size_bytes < stamp.size_bytes:
+        what = f"was cut off: it has {now.size_bytes:,} bytes, and had {stamp.size_bytes:,} when it was surveyed"
         raise CheckpointError(what, path, CUT_OFF_REMEDY)
-    raise CheckpointError(f"{_change(then, now)} since it was surveyed", path, REMEDY)
+    raise CheckpointError(f"{_change(stamp, now)} since it was surveyed", path, REMEDY)
 
 
-def _change(then: FileStamp, now: FileStamp) -> str:
-    if now.inode != then.inode:
+def _change(stamp: FileStamp, now: FileStamp) -> str:
+    if now.inode != stamp.inode:
         return "was replaced by another file"
-    if now.size_bytes != then.size_bytes:
-        return f"has grown from {then.size_bytes:,} to {now.size_bytes:,} bytes"
+    if now.size_bytes != stamp.size_bytes:
+        return f"has grown from {stamp.size_bytes:,} to {now.size_bytes:,} bytes"
     return "was overwritten"
 
 
 class OpenFiles:
-    """The surveyed files, held open: a running process that has their pages mapped looks at them by descriptor.
+    """Surveyed files, held open: a running process that has mapped their pages checks them by descriptor.
 
-    A file that was replaced under its name is still there unchanged; one that was written to is not.
+    A file that was replaced under its name is unchanged for this process; one that was written to is not.
     """
 
     def __init__(self, stamps: Mapping[str, FileStamp]) -> None:
-        """Raises CheckpointError if a file differs from its stamp already."""
+        """Open all files. Raises CheckpointError if a file differs from its stamp already."""
         self._stamps = stamps
         self._descriptors: dict[str, int] = {}
         check_files(stamps)
@@ -83,7 +83,7 @@ class OpenFiles:
         self.check()
 
     def check(self) -> None:
-        """Take about a microsecond a file. Raises CheckpointError if one was overwritten or cut off."""
+        """Check all files, in about a microsecond each. Raises CheckpointError if one was overwritten or cut off."""
         for path, descriptor in self._descriptors.items():
             check_stamp(path, self._stamps[path], os.fstat(descriptor))
 

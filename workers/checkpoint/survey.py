@@ -1,6 +1,7 @@
-"""What is known of a checkpoint once it was surveyed: plain data, readable without torch.
+"""The survey of a checkpoint: plain data, readable without torch.
 
-The surveyor (surveyor.py) makes it, in a process of its own; the loader reads by it and compute views slots by it.
+The surveyor (surveyor.py) makes it, in the compute process or in one of its own. The loader reads experts by it, and
+compute views slots by it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ FLOAT4_PAIRS = "float4_pairs"
 
 
 class SlotTensor(msgspec.Struct, frozen=True):
-    """One parameter of an expert inside a slot: `region_bytes` is where its region starts in the slot.
+    """One parameter of an expert inside a slot; its region starts at `region_bytes` in the slot.
 
     Only experts of its `kind` have it.
     """
@@ -32,7 +33,7 @@ class SlotTensor(msgspec.Struct, frozen=True):
 
 
 class Scales(msgspec.Struct, frozen=True, kw_only=True):
-    """What the stored values of a piece are multiplied by: one scale for each block of its matrix."""
+    """Factors for the stored values of a piece: one scale for each block of its matrix."""
 
     place: int
     """Column of the place table."""
@@ -45,13 +46,14 @@ class Scales(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def row_bytes(self) -> int:
-        """Of one row of the grid, in the file."""
+        """Return the bytes of one row of the grid in the file."""
         return self.grid[1] * DTYPE_BYTES.get(self.dtype, 1)
 
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A run of file bytes that becomes a run of a slot tensor; every expert of a kind and a `variant` has the same
-    pieces at other places.
+    """Run of file bytes that becomes a run of a slot tensor.
+
+    All experts of one kind and `variant` have the same pieces, at different places.
 
     `operation`: copy (bytes as they are), cast (to the slot tensor's dtype), transpose (a `source_shape` matrix, cast
     if needed), deinterleave (rows that alternate in the file: even ones first in the slot; cast if needed). With
@@ -76,36 +78,36 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stored_bytes(self) -> int:
-        """In the files, scales included."""
+        """Return the bytes in the files, scales included."""
         return self.source_bytes + (self.scales.grid[0] * self.scales.row_bytes if self.scales else 0)
 
 
 class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What rows of this model can do without changing a result, and what their cache costs."""
+    """Row operations that change no result of this model, and the bytes of its cache."""
 
     padding: bool = True
     """Rows of different lengths may share a unit."""
     moving: bool = True
     """Rows can be taken out of a cache and joined."""
     reason: str = ""
-    """Why something is impossible."""
+    """The reason if something is impossible."""
     kv_bytes_per_position: int
-    """Of one padded position of one row, all layers: an upper bound."""
+    """Bytes of one padded position of one row, all layers: an upper bound."""
     kv_bytes_per_row: int = 0
-    """Whatever its length (recurrent states, short windows)."""
+    """Bytes that do not depend on the length (recurrent states, short windows)."""
 
     @property
     def limits(self) -> list[str]:
-        """What rows cannot do, each with the reason."""
-        said = {
+        """Return a sentence for each operation that is impossible, with the reason."""
+        sentences = {
             "Slower: sequences of different lengths do not share a batch": self.padding,
             "Slower: sequences do not join a running batch": self.moving,
         }
-        return [f"{text} ({self.reason})" for text, possible in said.items() if not possible]
+        return [f"{text} ({self.reason})" for text, possible in sentences.items() if not possible]
 
 
 class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configuration alone says of a model: enough to plan with, before any weight is there (sizing.py)."""
+    """Sizes of a model by its configuration alone: enough to plan with before any weight is present (sizing.py)."""
 
     folder: str
     model_type: str
@@ -117,9 +119,9 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     layers: int
     """MoE layers, in the order they run."""
     encoder_layers: int = 0
-    """So many of them, the first, see the prompt and nothing else; the others see what follows it."""
+    """MoE layers of the encoder, which are the first: they see only the prompt, the others what follows it."""
     experts: int
-    """Of one layer, all kinds."""
+    """Experts of one layer, all kinds."""
     kinds: int = 1
     """Experts of a layer may differ in size: then they are numbered kind after kind, equally many of each."""
     top_k: int
@@ -128,43 +130,42 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     rows: RowFacts
     tensors: list[SlotTensor]
     stride_bytes: int
-    """Of one slot, which holds an expert of any kind."""
+    """Bytes of one slot, which holds an expert of any kind."""
     block_bytes: int
     """Alignment of direct reads; 1 when experts are too small for them and reads are buffered."""
     checkpoint_bytes: int = 0
-    """Of all files of weights; 0: not known."""
+    """Bytes of all files of weights; 0: not known."""
     stored_expert_bytes: int = 0
-    """Of one expert (of the largest kind) in those files, which quantised weights make smaller than its slot; 0: not
-    known."""
+    """Bytes of one expert (of the largest kind) in those files, fewer than in its slot if quantised; 0: not known."""
     weights_here: bool = False
     notes: list[str] = []
-    """What a user should hear of this checkpoint: one sentence each."""
+    """Remarks on this checkpoint for the user: one sentence each."""
 
     @property
     def remarks(self) -> list[str]:
-        """The notes, and why the engine is slower with this model than with others."""
+        """Return the notes, and the reasons why the engine is slower with this model than with others."""
         return [*self.notes, *self.rows.limits]
 
     def kind_of(self, expert: int) -> int:
         return expert * self.kinds // self.experts
 
     def bytes_of(self, expert: int) -> int:
-        """Payload of that expert of any layer."""
+        """Return the payload bytes of that expert in any layer."""
         return self.kind_bytes[self.kind_of(expert)]
 
     @property
     def kind_bytes(self) -> list[int]:
-        """Payload of one expert of each kind."""
-        return [sum(each.count_bytes for each in self.tensors if each.kind == kind) for kind in range(self.kinds)]
+        """Return the payload bytes of one expert of each kind."""
+        return [sum(tensor.count_bytes for tensor in self.tensors if tensor.kind == kind) for kind in range(self.kinds)]
 
     @property
     def expert_bytes(self) -> int:
-        """Payload of one expert, of the largest kind."""
+        """Return the payload bytes of one expert, of the largest kind."""
         return max(self.kind_bytes)
 
     @property
     def experts_bytes(self) -> int:
-        """Payload of all experts."""
+        """Return the payload bytes of all experts."""
         return sum(self.kind_bytes) * (self.expert_count // self.kinds)
 
     @property
@@ -173,48 +174,49 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Survey(ModelSizes, frozen=True, kw_only=True):
-    """A checkpoint: sizes, special tokens, and where the bytes of every expert lie."""
+    """Sizes of a checkpoint, its special tokens, and the places of the bytes of every expert."""
 
     eos_ids: list[int]
     first_token: int | None = None
-    """Of every output, as the model's generation settings force it (`forced_bos_token_id`)."""
+    """First token of every output, if generation settings force one (`forced_bos_token_id`)."""
     settings: GenerationSettings = NEUTRAL
-    """What the model's generation settings change in the logits of every request."""
+    """Generation settings of the model, which change the logits of every request."""
     notices: list[str] = []
-    """What a user should hear once of how this checkpoint was read."""
+    """Sentences for the user, shown once, on how this checkpoint was read."""
     decoder_start: int | None = None
-    """What a decoder is given before its first token; None: there is no encoder, a prompt is all there is."""
+    """Token given to a decoder before its first one; None for a model without an encoder."""
     module_names: list[str]
-    """Of the experts module of each MoE layer."""
+    """Path of the experts module of each MoE layer."""
     fingerprint: str = ""
-    """Of routers, norms and sizes: equal for a widened copy, other for other weights (fingerprint.py)."""
+    """Digest of routers, norms and sizes: equal for a widened copy, different for other weights (fingerprint.py)."""
     files: list[str]
     stamps: dict[str, FileStamp] = {}
-    """Of `files` and config.json, by path, from before they were read: whoever opens them later compares."""
+    """Stamps of `files` and config.json, by path, from before the survey read them: later readers compare."""
     pieces: list[Piece]
     places: bytes
     """int64 [layers, experts, pieces and scales, 2]: file index, offset of the piece or its scales in that file; zeros
-    for pieces that experts of its kind or its layer have not."""
+    for pieces that an expert of this kind or layer does not have."""
     variants: list[int] = []
-    """Of each layer, which pieces its experts have; empty: all layers are stored alike."""
+    """For each layer, the variant of pieces that its experts have; empty: all layers are stored alike."""
     weights_here: bool = True
     aligned: bool = False
-    """Every tensor begins where its region does; else where a direct read needs it (layout.py)."""
+    """True if every tensor begins where its region does; else at the offset that a direct read needs (layout.py)."""
 
     def variant_of(self, layer: int) -> int:
         return self.variants[layer] if self.variants else 0
 
-    def laid_out(self, slots: int, tier: str, device: str = "cpu") -> Survey:
-        """How experts lie in `slots` slots: aligned, which computes faster, if each of them is read but once.
+    def lay_out(self, slots: int, tier: str, device: str = "cpu") -> Survey:
+        """Return the survey for `slots` slots: aligned, which computes faster, if each expert is read only once.
 
-        Bytes that do not lie in the file as in the slot take another copy on their way: a tenth of the time of a read.
-        On a device always: its libraries choose kernels by alignment, and the same expert must not get two.
+        Bytes whose offsets differ between file and slot take another copy on their way: a tenth of the time of a read.
+        On a device experts are always aligned: its libraries choose kernels by alignment, and the same expert must not
+        get two.
         """
         aligned = slots >= self.expert_count or tier == "host" or device != "cpu"
         return msgspec.structs.replace(self, aligned=aligned)
 
     def place_table(self) -> np.ndarray:
-        """int64 [layers, experts, pieces and scales, 2]: file index and offset."""
+        """Return int64 [layers, experts, pieces and scales, 2]: file index and offset in bytes."""
         columns = len(self.pieces) + sum(piece.scales is not None for piece in self.pieces)
         shape = (self.layers, self.experts, columns, 2)
         return np.frombuffer(self.places, dtype=np.int64).reshape(shape)

@@ -1,7 +1,7 @@
-"""Widening: a small trained model made into a big one that computes the same function.
+"""Widening: makes a small trained model into a big one that computes the same function.
 
-Every expert neuron is repeated N times and the down projection divided by N, so the repeats add up to what the one
-neuron gave. For N a power of two the division only moves exponents: nothing is rounded.
+Every expert neuron is repeated N times and the down projection divided by N, so the repeats add up to the
+output of the one neuron. For N a power of two the division only moves exponents: nothing is rounded.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from .headers import DTYPES, StoredTensor, checkpoint_files, read_headers
 ReportProgress = Callable[[str, int, int], None]
 
 SHARD_BYTES = 256 * 1000**2
-"""A shard is closed before it would exceed this size."""
+"""Largest size of a shard, unless one tensor is larger."""
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _STORED_NAMES = {name: stored for stored, name in DTYPES.items()}
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 _PREDICTOR = "predictor.npz"
-"""Routing stays the same, so what was learned about it holds for the copy."""
+"""Copied: routing stays the same, so a trained predictor holds for the copy."""
 _EXPERT = re.compile(r"\.experts\.\d+\.(?:(gate_proj|up_proj)|(down_proj))\.weight$")
 _INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """One tensor of the source, and what becomes of it: `widened_dim` is repeated (None: copied as it is)."""
+    """One tensor of the source; its `widened_dim` is repeated (None: copied as it is)."""
 
     stored: StoredTensor
     file: Path
@@ -61,9 +61,9 @@ def widen(source: Path, destination: Path, factor: int, progress: ReportProgress
 
     The copy gives the same logits (to rounding of the sums) and the same routing. One tensor is held at a time.
     `destination` appears only when complete; `progress` is called with (what, bytes done, bytes in all).
-    Raises CheckpointError when the source is broken, UsageError when the factor is not a power of two, `destination`
-    exists, its disk is too small, or the experts are not separate gate/up/down projections in bfloat16 or float32 (as
-    in Qwen3-MoE, OLMoE).
+    Raises CheckpointError if the source is broken. Raises UsageError if the factor is not a power of two, `destination`
+    exists or its disk is too small; also for experts that are not separate gate, up and down projections in bfloat16 or
+    float32 (as in Qwen3-MoE, OLMoE).
     """
     _check_arguments(source, destination, factor)
     tensors = _read_plan(source)
@@ -82,7 +82,7 @@ def widen(source: Path, destination: Path, factor: int, progress: ReportProgress
 
 
 def _no_progress(what: str, done_bytes: int, total_bytes: int) -> None:
-    """Stand in for a caller that does not watch."""
+    """Ignore progress, for a caller that does not watch."""
 
 
 def _check_arguments(source: Path, destination: Path, factor: int) -> None:
@@ -143,8 +143,8 @@ def _widened_config(source: Path, tensors: list[_Tensor], factor: int) -> dict[s
     widths = {tensor.stored.shape[tensor.widened_dim] for tensor in tensors if tensor.widened_dim is not None}
     key = "moe_intermediate_size" if "moe_intermediate_size" in config else "intermediate_size"
     if widths != {config.get(key)}:
-        said = f"config.json says {key} = {config.get(key)}"
-        raise _unsupported(source, f"they have {sorted(widths)} neurons, but {said}")
+        stated = f"config.json says {key} = {config.get(key)}"
+        raise _unsupported(source, f"they have {sorted(widths)} neurons, but {stated}")
     config.pop("transformers_weights", None)  # the copy has one set of weights
     return config | {key: config[key] * factor}
 

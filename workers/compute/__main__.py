@@ -6,12 +6,11 @@ from pathlib import Path
 
 from ...ipc.stage.entry import run_stage
 from ...ipc.stage.stage import Stage
-from ..surveyor.asked import survey_asked
-from ..surveyor.imports import importing
+from ..surveyor.entry import answer_survey_request, paused_garbage_collection
 
 
 def main(stage: Stage) -> None:
-    with importing():
+    with paused_garbage_collection():
         from .shell import ComputeShell
 
     ComputeShell(stage).run()
@@ -19,7 +18,7 @@ def main(stage: Stage) -> None:
 
 def prepare(folder: str) -> None:
     """Import what the model in `folder` needs, as a spare that waits for the death of its predecessor."""
-    with importing():
+    with paused_garbage_collection():
         from ..model.architecture import load_config, model_class
         from . import shell  # noqa: F401
 
@@ -27,4 +26,4 @@ def prepare(folder: str) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main, survey_asked, prepare)
+    run_stage(main, answer_survey_request, prepare)

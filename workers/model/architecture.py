@@ -21,17 +21,17 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...errors import CheckpointError
-from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_file import read_config
+from ..checkpoint.faulty_setting import describe_faulty_setting
 from ..checkpoint.headers import DTYPE_BYTES
-from ..checkpoint.quantised import quantisation_of
-from ..checkpoint.wholeness import has_no_vision
+from ..checkpoint.partial_models import has_no_vision
+from ..checkpoint.quantisation_config import quantisation_of
 from .configuration import build_configuration, default_values, first_line
 from .dtypes import dtype_name
 from .families.base import OutsideExperts
 from .families.refusals import refuse_by_name
 from .families.registry import adapt
-from .quantiser import set_dequantising
+from .library_quantizer import set_dequantising
 
 WITH_IMAGES = frozenset(
     {"aria", "ernie4_5_vl_moe", "glm4v_moe", "kimi_k25", "qwen3_5_moe", "qwen3_vl_moe", "qwen4_exp"}
@@ -43,13 +43,16 @@ _CORRECT = "Correct it: compare it with the original model's"
 _SUPPORTED = "Use a causal language model whose experts transformers dispatches itself (OLMoE, Mixtral, Qwen-MoE, ...)"
 
 
-def load_config(folder: Path) -> PreTrainedConfig:
-    """The configuration of a checkpoint folder; raises CheckpointError for what cannot be run."""
-    values = read_config(folder)
+def load_config(folder: Path, values: dict[str, Any] | None = None) -> PreTrainedConfig:
+    """Return the configuration of a checkpoint folder; raises CheckpointError for a model that cannot be run.
+
+    `values`: what its config.json holds, where that was read already.
+    """
+    values = read_config(folder) if values is None else values
     config = build_configuration(values, folder)
-    if takes_images(config) and has_no_vision(folder):
+    if takes_images(config) and has_no_vision(folder, values):
         _name_text_class(config)
-    config = _of_the_class(config)
+    config = _config_of_class(config)
     set_dequantising(config, quantisation_of(values))
     return config
 
@@ -61,9 +64,11 @@ def _name_text_class(config: PreTrainedConfig) -> None:
         config.architectures = [text.__name__]
 
 
-def _of_the_class(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A model for more than text may be loaded as its language model alone: then that part's configuration, as the
-    library does. Not where its images are taken."""
+def _config_of_class(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the text part's configuration where the library loads such a model as its language model alone.
+
+    A model whose images are taken keeps its whole configuration.
+    """
     if takes_images(config):
         return config
     found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
@@ -73,28 +78,28 @@ def _of_the_class(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def model_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """The class of a configuration: a causal language model, else one of encoder and decoder.
+    """Return the class of a configuration: a causal language model, else one of encoder and decoder.
 
-    One that takes images if it is one of ours and was published so. Raises CheckpointError if there is none, or only
-    one whose images are not known to be exact.
+    Returns the class that takes images if the type is in `WITH_IMAGES` and was published so. Raises CheckpointError if
+    there is no class, or only one whose images are not known to be exact.
     """
     refuse_by_name(config)
     text = _registered(MODEL_FOR_CAUSAL_LM_MAPPING, config)
     if text is None and config.is_encoder_decoder:
         text = _registered(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, config)
-    seeing = _registered(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config)
-    if seeing is not None and config.model_type in WITH_IMAGES:
-        return seeing if text is None or seeing.__name__ in (config.architectures or []) else text
+    multimodal = _registered(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config)
+    if multimodal is not None and config.model_type in WITH_IMAGES:
+        return multimodal if text is None or multimodal.__name__ in (config.architectures or []) else text
     if text is not None:
         return text
-    if seeing is not None:
+    if multimodal is not None:
         what = f"'{config.model_type}' is not a causal language model, and its images are not supported"
         raise CheckpointError(what, "config.json", f"With images these run: {', '.join(sorted(WITH_IMAGES))}")
     raise CheckpointError(f"'{config.model_type}' is not a causal language model", "config.json", _SUPPORTED)
 
 
 def takes_images(config: PreTrainedConfig) -> bool:
-    """Whether the class of a configuration does."""
+    """Return whether the class of a configuration takes images."""
     if config.model_type not in WITH_IMAGES:
         return False
     return model_class(config) is _registered(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, config)
@@ -106,7 +111,10 @@ def _registered(mapping: Any, config: PreTrainedConfig) -> type[PreTrainedModel]
 
 
 def resolve_dtype(config: PreTrainedConfig, wanted: str, stored: str) -> torch.dtype:
-    """The dtype to compute in: `wanted`; for auto what the configuration says, else what weights are `stored` in."""
+    """Return the dtype to compute in: `wanted`; for auto the configuration's, else that of the `stored` weights.
+
+    Raises CheckpointError for a dtype that is not supported.
+    """
     if wanted != "auto":
         return getattr(torch, wanted)
     own = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or stored
@@ -118,9 +126,9 @@ def resolve_dtype(config: PreTrainedConfig, wanted: str, stored: str) -> torch.d
 
 
 def experts_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The experts modules in the order of their layers: those that transformers dispatches through its interface.
+    """Yield path and experts module of every MoE layer, in order: those in transformers' experts interface.
 
-    Not those inside a block that an adapter made one experts module of.
+    Modules inside a block that an adapter turned into one experts module do not count.
     """
     block = None
     for name, module in model.named_modules():
@@ -134,7 +142,7 @@ def experts_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def expert_parameters(module: Any) -> dict[str, torch.Tensor]:
-    """The parameters of an experts module that have one slice an expert: [experts, ...]."""
+    """Return the parameters of an experts module that have one slice an expert: [experts, ...]."""
     if isinstance(module, OutsideExperts):
         return module.expert_parameters()
     own = module.named_parameters(recurse=False)
@@ -142,31 +150,31 @@ def expert_parameters(module: Any) -> dict[str, torch.Tensor]:
 
 
 def expert_names(path: str, module: Any) -> list[str]:
-    """Full names of the parameters that an experts module at `path` is made of."""
+    """Return full names of the parameters that an experts module at `path` is made of."""
     outside = isinstance(module, OutsideExperts)
     names = module.parameter_names() if outside else list(expert_parameters(module))
     return [f"{path}.{name}" for name in names]
 
 
 def build_on_meta(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The whole model without memory; raises CheckpointError for a configuration that its class cannot follow."""
-    kind = model_class(config)
+    """Build the whole model without memory; raises CheckpointError for a configuration that its class rejects."""
+    cls = model_class(config)
     try:
-        model = _on_meta(kind, config, dtype)
+        model = _on_meta(cls, config, dtype)
     except Exception as error:  # noqa: BLE001 - any model code may run here
-        blamed = blame_configuration(config, lambda other: _on_meta(kind, other, dtype))
-        what = f"{kind.__name__} cannot be built ({first_line(error)}){blamed}"
+        fault = describe_faulty_config(config, lambda other: _on_meta(cls, other, dtype))
+        what = f"{cls.__name__} cannot be built ({first_line(error)}){fault}"
         raise CheckpointError(what, config_file(config), _CORRECT) from error
     adapt(model)
     return model
 
 
-def _on_meta(kind: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _on_meta(cls: type[PreTrainedModel], config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     with torch.device("meta"):
-        return kind._from_config(config, dtype=dtype)
+        return cls._from_config(config, dtype=dtype)
 
 
-def blame_configuration(config: PreTrainedConfig, attempt: Callable[[PreTrainedConfig], object]) -> str:
+def describe_faulty_config(config: PreTrainedConfig, attempt: Callable[[PreTrainedConfig], object]) -> str:
     """Return `; KEY is VALUE` for the setting with whose default `attempt` does not raise, or nothing."""
 
     def works(values: dict[str, Any]) -> bool:
@@ -176,7 +184,7 @@ def blame_configuration(config: PreTrainedConfig, attempt: Callable[[PreTrainedC
             return False
         return True
 
-    return culprit_text(config.to_dict(), default_values(type(config)), works)
+    return describe_faulty_setting(config.to_dict(), default_values(type(config)), works)
 
 
 def config_file(config: PreTrainedConfig) -> str:
@@ -185,44 +193,44 @@ def config_file(config: PreTrainedConfig) -> str:
     return str(Path(folder, "config.json")) if folder else "config.json"
 
 
-def skeleton_class(kind: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """A subclass of a model class that has no routed experts: everything else loads through `from_pretrained` as ever.
+def skeleton_class(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """Return a subclass of a model class without routed experts; everything else loads through `from_pretrained`.
 
     The library looks conversions up by class name and module, so both stay.
     """
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        kind.__init__(self, *args, **kwargs)
+        cls.__init__(self, *args, **kwargs)
         adapt(self)
         removed = [name for path, module in experts_modules(self) for name in expert_names(path, module)]
         for path, module in experts_modules(self):
-            _spare(self, path, module)
+            _skip_initialisation(self, path, module)
         for name in removed:
             path, _, parameter = name.rpartition(".")
             delattr(self.get_submodule(path), parameter)
         ignored = self._keys_to_ignore_on_load_unexpected or ()
         self._keys_to_ignore_on_load_unexpected = {*ignored, r"experts\.", *map(re.escape, removed)}
 
-    return type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
+    return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__})
 
 
-def _spare(model: nn.Module, path: str, experts: nn.Module) -> None:
-    """The library would otherwise initialise the parameters that are gone, some from the block that has the experts."""
+def _skip_initialisation(model: nn.Module, path: str, experts: nn.Module) -> None:
+    """Keep the library from initialising parameters that are gone, some of them from the block above the experts."""
     block = [model.get_submodule(path.rpartition(".")[0])] if isinstance(experts, OutsideExperts) else []
     for module in [*block, *experts.modules()]:
         module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]
 
 
 def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model without its routed experts, every other tensor exactly as `from_pretrained` gives it.
+    """Load the model without its routed experts, every other tensor exactly as `from_pretrained` gives it.
 
-    Raises CheckpointError if a file cannot be read any more.
+    Raises CheckpointError if a file can no longer be read.
     """
     config = load_config(folder)
-    kind = skeleton_class(model_class(config))
+    cls = skeleton_class(model_class(config))
     options = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
     try:
-        return kind.from_pretrained(folder, config=config, **options).eval()
+        return cls.from_pretrained(folder, config=config, **options).eval()
     except CheckpointError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever the library meets in files that were surveyed a moment ago

@@ -2,7 +2,7 @@
 
 Each *exact* layer class says here which of its tensors hold rows and along which dimension positions run. The library's
 own row operations are not enough: they are missing for linear attention and forget recurrent states on hybrids. A class
-that is not listed, or that has a tensor which is not listed, is refused: what is not understood is not moved.
+that is not listed, or that has a tensor which is not listed, is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .own_cache_layers import ATTENTION, Field, model_fields
 
 
 class UnknownCacheLayer(CheckpointError):
-    """The model keeps a state for each row that ExpertFlow cannot move: rows may only leave by masking, none join."""
+    """State of a row that ExpertFlow cannot move: rows of this model only leave by masking, and none joins."""
 
 
 _INDEXER = (Field("indexer_keys", position_dim=1), Field("indexer_position_ids", row_dim=1, position_dim=2))
@@ -54,7 +54,7 @@ _FLAGS = ("is_initialized", "is_indexer_initialized", "is_conv_states_initialize
 
 
 def require_known(cache: Cache) -> None:
-    """Raise UnknownCacheLayer unless every layer of `cache` is understood completely."""
+    """Raise UnknownCacheLayer unless every layer of `cache` and all of its tensors are listed."""
     for index, layer in enumerate(cache.layers):
         _require_known_layer(layer, index)
 
@@ -63,7 +63,7 @@ def take(cache: Cache, rows: Sequence[int]) -> None:
     """Keep these rows, in this order. Raises UnknownCacheLayer before anything has changed."""
     require_known(cache)
     for index, layer in enumerate(cache.layers):
-        cache.layers[index] = _taken(layer, rows)
+        cache.layers[index] = _take_rows(layer, rows)
 
 
 def split(cache: Cache, rows: Sequence[int], rest: Sequence[int]) -> Cache:
@@ -72,8 +72,8 @@ def split(cache: Cache, rows: Sequence[int], rest: Sequence[int]) -> Cache:
     other = copy.copy(cache)
     other.layers = []
     for index, layer in enumerate(cache.layers):
-        other.layers.append(_taken(layer, rows))
-        cache.layers[index] = _taken(layer, rest)
+        other.layers.append(_take_rows(layer, rows))
+        cache.layers[index] = _take_rows(layer, rest)
     return other
 
 
@@ -87,7 +87,7 @@ def join(cache: Cache, other: Cache) -> None:
     require_known(other)
     _require_alike(cache, other)
     for index in range(len(cache.layers)):
-        cache.layers[index] = _joined(cache.layers[index], other.layers[index])
+        cache.layers[index] = _join_layers(cache.layers[index], other.layers[index])
         other.layers[index] = DummyLayer()
 
 
@@ -95,7 +95,7 @@ def trim(cache: Cache, columns: int) -> None:
     """Drop the first `columns` columns, which must be padding in every row."""
     require_known(cache)
     for index, layer in enumerate(cache.layers):
-        cache.layers[index] = _trimmed(layer, columns)
+        cache.layers[index] = _trim_columns(layer, columns)
 
 
 def compact(cache: Cache) -> None:
@@ -106,7 +106,7 @@ def compact(cache: Cache) -> None:
 
 
 def cache_bytes(cache: Cache) -> int:
-    """Memory that the cache holds: storages, not views, each counted once."""
+    """Return the bytes that the cache holds: storages, not views, each counted once."""
     storages = {}
     for layer in cache.layers:
         for tensor in _tensors_of(vars(layer), _CONSTANTS):
@@ -116,19 +116,19 @@ def cache_bytes(cache: Cache) -> int:
 
 
 def layer_bytes(layer: Any) -> int:
-    """What the states of one layer say, views and all."""
+    """Return the bytes of the states of one layer, views included."""
     return sum(tensor.nbytes for tensor in _tensors_of(vars(layer), _CONSTANTS))
 
 
-def _taken(layer: Any, rows: Sequence[int]) -> Any:
+def _take_rows(layer: Any, rows: Sequence[int]) -> Any:
     def select(tensor: Tensor, field: Field) -> Tensor:
         return tensor.index_select(field.row_dim, torch.tensor(rows, dtype=torch.long, device=tensor.device))
 
-    return _set_tensors(_copied(layer), select)
+    return _set_tensors(_copy_layer(layer), select)
 
 
-def _trimmed(layer: Any, columns: int) -> Any:
-    result = _copied(layer)
+def _trim_columns(layer: Any, columns: int) -> Any:
+    result = _copy_layer(layer)
     if hasattr(layer, "cumulative_length"):
         result.cumulative_length -= columns
     # A full window still holds its newest positions when older columns, long gone from it, are trimmed.
@@ -144,30 +144,30 @@ def _trimmed(layer: Any, columns: int) -> Any:
     return _set_tensors(result, narrow)
 
 
-def _joined(layer: Any, other: Any) -> Any:
-    result = _copied(layer)
+def _join_layers(layer: Any, other: Any) -> Any:
+    result = _copy_layer(layer)
     for field in _known_fields(layer):
-        mine, theirs = getattr(layer, field.name), getattr(other, field.name)
-        if isinstance(mine, dict):
-            joined: Any = {key: _append(mine[key], theirs[key], field) for key in mine}
+        own, joining = getattr(layer, field.name), getattr(other, field.name)
+        if isinstance(own, dict):
+            joined: Any = {key: _append(own[key], joining[key], field) for key in own}
         else:
-            joined = _append(mine, theirs, field)
+            joined = _append(own, joining, field)
         setattr(result, field.name, joined)
     if hasattr(layer, "cumulative_length"):
         result.cumulative_length = max(layer.cumulative_length, other.cumulative_length)
     return result
 
 
-def _append(mine: Tensor | None, theirs: Tensor | None, field: Field) -> Tensor | None:
-    if mine is None or theirs is None:
+def _append(own: Tensor | None, joining: Tensor | None, field: Field) -> Tensor | None:
+    if own is None or joining is None:
         return None
     if field.position_dim is not None:
-        length = max(mine.shape[field.position_dim], theirs.shape[field.position_dim])
-        mine, theirs = (_padded_left(tensor, field.position_dim, length) for tensor in (mine, theirs))
-    return torch.cat([mine, theirs], dim=field.row_dim)
+        length = max(own.shape[field.position_dim], joining.shape[field.position_dim])
+        own, joining = (_pad_left(tensor, field.position_dim, length) for tensor in (own, joining))
+    return torch.cat([own, joining], dim=field.row_dim)
 
 
-def _padded_left(tensor: Tensor, dim: int, length: int) -> Tensor:
+def _pad_left(tensor: Tensor, dim: int, length: int) -> Tensor:
     missing = length - tensor.shape[dim]
     if missing == 0:
         return tensor
@@ -181,7 +181,7 @@ def _kept_columns(layer: Any) -> int | None:
     return min(layer.cumulative_length, layer.sliding_window - 1)
 
 
-def _copied(layer: Any) -> Any:
+def _copy_layer(layer: Any) -> Any:
     result = copy.copy(layer)
     for name, value in vars(layer).items():
         if isinstance(value, dict):
@@ -193,7 +193,7 @@ def _set_tensors(layer: Any, change: Callable[[Tensor, Field], Tensor]) -> Any:
     for field in _known_fields(layer):
         value = getattr(layer, field.name)
         if isinstance(value, dict):
-            changed = {key: None if each is None else change(each, field) for key, each in value.items()}
+            changed = {key: None if tensor is None else change(tensor, field) for key, tensor in value.items()}
             setattr(layer, field.name, changed)
         elif value is not None:
             setattr(layer, field.name, change(value, field))
@@ -212,7 +212,9 @@ def _require_known_layer(layer: Any, index: int) -> None:
     fields = _fields(layer)
     if fields is None:
         raise UnknownCacheLayer(
-            f"rows of a {type(layer).__name__} cannot be moved", f"cache layer {index}", "Rows of this model step apart"
+            f"rows of a {type(layer).__name__} cannot be moved",
+            f"cache layer {index}",
+            "Rows of this model cannot join a running unit",
         )
     names = {field.name for field in fields} | _CONSTANTS
     for name, value in vars(layer).items():
@@ -240,10 +242,10 @@ def _states(layer: Any) -> list[Any]:
 
 
 def _sizes(layer: Any) -> list[list[int]]:
-    """Of the states that no padding makes alike: all dimensions but the rows."""
+    """Return the sizes of states that padding cannot make equal: all dimensions but the rows."""
     fixed = [field for field in _known_fields(layer) if field.position_dim is None]
-    tensors = [(field, each) for field in fixed for each in _tensors_of({0: getattr(layer, field.name)}, frozenset())]
-    return [[size for dim, size in enumerate(each.shape) if dim != field.row_dim] for field, each in tensors]
+    states = [(field, state) for field in fixed for state in _tensors_of({0: getattr(layer, field.name)}, frozenset())]
+    return [[size for dim, size in enumerate(state.shape) if dim != field.row_dim] for field, state in states]
 
 
 def _tensors_of(values: dict[Any, Any], leave_out: frozenset[str]) -> Iterator[Tensor]:

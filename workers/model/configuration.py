@@ -1,4 +1,4 @@
-"""From config.json to transformers' configuration: of which class, without what only other uses need. Imports torch."""
+"""From config.json to transformers' configuration, without settings that only other uses need. Imports torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ...errors import CheckpointError
-from ..checkpoint.blame import culprit_text
 from ..checkpoint.config_values import shortened, usable_values
+from ..checkpoint.faulty_setting import describe_faulty_setting
 
 _MODELS = (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -29,7 +29,7 @@ _KNOWN = "Use a causal language model whose experts transformers dispatches itse
 def build_configuration(values: dict[str, Any], folder: Path) -> PreTrainedConfig:
     """Return the library's configuration for the `values` of a folder's config.json.
 
-    Raises CheckpointError, with the key to blame, for what no class of the library accepts.
+    Raises CheckpointError, with the faulty key, for values that no class of the library accepts.
     """
     file = str(folder / "config.json")
     values = usable_values(values, file)
@@ -38,8 +38,9 @@ def build_configuration(values: dict[str, Any], folder: Path) -> PreTrainedConfi
     try:
         config = _construct(model_type, values, folder)
     except Exception as error:  # noqa: BLE001 - the classes check values in code of their own, each in its way
-        blamed = culprit_text(values, _defaults(model_type), lambda other: _passes(model_type, other, folder))
-        what = f"transformers cannot read its config.json ({first_line(error)}){blamed}"
+        defaults = default_values(CONFIG_MAPPING[model_type])
+        fault = describe_faulty_setting(values, defaults, lambda other: _passes(model_type, other, folder))
+        what = f"transformers cannot read its config.json ({first_line(error)}){fault}"
         raise CheckpointError(what, file, "Correct it: compare it with the original model's") from error
     _drop_padding(config)
     return config
@@ -60,20 +61,16 @@ def _passes(model_type: str, values: dict[str, Any], folder: Path) -> bool:
     return True
 
 
-def _defaults(model_type: str) -> dict[str, Any]:
-    return default_values(CONFIG_MAPPING[model_type])
-
-
-def default_values(kind: type[PreTrainedConfig]) -> dict[str, Any]:
-    """Return what a configuration class holds where config.json says nothing; nothing if it cannot do without."""
+def default_values(cls: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Return the defaults of a configuration class; empty if it cannot be made without values."""
     try:
-        return kind().to_dict()
+        return cls().to_dict()
     except Exception:  # noqa: BLE001 - as above
         return {}
 
 
 def _drop_padding(config: PreTrainedConfig) -> None:
-    """A padding id outside the vocabulary stops the library, and no prompt is padded with it."""
+    """Remove padding ids outside the vocabulary: they stop the library, and no prompt is padded with them."""
     for part in [config, *sub_configurations(config)]:
         size, padding = getattr(part, "vocab_size", None), getattr(part, "pad_token_id", None)
         if isinstance(size, int) and isinstance(padding, int) and not 0 <= padding < size:
@@ -81,7 +78,7 @@ def _drop_padding(config: PreTrainedConfig) -> None:
 
 
 def sub_configurations(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
-    """Yield the configurations inside of one: of its text model, of its vision part."""
+    """Yield the configurations nested in one: of its text model, of its vision part."""
     for key in config.sub_configs:
         if isinstance(part := getattr(config, key, None), PreTrainedConfig):
             yield part
@@ -108,21 +105,21 @@ def run_as(values: dict[str, Any], file: str = "config.json") -> str:
 
 
 def renaming_note(values: dict[str, Any]) -> str:
-    """Return what to say of a model that runs as another; nothing for one that the library knows by name."""
-    stated, known = values.get("model_type"), run_as(values)
-    if stated == known:
+    """Return a sentence for a model that runs under another type; empty for a type that the library knows."""
+    stated, used = values.get("model_type"), run_as(values)
+    if stated == used:
         return ""
     by = shortened(values.get("architectures"))
-    return f"transformers does not know model_type {shortened(stated)}: it runs as {known}, by its architectures {by}"
+    return f"transformers does not know model_type {shortened(stated)}: it runs as {used}, by its architectures {by}"
 
 
 def _type_of_architecture(values: dict[str, Any]) -> str:
     named = values.get("architectures")
-    wanted = {each for each in named if isinstance(each, str)} if isinstance(named, list) else set()
+    wanted = {name for name in named if isinstance(name, str)} if isinstance(named, list) else set()
     found = [model_type for models in _MODELS for model_type, name in models.items() if wanted & _names(name)]
     nested = isinstance(values.get("text_config"), dict)
-    fitting = [each for each in found if each.endswith("_text") != nested] or found
-    return next((each for each in fitting if each in CONFIG_MAPPING), "")
+    fitting = [model_type for model_type in found if model_type.endswith("_text") != nested] or found
+    return next((model_type for model_type in fitting if model_type in CONFIG_MAPPING), "")
 
 
 def _names(name: Any) -> set[str]:

@@ -1,4 +1,4 @@
-"""The real architecture run without numbers, on the meta device: what its caches keep, what its routers choose."""
+"""Runs the real architecture on the meta device, without numbers, to see its cache layers and its top-k."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedConfig
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ...errors import CheckpointError
-from .architecture import blame_configuration, build_on_meta, config_file
+from .architecture import build_on_meta, config_file, describe_faulty_config
 from .configuration import first_line
 from .encoder_decoder import library_cache, new_caches
 from .growing_cache import new_cache
@@ -22,22 +22,22 @@ from .rope import rope_parameters
 NO_EXPERTS = "expertflow-none"
 
 PLAIN, COMPRESSING = (7, 15), (127, 255)
-"""Lengths of the two prefills. Layers that a model defines itself may compress (some power of two) positions into one:
-then so many that what waits to be compressed is as much as can be, both times."""
+"""Lengths of the two prefills. Layers that a model defines itself may compress a power of two of positions into one.
+Then both lengths leave as many positions waiting for compression as there can be."""
 
 
 @dataclass
 class DryRun:
-    """What was seen of two prefills of one row."""
+    """Cache layers and top-k seen in two prefills of one row."""
 
     lengths: tuple[int, int] = PLAIN
     cache_layers: list[list[Any]] = field(default_factory=list)
-    """Of each prefill: its cache's layers afterwards."""
+    """For each prefill, the layers of its cache afterwards."""
     top_ks: set[int] = field(default_factory=set)
-    """How many experts a token was given to, in any layer."""
+    """Numbers of experts that a token was given to, in any layer."""
 
-    def _instead_of_experts(self, module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        """Stands in for routed experts, whose loop over the experts that are hit needs numbers."""
+    def _replace_experts(self, module: Any, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """Stand in for routed experts, whose loop over the experts that are hit needs numbers."""
         self.top_ks.add(top_k_index.shape[-1])
         return torch.zeros_like(hidden)
 
@@ -45,19 +45,19 @@ class DryRun:
 @torch.inference_mode()
 def dry_run(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
     """Prefill one row twice. Raises CheckpointError if the model does not run without numbers."""
-    if dtype == torch.float16:  # some models look whether its numbers got too large, which takes numbers
+    if dtype == torch.float16:  # some models check its values for overflow, which takes numbers
         dtype = torch.bfloat16
     try:
-        return _measured(config, dtype)
+        return _run_twice(config, dtype)
     except Exception as error:  # noqa: BLE001 - any model code may run here
-        blamed = blame_configuration(config, lambda other: _measured(other, dtype))
-        what = f"the size of its cache cannot be measured ({type(error).__name__}: {first_line(error)}){blamed}"
+        fault = describe_faulty_config(config, lambda other: _run_twice(other, dtype))
+        what = f"the size of its cache cannot be measured ({type(error).__name__}: {first_line(error)}){fault}"
         raise CheckpointError(what, config_file(config), "Use a model that runs on the meta device") from error
 
 
-def _measured(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
+def _run_twice(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
     run = DryRun()
-    ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, run._instead_of_experts)
+    ALL_EXPERTS_FUNCTIONS.register(NO_EXPERTS, run._replace_experts)
     config = _with_plain_rotation(config)
     config._experts_implementation = NO_EXPERTS
     model = build_on_meta(config, dtype).eval()
@@ -69,7 +69,7 @@ def _measured(config: PreTrainedConfig, dtype: torch.dtype) -> DryRun:
 
 
 def _with_plain_rotation(config: PreTrainedConfig) -> PreTrainedConfig:
-    """A copy whose frequencies do not hang on the length: they ask for it, and here it is no number."""
+    """Return a copy whose frequencies do not depend on the length, which is no number here."""
     config = copy.deepcopy(config)
     for parameters in rope_parameters(config.get_text_config(decoder=True)):
         if parameters.get("rope_type") == "longrope" or "dynamic" in str(parameters.get("rope_type")):
@@ -82,7 +82,7 @@ def _has_own_layers(model: Any) -> bool:
 
 
 def _layers_after(model: Any, length: int) -> list[Any]:
-    """The cache layers after a prefill of `length` positions."""
+    """Return the cache layers after a prefill of `length` positions."""
     ids = torch.zeros(1, length, dtype=torch.long, device="meta")
     if model.config.is_encoder_decoder:
         both = new_caches(model.config)

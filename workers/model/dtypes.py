@@ -1,4 +1,4 @@
-"""What a model's tensors are once loaded, as torch types."""
+"""Torch types of a model's tensors once it is loaded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from transformers.core_model_loading import build_glob_alternation
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """`bfloat16` for torch.bfloat16."""
+    """Return the bare name of a type: `bfloat16` for torch.bfloat16."""
     return str(dtype).removeprefix("torch.")
 
 
 def loaded_dtypes(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """What each parameter and buffer of a model built in `dtype` will be once loaded: some stay in float32."""
+    """Return the type of each parameter and buffer of a model in `dtype` once it is loaded: some stay in float32."""
     plan = model._get_dtype_plan(dtype)
     kept = build_glob_alternation(list(plan))[0] if plan else None
     stored = model.state_dict()

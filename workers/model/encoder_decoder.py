@@ -1,6 +1,6 @@
 """Units of models with an encoder: it sees the prompts once, and the decoder starts from a token of its own.
 
-A row's ids are its prompt and what was generated so far, as everywhere; here they are told apart. The cache holds the
+A row's ids are its prompt and its output so far, as everywhere; here they are kept apart. The cache holds the
 decoder's layers, then as many with the keys and values of the prompt, which are padded on the left like all others.
 """
 
@@ -23,11 +23,12 @@ from . import cache_rows as cache_rows
 from .growing_cache import GrowingLayer
 from .images import RowImages
 from .step_input import StepInput, StepTokens
-from .unit import Unit, UnitRow
+from .unit import Unit
+from .unit_rows import UnitRow
 
 
 def decoder_start(config: Any) -> int:
-    """The token before the first. Raises CheckpointError if the configuration has none."""
+    """Return the token before the first of an output. Raises CheckpointError if the configuration has none."""
     start = getattr(config, "decoder_start_token_id", None)
     if start is None:
         start = config.pad_token_id  # as T5 and Switch do
@@ -37,13 +38,13 @@ def decoder_start(config: Any) -> int:
 
 
 def decoder_layers(config: Any) -> int:
-    """How many layers the decoder has. (Of T5's relatives, the library's own view of a decoder has the encoder's.)"""
+    """Return the number of decoder layers. (For relatives of T5 the library's view of a decoder has the encoder's.)"""
     own = getattr(config, "num_decoder_layers", None)
     return config.get_text_config(decoder=True).num_hidden_layers if own is None else own
 
 
 def new_caches(config: Any) -> DynamicCache:
-    """Layers of the decoder's own tokens, then layers of the prompt."""
+    """Return a cache with the layers of the decoder's own tokens, then the layers of the prompt."""
     cache = DynamicCache()
     count = decoder_layers(config)
     cache.layers = [*(GrowingLayer() for _ in range(count)), *(DynamicLayer() for _ in range(count))]
@@ -51,7 +52,7 @@ def new_caches(config: Any) -> DynamicCache:
 
 
 def library_cache(cache: Cache) -> EncoderDecoderCache:
-    """The same layers as the library's models take them."""
+    """Return the same layers as the library's models take them."""
     half = len(cache.layers) // 2
     parts = DynamicCache(), DynamicCache()
     parts[0].layers, parts[1].layers = cache.layers[:half], cache.layers[half:]
@@ -67,7 +68,7 @@ class EncoderDecoderUnit(Unit):
     _prompts: dict[int, list[int]] = field(default_factory=dict)
 
     def prepare_prefill(self, rows: Sequence[RequestRow], images: Sequence[RowImages | None] = ()) -> StepInput:
-        """All prompts for the encoder; for the decoder its start and what was generated already. None has images."""
+        """Return all prompts for the encoder; for the decoder its start and what was generated. No row has images."""
         start = decoder_start(self.config)
         prompts = {row.number: row.token_ids[: len(row.token_ids) - row.generated] for row in rows}
         begun = [replace_ids(row, [start, *row.token_ids[len(prompts[row.number]) :]]) for row in rows]
@@ -105,10 +106,10 @@ class EncoderDecoderUnit(Unit):
             self._prompts = self._prompts | prompts
             self.source_length = max(self.source_length, length)
 
-    def _split_rows(self, other: Unit, places: list[int], rest: list[int]) -> None:
+    def _split_rows(self, other: Unit, indices: list[int], rest: list[int]) -> None:
         if isinstance(other, EncoderDecoderUnit):
             other._prompts, other.source_length = dict(self._prompts), self.source_length
-        super()._split_rows(other, places, rest)
+        super()._split_rows(other, indices, rest)
 
     def _new_cache(self) -> DynamicCache:
         return new_caches(self.config)
@@ -118,7 +119,7 @@ class EncoderDecoderUnit(Unit):
         self._prompts, self.source_length = {}, 0
 
     def _trim_cache(self, columns: int) -> None:
-        """Of the decoder's layers; those of the prompt have a padding of their own."""
+        """Trim the decoder's layers by `columns`; those of the prompt have a padding of their own."""
         own, prompts = library_cache(self.cache).self_attention_cache, library_cache(self.cache).cross_attention_cache
         cache_rows.trim(own, columns)
         longest = max(len(self._prompts[row.number]) for row in self._rows)
@@ -145,21 +146,21 @@ class EncoderDecoderUnit(Unit):
 
 
 def replace_ids(row: RequestRow, token_ids: list[int]) -> RequestRow:
-    """The same row with other ids."""
+    """Return the same row with other ids."""
     return RequestRow(row.number, token_ids, row.generated, row.sampling, settings=row.settings)
 
 
 def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:
-    """A unit for models of this configuration; see `Unit`."""
-    kind = EncoderDecoderUnit if config.is_encoder_decoder else Unit
-    return kind(config, *args, **options)
+    """Return an empty unit for models of this configuration; see `Unit`."""
+    cls = EncoderDecoderUnit if config.is_encoder_decoder else Unit
+    return cls(config, *args, **options)
 
 
 def logits_alone(model: Any, prompt: list[int], following: list[int], where: torch.device | str = "cpu") -> Tensor:
-    """What a library's model, which is `where`, says after `prompt` and each id of `following`: [following + 1,
-    vocabulary].
+    """Return the logits [following + 1, vocabulary] of a library's model after `prompt` and each id of `following`.
 
-    A decoder gets one id at a time, as when it generates: several at once would compete for the capacity of experts.
+    `where` is the model's device. A decoder gets one id at a time, as when it generates: several at once would compete
+    for the capacity of experts.
     """
     if not model.config.is_encoder_decoder:
         return model(input_ids=torch.tensor([prompt + following], device=where)).logits[0, len(prompt) - 1 :]

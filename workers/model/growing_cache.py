@@ -1,7 +1,7 @@
 """A cache layer that grows in place.
 
 The library's dynamic layer copies all keys and values at every step: at 32 rows of 512 positions that took four times
-as long as the attention over them. This one leaves room for some columns and hands out views of the same numbers.
+as long as the attention over them. This one leaves room for some columns and returns views of the same numbers.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ CHUNK = 32
 
 
 class GrowingLayer(DynamicLayer):
-    """A DynamicLayer in all but `update`. `keys` and `values` are views of tensors that may have room behind them."""
+    """DynamicLayer that grows in place. `keys` and `values` are views of tensors that may have room behind them."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append [rows, heads, new columns, width]; returns all columns."""
+        """Append keys and values [rows, heads, new columns, width]; return both with all columns."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        self.keys, self.values = _appended(self.keys, key_states), _appended(self.values, value_states)
+        self.keys, self.values = _append(self.keys, key_states), _append(self.values, value_states)
         return self.keys, self.values
 
 
 def new_cache(config: PreTrainedConfig) -> DynamicCache:
-    """The library's cache for this model, its plain dynamic layers replaced."""
+    """Return the library's cache for this model, its plain dynamic layers replaced."""
     cache = _library_cache(config)
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -44,11 +44,11 @@ def _library_cache(config: PreTrainedConfig) -> DynamicCache:
 
 
 def capacity(columns: int) -> int:
-    """Columns that are allocated for so many."""
+    """Return the number of columns allocated for `columns` used ones."""
     return -(-columns // CHUNK) * CHUNK
 
 
-def _appended(held: Tensor | None, new: Tensor) -> Tensor:
+def _append(held: Tensor | None, new: Tensor) -> Tensor:
     if held is None or held.dim() != new.dim():
         return _with_room(new)
     length, columns = held.shape[2], new.shape[2]
@@ -61,7 +61,7 @@ def _appended(held: Tensor | None, new: Tensor) -> Tensor:
 
 
 def _with_room(tensor: Tensor, columns: int = 0) -> Tensor:
-    """A copy with room for so many columns more."""
+    """Return a copy with room for at least `columns` more columns."""
     rows, heads, length, width = tensor.shape
     view = tensor.new_empty((rows, heads, capacity(length + columns), width))[:, :, :length]
     view.copy_(tensor)
@@ -69,7 +69,7 @@ def _with_room(tensor: Tensor, columns: int = 0) -> Tensor:
 
 
 def _room(tensor: Tensor) -> int:
-    """Unused columns behind a view of [rows, heads, capacity, width]; 0 for any other tensor."""
+    """Return the unused columns behind a view of [rows, heads, capacity, width]; 0 for any other tensor."""
     _, heads, length, width = tensor.shape
     row, head, column, one = (int(stride) for stride in tensor.stride())
     allocated = head // width

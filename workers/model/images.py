@@ -1,7 +1,7 @@
 """Images of rows in a prefill: which positions they take, and the model's own inputs for them.
 
-The client has run the model's processor; what it made lies in a safetensors file (see ipc/shared/attachments.py). Which
-positions are images is said by that file and never by token ids: a generated or a typed image token is a token.
+The client has run the model's processor; what it made lies in a safetensors file (see ipc/shared/attachments.py). That
+file says which positions are images. Token ids never do: a generated or a typed image token is a plain token.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NO_ID = -1
 
 @dataclass(frozen=True)
 class RowImages:
-    """The images of one row. `inputs` are the model's (`pixel_values`, `image_grid_thw`)."""
+    """Images of one row. `inputs` are the model's (`pixel_values`, `image_grid_thw`)."""
 
     inputs: dict[str, Tensor]
     types: dict[str, Tensor]
@@ -43,7 +43,7 @@ class RowImages:
 
     @property
     def shift(self) -> int:
-        """What is added to the place of every later token: an image takes more tokens than it takes positions."""
+        """Return the number added to the position of every later token: an image takes more tokens than positions."""
         if self.positions is None:
             return 0
         return int(self.positions.max()) + 1 - self.positions.shape[1]
@@ -51,20 +51,20 @@ class RowImages:
 
 @dataclass(frozen=True)
 class StepImages:
-    """The images of all rows of a prefill: the model's inputs in the order of the rows, and where they go."""
+    """Images of all rows of a prefill: the model's inputs in the order of the rows, and the positions they take."""
 
     inputs: dict[str, Tensor]
     shown: Tensor
     """bool [rows, columns]."""
 
     def to(self, device: torch.device) -> StepImages:
-        """The same on a device."""
+        """Return a copy on a device."""
         inputs = {name: value.to(device) for name, value in self.inputs.items()}
         return StepImages(inputs, self.shown.to(device))
 
 
 def read_images(model: Any, row: RequestRow, folder: Path | None) -> RowImages | None:
-    """What the client left for a row, if anything. Raises RequestError if it cannot be used."""
+    """Return the images that the client stored for a row, None if it has none. Raises RequestError if unusable."""
     if not row.attachment:
         return None
     if folder is None or model.config.model_type not in WITH_IMAGES:
@@ -75,13 +75,14 @@ def read_images(model: Any, row: RequestRow, folder: Path | None) -> RowImages |
     except (OSError, SafetensorError, KeyError) as error:
         raise RequestError(f"its images cannot be read ({error})", "prompt", "Submit the request again") from error
     if len(types) != len(row.token_ids) - row.generated:
-        raise RequestError(f"has {len(types)} token types for its ids", "prompt", "Submit the request again")
+        what = f"has {len(types)} token types for the {len(row.token_ids) - row.generated} ids of its prompt"
+        raise RequestError(what, "prompt", "Submit the request again")
     others = {name: stored.pop(name) for name in list(stored) if is_of_positions(name)}
     return RowImages(stored, others, types == IMAGE, _positions(model.base_model, types, stored))
 
 
 def _positions(base: Any, types: Tensor, inputs: dict[str, Tensor]) -> Tensor | None:
-    """By the model's own rule, for one row alone."""
+    """Return int64 [3, prompt] by the model's own rule, for one row alone; None if it has no such rule."""
     if not hasattr(base, "get_rope_index"):
         return None
     taken = inspect.signature(base.get_rope_index).parameters
@@ -92,45 +93,48 @@ def _positions(base: Any, types: Tensor, inputs: dict[str, Tensor]) -> Tensor | 
 
 
 def gather(images: Sequence[RowImages | None], pads: Sequence[int], columns: int) -> StepImages | None:
-    """The images of the rows of a left-padded prefill, None if no row has any."""
-    present = [each for each in images if each is not None]
+    """Join the images of the rows of a left-padded prefill; return None if no row has any."""
+    present = [row for row in images if row is not None]
     if not present:
         return None
-    names = dict.fromkeys(name for each in present for name in each.inputs)  # some only if an image is large
-    inputs = {name: torch.cat([each.inputs[name] for each in present if name in each.inputs]) for name in names}
+    names = dict.fromkeys(name for row in present for name in row.inputs)  # some only if an image is large
+    inputs = {name: torch.cat([row.inputs[name] for row in present if name in row.inputs]) for name in names}
     for name in present[0].types:
-        inputs[name] = _spread([each and each.types[name] for each in images], pads, columns)
-    return StepImages(inputs, _spread([each and each.shown for each in images], pads, columns).bool())
+        inputs[name] = _spread([row and row.types[name] for row in images], pads, columns)
+    return StepImages(inputs, _spread([row and row.shown for row in images], pads, columns).bool())
 
 
 def _spread(numbers: Sequence[Tensor | None], pads: Sequence[int], columns: int) -> Tensor:
-    """Those of the prompts of left-padded rows, zero elsewhere: int64 [rows, columns]."""
+    """Return the numbers of each prompt at the columns of its left-padded row, else zero: int64 [rows, columns]."""
     spread = torch.zeros(len(numbers), columns, dtype=torch.long)
-    for place, (each, pad) in enumerate(zip(numbers, pads, strict=True)):
-        if each is not None:
-            spread[place, pad : pad + len(each)] = each
+    for index, (own, pad) in enumerate(zip(numbers, pads, strict=True)):
+        if own is not None:
+            spread[index, pad : pad + len(own)] = own
     return spread
 
 
 def place_positions(positions: Tensor, images: Sequence[RowImages | None], pads: Sequence[int]) -> Tensor:
-    """From places [rows, columns] of a prefill to positions [3, rows, columns]; unchanged if all have one dimension."""
-    if all(each is None or each.positions is None for each in images):
+    """Return positions [3, rows, columns] of a prefill for models with M-RoPE, from `positions` [rows, columns].
+
+    Returns `positions` itself if no image has positions in three dimensions.
+    """
+    if all(row is None or row.positions is None for row in images):
         return positions
     positions = positions.expand(3, *positions.shape).clone()
-    for place, (each, pad) in enumerate(zip(images, pads, strict=True)):
-        if each is not None and each.positions is not None:
-            end = pad + each.positions.shape[1]
-            positions[:, place, pad:end] = each.positions
-            positions[:, place, end:] += each.shift
+    for index, (row, pad) in enumerate(zip(images, pads, strict=True)):
+        if row is not None and row.positions is not None:
+            end = pad + row.positions.shape[1]
+            positions[:, index, pad:end] = row.positions
+            positions[:, index, end:] += row.shift
     return positions
 
 
 @contextmanager
-def shown_to(model: Any, images: StepImages | None) -> Iterator[dict[str, Tensor]]:
-    """The keyword arguments of a forward with these images; meanwhile the model is told where they go.
+def image_inputs(model: Any, images: StepImages | None) -> Iterator[dict[str, Tensor]]:
+    """Yield the keyword arguments of a forward with these images; meanwhile `shown` says which positions they take.
 
-    Its own way, by token id, would take an image token that was generated (when a row is computed again) for an image:
-    so it is asked about other ids.
+    The model's own way goes by token id. It would take a generated image token, when a row is computed again, for an
+    image. So its placeholder mask is computed from other ids.
     """
     if images is None:
         yield {}

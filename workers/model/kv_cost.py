@@ -1,4 +1,4 @@
-"""What one row costs in a cache: measured on the real architecture, run on the meta device, which holds no numbers."""
+"""Bytes of one row in a cache, measured on the real architecture on the meta device, which holds no numbers."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class KvCost:
     per_position_bytes: int
     per_row_bytes: int
     growing_bytes: int
-    """Per padded position, layers that keep all positions."""
+    """Bytes per padded position in layers that keep all positions."""
     windows: tuple[tuple[int, int], ...] = ()
-    """Of each sliding layer: its window and its bytes per padded position."""
+    """Window and bytes per padded position of each sliding layer."""
     state_bytes: int = 0
-    """Whatever the length: linear attention."""
+    """Bytes that do not depend on the length: linear attention."""
 
     def bytes_of(self, rows: int, length: int) -> int:
-        """What a cache of `rows` rows and `length` columns holds after a step (hybrid and indexed layers: at most)."""
+        """Return the bytes of a cache of `rows` rows and `length` columns (hybrid and indexed layers: at most)."""
         sliding = sum(min(length, window) * size for window, size in self.windows)
         return rows * (self.growing_bytes * capacity(length) + sliding + self.state_bytes)
 
 
 def kv_bytes(config: PreTrainedConfig, dtype: torch.dtype) -> KvCost:
-    """The cost of a row of this model. Raises CheckpointError if its cache cannot be measured."""
+    """Return the cost of a row of this model. Raises CheckpointError if its cache cannot be measured."""
     return cost_of(dry_run(config, dtype))
 
 
 def cost_of(run: DryRun) -> KvCost:
-    """The cost of a row of the model that was run."""
+    """Return the cost of a row of the model that was run."""
     (shorter, longer), (short, long) = run.lengths, run.cache_layers
     growing, state, windows = 0, 0, []
     for before, after in zip(short, long, strict=True):
@@ -59,6 +59,6 @@ def cost_of(run: DryRun) -> KvCost:
 
 
 def _bytes_outside_windows(layer: Any) -> int:
-    """Of one row: what a layer keeps besides the keys and values of a sliding window."""
+    """Return the bytes that a layer keeps for one row besides the keys and values of a sliding window."""
     window = layer.keys.nbytes + layer.values.nbytes if getattr(layer, "is_sliding", False) else 0
     return layer_bytes(layer) - window

@@ -1,6 +1,7 @@
-"""MiniMax takes no cache but one of its own class, which keeps linear states where no row operation finds them.
+"""Cache for MiniMax, which takes no cache but one of its own class.
 
-This one is of that class, and keeps them in the library's layers for linear attention, as other models do.
+That class keeps linear states where no row operation finds them. The subclass here keeps them in the library's layers
+for linear attention, as other models do.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from transformers.models.minimax.modeling_minimax import MiniMaxCache
 
 
 class MiniMaxRowCache(MiniMaxCache):
-    """A MiniMaxCache whose states are all in `layers`."""
+    """MiniMaxCache whose states are all in `layers`."""
 
     def __init__(self, config: PreTrainedConfig) -> None:
         DynamicCache.__init__(self, config=config)
@@ -25,7 +26,7 @@ class MiniMaxRowCache(MiniMaxCache):
         self._linear(layer_idx).update_recurrent_state(linear_cache)
 
     def get_linear_cache(self, layer_idx: int) -> Tensor | None:
-        """The state of a layer, None before its prefill."""
+        """Return the state [rows, heads, width, width] of a layer, None before its prefill."""
         return self._linear(layer_idx).recurrent_states[0]
 
     def _linear(self, layer_idx: int) -> LinearAttentionLayer:

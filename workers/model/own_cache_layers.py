@@ -1,8 +1,7 @@
-"""Cache layers that single models define in their own modules, by name: nothing is imported unless a model uses it.
+"""Cache layers that single models define in their own modules, by name, so that no unused module is imported.
 
-For each of their tensors: where its rows are, and along which dimension positions run if rows of different lengths can
-be made alike by padding. What depends on where a row begins (compressed windows) cannot: such rows join at equal
-lengths.
+For each tensor: its row dimension, and its position dimension if padding can give rows equal lengths. Padding cannot do
+that for states that depend on where a row begins (compressed windows): such rows join at equal lengths only.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor of a layer, or a dict of tensors: where its rows are, and its positions if it grows with them."""
+    """One tensor of a layer, or a dict of tensors: its row dimension, and its position dimension if it grows."""
 
     name: str
     row_dim: int = 0
@@ -31,9 +30,9 @@ MODEL_LAYERS: dict[str, tuple[Field, ...]] = {
     "minimax_m3_vl.modeling_minimax_m3_vl.MiniMaxM3VLSparseCacheLayer": ATTENTION
     + (Field("idx_keys", position_dim=2),),
 }
-"""Under transformers.models."""
+"""Tensors of each class, by module and name below transformers.models."""
 
 
-def model_fields(kind: type) -> tuple[Field, ...] | None:
-    """The tensors of exactly this class, None if it is not known."""
-    return MODEL_LAYERS.get(f"{kind.__module__}.{kind.__qualname__}".removeprefix("transformers.models."))
+def model_fields(cls: type) -> tuple[Field, ...] | None:
+    """Return the tensors of exactly this class, None if it is not listed."""
+    return MODEL_LAYERS.get(f"{cls.__module__}.{cls.__qualname__}".removeprefix("transformers.models."))

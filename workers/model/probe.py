@@ -1,4 +1,4 @@
-"""At load: can rows of this model be padded and moved without changing a result? Tried on a tiny random copy of it."""
+"""Tries on a tiny random copy of a model whether its rows can be padded and moved without changing a result."""
 
 from __future__ import annotations
 
@@ -16,17 +16,14 @@ from .architecture import build_on_meta, model_class
 from .cache_rows import UnknownCacheLayer, require_known
 from .configuration import first_line
 from .encoder_decoder import logits_alone, new_unit
-from .families.registry import mend, place_truly
-from .kv_cost import KvCost, kv_bytes
-from .rope import rope_limits
+from .families.registry import correct_blocks, correct_positions
 from .tiny_copy import shrink
 from .tiny_sizes import VOCABULARY
 from .unit import RowAbilities, Unit
 
-__all__ = ["KvCost", "RowAbilities", "kv_bytes", "probe", "rope_limits"]
-
 TOLERANCE = 1e-3
-"""Of the largest logit, float32. A leak of padding or of a neighbour's state is a hundred times that."""
+"""Largest allowed error as a share of the largest logit, float32. A leak of padding or of a neighbour's state is a
+hundred times that."""
 
 SEEDS = (0, 1)
 """Rounding may turn a close choice of experts; it does not do that with two seeds."""
@@ -37,9 +34,9 @@ EQUAL, UNEQUAL = (9, 9, 9), (3, 19, 12)
 
 
 def probe(config: PreTrainedConfig) -> RowAbilities:
-    """What rows of this model can do (a second or less; the global random state stays).
+    """Return the abilities of this model's rows (a second or less; the global random state stays).
 
-    Whatever cannot be built or tried is taken to be impossible, and `reason` says so.
+    A model that cannot be built or tried gets none, and `reason` says so.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -52,7 +49,7 @@ def probe(config: PreTrainedConfig) -> RowAbilities:
 
 
 def probe_models(models: Sequence[Any]) -> RowAbilities:
-    """The same for models that exist, which must be of one configuration; one of them has to pass."""
+    """Return the abilities of existing models, which must be of one configuration; one of them has to pass."""
     reason = _unknown_layer(models[0])
     moving = not reason and any(_is_exact(model, EQUAL, RowAbilities()) for model in models)
     padding = any(_is_exact(model, UNEQUAL, RowAbilities(moving=moving)) for model in models)
@@ -65,7 +62,7 @@ def probe_models(models: Sequence[Any]) -> RowAbilities:
 
 @dataclass
 class _Trial:
-    """A unit that decodes fixed tokens and remembers the logits it saw before each of them."""
+    """Decodes fixed tokens and keeps the logits before each of them."""
 
     model: Any
     texts: list[list[int]]
@@ -73,7 +70,7 @@ class _Trial:
     abilities: RowAbilities
     seen: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def prefilled(self, numbers: Sequence[int]) -> Unit:
+    def prefill(self, numbers: Sequence[int]) -> Unit:
         unit = new_unit(self.model.config, self.abilities)
         rows = [RequestRow(number, self.texts[number][: self.lengths[number]], 0, Sampling()) for number in numbers]
         self._record(unit, unit.run(self.model, unit.prepare_prefill(rows)))
@@ -83,46 +80,46 @@ class _Trial:
         self._record(unit, unit.run(self.model, unit.prepare_step()))
 
     def _record(self, unit: Unit, logits: Tensor) -> None:
-        for row, each in zip(unit.rows, logits, strict=True):
-            self.seen[row.number, row.generated] = each
+        for row, own in zip(unit.rows, logits, strict=True):
+            self.seen[row.number, row.generated] = own
         unit.append([self.texts[row.number][self.lengths[row.number] + row.generated] for row in unit.rows])
 
     def worst_error(self) -> float:
-        """Largest difference to the whole text of a row alone and unpadded, as a fraction of its largest logit."""
+        """Return the largest difference to each row run alone and unpadded, as a share of its largest logit."""
         errors = [0.0]
         for number, text in enumerate(self.texts):
             alone = logits_alone(self.model, text[: self.lengths[number]], text[self.lengths[number] :])
-            mine = [(index, logits) for (row, index), logits in self.seen.items() if row == number]
-            errors += [float((alone[index] - logits).abs().max() / alone.abs().max()) for index, logits in mine]
+            seen = [(index, logits) for (row, index), logits in self.seen.items() if row == number]
+            errors += [float((alone[index] - logits).abs().max() / alone.abs().max()) for index, logits in seen]
         return max(errors, key=lambda error: (error != error, error))
 
 
 @torch.inference_mode()
 def _is_exact(model: Any, lengths: tuple[int, ...], abilities: RowAbilities) -> bool:
-    """Rows that are padded, joined and taken (as far as they can be) against each row alone."""
+    """Compare rows that are padded, joined and taken (as far as they can be) with each row alone."""
     generator = torch.Generator().manual_seed(0)
     texts = [torch.randint(3, VOCABULARY, (length + 5,), generator=generator).tolist() for length in lengths]
     trial = _Trial(model, texts, lengths, abilities)
     try:
-        _live(trial)
+        _run_trial(trial)
     except UnknownCacheLayer:  # the states of shorter and longer rows do not fit together
         return False
     return trial.worst_error() <= TOLERANCE
 
 
-def _live(trial: _Trial) -> None:
-    unit = trial.prefilled([0, 1])
+def _run_trial(trial: _Trial) -> None:
+    unit = trial.prefill([0, 1])
     trial.step(unit)
     if trial.abilities.moving:
-        unit.join(_stepped(trial, 2))
+        unit.join(_prefill_and_step(trial, 2))
         trial.step(unit)
     kept = [number for number in reversed(unit.numbers) if number != 1]
     unit.take(kept)
     trial.step(unit)
 
 
-def _stepped(trial: _Trial, number: int) -> Unit:
-    unit = trial.prefilled([number])
+def _prefill_and_step(trial: _Trial, number: int) -> Unit:
+    unit = trial.prefill([number])
     trial.step(unit)
     return unit
 
@@ -145,6 +142,6 @@ def _tiny_model(config: PreTrainedConfig, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_class(tiny)._from_config(tiny, dtype=torch.float32).eval()
-    place_truly(model)
-    mend(model)
+    correct_positions(model)
+    correct_blocks(model)
     return model

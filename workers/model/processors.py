@@ -19,13 +19,13 @@ from ...ipc.messages import NEUTRAL, GenerationSettings
 
 @dataclass(frozen=True, slots=True)
 class TokenHistory:
-    """What the next token of a row may depend on."""
+    """Tokens and settings on which the next token of a row may depend."""
 
     settings: GenerationSettings
     ids: Sequence[int]
-    """What the decoder was given, oldest first: with an encoder its start and the output, else prompt and output."""
+    """Ids given to the decoder, oldest first: with an encoder its start and the output, else prompt and output."""
     generated: int
-    """How many of them, the last, were generated."""
+    """Number of ids at the end that were generated."""
     source_ids: Sequence[int]
     """The prompt."""
 
@@ -174,9 +174,9 @@ def _suppress_first(scores: Tensor, history: TokenHistory) -> Tensor:
 
 
 def _ban(scores: Tensor, tokens: Sequence[int] | set[int]) -> Tensor:
-    """Make tokens impossible; those outside of the vocabulary are so already."""
-    places = torch.tensor([token for token in tokens if 0 <= token < len(scores)], dtype=torch.long)
-    return scores.index_fill(0, places, -math.inf)
+    """Make tokens impossible; ids outside of the vocabulary are impossible already."""
+    indices = torch.tensor([token for token in tokens if 0 <= token < len(scores)], dtype=torch.long)
+    return scores.index_fill(0, indices, -math.inf)
 
 
 def _normalise(scores: Tensor, history: TokenHistory) -> Tensor:
@@ -199,4 +199,4 @@ _PROCESSORS: tuple[tuple[Callable[[GenerationSettings], bool], Callable[[Tensor,
     (lambda settings: bool(settings.begin_suppress_tokens), _suppress_first),
     (lambda settings: settings.renormalize_logits, _normalise),
 )
-"""When a setting is set, and what it does then; in transformers' order."""
+"""Test whether a setting is set, and the processor for it; in transformers' order."""

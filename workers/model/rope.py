@@ -1,4 +1,4 @@
-"""Rotary embeddings whose frequencies depend on the length of the batch: how long a sequence is still exact."""
+"""Length limits of rotary embeddings whose frequencies depend on the length of the batch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from transformers import PreTrainedConfig
 
 
 def rope_limits(config: PreTrainedConfig) -> int | None:
-    """The largest length at which a row does not depend on its neighbours or its past; None: no such limit.
+    """Return the largest length at which a row depends neither on its neighbours nor on its past; None: no limit.
 
-    `dynamic` rescales all frequencies with the longest row beyond the original length, cached keys keep the old ones.
+    `dynamic` rescales all frequencies with the longest row beyond the original length; cached keys keep the old ones.
     `longrope` changes to other frequencies there, for the whole batch. Both are exact up to the original length.
     """
     text = config.get_text_config(decoder=True)
@@ -19,16 +19,16 @@ def rope_limits(config: PreTrainedConfig) -> int | None:
 
 
 def rope_parameters(config: PreTrainedConfig) -> list[dict[str, Any]]:
-    """The parameters of the model, or of each of its layer types."""
+    """Return the parameters of the model, or of each of its layer types."""
     own = getattr(config, "rope_parameters", None) or {}
-    nested = [each for each in own.values() if isinstance(each, dict)]
+    nested = [value for value in own.values() if isinstance(value, dict)]
     return nested or [own]
 
 
 def _limit(config: Any, parameters: dict[str, Any]) -> int | None:
-    kind = parameters.get("rope_type", "default")
-    if "dynamic" in kind:
+    rope_type = parameters.get("rope_type", "default")
+    if "dynamic" in rope_type:
         return int(config.max_position_embeddings)
-    if kind == "longrope":
+    if rope_type == "longrope":
         return int(parameters.get("original_max_position_embeddings") or config.max_position_embeddings)
     return None

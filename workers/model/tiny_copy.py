@@ -10,7 +10,7 @@ from transformers import DynamicCache, PreTrainedConfig
 
 from ...errors import CheckpointError
 from .architecture import build_on_meta, model_class, takes_images
-from .tiny_sizes import HEAD, HEADS, HIDDEN, smaller, smaller_override
+from .tiny_sizes import HEAD, HEADS, HIDDEN, cap_override, cap_size
 
 MAX_LAYERS = 12
 MAX_TOKENS = 1_000_000
@@ -29,9 +29,10 @@ _NOT_PER_LAYER = frozenset({"architectures", "eos_token_id"})
 
 
 def shrink(config: PreTrainedConfig, spare_layers: int = 0) -> PreTrainedConfig:
-    """A small copy of the language model's configuration, with so many layers more than its kinds of layers need.
+    """Return a small copy of the language model's configuration.
 
-    Raises CheckpointError for a configuration whose kinds of layers come too late.
+    It has `spare_layers` more layers than are needed to show every kind of layer.
+    Raises CheckpointError if some kind of layer comes too late.
     """
     if takes_images(config):
         text = _shrink_text(config, spare_layers)
@@ -41,7 +42,7 @@ def shrink(config: PreTrainedConfig, spare_layers: int = 0) -> PreTrainedConfig:
 
 
 def _shrink_vision(config: PreTrainedConfig, text: PreTrainedConfig) -> PreTrainedConfig:
-    """One layer that sees: text alone is tried, but the model is built with it."""
+    """Return one vision layer: only text is tried, but the model is built with a vision part."""
     vision = config.vision_config
     followers = {"out_hidden_size": text.hidden_size, "deepstack_visual_indexes": [0]}
     values = vision.to_dict()
@@ -54,14 +55,14 @@ def _shrink_text(config: PreTrainedConfig, spare_layers: int) -> PreTrainedConfi
     values = text.to_dict()
     kinds = 2 if "encoder_layers" in values else layers_of_every_kind(text, config)  # one dense, one with experts
     layers = min(kinds + spare_layers, text.num_hidden_layers)
-    small = {name: _shrunk(name, value, text.num_hidden_layers, layers) for name, value in values.items()}
+    small = {name: _shrink_value(name, value, text.num_hidden_layers, layers) for name, value in values.items()}
     if values.get("per_layer_config"):
-        small["per_layer_config"] = _shrunk_overrides(values, layers)
+        small["per_layer_config"] = _shrink_overrides(values, layers)
     return type(text)(**small | _dependent(text, values, layers))
 
 
 def layers_of_every_kind(config: Any, whole: Any = None) -> int:
-    """How many layers from the first one on show every kind of layer, so that periods and offsets stay as they are.
+    """Return the number of layers, from the first on, that show every kind: periods and offsets stay as they are.
 
     `whole` is the configuration that `config` is the text part of, if it is one. Raises CheckpointError if that takes
     more than MAX_LAYERS.
@@ -72,7 +73,7 @@ def layers_of_every_kind(config: Any, whole: Any = None) -> int:
     structures = _structures(config, built)
     listed = _listed_by_layer(config)
     kinds = [
-        (type(cache), structures[layer], tuple(each[layer] for each in listed)) for layer, cache in enumerate(caches)
+        (type(cache), structures[layer], tuple(words[layer] for words in listed)) for layer, cache in enumerate(caches)
     ]
     layers = max(kinds.index(kind) for kind in set(kinds)) + 1
     if layers > MAX_LAYERS:
@@ -81,7 +82,7 @@ def layers_of_every_kind(config: Any, whole: Any = None) -> int:
 
 
 def _structures(config: Any, built: Any) -> list[tuple[str, ...]]:
-    """For every layer, which modules it is made of: dense or routed experts, which attention, shared or own caches."""
+    """Return names and classes of the modules of every layer: its experts, its attention, its caches."""
     model = build_on_meta(built, torch.float32)
     for module in (model if built is config else model.get_decoder()).modules():
         if isinstance(module, nn.ModuleList) and len(module) == config.num_hidden_layers:
@@ -90,34 +91,34 @@ def _structures(config: Any, built: Any) -> list[tuple[str, ...]]:
 
 
 def _listed_by_layer(config: Any) -> list[list[str]]:
-    """The configuration's own words for each layer."""
+    """Return the settings that have one word a layer."""
     values = config.to_dict().items()
     lists = [value for name, value in values if _is_per_layer(name, value, config.num_hidden_layers)]
-    return [each for each in lists if all(isinstance(word, str) for word in each)]
+    return [words for words in lists if all(isinstance(word, str) for word in words)]
 
 
 def _is_per_layer(name: str, value: Any, layers: int) -> bool:
     return isinstance(value, list) and len(value) == layers and layers > 1 and name not in _NOT_PER_LAYER
 
 
-def _shrunk(name: str, value: Any, all_layers: int, layers: int) -> Any:
+def _shrink_value(name: str, value: Any, all_layers: int, layers: int) -> Any:
     if _is_per_layer(name, value, all_layers):
-        return [smaller(name.removesuffix("_per_layer"), each) for each in value[:layers]]
-    return smaller(name, value)
+        return [cap_size(name.removesuffix("_per_layer"), item) for item in value[:layers]]
+    return cap_size(name, value)
 
 
-def _shrunk_overrides(values: dict[str, Any], layers: int) -> dict[int, dict[str, Any]]:
-    """What single layers have instead of the usual."""
+def _shrink_overrides(values: dict[str, Any], layers: int) -> dict[int, dict[str, Any]]:
+    """Return the settings of single layers, cut down, for the layers that are left."""
     overrides = {int(layer): own for layer, own in values["per_layer_config"].items() if int(layer) < layers}
     return {
-        layer: {name: smaller_override(name, value, values.get(name)) for name, value in own.items()}
+        layer: {name: cap_override(name, value, values.get(name)) for name, value in own.items()}
         | _fewer_heads(values | own)
         for layer, own in overrides.items()
     }
 
 
 def _fewer_heads(values: dict[str, Any]) -> dict[str, int]:
-    """Grouped-query attention stays so, and any other stays what it is."""
+    """Return fewer key-value heads: grouped-query attention stays grouped, other attention does not become so."""
     heads = values.get("num_key_value_heads")
     if heads is None:
         return {}
@@ -125,33 +126,33 @@ def _fewer_heads(values: dict[str, Any]) -> dict[str, int]:
 
 
 def _whole_head(values: dict[str, Any]) -> dict[str, int]:
-    """Heads of latent attention have a part that turns with the position and one that does not."""
+    """Return the width of latent attention's heads, which have a rotated part and one that is not."""
     overrides = (values.get("per_layer_config") or {}).values()
     return {"head_dim": 2 * HEAD} if any(_has_whole_head(values | own) for own in ({}, *overrides)) else {}
 
 
 def _has_whole_head(values: dict[str, Any]) -> bool:
-    turned, still = values.get("qk_rope_head_dim"), values.get("qk_nope_head_dim")
-    return turned is not None and still is not None and turned + still == values.get("head_dim")
+    rotated, plain = values.get("qk_rope_head_dim"), values.get("qk_nope_head_dim")
+    return rotated is not None and plain is not None and rotated + plain == values.get("head_dim")
 
 
 def _divided_width(values: dict[str, Any]) -> dict[str, int]:
-    """Where a head's width is what the heads leave of the hidden one: whole, and even, as rotations go by pairs."""
+    """Return a hidden width that divides into heads of even width (rotations go by pairs), if it defines them."""
     width, heads = values.get("hidden_size"), values.get("num_attention_heads")
     if not (isinstance(width, int) and isinstance(heads, int)) or values.get("head_dim"):
         return {}
-    heads = smaller("num_attention_heads", heads)
-    return {"hidden_size": heads * HEAD} if smaller("hidden_size", width) % (2 * heads) else {}
+    heads = cap_size("num_attention_heads", heads)
+    return {"hidden_size": heads * HEAD} if cap_size("hidden_size", width) % (2 * heads) else {}
 
 
 def _dependent(config: Any, values: dict[str, Any], layers: int) -> dict[str, Any]:
-    """What follows from the chosen layers and sizes."""
+    """Return the settings that follow from the chosen layers and sizes."""
     result: dict[str, Any] = {"num_hidden_layers": layers, "initializer_range": 0.2, "eos_token_id": None}
     if values.get("mlp_only_layers") is not None:
         result["mlp_only_layers"] = [layer for layer in values["mlp_only_layers"] if layer < layers]
     if values.get("rope_parameters"):
         wide = values.get("head_dim") or config.hidden_size // config.num_attention_heads
-        result["rope_parameters"] = _shorter_factors(smaller("", values["rope_parameters"]), wide)
+        result["rope_parameters"] = _shorten_factors(cap_size("", values["rope_parameters"]), wide)
     if "expert_capacity" in values:
         result["expert_capacity"] = MAX_TOKENS  # the library's own count of it takes padding for tokens, ours does not
     if "moe_eval_capacity_token_fraction" in values:
@@ -159,21 +160,21 @@ def _dependent(config: Any, values: dict[str, Any], layers: int) -> dict[str, An
     return result | _fewer_heads(values) | _whole_head(values) | _divided_width(values)
 
 
-def _shorter_factors(parameters: dict[str, Any], wide: int) -> dict[str, Any]:
-    """longrope lists one factor a frequency, M-RoPE shares frequencies out; there are fewer of them now."""
+def _shorten_factors(parameters: dict[str, Any], wide: int) -> dict[str, Any]:
+    """Cut lists by frequency down to the fewer frequencies: longrope has one factor each, M-RoPE divides them."""
     return {
-        name: _shorter_factors(value, wide)
+        name: _shorten_factors(value, wide)
         if isinstance(value, dict)
         else value[: len(value) * HEAD // wide]
         if name in ("short_factor", "long_factor")
-        else _shared_out(value, sum(value) * HEAD // wide)
+        else _share_out(value, sum(value) * HEAD // wide)
         if name == "mrope_section"
         else value
         for name, value in parameters.items()
     }
 
 
-def _shared_out(sections: list[int], count: int) -> list[int]:
-    """So many frequencies for time, height and width, in whatever order: two sections that are alike stay alike."""
-    odd = next((place for place, each in enumerate(sections) if sections.count(each) == 1), 0)
-    return [count - 2 * (count // 3) if place == odd else count // 3 for place in range(3)]
+def _share_out(sections: list[int], count: int) -> list[int]:
+    """Divide `count` frequencies among time, height and width, in any order: two equal sections stay equal."""
+    odd = next((index for index, size in enumerate(sections) if sections.count(size) == 1), 0)
+    return [count - 2 * (count // 3) if index == odd else count // 3 for index in range(3)]

@@ -1,4 +1,4 @@
-"""How large the sizes of a small copy are. Names are those that transformers' configurations use."""
+"""Largest sizes in a small copy of a configuration, by the names that transformers' configurations use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ VOCABULARY = 64
 WINDOW = 6
 HIDDEN, HEADS, HEAD = 32, 4, 8
 
-_LARGEST: dict[str, int] = {
+_MAX_SIZES: dict[str, int] = {
     "vocab_size": VOCABULARY,
     "unpadded_vocab_size": VOCABULARY,
     "vocab_size_per_layer_input": VOCABULARY,
@@ -73,7 +73,7 @@ _LARGEST: dict[str, int] = {
     "swa_head_dim": HEAD,
     "rel_extent": 2 * WINDOW,
     "index_head_dim": 2 * HEAD,
-    # Scores are sums of what is positive in each head: with few heads many are zero, and which zero wins is chance.
+    # Scores are sums of positive parts over heads: with few heads many scores are zero, and the winner is chance.
     "index_n_heads": 16,
     "index_topk": WINDOW,
     "index_block_size": 4,
@@ -118,20 +118,20 @@ _LARGEST: dict[str, int] = {
     "make_ngram_vocab_size_divisible_by": 8,
     "split_ngram_parts": 4,
 }
-"""A smaller value stays."""
+"""Largest value by name; a smaller value stays."""
 
 
-def smaller(name: str, value: Any) -> Any:
-    """`value` of the setting `name`, and of every setting inside of it, at most as large as a small copy's."""
+def cap_size(name: str, value: Any) -> Any:
+    """Return `value` of the setting `name`, it and all settings nested in it cut down to a small copy's sizes."""
     if isinstance(value, dict):
-        return {inner: smaller(inner, each) for inner, each in value.items()}
+        return {inner: cap_size(inner, nested) for inner, nested in value.items()}
     if isinstance(value, list):
-        return [smaller(name, each) for each in value]
-    if name not in _LARGEST or isinstance(value, bool) or not isinstance(value, int):
+        return [cap_size(name, item) for item in value]
+    if name not in _MAX_SIZES or isinstance(value, bool) or not isinstance(value, int):
         return value
-    return min(value, _LARGEST[name])
+    return min(value, _MAX_SIZES[name])
 
 
-def smaller_override(name: str, value: Any, usual: Any) -> Any:
-    """The same for what one layer has instead of the `usual`: wider heads stay wider."""
-    return 2 * HEAD if name == "head_dim" and value > usual else smaller(name, value)
+def cap_override(name: str, value: Any, usual: Any) -> Any:
+    """Return the same for a value that one layer has instead of the `usual` one: wider heads stay wider."""
+    return 2 * HEAD if name == "head_dim" and value > usual else cap_size(name, value)

@@ -1,4 +1,4 @@
-"""`python -m expertflow.workers.surveyor`: sizes a checkpoint up for `expertflow plan`, into a file.
+"""`python -m expertflow.workers.surveyor`: writes the sizes of a checkpoint to a file, for `expertflow plan`.
 
 Arguments: model, revision, dtype, generation settings, file. Exit code 0: the file holds a `Survey` or, without the
 weights, a `ModelSizes`; 2: it holds an `ErrorFacts`.
@@ -14,7 +14,7 @@ import msgspec
 
 from ...errors import ExpertFlowError
 from ...ipc.messages import ErrorFacts
-from .planning import plan_sizes
+from .entry import plan_sizes
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Whether a checkpoint has every tensor of its model, in the right shape, with the scales it needs."""
+"""Checks that a checkpoint has every tensor of its model, in the right shape, with the scales it needs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from ...errors import CheckpointError
 from ..checkpoint.headers import DTYPE_BYTES
-from ..checkpoint.quantised import UNQUANTISED, block_of
-from ..checkpoint.wholeness import missing_error
+from ..checkpoint.partial_models import missing_error
+from ..checkpoint.quantisation_config import UNQUANTISED, block_of
 from .conversions import MISMATCH
 from .sources import ParameterSource, separate_scales
 
@@ -22,23 +22,24 @@ _INCOMPLETE = "The checkpoint is incomplete; download it again"
 def check_complete(
     model: PreTrainedModel, sources: dict[str, ParameterSource], folder: Path, stored: Iterable[str]
 ) -> None:
-    """Raises CheckpointError for the first tensor of `model` (on the meta device) that is missing or does not fit.
+    """Raise CheckpointError for the first tensor of `model` (on the meta device) that is missing or does not fit.
 
-    `stored`: the names of all tensors in the files, which may tell what went wrong when the model was saved.
+    `stored`: the names of all tensors in the files, which may show how the model was saved wrongly.
     """
     tied = set(getattr(model, "all_tied_weights_keys", {}) or {})
     optional = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_missing or []]
     wanted = model.state_dict()
     for name, tensor in wanted.items():
         if name in sources:
-            _check_whole(name, sources[name], tensor)
+            _check_plain_tensor(name, sources[name], tensor)
         elif name not in tied and not any(pattern.search(name) for pattern in optional):
             raise missing_error(name, list(stored), list(wanted), model.config, folder)
 
 
-def _check_whole(name: str, source: ParameterSource, wanted: Tensor) -> None:
-    """Of a tensor that is stored as it is, but for scales; experts are checked by their parts, and others that are
-    converted by the library.
+def _check_plain_tensor(name: str, source: ParameterSource, wanted: Tensor) -> None:
+    """Check a tensor that is stored unconverted, but for scales.
+
+    Experts are checked by their parts. The library checks other tensors that it converts.
     """
     scaled, shape = separate_scales(source), list(wanted.shape)
     if scaled.weights.operations:

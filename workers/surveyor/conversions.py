@@ -1,7 +1,7 @@
 """From transformers' own loading rules to pieces: which file bytes become which bytes of which expert.
 
 Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are
-rename, stack, stack and concatenate, transpose, and taking rows that alternate apart, of weights as they are or with
+rename, stack, stack and concatenate, transpose, and separating rows that alternate, of weights as they are or with
 scales (sources.py); any other operation is refused by name.
 """
 
@@ -29,16 +29,16 @@ from transformers.core_model_loading import (
 
 from ...errors import CheckpointError
 from ..checkpoint.headers import StoredTensor
-from ..checkpoint.quantised import UNQUANTISED, block_of
+from ..checkpoint.quantisation_config import UNQUANTISED, block_of
 from ..model.families.base import OutsideExperts
-from ..model.quantiser import quantizer_of
+from ..model.library_quantizer import quantizer_of
 from .sources import SCALE_SUFFIX, ParameterSource, Scaled, own_share, separate_scales
 
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
 
 
 def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> dict[str, ParameterSource]:
-    """For every parameter of `model` (on the meta device) that the checkpoint has: its source."""
+    """Return the source of every parameter of `model` (on the meta device) that the checkpoint has."""
     quantizer = quantizer_of(model.config)
     mapping = get_model_conversion_mapping(model, hf_quantizer=quantizer)
     renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
@@ -53,18 +53,18 @@ def match_sources(model: PreTrainedModel, stored: dict[str, StoredTensor]) -> di
         if name in wanted or (quantizer and name.removesuffix(SCALE_SUFFIX) in wanted):
             _add(sources, name, pattern, rules[pattern] if pattern else None, stored[key])
     if quantizer:
-        _join_scales(sources, getattr(quantizer.quantization_config, "weight_block_size", None))
+        _attach_scales(sources, getattr(quantizer.quantization_config, "weight_block_size", None))
     return sources
 
 
-def _join_scales(sources: dict[str, ParameterSource], stated_block: Any) -> None:
-    """Give scales that have a name of their own to the parameter that they belong to."""
+def _attach_scales(sources: dict[str, ParameterSource], stated_block: Any) -> None:
+    """Attach scales that have a name of their own to the parameter that they belong to."""
     for name in [name for name in sources if name.endswith(SCALE_SUFFIX)]:
         scales, weights = sources.pop(name), sources.get(name.removesuffix(SCALE_SUFFIX))
         if weights is None:
             continue
         if _alternates(scales) != _alternates(weights):
-            raise CheckpointError("scales are converted otherwise than their weights", name, UNQUANTISED)
+            raise CheckpointError("scales are converted in another way than their weights", name, UNQUANTISED)
         weights.scales, weights.stated_block = scales, list(stated_block) if stated_block else None
 
 
@@ -72,17 +72,17 @@ def _alternates(source: ParameterSource) -> bool:
     return any(isinstance(operation, Interleave) for operation in source.operations)
 
 
-def gather_apart(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> None:
-    """Add sources of the parameters that a library keeps one an expert and an adapter as [experts, ...]."""
+def stack_separate_experts(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> None:
+    """Add a source for each parameter that the library keeps as one an expert and an adapter as [experts, ...]."""
     for layer, module in modules.items():
-        apart = module.stored_apart() if isinstance(module, OutsideExperts) else {}
-        for name, names in apart.items():
-            each = [_first_stored(sources[f"{layer}.{own}"]) for own in names]
-            sources[f"{layer}.{name}"] = ParameterSource([""], [MergeModulelist(dim=0)], {"": each})
+        separate = module.stored_separately() if isinstance(module, OutsideExperts) else {}
+        for name, names in separate.items():
+            tensors = [_first_stored(sources[f"{layer}.{own}"]) for own in names]
+            sources[f"{layer}.{name}"] = ParameterSource([""], [MergeModulelist(dim=0)], {"": tensors})
 
 
 def _first_stored(source: ParameterSource) -> StoredTensor:
-    """Its weights: scales of such experts are not read, and what is quantised is refused for want of them."""
+    """Return its weights. Scales of such experts are not read, so quantised ones are refused for lack of them."""
     weights = separate_scales(source).weights
     return weights.stored[weights.patterns[0]][0]
 
@@ -99,9 +99,9 @@ def _add(
         sources[name] = ParameterSource(list(patterns), list(operations), defaultdict(list))
         # A rule that splits a tensor is found by its first target.
         first, *others = targets = rule.target_patterns if rule else [name]
-        for place, other in enumerate(others, 1):
-            mine = msgspec.structs.replace(sources[name], share=(place, len(targets)))
-            sources[name.replace(first, other)] = mine
+        for number, other in enumerate(others, 1):
+            own = msgspec.structs.replace(sources[name], share=(number, len(targets)))
+            sources[name.replace(first, other)] = own
         sources[name].share = (0, len(targets))
     sources[name].stored[pattern or ""].append(tensor)
 
@@ -110,10 +110,10 @@ Rearranged = Literal["", "transpose", "deinterleave"]
 
 
 class ExpertPart(msgspec.Struct, frozen=True):
-    """One run of a parameter's expert slice: the same for all experts but for `at` (file, offset) per expert.
+    """One run of a parameter's expert slice: the same for all experts but for `at`, file and offset of each expert.
 
-    `rearranged`: how its rows lie otherwise in a slot. `scales`: what its values are multiplied by, a part of its own;
-    `block`: rows and columns that each of them covers.
+    `rearranged`: the change of its rows between file and slot. `scales`: factors of its values, a part of their own;
+    `block`: rows and columns that each scale covers.
     """
 
     shape: list[int]
@@ -128,9 +128,10 @@ MakePart = Callable[[str, list[StoredTensor], list[int]], ExpertPart]
 
 
 def expert_parts(name: str, source: ParameterSource, shape: list[int]) -> list[ExpertPart]:
-    """The parts of one expert of parameter `name` ([experts, ...] = `shape`), in the order they lie in its slice.
+    """Return the parts of one expert of parameter `name` ([experts, ...] = `shape`), in the order of its slice.
 
-    Raises CheckpointError for an operation that is not a rename, stack, concatenate, transpose or deinterleave.
+    Raises CheckpointError for another operation than rename, stack, concatenate, transpose and deinterleave, and for
+    parts that are missing or do not fit `shape`.
     """
     scaled = separate_scales(own_share(source))
     source = scaled.weights
@@ -180,7 +181,7 @@ def _read_operations(name: str, source: ParameterSource) -> tuple[bool, Rearrang
 
 
 def _is_stacked(source: ParameterSource) -> bool:
-    """Each part is one tensor of all experts: what is concatenated are rows of each expert."""
+    """Return whether each part is one tensor of all experts: then rows of each expert are concatenated."""
     return all(len(source.stored.get(pattern, [])) == 1 for pattern in source.patterns)
 
 
@@ -197,7 +198,7 @@ def _stacked_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> E
         what = f"is stored for {len(tensors)} experts, the configuration asks for {experts}"
         raise CheckpointError(what, name, MISMATCH)
     first = tensors[0]
-    odd = next((each for each in tensors if each.shape != first.shape or each.dtype != first.dtype), None)
+    odd = next((tensor for tensor in tensors if (tensor.shape, tensor.dtype) != (first.shape, first.dtype)), None)
     if odd is not None:
         what = f"experts differ in shape or type: {odd.name} is {odd.dtype} {odd.shape}, {first.name} is {first.dtype} "
         remedy = "Save the model once in one dtype: from_pretrained(FOLDER, dtype=...).save_pretrained(OTHER)"
@@ -206,33 +207,33 @@ def _stacked_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> E
 
 
 def _first_absent(tensors: list[StoredTensor]) -> str:
-    """The name that is missing in a series of names which differ in one number."""
+    """Return the name that is missing in a series of names which differ in one number."""
     names = [re.split(r"(\d+)", tensor.name) for tensor in tensors]
-    varying = [place for place in range(1, len(names[0]), 2) if len({name[place] for name in names}) > 1]
+    varying = [index for index in range(1, len(names[0]), 2) if len({name[index] for name in names}) > 1]
     if len(varying) != 1:
         return "one"
-    there = {int(name[varying[0]]) for name in names}
-    absent = str(next(number for number in range(len(there) + 1) if number not in there))
+    present = {int(name[varying[0]]) for name in names}
+    absent = str(next(number for number in range(len(present) + 1) if number not in present))
     return "".join([*names[0][: varying[0]], absent, *names[0][varying[0] + 1 :]])
 
 
 def _sliced_part(name: str, tensors: list[StoredTensor], shape: list[int]) -> ExpertPart:
     tensor, experts = tensors[0], shape[0]
-    below_each_other = [experts * shape[1], *shape[2:]]
-    own = shape[1:] if tensor.shape == below_each_other else tensor.shape[1:]
-    if tensor.shape[:1] != [experts] and tensor.shape != below_each_other:
+    as_rows = [experts * shape[1], *shape[2:]]
+    own = shape[1:] if tensor.shape == as_rows else tensor.shape[1:]
+    if tensor.shape[:1] != [experts] and tensor.shape != as_rows:
         what = f"is stored with shape {tensor.shape}, the configuration asks for {experts} experts"
         raise CheckpointError(what, name, MISMATCH)
-    each = tensor.count_bytes // experts
-    places = [(tensor.file, tensor.offset_bytes + expert * each) for expert in range(experts)]
+    expert_bytes = tensor.count_bytes // experts
+    places = [(tensor.file, tensor.offset_bytes + expert * expert_bytes) for expert in range(experts)]
     return ExpertPart(own, tensor.dtype, places)
 
 
 def _check_shape(name: str, parts: list[ExpertPart], shape: list[int]) -> None:
     if any(part.rearranged == "deinterleave" and part.shape[0] % 2 for part in parts):
         raise CheckpointError("rows alternate, but their number is odd", name, MISMATCH)
-    turned = [part.shape[::-1] if part.rearranged == "transpose" else part.shape for part in parts]
-    total = [sum(each[0] for each in turned), *turned[0][1:]]
+    shapes = [part.shape[::-1] if part.rearranged == "transpose" else part.shape for part in parts]
+    total = [sum(own[0] for own in shapes), *shapes[0][1:]]
     if total != shape[1:] or any(len(part.at) != shape[0] for part in parts):
         what = f"stored experts have shape {total}, the configuration asks for {shape[1:]}"
         raise CheckpointError(what, name, MISMATCH)

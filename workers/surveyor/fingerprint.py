@@ -1,4 +1,4 @@
-"""Which model this is: whether a trace, a predictor or gates belong to the model at hand."""
+"""Fingerprint of a model, to tell whether a trace, a predictor or gates belong to it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 from ..checkpoint.headers import StoredTensor
 
 DIGEST_BYTES = 16
-LARGEST_BYTES = 512 * 1024
-"""Bigger tensors are left out: routers and norms are small, and they tell models apart at little cost."""
+MAX_TENSOR_BYTES = 512 * 1024
+"""Largest tensor that counts: routers and norms are small, and they tell models apart at little cost."""
 
 
 def fingerprint(
     stored: Iterable[StoredTensor], experts: Collection[str], files: list[Path], sizes: tuple[int, ...]
 ) -> str:
-    """32 hexadecimal digits of the small stored tensors (name, type, shape, bytes) and of `sizes`.
+    """Return 32 hexadecimal digits over the small stored tensors (name, type, shape, bytes) and `sizes`.
 
     `experts` names the tensors that routed experts are made of. They do not count, so a copy with wider experts that
     computes the same function (widen.py) has the same fingerprint. Raises OSError if a file cannot be read.
     """
     digest = hashlib.blake2b(repr(sizes).encode(), digest_size=DIGEST_BYTES)
-    small = [each for each in stored if each.count_bytes <= LARGEST_BYTES and each.name not in experts]
-    for tensor in sorted(small, key=lambda each: each.name):
+    small = [tensor for tensor in stored if tensor.count_bytes <= MAX_TENSOR_BYTES and tensor.name not in experts]
+    for tensor in sorted(small, key=lambda tensor: tensor.name):
         digest.update(repr((tensor.name, tensor.dtype, tensor.shape)).encode())
         with files[tensor.file].open("rb", buffering=0) as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)  # no read-ahead into experts

@@ -1,4 +1,4 @@
-"""From the parts of an expert to the pieces of a survey: sizes in file and slot, and what happens in between."""
+"""From the parts of an expert to the pieces of a survey: sizes in file and slot, and the conversion between."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from ...errors import CheckpointError
 from ..checkpoint.headers import BYTE, DTYPE_BYTES, FLOAT8, FLOAT8_EXPONENT
-from ..checkpoint.quantised import UNQUANTISED
+from ..checkpoint.quantisation_config import UNQUANTISED
 from ..checkpoint.survey import FLOAT4_PAIRS, Piece, Scales, SlotTensor
 from .conversions import ExpertPart
 
@@ -17,20 +17,20 @@ _SCALE_DTYPES = {FLOAT8: _EXPONENTS | frozenset(DTYPE_BYTES), FLOAT4_PAIRS: _EXP
 
 
 Places = list[tuple[int, int]]
-"""File and offset."""
+"""File and offset in bytes, for each expert."""
 
 
 def part_places(layer: list[list[ExpertPart]], tensors: list[SlotTensor], kinds: int) -> list[Places]:
-    """[pieces and scales, experts] of all parts of a layer (by tensor), then of all their scales."""
+    """Return [pieces and scales, experts]: places of all parts of a layer (by tensor), then of all their scales."""
     parts = [(part, tensor.kind) for own, tensor in zip(layer, tensors, strict=True) for part in own]
-    pieces = [_of_kind(part.at, kind, kinds) for part, kind in parts]
-    return pieces + [_of_kind(part.scales.at, kind, kinds) for part, kind in parts if part.scales is not None]
+    pieces = [_pad_kinds(part.at, kind, kinds) for part, kind in parts]
+    return pieces + [_pad_kinds(part.scales.at, kind, kinds) for part, kind in parts if part.scales is not None]
 
 
-def _of_kind(at: Places, kind: int, kinds: int) -> Places:
-    """Of all experts, zeros for those of other kinds."""
-    none = [(0, 0)] * len(at)
-    return none * kind + at + none * (kinds - kind - 1)
+def _pad_kinds(at: Places, kind: int, kinds: int) -> Places:
+    """Return places of all experts, zeros for those of other kinds."""
+    empty = [(0, 0)] * len(at)
+    return empty * kind + at + empty * (kinds - kind - 1)
 
 
 def number_variants(variants: list[list[Piece]]) -> tuple[list[Piece], list[list[int]]]:
@@ -42,20 +42,23 @@ def number_variants(variants: list[list[Piece]]) -> tuple[list[Piece], list[list
     columns: list[list[int]] = []
     scales_place = sum(map(len, variants))
     for variant, own in enumerate(variants):
-        places = list(range(len(pieces), len(pieces) + len(own)))
+        own_columns = list(range(len(pieces), len(pieces) + len(own)))
         for piece in own:
             scales = piece.scales
             if scales is not None:
                 scales = msgspec.structs.replace(scales, place=scales_place)
-                places.append(scales_place)
+                own_columns.append(scales_place)
                 scales_place += 1
             pieces.append(msgspec.structs.replace(piece, scales=scales, variant=variant))
-        columns.append(places)
+        columns.append(own_columns)
     return pieces, columns
 
 
 def make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int, scales_place: int) -> Piece:
-    """The piece that a part becomes, `at` bytes into slot tensor `number`; its scales are in column `scales_place`."""
+    """Return the piece for a part, `at` bytes into slot tensor `number`, its scales in column `scales_place`.
+
+    Raises CheckpointError for a type that cannot be converted.
+    """
     _check_dtype(tensor.name, part)
     items = math.prod(part.shape)
     return Piece(
@@ -91,5 +94,5 @@ def _check_dtype(name: str, part: ExpertPart) -> None:
     if part.dtype == FLOAT4_PAIRS and part.block[0] != 1:
         raise CheckpointError(f"4-bit experts have scales for blocks of {part.block}, not of rows", name, UNQUANTISED)
     if part.rearranged == "deinterleave" and not (part.block[0] == 1 and part.scales.dtype in _EXPONENTS):
-        what = f"rows of gate and up alternate, and have no exponents of their own but scales for {part.block}"
+        what = f"rows of gate and up alternate, but have scales for blocks of {part.block}, not exponents for each row"
         raise CheckpointError(what, name, UNQUANTISED)

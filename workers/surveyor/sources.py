@@ -1,4 +1,4 @@
-"""What transformers' loading rules say a parameter is made of, and which of it are scales."""
+"""Sources of a parameter: stored tensors and operations by transformers' loading rules, and their scales."""
 
 from __future__ import annotations
 
@@ -21,51 +21,54 @@ SCALE_SUFFIX = "_scale_inv"
 
 
 class ParameterSource(msgspec.Struct):
-    """What a model parameter is made of: stored tensors by source pattern, in the library's order, and operations."""
+    """Stored tensors of a model parameter by source pattern, in the library's order, and their operations."""
 
     patterns: list[str]
     operations: list[Any]
     stored: dict[str, list[StoredTensor]]
     scales: ParameterSource | None = None
-    """Where they are stored under a name of their own beside a parameter's (`gate_up_proj_scale_inv`)."""
+    """Scales that are stored under a name of their own beside the parameter's (`gate_up_proj_scale_inv`)."""
     stated_block: list[int] | None = None
-    """Of such scales, as config.json has it."""
+    """Rows and columns of a block of such scales, by config.json."""
     share: tuple[int, int] = (0, 1)
-    """Which parameter, of how many, of those that one rule makes of these tensors."""
+    """Index of this parameter and number of all that one rule makes of these tensors."""
 
     def tensors(self) -> list[StoredTensor]:
-        """Everything it is made of."""
+        """Return all stored tensors, scales included."""
         own = [tensor for part in self.stored.values() for tensor in part]
         return own + (self.scales.tensors() if self.scales else [])
 
 
 def own_share(source: ParameterSource) -> ParameterSource:
-    """Where a rule deals experts out to several parameters, with those of this one alone."""
+    """Return the source with only its own experts, where one rule divides experts among several parameters."""
     match source.operations:
         case [ErnieFuseAndSplitTextVisionExperts(stack_dim=0, concat_dim=1)]:
             operations = [MergeModulelist(dim=0), Concatenate(dim=1)]
-            stored = {pattern: _dealt(each, *source.share) for pattern, each in source.stored.items()}
+            stored = {pattern: _take_share(tensors, *source.share) for pattern, tensors in source.stored.items()}
             return ParameterSource(source.patterns, operations, stored)
         case _:
             return source
 
 
-def _dealt(tensors: list[StoredTensor], place: int, count: int) -> list[StoredTensor]:
-    each = -(-len(tensors) // count)
-    return tensors[place * each : (place + 1) * each]
+def _take_share(tensors: list[StoredTensor], index: int, count: int) -> list[StoredTensor]:
+    share = -(-len(tensors) // count)
+    return tensors[index * share : (index + 1) * share]
 
 
 class Scaled(msgspec.Struct):
-    """A source taken apart: `weights` without the dequantising operation, their scales by the same patterns."""
+    """Source split in two: `weights` without the dequantising operation, their scales by the same patterns."""
 
     weights: ParameterSource
     scales: dict[str, list[StoredTensor]]
     stated_block: list[int] | None = None
-    """Rows and columns, as config.json has them."""
+    """Rows and columns of a block, by config.json."""
 
 
 def separate_scales(source: ParameterSource) -> Scaled:
-    """Stored tensors have the shapes and types of the values they hold, whatever packs them."""
+    """Split a source into weights and scales.
+
+    Stored tensors get the shapes and types of the values they hold, however these are packed.
+    """
     match source.operations:
         case [Fp8Dequantize() as operation, *others]:
             return _block_scales(source, others, operation.hf_quantizer.quantization_config.weight_block_size)
@@ -78,16 +81,16 @@ def separate_scales(source: ParameterSource) -> Scaled:
 
 
 def _fused_scales(source: ParameterSource, scales: ParameterSource) -> Scaled:
-    """One tensor for the scales of all experts: its rows lie in the file as those of the weights do."""
+    """Split off one tensor with the scales of all experts: its rows lie in the file as those of the weights do."""
     pattern, own = source.patterns[0], scales.patterns[0]
-    stored = {pattern: [_unpack_pairs(each) for each in source.stored.get(pattern, [])]}
+    stored = {pattern: [_unpack_pairs(tensor) for tensor in source.stored.get(pattern, [])]}
     weights = ParameterSource([pattern], source.operations, stored)
     return Scaled(weights, {pattern: scales.stored.get(own, [])}, source.stated_block)
 
 
 def _block_scales(source: ParameterSource, operations: list[Any], stated: Any) -> Scaled:
     named = [pattern for pattern in source.patterns if not pattern.endswith((SCALE_SUFFIX, "activation_scale"))]
-    stored = {pattern: [_unpack_pairs(each) for each in source.stored.get(pattern, [])] for pattern in named}
+    stored = {pattern: [_unpack_pairs(tensor) for tensor in source.stored.get(pattern, [])] for pattern in named}
     scales = {pattern: source.stored.get(pattern + SCALE_SUFFIX, []) for pattern in named}
     return Scaled(ParameterSource(named, operations, stored), scales, list(stated) if stated else None)
 
@@ -100,9 +103,9 @@ def _unpack_pairs(tensor: StoredTensor) -> StoredTensor:
 
 
 def _group_scales(source: ParameterSource, operations: list[Any]) -> Scaled:
-    """Blocks [experts, rows, groups, bytes] hold the rows of the transposed matrix, two values a byte."""
+    """Split off the scales of groups. Blocks [experts, rows, groups, bytes] hold rows of the transposed matrix."""
     blocks, scales = source.patterns
-    stored = [_unpack_groups(each) for each in source.stored.get(blocks, [])]
+    stored = [_unpack_groups(tensor) for tensor in source.stored.get(blocks, [])]
     weights = ParameterSource([blocks], [Transpose(1, 2), *operations], {blocks: stored})
     return Scaled(weights, {blocks: source.stored.get(scales, [])})
 

@@ -1,6 +1,6 @@
-"""Take away what a wrapper wrote before every name: `python -m expertflow.workers.surveyor.strip_prefix FOLDER`.
+"""Remove a wrapper's prefix before every name: `python -m expertflow.workers.surveyor.strip_prefix FOLDER`.
 
-Only headers and the index are written again, in place: a shorter header is filled up with spaces, as the format allows,
+Only headers and the index are written again, in place. A shorter header is filled up with spaces, as the format allows,
 so no weight moves. Exit code 0: done, 2: refused, with the reason on stderr.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import CheckpointError, ExpertFlowError, UsageError
 from ..checkpoint.headers import INDEX, checkpoint_files, read_headers
-from ..checkpoint.wholeness import wrapper_prefix
+from ..checkpoint.partial_models import wrapper_prefix
 
 
 def strip_prefix(folder: Path) -> str:

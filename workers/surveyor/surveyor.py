@@ -1,5 +1,4 @@
-"""Surveys a checkpoint from its headers and configuration alone. Imports torch: compute makes it, and
-`plan` in a process of its own."""
+"""Surveys a checkpoint by its headers and configuration alone. Imports torch: runs in compute, or for `plan` alone."""
 
 from __future__ import annotations
 
@@ -16,17 +15,17 @@ from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
 from ..checkpoint.generation import Generation, read_generation
 from ..checkpoint.headers import checkpoint_files, first_dtype, ignored_weights, read_headers
+from ..checkpoint.partial_models import refuse_adapter_tensors
+from ..checkpoint.refused_weights import refuse_gguf, refuse_packed, refuse_packed_index
 from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.stamps import stamp_files
 from ..checkpoint.survey import Piece, SlotTensor, Survey
-from ..checkpoint.unsupported import refuse_gguf, refuse_packed, refuse_packed_index
-from ..checkpoint.wholeness import refuse_adapter_tensors
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
 from ..model.dry_run import dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
 from ..model.encoder_decoder import decoder_start
 from .completeness import check_complete
-from .conversions import ExpertPart, expert_parts, gather_apart, match_sources
+from .conversions import ExpertPart, expert_parts, match_sources, stack_separate_experts
 from .fingerprint import fingerprint
 from .pieces import make_piece, number_variants, part_places
 from .sizing import (
@@ -41,7 +40,7 @@ from .sizing import (
     row_facts,
     skeleton_bytes,
     slot_layout,
-    unpredicted,
+    unexpected_error,
 )
 from .sources import ParameterSource
 
@@ -49,7 +48,7 @@ from .sources import ParameterSource
 def survey_checkpoint(
     model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour"
 ) -> Survey:
-    """Everything the other processes need to know of a checkpoint; a hub id is downloaded if it is not cached.
+    """Return all that the other processes need to know of a checkpoint; a hub id is downloaded if it is not cached.
 
     Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor
     or shard, a truncated or unreadable file; for a hub id also EngineError where the hub cannot be reached.
@@ -58,7 +57,7 @@ def survey_checkpoint(
 
 
 def survey_folder(folder: Path, dtype: str = "auto", generation_settings: str = "honour") -> Survey:
-    """The survey of a checkpoint in a folder."""
+    """Return the survey of a checkpoint in a folder. Raises UsageError or CheckpointError."""
     try:
         return _survey(folder, dtype, generation_settings)
     except OSError as error:
@@ -68,30 +67,31 @@ def survey_folder(folder: Path, dtype: str = "auto", generation_settings: str = 
     except ExpertFlowError:
         raise
     except Exception as error:  # noqa: BLE001 - the library meets values here that nobody has thought of
-        raise unpredicted(folder, error) from error
+        raise unexpected_error(folder, error) from error
 
 
 def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
     stamps = stamp_files(file for file in [folder / "config.json"] if file.is_file())
-    config = load_config(folder)
+    values = read_config(folder)
+    config = load_config(folder, values)
     refuse_gguf(folder)
-    refuse_packed_index(read_config(folder), folder)
-    files = checkpoint_files(folder)
+    refuse_packed_index(values, folder)
+    files = checkpoint_files(folder, values)
     stamps |= stamp_files(files)
     stored = read_headers(files)
-    refuse_packed(stored, read_config(folder), folder)
+    refuse_packed(stored, values, folder)
     wanted = resolve_dtype(config, dtype, first_dtype(stored))
     skeleton = build_on_meta(config, wanted)
     modules = routed_experts(skeleton, folder)
     sources = match_sources(skeleton, stored)
     refuse_adapter_tensors(stored, skeleton.state_dict(), folder)
     check_complete(skeleton, sources, folder, stored)
-    gather_apart(modules, sources)
+    stack_separate_experts(modules, sources)
     dtypes = loaded_dtypes(skeleton, wanted)
     _check_expert_dtypes(modules, dtypes, wanted)
     experts = _ExpertBytes(modules, sources, dtype_name(wanted))
     text = config.get_text_config()
-    generation = read_generation(folder, text.vocab_size, generation_settings)
+    generation = read_generation(folder, text.vocab_size, generation_settings, values)
     run = dry_run(config, wanted)
     top_k = experts_per_token(run, config)
     sizes = (len(modules), experts.count, top_k, text.vocab_size)
@@ -105,7 +105,7 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
         eos_ids=generation.eos_ids,
         first_token=generation.first_token if config.is_encoder_decoder else None,
         settings=_settings(generation, config),
-        notices=[f"{folder}: {notice}" for notice in [ignored_weights(folder)] if notice],
+        notices=[f"{folder}: {notice}" for notice in [ignored_weights(folder, values)] if notice],
         decoder_start=decoder_start(config) if config.is_encoder_decoder else None,
         layers=len(modules),
         encoder_layers=encoder_layers(config, modules),
@@ -118,7 +118,7 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
         stored_expert_bytes=experts.stored_bytes(),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         rows=row_facts(config, run),
-        notes=notes_on(folder),
+        notes=notes_on(folder, values),
         files=[str(file) for file in files],
         stamps=stamps,
         tensors=experts.tensors,
@@ -131,7 +131,7 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
 
 
 def _expert_names(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> set[str]:
-    """Of the stored tensors that routed experts are made of."""
+    """Return the names of the stored tensors that routed experts are made of."""
     owned = [sources[f"{layer}.{name}"] for layer, module in modules.items() for name in expert_parameters(module)]
     return {tensor.name for source in owned for tensor in source.tensors()}
 
@@ -145,7 +145,7 @@ def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype]
 
 
 class _ExpertBytes:
-    """The slot layout and the places of all experts; layers that are stored otherwise have pieces of their own."""
+    """Slot layout and places of all experts; layers that are stored differently have pieces of their own."""
 
     def __init__(self, modules: dict[str, Any], sources: dict[str, ParameterSource], dtype: str) -> None:
         shapes = expert_shapes(modules)
@@ -153,9 +153,9 @@ class _ExpertBytes:
         self.count, self.kinds = expert_count(shapes, kinds), len(kinds)
         self.tensors, self.stride_bytes, self.block_bytes = slot_layout(shapes, kinds, dtype)
         layers = [self._parts_of(layer, shapes, sources) for layer in modules]
-        alike = [_pieces(layer, self.tensors) for layer in layers]
-        distinct = [each for number, each in enumerate(alike) if each not in alike[:number]]
-        self.variants = [distinct.index(each) for each in alike] if len(distinct) > 1 else []
+        by_layer = [_pieces(layer, self.tensors) for layer in layers]
+        distinct = [pieces for number, pieces in enumerate(by_layer) if pieces not in by_layer[:number]]
+        self.variants = [distinct.index(pieces) for pieces in by_layer] if len(distinct) > 1 else []
         self.pieces, columns = number_variants(distinct)
         self.places = np.zeros((len(layers), 1 + max(map(max, columns)), self.count, 2), dtype=np.int64)
         for layer, parts in enumerate(layers):
@@ -164,12 +164,12 @@ class _ExpertBytes:
         self.places = np.ascontiguousarray(self.places.transpose(0, 2, 1, 3))
 
     def stored_bytes(self) -> int:
-        """Of one expert of the largest kind, in the layers that store it largest."""
-        each: dict[tuple[int, int], int] = {}
+        """Return the bytes in the files of one expert of the largest kind, in the layers that store it largest."""
+        sizes: dict[tuple[int, int], int] = {}
         for piece in self.pieces:
             key = piece.variant, self.tensors[piece.tensor].kind
-            each[key] = each.get(key, 0) + piece.stored_bytes
-        return max(each.values())
+            sizes[key] = sizes.get(key, 0) + piece.stored_bytes
+        return max(sizes.values())
 
     def _parts_of(
         self, layer: str, shapes: dict[str, list[int]], sources: dict[str, ParameterSource]

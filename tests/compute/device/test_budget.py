@@ -136,7 +136,7 @@ class HalfJoin:
         if self._has_room:
             return self._join(cache, other)
         self._has_room = True
-        cache.layers[0], other.layers[0] = cache_rows._joined(cache.layers[0], other.layers[0]), None
+        cache.layers[0], other.layers[0] = cache_rows._join_layers(cache.layers[0], other.layers[0]), None
         raise torch.OutOfMemoryError("CUDA out of memory")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ...model.architecture import experts_modules
-from ...model.families.stacks import stack_of
+from ...model.families.base import stack_of
 
 ATTACHED = "expertflow_layer"
 

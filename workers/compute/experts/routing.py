@@ -96,6 +96,6 @@ def _repeat_first(routes: np.ndarray, top_k: int) -> np.ndarray:
 
 
 def _places(tokens: StepTokens) -> torch.Tensor | None:
-    if tokens.real is None or tokens.places is not None:
-        return tokens.places
+    if tokens.real is None or tokens.indices is not None:
+        return tokens.indices
     return tokens.real.nonzero().squeeze(-1)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...checkpoint.casting import convert_rows
-from ...checkpoint.dequantising import Dequantiser, make_dequantiser, scale_rows
 from ...checkpoint.layout import ByteRun
+from ...checkpoint.row_conversion import Dequantiser, convert_rows, make_dequantiser, scale_rows
 from ...checkpoint.survey import Piece, Scales, SlotTensor
 from .files import CHUNK_BYTES, BounceBuffer, CheckpointFile
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from ....errors import CheckpointError, EngineError, ExpertFlowError
 from ....ipc.messages import NO_CAUSE, Cause
-from ...checkpoint.casting import row_blocks
 from ...checkpoint.layout import ByteRun, ReadPlan, filled_bytes
+from ...checkpoint.row_conversion import row_blocks
 from ...checkpoint.survey import Piece, Survey
 from .converting import PieceReader
 from .files import CHUNK_BYTES, BounceBuffer, ByteRange, CheckpointFile, chunk_spans, join_spans

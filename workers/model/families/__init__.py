@@ -1,1 +1,1 @@
-"""Families outside transformers' experts interface, one file each, made to look like those inside it."""
+"""Adapters for families outside transformers' experts interface, one file each; registry.py lists them."""

@@ -12,7 +12,7 @@ _NAMES = ("w1", "v1", "w2")
 
 
 class DbrxExperts(OutsideExperts):
-    """In front of the library's `DbrxExperts`."""
+    """Adapter of the library's `DbrxExperts`."""
 
     mlp: Any
     num_experts: int
@@ -21,12 +21,12 @@ class DbrxExperts(OutsideExperts):
 
     def expert_parameters(self) -> dict[str, torch.Tensor]:
         own = {name: getattr(self.mlp, name, None) for name in _NAMES}
-        each = (self.num_experts, self.ffn_hidden_size, self.hidden_size)
-        return {f"mlp.{name}": tensor.view(each) for name, tensor in own.items() if tensor is not None}
+        shape = (self.num_experts, self.ffn_hidden_size, self.hidden_size)
+        return {f"mlp.{name}": tensor.view(shape) for name, tensor in own.items() if tensor is not None}
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
         return self.mlp(rows, *(weights[f"mlp.{name}"] for name in _NAMES))
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """hidden [rows, columns, width] -> the same."""
+        """Return the output of the routed experts for `hidden` [rows, columns, width], in the same shape."""
         return self.run_routed(hidden.reshape(-1, self.hidden_size), index, weights).view(hidden.shape)

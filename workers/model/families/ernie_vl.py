@@ -1,6 +1,6 @@
-"""Ernie 4.5 VL: a MoE block has two routers with experts of two sizes, one for text and one for what is seen.
+"""Ernie 4.5 VL: a MoE block has two routers with experts of two sizes, one for text and one for images.
 
-For the rest of the house they are one layer: its text experts come first, those of images after them, as in published
+The rest of the package sees one layer: its text experts come first, those of images after them, as in published
 checkpoints. So every token has one choice in it, whichever router made it.
 """
 
@@ -18,10 +18,10 @@ _NAMES = ("gate_up_proj", "down_proj")
 
 
 class ErnieVlBlock(OutsideExperts):
-    """In front of `Ernie4_5_VLMoeMoeBlock`."""
+    """Adapter of `Ernie4_5_VLMoeMoeBlock`."""
 
     num_experts: int
-    """Of each kind."""
+    """Experts of each kind."""
     text_moe: Any
     vision_moe: Any
     shared_experts: Any
@@ -35,19 +35,22 @@ class ErnieVlBlock(OutsideExperts):
         return [[f"{part}.experts.{name}" for name in _NAMES] for part in _PARTS]
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        """Both kinds compute the same; the weights are those of either."""
+        """Compute one expert of either kind: both compute the same."""
         gate_up, down = weights.values()
         return linear(self.text_moe.experts._apply_gate(linear(rows, gate_up)), down)
 
     def forward(
         self, hidden: torch.Tensor, moe_mm_token_type_ids: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden [rows, columns, width], types [rows, columns] (0: text) -> the same, and the text router's scores."""
+        """Return the block's output for `hidden` [rows, columns, width], and the text router's scores.
+
+        `moe_mm_token_type_ids` [rows, columns]: 0 for text.
+        """
         flat = hidden.reshape(-1, hidden.shape[-1])
         scores, weights, index = self.text_moe.gate(flat)
         if moe_mm_token_type_ids is not None:
-            seen = moe_mm_token_type_ids.reshape(-1).bool()
-            _, weights[seen], index_seen = self.vision_moe.gate(flat[seen])
-            index[seen] = index_seen + self.num_experts
+            shown = moe_mm_token_type_ids.reshape(-1).bool()
+            _, weights[shown], index_shown = self.vision_moe.gate(flat[shown])
+            index[shown] = index_shown + self.num_experts
         out = self.run_routed(flat, index, weights).view(hidden.shape)
         return out if self.shared_experts is None else out + self.shared_experts(hidden), scores

@@ -1,6 +1,6 @@
 """JetMoE: the MoE block holds its experts itself, as two layers of parallel linear maps.
 
-Its attention has experts, too (a fifth of the published model's): they belong to the skeleton, as a token has one
+Its attention has experts, too (a fifth of the published model's). They belong to the skeleton, as a token has one
 choice a layer and attention needs them in two halves.
 """
 
@@ -18,7 +18,7 @@ _NAMES = ("input_linear", "output_linear")
 
 
 class JetMoeBlock(OutsideExperts):
-    """In front of `JetMoeMoE`."""
+    """Adapter of `JetMoeMoE`."""
 
     activation: Any
     bias: torch.Tensor
@@ -36,7 +36,7 @@ class JetMoeBlock(OutsideExperts):
         return linear(self.activation(gate) * up, weights["output_linear.weight"])
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, columns, width] -> the same. The choice is that of `JetMoeTopKGating`."""
+        """Return the block's output for `hidden` [rows, columns, width]. Chooses as `JetMoeTopKGating` does."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         chosen = self.router.layer(flat).float().topk(self.router.top_k, dim=1)
         weights = chosen.values.softmax(dim=1).type_as(flat)
@@ -44,7 +44,7 @@ class JetMoeBlock(OutsideExperts):
 
 
 class JetMoeGating(nn.Module):
-    """In front of `JetMoeTopKGating`, which counts the tokens of an expert: without numbers, all go to the first."""
+    """Adapter of `JetMoeTopKGating`, which counts the tokens of an expert: on the meta device, all go to the first."""
 
     top_k: int
     num_experts: int

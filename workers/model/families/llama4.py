@@ -1,4 +1,8 @@
-"""Llama 4: the router's score multiplies the input of an expert, and the library runs all experts on all tokens."""
+"""Llama 4: the router's score multiplies the input of an expert, and the library runs all experts on all tokens.
+
+Its attention scales the queries of layers without rotary positions by their place in the cache, padding included. A
+padded row would get other logits. `temper_by_position` applies the same scale by `position_ids`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from .base import OutsideExperts
 
 
 class Llama4Experts(OutsideExperts):
-    """In front of `Llama4TextExperts`."""
+    """Adapter of `Llama4TextExperts`."""
 
     gate_up_proj: torch.Tensor
     down_proj: torch.Tensor
@@ -30,7 +34,7 @@ class Llama4Experts(OutsideExperts):
 
 
 class Llama4Block(nn.Module):
-    """In front of `Llama4TextMoe`: the experts get the tokens that chose them, the library's get all."""
+    """Adapter of `Llama4TextMoe`: an expert gets the tokens that chose it; in the library it gets all."""
 
     experts: Llama4Experts
     router: Any
@@ -44,3 +48,31 @@ class Llama4Block(nn.Module):
         index = logits.topk(self.top_k, dim=1).indices
         routed = self.experts(hidden, index, scores.gather(1, index))
         return self.shared_expert(hidden).add_(routed), logits
+
+
+def temper_by_position(model: nn.Module) -> None:
+    """Replace the library's attention temperature in every layer that has one; other models stay as they are."""
+    for layer in model.modules():
+        attention = getattr(layer, "self_attn", None)
+        if getattr(attention, "attn_temperature_tuning", False) and not getattr(attention, "use_rope", True):
+            _Temperature(layer, attention)
+
+
+class _Temperature:
+    """Attention temperature of one layer: notes its positions, then scales the output of its query projection."""
+
+    def __init__(self, layer: nn.Module, attention: Any) -> None:
+        self._floor, self._slope = attention.floor_scale, attention.attn_scale
+        self._positions = torch.zeros(1, 1)
+        attention.attn_temperature_tuning = False
+        layer.register_forward_pre_hook(self._note, with_kwargs=True)
+        attention.q_proj.register_forward_hook(self._scale)
+
+    def _note(self, layer: nn.Module, inputs: Any, options: dict[str, Any]) -> None:
+        self._positions = options["position_ids"]
+
+    def _scale(self, projection: nn.Module, inputs: Any, queries: torch.Tensor) -> torch.Tensor:
+        """Scale queries [rows, columns, heads * width] by the formula of `Llama4TextAttention`."""
+        steps = torch.floor((self._positions.float() + 1.0) / self._floor)
+        scales = torch.log1p(steps) * self._slope + 1.0
+        return (queries * scales[..., None]).to(queries.dtype)

@@ -2,7 +2,11 @@
 
 transformers 5 hands its experts the router's mask, whose 0 and 1 they take for numbers: only two are ever computed.
 Here a token's experts are those that the router weighs, as in transformers 4 and in fairseq. As with Switch, only
-tokens use up capacity, and none in the decoder, which gets one token of a sequence at a time and then never reaches it.
+tokens use up capacity, and none in the decoder, which gets one token of a sequence at a time and never reaches it.
+
+The library counts the decoder's positions from the length of the cache, padding included. A row padded on the left
+would get other positions. One token at a time and unpadded, a token's position is the number of tokens before it:
+`count_by_mask` makes it so always.
 """
 
 from __future__ import annotations
@@ -14,12 +18,14 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, one_hot, softmax
 
-from .experts_apart import ExpertsApart, real_tokens
-from .stacks import DECODER, stack_of
+from .base import DECODER, stack_of
+from .separate_experts import SeparateExperts, real_tokens
+
+_EMBEDDING = "NllbMoeSinusoidalPositionalEmbedding"
 
 
-class NllbExperts(ExpertsApart):
-    """In front of `NllbMoeExperts`."""
+class NllbExperts(SeparateExperts):
+    """Adapter of `NllbMoeExperts`."""
 
     top_k = 2
     names = ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
@@ -32,41 +38,41 @@ class NllbExperts(ExpertsApart):
 
 
 class NllbBlock(nn.Module):
-    """In front of `NllbMoeSparseMLP`."""
+    """Adapter of `NllbMoeSparseMLP`."""
 
     path: str
     router: Any
     experts: Any
 
     def forward(self, hidden: torch.Tensor, padding_mask: Any = None) -> torch.Tensor:
-        """[rows, columns, width] -> the same; a token that was dropped keeps its experts, with weight zero.
+        """Return the block's output for `hidden` [rows, columns, width]; a dropped token keeps its experts at weight 0.
 
-        Who is padding is known from the step, not from the mask of attention.
+        The step says which positions are padding, not the mask of attention.
         """
         self.router._cast_classifier()
         logits = self.router.classifier(hidden.to(self.router.dtype))
-        chances = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
-        index = _two_best(chances, logits)
-        weights = self._weights(chances.gather(-1, index), self._kept(index, chances))
+        probabilities = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
+        index = _two_best(probabilities, logits)
+        weights = self._weights(probabilities.gather(-1, index), self._within_capacity(index, probabilities))
         flat = hidden.reshape(-1, hidden.shape[-1])
         return self.experts(flat, index.reshape(-1, 2), weights.reshape(-1, 2)).view(hidden.shape)
 
-    def _weights(self, chances: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    def _weights(self, probabilities: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         if self.router.normalize_router_prob_before_dropping:
-            return _normalised(chances) * kept
-        return _normalised(chances * kept)
+            return _normalise(probabilities) * kept
+        return _normalise(probabilities * kept)
 
-    def _kept(self, index: torch.Tensor, chances: torch.Tensor) -> torch.Tensor:
-        """bool [rows, columns, 2]: choices within the capacity of their expert."""
+    def _within_capacity(self, index: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
+        """Return bool [rows, columns, 2]: choices within the capacity of their expert."""
         if stack_of(self.path) == DECODER:
             return torch.ones_like(index, dtype=torch.bool)
         real = self._real(index.shape[:-1])
-        importance = chances.amax(dim=-1) if self.router.batch_prioritized_routing else None
-        places = _places(one_hot(index, self.router.num_experts) * real[..., None, None], real, importance)
-        return places.gather(-1, index.unsqueeze(-1)).squeeze(-1) < self._capacities(real)[:, None, None]
+        importance = probabilities.amax(dim=-1) if self.router.batch_prioritized_routing else None
+        ranks = _ranks(one_hot(index, self.router.num_experts) * real[..., None, None], real, importance)
+        return ranks.gather(-1, index.unsqueeze(-1)).squeeze(-1) < self._capacities(real)[:, None, None]
 
     def _capacities(self, real: torch.Tensor) -> torch.Tensor:
-        """int64 [rows]: how many choices of a row each expert takes."""
+        """Return int64 [rows]: the number of choices of a row that each expert takes."""
         router = self.router
         fraction = router.moe_eval_capacity_token_fraction
         if real.is_meta or fraction <= 0:
@@ -80,8 +86,8 @@ class NllbBlock(nn.Module):
         return torch.ones(shape, dtype=torch.bool, device=device) if real is None else real.view(shape)
 
 
-class MendedBlock(nn.Module):
-    """In front of `NllbMoeSparseMLP` where it keeps all its experts: the library's own parts, called rightly."""
+class CorrectedNllbBlock(nn.Module):
+    """Corrected `NllbMoeSparseMLP` for a model with all its experts: gives the library's parts the right experts."""
 
     router: Any
     experts: Any
@@ -92,32 +98,60 @@ class MendedBlock(nn.Module):
         out = torch.zeros_like(flat)
         for number in weights.any(dim=0).nonzero().flatten().tolist():
             tokens = weights[:, number].nonzero().squeeze(-1)
-            each = self.experts[f"expert_{number}"](flat[tokens]) * (1 - self.experts.moe_token_dropout)
-            out[tokens] += each * weights[tokens, number, None]
+            expert_output = self.experts[f"expert_{number}"](flat[tokens]) * (1 - self.experts.moe_token_dropout)
+            out[tokens] += expert_output * weights[tokens, number, None]
         return out.view(hidden.shape)
 
 
-def _two_best(chances: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """int64 [..., 2]: the first by what the chances are after rounding, the second by logits, as the library has it."""
-    first = chances.argmax(dim=-1, keepdim=True)
+def _two_best(probabilities: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Return int64 [..., 2]: the first by rounded probabilities, the second by logits, as the library chooses them."""
+    first = probabilities.argmax(dim=-1, keepdim=True)
     return torch.cat([first, logits.scatter(-1, first, float("-inf")).argmax(dim=-1, keepdim=True)], dim=-1)
 
 
-def _normalised(chances: torch.Tensor) -> torch.Tensor:
-    return chances / chances.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(chances.dtype).eps)
+def _normalise(probabilities: torch.Tensor) -> torch.Tensor:
+    return probabilities / probabilities.sum(dim=-1, keepdim=True).clamp(min=torch.finfo(probabilities.dtype).eps)
 
 
-def _places(choices: torch.Tensor, real: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
-    """How many choices of an expert go before each: [rows, columns, 2, experts], first choices before all second ones.
+def _ranks(choices: torch.Tensor, real: torch.Tensor, importance: torch.Tensor | None) -> torch.Tensor:
+    """Return the number of choices of an expert before each: [rows, columns, 2, experts], all first choices first.
 
-    `choices`: one-hot of the same shape; in order of the tokens, or of their `importance` [rows, columns].
+    `choices`: one-hot of the same shape. The order is that of the tokens, or of their `importance` [rows, columns].
     """
     if importance is None:
         order = torch.arange(choices.shape[1], device=choices.device).expand(choices.shape[:2])
     else:
         order = importance.masked_fill(~real, -1).argsort(dim=1, descending=True, stable=True)
-    there = order[..., None, None].expand(choices.shape)
-    ranked = choices.gather(1, there).cumsum(dim=1) - 1
-    places = torch.empty_like(ranked).scatter(1, there, ranked)
-    places[:, :, 1] += choices[:, :, 0].sum(dim=1, keepdim=True)
-    return places
+    indices = order[..., None, None].expand(choices.shape)
+    ranked = choices.gather(1, indices).cumsum(dim=1) - 1
+    ranks = torch.empty_like(ranked).scatter(1, indices, ranked)
+    ranks[:, :, 1] += choices[:, :, 0].sum(dim=1, keepdim=True)
+    return ranks
+
+
+def count_by_mask(model: nn.Module) -> None:
+    """Number the decoder's sinusoidal positions by its attention mask; other models stay as they are."""
+    for path, module in model.named_modules():
+        embedding = getattr(module, "embed_positions", None)
+        if path.endswith(DECODER) and type(embedding).__name__ == _EMBEDDING:
+            _PositionsByMask(module, embedding)
+
+
+class _PositionsByMask:
+    """Position ids of one decoder: notes its mask, then numbers its tokens."""
+
+    def __init__(self, decoder: nn.Module, embedding: Any) -> None:
+        self._mask: torch.Tensor | None = None
+        self._library = embedding.create_position_ids_from_input_ids
+        decoder.register_forward_pre_hook(self._note, with_kwargs=True)
+        embedding.create_position_ids_from_input_ids = self._position_ids
+
+    def _note(self, decoder: nn.Module, inputs: Any, options: dict[str, Any]) -> None:
+        self._mask = options.get("attention_mask")
+
+    def _position_ids(self, ids: torch.Tensor, padding_id: int, past: int = 0) -> torch.Tensor:
+        """Return int64 [rows, columns], from padding_id + 1 on; the padding token itself has no position."""
+        if self._mask is None:
+            return self._library(ids, padding_id, past)
+        mask = self._mask[:, -ids.shape[1] :]
+        return self._mask.cumsum(dim=1)[:, -ids.shape[1] :] * mask * (ids != padding_id) + padding_id

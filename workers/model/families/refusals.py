@@ -11,7 +11,7 @@ NOT_DISPATCHED = {
     "longcat_flash": "its routers also choose experts that compute nothing, outside of transformers' experts interface",
     "step3p7": "its experts are not dispatched through transformers' experts interface",
 }
-"""By model type: families with routed experts that do not run, and why."""
+"""Families with routed experts that do not run: model type -> reason."""
 
 
 def refuse_by_name(config: PreTrainedConfig) -> None:

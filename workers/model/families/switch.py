@@ -1,7 +1,7 @@
 """Switch Transformers: one expert a token, chosen by a router with a capacity that counts the tokens of a sequence.
 
-The library lets padding use up capacity; here only tokens do. Its decoder, which gets one token of a sequence at a
-time, never reaches a capacity: so no token of the decoder is dropped, also when many are computed again at once.
+The library lets padding use up capacity; here only tokens do. Its decoder gets one token of a sequence at a time and
+never reaches a capacity. So no token of the decoder is dropped, also when many are computed again at once.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import torch
 from torch import nn
 from torch.nn.functional import linear, one_hot, softmax
 
-from .experts_apart import ExpertsApart, real_tokens
-from .stacks import DECODER, stack_of
+from .base import DECODER, stack_of
+from .separate_experts import SeparateExperts, real_tokens
 
 
-class SwitchExperts(ExpertsApart):
-    """In front of `SwitchTransformersExperts`."""
+class SwitchExperts(SeparateExperts):
+    """Adapter of `SwitchTransformersExperts`."""
 
     top_k = 1
     names = ("wi.weight", "wo.weight")
@@ -28,30 +28,30 @@ class SwitchExperts(ExpertsApart):
 
 
 class SwitchBlock(nn.Module):
-    """In front of `SwitchTransformersSparseMLP`."""
+    """Adapter of `SwitchTransformersSparseMLP`."""
 
     path: str
     router: Any
     experts: Any
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, columns, width] -> the same; a token that was dropped gets zeros."""
+        """Return the block's output for `hidden` [rows, columns, width]; a dropped token gets zeros."""
         _, _, logits = self.router(hidden)
-        chances = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
-        weights, index = chances.max(dim=-1)
+        probabilities = softmax(logits, dim=-1, dtype=self.router.dtype).to(hidden.dtype)
+        weights, index = probabilities.max(dim=-1)
         if stack_of(self.path) != DECODER:
             weights = weights * self._within_capacity(index)
         flat = hidden.reshape(-1, hidden.shape[-1])
         return self.experts(flat, index.reshape(-1, 1), weights.reshape(-1, 1)).view(hidden.shape)
 
     def _within_capacity(self, index: torch.Tensor) -> torch.Tensor:
-        """bool [rows, columns]: the first tokens of a row that chose an expert, as many as it takes."""
+        """Return bool [rows, columns]: the first tokens of a row that chose an expert, as many as it takes."""
         tokens = one_hot(index, self.router.num_experts)
         real = self._real()
         if real is not None:
             tokens = tokens * real.view(*index.shape, 1)
-        place = tokens.cumsum(dim=-2).gather(-1, index.unsqueeze(-1)).squeeze(-1)
-        return place <= self.router.expert_capacity
+        rank = tokens.cumsum(dim=-2).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+        return rank <= self.router.expert_capacity
 
     def _real(self) -> torch.Tensor | None:
         return real_tokens(self.experts)

@@ -1,4 +1,4 @@
-"""Experts that the library keeps as dense modules of their own: `expert_0`, `expert_1`, …"""
+"""Base of adapters for experts that the library keeps as separate dense modules: `expert_0`, `expert_1`, …"""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 from .base import OutsideExperts
 
 
-class ExpertsApart(OutsideExperts):
-    """In front of a dict of dense modules, of which `names` are the parameters."""
+class SeparateExperts(OutsideExperts):
+    """Adapter of a dict of dense modules whose parameters are `names`."""
 
     num_experts: int
     names: tuple[str, ...] = ()
@@ -16,12 +16,12 @@ class ExpertsApart(OutsideExperts):
     def expert_parameters(self) -> dict[str, torch.Tensor]:
         own = dict(self.named_parameters())
         return {
-            name: torch.stack([own[each] for each in stored])
-            for name, stored in self.stored_apart().items()
+            name: torch.stack([own[path] for path in stored])
+            for name, stored in self.stored_separately().items()
             if stored[0] in own
         }
 
-    def stored_apart(self) -> dict[str, list[str]]:
+    def stored_separately(self) -> dict[str, list[str]]:
         return {name: [f"expert_{number}.{name}" for number in range(self.num_experts)] for name in self.names}
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -29,6 +29,6 @@ class ExpertsApart(OutsideExperts):
 
 
 def real_tokens(experts: object) -> torch.Tensor | None:
-    """bool [positions] of the forward that runs over slots: which are tokens; None if all are, or nobody knows."""
+    """Return bool [positions], true for tokens, of the forward that runs over slots; None if all are, or unknown."""
     layer = getattr(experts, "expertflow_layer", None)
     return None if layer is None else layer.real_tokens()

@@ -1,4 +1,4 @@
-"""What is not a whole model, named for what it is: adapters, LoRA tensors left inside, names with a prefix, no head.
+"""Recognises checkpoints that are no complete model: adapters, LoRA tensors left inside, prefixed names, no head.
 
 Without torch. Names of adapters are those that PEFT writes.
 """
@@ -35,9 +35,9 @@ def refuse_adapter(folder: Path) -> None:
     if not alone and not any((folder / name).is_file() for name in ADAPTER_WEIGHTS):
         return  # a leftover of a merge
     stated = _adapter_config(folder / ADAPTER_CONFIG)
-    kind, base = stated.get("peft_type"), stated.get("base_model_name_or_path")
+    method, base = stated.get("peft_type"), stated.get("base_model_name_or_path")
     of = f" of {shortened(base)}" if base else ""
-    what = f"is an adapter ({shortened(kind)}){of}, not a whole model"
+    what = f"is an adapter ({shortened(method)}){of}, not a whole model"
     beside = ", or take adapter_config.json and its weights away to run the model without it"
     raise CheckpointError(what, str(folder), _MERGE + ("" if alone else beside))
 
@@ -60,41 +60,44 @@ def refuse_adapter_tensors(stored: Iterable[str], wanted: Iterable[str], folder:
     raise CheckpointError(what, str(folder), remedy)
 
 
-def has_no_vision(folder: Path) -> bool:
-    """Return whether the weights in `folder` are here, or their index, and none is of a part that sees images."""
-    names = _stored_names(folder)
+def has_no_vision(folder: Path, config: dict[str, Any] | None = None) -> bool:
+    """Return whether the weights in `folder`, or their index, are present and hold no vision part.
+
+    `config`: the folder's config.json where it was read already.
+    """
+    names = _stored_names(folder, config)
     return bool(names) and not any(_VISION.search(name) for name in names)
 
 
-def _stored_names(folder: Path) -> list[str]:
+def _stored_names(folder: Path, config: dict[str, Any] | None) -> list[str]:
     """Return names of all tensors in the set of weights that is read.
 
-    Empty where neither its index nor its file is here, or where they cannot be read.
+    Empty where neither its index nor its file is present, or where they cannot be read.
     """
     try:
-        weights = folder / weights_entry(folder)
-        return indexed_tensors(folder) or (list(read_headers([weights])) if weights.is_file() else [])
+        weights = folder / weights_entry(folder, config=config)
+        return indexed_tensors(folder, config=config) or (list(read_headers([weights])) if weights.is_file() else [])
     except (CheckpointError, OSError):
-        return []  # the survey says it, with its reason
+        return []  # the survey raises it, with its reason
 
 
 def wrapper_prefix(stored: Iterable[str], wanted: Iterable[str]) -> str:
-    """Return what stands before the name of every tensor and, taken away, gives names that the model has.
+    """Return the prefix of every tensor's name without which the names are the model's.
 
-    Nothing if there is no such prefix. `stored`, `wanted`: names in the files, and in the model.
+    Empty if there is no such prefix. `stored`, `wanted`: names in the files, and in the model.
     """
-    names, known = list(stored), set(wanted)
-    prefix = next((each for each in (_before_known(name, known) for name in names) if each), "")
+    names, model_names = list(stored), set(wanted)
+    prefix = next(filter(None, (_prefix_of(name, model_names) for name in names)), "")
     return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
-def _before_known(name: str, known: set[str]) -> str:
-    dots = [place + 1 for place, letter in enumerate(name) if letter == "."]
-    return next((name[:start] for start in dots if name[start:] in known), "")
+def _prefix_of(name: str, model_names: set[str]) -> str:
+    dots = [index + 1 for index, letter in enumerate(name) if letter == "."]
+    return next((name[:start] for start in dots if name[start:] in model_names), "")
 
 
 def missing_error(name: str, stored: list[str], wanted: list[str], config: Any, folder: Path) -> CheckpointError:
-    """Return the error for the tensor `name`, which is not in the files, with what is to be done about it.
+    """Return the error, with its remedy, for the tensor `name`, which is not in the files.
 
     `stored`, `wanted`: names in the files, and in the model; `config`: the model's.
     """

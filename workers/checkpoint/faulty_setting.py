@@ -1,4 +1,4 @@
-"""Finds the setting in a configuration that makes the library fail: with its default it works. Without torch."""
+"""Finds the setting of a config.json that makes the library fail: with its default the library works. No torch."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ KeyPath = tuple[str, ...]
 
 MAX_SECONDS = 5.0
 _ODD = 2
-"""From here on a value is suspicious by itself."""
+"""Oddness from which a value is suspicious by itself."""
 _MUCH_LARGER = 10_000
 
 
-def culprit_text(
+def describe_faulty_setting(
     values: dict[str, Any],
     defaults: dict[str, Any],
     works: Callable[[dict[str, Any]], bool],
     clock_s: Callable[[], float] = time.monotonic,
 ) -> str:
-    """Return `; KEY is VALUE` for the setting to blame, or nothing if none can be told.
+    """Return `; KEY is VALUE` for the faulty setting, or nothing if none is found.
 
-    `works` says whether a changed copy of `values` passes; it is asked for `MAX_SECONDS` at most.
+    `works` tests a changed copy of `values`; tests take `MAX_SECONDS` at most.
     """
-    path = find_culprit(values, defaults, works, clock_s)
+    path = find_faulty_setting(values, defaults, works, clock_s)
     return "" if path is None else f"; {'.'.join(path)} is {shortened(_value_at(values, path))}"
 
 
-def find_culprit(
+def find_faulty_setting(
     values: dict[str, Any],
     defaults: dict[str, Any],
     works: Callable[[dict[str, Any]], bool],
     clock_s: Callable[[], float] = time.monotonic,
 ) -> KeyPath | None:
-    """Return the path of the first setting with whose default `values` pass, the oddest first.
+    """Return the path of the first setting with whose default `values` work, trying the oddest first.
 
-    If none passes in time, the oddest value if there is one.
+    If none works in time, return the oddest setting if it is suspicious by itself, else None.
     """
     suspects = _suspects(values, defaults)
     until_s = clock_s() + MAX_SECONDS
@@ -58,7 +58,7 @@ def _suspects(values: dict[str, Any], defaults: dict[str, Any]) -> list[tuple[Ke
         (path, min(_oddness(value, _value_at(defaults, path)), 1 if path[-1].endswith("_token_id") else math.inf))
         for path, value in _leaves(values, ())
     ]
-    return sorted((each for each in found if each[1]), key=lambda each: -each[1])
+    return sorted((suspect for suspect in found if suspect[1]), key=lambda suspect: -suspect[1])
 
 
 def _leaves(values: dict[str, Any], path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
@@ -78,7 +78,7 @@ def _value_at(values: Any, path: KeyPath) -> Any:
 
 
 def _oddness(value: Any, default: Any) -> int:
-    """0: the default itself, 1: another value, more: of another type, or of a size that makes no sense beside it."""
+    """Return 0 for the default, 1 for another value, more for another type or for a size far from the default's."""
     if value == default and type(value) is type(default):
         return 0
     if default is None:

@@ -1,4 +1,4 @@
-"""Quantised checkpoints: which formats are read, and what to do about the others. Without torch.
+"""The `quantization_config` of a config.json: the formats that are read, and errors for the others. Without torch.
 
 Block FP8 (DeepSeek-V3, arXiv 2412.19437, section 3.3) stores each weight in 8 bits and one scale for each block of a
 matrix; MXFP4 (OCP Microscaling 1.0, as gpt-oss uses it) stores it in 4 bits and one exponent for each 32 of a row.
@@ -12,7 +12,7 @@ from typing import Any
 from ...errors import CheckpointError
 
 READ_METHODS = frozenset({"fp8", "mxfp8", "mxfp4"})
-"""`quant_method` of the checkpoints that are dequantised while they are read."""
+"""Values of `quant_method` whose checkpoints are dequantised while they are read."""
 
 UNQUANTISED = "Use the original checkpoint (bf16, fp16 or fp32), or one in block FP8 or MXFP4"
 
@@ -20,14 +20,14 @@ _AGAIN = "Download the checkpoint again"
 
 
 def quantisation_of(config: dict[str, Any]) -> Any:
-    """The `quantization_config` of a config.json, at the top or of its text model; None if there is none."""
+    """Return the `quantization_config` of a config.json, at the top or of its text model; None if there is none."""
     text = config.get("text_config")
     nested = text.get("quantization_config") if isinstance(text, dict) else None
     return config.get("quantization_config") or nested or config.get("compression_config")
 
 
 def refuse_unread(config: dict[str, Any], file: Path) -> None:
-    """Raises CheckpointError, by name, for a quantised checkpoint in a format that is not read."""
+    """Raise CheckpointError, by name, for a quantised checkpoint in a format that is not read."""
     stated = quantisation_of(config)
     if not stated:
         return
@@ -42,7 +42,7 @@ def refuse_unread(config: dict[str, Any], file: Path) -> None:
 def _check_block(block: Any, file: Path) -> None:
     if block is None:
         return
-    if not isinstance(block, list) or len(block) != 2 or not all(isinstance(each, int) and each > 0 for each in block):
+    if not isinstance(block, list) or len(block) != 2 or not all(isinstance(size, int) and size > 0 for size in block):
         what = f"quantization_config cannot be read (weight_block_size must be two positive numbers, not {block})"
         raise CheckpointError(what, str(file), _AGAIN)
 
@@ -56,10 +56,10 @@ def _method(stated: Any) -> str:
 
 
 def block_of(name: str, shape: list[int], grid: list[int], stated: list[int] | None) -> list[int]:
-    """Rows and columns of the block that each scale of `grid` (rows, columns) covers in a matrix of `shape`.
+    """Return rows and columns of the block that each scale of `grid` (rows, columns) covers in a matrix of `shape`.
 
-    The size that config.json states (a block at the edge may be smaller), or, where the grid is another one, the size
-    that divides the matrix evenly. Raises CheckpointError when neither fits.
+    It is the `stated` size of config.json (a block at the edge may be smaller). Where the grid does not fit that, it is
+    the size that divides the matrix evenly. Raises CheckpointError when neither fits.
     """
     if len(shape) != len(grid):
         raise CheckpointError(f"is stored with shape {shape}, its scales with {grid}", name, _AGAIN)

@@ -1,7 +1,7 @@
-"""transformers' quantizers, set to dequantise: they say what a quantised checkpoint's tensors are called and become.
+"""transformers' quantizers, set to dequantise: they name the tensors of a quantised checkpoint and their types.
 
-Block FP8 goes through a quantizer of our own, since the library's needs `accelerate`, refuses matrices whose last
-block is smaller (as DeepSeek-V3's `kv_a_proj_with_mqa`), and casts no tensor that has no scale.
+Block FP8 goes through a quantizer of our own. The library's needs `accelerate`, refuses matrices whose last block is
+smaller (as DeepSeek-V3's `kv_a_proj_with_mqa`), and casts no tensor without a scale.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
 
 from ...errors import CheckpointError
-from ..checkpoint.quantised import block_of
+from ..checkpoint.quantisation_config import block_of
 from .dtypes import loaded_dtypes
 
 _BLOCK_FP8 = "expertflow_fp8"
@@ -33,7 +33,10 @@ def set_dequantising(config: PreTrainedConfig, stated: dict[str, Any] | None) ->
 
 
 def quantizer_of(config: PreTrainedConfig) -> HfQuantizer | None:
-    """What dequantises the checkpoint of a configuration that `set_dequantising` saw; None if it is not quantised."""
+    """Return the quantizer of a configuration prepared by `set_dequantising`; None if it is not quantised.
+
+    Raises CheckpointError for a `quantization_config` that cannot be read.
+    """
     stated = getattr(config, "quantization_config", None)
     if stated is None:
         return None
@@ -51,13 +54,13 @@ def _register() -> None:
 
 
 class BlockFp8Quantizer(FineGrainedFP8HfQuantizer):
-    """The library's quantizer of block FP8, which also loads what that cannot."""
+    """Quantizer of block FP8 that also loads checkpoints which the library's cannot."""
 
     dtypes: dict[str, torch.dtype]
-    """What each tensor becomes."""
+    """Type of each tensor after loading."""
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is needed to dequantise."""
+        """Accept any environment: nothing is needed to dequantise."""
 
     def update_dtype(self, dtype: torch.dtype) -> torch.dtype:
         self._dtype = dtype
@@ -72,7 +75,7 @@ class BlockFp8Quantizer(FineGrainedFP8HfQuantizer):
 
 
 class BlockFp8Dequantize(Fp8Dequantize):
-    """Weights times their scales in float32, then cast, as the library does it."""
+    """Operation that multiplies weights by their scales in float32, then casts, as the library does."""
 
     def convert(
         self,
@@ -107,5 +110,5 @@ class BlockFp8Dequantize(Fp8Dequantize):
 
 def _cast(value: Any, dtype: torch.dtype | None) -> Any:
     if isinstance(value, list):
-        return [_cast(each, dtype) for each in value]
+        return [_cast(item, dtype) for item in value]
     return value if dtype is None else value.to(dtype)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from expertflow.errors import UsageError
 from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
-from expertflow.workers.checkpoint.wholeness import wrapper_prefix
+from expertflow.workers.checkpoint.partial_models import wrapper_prefix
 from expertflow.workers.surveyor.strip_prefix import strip_prefix
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file

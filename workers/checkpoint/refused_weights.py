@@ -1,7 +1,7 @@
-"""Weights that are not read, known by their files where config.json says nothing. Without torch.
+"""Refuses weights in formats that are not read, by their files, where config.json says nothing. Without torch.
 
-Old quantised checkpoints keep what they are in a file of their own (`quantize_config.json`, `hf_quant_config.json`);
-their tensors have names that no plain one has. Names as AutoGPTQ, AutoAWQ, bitsandbytes, Model Optimizer, MLX and
+Old quantised checkpoints state their format in a file of their own (`quantize_config.json`, `hf_quant_config.json`).
+Their tensors have names that no plain one has. Names as AutoGPTQ, AutoAWQ, bitsandbytes, Model Optimizer, MLX and
 compressed-tensors write them.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import CheckpointError
 from .headers import indexed_tensors
-from .quantised import UNQUANTISED, quantisation_of
+from .quantisation_config import UNQUANTISED, quantisation_of
 
 _PACKINGS = (
     ("gptq", ("g_idx",)),
@@ -25,39 +25,39 @@ _PACKINGS = (
     ("mlx", (".scales", ".biases")),
     ("mxfp4", ("proj_blocks",)),
 )
-"""What it is called, and how names of its tensors end; the first that fits is meant."""
+"""Name of each format, and endings of its tensors' names; the first that fits is reported."""
 
 OTHER_WEIGHTS = (".gguf", ".bin", ".pt", ".pth")
 _GGUF = "Use the original checkpoint, of which the GGUF file was made, in safetensors format"
 
 
 def refuse_packed(names: Iterable[str], config: dict[str, Any], folder: Path) -> None:
-    """Raises CheckpointError, by name, for tensors of a quantisation that `config` (a config.json) does not state."""
+    """Raise CheckpointError, by name, for tensors of a quantisation that `config` (a config.json) does not state."""
     if quantisation_of(config):
         return
-    known = list(names)
+    stored = list(names)
     for packing, endings in _PACKINGS:
-        if found := next((name for name in known if name.endswith(endings)), None):
-            what = f"quantisation '{packing}' is not supported (tensor {found}; config.json does not tell)"
+        if found := next((name for name in stored if name.endswith(endings)), None):
+            what = f"quantisation '{packing}' is not supported (tensor {found}; config.json does not say)"
             raise CheckpointError(what, str(folder), UNQUANTISED)
 
 
 def refuse_packed_index(config: dict[str, Any], folder: Path, listed: Collection[str] = ()) -> None:
-    """The same by an index alone, before any weight is there; nothing where the weights have none.
+    """Raise the same by an index alone, before any weight is present; nothing where the weights have none.
 
     Files that are `listed` count as being in the folder.
     """
-    refuse_packed(indexed_tensors(folder, listed), config, folder)
+    refuse_packed(indexed_tensors(folder, listed, config), config, folder)
 
 
 def other_weights(names: Iterable[str]) -> str:
-    """Which kinds of weights files that are not read are among file names: `; it has .bin, .gguf`, or nothing."""
-    kinds = sorted({suffix for name in names if (suffix := Path(name).suffix) in OTHER_WEIGHTS})
-    return f"; it has {', '.join(kinds)}" if kinds else ""
+    """Return which weight files that are not read are among file names: `; it has .bin, .gguf`, or nothing."""
+    suffixes = sorted({suffix for name in names if (suffix := Path(name).suffix) in OTHER_WEIGHTS})
+    return f"; it has {', '.join(suffixes)}" if suffixes else ""
 
 
 def refuse_gguf(folder: Path) -> None:
-    """Raises CheckpointError for a folder whose weights are in GGUF files only."""
+    """Raise CheckpointError for a folder whose weights are in GGUF files only."""
     file = next(iter(sorted(folder.glob("*.gguf"))), None)
     if file is not None and not any(folder.glob("*.safetensors")):
         raise CheckpointError(f"has its weights in GGUF ({file.name}), which is not supported", str(folder), _GGUF)

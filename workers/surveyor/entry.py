@@ -1,0 +1,86 @@
+"""Entry points of the surveyor without torch, which is imported once there is a model: a wrong name fails at once.
+
+The compute process answers the supervisor's request for a survey before it becomes compute: both need torch and
+transformers, whose import takes most of a start. `expertflow plan` asks for sizes in a process of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from ...errors import CheckpointError
+from ...ipc.messages import AskSurvey, Progress
+from ..checkpoint.config_file import read_config
+from ..checkpoint.headers import weights_entry
+from ..checkpoint.hub import fetch_config, listed_bytes, needed_weights
+from ..checkpoint.refused_weights import refuse_gguf, refuse_packed_index
+from ..checkpoint.resolve import local_folder, resolve_folder
+from ..checkpoint.survey import ModelSizes, Survey
+
+
+def answer_survey_request(request: AskSurvey, report: Callable[[Progress], None]) -> Survey:
+    """Survey a checkpoint; a hub id is downloaded before. Raises what `survey_checkpoint` raises."""
+
+    def report_download(done: int, total: int) -> None:
+        report(Progress("checkpoint", f"downloading {request.model}", min(done, total), total))
+
+    folder = resolve_folder(request.model, request.revision, report_download)
+    with paused_garbage_collection():
+        from .surveyor import survey_folder
+
+    return survey_folder(folder, request.dtype, request.generation_settings)
+
+
+def plan_sizes(model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour") -> ModelSizes:
+    """Return the survey of a checkpoint whose weights are on this machine, else the sizes by its configuration.
+
+    Only configuration and index of a hub id are fetched. Raises what `survey_checkpoint` raises.
+    """
+    folder = local_folder(model)
+    if folder:
+        if (folder / weights_entry(folder)).is_file():
+            return _survey(folder, dtype, generation_settings)
+        refuse_gguf(folder)
+        return _sizes_by_config(folder, dtype)
+    folder = fetch_config(model, revision)
+    if all((folder / name).is_file() for name in needed_weights(model, folder)):
+        return _survey(folder, dtype, generation_settings)
+    return msgspec.structs.replace(_sizes_by_config(folder, dtype), checkpoint_bytes=listed_bytes(model, folder))
+
+
+def _survey(folder: Path, dtype: str, generation_settings: str) -> ModelSizes:
+    from .surveyor import survey_folder
+
+    return survey_folder(folder, dtype, generation_settings)
+
+
+def _sizes_by_config(folder: Path, dtype: str) -> ModelSizes:
+    from .sizing import model_sizes
+
+    try:
+        values = read_config(folder)
+        refuse_packed_index(values, folder)
+        return model_sizes(folder, dtype, values)
+    except OSError as error:
+        what = f"cannot be read ({error.strerror or error})"
+        raise CheckpointError(what, str(error.filename or folder), "Check its permissions") from error
+
+
+@contextmanager
+def paused_garbage_collection() -> Iterator[None]:
+    """Pause garbage collection while modules are imported; it took a fifth of importing torch and transformers.
+
+    Modules stay as long as the process does. So all objects are frozen afterwards, and never scanned again.
+    """
+    gc.collect()  # garbage from before would be frozen, too
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
