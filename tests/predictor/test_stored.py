@@ -57,7 +57,7 @@ def test_what_is_written_is_read(file: Path) -> None:
     named = PathForecaster(read_path(file), [f"Ġword{number}" for number in range(20)].__getitem__)
     original = forecaster_of(untrained(trace, noise=0.2), trace)
     coming = ask(trace, 0, list(range(9)))
-    assert np.allclose(named.routes(coming), original.routes(coming), atol=5e-3)
+    assert np.allclose(named.forecast_tokens(coming), original.forecast_tokens(coming), atol=5e-3)
 
 
 def test_another_version_or_kind_is_refused(file: Path) -> None:

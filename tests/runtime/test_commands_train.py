@@ -17,7 +17,7 @@ from expertflow.runtime.commands.train import Train
 from expertflow.runtime.replay.source import open_source
 from expertflow.tests.predictor.paths import VOCABULARY, made_up_trace
 from expertflow.workers.predictor.base.model_shape import ModelShape
-from expertflow.workers.predictor.judging.vocabularies import align_vocabularies
+from expertflow.workers.predictor.base.vocabulary import align_vocabularies
 from expertflow.workers.predictor.path.file import read_path
 from expertflow.workers.predictor.registry import make_forecaster
 from expertflow.workers.traces.routing import UNROUTED
