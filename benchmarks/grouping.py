@@ -67,8 +67,8 @@ def _trained(file: Path, trace: Trace) -> Forecaster:
 
 
 def _taught(predictor: str, training: Trace) -> Forecaster:
-    subject = ModelShape(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
-    forecaster = make_forecaster(Config.load(predictor=predictor), subject)
+    shape = ModelShape(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
+    forecaster = make_forecaster(Config.load(predictor=predictor), shape)
     if forecaster is None:
         raise SystemExit("without a predictor there are no forecasts to group by")
     for used in _lessons(training):

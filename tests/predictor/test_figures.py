@@ -1,4 +1,4 @@
-"""What forecasts are judged by, on examples that can be counted by hand."""
+"""Figures of predictions, on examples that can be counted by hand."""
 
 from __future__ import annotations
 

@@ -68,6 +68,8 @@ class _Unions:
         self.both_double += int((used & double).sum())
 
     def figures(self, tokens: int) -> BatchFigures:
+        """Return the figures of batches of `tokens` tokens."""
+
         def share(count: int) -> float | None:
             return count / self.used if self.used else None
 

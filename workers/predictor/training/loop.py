@@ -43,7 +43,9 @@ class Effort:
 class TrainingData(Protocol[Batch]):
     """Batches and their loss."""
 
-    def steps_of_epoch(self) -> int: ...
+    def steps_of_epoch(self) -> int:
+        """Return the number of batches of an epoch."""
+        ...
 
     def batches(self) -> Iterable[Batch]:
         """Yield one epoch, in a new order every time."""

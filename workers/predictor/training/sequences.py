@@ -34,6 +34,7 @@ class Piece:
 
     @property
     def tokens(self) -> int:
+        """Number of tokens."""
         return self.end - self.first
 
 
