@@ -67,8 +67,8 @@ def _trained(file: Path, trace: Trace) -> Forecaster:
 
 
 def _taught(predictor: str, training: Trace) -> Forecaster:
-    subject = ModelShape(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
-    forecaster = make_forecaster(Config.load(predictor=predictor), subject)
+    shape = ModelShape(layers=training.layers, experts=training.expert_count, top_k=training.top_k)
+    forecaster = make_forecaster(Config.load(predictor=predictor), shape)
     if forecaster is None:
         raise SystemExit("without a predictor there are no forecasts to group by")
     for used in _lessons(training):
@@ -83,7 +83,10 @@ def measure(forecaster: Forecaster, trace: Trace, batches: list[np.ndarray], uni
         arrival = np.repeat(np.arange(units), batch.shape[1] // units)
         present: dict[str, np.ndarray] = {}
         for step, tokens in enumerate(batch):
-            routes = {"true routes": dense(trace, tokens), "forecasts": forecaster.routes(_coming(trace, tokens, step))}
+            routes = {
+                "true routes": dense(trace, tokens),
+                "forecasts": forecaster.forecast_tokens(_coming(trace, tokens, step)),
+            }
             tallies[ARRIVAL].experts += activated(routes["true routes"], arrival)
             for name, known in ((f"{name}, {by}", routes[by]) for name in METHODS for by in routes):
                 present[name] = _tallied(tallies[name], METHODS[name.split(",")[0]], known, present.get(name, arrival))

@@ -1,4 +1,4 @@
-"""How a model routes real text: how evenly experts are used, and how far the token alone tells which ones."""
+"""Measures how a model routes real text: the shares of its experts, and how well the token alone predicts them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _WINDOWS_A_BATCH = 8
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model did with a text: `loss_nats` a token, and the expert ids chosen [layers, tokens, k]."""
+    """Loss and routing of a text: `loss_nats` a token, and the chosen expert ids, int64 [layers, tokens, k]."""
 
     loss_nats: float
     chosen: torch.Tensor
@@ -34,7 +34,7 @@ def read_text(model: PreTrainedModel, ids: torch.Tensor) -> Reading:
 
 
 def _windows(ids: torch.Tensor) -> list[torch.Tensor]:
-    """Cut into windows that share one token with the next; the rest that fills none is left out."""
+    """Cut `ids` into windows that share one token with the next; leave out a rest that fills none."""
     starts = range(0, len(ids) - WINDOW_TOKENS, WINDOW_TOKENS)
     return [ids[start : start + WINDOW_TOKENS + 1] for start in starts]
 

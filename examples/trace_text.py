@@ -31,7 +31,7 @@ console = Console()
 
 @dataclass(frozen=True)
 class Options:
-    """What `tyro` reads from the command line."""
+    """Options of the command line."""
 
     destination: Path
     """Folder to write train.npz and held_out.npz into."""

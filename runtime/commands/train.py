@@ -15,7 +15,7 @@ from msgspec import Meta
 from ...configs.ranges import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ...workers.predictor.judging.vocabularies import align_vocabularies
+from ...workers.predictor.base.vocabulary import align_vocabularies
 from ...workers.traces.reading import read_trace
 from ...workers.traces.trace import Trace
 from ..command_line.base import DONE, Command

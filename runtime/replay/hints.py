@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...errors import UsageError
+from ...workers.predictor.base.token_table import count_tokens, smooth
 from ...workers.traces.trace import Trace
 from .uses import Uses
 
 CHUNK_TOKENS = 512
-PRIOR_TOKENS = 1.0
-"""The popularity of the experts weighs as much as so many sightings of a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class EmulatedHints:
     def __init__(self, trace: Trace, steps: np.ndarray, quality: Quality, seed: int = 0) -> None:
         self._trace, self._quality = trace, quality
         self._random = np.random.default_rng(seed)
-        self._table = _TokenTable(trace)
+        self._token_shares, self._line_of_token = _token_shares(trace)
         self._width = trace.layers * trace.expert_count
         self._packed = np.zeros((int(steps.max()) + 1, -(-self._width // 8)), dtype=np.uint8)
         for start in range(0, trace.tokens, CHUNK_TOKENS):
@@ -70,7 +69,7 @@ class EmulatedHints:
     def _draw(self, tokens: slice) -> np.ndarray:
         """bool [tokens, layers, experts]."""
         routes = self._trace.routes[tokens].astype(np.int64)
-        likely = self._table.of(self._trace.token_ids[tokens])
+        likely = self._token_shares[self._line_of_token[tokens]].reshape(*routes.shape[:2], -1)
         np.put_along_axis(likely, routes, 0.0, axis=2)
         hinted = self._wrong(likely)
         found = self._random.random(routes.shape) < self._quality.recall
@@ -88,20 +87,8 @@ class EmulatedHints:
         return (ranks < counts[:, :, None]) & (likely > 0)
 
 
-class _TokenTable:
-    """P(expert | token id), from all of a trace."""
-
-    def __init__(self, trace: Trace) -> None:
-        self._shape = (-1, trace.layers, trace.expert_count)
-        width = trace.layers * trace.expert_count
-        ids, self._of_token, times = np.unique(trace.token_ids, return_inverse=True, return_counts=True)
-        self._ids = ids
-        keys = trace.routes + (np.arange(trace.layers) * trace.expert_count)[None, :, None]
-        popularity = np.bincount(keys.ravel(), minlength=width) / trace.tokens
-        counts = np.zeros((len(ids), width), dtype=np.float32)
-        np.add.at(counts, (self._of_token[:, None], keys.reshape(trace.tokens, -1)), 1.0)
-        self._shares = (counts + PRIOR_TOKENS * popularity) / (times[:, None] + PRIOR_TOKENS)
-
-    def of(self, token_ids: np.ndarray) -> np.ndarray:
-        """float [tokens, layers, experts], a copy."""
-        return self._shares[np.searchsorted(self._ids, token_ids)].reshape(self._shape)
+def _token_shares(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """Return P(expert | token id) by the whole trace, float64 [lines, layers * experts], and each token's line."""
+    _, line_of_token = np.unique(trace.token_ids, return_inverse=True)
+    counts, seen = count_tokens(replace(trace, token_ids=line_of_token))
+    return smooth(counts, seen[:, None], counts.sum(axis=0) / trace.tokens), line_of_token

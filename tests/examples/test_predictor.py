@@ -27,7 +27,7 @@ ROUTED_TOKENS = 12 * WINDOW_TOKENS + 1
 
 
 @pytest.fixture(scope="module")
-def subject() -> ModelShape:
+def shape() -> ModelShape:
     return ModelShape.of(survey_checkpoint(str(FOLDER)))
 
 
@@ -46,8 +46,8 @@ def held_out(one_thread: None) -> Trace:
 
 
 @pytest.fixture(scope="module")
-def figures(subject: ModelShape, held_out: Trace) -> Figures:
-    return judge(decode(load_path(FOLDER / FILE_NAME, subject), held_out, rows=8))
+def figures(shape: ModelShape, held_out: Trace) -> Figures:
+    return judge(decode(load_path(FOLDER / FILE_NAME, shape), held_out, rows=8))
 
 
 def test_it_is_small() -> None:
@@ -68,11 +68,11 @@ def test_its_probabilities_are_chances(figures: Figures) -> None:
 def test_it_serves_a_widened_copy(tmp_path: Path) -> None:
     """Least surprise: the copy routes the same, so what is known of it holds."""
     widen(FOLDER, tmp_path / "wide", 2)
-    subject = ModelShape.of(survey_checkpoint(str(tmp_path / "wide")))
-    assert make_forecaster(Config.load(predictor="path"), subject) is not None
+    shape = ModelShape.of(survey_checkpoint(str(tmp_path / "wide")))
+    assert make_forecaster(Config.load(predictor="path"), shape) is not None
 
 
-def test_it_says_which_model_it_belongs_to(subject: ModelShape) -> None:
+def test_it_says_which_model_it_belongs_to(shape: ModelShape) -> None:
     header = read_path(FOLDER / FILE_NAME).header
-    assert header.model == subject.fingerprint != ""
+    assert header.model == shape.fingerprint != ""
     assert header.figures["decode_recall"] > 0.75

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 from expertflow.ipc.messages import PredictStep, StepRouting
 from expertflow.workers.predictor.base.predictor_file import Header
-from expertflow.workers.predictor.path.file import KIND, PathFile, TokenCounts
+from expertflow.workers.predictor.base.token_table import count_tokens
+from expertflow.workers.predictor.path.file import KIND, PathFile, PathShape, TokenCounts, compact_counts
 from expertflow.workers.predictor.path.forecaster import PathForecaster
-from expertflow.workers.predictor.path.shape import PathShape
-from expertflow.workers.predictor.training.counting import compact, count_tokens
 from expertflow.workers.predictor.training.module import PathModule
 from expertflow.workers.traces.trace import Trace
 
@@ -62,7 +61,7 @@ def file_of(module: PathModule, trace: Trace) -> PathFile:
 def table_of(trace: Trace) -> TokenCounts:
     counts, seen = count_tokens(trace)
     names = np.arange(len(seen)) if trace.vocabulary is None else np.array(trace.vocabulary)[: len(seen)]
-    return compact(counts, seen, names)
+    return compact_counts(counts, seen, names)
 
 
 def forecaster_of(module: PathModule, trace: Trace, adapts: bool = False) -> PathForecaster:

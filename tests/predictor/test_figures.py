@@ -1,4 +1,4 @@
-"""What forecasts are judged by, on examples that can be counted by hand."""
+"""Figures of predictions, on examples that can be counted by hand."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from expertflow.tests.predictor.paths import LAYERS, made_up_trace
 from expertflow.workers.predictor.base.token_table import TokenTable
-from expertflow.workers.predictor.baselines.previous import Previous
+from expertflow.workers.predictor.baselines import Previous
 from expertflow.workers.predictor.judging.figures import judge
-from expertflow.workers.predictor.judging.replay import Judged, decode, prefill, teach
+from expertflow.workers.predictor.judging.replay import JudgedStep, decode, learn_trace, prefill
 
 
-def step(forecast: list[list[float]], routes: list[list[int]]) -> Judged:
+def step(forecast: list[list[float]], routes: list[list[int]]) -> JudgedStep:
     """Tokens at one layer of four experts."""
-    return Judged(np.array(forecast, np.float32)[:, None], np.array(routes)[:, None])
+    return JudgedStep(np.array(forecast, np.float32)[:, None], np.array(routes)[:, None])
 
 
 def test_recall_counts_the_most_likely_experts() -> None:
@@ -80,5 +80,5 @@ def test_a_taught_table_knows_the_trace() -> None:
     trace = made_up_trace()
     table = TokenTable(LAYERS, trace.expert_count, trace.top_k)
     untaught = judge(decode(table, trace, learning=False)).recall
-    teach(table, trace)
+    learn_trace(table, trace)
     assert judge(decode(table, trace, learning=False)).recall > untaught + 0.2

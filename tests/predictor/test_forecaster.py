@@ -12,7 +12,7 @@ from expertflow.tests.predictor.routes import coming, same_everywhere, used_of
 from expertflow.workers.predictor.base.forecaster import scores
 from expertflow.workers.predictor.base.model_shape import ModelShape
 from expertflow.workers.predictor.base.token_table import TokenTable
-from expertflow.workers.predictor.baselines.adversarial import Noise, Opposite
+from expertflow.workers.predictor.baselines import Noise, Opposite
 from expertflow.workers.predictor.registry import make_forecaster
 
 LAYERS, EXPERTS, TOP_K = 3, 8, 2

@@ -11,7 +11,7 @@ import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import Miss, StepRouting
 from expertflow.tests.predictor.routes import coming, used_of
-from expertflow.workers.predictor.baselines.oracle import Oracle
+from expertflow.workers.predictor.baselines import Oracle
 from expertflow.workers.predictor.routing_recording import read_recording
 from expertflow.workers.traces.routing import read_routing, used_keys
 

@@ -8,11 +8,9 @@ import torch
 from expertflow.ipc.messages import PredictStep, StepRouting
 from expertflow.workers.predictor.base.predictor_file import Header
 from expertflow.workers.predictor.t5 import forecaster as paper_forecaster
-from expertflow.workers.predictor.t5.file import KIND, T5File
-from expertflow.workers.predictor.t5.forecaster import T5Forecaster
-from expertflow.workers.predictor.t5.module import T5Module, padded
-from expertflow.workers.predictor.t5.row import window_start
-from expertflow.workers.predictor.t5.shape import FIRST, T5Shape
+from expertflow.workers.predictor.t5.file import FIRST, KIND, T5File, T5Shape
+from expertflow.workers.predictor.t5.forecaster import T5Forecaster, window_start
+from expertflow.workers.predictor.t5.module import T5Module, pad
 
 SHAPE = T5Shape(
     layers=2, experts=4, top_k=1, vocabulary=FIRST + 20, width=16, inner=32, blocks=2, heads=2, head=8, window=8
@@ -41,15 +39,15 @@ def used(row: int, positions: list[int], tokens: list[int]) -> StepRouting:
 
 def forecast(paper: T5Forecaster, tokens: list[int], rows: list[int], positions: list[int]) -> np.ndarray:
     """[tokens, layers, experts]"""
-    ((places, said),) = paper.parts(PredictStep(step=0, token_ids=tokens, rows=rows, positions=positions))
-    return said[np.argsort(places)]
+    ((indices, probabilities),) = paper.parts(PredictStep(step=0, token_ids=tokens, rows=rows, positions=positions))
+    return probabilities[np.argsort(indices)]
 
 
 @torch.no_grad()
 def read_anew(module: T5Module, prompt: list[int], known: list[int]) -> np.ndarray:
     """[layers, experts] of the last known token."""
-    numbers = [[FIRST + token for token in each[-SHAPE.window :]] for each in (prompt, known)]
-    return torch.sigmoid(module(padded(numbers[:1]), padded(numbers[1:]))[0, -1]).numpy()
+    input_ids = [[FIRST + token for token in sequence[-SHAPE.window :]] for sequence in (prompt, known)]
+    return torch.sigmoid(module(pad(input_ids[:1]), pad(input_ids[1:]))[0, -1]).numpy()
 
 
 @pytest.mark.parametrize("cached", [16_384, 0])
@@ -63,12 +61,12 @@ def test_a_step_is_as_if_everything_were_read_anew(
         paper.learn(used(row, list(range(len(prompt))), prompt))
     for step in range(5):
         coming = [tokens[row][step] for row in prompts]
-        places = [len(prompt) + step for prompt in prompts.values()]
-        said = forecast(paper, coming, list(prompts), places)
+        positions = [len(prompt) + step for prompt in prompts.values()]
+        probabilities = forecast(paper, coming, list(prompts), positions)
         for line, (row, prompt) in enumerate(prompts.items()):
             expected = read_anew(module, prompt, tokens[row][: step + 1])
-            np.testing.assert_allclose(said[line], expected, atol=1e-5)
-            paper.learn(used(row, [places[line]], [coming[line]]))
+            np.testing.assert_allclose(probabilities[line], expected, atol=1e-5)
+            paper.learn(used(row, [positions[line]], [coming[line]]))
 
 
 def test_beyond_the_window_the_latest_tokens_are_read(module: T5Module) -> None:
@@ -76,10 +74,10 @@ def test_beyond_the_window_the_latest_tokens_are_read(module: T5Module) -> None:
     tokens = [step % 19 for step in range(21)]
     paper.learn(used(1, [0, 1], [3, 1]))
     for step, token in enumerate(tokens):
-        said = forecast(paper, [token], [1], [2 + step])
+        probabilities = forecast(paper, [token], [1], [2 + step])
         known = tokens[: step + 1]
         expected = read_anew(module, [3, 1], known[window_start(len(known), SHAPE.window) :])
-        np.testing.assert_allclose(said[0], expected, atol=1e-5)
+        np.testing.assert_allclose(probabilities[0], expected, atol=1e-5)
         paper.learn(used(1, [2 + step], [token]))
 
 

@@ -50,7 +50,7 @@ def likeliest(forecaster: Forecaster, sources: list[int], outputs: list[int], po
     """[tokens, layers]; -1 where nothing is expected."""
     ids = sources + outputs
     where = {"rows": [0] * len(ids), "positions": [position] * len(ids)}
-    routes = forecaster.routes(PredictStep(step=2, token_ids=ids, sources=len(sources), **where))
+    routes = forecaster.forecast_tokens(PredictStep(step=2, token_ids=ids, sources=len(sources), **where))
     return np.where(routes.any(axis=2), routes.argmax(axis=2), -1)
 
 

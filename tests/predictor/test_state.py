@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from expertflow.ipc.messages import PredictStep, StepRouting
-from expertflow.workers.predictor.events import Learn, RunStepPrediction
-from expertflow.workers.predictor.state import REMEMBERED_ROWS, PredictorState
+from expertflow.workers.predictor.state import REMEMBERED_ROWS, Learn, PredictorState, RunStepPrediction
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -113,8 +112,8 @@ def test_any_history_is_served_in_order_and_accounted_for(history: list[PredictS
         else:
             newest_ran = max(newest_ran, event.step)
         actions = state.handle(event)
-        steps = [action.coming.step for action in actions if isinstance(action, RunStepPrediction)]
-        learned = [action.used for action in actions if isinstance(action, Learn)]
+        steps = [action.request.step for action in actions if isinstance(action, RunStepPrediction)]
+        learned = [action.routing for action in actions if isinstance(action, Learn)]
         assert learned == ([event] if isinstance(event, StepRouting) else [])
         assert all(awaited[step] <= newest_ran < step for step in steps), "too early, or too late"
         predicted += steps

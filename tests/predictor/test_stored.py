@@ -27,7 +27,7 @@ from expertflow.workers.predictor.path.forecaster import PathForecaster, load_pa
 from expertflow.workers.predictor.registry import FILE_NAME, make_forecaster
 from expertflow.workers.predictor.training.path import default_shape
 
-SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="abc")
+SHAPE = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, fingerprint="abc")
 
 
 @pytest.fixture
@@ -51,26 +51,26 @@ def rewritten(file: Path, **changes: object) -> Path:
 
 def test_what_is_written_is_read(file: Path) -> None:
     trace = made_up_trace()
-    loaded = load_path(file, SUBJECT)
+    loaded = load_path(file, SHAPE)
     assert isinstance(loaded, PathForecaster)
     assert read_path(file).header.figures == {"decode_recall": 0.5}
     named = PathForecaster(read_path(file), [f"Ġword{number}" for number in range(20)].__getitem__)
     original = forecaster_of(untrained(trace, noise=0.2), trace)
     coming = ask(trace, 0, list(range(9)))
-    assert np.allclose(named.routes(coming), original.routes(coming), atol=5e-3)
+    assert np.allclose(named.forecast_tokens(coming), original.forecast_tokens(coming), atol=5e-3)
 
 
 def test_another_version_or_kind_is_refused(file: Path) -> None:
     with pytest.raises(UsageError, match=f"version {FORMAT_VERSION + 1}; wanted"):
-        load_path(rewritten(file, version=FORMAT_VERSION + 1), SUBJECT)
+        load_path(rewritten(file, version=FORMAT_VERSION + 1), SHAPE)
     with pytest.raises(UsageError, match="kind 'paper'"):
-        load_path(rewritten(file, version=FORMAT_VERSION, kind="paper"), SUBJECT)
+        load_path(rewritten(file, version=FORMAT_VERSION, kind="paper"), SHAPE)
 
 
 @pytest.mark.parametrize("other", [{"layers": 4}, {"experts": 16}, {"top_k": 1}])
 def test_a_model_of_other_sizes_is_refused(file: Path, other: dict[str, int]) -> None:
     with pytest.raises(CheckpointError, match="was trained for 3 layers of 8 experts, top 2; this model has"):
-        load_path(file, replace(SUBJECT, **other))
+        load_path(file, replace(SHAPE, **other))
 
 
 def test_another_model_of_the_same_sizes_is_refused(file: Path) -> None:
@@ -80,7 +80,7 @@ def test_another_model_of_the_same_sizes_is_refused(file: Path) -> None:
 
 def test_unknown_fingerprints_are_not_compared(file: Path) -> None:
     load_path(file, ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K))
-    load_path(rewritten(file, model=""), SUBJECT)
+    load_path(rewritten(file, model=""), SHAPE)
 
 
 def test_what_is_no_predictor_is_refused(file: Path, tmp_path: Path) -> None:
@@ -88,11 +88,11 @@ def test_what_is_no_predictor_is_refused(file: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", experts=np.zeros(3))
     for wrong in ("text", "other.npz", "missing"):
         with pytest.raises(UsageError, match="predictor"):
-            load_path(tmp_path / wrong, SUBJECT)
+            load_path(tmp_path / wrong, SHAPE)
     torn = file.read_bytes()
     file.write_bytes(torn[: len(torn) // 2])
     with pytest.raises(UsageError, match="cannot be read as a predictor"):
-        load_path(file, SUBJECT)
+        load_path(file, SHAPE)
 
 
 def test_a_file_without_an_array_is_refused(file: Path) -> None:
@@ -100,19 +100,19 @@ def test_a_file_without_an_array_is_refused(file: Path) -> None:
         arrays = {name: npz[name] for name in npz.files if name != "table.seen"}
     np.savez(file, **arrays)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="table.seen is missing"):
-        load_path(file, SUBJECT)
+        load_path(file, SHAPE)
 
 
 def test_the_model_folder_may_carry_the_predictor(file: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    subject = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, folder=str(folder))
+    shape = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=TOP_K, folder=str(folder))
     with pytest.raises(UsageError, match="needs a trained file"):
-        make_forecaster(Config.load(predictor="path"), subject)
+        make_forecaster(Config.load(predictor="path"), shape)
     file.rename(folder / FILE_NAME)
-    assert isinstance(make_forecaster(Config.load(predictor="path"), subject), PathForecaster)
+    assert isinstance(make_forecaster(Config.load(predictor="path"), shape), PathForecaster)
     named = Config.load(predictor="path", predictor_file=str(folder / FILE_NAME))
-    assert isinstance(make_forecaster(named, SUBJECT), PathForecaster)
+    assert isinstance(make_forecaster(named, SHAPE), PathForecaster)
 
 
 def test_spelling_matters_only_where_tokens_have_strings() -> None:

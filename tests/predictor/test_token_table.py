@@ -14,7 +14,7 @@ def table_of(**options: float) -> TokenTable:
     return TokenTable(LAYERS, EXPERTS, TOP_K, **options)  # type: ignore[arg-type]
 
 
-def teach(table: TokenTable, token: int, experts: list[int], times: int = 1) -> None:
+def learn_trace(table: TokenTable, token: int, experts: list[int], times: int = 1) -> None:
     for step in range(times):
         table.learn(used_of(step, [token], same_everywhere(LAYERS, experts)))
 
@@ -28,8 +28,8 @@ def test_before_anything_is_known_all_experts_are_equally_likely() -> None:
 
 def test_a_token_is_expected_to_use_what_it_used() -> None:
     table = table_of()
-    teach(table, 7, [1, 5], times=9)
-    teach(table, 8, [2, 3], times=9)
+    learn_trace(table, 7, [1, 5], times=9)
+    learn_trace(table, 8, [2, 3], times=9)
     forecast = table.forecast(coming(0, [7]))[0]
     assert set(np.flatnonzero(forecast > 0.5)) == {1, 5}
     assert forecast[[1, 5]].min() > 0.9
@@ -38,7 +38,7 @@ def test_a_token_is_expected_to_use_what_it_used() -> None:
 
 def test_an_unknown_token_is_expected_to_use_what_is_popular() -> None:
     table = table_of()
-    teach(table, 7, [1, 5], times=30)
+    learn_trace(table, 7, [1, 5], times=30)
     forecast = table.forecast(coming(0, [99]))[0]
     assert forecast[1] > 0.9 > 0.1 > forecast[2]
 
@@ -46,8 +46,8 @@ def test_an_unknown_token_is_expected_to_use_what_is_popular() -> None:
 def test_a_step_uses_what_any_of_its_tokens_uses() -> None:
     """1 − Π (1 − p): the union of all tokens, repeated ones counted as often as they come."""
     table = table_of()
-    teach(table, 7, [0, 1], times=4)
-    teach(table, 8, [2, 3], times=4)
+    learn_trace(table, 7, [0, 1], times=4)
+    learn_trace(table, 8, [2, 3], times=4)
     one, other = table.forecast(coming(0, [7])), table.forecast(coming(0, [8]))
     both = table.forecast(coming(0, [8, 7, 8]))
     assert np.allclose(both, 1 - (1 - one) * (1 - other) ** 2, atol=1e-5)
@@ -73,7 +73,7 @@ def test_learning_at_once_or_one_by_one_is_the_same() -> None:
 def test_the_token_not_seen_for_longest_makes_room() -> None:
     table = table_of(memory_bytes=2 * (LAYERS * EXPERTS + 1))
     for token, experts in ((1, [0, 1]), (2, [2, 3]), (1, [0, 1]), (3, [4, 5])):
-        teach(table, token, experts)
+        learn_trace(table, token, experts)
     popular = table.forecast(coming(0, [99]))
     assert np.allclose(table.forecast(coming(0, [2])), popular)
     assert not np.allclose(table.forecast(coming(0, [1])), popular)
@@ -89,7 +89,7 @@ def test_more_distinct_tokens_than_the_table_holds_are_no_error() -> None:
 def test_counts_never_overflow_and_the_recent_counts_more() -> None:
     """Counts are bytes: the 256th sighting must not wrap around, and a change of habit must get through."""
     table = table_of()
-    teach(table, 7, [0, 1], times=1000)
+    learn_trace(table, 7, [0, 1], times=1000)
     assert table.forecast(coming(0, [7]))[0, 0] > 0.95
     table.learn(used_of(0, [7] * 600, np.repeat(same_everywhere(LAYERS, [4, 5]), 600, axis=0)))
     forecast = table.forecast(coming(0, [7]))[0]

@@ -18,8 +18,8 @@ from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.model.tiny_sizes import VOCABULARY
 from expertflow.workers.predictor.training.loop import Effort
-from expertflow.workers.predictor.training.paper import TrainedPaper, train_paper
-from expertflow.workers.predictor.training.path import TrainedPath, train_path
+from expertflow.workers.predictor.training.path import train_path
+from expertflow.workers.predictor.training.t5 import train_t5
 from expertflow.workers.surveyor.sizing import model_sizes
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_trace
@@ -101,8 +101,8 @@ def test_a_traced_engine_learns_from_them(folder: Path, tmp_path: Path, predicto
     assert [list(each.token_ids) for each in done] == [whole.greedy(prompt, 12) for prompt in prompts]
     trace = read_trace(tmp_path / "trace")
     effort = Effort(minutes=0.1, epochs=1)
-    TrainedPath(train_path(trace, effort, lambda done, what: None)).save(tmp_path / "path.npz")
-    TrainedPaper(train_paper(trace, effort, lambda done, what: None)).save(tmp_path / "paper.npz")
+    train_path(trace, effort, lambda done, what: None).save(tmp_path / "path.npz")
+    train_t5(trace, effort, lambda done, what: None).save(tmp_path / "paper.npz")
     assert trace.weights is not None
     for layer, own in enumerate(TOP_KS):
         assert (trace.weights[:, layer, own:] == 0).all() and (trace.weights[:, layer, :own] > 0).all()

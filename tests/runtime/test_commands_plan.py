@@ -16,7 +16,7 @@ from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.predictor.base.token_table import TABLE_BYTES
 from expertflow.workers.predictor.memory import COPIES_OF_FILE, PAPER_CACHE_BYTES, WITH_TORCH_BYTES
-from expertflow.workers.predictor.path.rows import MEMORY_BYTES
+from expertflow.workers.predictor.path.history import MEMORY_BYTES
 from msgspec import structs
 
 GIB = 2**30

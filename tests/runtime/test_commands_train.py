@@ -17,7 +17,7 @@ from expertflow.runtime.commands.train import Train
 from expertflow.runtime.replay.source import open_source
 from expertflow.tests.predictor.paths import VOCABULARY, made_up_trace
 from expertflow.workers.predictor.base.model_shape import ModelShape
-from expertflow.workers.predictor.judging.vocabularies import align_vocabularies
+from expertflow.workers.predictor.base.vocabulary import align_vocabularies
 from expertflow.workers.predictor.path.file import read_path
 from expertflow.workers.predictor.registry import make_forecaster
 from expertflow.workers.traces.routing import UNROUTED
@@ -202,8 +202,8 @@ def test_of_a_model_with_an_encoder_the_decoder_is_learned(write: Write, tmp_pat
     Train(trace=whole, out=out, report=report, epochs=1).run()
     assert json.loads(report.read_text())["decode"]["tokens"] == 4 * 14
     layers = plain.layers + 2
-    subject = ModelShape(layers=layers, experts=plain.expert_count, top_k=plain.top_k, encoder_layers=2)
-    forecaster = make_forecaster(Config.load(model="m", predictor="path", predictor_file=str(out)), subject)
+    shape = ModelShape(layers=layers, experts=plain.expert_count, top_k=plain.top_k, encoder_layers=2)
+    forecaster = make_forecaster(Config.load(model="m", predictor="path", predictor_file=str(out)), shape)
     assert forecaster is not None
     coming = PredictStep(step=1, token_ids=[1, 1], rows=[0, 0], positions=[0, 0], sources=1)
     assert forecaster.forecast(coming).shape == (layers, plain.expert_count)

@@ -102,7 +102,7 @@ class Scheduled:
         coming = PredictStep(
             step=question.number, token_ids=question.token_ids, rows=question.rows, positions=question.positions
         )
-        answer = RowPredictions(question.number, question.rows, scores(self.forecaster.routes(coming)))
+        answer = RowPredictions(question.number, question.rows, scores(self.forecaster.forecast_tokens(coming)))
         self._do(events.RowPredictionsReady(answer))
 
 

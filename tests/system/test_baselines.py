@@ -10,10 +10,9 @@ from expertflow import Client, Config, Supervisor
 from expertflow.runtime.replay.ledger_log import replay_ledger_log
 from expertflow.tests.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import Reference, random_prompts
-from expertflow.workers.predictor.t5.file import write_paper
-from expertflow.workers.predictor.t5.shape import FIRST, T5Shape
+from expertflow.workers.predictor.t5.file import FIRST, T5Shape
 from expertflow.workers.predictor.training.loop import Effort
-from expertflow.workers.predictor.training.paper import train_paper
+from expertflow.workers.predictor.training.t5 import train_t5
 from expertflow.workers.traces.reading import read_trace
 
 PROMPTS = random_prompts(5, VOCABULARY)
@@ -91,7 +90,7 @@ def test_the_papers_cache_and_its_transformer_are_exact(
         layers=trace.layers, experts=trace.expert_count, top_k=trace.top_k, vocabulary=FIRST + VOCABULARY,
         inner=32, blocks=1, heads=2, head=8, window=32,
     )  # fmt: skip
-    write_paper(tmp_path / "paper.npz", train_paper(trace, Effort(minutes=1, epochs=300), lambda *_: None, shape))
+    train_t5(trace, Effort(minutes=1, epochs=300), lambda *_: None, shape).save(tmp_path / "paper.npz")
     slow = {"tier": "host", "link_rate": "3MB", "predictor_file": str(tmp_path / "paper.npz")}
     tokens = run(folder, tmp_path, "plec", 4 * TOKENS, **slow)
     assert [each[:TOKENS] for each in tokens] == expected

@@ -8,6 +8,7 @@ from .shell import PredictorShell
 
 
 def main(stage: Stage) -> None:
+    """Serve until the supervisor stops the stage."""
     PredictorShell(stage).run()
 
 

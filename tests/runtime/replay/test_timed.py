@@ -115,15 +115,15 @@ class Clairvoyant(Forecaster):
         self._program = program
         self.heard: list[tuple[str, int]] = []
 
-    def parts(self, coming: PredictStep) -> Iterator[Part]:
-        self.heard.append(("forecast", coming.step))
+    def parts(self, request: PredictStep) -> Iterator[Part]:
+        self.heard.append(("forecast", request.step))
         certain = np.zeros((1, self._layers, self._experts), dtype=np.float32)
         for layer in range(self._layers):
-            certain[0, layer, list(self._program.experts_of(coming.step, layer))] = 1.0
+            certain[0, layer, list(self._program.experts_of(request.step, layer))] = 1.0
         yield np.array([0]), certain
 
-    def learn(self, used: StepRouting) -> None:
-        self.heard.append(("learn", used.step))
+    def learn(self, routing: StepRouting) -> None:
+        self.heard.append(("learn", routing.step))
 
 
 def test_plans_are_made_in_time_and_prefetch() -> None:

@@ -1,1 +1,1 @@
-"""What every predictor is made of."""
+"""Interface and building blocks of every predictor."""

@@ -1,7 +1,7 @@
-"""A forecaster for the encoder's layers and one for the decoder's: neither stack's tokens see the other's layers.
+"""A forecaster for encoder-decoder models, made of one for each stack.
 
-So each of them is any of the others, and learns from its own tokens alone: a token id means something else to an
-encoder than to a decoder.
+Tokens of one stack do not see the layers of the other. Each stack's forecaster learns from its own tokens alone: a
+token id means something else to an encoder than to a decoder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Message = TypeVar("Message", PredictStep, StepRouting)
 
 
 class EncoderDecoderForecaster(Forecaster):
-    """Hands to each forecaster what is its own, and puts their answers together."""
+    """Splits each message by stack and joins the answers of the two forecasters."""
 
     def __init__(
         self, encoder: Forecaster, decoder: Forecaster, encoder_layers: int, layers: int, experts: int
@@ -29,45 +29,47 @@ class EncoderDecoderForecaster(Forecaster):
         self._encoder, self._decoder, self._encoder_layers = encoder, decoder, encoder_layers
         self.follows_rows = decoder.follows_rows
 
-    def parts(self, coming: PredictStep) -> Iterator[Part]:
-        sources = _sources(coming)
-        for places, part in self._encoder.parts(_cut(coming, slice(sources))):
-            yield places, self._widened(part, 0)
-        for places, part in self._decoder.parts(_cut(coming, slice(sources, None))):
-            yield places + sources, self._widened(part, self._encoder_layers)
+    def parts(self, request: PredictStep) -> Iterator[Part]:
+        sources = _source_count(request)
+        for indices, part in self._encoder.parts(_select(request, slice(sources))):
+            yield indices, self._pad_layers(part, 0)
+        for indices, part in self._decoder.parts(_select(request, slice(sources, None))):
+            yield indices + sources, self._pad_layers(part, self._encoder_layers)
 
-    def _widened(self, part: np.ndarray, first_layer: int) -> np.ndarray:
+    def _pad_layers(self, part: np.ndarray, first_layer: int) -> np.ndarray:
+        """Return `part` as layers `first_layer` and following of the whole model, 0 in the other layers."""
         whole = np.zeros((len(part), self._layers, self._experts), dtype=np.float32)
         whole[:, first_layer : first_layer + part.shape[1]] = part
         return whole
 
-    def learn(self, used: StepRouting) -> None:
-        if used.token_ids and read_partial_routing(used, self._layers, self._experts) is not None:
-            self._encoder.learn(own_part(used, "encoder", self._encoder_layers))
-            self._decoder.learn(own_part(used, "decoder", self._encoder_layers))
+    def learn(self, routing: StepRouting) -> None:
+        if routing.token_ids and read_partial_routing(routing, self._layers, self._experts) is not None:
+            self._encoder.learn(own_part(routing, "encoder", self._encoder_layers))
+            self._decoder.learn(own_part(routing, "decoder", self._encoder_layers))
 
 
 def own_parts(recording: Iterable[StepRouting], stack: Stack, encoder_layers: int) -> Iterator[StepRouting]:
-    """Of every message that has tokens."""
-    return (own_part(used, stack, encoder_layers) for used in recording if used.token_ids)
+    """Yield one stack's part of every message that has tokens."""
+    return (own_part(routing, stack, encoder_layers) for routing in recording if routing.token_ids)
 
 
-def own_part(used: StepRouting, stack: Stack, encoder_layers: int) -> StepRouting:
-    """The tokens and the layers of one stack, of a message whose sizes fit."""
-    sources = _sources(used)
+def own_part(routing: StepRouting, stack: Stack, encoder_layers: int) -> StepRouting:
+    """Return the tokens and the layers of one stack; the sizes of the message must fit."""
+    sources = _source_count(routing)
     if stack == "encoder":
         tokens, own_layers = slice(sources), slice(encoder_layers)
     else:
         tokens, own_layers = slice(sources, None), slice(encoder_layers, None)
-    routing = np.frombuffer(used.experts, dtype="<u2").reshape(len(used.token_ids), -1, used.top_k)
-    return _cut(used, tokens, experts=routing[tokens, own_layers].tobytes())
+    routes = np.frombuffer(routing.experts, dtype="<u2").reshape(len(routing.token_ids), -1, routing.top_k)
+    return _select(routing, tokens, experts=routes[tokens, own_layers].tobytes())
 
 
-def _sources(message: PredictStep | StepRouting) -> int:
-    """Whatever it says: of its own tokens."""
+def _source_count(message: PredictStep | StepRouting) -> int:
+    """Return the number of encoder tokens, at most the tokens of the message whatever it states."""
     return min(max(message.sources, 0), len(message.token_ids))
 
 
-def _cut(message: Message, tokens: slice, **changes: Any) -> Message:
+def _select(message: Message, tokens: slice, **changes: Any) -> Message:
+    """Return the message with only these tokens, all of one stack."""
     lists = {name: getattr(message, name)[tokens] for name in ("token_ids", "rows", "positions")}
     return msgspec.structs.replace(message, sources=0, **lists, **changes)

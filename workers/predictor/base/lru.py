@@ -1,4 +1,4 @@
-"""Bounded memories of rows and tokens: what was not used for longest makes room."""
+"""Bounded stores by integer key that drop the least recently used entry."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 
 class LruDict(Generic[Value]):
-    """At most `limit` values by an integer key. Setting a key makes it the newest, reading does not."""
+    """Holds at most `limit` values by an integer key. Setting a key makes it the newest; reading does not."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -20,23 +20,23 @@ class LruDict(Generic[Value]):
         return len(self._values)
 
     def __setitem__(self, key: int, value: Value) -> None:
-        """Set a value, and drop the oldest ones beyond the limit."""
+        """Set a value, and drop the oldest values beyond the limit."""
         self._values[key] = value
         self._values.move_to_end(key)
         while len(self._values) > self._limit:
             self._values.popitem(last=False)
 
     def get(self, key: int) -> Value | None:
-        """Return the value of a key, None if it was never set or has been dropped."""
+        """Return the value of a key, None if it was never set or was dropped."""
         return self._values.get(key)
 
     def newest_first(self) -> Iterator[Value]:
-        """Return all values, the one that was set last first."""
+        """Yield all values, the newest first."""
         return reversed(self._values.values())
 
 
 class LruLines:
-    """Gives each key a line of an array of `count` lines; the key that was not opened for longest loses its own."""
+    """Assigns each key a line of an array of `count` lines; the least recently opened key loses its line."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -47,7 +47,7 @@ class LruLines:
         return self._line_of.get(key, -1)
 
     def open(self, key: int) -> tuple[int, bool]:
-        """Return the line of a key, now the newest, and whether it is fresh: then what it holds is another key's."""
+        """Return the line of a key, now the newest key, and True if the line is new to it and has to be cleared."""
         line = self._line_of.pop(key, -1)
         fresh = line < 0
         if fresh:

@@ -10,29 +10,30 @@ from .forecaster import Stack
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The model whose routing is to be forecast."""
+    """Sizes and identity of the model whose routing is predicted."""
 
     layers: int
     """MoE layers."""
     experts: int
-    """Of a layer."""
+    """Experts of a layer."""
     top_k: int
     folder: str = ""
-    """Its checkpoint; empty: there is none, only its routing."""
+    """Folder of the checkpoint; empty: there is only a trace of its routing."""
     fingerprint: str = ""
     """`Survey.fingerprint`; empty: unknown."""
     encoder_layers: int = 0
-    """So many of the layers, the first, are an encoder's: its tokens and the decoder's are forecast apart."""
+    """The first so many layers belong to an encoder; encoder and decoder are predicted separately."""
     stack: Stack | None = None
-    """Which of the two `layers` are of, where they are forecast apart."""
+    """The stack that `layers` belong to, where the stacks are predicted separately."""
 
     def of_stack(self, stack: Stack) -> ModelShape:
-        """Its layers alone."""
+        """Return the shape of one stack alone."""
         layers = self.encoder_layers if stack == "encoder" else self.layers - self.encoder_layers
         return replace(self, layers=layers, stack=stack)
 
     @staticmethod
     def of(survey: Survey) -> ModelShape:
+        """Return the shape of a surveyed checkpoint."""
         return ModelShape(
             layers=survey.layers,
             experts=survey.experts,

@@ -1,4 +1,4 @@
-"""Trained predictors on disk: one npz with a header and arrays, which says what it is and whose."""
+"""Trained predictors on disk: one npz with a header, which names kind, sizes and model, and arrays."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ Shape = TypeVar("Shape", bound=msgspec.Struct)
 
 
 class Header(msgspec.Struct, Generic[Shape], frozen=True, kw_only=True):
-    """What a file says about itself."""
+    """Header of a predictor file, stored as JSON."""
 
     kind: str
     shape: Shape
     """Sizes; a struct with at least `layers`, `experts` and `top_k`."""
     version: int = FORMAT_VERSION
     model: str = ""
-    """Fingerprint of the model whose routing it learned; empty: unknown."""
+    """Fingerprint of the model whose routing the predictor learned; empty: unknown."""
     figures: dict[str, float] = {}
-    """Measured on held-out sequences when it was trained."""
+    """Figures measured on held-out sequences after the training."""
 
 
 @dataclass(frozen=True)
 class Stored(Generic[Shape]):
-    """A file's content. Weights are kept in half precision."""
+    """Content of a predictor file. Weights are float32 here and half precision in the file."""
 
     header: Header[Shape]
     weights: dict[str, np.ndarray]
     arrays: dict[str, np.ndarray]
 
-    def named(self, name: str, where: str) -> np.ndarray:
-        """Raises UsageError if there is no such array."""
+    def array(self, name: str, where: str) -> np.ndarray:
+        """Return an array of the file `where`. Raise UsageError if there is no array of this name."""
         if name not in self.arrays:
             raise UsageError(f"the array {name} is missing", where, REMEDY)
         return self.arrays[name]
 
 
 def write_stored(file: Path, content: Stored[Any]) -> None:
-    """Creates or replaces the file."""
+    """Create or replace the file."""
     header = np.frombuffer(msgspec.json.encode(content.header), dtype=np.uint8)
     halves = {f"weights.{name}": array.astype(np.float16) for name, array in content.weights.items()}
     arrays: dict[str, Any] = {"header": header, **halves, **content.arrays}
@@ -57,7 +57,7 @@ def write_stored(file: Path, content: Stored[Any]) -> None:
 
 
 def stored_kind(file: Path) -> str:
-    """Return the kind of a stored predictor. Raises UsageError if it is none, or of another version."""
+    """Return the kind of a stored predictor. Raise UsageError if the file is no predictor."""
     header = read_arrays(file, "a predictor", REMEDY).get("header")
     if header is None:
         raise UsageError("is no predictor: it has no header", str(file), REMEDY)
@@ -72,7 +72,7 @@ class _Kind(msgspec.Struct):
 
 
 def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
-    """Raises UsageError if this is no predictor of this kind and of this version."""
+    """Read a predictor. Raise UsageError if the file holds none of this kind and of this version."""
     arrays = read_arrays(file, "a predictor", REMEDY)
     try:
         header = _header(arrays.pop("header", None), kind, shape, str(file))
@@ -93,14 +93,15 @@ def _header(stored: np.ndarray | None, kind: str, shape: type[Shape], where: str
     return msgspec.convert(stated, Header[shape])
 
 
-def check_belongs(header: Header[Any], subject: ModelShape, where: str) -> None:
-    """Raises CheckpointError if the predictor was trained for another model."""
+def check_belongs(header: Header[Any], model_shape: ModelShape, where: str) -> None:
+    """Raise CheckpointError if the predictor was trained for another model."""
     shape = header.shape
-    sizes, wanted = (shape.layers, shape.experts, shape.top_k), (subject.layers, subject.experts, subject.top_k)
+    sizes = shape.layers, shape.experts, shape.top_k
+    wanted = model_shape.layers, model_shape.experts, model_shape.top_k
     if sizes != wanted:
         words = "{} layers of {} experts, top {}"
         what = f"was trained for {words.format(*sizes)}; this model has {words.format(*wanted)}"
         raise CheckpointError(what, where, REMEDY)
-    if header.model and subject.fingerprint and header.model != subject.fingerprint:
-        what = f"was trained for the model {header.model}; this one is {subject.fingerprint}"
+    if header.model and model_shape.fingerprint and header.model != model_shape.fingerprint:
+        what = f"was trained for the model {header.model}; this one is {model_shape.fingerprint}"
         raise CheckpointError(what, where, REMEDY)

@@ -1,4 +1,4 @@
-"""How a training ended, as plain data: whoever shows it need not import torch."""
+"""The end of a training as plain data, which can be shown without importing torch."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ EndReason = Literal["epochs", "time", "no gain"]
 
 
 class TrainingEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a training ended, and how far it had come."""
+    """Reason why a training ended, and how far it had come."""
 
     reason: EndReason
-    """epochs: as many as were asked for; time: the clock; no gain: it became no better on the development sequences."""
+    """epochs: all were run; time: the time limit was reached; no gain: the development loss fell no further."""
     epochs: float
-    """Times that every sequence was learned from; the last one may be a part."""
+    """Passes over all sequences, the last one perhaps a part."""
     steps: int
 
     def words(self, epochs: float, minutes: float) -> str:
-        """Say it to a person who had asked for at most so many epochs and minutes."""
+        """Return a phrase for a person who had set these limits."""
         reasons = {
             "epochs": "all that were asked for",
             "time": f"ended by the clock (--minutes {minutes:g})",

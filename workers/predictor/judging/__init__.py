@@ -1,1 +1,1 @@
-"""How good forecasts are, measured on traces."""
+"""Measures predictions on traces."""

@@ -1,4 +1,4 @@
-"""What forecasts are judged by: recall, precision, calibration, and the paper's B_acc."""
+"""Figures of predictions: recall, precision, calibration error, and the paper's B_acc."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 
-from .replay import Judged
+from .replay import JudgedStep
 
 BATCH_SIZES = (1, 2, 4, 8)
 CALIBRATION_BINS = 20
 
 
 class BatchFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """B_acc of the paper (arXiv 2410.17954, §4.2): recall of a batch's union; it says nothing without the sizes.
+    """B_acc of the paper (arXiv 2410.17954, §4.2): recall of a batch's union. It means nothing without the sizes.
 
-    None where no step had so many tokens.
+    None where no step had that many tokens.
     """
 
     tokens: int
     accuracy: float | None
-    """Share of the experts that a layer's batch uses which are among the most likely `experts_each` of a token."""
+    """Share of the experts used by a layer's batch that are among the k most likely of one of its tokens."""
     size_ratio: float | None
-    """Experts forecast to experts used."""
+    """Experts predicted, divided by experts used."""
     accuracy_double: float | None
-    """The same with twice as many experts forecast for each token."""
+    """Accuracy with twice as many experts predicted for each token."""
     size_ratio_double: float | None
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
-    """A predictor over a trace; shares from 0 to 1."""
+    """Figures of a predictor over a trace; shares from 0 to 1."""
 
     tokens: int
     recall: float
-    """Of the experts used, among as many most likely ones of the layer."""
+    """Share of the used experts that are among the k most likely of the layer."""
     recall_double: float
-    """Among twice as many."""
+    """Share of the used experts that are among the 2k most likely of the layer."""
     precision: float
-    """Of the experts with probability ≥ 0.5, those that were used."""
+    """Share of the experts with probability ≥ 0.5 that were used."""
     coverage: float
-    """Of the experts used, those with probability ≥ 0.5."""
+    """Share of the used experts that have probability ≥ 0.5."""
     calibration_error: float
-    """Expected |probability − frequency|, over 20 bins of probability, each weighing as its forecasts."""
+    """Mean |probability − frequency| over 20 bins of probability, each weighted by its number of predictions."""
     recall_by_layer: list[float]
     batches: list[BatchFigures]
 
 
 @dataclass
 class _Unions:
-    """Sizes, summed over layers and batches."""
+    """Numbers of experts, summed over layers and batches."""
 
     used: int = 0
     forecast: int = 0
@@ -59,7 +59,7 @@ class _Unions:
     both_double: int = 0
 
     def add(self, used: np.ndarray, best: np.ndarray, double: np.ndarray) -> None:
-        """bool [batches, tokens, layers, experts] each."""
+        """Add batches; each array is bool [batches, tokens, layers, experts]."""
         used, best, double = (np.asarray(part.any(axis=1)) for part in (used, best, double))
         self.used += int(used.sum())
         self.forecast += int(best.sum())
@@ -68,6 +68,8 @@ class _Unions:
         self.both_double += int((used & double).sum())
 
     def figures(self, tokens: int) -> BatchFigures:
+        """Return the figures of batches of `tokens` tokens."""
+
         def share(count: int) -> float | None:
             return count / self.used if self.used else None
 
@@ -89,15 +91,18 @@ class _Sums:
     likely: int = 0
     likely_used: int = 0
     bin_counts: np.ndarray = field(default_factory=lambda: np.zeros(CALIBRATION_BINS))
-    bin_chances: np.ndarray = field(default_factory=lambda: np.zeros(CALIBRATION_BINS))
+    bin_probabilities: np.ndarray = field(default_factory=lambda: np.zeros(CALIBRATION_BINS))
     bin_used: np.ndarray = field(default_factory=lambda: np.zeros(CALIBRATION_BINS))
 
 
-def judge(steps: Iterable[Judged], batch_sizes: tuple[int, ...] = BATCH_SIZES) -> Figures:
-    """Sums up all steps. Batches are made of neighbouring tokens of a step, so they mean something in decode only."""
+def judge(steps: Iterable[JudgedStep], batch_sizes: tuple[int, ...] = BATCH_SIZES) -> Figures:
+    """Return the figures over all steps.
+
+    A batch is a run of neighbouring tokens of a step, so batches have a meaning in decode only.
+    """
     sums, unions = _Sums(), {size: _Unions() for size in batch_sizes}
     for step in steps:
-        used = _hot(step.routes, step.forecast.shape[2])
+        used = _multi_hot(step.routes, step.forecast.shape[2])
         best, double = (_best(step.forecast, times * step.routes.shape[2]) for times in (1, 2))
         _add(sums, step.forecast, used, best, double)
         for size, union in unions.items():
@@ -117,13 +122,13 @@ def _add(sums: _Sums, forecast: np.ndarray, used: np.ndarray, best: np.ndarray, 
     sums.likely_used += int((likely & used).sum())
     bins = np.minimum(forecast * CALIBRATION_BINS, CALIBRATION_BINS - 1).astype(np.int64).ravel()
     sums.bin_counts += np.bincount(bins, minlength=CALIBRATION_BINS)
-    sums.bin_chances += np.bincount(bins, weights=forecast.ravel(), minlength=CALIBRATION_BINS)
+    sums.bin_probabilities += np.bincount(bins, weights=forecast.ravel(), minlength=CALIBRATION_BINS)
     sums.bin_used += np.bincount(bins, weights=used.ravel(), minlength=CALIBRATION_BINS)
 
 
 def _figures(sums: _Sums, batches: list[BatchFigures]) -> Figures:
     all_used = max(float(sums.used.sum()), 1.0)
-    gaps = np.abs(sums.bin_chances - sums.bin_used).sum()
+    gaps = np.abs(sums.bin_probabilities - sums.bin_used).sum()
     return Figures(
         tokens=sums.tokens,
         recall=float(sums.found.sum()) / all_used,
@@ -136,14 +141,14 @@ def _figures(sums: _Sums, batches: list[BatchFigures]) -> Figures:
     )
 
 
-def _hot(routes: np.ndarray, experts: int) -> np.ndarray:
-    hot = np.zeros((*routes.shape[:2], experts), dtype=bool)
-    np.put_along_axis(hot, routes, True, axis=2)
-    return hot
+def _multi_hot(routes: np.ndarray, experts: int) -> np.ndarray:
+    multi_hot = np.zeros((*routes.shape[:2], experts), dtype=bool)
+    np.put_along_axis(multi_hot, routes, True, axis=2)
+    return multi_hot
 
 
 def _best(forecast: np.ndarray, count: int) -> np.ndarray:
-    """bool: the `count` most likely experts of each layer."""
+    """Return bool [tokens, layers, experts]: the `count` most likely experts of each layer."""
     count = min(count, forecast.shape[2])
     chosen = np.argpartition(-forecast, count - 1, axis=2)[:, :, :count]
     best = np.zeros(forecast.shape, dtype=bool)

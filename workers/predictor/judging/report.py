@@ -1,4 +1,4 @@
-"""How a predictor compares with simpler ones on sequences that it did not learn from."""
+"""Compares a predictor with simpler ones on sequences that it did not learn from."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ...traces.trace import Trace
 from ..base.forecaster import Forecaster
 from ..base.token_table import TokenTable
 from ..base.training_end import TrainingEnd
-from ..baselines.previous import Previous
+from ..baselines import Previous
 from .figures import Figures, judge
-from .replay import decode, prefill, teach, used_at
+from .replay import decode, learn_trace, prefill, step_routing_at
 
 MAX_JUDGED_TOKENS = 30_000
 TIMED_ROWS = 32
@@ -27,36 +27,36 @@ UNSEEN = -1
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """A predictor and what it is compared with, over the same held-out sequences."""
+    """Figures of a predictor and of simpler ones, over the same held-out sequences."""
 
     tokens: int
     tokens_given: int
     """More than `tokens` if only the first sequences were judged."""
     prompt: float
-    """Share of each sequence that was taken as its prompt in decode."""
+    """Share of each sequence that ran as its prompt before decode was judged."""
     decode: Figures
-    """The routing of all earlier tokens is known."""
+    """Decode: the routing of all earlier tokens is known."""
     still: Figures
-    """The same, of a predictor that does not go on learning from the sequences it is judged by."""
+    """Decode by a predictor that does not go on learning from the sequences it is judged by."""
     prefill: Figures
-    """No routing is known."""
+    """Prefill: no routing is known."""
     table: Figures
     """The token table alone, made from the training sequences, or counted while it is judged (`learned_from`)."""
     previous: Figures
     """The previous token's routing (the paper's TLP)."""
     popularity: Figures
-    """How often experts are used, whatever the token."""
+    """The popularity of the experts over all tokens."""
     step_ms: float
-    """CPU time of one forecast and the learning after it, for `TIMED_ROWS` rows in decode."""
+    """CPU time of one prediction and the learning after it, for `TIMED_ROWS` rows in decode."""
     file_bytes: int = 0
     """0: not written."""
     learned_from: int = 0
-    """Tokens that the token table and popularity were made from; 0: they count while they are judged."""
+    """Tokens from which token table and popularity were made; 0: both count while they are judged."""
     training: TrainingEnd | None = None
-    """How the training ended; None: the predictor was stored before."""
+    """End of the training; None: the predictor was read from a file."""
 
     def main_figures(self) -> dict[str, float]:
-        """What a predictor file says about itself."""
+        """Return the figures that the header of a predictor file keeps."""
         return {
             "tokens": self.decode.tokens,
             "decode_recall_still": round(self.still.recall, 4),
@@ -76,20 +76,20 @@ def compare(
     held_out: Trace,
     prompt: float = 0.0,
     adapts: bool = True,
-    most_tokens: int = MAX_JUDGED_TOKENS,
+    max_tokens: int = MAX_JUDGED_TOKENS,
 ) -> Report:
-    """`make(adapts)` gives a fresh predictor, which goes on learning or not (`adapts`: it can).
+    """Judge a predictor, a token table, the previous token's routing and popularity on the same sequences.
 
-    `learned` is what the token table is made from; without it, the table counts while it is judged. Of `held_out` the
-    first sequences are judged, `most_tokens` at most (0: all). In decode the share `prompt` of every sequence is taken
-    as a prompt that ran at once.
+    `make(adapts)` returns a fresh predictor, which goes on learning or not (`adapts`: it can). The token table is made
+    from `learned`; without it, the table counts while it is judged. The first sequences of `held_out` are judged, with
+    `max_tokens` tokens at most (0: all). In decode the share `prompt` of every sequence runs first, in one step.
     """
-    judged, adapting = shortened(held_out, most_tokens), make(True)
+    judged, adapting = first_sequences(held_out, max_tokens), make(True)
     in_decode = judge(decode(adapting, judged, prompt=prompt))
     table = _table(learned, held_out)
     popularity = _table(None, held_out) if learned is None else table
     previous = Previous(held_out.layers, held_out.expert_count, held_out.top_k)
-    nameless = replace(judged, token_ids=np.full_like(judged.token_ids, UNSEEN))
+    unseen = replace(judged, token_ids=np.full_like(judged.token_ids, UNSEEN))
     return Report(
         tokens=judged.tokens,
         tokens_given=held_out.tokens,
@@ -99,7 +99,7 @@ def compare(
         prefill=judge(prefill(make(False), judged)),
         table=judge(decode(table, judged, learning=learned is None, prompt=prompt)),
         previous=judge(decode(previous, judged, prompt=prompt)),
-        popularity=judge(decode(popularity, nameless, learning=learned is None, prompt=prompt)),
+        popularity=judge(decode(popularity, unseen, learning=learned is None, prompt=prompt)),
         step_ms=step_ms(adapting, held_out),
         learned_from=learned.tokens if learned else 0,
     )
@@ -108,12 +108,12 @@ def compare(
 def _table(learned: Trace | None, judged: Trace) -> TokenTable:
     table = TokenTable(judged.layers, judged.expert_count, judged.top_k, memory_bytes=256 << 20)
     if learned is not None:
-        teach(table, learned)
+        learn_trace(table, learned)
     return table
 
 
-def shortened(trace: Trace, tokens: int = MAX_JUDGED_TOKENS) -> Trace:
-    """The first sequences, as many as hold `tokens` tokens; at least one. 0: all."""
+def first_sequences(trace: Trace, tokens: int = MAX_JUDGED_TOKENS) -> Trace:
+    """Return the first sequences, as many as have `tokens` tokens together, but at least one. 0: all."""
     if not tokens:
         return trace
     whole = int(np.searchsorted(trace.offsets, tokens, side="right")) - 1
@@ -121,9 +121,9 @@ def shortened(trace: Trace, tokens: int = MAX_JUDGED_TOKENS) -> Trace:
 
 
 def step_ms(forecaster: Forecaster, trace: Trace, rows: int = TIMED_ROWS, steps: int = TIMED_STEPS) -> float:
-    """Median CPU time of a decode step when the rows' histories are full, on one core as in the predictor's process.
+    """Return the median CPU time of a decode step, in ms, when the rows' histories are full.
 
-    It uses row numbers of its own.
+    It runs on one core, as the predictor's process does, and uses row numbers of its own.
     """
     with threadpool_limits(1):
         return _step_ms(forecaster, trace, rows, steps)
@@ -132,16 +132,16 @@ def step_ms(forecaster: Forecaster, trace: Trace, rows: int = TIMED_ROWS, steps:
 def _step_ms(forecaster: Forecaster, trace: Trace, rows: int, steps: int) -> float:
     length = min(trace.tokens, 300 + steps)
     numbers = [-2 - row for row in range(rows)]
-    taken_ms: list[float] = []
+    times_ms: list[float] = []
     for position in range(length):
-        places = (position + 7 * np.arange(rows)) % trace.tokens
-        coming = PredictStep(
-            step=position, token_ids=trace.token_ids[places].tolist(), rows=numbers, positions=[position] * rows
+        indices = (position + 7 * np.arange(rows)) % trace.tokens
+        request = PredictStep(
+            step=position, token_ids=trace.token_ids[indices].tolist(), rows=numbers, positions=[position] * rows
         )
-        used = used_at(trace, position, numbers, [position] * rows, places)
+        routing = step_routing_at(trace, position, numbers, [position] * rows, indices)
         begin_ns = time.process_time_ns()
         if position >= length - steps:
-            forecaster.forecast(coming)
-        forecaster.learn(used)
-        taken_ms.append((time.process_time_ns() - begin_ns) / 1e6)
-    return float(np.median(taken_ms[-steps:]))
+            forecaster.forecast(request)
+        forecaster.learn(routing)
+        times_ms.append((time.process_time_ns() - begin_ns) / 1e6)
+    return float(np.median(times_ms[-steps:]))

@@ -1,4 +1,4 @@
-"""The transformer itself, with torch and transformers."""
+"""The paper's transformer, with torch and transformers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from .shape import PAD, T5Shape
+from .file import PAD, T5Shape
 
 
 class T5Module(nn.Module):
-    """The encoder reads the prompt; the decoder reads the tokens known so far, and says how each of them is routed.
+    """T5 whose encoder reads the prompt and whose decoder reads the tokens known so far (arXiv 2410.17954).
 
-    One linear head turns the decoder's output into a logit for every expert of every layer.
+    One linear head turns the decoder's output for a token into a logit for every expert of every layer.
     """
 
     def __init__(self, shape: T5Shape) -> None:
@@ -29,20 +29,20 @@ class T5Module(nn.Module):
                 num_decoder_layers=shape.blocks,
                 num_heads=shape.heads,
                 pad_token_id=PAD,
-                dropout_rate=0.0,  # the dice took half of a step on a CPU; training stops early instead
+                dropout_rate=0.0,  # dropout took half of a step on a CPU; training stops early instead
                 use_cache=False,
             )
         )
         self.head = nn.Linear(shape.width, shape.layers * shape.experts, bias=False)
 
     def encode(self, prompts: Tensor) -> Tensor:
-        """float [B, P, width] of prompts int64 [B, P], padded right."""
+        """Return float [B, P, width] for prompts int64 [B, P], padded right."""
         return self.transformer.encoder(input_ids=prompts, attention_mask=(prompts != PAD).long()).last_hidden_state
 
-    def proceed(self, encoded: Tensor, fresh: Tensor, cache: EncoderDecoderCache) -> Tensor:
-        """Logits [T, layers, experts] of the next tokens int64 [T] of a row; `cache` has those before, and gets these.
+    def decode(self, encoded: Tensor, fresh: Tensor, cache: EncoderDecoderCache) -> Tensor:
+        """Return logits [T, layers, experts] for the next tokens int64 [T] of a row, and add them to `cache`.
 
-        `encoded` [1, P, width] is the row's prompt, without padding.
+        `cache` holds the tokens before them. `encoded` [1, P, width] is the row's prompt, without padding.
         """
         hidden = self.transformer.decoder(
             input_ids=fresh[None], encoder_hidden_states=encoded, past_key_values=cache, use_cache=True
@@ -50,7 +50,7 @@ class T5Module(nn.Module):
         return self.head(hidden).unflatten(-1, (self.shape.layers, self.shape.experts))
 
     def forward(self, prompts: Tensor, known: Tensor) -> Tensor:
-        """Logits [B, T, layers, experts] of known tokens int64 [B, T], padded right; a token sees those before it."""
+        """Return logits [B, T, layers, experts] for known tokens int64 [B, T], padded right, by causal attention."""
         hidden = self.transformer.decoder(
             input_ids=known,
             encoder_hidden_states=self.encode(prompts),
@@ -61,10 +61,11 @@ class T5Module(nn.Module):
 
 
 def empty_cache() -> EncoderDecoderCache:
-    """For the keys and values of one row."""
+    """Return a cache for the keys and values of one row."""
     return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
-def padded(sequences: list[list[int]]) -> Tensor:
-    """int64 [B, longest], padded right."""
-    return nn.utils.rnn.pad_sequence([torch.tensor(each) for each in sequences], batch_first=True, padding_value=PAD)
+def pad(sequences: list[list[int]]) -> Tensor:
+    """Return int64 [B, longest], padded right."""
+    tensors = [torch.tensor(sequence) for sequence in sequences]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=PAD)

@@ -1,1 +1,1 @@
-"""Training of predictors. Only this folder and the paper's transformer need torch."""
+"""Training of predictors. Only this folder and the paper's transformer import torch."""

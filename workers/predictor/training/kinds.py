@@ -1,4 +1,4 @@
-"""The kinds of predictors that can be trained."""
+"""Registry of the kinds of predictors that can be trained."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..base.forecaster import Forecaster
 from ..base.training_end import TrainingEnd
 from ..judging.report import Report
 from .loop import Effort, ReportProgress
-from .paper import TrainedPaper, learn_paper
-from .path import TrainedPath, learn_path
+from .path import train_path
+from .t5 import train_t5
 
 
 class Trained(Protocol):
@@ -20,38 +20,28 @@ class Trained(Protocol):
 
     @property
     def adapts(self) -> bool:
-        """It can go on learning."""
+        """The predictor can go on learning."""
         ...
 
     @property
     def end(self) -> TrainingEnd | None:
-        """How its training ended."""
+        """The end of its training."""
         ...
 
     def forecaster(self, vocabulary: list[str] | None, adapts: bool) -> Forecaster:
-        """Ready to judge; `vocabulary` are the strings of the judging trace's token ids.
+        """Return a fresh forecaster; `vocabulary` has the strings of the judging trace's token ids.
 
-        `adapts`: it goes on learning from what it is judged by, if it can.
+        `adapts`: it goes on learning from the trace that it is judged by, if it can.
         """
         ...
 
     def save(self, file: Path) -> None:
-        """Writes it before it is judged."""
+        """Write the predictor, before it is judged."""
         ...
 
     def write(self, file: Path, figures: Report) -> Report:
-        """Writes it with its figures; returns them with the size of the file."""
+        """Write the predictor with its figures; return the figures with the size of the file."""
         ...
 
 
-def _path(trace: Trace, effort: Effort, tell: ReportProgress) -> Trained:
-    file, end = learn_path(trace, effort, tell)
-    return TrainedPath(file, end=end)
-
-
-def _paper(trace: Trace, effort: Effort, tell: ReportProgress) -> Trained:
-    file, end = learn_paper(trace, effort, tell)
-    return TrainedPaper(file, end=end)
-
-
-TRAINERS: dict[str, Callable[[Trace, Effort, ReportProgress], Trained]] = {"path": _path, "paper": _paper}
+TRAINERS: dict[str, Callable[[Trace, Effort, ReportProgress], Trained]] = {"path": train_path, "paper": train_t5}

@@ -1,9 +1,9 @@
 """The path predictor as a torch module, for whole sequences at once; `path/network.py` is the same in numpy.
 
-Routing of few sequences is little to learn from, so most of what is known enters as evidence that is only weighed:
-the token table, the routing of the same token earlier in the sequence, of the token before, of recent tokens, and
-routing copied from earlier tokens that look similar. What a small network adds to it is an offset. All of it is
-for one token at all layers, and none of it looks at the token's own routing or at later tokens.
+A few sequences of routing are little to learn from. Most of the information therefore enters as evidence that the
+network only weighs: the token table, the routing of the same token earlier in the sequence, of the token before and of
+recent tokens, and routing copied from similar earlier tokens. A small network adds an offset. The module predicts all
+layers of a token at once, and never looks at the token's own routing or at later tokens.
 """
 
 from __future__ import annotations
@@ -29,38 +29,38 @@ from ..path.features import (
     count_bucket,
     distance_bucket,
 )
-from ..path.shape import PathShape
+from ..path.file import PathShape
 
-NOWHERE = -1e4
+MASKED = -1e4
 DROPPED_HIDDEN = 0.3
 DROPPED_INPUT = 0.2
 FIRST_GATES = (0.6, 0.3, 0.1, 0.3, *(0.1 for _ in RECENT_DECAYS))
-"""Roughly where the weights of the evidence end up."""
+"""Initial weights of the evidence, near those after training."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sequences, or pieces of such, padded to one length T."""
+    """Sequences, or pieces of sequences, padded to one length T."""
 
     tokens: Tensor
     """int64 [B, T]"""
     grams: Tensor | None
     """int64 [B, T, MAX_GRAMS]"""
-    routes: Tensor
-    """float32 [B, T, width]: 1 where a token went."""
-    used: Tensor
+    multi_hot: Tensor
+    """float32 [B, T, width]: 1 for the experts that the token used."""
+    table_probabilities: Tensor
     """float32 [B, T, width]: probabilities by the token table, made without this sequence."""
     seen: Tensor
-    """[B, T]: sightings behind `used`."""
-    known: Tensor
+    """[B, T]: sightings behind `table_probabilities`."""
+    has_routing: Tensor
     """bool [B, T]: a later token may look at this token's routing."""
     valid: Tensor
     """bool [B, T]: not padding."""
 
 
 @dataclass(frozen=True)
-class _Looks:
-    """Who may look at whom in a batch: [.., T, T] from the token that looks to the one that is looked at."""
+class _TokenPairs:
+    """Relations of each token to each other one of its sequence: [.., T, T], the looking token first."""
 
     allowed: Tensor
     distances: Tensor
@@ -68,7 +68,10 @@ class _Looks:
 
 
 class PathModule(nn.Module):
-    """`forward` gives logits [B, T, layers, experts]."""
+    """The network; `forward` returns logits [B, T, layers, experts].
+
+    Its attributes name the weights in a predictor file, so their names must stay.
+    """
 
     popularity: Tensor
 
@@ -98,10 +101,10 @@ class PathModule(nn.Module):
         self.copy_alike = nn.Parameter(torch.tensor(3.0))
         self.gate = nn.Linear(hidden, shape.layers * len(EVIDENCE))
         self.out = nn.Linear(hidden, shape.width)
-        self._start()
+        self._initialise()
 
-    def _start(self) -> None:
-        """Begin as a plain mixture of the evidence."""
+    def _initialise(self) -> None:
+        """Start as a plain mixture of the evidence."""
         for layer in (self.gate, self.out):
             nn.init.zeros_(layer.weight)
         self.gate.bias.data = torch.tensor(FIRST_GATES).repeat(self.shape.layers)
@@ -111,86 +114,90 @@ class PathModule(nn.Module):
             self.grams.weight.data[-1] = 0
 
     def forward(self, batch: Batch) -> Tensor:
-        looks, log_popularity = self._looks(batch), torch.log(self.popularity.clamp_min(FLOOR))
-        known = batch.known[..., None].float()
-        open_routes = batch.routes * known
-        surprise = torch.log(batch.used.clamp_min(FLOOR)) - log_popularity
-        word = self._word(batch, surprise)
-        codes = self.route(self._dropped(open_routes))
-        content = torch.cat([word, codes], dim=-1)
-        same = (looks.same & looks.allowed & batch.known[:, None, :]).float()
+        pairs, log_popularity = self._pairs(batch), torch.log(self.popularity.clamp_min(FLOOR))
+        has_routing = batch.has_routing[..., None].float()
+        shown = batch.multi_hot * has_routing
+        log_ratios = torch.log(batch.table_probabilities.clamp_min(FLOOR)) - log_popularity
+        vectors = self._vectors(batch, log_ratios)
+        codes = self.route(self._drop_inputs(shown))
+        content = torch.cat([vectors, codes], dim=-1)
+        same = (pairs.same & pairs.allowed & batch.has_routing[:, None, :]).float()
         times = same.sum(dim=-1, keepdim=True)
-        own = (same @ batch.routes + batch.used) / (times + 1)
-        before = _shifted(known, 1.0)
+        own = (same @ batch.multi_hot + batch.table_probabilities) / (times + 1)
+        has_previous = _shift(has_routing, 1.0)
         recent = [
-            self._recent(open_routes, known, decay) * before + self.popularity * (1 - before) for decay in RECENT_DECAYS
+            self._recent(shown, has_routing, decay) * has_previous + self.popularity * (1 - has_previous)
+            for decay in RECENT_DECAYS
         ]
-        hidden = self._enter(word, _shifted(codes, 0.0), recent, times, before)
-        hidden = hidden + self.leave(self._attended(hidden, content, looks))
+        hidden = self._input(vectors, _shift(codes, 0.0), recent, times, has_previous)
+        hidden = hidden + self.leave(self._attend(hidden, content, pairs))
         for block in self.blocks:
             hidden = hidden + functional.dropout(block(hidden), DROPPED_HIDDEN / 2, self.training)
         hidden = functional.dropout(self.norm(hidden), DROPPED_HIDDEN, self.training)
         evidence = [
-            surprise,
+            log_ratios,
             torch.log(own.clamp_min(FLOOR)) - log_popularity,
-            _shifted(open_routes, 0.0),
-            torch.log(self._copied(hidden, content, looks, batch) + COPY_FLOOR) - log_popularity,
-            *(torch.log(one + RECENT_FLOOR) - torch.log(self.popularity + RECENT_FLOOR) for one in recent),
+            _shift(shown, 0.0),
+            torch.log(self._copy(hidden, content, pairs, batch) + COPY_FLOOR) - log_popularity,
+            *(torch.log(average + RECENT_FLOOR) - torch.log(self.popularity + RECENT_FLOOR) for average in recent),
         ]
-        return self._decided(hidden, evidence)
+        return self._output(hidden, evidence)
 
-    def _looks(self, batch: Batch) -> _Looks:
-        places = torch.arange(batch.tokens.shape[1])
-        distances = places[:, None] - places[None, :]
+    def _pairs(self, batch: Batch) -> _TokenPairs:
+        indices = torch.arange(batch.tokens.shape[1])
+        distances = indices[:, None] - indices[None, :]
         allowed = (distances > 0) & (distances <= self.shape.window)
         same = batch.tokens[:, :, None] == batch.tokens[:, None, :]
-        return _Looks(allowed, torch.from_numpy(distance_bucket(distances.numpy())), same)
+        return _TokenPairs(allowed, torch.from_numpy(distance_bucket(distances.numpy())), same)
 
-    def _word(self, batch: Batch, surprise: Tensor) -> Tensor:
+    def _vectors(self, batch: Batch, log_ratios: Tensor) -> Tensor:
+        """Return [B, T, 2 * code], embeddings of the tokens without their context."""
         spelled = self.count(torch.from_numpy(count_bucket(batch.seen.numpy())))
         if self.grams is not None and batch.grams is not None:
             bags = self.grams(batch.grams.flatten(0, 1)).view(*batch.tokens.shape, -1)
             spelled = spelled + GRAM_SCALE * bags
-        return torch.cat([spelled, self.table(self._dropped(surprise) * TABLE_SCALE)], dim=-1)
+        return torch.cat([spelled, self.table(self._drop_inputs(log_ratios) * TABLE_SCALE)], dim=-1)
 
-    def _recent(self, routes: Tensor, known: Tensor, decay: float) -> Tensor:
-        """Decayed average of the routing before each token; popularity counts as much as RECENT_PRIOR tokens."""
-        places = torch.arange(routes.shape[1])
-        ages = places[:, None] - places[None, :] - 1
+    def _recent(self, shown: Tensor, has_routing: Tensor, decay: float) -> Tensor:
+        """Return a decayed average of the routing before each token; popularity weighs as RECENT_PRIOR tokens."""
+        indices = torch.arange(shown.shape[1])
+        ages = indices[:, None] - indices[None, :] - 1
         weights = torch.where(ages >= 0, decay ** ages.clamp_min(0).float(), 0.0)
-        return (weights @ routes + RECENT_PRIOR * self.popularity) / (weights @ known + RECENT_PRIOR)
+        return (weights @ shown + RECENT_PRIOR * self.popularity) / (weights @ has_routing + RECENT_PRIOR)
 
-    def _enter(self, word: Tensor, previous: Tensor, recent: list[Tensor], times: Tensor, before: Tensor) -> Tensor:
+    def _input(
+        self, vectors: Tensor, previous: Tensor, recent: list[Tensor], times: Tensor, has_previous: Tensor
+    ) -> Tensor:
         own = self.own_count(torch.from_numpy(count_bucket(times[..., 0].numpy())))
-        averages = [self.route(self._dropped(one)) * RECENT_SCALE for one in recent]
-        parts = [word, previous, own + (1 - before) * self.unknown, *averages]
+        averages = [self.route(self._drop_inputs(average)) * RECENT_SCALE for average in recent]
+        parts = [vectors, previous, own + (1 - has_previous) * self.unknown, *averages]
         mixed = self.enter_norm(torch.cat(parts, dim=-1))
         return self.enter(functional.dropout(mixed, DROPPED_INPUT / 2, self.training))
 
-    def _attended(self, hidden: Tensor, content: Tensor, looks: _Looks) -> Tensor:
+    def _attend(self, hidden: Tensor, content: Tensor, pairs: _TokenPairs) -> Tensor:
         heads = self.shape.heads
-        queries, keys = _heads(self.query(hidden), heads), _heads(self.attend_key(content), heads)
-        bias = self.near[:, looks.distances] + self.alike[:, None, None] * looks.same[:, None]
-        weights = _attention(queries, keys, bias, looks.allowed)
-        return (weights @ _heads(self.attend_value(content), heads)).transpose(1, 2).flatten(2)
+        queries, keys = _split_heads(self.query(hidden), heads), _split_heads(self.attend_key(content), heads)
+        bias = self.near[:, pairs.distances] + self.alike[:, None, None] * pairs.same[:, None]
+        weights = _attention_weights(queries, keys, bias, pairs.allowed)
+        return (weights @ _split_heads(self.attend_value(content), heads)).transpose(1, 2).flatten(2)
 
-    def _copied(self, hidden: Tensor, content: Tensor, looks: _Looks, batch: Batch) -> Tensor:
-        """Probabilities [B, T, width] read off similar earlier tokens; the token table has the rest of the weight."""
+    def _copy(self, hidden: Tensor, content: Tensor, pairs: _TokenPairs, batch: Batch) -> Tensor:
+        """Return probabilities [B, T, width] copied from similar earlier tokens, and the rest from the token table."""
         queries, keys = self.copy_query(hidden)[:, None], self.copy_key(content)[:, None]
-        bias = self.copy_near[looks.distances] + self.copy_alike * looks.same
-        weights = _attention(queries, keys, bias[:, None], looks.allowed)[:, 0] * batch.known[:, None, :]
-        return weights @ batch.routes + (1 - weights.sum(dim=-1, keepdim=True)) * batch.used
+        bias = self.copy_near[pairs.distances] + self.copy_alike * pairs.same
+        weights = _attention_weights(queries, keys, bias[:, None], pairs.allowed)[:, 0] * batch.has_routing[:, None, :]
+        return weights @ batch.multi_hot + (1 - weights.sum(dim=-1, keepdim=True)) * batch.table_probabilities
 
-    def _decided(self, hidden: Tensor, evidence: list[Tensor]) -> Tensor:
+    def _output(self, hidden: Tensor, evidence: list[Tensor]) -> Tensor:
         sizes = (*hidden.shape[:2], self.shape.layers, self.shape.experts)
         gates = self.gate(hidden).view(*sizes[:3], len(EVIDENCE))
-        decided = self.out(hidden).view(sizes).float()
-        for number, one in enumerate(evidence):
-            decided = decided + gates[..., number, None] * one.view(sizes)
-        return decided
+        logits = self.out(hidden).view(sizes).float()
+        for number, logs in enumerate(evidence):
+            logits = logits + gates[..., number, None] * logs.view(sizes)
+        return logits
 
-    def _dropped(self, inputs: Tensor) -> Tensor:
-        """Without some of the experts, the same ones for a whole sequence: cheaper than a choice for every token."""
+    def _drop_inputs(self, inputs: Tensor) -> Tensor:
+        """Drop some of the experts, the same ones for a whole sequence: cheaper than a choice for every token."""
         return inputs * functional.dropout(torch.ones_like(inputs[:, :1]), DROPPED_INPUT, self.training)
 
 
@@ -204,18 +211,18 @@ class _Block(nn.Module):
         return self.down(functional.dropout(inner, DROPPED_HIDDEN, self.training))
 
 
-def _attention(queries: Tensor, keys: Tensor, bias: Tensor, allowed: Tensor) -> Tensor:
-    """[B, heads, T, T]; a token may also attend to nothing, which scores 0."""
+def _attention_weights(queries: Tensor, keys: Tensor, bias: Tensor, allowed: Tensor) -> Tensor:
+    """Return [B, heads, T, T]; a token may also attend to nothing, which scores 0."""
     scores = queries @ keys.transpose(-1, -2) / queries.shape[-1] ** 0.5 + bias
-    scores = scores.float().masked_fill(~allowed, NOWHERE)
+    scores = scores.float().masked_fill(~allowed, MASKED)
     nothing = torch.zeros_like(scores[..., :1])
     return torch.cat([scores, nothing], dim=-1).softmax(dim=-1)[..., :-1] * allowed
 
 
-def _heads(inputs: Tensor, heads: int) -> Tensor:
+def _split_heads(inputs: Tensor, heads: int) -> Tensor:
     return inputs.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def _shifted(inputs: Tensor, first: float) -> Tensor:
-    """What belongs to the token before."""
+def _shift(inputs: Tensor, first: float) -> Tensor:
+    """Return the values of the token before, `first` for the first token."""
     return functional.pad(inputs, (0, 0, 1, 0), value=first)[:, :-1]

@@ -1,1 +1,0 @@
-"""Predictors to compare with: simple ones, bounds, and ones that are wrong on purpose."""
