@@ -171,6 +171,10 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     def expert_count(self) -> int:
         return self.layers * self.experts
 
+    def fully_resident(self, slots: int) -> bool:
+        """Return whether every expert has a slot of its own."""
+        return slots >= self.expert_count
+
 
 class Survey(ModelSizes, frozen=True, kw_only=True):
     """A checkpoint: sizes, special tokens, and where the bytes of every expert lie."""
@@ -210,7 +214,7 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
         Bytes that do not lie in the file as in the slot take another copy on their way: a tenth of the time of a read.
         On a device always: its libraries choose kernels by alignment, and the same expert must not get two.
         """
-        aligned = slots >= self.expert_count or tier == "host" or device != "cpu"
+        aligned = self.fully_resident(slots) or tier == "host" or device != "cpu"
         return msgspec.structs.replace(self, aligned=aligned)
 
     def place_table(self) -> np.ndarray:
