@@ -40,10 +40,13 @@ class Loader:
             self.sent.append,
             wake=lambda: self.wakes.append(None),
             log=LedgerLog.open(str(folder), 1, HEADER),
-            drawing=Drawing(lambda name, *_: self.spans.append(name), time.monotonic_ns, "slot"),
+            drawing=Drawing(self._add_span, time.monotonic_ns, "slot"),
         )
         self.runtime.handle(ComputeJoined())
         self.runtime.handle(ResidentTable({}))
+
+    def _add_span(self, name: str, start_ns: int, end_ns: int, lane: int, detail: dict[str, int | str]) -> None:
+        self.spans.append(name)
 
     def take(self) -> list[Any]:
         sent = self.sent[:]
