@@ -127,7 +127,7 @@ TWO_PLACES = 2
 MUTANTS: dict[str, tuple[type, str, bool, int]] = {
     "kernels do not wait for the copy": (CopyScheduler, "_await_copy", True, 0),
     "a copy does not wait for the kernels": (CopyScheduler, "_await_kernels", False, 0),
-    "a read does not wait for the copy": (HostTier, "_keep", True, TWO_PLACES),
+    "a read does not wait for the copy": (HostTier, "_pin", True, TWO_PLACES),
 }
 """What is left out, whether copies or else kernels are late, and places in the host store (0: the whole model)."""
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.loader.transfer.transfers import FileSource, Transfer, TransferEngine
+from expertflow.workers.loader.transfer.expert_sources import FileSource
+from expertflow.workers.loader.transfer.transfers import Transfer, TransferEngine
 
 MB = 1 << 20
 

@@ -7,7 +7,6 @@ function calls.
 from __future__ import annotations
 
 import mmap
-import queue
 import time
 from pathlib import Path
 from types import TracebackType
@@ -15,12 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...errors import CheckpointError
 from ...ipc.messages import (
     ComputeFromLoader,
-    CopiesDone,
     DropUnit,
-    Filled,
     PredictStep,
     RunStep,
     Split,
@@ -39,12 +35,12 @@ from ...workers.compute.experts.residency import IDLE_MS, FeedCounts, Residency
 from ...workers.compute.experts.routing import RoutingCollector
 from ...workers.compute.experts.slots import SlotViews
 from ...workers.compute.skeleton import attach, load_model, load_unbound
-from ...workers.loader.events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
-from ...workers.loader.fills import DeviceFills, Fills, SharedFills
-from ...workers.loader.host_tier import HostTier
+from ...workers.loader.events import ComputeJoined
+from ...workers.loader.fills import DeviceSlots, SharedSlots
 from ...workers.loader.ledger import Ledger
+from ...workers.loader.runtime import LoaderRuntime
+from ...workers.loader.transfer.expert_sources import FileSource
 from ...workers.loader.transfer.host_store import fill_store
-from ...workers.loader.transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, TransferEngine
 from ...workers.model.unit import RowAbilities
 
 if TYPE_CHECKING:
@@ -72,7 +68,6 @@ class LocalRuntime:
         self._device = device
         survey = survey.lay_out(slots, tier, "cpu" if device is None else device.name)
         self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
-        self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._inbox: list[ComputeFromLoader] = []
         self.ledger = Ledger(slots, survey.layers, survey.experts, survey.top_k, fills_in_flight=2 * readers)
         routing = RoutingCollector(None, survey.layers, survey.encoder_layers)
@@ -92,8 +87,8 @@ class LocalRuntime:
     def _open_slots(self, slots: int, routing: RoutingCollector) -> None:
         survey = self._survey
         memory = _memory(slots * survey.stride_bytes)
-        source = StoreSource(self._filled_store(), survey) if self._tier == "host" else FileSource(survey)
-        self._fills: Fills = SharedFills(self._engine(source, memory))
+        store = self._filled_store() if self._tier == "host" else None
+        self._loader = self._open_loader(SharedSlots(memory, store))
         holdings = Holdings(slots, survey.layers, survey.experts)
         self._residency = Residency(
             holdings, SlotViews(memory, survey), self._tell_loader, self._receive, self._wait, time.monotonic_ns
@@ -101,20 +96,18 @@ class LocalRuntime:
         self.model = load_model(survey, self._residency, routing)
 
     def _open_device(self, slots: int, routing: RoutingCollector, device: Device, places: int) -> None:
-        survey, whole = self._survey, self._tier == "host"
-        store = self._filled_store() if whole else _memory(places * survey.stride_bytes)
-        reader = None if whole else self._engine(FileSource(survey), store)
-        tier = HostTier(store.size // survey.stride_bytes, survey.experts, whole)
-        self._fills = DeviceFills(tier, reader, self._inbox_put)
+        survey, is_full = self._survey, self._tier == "host"
+        store = self._filled_store() if is_full else _memory(places * survey.stride_bytes)
+        device_slots = DeviceSlots(store.size // survey.stride_bytes, None if is_full else store)
+        self._loader = self._open_loader(device_slots)
         self._residency = residency = open_residency(
             device, survey, slots, store, self._tell_loader, self._receive, self._wait, time.monotonic_ns
         )
         self.model = load_unbound(survey, device.torch_device)
         bind_on_device(self.model, residency, routing, device)
 
-    def _engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
-        stride, readers = self._survey.stride_bytes, self._readers
-        return TransferEngine(source, memory, stride, readers, self._done.put, time.monotonic_ns)
+    def _open_loader(self, slots: SharedSlots | DeviceSlots) -> LoaderRuntime:
+        return LoaderRuntime(self._survey, self.ledger, slots, self._readers, self._inbox_put)
 
     def _filled_store(self) -> np.ndarray:
         survey = self._survey
@@ -134,7 +127,7 @@ class LocalRuntime:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._fills.close()
+        self._loader.close()
         if self._device is not None:
             self._device.close()  # before the store's memory goes, and while copies into slots have somewhere to go
 
@@ -164,32 +157,13 @@ class LocalRuntime:
             self._executor.forget(order)
 
     def _tell_loader(self, event: Any) -> None:
-        if isinstance(event, CopiesDone):
-            self._fill_up(self._fills.copied(event.numbers))
-        else:
-            self._decide(event)
-
-    def _fill_up(self, filled: list[FillDone]) -> None:
-        for each in filled:
-            self._decide(each)
+        self._loader.handle(event)
 
     def _inbox_put(self, message: ComputeFromLoader) -> None:
         self._inbox.append(message)
 
-    def _decide(self, event: LedgerEvent) -> None:
-        for action in self.ledger.handle(event):
-            match action:
-                case StartFill():
-                    self._fills.start(action.slot, action.layer, action.expert, action.urgent, action.cause)
-                case PromoteFill():
-                    self._fills.promote(action.slot)
-                case Filled() if self._fills.announced:
-                    pass
-                case _:
-                    self._inbox.append(action)
-
     def _receive(self) -> list[Any]:
-        self._collect_all()
+        self._loader.collect()
         inbox, self._inbox = self._inbox, []
         return inbox
 
@@ -199,18 +173,9 @@ class LocalRuntime:
                 self._residency.poll() == IDLE_MS
             )  # else copies to a device are under way: the loader may wait for one
             if idle and not self._inbox:
-                self._collect(self._done.get())
-            self._collect_all()
+                self._loader.wait_for_transfer()
+            self._loader.collect()
         return self._receive()
-
-    def _collect_all(self) -> None:
-        while not self._done.empty():
-            self._collect(self._done.get())
-
-    def _collect(self, transfer: Transfer) -> None:
-        if transfer.error is not None:
-            raise CheckpointError(str(transfer.error), self._survey.folder, "Check the checkpoint's files")
-        self._fill_up(self._fills.read(transfer))
 
 
 def _memory(count_bytes: int) -> np.ndarray:

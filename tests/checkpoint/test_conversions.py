@@ -16,7 +16,7 @@ from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_bo
 from expertflow.tests.families import tiny_model
 from expertflow.tests.loader.arenas import all_experts, assert_experts_equal, fill, make_arena
 from expertflow.workers.checkpoint.headers import StoredTensor
-from expertflow.workers.loader.transfer import transfers
+from expertflow.workers.loader.transfer import expert_sources
 from expertflow.workers.surveyor.conversions import ParameterSource, expert_parts
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from msgspec.structs import replace
@@ -85,7 +85,7 @@ def test_transposed_experts(rules: Rules, tmp_path: Path, dtype: str, check_dims
 
 def test_transposed_experts_in_many_chunks(rules: Rules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Big matrices are turned block by block, so that an urgent expert can come between."""
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", 1000)
     rules(transposing())
     save_changed(tmp_path, turned)
     check_against_library(tmp_path, "float32")
@@ -161,7 +161,7 @@ def test_rows_of_gate_and_up_that_alternate(
     rules: Rules, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, chunk_bytes: int
 ):
     """As Inkling stores them. However small the chunks are, no pair of rows is torn."""
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", chunk_bytes)
     name = "mlp.experts.gate_up_proj"
     rules([WeightConverter(name, name, operations=[Interleave(dim=1)])])
     save_changed(tmp_path, lambda name, tensor: {name: tensor})

@@ -24,7 +24,7 @@ from expertflow.tests.registry.trial import TOLERANCE, live, reference
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from expertflow.workers.compute.skeleton import load_model
-from expertflow.workers.loader.transfer import transfers
+from expertflow.workers.loader.transfer import expert_sources
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, conversion_mapping
@@ -123,7 +123,7 @@ def test_fused_experts_are_dequantised_as_the_library_does(checkpoints: Path, tm
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_small_chunks(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str):
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", 100)
     check(checkpoints / kind, tmp_path / "plain", "bfloat16")
 
 

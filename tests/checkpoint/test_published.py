@@ -17,7 +17,7 @@ from expertflow.tests.published import library_model, rewrite, save_block_fp8, s
 from expertflow.workers.checkpoint.survey import Piece, Survey
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from expertflow.workers.compute.skeleton import load_model
-from expertflow.workers.loader.transfer import converting, transfers
+from expertflow.workers.loader.transfer import expert_sources
 from expertflow.workers.loader.transfer.host_store import fill_store
 from expertflow.workers.surveyor.sizing import model_sizes
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
@@ -66,7 +66,7 @@ def test_in_chunks_whose_edges_are_no_edges_of_blocks(
 ):
     survey = survey_checkpoint(str(checkpoints / kind))
     whole = filled(survey)
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", chunk_bytes)
     assert np.array_equal(filled(survey, threads=3), whole)
 
 
@@ -76,14 +76,14 @@ LARGE: dict[str, Any] = {"num_hidden_layers": 2, "num_experts": 4, "num_local_ex
 @pytest.mark.parametrize("kind", ["qwen3_moe", "gpt_oss"])
 def test_large_experts_are_read_past_the_page_cache(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Several chunks an expert, at offsets that no block of the disk knows."""
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", 30_000)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", 30_000)
     if kind == "gpt_oss":
         save_mxfp4(tmp_path, hidden_size=256, intermediate_size=256, **LARGE)
     else:
         save_block_fp8(kind, tmp_path, (128, 128), hidden_size=256, moe_intermediate_size=384, **LARGE)
     survey = check(tmp_path, "auto")
     assert survey.block_bytes == 4096
-    source = transfers.FileSource(survey)
+    source = expert_sources.FileSource(survey)
     chunks = source.chunks(make_arena(survey.stride_bytes), 0, 0, 0)
     source.close()
     assert len(chunks) > len(survey.pieces)
@@ -114,9 +114,9 @@ def test_the_host_store_holds_them_dequantised(checkpoints: Path):
     for kind in ("qwen3_moe", "gpt_oss"):
         survey = survey_checkpoint(str(checkpoints / kind))
         store = make_arena(survey.expert_count * survey.stride_bytes)
-        fill_store(transfers.FileSource(survey), store, survey, 2, lambda what, done, total: None)
+        fill_store(expert_sources.FileSource(survey), store, survey, 2, lambda what, done, total: None)
         memory = make_arena(store.size)
-        fill(survey, all_experts(survey), memory, transfers.StoreSource(store, survey))
+        fill(survey, all_experts(survey), memory, expert_sources.StoreSource(store, survey))
         assert_experts_equal(survey, all_experts(survey), memory, library_model(checkpoints / kind).state_dict())
 
 
@@ -129,7 +129,7 @@ def test_a_scale_off_by_one_shows(
     checkpoints: Path, kind: str, shift: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ):
     """One block further down, or to the right."""
-    convert = converting.make_dequantiser
+    convert = expert_sources.make_dequantiser
 
     def shifted(piece: Piece, dtype: str) -> Any:
         made = convert(piece, dtype)
@@ -143,7 +143,7 @@ def test_a_scale_off_by_one_shows(
 
         return SimpleNamespace(convert=wrong)
 
-    monkeypatch.setattr(converting, "make_dequantiser", shifted)
+    monkeypatch.setattr(expert_sources, "make_dequantiser", shifted)
     with pytest.raises(AssertionError, match="expert"):
         check(checkpoints / kind, "auto")
 

@@ -13,7 +13,7 @@ from expertflow.tests.checkpoint.broken import WEIGHTS
 from expertflow.tests.families import save_tiny
 from expertflow.workers.checkpoint.stamps import OpenFiles, check_files, stamp_files
 from expertflow.workers.compute.skeleton import load_unbound
-from expertflow.workers.loader.transfer.transfers import FileSource
+from expertflow.workers.loader.transfer.expert_sources import FileSource
 from expertflow.workers.surveyor.surveyor import survey_folder
 
 BYTES = b"0123456789" * 10

@@ -12,7 +12,8 @@ import torch
 from expertflow.workers.checkpoint.layout import tensor_positions
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.experts.slots import SlotViews
-from expertflow.workers.loader.transfer.transfers import ExpertSource, FileSource, Transfer, TransferEngine
+from expertflow.workers.loader.transfer.expert_sources import ExpertSource, FileSource
+from expertflow.workers.loader.transfer.transfers import Transfer, TransferEngine
 
 CANARY = 0xA5
 Key = tuple[int, int]

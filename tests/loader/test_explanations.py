@@ -79,10 +79,10 @@ def test_with_a_slot_for_every_expert_the_policy_fills() -> None:
 
 def test_a_copy_carries_the_cause_of_its_fetch() -> None:
     """Through the host store too: read from disk, then copied; and ordered again for a new compute."""
-    tier, cause = HostTier(1, EXPERTS, whole=False), Cause("hint", 3, 1)
+    tier, cause = HostTier(1, EXPERTS, full=False), Cause("hint", 3, 1)
     [read] = tier.fetch(0, 1, 2, False, cause)
     assert isinstance(read, ReadInto) and read.cause == cause
-    [copy] = tier.read(read.place)
+    [copy] = tier.on_read(read.place)
     [reissue_copies] = tier.reissue_copies()
     assert isinstance(copy, Copy) and isinstance(reissue_copies, Copy) and copy.cause == reissue_copies.cause == cause
 
@@ -243,12 +243,12 @@ def test_transfers_and_copies_are_drawn_with_their_causes() -> None:
     spans = Spans()
     drawing = Drawing(spans.add, spans.clock_ns, "slot")
     for slot in (1, 2):
-        drawing.load(Transfer(slot, 0, 5, 0, Cause("hint", 7, 0), 1000, 41_000 + slot, 90_000))
-    drawing.copy_ordered(Copy(1, 4, 2, 3, 0, cause=Cause("miss", 7, 2)))
-    drawing.copies_ended([1, 99])
-    drawing.copy_ordered(Copy(2, 4, 2, 3, 0))
-    drawing.compute_joined()
-    drawing.copies_ended([2])
+        drawing.draw_transfer(Transfer(slot, 0, 5, 0, Cause("hint", 7, 0), 1000, 41_000 + slot, 90_000))
+    drawing.on_copy_sent(Copy(1, 4, 2, 3, 0, cause=Cause("miss", 7, 2)))
+    drawing.on_copies_done([1, 99])
+    drawing.on_copy_sent(Copy(2, 4, 2, 3, 0))
+    drawing.on_compute_joined()
+    drawing.on_copies_done([2])
     load = {"layer": 0, "expert": 5, "cause": "hint", "step": 7, "queued_us": 40}
     assert spans.drawn == [
         ("load", 41_001, 90_000, 0, {**load, "slot": 1}),
@@ -261,7 +261,7 @@ def test_notes_are_drawn_as_moments() -> None:
     spans = Spans()
     miss = MissExplained(7, 1, 2, Reason.LOW, 0.204, 0.41, NO_CAUSE, 9)
     notes = [miss, Evicted(3, 1, 2, Cause("hint", 8, 0)), PrefetchUnused(7, 1, 6)]
-    Drawing(spans.add, spans.clock_ns, "slot").notes(notes)
+    Drawing(spans.add, spans.clock_ns, "slot").draw_notes(notes)
     assert [(name, start_ns == end_ns) for name, start_ns, end_ns, _, _ in spans.drawn] == [
         ("miss", True), ("evict", True), ("unused", True),
     ]  # fmt: skip

@@ -19,10 +19,10 @@ EXPERTS, KEYS = 4, 12
 class World:
     """Files, store and compute as far as the tier can tell; it checks as it goes."""
 
-    def __init__(self, seed: int, places: int, whole: bool) -> None:
+    def __init__(self, seed: int, places: int, full: bool) -> None:
         self.random = random.Random(seed)
-        self.tier = HostTier(places, EXPERTS, whole)
-        self.content: dict[int, int] = {key: key for key in range(KEYS)} if whole else {}
+        self.tier = HostTier(places, EXPERTS, full)
+        self.content: dict[int, int] = {key: key for key in range(KEYS)} if full else {}
         self.reads: dict[int, int] = {}
         """Place → key."""
         self.copies: dict[int, Copy] = {}
@@ -63,17 +63,17 @@ class World:
         if self.reads:
             place = self.random.choice(list(self.reads))
             self.content[place] = self.reads.pop(place)
-            self.do(self.tier.read(place))
+            self.do(self.tier.on_read(place))
 
     def end_copies(self) -> None:
         ended = [number for number in self.copies if self.random.random() < 0.5]
         for number in ended:
             del self.copies[number]
-        self.do(self.tier.copied(ended))
+        self.do(self.tier.on_copied(ended))
 
     def hurry(self) -> None:
         if self.open:
-            self.do(self.tier.hurry(self.random.choice(list(self.open))))
+            self.do(self.tier.promote(self.random.choice(list(self.open))))
 
     def lose_compute(self) -> None:
         self.copies.clear()
@@ -94,24 +94,24 @@ class World:
 @settings(max_examples=80, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(0, 60))
 def test_nothing_is_overwritten_too_early_and_everything_comes(seed: int, places: int, turns: int) -> None:
-    assert World(seed, places, whole=False).play(turns) == []
+    assert World(seed, places, full=False).play(turns) == []
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6))
 def test_a_whole_store_is_never_read_into(seed: int) -> None:
-    world = World(seed, KEYS, whole=True)
+    world = World(seed, KEYS, full=True)
     assert world.play(40) == [] and world.tier.misses == 0
 
 
 def test_a_place_that_is_not_kept_is_overwritten_under_its_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(HostTier, "_keep", lambda tier, place: None)
+    monkeypatch.setattr(HostTier, "_pin", lambda tier, place: None)
     assert any("overwritten" in word for seed in range(20) for word in words_of(seed))
 
 
 def words_of(seed: int) -> list[str]:
     """Of a world that may break down over it."""
-    world = World(seed, 2, whole=False)
+    world = World(seed, 2, full=False)
     with suppress(KeyError):
         world.play(40)
     return world.wrong
@@ -119,22 +119,22 @@ def words_of(seed: int) -> list[str]:
 
 def test_urgent_fetches_get_the_next_place() -> None:
     """One place: what a layer waits for goes before what was asked for ahead."""
-    tier = HostTier(1, EXPERTS, whole=False)
+    tier = HostTier(1, EXPERTS, full=False)
     assert tier.fetch(0, 0, 0, False) == [ReadInto(0, 0, 0, False)]
     assert tier.fetch(1, 0, 1, False) == tier.fetch(2, 0, 2, True) == []
-    assert tier.hurry(0) == [PromoteRead(0)]
-    [copy] = tier.read(0)
+    assert tier.promote(0) == [PromoteRead(0)]
+    [copy] = tier.on_read(0)
     assert isinstance(copy, Copy) and copy.urgent
-    assert tier.copied([copy.number]) == [FillDone(0), ReadInto(0, 0, 2, True)]
+    assert tier.on_copied([copy.number]) == [FillDone(0), ReadInto(0, 0, 2, True)]
 
 
 def test_the_place_of_what_was_copied_longest_ago_goes_first() -> None:
-    tier = HostTier(2, EXPERTS, whole=False)
+    tier = HostTier(2, EXPERTS, full=False)
     for slot, expert in enumerate((0, 1)):
         tier.fetch(slot, 0, expert, False)
-    first, second = (tier.read(place)[0] for place in (0, 1))
+    first, second = (tier.on_read(place)[0] for place in (0, 1))
     assert isinstance(first, Copy) and isinstance(second, Copy)
-    tier.copied([first.number, second.number])
+    tier.on_copied([first.number, second.number])
     [reissue_copies] = tier.fetch(2, 0, 0, False)
     assert isinstance(reissue_copies, Copy) and reissue_copies.place == 0
     assert tier.fetch(3, 0, 2, False) == [ReadInto(1, 0, 2, False)]

@@ -13,9 +13,10 @@ from expertflow.tests.loader.arenas import CANARY, all_experts, fill, make_arena
 from expertflow.tests.loader.layouts import Place, make_survey, write_random
 from expertflow.workers.checkpoint.stamps import stamp_files
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.loader.transfer import transfers
+from expertflow.workers.loader.transfer import expert_sources
+from expertflow.workers.loader.transfer.expert_sources import ExpertSource, FileSource, StoreSource
 from expertflow.workers.loader.transfer.files import CHUNK_BYTES, READ_BYTES, BounceBuffer
-from expertflow.workers.loader.transfer.transfers import ExpertSource, FileSource, StoreSource, Transfer, failure_of
+from expertflow.workers.loader.transfer.transfers import Transfer, failure_of
 from msgspec import structs
 
 EXPERTS: list[list[Place]] = [[(0, 100), (1, 7), (0, 4000)], [(1, 999), (1, 1999), (0, 1)]]
@@ -53,7 +54,7 @@ def test_experts_arrive_from_files(survey: Survey):
 
 def test_experts_arrive_from_the_host_store(survey: Survey, monkeypatch: pytest.MonkeyPatch):
     """In chunks, the last one shorter; the neighbours keep their bytes."""
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", 500)
     store = make_arena(survey.expert_count * survey.stride_bytes)
     fill(survey, {0: (0, 0), 1: (0, 1)}, store)
     memory = make_arena(4 * survey.stride_bytes)
@@ -76,7 +77,7 @@ def test_a_slot_filled_again_holds_the_new_expert_only(survey: Survey):
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_casts_at_odd_offsets(tmp_path: Path, stored: str, monkeypatch: pytest.MonkeyPatch):
     """Neither the file nor the block of rows need be aligned to an item."""
-    monkeypatch.setattr(transfers, "CHUNK_BYTES", 1000)
+    monkeypatch.setattr(expert_sources, "CHUNK_BYTES", 1000)
     survey = make_survey(write_random(tmp_path, 9000, 9000), PIECES, EXPERTS, 1, "bfloat16", stored)
     memory = make_arena(3 * survey.stride_bytes)
     assert not any(transfer.error for transfer in fill(survey, {1: (0, 1)}, memory))

@@ -13,9 +13,9 @@ from expertflow.errors import EngineError
 from expertflow.tests.loader.arenas import make_arena, payload
 from expertflow.tests.loader.layouts import Place, make_survey, write_random
 from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.loader.transfer.expert_sources import Chunk, FileSource
 from expertflow.workers.loader.transfer.files import BounceBuffer
-from expertflow.workers.loader.transfer.host_store import await_full, fill_store, tell_full
-from expertflow.workers.loader.transfer.transfers import Chunk, FileSource
+from expertflow.workers.loader.transfer.host_store import await_full, fill_store, notify_full
 
 Progress = list[tuple[str, int, int]]
 
@@ -105,7 +105,7 @@ def test_whoever_shares_a_store_waits_until_it_is_full():
         each.start()
     waiting[0].join(0.05)
     assert not told
-    tell_full(full_fd)
+    notify_full(full_fd)
     for each in waiting:
         each.join(10)
     await_full(full_fd)
@@ -114,5 +114,5 @@ def test_whoever_shares_a_store_waits_until_it_is_full():
 
 
 def test_a_store_of_ones_own_needs_no_word():
-    tell_full(-1)
+    notify_full(-1)
     await_full(-1)

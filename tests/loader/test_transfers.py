@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from expertflow.tests.loader.arenas import make_arena
+from expertflow.workers.loader.transfer.expert_sources import Chunk
 from expertflow.workers.loader.transfer.files import BounceBuffer
-from expertflow.workers.loader.transfer.transfers import Chunk, Transfer, TransferEngine
+from expertflow.workers.loader.transfer.transfers import Transfer, TransferEngine
 
 PATIENCE_S = 100.0
 

@@ -15,13 +15,13 @@ from expertflow.workers.model import cache_rows as cache_rows
 def stale_slots(runtime: LocalRuntime) -> None:
     """A slot that is filled a second time keeps what it held."""
     held: dict[int, tuple[int, int]] = {}
-    honest = runtime._fills.start
+    honest = runtime._loader._fills.start
 
     def start(slot: int, layer: int, expert: int, urgent: bool, cause: Cause) -> None:
         stale = held.setdefault(slot, (layer, expert))
         honest(slot, *stale, urgent, cause)
 
-    runtime._fills.start = start  # pyright: ignore[reportAttributeAccessIssue]
+    runtime._loader._fills.start = start  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def lost_waves(monkeypatch: pytest.MonkeyPatch) -> None:

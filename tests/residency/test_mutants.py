@@ -40,7 +40,7 @@ def forgets_filling(ledger: Any) -> None:
 
 
 def fills_before_holding(ledger: Any) -> None:
-    ledger._heard = True
+    ledger._table_received = True
 
 
 def _before(ledger: Any, act: Callable[[Any, LedgerEvent], None]) -> None:
@@ -60,7 +60,7 @@ def keeps_its_word_to_the_dead(ledger: Any) -> None:
 def drops_a_need_that_failed(ledger: Any) -> None:
     def forget(ledger: Any, event: LedgerEvent) -> None:
         if isinstance(event, FillDone) and not event.ok:
-            ledger._need.pop(ledger._table.slots[event.slot].key, None)
+            ledger._missing.pop(ledger._table.slots[event.slot].key, None)
 
     _before(ledger, forget)
 

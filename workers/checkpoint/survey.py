@@ -172,6 +172,10 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     def expert_count(self) -> int:
         return self.layers * self.experts
 
+    def fully_resident(self, slots: int) -> bool:
+        """Return whether every expert has a slot of its own."""
+        return slots >= self.expert_count
+
 
 class Survey(ModelSizes, frozen=True, kw_only=True):
     """Sizes of a checkpoint, its special tokens, and the places of the bytes of every expert."""
@@ -212,7 +216,7 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
         On a device experts are always aligned: its libraries choose kernels by alignment, and the same expert must not
         get two.
         """
-        aligned = slots >= self.expert_count or tier == "host" or device != "cpu"
+        aligned = self.fully_resident(slots) or tier == "host" or device != "cpu"
         return msgspec.structs.replace(self, aligned=aligned)
 
     def place_table(self) -> np.ndarray:

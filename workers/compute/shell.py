@@ -48,7 +48,7 @@ class ComputeShell:
         self._stage = stage
         survey = stage.survey(Survey)
         self._device = open_device(stage.config.device)
-        self._resident = stage.spec.slots >= survey.expert_count
+        self._resident = survey.fully_resident(stage.spec.slots)
         self._files = OpenFiles(survey.stamps)
         # Before the slots are mapped: whoever maps them first, the loader by now, has their pages cleared.
         model = self._load(survey)

@@ -1,4 +1,4 @@
-"""The loader process."""
+"""Entry point of the loader process."""
 
 from __future__ import annotations
 

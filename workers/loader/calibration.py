@@ -1,9 +1,9 @@
-"""What forecasts and hints are worth, measured: the share of experts that were used, among those foretold likewise.
+"""Online calibration: the probability of a prediction is the measured hit rate of past ones like it.
 
-A far plan says how likely an expert is, a near hint says it again when the layer before begins, and either may be good
-or bad for a layer. Instead of believing them, the loader counts: for each layer, and each pair of (what the plan
-said, what the hint said) in eighths, how many such experts were used in the end. So good sources are merged by
-what they are worth, and a liar is soon worth no more than the average expert.
+A step prediction gives the chance of an expert early. A hint gives it again when the layer before begins. Either may be
+good or bad for a layer, so the loader counts. For each layer, and each pair of stated levels (prediction, hint) in
+eighths, it counts how many such experts were used. Sources are so merged by their measured value, and a useless source
+converges to the base rate.
 """
 
 from __future__ import annotations
@@ -12,46 +12,46 @@ import numpy as np
 
 LEVELS = 9
 UNKNOWN = LEVELS
-"""The level of a plan or hint that was not given."""
+"""Level of a missing prediction or hint."""
 PRIOR = 6.0
-"""Weighs what was said itself like so many observations."""
+"""Weight of the stated chance itself, in observations."""
 MEMORY = 4000.0
-"""Observations of one kind that are remembered; older ones fade."""
+"""Observations remembered for each pair of levels; older ones fade."""
 LIKELY = 0.5
 ACCURATE = 0.7
-"""Measured accuracy from which on a forecast may say who goes first (break-even measured elsewhere: about 0.70)."""
+"""Measured accuracy from which on predictions rank victims (break-even measured elsewhere: about 0.70)."""
 FADE = 0.98
-"""A layer of a step weighs so much of the next one in the measured accuracy."""
+"""Weight of a layer of a step in the measured accuracy, relative to the next one."""
 
 
 def levels(scores: np.ndarray) -> np.ndarray:
-    """uint8 scores as levels 0 (certainly not) to LEVELS - 1 (certain), intp."""
+    """Return uint8 scores as levels, intp of the same shape: 0 (certainly unused) to LEVELS - 1 (certainly used)."""
     return (scores.astype(np.intp) * (LEVELS - 1) + 127) // 255
 
 
 class Calibration:
-    """Counts for each layer; `plan` and `hint` are levels, UNKNOWN where nothing was said.
+    """Counts by layer and stated levels. `plan` and `hint` are levels, UNKNOWN where nothing was stated.
 
-    With `uncalibrated`, sources are taken at their word for ever, and only their accuracy is measured.
+    With `uncalibrated`, stated chances are never corrected; only their accuracy is measured.
     """
 
     def __init__(self, layers: int, uncalibrated: bool = False) -> None:
         self._uncalibrated = uncalibrated
-        said = np.linspace(0.0, 1.0, LEVELS)
-        said = np.clip(np.append(said, np.nan), 0.5 / LEVELS, 1 - 0.5 / LEVELS)
-        plan, hint = said[:, None], said[None, :]
+        stated = np.linspace(0.0, 1.0, LEVELS)
+        stated = np.clip(np.append(stated, np.nan), 0.5 / LEVELS, 1 - 0.5 / LEVELS)
+        plan, hint = stated[:, None], stated[None, :]
         guess = np.where(np.isnan(hint), np.broadcast_to(plan, (LEVELS + 1, LEVELS + 1)), hint)
         guess = np.nan_to_num(guess, nan=0.0)
         self._used = np.broadcast_to(guess * PRIOR, (layers, LEVELS + 1, LEVELS + 1)).copy()
-        self._seen = np.full_like(self._used, PRIOR)
-        self._right = self._foretold = self._actual = 0.0
+        self._observed = np.full_like(self._used, PRIOR)
+        self._right = self._predicted = self._actual = 0.0
 
     def chances(self, layer: np.ndarray | int, plan: np.ndarray, hint: np.ndarray | int = UNKNOWN) -> np.ndarray:
-        """float64: the measured chance of use; the arguments broadcast."""
-        return self._used[layer, plan, hint] / self._seen[layer, plan, hint]
+        """Return the measured chance of use, float64, 0 to 1; the arguments (intp) broadcast."""
+        return self._used[layer, plan, hint] / self._observed[layer, plan, hint]
 
     def learn(self, layer: int, plan: np.ndarray, hint: np.ndarray, used: np.ndarray) -> None:
-        """A layer was run: `plan`, `hint` (levels [experts]) and what was `used` (bool [experts])."""
+        """Count a layer that ran: levels `plan` and `hint`, intp [experts], and what was `used`, bool [experts]."""
         self._judge(self.chances(layer, plan) >= LIKELY, used)
         if self._uncalibrated:
             return
@@ -60,22 +60,22 @@ class Calibration:
             self._count(layer, plan, np.full_like(hint, UNKNOWN), used)
 
     def _count(self, layer: int, plan: np.ndarray, hint: np.ndarray, used: np.ndarray) -> None:
-        kinds = plan * (LEVELS + 1) + hint
-        seen = np.bincount(kinds, minlength=(LEVELS + 1) ** 2).reshape(LEVELS + 1, LEVELS + 1)
-        right = np.bincount(kinds, weights=used, minlength=(LEVELS + 1) ** 2).reshape(seen.shape)
-        self._seen[layer] += seen
+        pairs = plan * (LEVELS + 1) + hint
+        observed = np.bincount(pairs, minlength=(LEVELS + 1) ** 2).reshape(LEVELS + 1, LEVELS + 1)
+        right = np.bincount(pairs, weights=used, minlength=(LEVELS + 1) ** 2).reshape(observed.shape)
+        self._observed[layer] += observed
         self._used[layer] += right
-        fade = np.minimum(1.0, MEMORY / self._seen[layer])
-        self._seen[layer] *= fade
+        fade = np.minimum(1.0, MEMORY / self._observed[layer])
+        self._observed[layer] *= fade
         self._used[layer] *= fade
 
-    def _judge(self, foretold: np.ndarray, used: np.ndarray) -> None:
-        self._right = FADE * self._right + float((foretold & used).sum())
-        self._foretold = FADE * self._foretold + float(foretold.sum())
+    def _judge(self, predicted: np.ndarray, used: np.ndarray) -> None:
+        self._right = FADE * self._right + float((predicted & used).sum())
+        self._predicted = FADE * self._predicted + float(predicted.sum())
         self._actual = FADE * self._actual + float(used.sum())
 
     @property
     def accuracy(self) -> float:
-        """Of plans, over recent layers: F1 of the experts foretold as likely, against those used."""
-        both = self._foretold + self._actual
+        """Return the F1 score, 0 to 1, of experts predicted as likely against those used, over recent layers."""
+        both = self._predicted + self._actual
         return 2 * self._right / both if both else 0.0

@@ -1,6 +1,6 @@
-"""What the loader puts on a timeline: transfers and copies with their causes, and the ledger's notes as moments.
+"""The loader's spans on a timeline: transfers and copies with their causes, and the ledger's notes as moments.
 
-`runtime/waits/` reads it again: names and details of spans are an interface between the two.
+`runtime/waits/` reads them: names and details of spans are an interface between the two.
 """
 
 from __future__ import annotations
@@ -20,52 +20,52 @@ NOTES_LANE = 128
 
 
 class AddSpan(Protocol):
-    """`Stage.add_span`."""
+    """Signature of `Stage.add_span`. Times are of the monotonic clock."""
 
     def __call__(self, name: str, start_ns: int, end_ns: int, lane: int, detail: Detail) -> None: ...
 
 
 class Drawing:
-    """Spans for one start of the loader. Transfers `into` are numbered by slot, or by place of the host store."""
+    """Spans of one start of the loader. `into` names what transfers fill: a "slot", or a "place" of the store."""
 
     def __init__(self, add_span: AddSpan, clock_ns: Callable[[], int], into: str) -> None:
         self._add_span, self._clock_ns, self._into = add_span, clock_ns, into
         self._lane_ends_ns: dict[int, int] = {}
         self._copies: dict[int, tuple[int, Copy]] = {}
-        """By number: when it was ordered, and the order."""
+        """Number of a copy -> the time at which it was sent, and the copy."""
 
-    def load(self, transfer: Transfer) -> None:
+    def draw_transfer(self, transfer: Transfer) -> None:
         """Draw a transfer that has ended."""
         detail = self._fill(transfer.layer, transfer.expert, transfer.cause)
         detail |= {self._into: transfer.slot, "queued_us": (transfer.started_ns - transfer.ordered_ns) // 1000}
         self._draw("load", transfer.started_ns, transfer.ended_ns, 0, detail)
 
-    def copy_ordered(self, copy: Copy) -> None:
-        """Remember when compute was told to copy."""
+    def on_copy_sent(self, copy: Copy) -> None:
+        """Remember the time at which this copy was sent to compute."""
         self._copies[copy.number] = (self._clock_ns(), copy)
 
-    def copies_ended(self, numbers: Iterable[int]) -> None:
-        """Draw copies from their order to the word of their end."""
+    def on_copies_done(self, numbers: Iterable[int]) -> None:
+        """Draw these copies, from sending them to the report of their end. Unknown numbers are ignored."""
         for started_ns, copy in [self._copies.pop(number) for number in numbers if number in self._copies]:
             detail = self._fill(copy.layer, copy.expert, copy.cause) | {"slot": copy.slot}
             self._draw("copy", started_ns, self._clock_ns(), FIRST_COPY_LANE, detail)
 
-    def compute_joined(self) -> None:
-        """Forget copies that a dead compute was told."""
+    def on_compute_joined(self) -> None:
+        """Forget copies that were sent to a dead compute process."""
         self._copies.clear()
 
-    def notes(self, explanations: list[Explanation]) -> None:
-        """Draw what the ledger noted, as moments."""
+    def draw_notes(self, explanations: list[Explanation]) -> None:
+        """Draw the ledger's notes as moments."""
         now_ns = self._clock_ns()
-        for each in explanations:
-            name, detail = _note(each)
+        for explanation in explanations:
+            name, detail = _note(explanation)
             self._add_span(name, now_ns, now_ns, NOTES_LANE, detail)
 
     def _fill(self, layer: int, expert: int, cause: Cause) -> Detail:
         return {"layer": layer, "expert": expert, "cause": cause.kind, "step": cause.step}
 
     def _draw(self, name: str, start_ns: int, end_ns: int, first_lane: int, detail: Detail) -> None:
-        """One lane for each transfer in flight, so that spans of a lane never overlap."""
+        """Draw a span in the first lane that is free, so that spans of a lane never overlap."""
         lanes = itertools.count(first_lane)
         lane = next(lane for lane in lanes if self._lane_ends_ns.get(lane, 0) <= start_ns)
         self._lane_ends_ns[lane] = end_ns

@@ -1,4 +1,4 @@
-"""What happens inside the loader besides messages: transfers that start and end, a compute process that comes."""
+"""Events and actions of the loader besides messages: transfers that start and end, a compute process that joins."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ...ipc.messages import (
 
 
 class FillDone(msgspec.Struct, frozen=True, tag=True):
-    """The transfer into `slot` has ended; not `ok`: the slot's contents are worthless."""
+    """The transfer into `slot` has ended. Without `ok` the contents of the slot are worthless."""
 
     slot: int
     ok: bool = True
 
 
 class ComputeJoined(msgspec.Struct, frozen=True, tag=True):
-    """A compute process of a new epoch is there; whatever the one before it held or was asked for is void."""
+    """A compute process of a new epoch has joined. Recalls and misses of the one before it are void."""
 
 
 class StartFill(msgspec.Struct, frozen=True):
-    """Bring this expert into `slot`. `urgent`: compute waits for it, so it goes before all that is not."""
+    """Load this expert into `slot`. `urgent`: compute waits for it, so it goes before all that is not urgent."""
 
     slot: int
     layer: int
@@ -40,7 +40,7 @@ class StartFill(msgspec.Struct, frozen=True):
 
 
 class PromoteFill(msgspec.Struct, frozen=True):
-    """The transfer into `slot` has become urgent."""
+    """Make the transfer into `slot` urgent."""
 
     slot: int
 

@@ -1,47 +1,56 @@
-"""Carries out what the ledger orders: reads into slots of shared memory, or into a host store and on to a device."""
+"""Carries out the ledger's fills: reads into slots of shared memory, or into a host store and on to a device."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from ...ipc.messages import Cause, Copy
+from ..checkpoint.survey import Survey
 from .events import FillDone
 from .host_tier import HostAction, HostTier, PromoteRead, ReadInto
+from .transfer.expert_sources import ExpertSource, FileSource, StoreSource
+from .transfer.link import EmulatedLink
 from .transfer.transfers import Transfer, TransferEngine
 
 
 class Fills(Protocol):
-    """How experts get into slots."""
+    """Ways in which experts get into slots."""
 
     announced: bool
-    """Whether compute knows of an expert before it is there."""
+    """Compute learns of an expert by its `Copy`, before the expert is in the slot; it needs no `Filled`."""
 
     def start(self, slot: int, layer: int, expert: int, urgent: bool, cause: Cause) -> None:
-        """Begin to fill `slot`; `cause` goes along with the transfer."""
+        """Begin to fill `slot`. The transfer carries `cause`."""
         ...
 
     def promote(self, slot: int) -> None:
-        """A need waits for what is on its way into `slot`."""
+        """Make the fill of `slot` urgent: compute waits for it."""
         ...
 
-    def read(self, transfer: Transfer) -> list[FillDone]:
-        """A reader thread has ended a transfer; which slots are filled by that."""
+    def on_read(self, transfer: Transfer) -> list[FillDone]:
+        """Take a transfer that a reader thread has ended; return the fills that this completes."""
         ...
 
-    def copied(self, numbers: Iterable[int]) -> list[FillDone]:
-        """Compute says that copies have ended; which slots are filled by that."""
+    def on_copied(self, numbers: Iterable[int]) -> list[FillDone]:
+        """Take the numbers of copies that compute has ended; return the fills that this completes."""
         ...
 
-    def compute_joined(self) -> None:
-        """A compute is there that was not told of any copy."""
+    def on_compute_joined(self) -> None:
+        """Send copies under way again: a new compute process knows of none."""
+        ...
+
+    def counters(self) -> dict[str, int | float]:
+        """Return counters to publish besides the ledger's."""
         ...
 
     def close(self) -> None: ...
 
 
 class SharedFills:
-    """Slots in shared memory: reader threads fill them."""
+    """Fills slots in shared memory: reader threads write into them."""
 
     announced = False
 
@@ -49,20 +58,23 @@ class SharedFills:
         self._engine = engine
         self.start, self.promote, self.close = engine.start, engine.promote, engine.close
 
-    def read(self, transfer: Transfer) -> list[FillDone]:
+    def on_read(self, transfer: Transfer) -> list[FillDone]:
         return [FillDone(transfer.slot)]
 
-    def copied(self, numbers: Iterable[int]) -> list[FillDone]:
+    def on_copied(self, numbers: Iterable[int]) -> list[FillDone]:
         return []
 
-    def compute_joined(self) -> None:
-        """It finds the slots as they are."""
+    def on_compute_joined(self) -> None:
+        """Do nothing: the new process maps the same slots."""
+
+    def counters(self) -> dict[str, int | float]:
+        return {}
 
 
 class DeviceFills:
-    """Slots in memory of a device: reader threads fill the host store, compute enqueues the copies (design §6).
+    """Fills slots in memory of a device: reader threads fill the host store, compute enqueues the copies (design §6).
 
-    `reader` fills places of the store; None: it holds every expert.
+    `reader` fills places of the store; None: the store holds every expert.
     """
 
     announced = True
@@ -74,16 +86,20 @@ class DeviceFills:
         self._perform(self._tier.fetch(slot, layer, expert, urgent, cause))
 
     def promote(self, slot: int) -> None:
-        self._perform(self._tier.hurry(slot))
+        self._perform(self._tier.promote(slot))
 
-    def read(self, transfer: Transfer) -> list[FillDone]:
-        return self._perform(self._tier.read(transfer.slot))
+    def on_read(self, transfer: Transfer) -> list[FillDone]:
+        return self._perform(self._tier.on_read(transfer.slot))
 
-    def copied(self, numbers: Iterable[int]) -> list[FillDone]:
-        return self._perform(self._tier.copied(numbers))
+    def on_copied(self, numbers: Iterable[int]) -> list[FillDone]:
+        return self._perform(self._tier.on_copied(numbers))
 
-    def compute_joined(self) -> None:
+    def on_compute_joined(self) -> None:
         self._perform(self._tier.reissue_copies())
+
+    def counters(self) -> dict[str, int | float]:
+        """Return hits and misses of the host store."""
+        return {"store_hits": self._tier.hits, "store_misses": self._tier.misses}
 
     def close(self) -> None:
         if self._reader is not None:
@@ -104,3 +120,39 @@ class DeviceFills:
                 case _:
                     pass
         return done
+
+
+class SharedSlots(NamedTuple):
+    """Slots in shared memory, uint8, filled from the checkpoint's files, or from a full host store if there is one."""
+
+    memory: np.ndarray
+    store: np.ndarray | None = None
+    """Host store that holds every expert, uint8."""
+    link: EmulatedLink | None = None
+    """Holds copies from the store to a rate."""
+
+
+class DeviceSlots(NamedTuple):
+    """Slots in memory of a device, behind a host store of `places` experts."""
+
+    places: int
+    store: np.ndarray | None = None
+    """The store, uint8, if the loader fills it; None: it holds every expert, and only compute reads it."""
+
+
+def open_fills(
+    survey: Survey,
+    slots: SharedSlots | DeviceSlots,
+    open_engine: Callable[[ExpertSource, np.ndarray], TransferEngine],
+    send: Callable[[Copy], None],
+) -> Fills:
+    """Return the fills for these slots. `open_engine` starts reader threads, `send` sends a copy to compute.
+
+    Raises CheckpointError if a file is gone or changed since the survey.
+    """
+    if isinstance(slots, SharedSlots):
+        source = FileSource(survey) if slots.store is None else StoreSource(slots.store, survey, slots.link)
+        return SharedFills(open_engine(source, slots.memory))
+    tier = HostTier(slots.places, survey.experts, full=slots.store is None)
+    reader = None if slots.store is None else open_engine(FileSource(survey), slots.store)
+    return DeviceFills(tier, reader, send)

@@ -1,7 +1,7 @@
-"""The host store between disk and a device: which experts lie in it, and what is on its way through it to a slot.
+"""The host store between disk and a device: its contents, and the experts on their way through it to a slot.
 
-A pure core: every call returns what to do, in order. A place is overwritten only when nothing reads it any more: the
-copies out of it are compute's, who says when each has ended.
+A pure core: every call returns the actions to perform, in order. A place is overwritten only when no copy reads it any
+more. Compute runs the copies and reports the end of each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NO_PLACE = -1
 
 
 class ReadInto(msgspec.Struct, frozen=True):
-    """Read this expert from its files into a place of the store."""
+    """Read this expert from its files into `place` of the store."""
 
     place: int
     layer: int
@@ -29,7 +29,7 @@ class ReadInto(msgspec.Struct, frozen=True):
 
 
 class PromoteRead(msgspec.Struct, frozen=True):
-    """The read into this place has become urgent."""
+    """Make the read into this place urgent."""
 
     place: int
 
@@ -39,7 +39,7 @@ HostAction = ReadInto | PromoteRead | Copy | FillDone
 
 @dataclass
 class _Fetch:
-    """An expert on its way into a slot: it waits for a place, is read into one, or is copied out of it."""
+    """An expert on its way into a slot: it waits for a place, is being read into one, or is being copied out of it."""
 
     slot: int
     key: int
@@ -47,29 +47,34 @@ class _Fetch:
     cause: Cause = NO_CAUSE
     place: int = NO_PLACE
     number: int = 0
-    """Of the copy, once it was ordered."""
+    """Number of its copy, 0 before the copy is sent."""
 
 
 class HostTier:
-    """`places` of the store for `experts` a layer. `whole`: every expert lies in the place of its own key from the
-    start; else the least recently copied makes room."""
+    """LRU cache of experts in the `places` of the store, for models of `experts` a layer.
 
-    def __init__(self, places: int, experts: int, whole: bool) -> None:
+    With `full`, every expert lies in the place of its key from the start. Else the least recently copied is evicted.
+    """
+
+    def __init__(self, places: int, experts: int, full: bool) -> None:
         self._experts, self._copies = experts, 0
-        self._where: OrderedDict[int, int] = OrderedDict((key, key) for key in range(places) if whole)
-        """Key → place of what is there; the least recently used first."""
-        self._free = [] if whole else list(reversed(range(places)))
+        self._where: OrderedDict[int, int] = OrderedDict((key, key) for key in range(places) if full)
+        """Key -> place of each expert in the store, the least recently used first."""
+        self._free = [] if full else list(reversed(range(places)))
         self._busy: set[int] = set()
-        """Places that are read into or copied out of."""
+        """Places with a read or a copy under way."""
         self._waiting: deque[_Fetch] = deque()
         self._reading: dict[int, _Fetch] = {}
-        """By place."""
+        """Place -> fetch."""
         self._copying: dict[int, _Fetch] = {}
-        """By number of the copy."""
-        self.hits = self.misses = 0
+        """Number of the copy -> fetch."""
+        self.hits = 0
+        """Fetches that found the expert in the store."""
+        self.misses = 0
+        """Fetches that read the expert from its files."""
 
     def fetch(self, slot: int, layer: int, expert: int, urgent: bool, cause: Cause = NO_CAUSE) -> list[HostAction]:
-        """Bring this expert into `slot`; `FillDone` says that it is there. `cause` goes along."""
+        """Bring this expert into `slot`; `FillDone` reports its arrival. Its actions carry `cause`."""
         fetch = _Fetch(slot, layer * self._experts + expert, urgent, cause)
         found = self._where.get(fetch.key)
         if found is not None:
@@ -77,29 +82,32 @@ class HostTier:
             fetch.place = found
             return [self._copy(fetch)]
         self.misses += 1
-        self._wait(fetch)
-        return self._read_on()
+        self._enqueue(fetch)
+        return self._start_reads()
 
-    def read(self, place: int) -> list[HostAction]:
-        """The read into `place` has ended."""
+    def on_read(self, place: int) -> list[HostAction]:
+        """Send the copy out of `place`: the read into it has ended."""
         fetch = self._reading.pop(place)
         self._busy.discard(place)
         self._where[fetch.key] = place
         return [self._copy(fetch)]
 
-    def copied(self, numbers: Iterable[int]) -> list[HostAction]:
-        """These copies have ended; numbers that nobody waits for are those of a predecessor."""
+    def on_copied(self, numbers: Iterable[int]) -> list[HostAction]:
+        """Report the fills whose copies have ended and read into the places so freed.
+
+        Unknown numbers belong to copies of a predecessor and are ignored.
+        """
         ended = [self._copying.pop(number) for number in numbers if number in self._copying]
         self._busy.difference_update(fetch.place for fetch in ended)
-        return [*(FillDone(fetch.slot) for fetch in ended), *self._read_on()]
+        return [*(FillDone(fetch.slot) for fetch in ended), *self._start_reads()]
 
-    def hurry(self, slot: int) -> list[HostAction]:
-        """A need waits for what is on its way into `slot`."""
+    def promote(self, slot: int) -> list[HostAction]:
+        """Make the fetch into `slot` urgent: compute waits for it."""
         for fetch in self._waiting:
             if fetch.slot == slot:
                 self._waiting.remove(fetch)
                 fetch.urgent = True
-                self._wait(fetch)
+                self._enqueue(fetch)
                 return []
         for fetch in self._reading.values():
             if fetch.slot == slot:
@@ -108,18 +116,18 @@ class HostTier:
         return []  # its copy is under way
 
     def reissue_copies(self) -> list[HostAction]:
-        """A new compute knows of no copy: those that its predecessor was told are ordered once more."""
+        """Send all copies under way again, to a new compute process that knows of none."""
         lost, self._copying = list(self._copying.values()), {}
         return [self._copy(fetch) for fetch in lost]
 
-    def _wait(self, fetch: _Fetch) -> None:
-        """Urgent ones first, each kind in its order."""
+    def _enqueue(self, fetch: _Fetch) -> None:
+        """Add to the waiting fetches: urgent ones first, in order of arrival."""
         before = sum(other.urgent for other in self._waiting) if fetch.urgent else len(self._waiting)
         self._waiting.insert(before, fetch)
 
-    def _read_on(self) -> list[HostAction]:
+    def _start_reads(self) -> list[HostAction]:
         actions: list[HostAction] = []
-        while self._waiting and (place := self._room()) != NO_PLACE:
+        while self._waiting and (place := self._take_place()) != NO_PLACE:
             fetch = self._waiting.popleft()
             fetch.place = place
             self._busy.add(place)
@@ -127,8 +135,8 @@ class HostTier:
             actions.append(ReadInto(place, *divmod(fetch.key, self._experts), fetch.urgent, fetch.cause))
         return actions
 
-    def _room(self) -> int:
-        """A place that may be overwritten now."""
+    def _take_place(self) -> int:
+        """Return a place that may be overwritten now, evicting its expert; NO_PLACE if all are busy."""
         if self._free:
             return self._free.pop()
         for key, place in self._where.items():
@@ -141,10 +149,10 @@ class HostTier:
         self._copies += 1
         fetch.number = self._copies
         self._copying[fetch.number] = fetch
-        self._keep(fetch.place)
+        self._pin(fetch.place)
         self._where.move_to_end(fetch.key)
         return Copy(fetch.number, fetch.slot, *divmod(fetch.key, self._experts), fetch.place, fetch.urgent, fetch.cause)
 
-    def _keep(self, place: int) -> None:
-        """Nothing is read into it until its copy has ended."""
+    def _pin(self, place: int) -> None:
+        """Forbid reads into `place` until its copy has ended."""
         self._busy.add(place)

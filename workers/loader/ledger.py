@@ -1,7 +1,6 @@
-"""The loader's side of the residency protocol: what happens to the slots. What is brought next and what goes is decided
-in prefetch_scheduler.py.
+"""The loader's side of the residency protocol: changes of slots. prefetch_scheduler.py chooses loads and victims.
 
-A pure core: `handle(event)` returns what to do. The rules R1–R9 are told in docs/architecture.md.
+A pure core: `handle(event)` returns the actions to perform. docs/architecture.md explains the rules R1–R9.
 """
 
 from __future__ import annotations
@@ -16,24 +15,22 @@ from ..traces.routing import read_partial_routing, used_keys
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent
 from .eviction import EvictionRanking
 from .explanations import Explainer, Explanation
-from .ledger_actions import LedgerActions
 from .policies import Policy
 from .policies.popularity import Popularity
-from .prefetch_accounting import PrefetchAccounting
 from .prefetch_plan import MAX_STEPS, PrefetchPlan
-from .prefetch_scheduler import PrefetchLimits, PrefetchScheduler
-from .slots import NO_KEY, NOW, Owner, Slot, SlotTable
+from .prefetch_scheduler import PrefetchAccounting, PrefetchLimits, PrefetchScheduler
+from .slots import NO_KEY, NOW, LedgerActions, Owner, Slot, SlotTable
 from .statistics import LedgerStatistics
 
 
 class Ledger:
-    """The owner of all slots that compute does not hold. It fills nothing before it has heard `ResidentTable` (R9).
+    """Owner of all slots that compute does not hold. It fills nothing before it has received `ResidentTable` (R9).
 
-    `fills_in_flight` transfers run at a time, besides as many urgent ones. `recalls_ahead` (None: chosen) slots at most
-    are free or asked for in favour of prefetches. `by_layer`: every layer has as many slots as any other,
-    else all share them. `rank_victims`: always, never or auto (see eviction.py). `uncalibrated`: plans and
-    hints are taken at their word. `volatile`: what compute holds goes when it dies (memory of a device).
-    `explain`: notes are taken of why experts are missing (`explanations`); it decides the same without.
+    `fills_in_flight` transfers run at a time, besides as many urgent ones. At most `recalls_ahead` slots (None: chosen)
+    are free or recalled in favour of prefetches. `by_layer`: each layer has an equal share of the slots, else all share
+    them. `rank_victims`: always, never or auto (see eviction.py). `uncalibrated`: stated chances are not corrected.
+    `volatile`: slots lose their contents when compute dies (memory of a device). `explain`: takes notes on misses
+    (`explanations`); the decisions are the same without.
     """
 
     def __init__(
@@ -54,37 +51,36 @@ class Ledger:
     ) -> None:
         self._layers, self._experts = layers, experts
         self._table = SlotTable(slots, layers, experts, by_layer)
-        self._prefetch_plan = PrefetchPlan(layers, experts, uncalibrated)
+        self._plan = PrefetchPlan(layers, experts, uncalibrated)
         self._policy = policy or Popularity(layers, experts, top_k)
-        self._prefetched = PrefetchAccounting(layers * experts)
-        self._eviction = EvictionRanking(layers, experts, self._prefetch_plan, self._policy, rank_victims)
-        self._orders = LedgerActions(self._table, layers, experts)
-        fully_resident = slots >= layers * experts
+        self._accounting = PrefetchAccounting(layers * experts)
+        self._ranking = EvictionRanking(layers, experts, self._plan, self._policy, rank_victims)
+        self._actions = LedgerActions(self._table, layers, experts)
         limits = PrefetchLimits(
             fills_in_flight=fills_in_flight,
             recalls_ahead=2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead,
-            prefetches=slots if fully_resident else max(slots - max(top_k, 1), 0),
-            fully_resident=fully_resident,
+            prefetches=slots if self._table.fully_resident else max(slots - max(top_k, 1), 0),
         )
-        parts = (self._table, self._orders, self._prefetch_plan, self._eviction, self._prefetched)
-        self._prefetching = PrefetchScheduler(*parts, limits)
-        self._heard, self._volatile = False, volatile
-        self._need: dict[int, None] = {}
-        self._need_cause = NO_CAUSE
-        seen = (self._table, self._prefetch_plan, experts, fills_in_flight, self._prefetching.failed_keys)
-        self._explainer = Explainer(*seen) if explain else None
+        parts = (self._table, self._actions, self._plan, self._ranking, self._accounting)
+        self._scheduler = PrefetchScheduler(*parts, limits)
+        self._table_received, self._volatile = False, volatile
+        self._missing: dict[int, None] = {}
+        """Keys that compute waits for, in its order."""
+        self._miss_cause = NO_CAUSE
+        observed = (self._table, self._plan, experts, fills_in_flight, self._scheduler.failed_keys)
+        self._explainer = Explainer(*observed) if explain else None
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
-        """Takes one event in; what to do about it comes back, in the order in which it has to be done."""
+        """Take one event; return the actions to perform, in order."""
         self._on_event(event)
-        if not isinstance(event, FillDone | Released):  # a slot changes hands: nothing is worth more or less for that
-            self._eviction.refresh()
-        if self._heard:
-            self._prefetching.serve(self._need, self._need_cause)
-            if not self._need:
-                self._prefetching.prefetch()
-        return self._orders.take()
+        if not isinstance(event, FillDone | Released):  # when a slot changes hands, no worth changes
+            self._ranking.refresh()
+        if self._table_received:
+            self._scheduler.serve_misses(self._missing, self._miss_cause)
+            if not self._missing:
+                self._scheduler.prefetch()
+        return self._actions.take()
 
     def explanations(self) -> list[Explanation]:
         """Return the notes taken since the last call; none without `explain`."""
@@ -101,7 +97,7 @@ class Ledger:
             case StepRouting():
                 self._on_step_routing(event)
             case StepPrediction() | Hint():
-                self._on_advice(event)
+                self._on_prediction(event)
             case ResidentTable():
                 self._on_resident_table(event)
             case ComputeJoined():
@@ -109,7 +105,7 @@ class Ledger:
             case _:
                 assert_never(event)
 
-    # What happens
+    # Events
 
     def _on_fill_done(self, done: FillDone) -> None:
         slot = self._slot(done.slot, Owner.FILLING)
@@ -117,49 +113,48 @@ class Ledger:
             return
         if done.ok:
             self._counts["loads"] += 1
-            self._need.pop(slot.key, None)
-            self._prefetching.failed_keys.discard(slot.key)
+            self._missing.pop(slot.key, None)
+            self._scheduler.failed_keys.discard(slot.key)
             self._table.hold(slot)
-            self._orders.announce(slot)
+            self._actions.announce(slot)
         else:
             self._counts["failed"] += 1
-            self._prefetching.failed_keys.add(slot.key)
-            self._prefetched.void(slot.key)
+            self._scheduler.failed_keys.add(slot.key)
+            self._accounting.void(slot.key)
             self._table.release(slot)
 
-    def _on_advice(self, advice: StepPrediction | Hint) -> None:
-        known = (
-            self._prefetch_plan.take(advice)
-            if isinstance(advice, StepPrediction)
-            else self._prefetch_plan.receive(advice)
-        )
-        self._counts["invalid"] += not known
+    def _on_prediction(self, prediction: StepPrediction | Hint) -> None:
+        if isinstance(prediction, StepPrediction):
+            is_valid = self._plan.add_prediction(prediction)
+        else:
+            is_valid = self._plan.add_hint(prediction)
+        self._counts["invalid"] += not is_valid
         if self._explainer is not None:
-            self._explainer.advised(advice)
+            self._explainer.on_prediction(prediction)
 
-    def _on_released(self, given: Released) -> None:
-        self._move(given.step, given.layer)
-        for number in given.slots:
+    def _on_released(self, released: Released) -> None:
+        self._move(released.step, released.layer)
+        for number in released.slots:
             slot = self._slot(number, Owner.HELD)
             if slot is not None:
                 self._counts["evictions"] += 1
-                self._let_go(slot)
+                self._release(slot)
 
-    def _on_miss(self, need: Miss) -> None:
-        if not self._move(need.step, need.layer):
+    def _on_miss(self, miss: Miss) -> None:
+        if not self._move(miss.step, miss.layer):
             return
-        first_key = need.layer * self._experts
-        keys = [first_key + expert for expert in need.experts if 0 <= expert < self._experts]
-        self._counts["invalid"] += len(need.experts) - len(keys)
-        self._touch([key for key in need.found if 0 <= key < self._layers * self._experts] + keys, need.step)
-        self._need.clear()
-        self._need_cause = Cause("miss", need.step, need.layer)
+        first_key = miss.layer * self._experts
+        keys = [first_key + expert for expert in miss.experts if 0 <= expert < self._experts]
+        self._counts["invalid"] += len(miss.experts) - len(keys)
+        self._touch([key for key in miss.found if 0 <= key < self._layers * self._experts] + keys, miss.step)
+        self._missing.clear()
+        self._miss_cause = Cause("miss", miss.step, miss.layer)
         if self._explainer is not None:
-            self._explainer.missed(need.step, keys)
+            self._explainer.on_miss(miss.step, keys)
         for key in keys:
             slot = self._table.where.get(key)
-            if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: compute is about to hear of it
-                self._need[key] = None
+            if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: `Filled` is on its way
+                self._missing[key] = None
                 self._promote(slot)
 
     def _touch(self, keys: list[int], step: int) -> None:
@@ -167,34 +162,34 @@ class Ledger:
 
     def _promote(self, slot: Slot | None) -> None:
         if slot is not None and not slot.urgent:
-            self._orders.promote(slot)
-            self._counts["promoted"] += self._prefetched.void(slot.key)
+            self._actions.promote(slot)
+            self._counts["promoted"] += self._accounting.void(slot.key)
 
-    def _on_step_routing(self, used: StepRouting) -> None:
-        routing = read_partial_routing(used, self._layers, self._experts)
-        if routing is None or not 0 <= used.step < MAX_STEPS:
+    def _on_step_routing(self, routing: StepRouting) -> None:
+        experts = read_partial_routing(routing, self._layers, self._experts)
+        if experts is None or not 0 <= routing.step < MAX_STEPS:
             self._counts["invalid"] += 1
             return
-        keys = used_keys(routing, self._experts)
-        last_tick = (used.step + 1) * self._layers - 1
-        self._policy.used(keys, used.step)
+        keys = used_keys(experts, self._experts)
+        last_tick = (routing.step + 1) * self._layers - 1
+        self._policy.used(keys, routing.step)
         if self._explainer is not None:
-            unused = self._prefetched.unused(keys, last_tick - self._layers + 1, last_tick)
-            self._explainer.unused(used.step, unused)
-        self._prefetched.judge(keys, self._table.placed, last_tick)
-        if last_tick > self._prefetch_plan.position:
+            unused = self._accounting.unused(keys, last_tick - self._layers + 1, last_tick)
+            self._explainer.on_unused(routing.step, unused)
+        self._accounting.judge(keys, self._table.placed, last_tick)
+        if last_tick > self._plan.position:
             self._move_to(last_tick)
         was_used = np.zeros(self._layers * self._experts, dtype=bool)
         was_used[keys] = True
-        self._prefetch_plan.learn(used.step, was_used.reshape(self._layers, self._experts))
+        self._plan.learn(routing.step, was_used.reshape(self._layers, self._experts))
 
-    def _on_resident_table(self, holding: ResidentTable) -> None:
-        """Only a ledger that has heard nothing yet learns from the table; another knows better than a new compute."""
-        if not self._heard:
-            self._heard = True
-            self._adopt(holding.slots)
-        if holding.need is not None:
-            self._on_miss(holding.need)
+    def _on_resident_table(self, table: ResidentTable) -> None:
+        """Adopt the slots of the first table alone: later the ledger knows more than a new compute process."""
+        if not self._table_received:
+            self._table_received = True
+            self._adopt(table.slots)
+        if table.need is not None:
+            self._on_miss(table.need)
 
     def _adopt(self, slots: dict[int, tuple[int, int]]) -> None:
         useless = []
@@ -206,26 +201,26 @@ class Ledger:
             self._table.adopt(slot, key)
             if key == NO_KEY:
                 useless.append(slot)
-        self._orders.recall(useless, NOW, Cause("policy"))
+        self._actions.recall(useless, NOW, Cause("policy"))
 
     def _on_compute_joined(self) -> None:
-        self._need.clear()
+        self._missing.clear()
         self._table.void_recalls()
         for slot in list(self._table.held()):
             if slot.key == NO_KEY or self._volatile:
-                self._let_go(slot)
+                self._release(slot)
             else:
-                self._orders.announce(slot)
+                self._actions.announce(slot)
 
-    def _let_go(self, slot: Slot) -> None:
-        """The slot was given back, or what compute held in it died with it."""
-        wasted = slot.key != NO_KEY and self._prefetched.evicted(slot.key, self._prefetch_plan.position)
+    def _release(self, slot: Slot) -> None:
+        """Free a slot that compute returned, or whose contents died with compute."""
+        wasted = slot.key != NO_KEY and self._accounting.evict(slot.key, self._plan.position)
         if self._explainer is not None:
-            self._explainer.evicted(slot, wasted)
+            self._explainer.on_evicted(slot, wasted)
         self._table.release(slot)
 
     def _move(self, step: int, layer: int) -> bool:
-        """Compute says where it is; a negative step says that it has not begun. False: that cannot be."""
+        """Take the position of compute (a negative step: it has not begun). Return False if there is none to take."""
         if step < 0:
             return False
         if not 0 <= layer < self._layers or step >= MAX_STEPS:
@@ -235,20 +230,20 @@ class Ledger:
         return True
 
     def _move_to(self, tick: int) -> None:
-        if tick == self._prefetch_plan.position:
+        if tick == self._plan.position:
             return
-        self._eviction.refresh()
-        begun = self._prefetch_plan.move(tick)
+        self._ranking.refresh()
+        begun = self._plan.advance(tick)
         dropped = int(np.count_nonzero(~self._table.placed[begun]))
         self._counts["dropped"] += dropped
         if len(begun):
             on_the_way = any(slot.key in begun for slot in self._table.filling.values())
-            self._prefetch_plan.settle(late=on_the_way)
+            self._plan.adapt_threshold(late=on_the_way)
 
-    # Small steps
+    # Lookups
 
     def _slot(self, number: int, owner: Owner) -> Slot | None:
-        """The slot if it exists and belongs to `owner`; otherwise the message makes no sense and is counted."""
+        """Return the slot if it belongs to `owner`; else count the message as invalid and return None."""
         slot = self._table.slots[number] if 0 <= number < len(self._table.slots) else None
         if slot is None or slot.owner is not owner:
             self._counts["invalid"] += 1
@@ -256,7 +251,7 @@ class Ledger:
         return slot
 
     def _key(self, layer: int, expert: int) -> int:
-        """NO_KEY if there is no such expert, or if it is in a slot already."""
+        """Return the key; NO_KEY, counted as invalid, if there is no such expert or it has a slot already."""
         key = layer * self._experts + expert
         if 0 <= layer < self._layers and 0 <= expert < self._experts and key not in self._table.where:
             return key
@@ -264,18 +259,18 @@ class Ledger:
         return NO_KEY
 
     def statistics(self) -> LedgerStatistics:
-        """How it went so far."""
-        named = ("loads", "failed", "promoted", "evictions", "dropped", "invalid")
+        """Return the counters and the current state."""
+        counted = ("loads", "failed", "promoted", "evictions", "dropped", "invalid")
         free, filling = len(self._table.free), len(self._table.filling)
         return LedgerStatistics(
-            **{name: self._counts[name] for name in named},
-            prefetches=self._prefetching.prefetches,
-            useful=self._prefetched.useful,
-            wasted=self._prefetched.wasted,
+            **{name: self._counts[name] for name in counted},
+            prefetches=self._scheduler.prefetches,
+            useful=self._accounting.useful,
+            wasted=self._accounting.wasted,
             free=free,
             filling=filling,
             held=len(self._table.slots) - free - filling,
-            accuracy=round(self._prefetch_plan.calibration.accuracy, 3),
-            wanted_chance=round(self._prefetch_plan.wanted_chance, 3),
-            ranks_victims=int(self._eviction.ranks_victims),
+            accuracy=round(self._plan.calibration.accuracy, 3),
+            wanted_chance=round(self._plan.wanted_chance, 3),
+            ranks_victims=int(self._ranking.ranks_victims),
         )

@@ -1,4 +1,4 @@
-"""The live plans of the predictor and the hints of compute, checked and merged, and where compute is (R5).
+"""Live step predictions and hints, checked and merged, and the position of compute (R5).
 
 A tick is step * layers + layer: the time at which a layer of a step runs.
 """
@@ -14,48 +14,50 @@ from .calibration import UNKNOWN, Calibration, levels
 
 NOWHERE = -1
 MAX_STEPS = 1 << 40
-"""No step has such a number: ticks fit into 64 bits."""
+"""Step numbers are below this, so ticks fit into 64 bits."""
 MAX_PLANS = 4
-LOOK_AHEAD = 128
+SCAN_KEYS = 128
 MIN_PREFETCH_PROBABILITY, MAX_PREFETCH_PROBABILITY = 0.36, 0.6
-"""Bounds of the chance of use from which on an expert is worth bringing in ahead."""
-BOLDER, SHYER = 0.005, 0.02
-"""It falls so much with each layer that found what was wanted for it, and rises so much with each that did not."""
-EARLY = 0.12
-"""A plan must be surer by so much while a better-informed hint is still to come for its layer."""
+"""Bounds of the chance of use from which on an expert is prefetched."""
+THRESHOLD_DECREASE, THRESHOLD_INCREASE = 0.005, 0.02
+"""Change of that threshold after each layer that found all its prefetches, and after each that did not."""
+UNHINTED_MARGIN = 0.12
+"""Added to the threshold while a hint, which knows more, is still to come for the layer."""
 HORIZON_STEPS = 8
-"""Plans for steps further ahead than this are taken for nonsense."""
+"""Predictions for steps further ahead than this are rejected."""
 
 
 class LivePlan:
-    """What is foretold of one step, until the step's routing is known."""
+    """Prediction and hints of one step, until the step's routing is known."""
 
     def __init__(self, step: int, layers: int, experts: int) -> None:
         self.step, self._layers, self._experts = step, layers, experts
         self.plan = np.full((layers, experts), UNKNOWN, dtype=np.intp)
+        """intp [layers, experts]: levels of the step prediction, as stated."""
         self.hint = np.full((layers, experts), UNKNOWN, dtype=np.intp)
-        """Levels, as they were said."""
+        """intp [layers, experts]: levels of the hints, as stated."""
         self.known = np.zeros((layers, 1), dtype=bool)
-        """Layers of which anything was said."""
+        """bool [layers, 1]: layers with a prediction or a hint."""
         self.chances = np.zeros((layers, experts))
-        """float64: measured chance of use, 0 in layers that are not known."""
+        """float64 [layers, experts]: measured chance of use, 0 to 1; 0 in layers that are not known."""
         self.ticks = step * layers + np.arange(layers)[:, None]
+        """int64 [layers, 1]."""
         self._ranked = np.tile(np.arange(experts), (layers, 1))
-        """Of each layer: its experts by falling chance."""
+        """[layers, experts]: the experts of each layer by falling chance."""
         self._hinted = np.zeros((layers, 1), dtype=bool)
         self._keys = np.empty(0, dtype=np.intp)
         self._due = np.empty(0, dtype=np.intp)
         self._passed = 0
 
-    def take(self, plan: np.ndarray, calibration: Calibration) -> None:
-        """The predictor's levels [layers, experts]."""
+    def set_prediction(self, plan: np.ndarray, calibration: Calibration) -> None:
+        """Take the predictor's levels, intp [layers, experts]."""
         self.plan = plan
         self.known[:] = True
         self.chances = calibration.chances(np.arange(self._layers)[:, None], plan, self.hint)
         self._ranked = np.argsort(-self.chances, axis=1, kind="stable")
 
-    def receive(self, layer: int, hint: np.ndarray, calibration: Calibration) -> None:
-        """Compute's levels [experts] for one layer."""
+    def set_hint(self, layer: int, hint: np.ndarray, calibration: Calibration) -> None:
+        """Take compute's levels for one layer, intp [experts]."""
         self.hint[layer] = hint
         self.known[layer] = self._hinted[layer] = True
         self.chances[layer] = calibration.chances(layer, self.plan[layer], hint)
@@ -63,88 +65,93 @@ class LivePlan:
 
     @property
     def hinted(self) -> np.ndarray:
-        """bool [layers, 1]: layers that were hinted at."""
+        """Return the layers that have a hint, bool [layers, 1]."""
         return self._hinted
 
-    def names(self, layer: int, expert: int) -> bool:
-        """Return whether plan or hint gave this expert any chance."""
-        said = (self.plan[layer, expert], self.hint[layer, expert])
-        return any(0 < level < UNKNOWN for level in said)
+    def mentions(self, layer: int, expert: int) -> bool:
+        """Return whether prediction or hint gave this expert any chance."""
+        stated = (self.plan[layer, expert], self.hint[layer, expert])
+        return any(0 < level < UNKNOWN for level in stated)
 
     def wants(self, key: int) -> bool:
-        """Return whether the expert was worth bringing in ahead, its layer begun or not."""
+        """Return whether the expert was worth prefetching, its layer begun or not."""
         return bool((self._keys == key).any())
 
     def rows_between(self, first: int, end: int | None) -> slice:
-        """The layers whose ticks are `first` or later, and before `end`."""
+        """Return the layers whose ticks are `first` or later, and before `end`."""
         start = self.step * self._layers
         last = self._layers if end is None else min(max(end - start, 0), self._layers)
         return slice(min(max(first - start, 0), self._layers), last)
 
-    def order(self, wanted_chance: float, hints_come: np.ndarray, position: int) -> None:
-        """Settle what is worth bringing in, by (layer, −chance), for layers that have not begun; `hints_come` is bool
-        [layers, 1]."""
+    def rank(self, wanted_chance: float, hints_come: np.ndarray, position: int) -> None:
+        """Rank the experts worth prefetching by (layer, -chance), in layers that have not begun at tick `position`.
+
+        `hints_come`, bool [layers, 1]: layers for which a hint is expected.
+        """
         rows = self.rows_between(position + 1, None)
         chances = np.take_along_axis(self.chances[rows], self._ranked[rows], axis=1)
-        least = wanted_chance + EARLY * (hints_come[rows] & ~self._hinted[rows])
-        layers, places = np.nonzero(chances >= least)
+        threshold = wanted_chance + UNHINTED_MARGIN * (hints_come[rows] & ~self._hinted[rows])
+        layers, ranks = np.nonzero(chances >= threshold)
         layers += rows.start
-        self._keys = layers * self._experts + self._ranked[layers, places]
+        self._keys = layers * self._experts + self._ranked[layers, ranks]
         self._due = self.ticks[layers, 0]
         self._passed = 0
 
-    def move(self, position: int) -> np.ndarray:
-        """The wanted keys of layers that have begun since."""
+    def advance(self, position: int) -> np.ndarray:
+        """Pass the layers that have begun at tick `position`; return the keys wanted for them, intp [count]."""
         before = self._passed
         self._passed = max(before, int(np.searchsorted(self._due, position, side="right")))
         return self._keys[before : self._passed]
 
     @property
     def wanted(self) -> tuple[np.ndarray, np.ndarray]:
-        """Keys and ticks of what is wanted for layers that have not begun."""
+        """Return keys and due ticks, intp [count] each, wanted for layers that have not begun."""
         return self._keys[self._passed :], self._due[self._passed :]
 
 
 class PrefetchPlan:
-    """Keeps the plans of the nearest steps."""
+    """Keeps the live plans of the nearest steps."""
 
     def __init__(self, layers: int, experts: int, uncalibrated: bool = False) -> None:
         self._layers, self._experts = layers, experts
         self.wanted_chance = (MIN_PREFETCH_PROBABILITY + MAX_PREFETCH_PROBABILITY) / 2
-        """From this chance of use on an expert is brought in ahead; it follows what the link can carry."""
+        """Least chance of use, 0 to 1, for which an expert is prefetched; adapts to what the link carries."""
         self._hints_come = np.zeros((layers, 1), dtype=bool)
-        """Layers that were hinted at in the last step."""
+        """Layers that had a hint in the last step."""
         self.calibration = Calibration(layers, uncalibrated)
         self.plans: list[LivePlan] = []
-        """By step."""
+        """Ordered by step."""
         self.position = NOWHERE
-        """The tick of the last layer that is known to have begun."""
+        """Tick of the last layer known to have begun."""
 
-    def take(self, plan: StepPrediction) -> bool:
-        """Adds a plan, in place of an older one for that step. False: it is malformed, too late or too early."""
-        if len(plan.scores) != self._layers * self._experts or not self._is_near(plan.step):
+    def add_prediction(self, prediction: StepPrediction) -> bool:
+        """Add a step prediction, in place of an older one for that step.
+
+        Return False if it is malformed, too late or too early.
+        """
+        if len(prediction.scores) != self._layers * self._experts or not self._is_near(prediction.step):
             return False
-        live = self._plan_of(plan.step)
+        live = self._get_or_add(prediction.step)
         if live is not None:
-            said = levels(np.frombuffer(plan.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
-            live.take(said, self.calibration)
-            live.order(self.wanted_chance, self._hints_come, self.position)
+            stated = levels(np.frombuffer(prediction.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
+            live.set_prediction(stated, self.calibration)
+            live.rank(self.wanted_chance, self._hints_come, self.position)
         return True
 
-    def receive(self, hint: Hint) -> bool:
-        """Merges a hint into what is foretold of its layer. False: it is malformed, or comes too late."""
+    def add_hint(self, hint: Hint) -> bool:
+        """Merge a hint into the plan of its step. Return False if it is malformed or too late."""
         tick = hint.step * self._layers + hint.layer
-        sensible = 0 <= hint.layer < self._layers and len(hint.scores) == self._experts
-        if not sensible or not self._is_near(hint.step) or tick <= self.position:
+        is_valid = 0 <= hint.layer < self._layers and len(hint.scores) == self._experts
+        if not is_valid or not self._is_near(hint.step) or tick <= self.position:
             return False
-        live = self._plan_of(hint.step)
+        live = self._get_or_add(hint.step)
         if live is not None:
-            live.receive(hint.layer, levels(np.frombuffer(hint.scores, dtype=np.uint8)), self.calibration)
-            live.order(self.wanted_chance, self._hints_come, self.position)
+            live.set_hint(hint.layer, levels(np.frombuffer(hint.scores, dtype=np.uint8)), self.calibration)
+            live.rank(self.wanted_chance, self._hints_come, self.position)
         return True
 
     def learn(self, step: int, used: np.ndarray) -> None:
-        """A step has `used` (bool [layers, experts]): what was said of it is judged, and done with."""
+        """Calibrate by the routing of a finished step, bool [layers, experts], and drop the step's plan."""
         for live in self.plans:
             if live.step == step:
                 self._hints_come = live.hinted
@@ -153,18 +160,18 @@ class PrefetchPlan:
         self.plans = [live for live in self.plans if live.step != step]
 
     def cause(self, due: int, key: int) -> Cause:
-        """Return who says that `key` is wanted at tick `due`: a hint that names it, else the plan."""
+        """Return the source by which `key` is wanted at tick `due`: a hint that mentions it, else the prediction."""
         step, layer = divmod(due, self._layers)
         live = self.plan_for(step)
         hinted = live is not None and 0 < live.hint[layer, key % self._experts] < UNKNOWN
         return Cause("hint" if hinted else "prediction", step, layer)
 
     def plan_for(self, step: int) -> LivePlan | None:
-        """Return what is foretold of this step, if anything is."""
+        """Return the plan of this step, None if there is none."""
         return next((live for live in self.plans if live.step == step), None)
 
-    def _plan_of(self, step: int) -> LivePlan | None:
-        """The plan of this step, new if there is none; None when nearer steps have all places."""
+    def _get_or_add(self, step: int) -> LivePlan | None:
+        """Return the plan of this step, new if there is none; None when nearer steps take all `MAX_PLANS`."""
         for live in self.plans:
             if live.step == step:
                 return live
@@ -178,26 +185,26 @@ class PrefetchPlan:
         current = self.position // self._layers
         return current <= step <= current + HORIZON_STEPS
 
-    def move(self, tick: int) -> np.ndarray:
-        """Compute is at `tick`. Returns the keys wanted for layers that have begun since; drops plans long over."""
+    def advance(self, tick: int) -> np.ndarray:
+        """Move to `tick` and drop plans that are over; return the keys wanted for layers begun since, intp [count]."""
         current = tick // self._layers
         if current < self.position // self._layers:
             self.plans.clear()  # steps are counted anew: the scheduler was restarted
         self.position = tick
-        begun = [plan.move(tick) for plan in self.plans]
+        begun = [plan.advance(tick) for plan in self.plans]
         self.plans = [plan for plan in self.plans if plan.step >= current - 1 and plan.step <= current + HORIZON_STEPS]
         return np.concatenate(begun) if begun else np.empty(0, dtype=np.intp)
 
-    def settle(self, late: bool) -> None:
-        """A layer has begun, and what was wanted for it was there or came late: idle links make bold, busy ones shy."""
-        chance = self.wanted_chance + (SHYER if late else -BOLDER)
+    def adapt_threshold(self, late: bool) -> None:
+        """Raise the prefetch threshold after a layer whose prefetches came late, lower it after one that found all."""
+        chance = self.wanted_chance + (THRESHOLD_INCREASE if late else -THRESHOLD_DECREASE)
         self.wanted_chance = min(max(chance, MIN_PREFETCH_PROBABILITY), MAX_PREFETCH_PROBABILITY)
 
     def wanted(self, placed: np.ndarray) -> Iterator[tuple[int, int]]:
-        """(due tick, key) of what is wanted and not `placed` (bool by key), the first due first."""
+        """Yield (due tick, key) of wanted experts that are not `placed` (bool [layers * experts]), first due first."""
         for plan in self.plans:
             keys, due = plan.wanted
-            for start in range(0, len(keys), LOOK_AHEAD):  # few are asked for, of many
-                part = slice(start, start + LOOK_AHEAD)
+            for start in range(0, len(keys), SCAN_KEYS):  # callers take only the first few
+                part = slice(start, start + SCAN_KEYS)
                 absent = ~placed[keys[part]]
                 yield from zip(due[part][absent].tolist(), keys[part][absent].tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""What is brought next, and which slots compute is asked for: first for needs, then for what is foretold."""
+"""Chooses what is filled next and which slots are recalled: first for misses, then for prefetches."""
 
 from __future__ import annotations
 
@@ -11,119 +11,170 @@ import numpy as np
 
 from ...ipc.messages import Cause
 from .eviction import EvictionRanking
-from .ledger_actions import LedgerActions
-from .prefetch_accounting import PrefetchAccounting
 from .prefetch_plan import PrefetchPlan
-from .slots import NOW, SlotTable
+from .slots import NOW, LedgerActions, SlotTable
 
 NEVER = 1 << 62
+NOT_PREFETCHED = -1
+
+
+class PrefetchAccounting:
+    """Due tick of each prefetched expert until it is known whether its prediction was right."""
+
+    def __init__(self, keys: int) -> None:
+        self._due = np.full(keys, NOT_PREFETCHED, dtype=np.int64)
+        self._finished = NOT_PREFETCHED
+        """Last tick of the last step whose routing is known."""
+        self.useful = 0
+        self.wasted = 0
+
+    def add(self, key: int, due: int) -> None:
+        """Record that `key` is being prefetched for tick `due`."""
+        self._due[key] = due
+
+    def void(self, key: int) -> bool:
+        """Stop counting `key` as a prefetch: compute asked for it, or its transfer failed. Return whether it was."""
+        was_prefetch = bool(self._due[key] != NOT_PREFETCHED)
+        self._due[key] = NOT_PREFETCHED
+        return was_prefetch
+
+    def evict(self, key: int, position: int) -> bool:
+        """Count an evicted prefetch as wasted if its layer has not begun or its step is over; return whether it was.
+
+        In between, the routing of the step decides (`judge`).
+        """
+        wasted = bool(self._due[key] > position or NOT_PREFETCHED < self._due[key] <= self._finished)
+        if wasted:
+            self.void(key)
+            self.wasted += 1
+        return wasted
+
+    def unused(self, used: np.ndarray, first_tick: int, last_tick: int) -> list[int]:
+        """Return the keys prefetched for these ticks that are not in `used`, int64 [count]."""
+        prefetched = np.flatnonzero((self._due >= first_tick) & (self._due <= last_tick))
+        return np.setdiff1d(prefetched, used).tolist()
+
+    def judge(self, used: np.ndarray, placed: np.ndarray, tick: int) -> None:
+        """Count useful and wasted prefetches of a step that ended at `tick`.
+
+        `used`: the keys it used, int64 [count]. `placed`: the keys that have a slot, bool [layers * experts].
+        """
+        self._finished = max(self._finished, tick)
+        right = used[self._due[used] != NOT_PREFETCHED]
+        self._due[right] = NOT_PREFETCHED
+        wrong = (self._due != NOT_PREFETCHED) & (self._due <= tick) & ~placed
+        self._due[wrong] = NOT_PREFETCHED
+        self.useful += len(right)
+        self.wasted += int(np.count_nonzero(wrong))
+
+    def waiting(self, position: int) -> int:
+        """Return the number of prefetches whose layer has not begun at tick `position`."""
+        return int(np.count_nonzero(self._due > position))
 
 
 class PrefetchLimits(NamedTuple):
-    """How much may be under way."""
+    """Limits of what may be under way."""
 
     fills_in_flight: int
     """Transfers at a time, besides as many urgent ones."""
     recalls_ahead: int
-    """Slots that are free or asked for in favour of prefetches."""
+    """Slots that are free or recalled in favour of prefetches."""
     prefetches: int
-    """Experts that are there ahead of their need (R5)."""
-    fully_resident: bool
-    """Every expert has a slot: all are brought in sooner or later."""
+    """Prefetched experts whose layer has not begun (R5)."""
 
 
 class PrefetchScheduler:
-    """Reads advice and outlook, and gives orders."""
+    """Reads prefetch plan and eviction ranking; decides fills and recalls."""
 
     def __init__(
         self,
         table: SlotTable,
-        orders: LedgerActions,
-        advice: PrefetchPlan,
-        outlook: EvictionRanking,
-        prefetched: PrefetchAccounting,
+        actions: LedgerActions,
+        plan: PrefetchPlan,
+        ranking: EvictionRanking,
+        accounting: PrefetchAccounting,
         limits: PrefetchLimits,
     ) -> None:
-        self._table, self._orders, self._prefetch_plan, self._eviction = table, orders, advice, outlook
-        self._prefetched, self._limits = prefetched, limits
+        self._table, self._actions, self._plan, self._ranking = table, actions, plan, ranking
+        self._accounting, self._limits = accounting, limits
         self.failed_keys: set[int] = set()
-        """Never prefetched again, or a broken file would be read in a loop."""
+        """Keys whose transfer failed. They are not prefetched, or a broken file would be read in a loop."""
         self.prefetches = 0
 
-    def serve(self, needs: Iterable[int], cause: Cause) -> None:
-        """Needs take free slots first, then slots that compute is asked for now; `cause` is theirs."""
-        missing = [key for key in needs if key not in self._table.where]
+    def serve_misses(self, keys: Iterable[int], cause: Cause) -> None:
+        """Fill missing `keys` of one layer into free slots, and recall slots now for the rest."""
+        missing = [key for key in keys if key not in self._table.where]
         if not missing:
             return
-        group = self._table.group_of(missing[0])  # all are of one layer
+        group = self._table.group_of(missing[0])
         startable = min(
             len(missing), self._table.room(group), self._limits.fills_in_flight - self._table.urgent_fills()
         )
         for key in missing[: max(startable, 0)]:
-            self._orders.start(key, urgent=True, cause=cause)
+            self._actions.start(key, urgent=True, cause=cause)
         waiting = len(missing) - max(startable, 0)
         shortage = waiting - self._table.room(group) - self._table.returning_now(group)
         if shortage > 0:
-            victims = self._eviction.for_needs(self._table.evictable_for(group), shortage)
-            later = self._table.returning_later(group)[: shortage - len(victims)]  # a need cannot wait for a promise
-            self._orders.recall([self._table.where[key] for key in victims] + later, NOW, cause)
+            victims = self._ranking.victims_for_misses(self._table.evictable_for(group), shortage)
+            later = self._table.returning_later(group)[: shortage - len(victims)]  # a miss cannot wait for these
+            self._actions.recall([self._table.where[key] for key in victims] + later, NOW, cause)
 
     def prefetch(self) -> None:
-        """What is worth bringing in ahead of need."""
+        """Start the prefetches that fit now, and recall slots for those that come next."""
         room = self._prefetch_room()
         startable = min(self._limits.fills_in_flight - len(self._table.filling), len(self._table.free), room)
         if startable > 0:
             self._start(startable, room)
             room = self._prefetch_room()
-        if not self._limits.fully_resident:
+        if not self._table.fully_resident:
             self._recall_ahead(room)
 
-    def _start(self, most: int, room: int) -> None:
+    def _start(self, max_starts: int, room: int) -> None:
         for due, key in list(islice(self._wanted(), self._window(room))):
-            if most > 0 and self._table.room(self._table.group_of(key)) > 0:
-                most -= 1
-                self._orders.start(key, urgent=False, cause=self._cause(due, key))
-                self._prefetched.bring(key, due)
+            if max_starts > 0 and self._table.room(self._table.group_of(key)) > 0:
+                max_starts -= 1
+                self._actions.start(key, urgent=False, cause=self._cause(due, key))
+                self._accounting.add(key, due)
                 self.prefetches += 1
 
     def _cause(self, due: int, key: int) -> Cause:
-        return Cause("policy") if due == NEVER else self._prefetch_plan.cause(due, key)
+        return Cause("policy") if due == NEVER else self._plan.cause(due, key)
 
     def _window(self, room: int) -> int:
-        """How many of the wanted experts are looked at, the first due first."""
+        """Return how many of the wanted experts to look at, the first due first."""
         return max(min(self._limits.recalls_ahead, room), 0)
 
     def _prefetch_room(self) -> int:
-        """How many more experts may be there ahead of their need (R5).
+        """Return how many more experts may be prefetched (R5).
 
-        Slots asked for ahead stay under the same limit. So there is always a slot that is not promised for later, and a
-        need gets on without asking twice for any.
+        Slots recalled ahead stay under the same limit. So some slot is always left that no prefetch has claimed, and a
+        miss gets it without a second recall.
         """
-        return self._limits.prefetches - self._prefetched.waiting(self._prefetch_plan.position)
+        return self._limits.prefetches - self._accounting.waiting(self._plan.position)
 
     def _recall_ahead(self, room: int) -> None:
-        """Asks for slots that the next prefetches will want, so that none waits for a round trip (R3)."""
-        promised: defaultdict[int, int] = defaultdict(int)
+        """Recall slots that the next prefetches will want, so that none waits for a round trip (R3)."""
+        claimed: defaultdict[int, int] = defaultdict(int)
         victims: dict[tuple[int, int], tuple[int, int] | None] = {}
         for due, key in islice(self._wanted(), self._window(room)):
             group = self._table.group_of(key)
-            promised[group] += 1
-            if promised[group] <= self._table.room(group) + self._table.returning(group):
+            claimed[group] += 1
+            if claimed[group] <= self._table.room(group) + self._table.returning(group):
                 continue
             if (group, due) not in victims:
-                victims[group, due] = self._eviction.for_prefetch(self._table.evictable_for(group), due)
+                victims[group, due] = self._ranking.victim_for_prefetch(self._table.evictable_for(group), due)
             choice = victims[group, due]
-            if choice is not None and self._eviction.gains(key, due, choice[0]):
-                self._orders.recall([self._table.where[choice[0]]], choice[1], self._cause(due, key))
+            if choice is not None and self._ranking.is_gain(key, due, choice[0]):
+                self._actions.recall([self._table.where[choice[0]]], choice[1], self._cause(due, key))
                 victims.clear()
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
-        """(due tick, key) of what is worth bringing in ahead of need, the first due first."""
-        everything: Iterable[tuple[int, int]] = ()
-        if self._limits.fully_resident:
-            everything = ((NEVER, key) for key in np.flatnonzero(~self._table.placed).tolist())
+        """Yield (due tick, key) of experts worth prefetching, the first due first; the unpredicted are due NEVER."""
+        unpredicted: Iterable[tuple[int, int]] = ()
+        if self._table.fully_resident:
+            unpredicted = ((NEVER, key) for key in np.flatnonzero(~self._table.placed).tolist())
         skipped = set(self.failed_keys)
-        for due, key in chain(self._prefetch_plan.wanted(self._table.placed), everything):
+        for due, key in chain(self._plan.wanted(self._table.placed), unpredicted):
             if key not in skipped:
                 skipped.add(key)
                 yield due, key

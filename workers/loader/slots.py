@@ -1,4 +1,4 @@
-"""Who owns each slot, and what is in it. An expert's key is layer * experts + expert."""
+"""Ownership of the slots and their contents. An expert's key is layer * experts + expert."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from enum import Enum
 
 import numpy as np
 
-from ...ipc.messages import NO_CAUSE, Cause
+from ...ipc.messages import NO_CAUSE, Cause, Filled, Recall
+from .events import LedgerAction, PromoteFill, StartFill
 
 NO_KEY = -1
 NOW = -1
-"""Recalled without delay. Other recalls carry the tick (step * layers + layer) after which compute returns the slot."""
+"""Tick of a recall without delay. Other recalls carry the tick (step * layers + layer) after which compute returns the
+slot."""
 NOT_RECALLED = -2
 
 
@@ -26,9 +28,9 @@ class Owner(Enum):
 
 @dataclass(slots=True)
 class Slot:
-    """One slot. `urgent` matters while it is filling, `recall` while it is held.
+    """State of one slot. `urgent` matters while it is filling, `recall` (a tick, or NOW) while it is held.
 
-    `cause` says why it was filled, `recall_cause` what it was asked for last since then.
+    `cause` says why it was filled, `recall_cause` why it was recalled last since then.
     """
 
     number: int
@@ -41,13 +43,16 @@ class Slot:
 
 
 class SlotTable:
-    """All slots and the only ways in which they change hands: free → filling → held → free.
+    """Ownership table of all slots. Its methods are the only ways from free to filling to held to free.
 
-    The layers share all slots, or (`by_layer`) each layer may occupy as many as any other; who shares is a group.
+    A group is the experts that share slots: those of all layers, or with `by_layer` those of one layer. Each layer then
+    has an equal share of the slots.
     """
 
     def __init__(self, count: int, layers: int, experts: int, by_layer: bool = False) -> None:
         keys, groups = layers * experts, layers if by_layer else 1
+        self.fully_resident = count >= keys
+        """Every expert has a slot of its own: all are loaded sooner or later, and none is evicted."""
         self._group_keys = keys // groups
         self._quota = np.full(groups, count // groups)
         self._quota[: count % groups] += 1
@@ -56,20 +61,21 @@ class SlotTable:
         self.slots = [Slot(number) for number in range(count)]
         self.free = {slot.number: slot for slot in reversed(self.slots)}
         self.where: dict[int, Slot] = {}
-        """Key → the one slot that is filling with it or holds it."""
+        """Key -> the one slot that holds it or is filling with it."""
         self.filling: dict[int, Slot] = {}
+        """Slots that are filling, by number."""
         self.recalled: dict[int, Slot] = {}
-        """Slots that compute was asked for and has not returned yet."""
+        """Slots that compute was asked for and has not returned yet, by number."""
         self.placed = np.zeros(keys, dtype=bool)
-        """By key: in `where`."""
+        """bool [layers * experts]: the key is in `where`."""
         self.evictable = np.zeros(keys, dtype=bool)
-        """By key: held, and not recalled."""
+        """bool [layers * experts]: the key is held and its slot is not recalled."""
 
     def group_of(self, key: int) -> int:
         return key // self._group_keys
 
     def room(self, group: int) -> int:
-        """Slots that can be filled for this group at once."""
+        """Return how many free slots this group may fill now."""
         return min(int(self._quota[group] - self._occupied[group]), len(self.free))
 
     def quota(self, group: int) -> int:
@@ -77,20 +83,23 @@ class SlotTable:
         return int(self._quota[group])
 
     def returning(self, group: int) -> int:
-        """Slots of this group that compute was asked for and has not returned yet."""
+        """Return how many slots of this group are recalled and not returned yet."""
         return int(self._returning[group])
 
     def evictable_for(self, group: int) -> np.ndarray:
-        """bool by key: what may go for an expert of this group."""
+        """Return the keys that may be evicted for an expert of this group, bool [layers * experts]."""
         if len(self._quota) == 1:
             return self.evictable
-        mine = np.zeros_like(self.evictable)
+        evictable = np.zeros_like(self.evictable)
         part = slice(group * self._group_keys, (group + 1) * self._group_keys)
-        mine[part] = self.evictable[part]
-        return mine
+        evictable[part] = self.evictable[part]
+        return evictable
 
     def start(self, key: int, urgent: bool) -> Slot:
-        """A free slot begins to fill with `key`: that of its own number if it can be (slots for all: see SlotViews)."""
+        """Begin to fill a free slot with `key`, and return the slot.
+
+        It is the slot whose number is the key, if that is free: compute stacks experts that lie so (`SlotViews.stack`).
+        """
         slot = self.free.pop(key, None) or self.free.popitem()[1]
         slot.owner, slot.urgent = Owner.FILLING, urgent
         self.filling[slot.number] = slot
@@ -98,13 +107,13 @@ class SlotTable:
         return slot
 
     def hold(self, slot: Slot) -> None:
-        """A filled slot becomes compute's."""
+        """Pass a filled slot to compute."""
         self.filling.pop(slot.number, None)
         slot.owner, slot.urgent = Owner.HELD, False
         self.evictable[slot.key] = True
 
     def adopt(self, slot: Slot, key: int) -> None:
-        """A free slot turns out to be held by compute, with `key` in it (NO_KEY: with something of no use)."""
+        """Mark a free slot as held by compute with `key` in it (NO_KEY: with nothing of use)."""
         del self.free[slot.number]
         slot.owner = Owner.HELD
         if key != NO_KEY:
@@ -118,7 +127,7 @@ class SlotTable:
         self._occupied[self.group_of(key)] += 1
 
     def recall(self, slot: Slot, tick: int) -> None:
-        """Compute is asked to return the slot after `tick` (or NOW)."""
+        """Mark a held slot as recalled: compute returns it after `tick` (or NOW)."""
         if slot.key != NO_KEY and slot.number not in self.recalled:
             self.evictable[slot.key] = False
             self._returning[self.group_of(slot.key)] += 1
@@ -126,7 +135,7 @@ class SlotTable:
         self.recalled[slot.number] = slot
 
     def release(self, slot: Slot) -> None:
-        """The slot is free again, whatever it was."""
+        """Free a slot, filling or held."""
         self.filling.pop(slot.number, None)
         was_recalled = self.recalled.pop(slot.number, None) is not None
         if slot.key != NO_KEY:
@@ -139,7 +148,7 @@ class SlotTable:
         self.free[slot.number] = slot
 
     def void_recalls(self) -> None:
-        """Nobody is asked for anything any more."""
+        """Forget all recalls: the compute process that received them is dead."""
         for slot in self.recalled.values():
             slot.recall, slot.recall_cause = NOT_RECALLED, NO_CAUSE
             if slot.key != NO_KEY:
@@ -154,12 +163,49 @@ class SlotTable:
         return sum(slot.urgent for slot in self.filling.values())
 
     def returning_now(self, group: int) -> int:
-        """Slots for this group that compute returns as soon as it does not use them."""
+        """Return how many recalled slots for this group come back as soon as compute stops using them."""
         return sum(slot.recall == NOW and self._serves(slot, group) for slot in self.recalled.values())
 
     def returning_later(self, group: int) -> list[Slot]:
-        """Slots for this group that compute keeps for some time yet."""
+        """Return the recalled slots for this group that compute keeps until a later tick."""
         return [slot for slot in self.recalled.values() if slot.recall != NOW and self._serves(slot, group)]
 
     def _serves(self, slot: Slot, group: int) -> bool:
         return slot.key == NO_KEY or self.group_of(slot.key) == group
+
+
+class LedgerActions:
+    """Decisions of the ledger: each changes the slot table at once and queues the action that tells others."""
+
+    def __init__(self, table: SlotTable, layers: int, experts: int) -> None:
+        self._table, self._layers, self._experts = table, layers, experts
+        self._actions: list[LedgerAction] = []
+
+    def take(self) -> list[LedgerAction]:
+        """Return the queued actions in order, each once."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    def start(self, key: int, urgent: bool, cause: Cause) -> None:
+        """Begin to fill a free slot with `key`."""
+        slot = self._table.start(key, urgent)
+        slot.cause, slot.recall_cause = cause, NO_CAUSE
+        self._actions.append(StartFill(slot.number, *divmod(key, self._experts), urgent, cause))
+
+    def promote(self, slot: Slot) -> None:
+        """Make the fill of this slot urgent."""
+        slot.urgent = True
+        self._actions.append(PromoteFill(slot.number))
+
+    def announce(self, slot: Slot) -> None:
+        """Tell compute what this slot holds."""
+        self._actions.append(Filled(slot.number, *divmod(slot.key, self._experts), slot.cause))
+
+    def recall(self, slots: list[Slot], tick: int, cause: Cause) -> None:
+        """Ask compute for these slots after `tick`, or NOW."""
+        for slot in slots:
+            self._table.recall(slot, tick)
+            slot.recall_cause = cause
+        if slots:
+            step, layer = (-1, -1) if tick == NOW else divmod(tick, self._layers)
+            self._actions.append(Recall([slot.number for slot in slots], step, layer, cause))

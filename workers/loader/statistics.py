@@ -1,4 +1,4 @@
-"""How a ledger stands, in numbers."""
+"""Statistics of a ledger."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import msgspec
 
 
 class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the start, except `free`, `filling` and `held`, which say how the slots stand now."""
+    """Counters since the start; `free`, `filling` and `held` count slots now, the last three are the current state."""
 
     loads: int
-    """Transfers that ended well; `prefetches` of them (and of the failed) began because of a prediction."""
+    """Transfers that ended well."""
     failed: int
+    """Transfers that failed."""
     prefetches: int
+    """Transfers that began because of a prediction, well ended or failed."""
     useful: int
-    """Prefetches that their step, or a later one, used while they were there."""
+    """Prefetches that their step, or a later one, used while they were resident."""
     wasted: int
+    """Prefetches that were evicted before any step used them."""
     promoted: int
     """Prefetches that came late: compute asked for the expert while it was filling."""
     evictions: int
+    """Slots that compute returned."""
     dropped: int
-    """Predictions whose layer began before they were there."""
+    """Predictions whose layer began before the expert was resident."""
     invalid: int
     """Messages, or parts of them, that made no sense and were ignored."""
     free: int
     filling: int
     held: int
     accuracy: float
-    """Of plans, over recent layers, as measured (calibration.py)."""
+    """Measured F1 of predictions over recent layers, 0 to 1 (calibration.py)."""
     wanted_chance: float
-    """From which on an expert is brought in ahead, as it stands (advice.py)."""
+    """Current least chance of use, 0 to 1, for which an expert is prefetched (prefetch_plan.py)."""
     ranks_victims: int
-    """1 while forecasts say who goes first, 0 while they only protect."""
+    """1 while predictions rank eviction victims, 0 while they only protect."""

@@ -70,7 +70,7 @@ def forget_to_wait(*anything: object) -> None:
 MUTANTS = {
     "kernels do not wait for the copy": (CopyScheduler, "_await_copy", WHOLE),
     "a copy does not wait for the kernels": (CopyScheduler, "_await_kernels", WHOLE),
-    "a read does not wait for the copy": (HostTier, "_keep", TWO_PLACES),
+    "a read does not wait for the copy": (HostTier, "_pin", TWO_PLACES),
 }
 
 

@@ -26,7 +26,7 @@ class SlotViews:
         self._positions = positions.tolist()
         self.experts = survey.experts
         """In a layer."""
-        fully_resident = self._memory.numel() >= survey.expert_count * survey.stride_bytes
+        fully_resident = survey.fully_resident(self._memory.numel() // survey.stride_bytes)
         self._uniform = survey.kinds == 1 and bool((positions == positions[0, 0]).all())
         """Every expert's tensors begin at the same places."""
         self._stackable = fully_resident and self._uniform

@@ -1,4 +1,4 @@
-"""Eviction policies: how soon an expert will be used again, judged by how it was used so far. One policy a file."""
+"""Eviction policies: they estimate how soon an expert will be used again from how it was used so far."""
 
 from .base import Policy
 from .registry import POLICIES, make_policy

@@ -1,4 +1,4 @@
-"""How many of the recent steps used an expert, and how far away its layer is: the default."""
+"""Popularity, the default policy: the share of recent steps that used an expert, and the distance of its layer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ SHORT_STEPS, LONG_STEPS, SHORT_PART = 2, 32, 0.2
 
 
 class Popularity:
-    """The share of recent steps that used the expert, and how far away its layer is.
+    """Ranks experts by the share of recent steps that used them and by how soon their layer runs.
 
-    The model walks its layers in a circle, so the expert that was used last is the one that comes last again; plain LRU
-    evicts exactly what is needed next. The share is a mix over the last `SHORT_STEPS` and the last `LONG_STEPS`.
-    Against LRU on recorded routing of DeepSeek-V2-Lite: about as many loads at batch 1, a quarter to a third fewer at
-    batch 8.
+    The model runs its layers in a circle, so the layer run last comes up again last. Plain LRU evicts exactly what is
+    needed next. The share is a mix over the last `SHORT_STEPS` and the last `LONG_STEPS`. Against LRU on recorded
+    routing of DeepSeek-V2-Lite: about as many loads at batch 1, a quarter to a third fewer at batch 8.
     """
 
     def __init__(self, layers: int, experts: int, top_k: int) -> None:
@@ -25,10 +24,11 @@ class Popularity:
         self._layer_of = np.arange(layers)[:, None]
         self._steps = 1
         self._worth_of_visit: np.ndarray | None = None
-        """Expected discount of the first use, at the next visit of the layer; it holds until a step is over."""
+        """float64 [layers, experts]: expected discount of the first use at the next visit of the layer. Valid until a
+        step is over."""
 
     def touched(self, keys: np.ndarray, step: int) -> None:
-        """The end of the step will tell."""
+        """Ignore touches: `used` counts the whole step."""
 
     def used(self, keys: np.ndarray, step: int) -> None:
         self._steps += 1
@@ -39,7 +39,7 @@ class Popularity:
         self._worth_of_visit = None
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
-        """Each visit of the expert's layer uses it with an independent chance."""
+        """Return the discount of the next visit times that of the share, float64 [layers, experts]."""
         if self._worth_of_visit is None:
             share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
             self._worth_of_visit = discount_of_share(share)

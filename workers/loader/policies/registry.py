@@ -1,4 +1,4 @@
-"""From the name of a policy (`Config.policy`) to the policy."""
+"""Eviction policies by name (`Config.policy`)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Callable
 
 from ....errors import UsageError
 from .base import Policy
-from .least_stale import LeastStale
-from .lfru import Lfru
-from .lfu import Lfu
-from .lru import Lru
+from .history_policies import LeastStale, Lfru, Lfu, Lru, Ring
 from .popularity import Popularity
-from .ring import Ring
 from .static import Static
 
 POLICIES: dict[str, Callable[[int, int, int], Policy]] = {
@@ -23,11 +19,11 @@ POLICIES: dict[str, Callable[[int, int, int], Policy]] = {
     "static": Static,
     "ring": Ring,
 }
-"""By the name in the configuration; made with layers, experts and top-k."""
+"""Name in the configuration -> constructor, which takes layers, experts and top-k."""
 
 
 def make_policy(name: str, layers: int, experts: int, top_k: int) -> Policy:
-    """A fresh policy. Raises UsageError for an unknown name."""
+    """Return a fresh policy. Raises UsageError for an unknown name."""
     if name not in POLICIES:
         raise UsageError(f"no policy '{name}'", "policy", f"Choose one of: {', '.join(POLICIES)}")
     return POLICIES[name](layers, experts, top_k)

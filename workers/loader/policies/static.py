@@ -1,20 +1,20 @@
-"""A hot set, learnt once and then fixed."""
+"""Static: a hot set, learnt once and then fixed."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from .base import discount, discount_of_share
-from .history import UseHistory
+from .history_policies import UseHistory
 
 WARM_UP_STEPS = 128
 
 
 class Static:
-    """Counts uses during the first `warm_up` steps and never again: the experts used most then are never evicted.
+    """Counts uses during the first `warm_up` steps only. The experts used most then are never evicted.
 
-    What is not among them passes through whatever slot is left. Unlike the static baselines of the literature, which
-    are told the most used experts of the very trace that they are judged on, this one has to see them first.
+    All others share the slots that are left. Static baselines of the literature get the most used experts of the very
+    trace that they are judged on; this one has to see them first.
     """
 
     def __init__(self, layers: int, experts: int, top_k: int, warm_up: int = WARM_UP_STEPS) -> None:

@@ -15,14 +15,14 @@ from ...checkpoint.layout import ByteRun
 from ...checkpoint.stamps import FileStamp, check_stamp
 
 CHUNK_BYTES = 1 << 20
-"""What goes through a buffer goes in parts of at most so much."""
+"""Largest part of a read through a buffer."""
 READ_BYTES = 4 << 20
-"""What lands where it belongs is read in about so much at a time: half the CPU of reads of 1 MB, at their rate."""
+"""Rough size of a read straight into its slot: half the CPU of reads of 1 MB, at their rate."""
 BLOCK_BYTES = 4096
 
 
 class ByteRange(msgspec.Struct, frozen=True):
-    """`count_bytes` from `offset_bytes` of a file to `start_bytes` of memory.
+    """Range of `count_bytes` from `offset_bytes` of a file to `start_bytes` of memory.
 
     `lands`: both are block-aligned and the rest of the last block is free, so a direct read needs no bounce.
     """
@@ -34,41 +34,43 @@ class ByteRange(msgspec.Struct, frozen=True):
 
     @property
     def whole_bytes(self) -> int:
-        """With the rest of the last block."""
+        """Return the count with the rest of the last block."""
         return self.count_bytes + -self.count_bytes % BLOCK_BYTES
 
 
 def chunk_spans(run: ByteRun, base_bytes: int, guarded: bool) -> list[ByteRange]:
-    """The run in chunks of equal size, for a slot that starts at `base_bytes`.
+    """Split the run into chunks of equal size, for a slot that starts at `base_bytes`.
 
-    `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it nothing
-    may land, however the numbers fall: the block's other bytes would hit the neighbours.
+    `guarded`: slots are laid out for direct reads, with room for whole blocks around each tensor. Without it no chunk
+    may land: the other bytes of its blocks would overwrite the neighbours.
     """
     start, offset, count = base_bytes + run.position_bytes, run.offset_bytes, run.count_bytes
     lead = offset % BLOCK_BYTES
     lands = guarded and run.opens and start % BLOCK_BYTES == lead
     if lands:
         start, offset, count = start - lead, offset - lead, count + lead
-    most = _equal_parts(count, READ_BYTES) if lands else CHUNK_BYTES
+    max_bytes = _equal_parts(count, READ_BYTES) if lands else CHUNK_BYTES
     spans = []
-    for at in range(0, count, most):
-        size = min(most, count - at)
+    for at in range(0, count, max_bytes):
+        size = min(max_bytes, count - at)
         fits = lands and (run.closes or size % BLOCK_BYTES == 0)
         spans.append(ByteRange(start + at, offset + at, size, fits))
     return spans
 
 
 def _equal_parts(count_bytes: int, about_bytes: int) -> int:
-    """Size of parts in whole blocks, none far smaller than the others: a read of one block takes a tenth of one of
-    1 MB."""
+    """Return a part size in whole blocks that leaves no small last part.
+
+    A read of one block takes a tenth of the time of one of 1 MB.
+    """
     size = -(-count_bytes // max(round(count_bytes / about_bytes), 1))
     return size + -size % BLOCK_BYTES
 
 
 def join_spans(spans: list[ByteRange]) -> list[list[ByteRange]]:
-    """Spans of one file, in its order: those that one read can bring are together.
+    """Group spans of one file, given in its order, by the reads that can bring them.
 
-    Such spans land, and each begins in the block in which the one before ends, or in the next.
+    Spans of one read land, and each begins in the block in which the one before ends, or in the next.
     """
     joined: list[list[ByteRange]] = []
     for span in spans:
@@ -82,7 +84,7 @@ def join_spans(spans: list[ByteRange]) -> list[list[ByteRange]]:
 def _follows(earlier: list[ByteRange], span: ByteRange) -> bool:
     last = earlier[-1]
     overlap = last.offset_bytes + last.whole_bytes - span.offset_bytes
-    total = sum(each.count_bytes for each in earlier) + span.count_bytes
+    total = sum(one.count_bytes for one in earlier) + span.count_bytes
     near = overlap in (0, BLOCK_BYTES) and span.count_bytes > BLOCK_BYTES
     return last.lands and span.lands and near and 2 * total <= 3 * READ_BYTES
 
@@ -90,8 +92,8 @@ def _follows(earlier: list[ByteRange], span: ByteRange) -> bool:
 class BounceBuffer:
     """Block-aligned scratch memory of one reader thread."""
 
-    def __init__(self, most_bytes: int = CHUNK_BYTES) -> None:
-        self._memory = mmap.mmap(-1, most_bytes + 2 * BLOCK_BYTES)
+    def __init__(self, max_bytes: int = CHUNK_BYTES) -> None:
+        self._memory = mmap.mmap(-1, max_bytes + 2 * BLOCK_BYTES)
         self.array = np.frombuffer(self._memory, dtype=np.uint8)
 
 
@@ -99,7 +101,7 @@ class CheckpointFile:
     """One safetensors file, opened for direct reads if possible (else buffered, and the pages dropped after use)."""
 
     def __init__(self, path: str, direct: bool, stamp: FileStamp | None = None) -> None:
-        """Raises OSError if it cannot be opened, CheckpointError if it is not as its `stamp` says."""
+        """Open the file. Raises OSError if that fails, CheckpointError if the file differs from its `stamp`."""
         self.path = path
         self.direct = direct
         self._stamp = stamp
@@ -129,21 +131,22 @@ class CheckpointFile:
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
     def check(self) -> None:
-        """Compare the file with its stamp: after a read, what was read is of the surveyed file if this passes.
+        """Compare the file with its stamp. Raises CheckpointError.
 
-        A write changes the time of the file before its bytes. Takes about a microsecond. Raises CheckpointError.
+        If this passes after a read, the bytes read are those of the surveyed file: a write changes the time of the file
+        before its bytes. Takes about a microsecond.
         """
         if self._stamp is not None:
             check_stamp(self.path, self._stamp, os.fstat(self._descriptor))
 
     def close(self) -> None:
-        """Closing twice would close somebody else's file."""
+        """Close the descriptor, once: closing it twice might close another file."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1
 
     def read(self, memory: np.ndarray, span: ByteRange, bounce: BounceBuffer) -> None:
-        """Fill `memory` (uint8, block-aligned) by `span`. Raises OSError when the file is too short."""
+        """Read `span` into `memory` (uint8, block-aligned). Raises OSError when the file is too short."""
         if self.direct:
             try:
                 return self._read_direct(memory, span, bounce)
@@ -155,14 +158,14 @@ class CheckpointFile:
         return self._read_buffered(memory, span)
 
     def read_joined(self, memory: np.ndarray, spans: list[ByteRange], bounce: BounceBuffer) -> None:
-        """Fill `memory` by spans that `join_spans` put together. Raises OSError as `read`."""
+        """Read spans that `join_spans` grouped into `memory`. Raises OSError as `read`."""
         if len(spans) > 1 and self.direct and self._read_scattered(memory, spans):
             return
         for span in spans:
             self.read(memory, span, bounce)
 
     def view(self, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
-        """Bytes of the file, uint8, until `bounce` is used again; they must fit it. Raises OSError as `read`."""
+        """Return bytes of the file, uint8 [count_bytes], as a view of `bounce`. Raises OSError as `read`."""
         lead = offset_bytes % BLOCK_BYTES
         self.read(bounce.array, ByteRange(0, offset_bytes - lead, lead + count_bytes, lands=True), bounce)
         return bounce.array[lead : lead + count_bytes]
@@ -174,8 +177,10 @@ class CheckpointFile:
             self._read_bounced(memory[span.start_bytes :][: span.count_bytes], span.offset_bytes, bounce)
 
     def _read_scattered(self, memory: np.ndarray, spans: list[ByteRange]) -> bool:
-        """One read for all; a block that two spans share comes with the first and is copied to the other. False: the
-        kernel gave less, or refused."""
+        """Read all spans at once. Return False if the kernel read less, or refused.
+
+        A block that two spans share is read with the first and copied to the other.
+        """
         first, last = spans[0], spans[-1]
         buffers, shared, end = [], [], first.offset_bytes
         for span in spans:

@@ -17,7 +17,7 @@ from .transfers import ExpertSource, Transfer, TransferEngine, failure_of
 def fill_store(
     source: ExpertSource, store: np.ndarray, survey: Survey, threads: int, progress: Callable[[str, int, int], None]
 ) -> None:
-    """Read all experts, by layer then expert, one stride each, and close `source`.
+    """Read all experts into `store` (uint8), by layer then expert, one stride each, and close `source`.
 
     `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a
     file has changed since the survey, EngineError when one cannot be read.
@@ -37,14 +37,14 @@ def fill_store(
         engine.close()
 
 
-def tell_full(full_fd: int) -> None:
-    """To whoever shares the store; -1: nobody does."""
+def notify_full(full_fd: int) -> None:
+    """Tell the processes that share the store that it is full; -1: none does."""
     if full_fd >= 0:
         os.eventfd_write(full_fd, 1)
 
 
 def await_full(full_fd: int) -> None:
-    """Until another process has filled it; -1: it has. Whoever waits for this process ends it if that never comes."""
+    """Wait until another process has filled the store; -1: it has. If it never does, a watchdog ends this process."""
     if full_fd >= 0:
         poller = select.poll()
         poller.register(full_fd, select.POLLIN)

@@ -1,4 +1,4 @@
-"""An emulated link between host store and slots: real copies, held to a rate. What it gives is always labelled so."""
+"""An emulated link between host store and slots: real copies, held to a rate. Its results are labelled as emulated."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable
 
 GRACE_NS = 300_000
-"""A copy that is asked for so soon after the last one ended follows it without a gap: waking up takes as long."""
+"""A copy that starts this soon after the last one ended follows it without a gap: waking up takes as long."""
 
 
 class EmulatedLink:
-    """Carries one thing after the other, at `rate_bytes_per_s`; used by all reader threads."""
+    """Carries one copy after the other, at `rate_bytes_per_s`; shared by all reader threads."""
 
     def __init__(self, rate_bytes_per_s: int, clock_ns: Callable[[], int], sleep_s: Callable[[float], None]) -> None:
         self._rate, self._clock_ns, self._sleep_s = rate_bytes_per_s, clock_ns, sleep_s
@@ -18,7 +18,7 @@ class EmulatedLink:
         self._free_at_ns = 0
 
     def carry(self, count_bytes: int, copy: Callable[[], None]) -> None:
-        """Copy, and return when the link would have carried it all."""
+        """Run `copy`, and return when the link would have carried `count_bytes`."""
         end_ns = self._reserve(count_bytes)
         copy()
         left_ns = end_ns - self._clock_ns()

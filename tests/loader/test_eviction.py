@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from expertflow.ipc.messages import Hint, Miss, Released, ResidentTable, StepPrediction
 from expertflow.workers.loader.events import FillDone, StartFill
-from expertflow.workers.loader.eviction import least
+from expertflow.workers.loader.eviction import least_indices
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.policies.popularity import Popularity
 from hypothesis import given
@@ -58,4 +58,4 @@ def test_news_of_use_asks_again():
 @given(st.lists(st.integers(0, 5)), st.integers(1, 12))
 def test_the_least_are_those_of_a_stable_sort(values: list[int], count: int):
     given = np.array(values, dtype=float)
-    assert least(given, count).tolist() == np.argsort(given, kind="stable")[:count].tolist()
+    assert least_indices(given, count).tolist() == np.argsort(given, kind="stable")[:count].tolist()

@@ -1,0 +1,136 @@
+"""The loader without sockets: the ledger, the fills that carry out its actions, and the notes that explain them.
+
+The loader process (shell.py) and the engine in one process (runtime/verify/local_runtime.py) are made of it.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from ...ipc.messages import ComputeFromLoader, CopiesDone, Copy, Filled
+from ..checkpoint.survey import Survey
+from .drawing import Drawing
+from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from .fills import DeviceSlots, SharedSlots, open_fills
+from .ledger import Ledger
+from .ledger_log import LedgerLog
+from .statistics import LedgerStatistics
+from .transfer.expert_sources import ExpertSource
+from .transfer.transfers import Transfer, TransferEngine, failure_of
+
+
+class LoaderRuntime:
+    """One ledger and its reader threads. All methods belong to one thread; none waits but `wait_for_transfer`."""
+
+    def __init__(
+        self,
+        survey: Survey,
+        ledger: Ledger,
+        slots: SharedSlots | DeviceSlots,
+        readers: int,
+        send: Callable[[ComputeFromLoader], None],
+        *,
+        wake: Callable[[], None] | None = None,
+        log: LedgerLog | None = None,
+        drawing: Drawing | None = None,
+    ) -> None:
+        """Start `readers` threads. `send` sends a message to compute.
+
+        A reader thread calls `wake` after each transfer: `collect` then has something to do. Raises CheckpointError if
+        a file is gone or changed since the survey.
+        """
+        self.ledger = ledger
+        self._survey, self._readers, self._send, self._wake = survey, readers, send, wake
+        self._log, self._drawing = log or LedgerLog(None), drawing
+        self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
+        self._ordered_bytes = self._read_bytes = 0
+        self._fills = open_fills(survey, slots, self._open_engine, self._send_copy)
+
+    def _open_engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
+        stride_bytes = self._survey.stride_bytes
+        return TransferEngine(source, memory, stride_bytes, self._readers, self._on_transfer_done, time.monotonic_ns)
+
+    def handle(self, event: LedgerEvent | CopiesDone) -> None:
+        """Take one event, and perform all that follows from it."""
+        if isinstance(event, CopiesDone):
+            if self._drawing is not None:
+                self._drawing.on_copies_done(event.numbers)
+            self._complete(self._fills.on_copied(event.numbers))
+            return
+        if isinstance(event, ComputeJoined):
+            if self._drawing is not None:
+                self._drawing.on_compute_joined()
+            self._fills.on_compute_joined()
+        self._decide(event)
+
+    def collect(self) -> None:
+        """Take the transfers that have ended. Raises CheckpointError or EngineError if one failed."""
+        while not self._done.empty():
+            self._on_transfer(self._done.get())
+
+    def wait_for_transfer(self) -> None:
+        """Wait until a transfer ends, and take it. Raises as `collect`."""
+        self._on_transfer(self._done.get())
+
+    def mark(self) -> LedgerStatistics:
+        """Return the ledger's statistics, and write them to its log."""
+        statistics = self.ledger.statistics()
+        self._log.mark(statistics)
+        return statistics
+
+    def counters(self) -> dict[str, int | float]:
+        """Return the counters besides the ledger's.
+
+        `read_bytes` have been read by the reader threads; `bytes` have been loaded into slots, or ordered on a device.
+        """
+        loaded_bytes = self._ordered_bytes if self._fills.announced else self._read_bytes
+        return {"read_bytes": self._read_bytes, "bytes": loaded_bytes, **self._fills.counters()}
+
+    def close(self) -> None:
+        """Let the reads in progress end, drop the rest, end the reader threads, and close the log."""
+        self._fills.close()
+        self._log.close()
+
+    def _decide(self, event: LedgerEvent) -> None:
+        self._log.write(event)
+        actions = self.ledger.handle(event)
+        if self._drawing is not None:
+            self._drawing.draw_notes(self.ledger.explanations())
+        for action in actions:
+            match action:
+                case StartFill():
+                    self._ordered_bytes += self._survey.bytes_of(action.expert)
+                    self._fills.start(action.slot, action.layer, action.expert, action.urgent, action.cause)
+                case PromoteFill():
+                    self._fills.promote(action.slot)
+                case Filled() if self._fills.announced:
+                    pass
+                case _:
+                    self._send(action)
+
+    def _send_copy(self, copy: Copy) -> None:
+        if self._drawing is not None:
+            self._drawing.on_copy_sent(copy)
+        self._send(copy)
+
+    def _on_transfer_done(self, transfer: Transfer) -> None:
+        """Hand the transfer over to the thread of the loader. Called from a reader thread."""
+        self._done.put(transfer)
+        if self._wake is not None:
+            self._wake()
+
+    def _on_transfer(self, transfer: Transfer) -> None:
+        if (failure := failure_of(transfer, self._survey.folder)) is not None:
+            raise failure
+        self._read_bytes += self._survey.bytes_of(transfer.expert)
+        if self._drawing is not None:
+            self._drawing.draw_transfer(transfer)
+        self._complete(self._fills.on_read(transfer))
+
+    def _complete(self, filled: list[FillDone]) -> None:
+        for done in filled:
+            self._decide(done)

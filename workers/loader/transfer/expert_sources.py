@@ -1,0 +1,164 @@
+"""Sources of experts behind one interface: the checkpoint's files (disk -> slot), the host store (memory -> slot)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from ....errors import CheckpointError
+from ...checkpoint.layout import ByteRun, ReadPlan, filled_bytes
+from ...checkpoint.row_conversion import Dequantiser, convert_rows, make_dequantiser, row_blocks, scale_rows
+from ...checkpoint.survey import Piece, Scales, SlotTensor, Survey
+from .files import CHUNK_BYTES, BounceBuffer, ByteRange, CheckpointFile, chunk_spans, join_spans
+from .link import EmulatedLink
+
+Chunk = Callable[[BounceBuffer], None]
+"""Part of a transfer, run on a reader thread with its bounce buffer."""
+
+
+class ExpertSource(Protocol):
+    """Source of experts."""
+
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        """Return the chunks that load one expert to `base_bytes` of `memory` (uint8), to be run in any order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PieceReader:
+    """Reads rows of pieces that need conversion (cast, transposed, dequantised) and converts them on the reader thread.
+
+    Scales are read with the rows that need them. Those of all experts would fill gigabytes: MXFP4 has one for each 32
+    weights.
+    """
+
+    def __init__(self, files: list[CheckpointFile], pieces: list[Piece], tensors: list[SlotTensor]) -> None:
+        self._files = files
+        self._dtypes = [tensor.dtype for tensor in tensors]
+        scaled = [piece for piece in pieces if piece.scales is not None]
+        self._dequantisers: dict[tuple[int, int], Dequantiser] = {
+            _piece_id(piece): make_dequantiser(piece, self._dtypes[piece.tensor]) for piece in scaled
+        }
+
+    def fill(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range, bounce: BounceBuffer) -> None:
+        """Write `rows` of a piece to their place in `target`, uint8 bytes of the piece in its slot. Raises OSError."""
+        dtype = self._dtypes[piece.tensor]
+        if piece.scales is None:
+            convert_rows(self._rows(run, piece, rows, bounce), target, piece, rows, dtype)
+            return
+        scales = self._scales(run, piece.scales, rows, bounce)
+        raw = self._rows(run, piece, rows, bounce)
+        self._dequantisers[_piece_id(piece)].convert(raw, scales, target, piece, rows)
+
+    def _rows(self, run: ByteRun, piece: Piece, rows: range, bounce: BounceBuffer) -> np.ndarray:
+        row_bytes = piece.source_bytes // piece.source_shape[0]
+        return self._view(run.file, run.offset_bytes + rows.start * row_bytes, len(rows) * row_bytes, bounce)
+
+    def _scales(self, run: ByteRun, scales: Scales, rows: range, bounce: BounceBuffer) -> np.ndarray:
+        needed = scale_rows(scales, rows)
+        file, offset = run.scales_at
+        return self._view(file, offset + needed.start * scales.row_bytes, len(needed) * scales.row_bytes, bounce).copy()
+
+    def _view(self, file: int, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
+        room = bounce if count_bytes <= CHUNK_BYTES else BounceBuffer(count_bytes)
+        return self._files[file].view(offset_bytes, count_bytes, room)
+
+
+def _piece_id(piece: Piece) -> tuple[int, int]:
+    """Return what identifies a piece among those of an expert: its tensor and position."""
+    return piece.tensor, piece.position_bytes
+
+
+class FileSource:
+    """Reads experts from the checkpoint's files, and converts them where the model asks for it."""
+
+    def __init__(self, survey: Survey) -> None:
+        """Open all files. Raises CheckpointError if one is gone or changed since the survey, or cannot be opened."""
+        self._plan = ReadPlan(survey)
+        self._guarded = survey.block_bytes > 1
+        self._stamps = survey.stamps
+        self._files: list[CheckpointFile] = []
+        for path in survey.files:
+            self._files.append(self._open(path))
+        self._pieces = PieceReader(self._files, survey.pieces, survey.tensors)
+
+    def _open(self, path: str) -> CheckpointFile:
+        try:
+            return CheckpointFile(path, self._guarded, self._stamps.get(path))
+        except OSError as error:
+            self.close()
+            what = f"cannot be opened ({error.strerror})"
+            raise CheckpointError(what, path, "It was there a moment ago: leave a model's files alone") from error
+        except CheckpointError:
+            self.close()
+            raise
+
+    @property
+    def direct(self) -> bool:
+        """Return whether all files are read past the page cache."""
+        return all(file.direct for file in self._files)
+
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        chunks: list[Chunk] = []
+        spans: dict[int, list[ByteRange]] = {}
+        for run in self._plan.runs(layer, expert):
+            if run.piece is None:
+                spans.setdefault(run.file, []).extend(chunk_spans(run, base_bytes, self._guarded))
+            else:
+                start = base_bytes + run.position_bytes
+                target = memory[start : start + run.piece.count_bytes]
+                chunks += [self._converted(target, run, run.piece, rows) for rows in row_blocks(run.piece, CHUNK_BYTES)]
+        return chunks + [
+            self._plain(memory, file, joined) for file, parts in spans.items() for joined in join_spans(parts)
+        ]
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+
+    def _plain(self, memory: np.ndarray, file: int, spans: list[ByteRange]) -> Chunk:
+        return self._checked((file,), lambda bounce: self._files[file].read_joined(memory, spans, bounce))
+
+    def _converted(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range) -> Chunk:
+        files = (run.file, run.scales_at[0]) if piece.scales else (run.file,)
+        return self._checked(files, lambda bounce: self._pieces.fill(target, run, piece, rows, bounce))
+
+    def _checked(self, files: tuple[int, ...], read: Chunk) -> Chunk:
+        """Return `read` with a check of the stamps after it, also after a failure: a truncated file is named so."""
+
+        def chunk(bounce: BounceBuffer) -> None:
+            try:
+                read(bounce)
+            finally:
+                for file in files:
+                    self._files[file].check()
+
+        return chunk
+
+
+class StoreSource:
+    """Copies experts from the host store (uint8), which holds every expert, laid out as in its slot."""
+
+    def __init__(self, store: np.ndarray, survey: Survey, link: EmulatedLink | None = None) -> None:
+        self._store, self._survey, self._link = store, survey, link
+
+    def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        source = (layer * self._survey.experts + expert) * self._survey.stride_bytes
+        filled = filled_bytes(self._survey, expert)
+        return [
+            self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, filled - at))
+            for at in range(0, filled, CHUNK_BYTES)
+        ]
+
+    def close(self) -> None:
+        """Keep the store open: it belongs to the process."""
+
+    def _copy(self, memory: np.ndarray, target: int, source: int, count: int) -> Chunk:
+        def copy() -> None:
+            np.copyto(memory[target : target + count], self._store[source : source + count])
+
+        link = self._link
+        return lambda bounce: copy() if link is None else link.carry(count, copy)
