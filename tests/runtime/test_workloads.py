@@ -128,10 +128,10 @@ def test_a_record_that_is_not_utf_8():
 def test_a_format_needs_a_file():
     """Else a prompt would be run without its template, without a word."""
     with pytest.raises(UsageError, match="of a file") as refused:
-        read_prompt_lines(["a"], None, ids=False, kind="alpaca")
+        read_prompt_lines(["a"], None, ids=False, form="alpaca")
     assert refused.value.where == "format"
-    with pytest.raises(UsageError, match="not of --ids"):
-        read_prompt_lines([], SAMPLES / "alpaca.jsonl", ids=True, kind="alpaca")
+    with pytest.raises(UsageError, match="not for --ids"):
+        read_prompt_lines([], SAMPLES / "alpaca.jsonl", ids=True, form="alpaca")
 
 
 def test_the_words_of_the_command_line():
