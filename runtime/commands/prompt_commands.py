@@ -34,7 +34,7 @@ class ImagePromptCommand(PromptCommand):
     """A command whose prompts may have images; the file of prompts may be given without an option."""
 
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]")] = None
-    """File of prompts, as with --prompts."""
+    """File of prompts: another way to give it."""
     image: Annotated[tyro.conf.UseAppendAction[list[Path]], tyro.conf.arg(metavar="FILE")] = field(default_factory=list)
     """An image for the prompt of a vision-language model; repeat the option for more."""
 

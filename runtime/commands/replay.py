@@ -38,7 +38,7 @@ from ..replay.source import ReplaySource, open_source
 
 LEGEND = {
     "slots": "for each layer",
-    "found": "share of the experts in use that were there when needed",
+    "found": "share of the experts in use that were in a slot when needed",
     "gap": "share of the loads that the best possible choices (belady) would have saved",
     "r": "experts in use ÷ slots",
 }

@@ -48,6 +48,7 @@ class Interruption:
 
     @property
     def happened(self) -> bool:
+        """Return whether the stage was killed."""
         return self._last_s is not None
 
     def take(self, tokens: int, now_s: float) -> None:

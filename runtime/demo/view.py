@@ -34,6 +34,7 @@ class Texts:
 
     @property
     def tokens(self) -> int:
+        """Return the number of tokens of all texts."""
         return sum(text.tokens for text in self.all)
 
     def take(self, event: Event) -> Text:
@@ -53,7 +54,7 @@ class TextView(ABC):
     def __enter__(self) -> TextView:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     @abstractmethod

@@ -1,1 +1,1 @@
-"""Runs a recording again and compares: bit by bit with every expert resident, and within tolerances with transformers."""
+"""Replays a recording and compares: bit by bit with every expert resident, within tolerances with transformers."""

@@ -26,7 +26,7 @@ from ...workers.model.families.registry import mend
 
 
 class Sequence(msgspec.Struct):
-    """A recorded sequence: prompt and generated ids, our logits [vocabulary] for each generated position, its images."""
+    """A recorded sequence: prompt and generated ids, our logits [vocabulary] a generated position, its images."""
 
     prompt_ids: list[int]
     token_ids: list[int]

@@ -34,7 +34,7 @@ class Blame(StrEnum):
 
 
 MEANINGS: dict[str, str] = {
-    Blame.CAPACITY: "a layer wants more experts at a time than it has slots: they evict each other",
+    Blame.CAPACITY: "a layer uses more experts at a time than there are slots: they evict each other",
     Blame.LINK_RATE: "transfers that the steps used take longer than compute; no prediction could hide them",
     Blame.WRONG_ON_LINK: "the link carried experts that their step did not use",
     Blame.EVICTED_FOR_WRONG: "an expert was evicted for one that its step did not use",

@@ -39,6 +39,7 @@ class Stall(msgspec.Struct, frozen=True):
 
     @property
     def waited_ns(self) -> int:
+        """Return the length of the wait."""
         return self.end_ns - self.start_ns
 
 
@@ -71,6 +72,7 @@ class Fill(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
+        """Return the expert, (layer, expert)."""
         return self.layer, self.expert
 
 
