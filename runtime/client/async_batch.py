@@ -62,6 +62,15 @@ class AsyncBatch(BatchState):
         await wait_for_any([self], lambda: self.done, timeout_s)
         return self._results(timeout_s, return_errors)
 
+    async def wait_until_started(self, timeout_s: float | None = None) -> bool:
+        """Wait for the first token, the end of all requests, or `timeout_s`; return `started`.
+
+        A cancelled task cancels the batch.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        await wait_for_any([self], lambda: self.started, timeout_s)
+        return self.started
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""
         async for _, event in stream_events([self]):

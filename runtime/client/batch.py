@@ -37,6 +37,16 @@ class BatchState:
             self._open -= 1
         return not self._open
 
+    @property
+    def started(self) -> bool:
+        """Return whether a token of any request was received, or all have ended."""
+        return self.done or any(request.tokens for request in self._requests)
+
+    @property
+    def under_way(self) -> int:
+        """Return the number of requests that an engine has: they run, or wait for their turn there."""
+        return sum(request.under_way for request in self._requests)
+
     def cancel(self, *indices: int) -> None:
         """End these requests, or all, between two steps: they finish as `cancelled` with the tokens they have.
 
@@ -144,6 +154,15 @@ class Batch(BatchState):
         require_timeout(timeout_s, "timeout_s")
         self._drive_until(lambda: self.done, timeout_s)
         return self._results(timeout_s, return_errors)
+
+    def wait_until_started(self, timeout_s: float | None = None) -> bool:
+        """Wait for the first token, the end of all requests, or `timeout_s`; return `started`.
+
+        Until then the requests wait for their turn, or the engine computes the first token.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        self._drive_until(lambda: self.started, timeout_s)
+        return self.started
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""

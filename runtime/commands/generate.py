@@ -23,6 +23,7 @@ from ..monitor.readings import Reading
 from ..monitor.tables import PREDICTION_OFF, share_text
 from ..prompt_sources.prompt_lines import PromptLine
 from ..text.chat import require_chat_template
+from .batch_progress import show_queue
 from .printing import Printer, make_printer
 from .prompt_commands import ImagePromptCommand
 
@@ -130,6 +131,7 @@ class Generate(ImagePromptCommand):
     def _generate(self, client: Client, printer: Printer) -> None:
         prompts = self._prompts(client, printer.lines)
         batch = client.submit(prompts, self.max_new_tokens, **self._sampling())
+        show_queue(client, batch, "generate", printer.show_progress)
         for event in batch:
             printer.take(event)
         printer.take_results(batch.results(return_errors=True))

@@ -34,6 +34,10 @@ class Printer(ABC):
         self.tokens += len(event.token_ids)
         self._show(event)
 
+    @abstractmethod
+    def show_progress(self, progress: Progress) -> None:
+        """Show on stderr how far something is, before the first event."""
+
     def take_results(self, results: list[Result]) -> None:
         """Print the results, one for each prompt, after all requests have ended."""
         self._end()
@@ -86,18 +90,30 @@ def report_failure(line: PromptLine, error: ExpertFlowError) -> int:
 class _Stream(Printer):
     """One text, printed as it grows."""
 
+    def __init__(self, lines: list[PromptLine]) -> None:
+        super().__init__(lines)
+        self._view: ProgressView | None = None
+
+    def show_progress(self, progress: Progress) -> None:
+        self._view = self._view or ProgressView()
+        self._view(progress)
+
     def _show(self, event: Event) -> None:
+        self.close()
         sys.stdout.write(event.text_delta)
         sys.stdout.flush()
 
     def _end(self) -> None:
+        self.close()
         sys.stdout.write("\n")
 
     def _print(self, line: PromptLine, done: Completion) -> None:
         """Do nothing: the text has been streamed."""
 
     def close(self) -> None:
-        """Do nothing: streamed text stays."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
 
 
 class _List(Printer):
@@ -108,6 +124,9 @@ class _List(Printer):
         self._as_json, self._has_text = as_json, has_text
         self._ended = 0
         self._view = ProgressView()
+
+    def show_progress(self, progress: Progress) -> None:
+        self._view(progress)
 
     def _show(self, event: Event) -> None:
         self._ended += event.finish_reason is not None or event.error is not None

@@ -111,7 +111,7 @@ class Trace(PromptCommand):
 def _run_all(client: Client, lines: list[PromptLine], max_new_tokens: int) -> tuple[int, int]:
     """Return the exit code, and the number of tokens that ran for the prompts that are done."""
     batch = client.submit([line.prompt for line in lines], max_new_tokens)
-    show_batch(batch, "trace")
+    show_batch(client, batch, "trace")
     results = batch.results(return_errors=True)
     done = [result for result in results if isinstance(result, Completion)]
     pairs = zip(lines, results, strict=True)

@@ -47,7 +47,7 @@ class Verify(ImagePromptCommand):
             config = msgspec.structs.replace(self.engine, record=folder)
             with running_engine(config) as engine, Client(engine.address) as client:
                 batch = client.submit(prompts or self._draw(client.model.vocabulary), self.max_new_tokens)
-                show_batch(batch, "verify")
+                show_batch(client, batch, "verify")
                 batch.results()
                 remarks = engine_remarks(engine)
             for remark in remarks:
