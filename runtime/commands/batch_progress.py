@@ -34,8 +34,8 @@ def show_queue(client: Client, batch: Batch, stage: str, view: Callable[[Progres
         if what != shown:
             _end(view, stage, shown)
             shown = what
-        if what:
-            view(Progress(stage, what, 0, 1))
+            if what:
+                view(Progress(stage, what, 0, 1))
     _end(view, stage, shown)
 
 
