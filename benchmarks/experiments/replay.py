@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from expertflow.runtime.commands.replayed import replay_facts
+from expertflow.runtime.commands.replay import replay_facts
 from expertflow.runtime.replay.choices import hint_source, policy_names, slot_counts
 from expertflow.runtime.replay.experiment import Experiment
 from expertflow.runtime.replay.source import open_source

@@ -10,9 +10,9 @@ from ...ipc.transport.addresses import CLIENTS
 
 
 def run_dir_of(address: str | os.PathLike[str]) -> str:
-    """Return the run directory, also when the address of the client socket in it was given.
+    """Return the run directory of an address, which may be the client socket in that directory.
 
-    Raises UsageError for what is no path.
+    Raises UsageError for anything but a path.
     """
     if not isinstance(address, (str, os.PathLike)) or not address:
         raise UsageError(f"must be a path, not {address!r}", "address", "Give Supervisor.address, or what serve prints")
@@ -21,11 +21,11 @@ def run_dir_of(address: str | os.PathLike[str]) -> str:
 
 
 def require_engine(run_dir: str) -> None:
-    """Raise EngineError unless an engine runs at this address, which may be mistyped."""
+    """Raise EngineError unless an engine runs at this address. The error says that the address may be mistyped."""
     try:
         require_alive(run_dir)
     except EngineError as error:
-        remedy = "Check the address; `expertflow serve` prints it, and an engine that has ended has none"
+        remedy = "Check the address that `expertflow serve` prints; an engine that has ended has none"
         raise EngineError("no engine answers there", run_dir or "address", remedy) from error
 
 

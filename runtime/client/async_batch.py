@@ -1,4 +1,4 @@
-"""Requests that were handed in together, for asyncio."""
+"""The batch of `AsyncClient`: requests that were submitted together."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .request import BatchUpdates, ClientRequest
 
 
 class AsyncBatch(BatchState):
-    """Await `results`, or iterate it for events as they come. Made by `AsyncClient.submit`.
+    """Requests that were submitted together by `AsyncClient.submit`: await `results`, or iterate over events.
 
     A task that is cancelled while it awaits `results` or an event cancels the batch's requests in the engine. As a
-    context manager (`async with`) the batch cancels at the end what is still open.
+    context manager (`async with`) the batch cancels its open requests at the end.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class AsyncBatch(BatchState):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self.cancel()
 
@@ -62,6 +62,15 @@ class AsyncBatch(BatchState):
         await wait_for_any([self], lambda: self.done, timeout_s)
         return self._results(timeout_s, return_errors)
 
+    async def wait_until_started(self, timeout_s: float | None = None) -> bool:
+        """Wait for the first token, the end of all requests, or `timeout_s`; return `started`.
+
+        A cancelled task cancels the batch.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        await wait_for_any([self], lambda: self.started, timeout_s)
+        return self.started
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""
         async for _, event in stream_events([self]):
@@ -77,11 +86,11 @@ class AsyncBatch(BatchState):
         self._updates.listeners.append(listener)
 
     def ignore(self, listener: Callable[[], None]) -> None:
-        """Call `listener` no longer."""
+        """Stop calling `listener`."""
         self._updates.listeners.remove(listener)
 
     def wake(self) -> None:
-        """Let whoever waits look again."""
+        """Call all listeners, so that waiting tasks check again."""
         self._updates.wake()
 
 

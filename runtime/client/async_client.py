@@ -5,8 +5,8 @@
         async for event in await client.submit(prompts, max_new_tokens=32):
             print(event.index, event.text_delta)
 
-The event loop watches the pool's descriptor; texts and images are made into ids in a thread of the client's own. One
-client belongs to one event loop.
+The event loop watches the pool's descriptor. Texts and images become ids in a thread of the client's own. One client
+belongs to one event loop.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Prepared = tuple[list[ClientRequest], BatchUpdates]
 
 
 class AsyncClient:
-    """Talks to the engine at `address` (`Supervisor.address`), or to all of an `EngineGroup`.
+    """A client of the engine at `address` (`Supervisor.address`), or of all engines of an `EngineGroup`.
 
     `async with AsyncClient(address) as client` connects and closes; or call `connect` and `close`. Behaves as `Client`
     when schedulers and engines end.
@@ -43,7 +43,7 @@ class AsyncClient:
     def __init__(
         self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
     ) -> None:
-        """Remember where the engine is; nothing is opened yet."""
+        """Store the address; nothing is opened yet. Raises UsageError for a wrong timeout."""
         require_timeout(connect_timeout_s, "connect_timeout_s")
         require_timeout(answer_timeout_s, "answer_timeout_s")
         self._address, self._connect_timeout_s, self._answer_timeout_s = address, connect_timeout_s, answer_timeout_s
@@ -56,7 +56,7 @@ class AsyncClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+        self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         await self.close()
 
@@ -70,14 +70,14 @@ class AsyncClient:
             raise UsageError("was connected before", "client", "Make a new one")
         self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s))
         try:
-            await self._opened.greeted(self._connect_timeout_s)
+            await self._opened.wait_for_welcome(self._connect_timeout_s)
         except BaseException:
             await self.close()
             raise
 
     @property
     def model(self) -> Welcome:
-        """Facts of the model: folder, vocabulary, context, end-of-sequence ids."""
+        """Return facts of the model: folder, vocabulary, context, end-of-sequence ids."""
         return self._driver.state.model
 
     async def generate(
@@ -93,9 +93,9 @@ class AsyncClient:
     async def submit(
         self, prompts: Iterable[Prompt | Request], max_new_tokens: int = 32, **options: Unpack[OptionNames]
     ) -> AsyncBatch:
-        """Hand in prompts and return without waiting for answers. Takes and raises what `Client.submit` does.
+        """Submit prompts and return without waiting for answers. Takes and raises what `Client.submit` does.
 
-        Texts and images are made into ids in a thread, so that the event loop goes on meanwhile.
+        Texts and images become ids in a thread, so that the event loop goes on meanwhile.
         """
         driver = self._driver
         driver.state.require_open()
@@ -113,17 +113,17 @@ class AsyncClient:
         return stream_events(list(batches))
 
     async def chat_ids(self, text: str) -> list[int]:
-        """Return a text as a prompt of ids in the model's chat template, as `Client.chat_ids` does."""
+        """Return the ids of a text in the model's chat template, as `Client.chat_ids` does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._driver.state.codec.encode_chat, text)
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model has a chat template; see `Client.has_chat_template`."""
+        """Return whether the model has a chat template; see `Client.has_chat_template`."""
         return self._driver.state.codec.has_chat_template
 
     async def stats(self, timeout_s: float = 5.0) -> Snapshot:
-        """Return what every stage published last, as `Client.stats` does."""
+        """Return the latest statistics of every stage. Takes and raises what `Client.stats` does."""
         require_timeout(timeout_s, "timeout_s")
         driver = self._driver
         driver.state.require_open()
@@ -135,14 +135,14 @@ class AsyncClient:
             return snapshot
 
     async def close(self) -> None:
-        """Cancel what is open and leave. Whoever still waits for a batch gets an EngineError. Does nothing twice."""
+        """Cancel open requests and disconnect. Tasks that still wait for a batch get an EngineError. Idempotent."""
         if self._opened is None or self._opened.state.closed:
             return
         self._opened.stop()
         for batch in list(self._batches):
             batch.wake()
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._thread, self._opened.state.close)  # the last messages have a moment to go out
+        await loop.run_in_executor(self._thread, self._opened.state.close)  # it may wait for the last messages
         self._thread.shutdown(wait=False)
 
     @property
@@ -156,8 +156,8 @@ class AsyncClient:
     async def _prepare(
         self, state: ClientState, prompts: list[Prompt | Request], max_new_tokens: int, options: OptionNames
     ) -> Prepared:
-        """Make requests of prompts, in a thread where that takes long."""
-        if not any(_takes_long(prompt) for prompt in prompts):
+        """Make requests of prompts, in a thread if there are texts or images."""
+        if not any(_needs_thread(prompt) for prompt in prompts):
             return state.prepare(prompts, max_new_tokens, options)
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._thread, state.prepare, prompts, max_new_tokens, options)
@@ -177,30 +177,30 @@ class _LoopDriver:
         self.state, self.loop = state, asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
-        self._greeted = asyncio.Event()
+        self._welcomed = asyncio.Event()
         self.loop.add_reader(state.pool.fileno(), self._on_readable)
-        self._driven()
+        self._after_call()
 
-    async def greeted(self, timeout_s: float) -> None:
-        """Wait for the engine's first answer."""
+    async def wait_for_welcome(self, timeout_s: float) -> None:
+        """Wait for the engine's first answer. Raises EngineError if there is none within `timeout_s`."""
         try:
             async with asyncio.timeout(timeout_s):
-                await self._greeted.wait()
+                await self._welcomed.wait()
         except TimeoutError:
             pass
         self.state.welcome_client(timeout_s)
 
     def submit(self, requests: list[ClientRequest]) -> None:
         self.state.submit(requests)
-        self._driven()
+        self._after_call()
 
     def cancel(self, requests: list[ClientRequest]) -> None:
         self.state.cancel(requests)
         if not self.state.closed:
-            self._driven()
+            self._after_call()
 
     def stop(self) -> None:
-        """Drive no longer: the client is closed."""
+        """Stop driving the pool: the client is closed."""
         self.state.closed = True
         self.loop.remove_reader(self.state.pool.fileno())
         if self._timer is not None:
@@ -208,25 +208,25 @@ class _LoopDriver:
 
     def _on_readable(self) -> None:
         self.state.pool.on_readable()
-        self._driven()
+        self._after_call()
 
     def _on_deadline(self) -> None:
         self._timer = None
         self.state.pool.on_deadline()
-        self._driven()
+        self._after_call()
 
-    def _driven(self) -> None:
-        """Do what follows every call of the pool."""
+    def _after_call(self) -> None:
+        """Release images, note the welcome and set the timer, as is due after every call of the pool."""
         pool = self.state.pool
         self.state.release_images()
         if pool.welcome is not None or pool.failure is not None:
-            self._greeted.set()
+            self._welcomed.set()
         deadline_ns = pool.next_deadline()
         if deadline_ns is not None and (self._timer is None or deadline_ns < self._timer_ns):
             self._set_timer(deadline_ns)
 
     def _set_timer(self, deadline_ns: int) -> None:
-        """One that is set too early is set again when it has fired, which is cheaper than to move it every time."""
+        """Set the timer. A timer that fires too early is set again then: cheaper than moving it every time."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer_ns = deadline_ns
@@ -234,12 +234,13 @@ class _LoopDriver:
         self._timer = self.loop.call_later(wait_s, self._on_deadline)
 
 
-def _takes_long(given: Prompt | Request) -> bool:
-    prompt = given.prompt if isinstance(given, Request) else given
+def _needs_thread(prompt: Prompt | Request) -> bool:
+    """Return whether it takes long to make ids of the prompt."""
+    prompt = prompt.prompt if isinstance(prompt, Request) else prompt
     return isinstance(prompt, (str, ImagePrompt))
 
 
 def _discard(state: ClientState, prepared: asyncio.Future[Prepared]) -> None:
-    """Remove what was prepared for a task that was cancelled meanwhile."""
+    """Remove the attachments that were prepared for a task that was cancelled meanwhile."""
     if not prepared.cancelled() and prepared.exception() is None:
         state.discard(prepared.result()[0])

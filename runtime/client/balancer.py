@@ -1,8 +1,7 @@
 """Distributes requests over several engines. Pure: no socket, no clock.
 
-An engine is handed about twice as many requests as it runs at the same time; the others wait here. So a fast engine
-takes more of a batch than a slow one, and none is idle while another has a backlog. A single engine is handed
-everything at once.
+An engine gets about twice as many requests as it runs at the same time; the others wait here. A fast engine takes more
+of a batch than a slow one, and none is idle while another has a backlog. A single engine gets everything at once.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .session import EngineSession
 
 
 class RequestBalancer:
-    """Requests of a client, and the sessions with the engines that live."""
+    """Requests of a client that wait for an engine, and the sessions with the live engines."""
 
     def __init__(self) -> None:
         self._sessions: list[EngineSession] = []
@@ -25,28 +24,28 @@ class RequestBalancer:
 
     @property
     def open_count(self) -> int:
-        """Requests that are not known to have ended."""
+        """Return the number of requests that are not known to have ended."""
         return len(self._waiting) + sum(session.open_count + len(session.returned) for session in self._sessions)
 
     def add(self, session: EngineSession) -> None:
-        """Use one more engine."""
+        """Add a session with an engine."""
         self._sessions.append(session)
         self._recount()
 
     def submit(self, request: ClientRequest, now_ns: int) -> None:
-        """Take a request."""
+        """Queue a request, and assign it if an engine takes it."""
         self._waiting.append(request)
         self._deadlines.add(request, now_ns)
         self.assign(now_ns)
 
     def cancel(self, request: ClientRequest) -> None:
-        """Cancel a request: the scheduler that has it ends it, or it ends at once."""
+        """Cancel a request: the scheduler that has it ends it; without one it ends at once."""
         for session in self._sessions:
             if session.holds(request) or not request.under_way:
                 session.cancel(request)
 
     def assign(self, now_ns: int) -> None:
-        """Hand on what waits, first come first served, each request to the engine that has the fewest."""
+        """Assign waiting requests, first come first served, each to the engine that has the fewest."""
         self._deadlines.end_overdue(now_ns)
         for session in self._sessions:
             self._put_back(session.returned)
@@ -57,14 +56,14 @@ class RequestBalancer:
                 session.submit(request, now_ns)
 
     def next_due_ns(self) -> int | None:
-        """Return when something becomes due without an answer; None: not before there is one."""
+        """Return when something is due without an answer (monotonic ns); None: not before an answer."""
         times = [session.next_due_ns() for session in self._sessions]
         if self._waiting:
             times.append(self._deadlines.next_ns)
         return min((time for time in times if time is not None), default=None)
 
     def lose(self, session: EngineSession, error: ExpertFlowError) -> None:
-        """Hand what a lost engine had open to another, with the tokens that were delivered, as to a new scheduler.
+        """Remove the session of a lost engine: its open requests go to another, with the tokens delivered so far.
 
         Without another engine, all requests end with this error.
         """
@@ -79,11 +78,11 @@ class RequestBalancer:
         session.fail_all(error)
 
     def _least_busy(self) -> EngineSession | None:
-        """Return the engine with the fewest requests that takes one more."""
+        """Return the engine with the fewest requests that takes another; None if none does."""
         if len(self._sessions) == 1:
             return self._sessions[0]
-        hungry = [session for session in self._sessions if session.open_count < session.max_outstanding]
-        return min(hungry, key=lambda session: session.open_count, default=None)
+        free = [session for session in self._sessions if session.open_count < session.max_outstanding]
+        return min(free, key=lambda session: session.open_count, default=None)
 
     def _put_back(self, requests: Iterable[ClientRequest]) -> None:
         self._waiting.extendleft(reversed([*requests]))

@@ -1,4 +1,4 @@
-"""Requests that were handed in together."""
+"""The batch of `Client`: requests that were submitted together."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class BatchState:
     """Events and results that a batch has received so far. It waits for nothing."""
 
     def __init__(self, requests: list[ClientRequest], updates: BatchUpdates, codec: TextCodec, cancel: Cancel) -> None:
-        """`cancel` sends cancellations of some of the requests."""
+        """Wrap the requests, whose indices are their positions. `cancel` is called with requests to cancel."""
         self._requests, self._updates, self._codec, self._cancel = requests, updates, codec, cancel
         self._streams: dict[int, TextStream] = {}
-        self._told: dict[int, int] = {}
+        self._delivered: dict[int, int] = {}
         self._open = len(requests)
         self._completions: dict[int, Completion] = {}
 
@@ -37,6 +37,16 @@ class BatchState:
             self._open -= 1
         return not self._open
 
+    @property
+    def started(self) -> bool:
+        """Return whether a token of any request was received, or all have ended."""
+        return self.done or any(request.tokens for request in self._requests)
+
+    @property
+    def under_way(self) -> int:
+        """Return the number of requests that an engine has: they run, or wait for their turn there."""
+        return sum(request.under_way for request in self._requests)
+
     def cancel(self, *indices: int) -> None:
         """End these requests, or all, between two steps: they finish as `cancelled` with the tokens they have.
 
@@ -49,9 +59,9 @@ class BatchState:
         self._cancel([self._requests[index] for index in indices] if indices else self._requests)
 
     def received(self) -> Iterator[Event]:
-        """Yield what is new and was not yielded before, at most one event a request."""
+        """Yield what is new since the last call, at most one event a request."""
         for _ in range(len(self._updates)):
-            if not self._updates:  # another reader of the batch took it
+            if not self._updates:  # another iterator of the batch took it
                 return
             yield self._event(self._requests[self._updates.take()])
 
@@ -61,14 +71,14 @@ class BatchState:
         return len(self._updates) > 0
 
     def _event(self, request: ClientRequest) -> Event:
-        start = self._told.get(request.index, 0)
-        self._told[request.index] = len(request.tokens)
+        start = self._delivered.get(request.index, 0)
+        self._delivered[request.index] = len(request.tokens)
         stream = self._streams.setdefault(request.index, TextStream(self._codec))
         text = stream.delta(request.tokens, request.ended)
         return Event(request.index, request.tokens[start:], text, request.finish_reason, request.error)
 
     def _results(self, timeout_s: float | None, return_errors: bool) -> list[Completion | ExpertFlowError]:
-        """Return what the requests came to. Raises NotDoneInTime, or the first error unless `return_errors`."""
+        """Return completions and errors. Raises NotDoneInTime, or the first error unless `return_errors`."""
         if not self.done:
             self._raise_not_done(timeout_s)
         results = [request.error or self._completion(request) for request in self._requests]
@@ -102,9 +112,9 @@ class BatchState:
 
 
 class Batch(BatchState):
-    """Wait for it with `results`, or iterate it for tokens as they come; both work while other batches are open.
+    """Requests that were submitted together: wait for `results`, or iterate over events as they come.
 
-    As a context manager it cancels at the end what is still open.
+    Both work while other batches are open. As a context manager the batch cancels its open requests at the end.
     """
 
     def __init__(
@@ -121,7 +131,7 @@ class Batch(BatchState):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.cancel()
 
     @overload
@@ -139,11 +149,20 @@ class Batch(BatchState):
         """Return completions in the order of the prompts.
 
         Raises the first error in that order, or puts errors in place of completions with `return_errors`. Raises
-        NotDoneInTime after `timeout_s`; without it, it waits as long as the engine lives.
+        NotDoneInTime after `timeout_s`; None waits as long as the engine lives.
         """
         require_timeout(timeout_s, "timeout_s")
         self._drive_until(lambda: self.done, timeout_s)
         return self._results(timeout_s, return_errors)
+
+    def wait_until_started(self, timeout_s: float | None = None) -> bool:
+        """Wait for the first token, the end of all requests, or `timeout_s`; return `started`.
+
+        Until then the requests wait for their turn, or the engine computes the first token.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        self._drive_until(lambda: self.started, timeout_s)
+        return self.started
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""
@@ -153,10 +172,10 @@ class Batch(BatchState):
 def stream_events(batches: list[Batch], drive_until: DriveUntil) -> Iterator[tuple[Batch, Event]]:
     """Yield events of several batches with their batch, until every request has ended.
 
-    Raises UsageError unless all are of the client that `drive_until` drives: nobody would receive for the others.
+    Raises UsageError unless all belong to the client that `drive_until` drives: for others nothing would arrive.
     """
     if not all(batch._drive_until == drive_until for batch in batches):
-        raise UsageError("one batch is of another client", "events", "Iterate it by itself, or in its client")
+        raise UsageError("one batch belongs to another client", "events", "Iterate it by itself, or in its client")
     return _stream(batches, drive_until)
 
 

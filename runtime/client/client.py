@@ -7,7 +7,7 @@
             print(event.index, event.text_delta)
 
 There is no background thread: messages are sent and received inside `submit`, `results`, iteration and `cancel`, for
-all batches of the client at once. One client belongs to one thread; several clients may talk to one engine.
+all batches of the client at once. A client belongs to one thread; several clients may talk to one engine.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _FOREVER_NS = 2**62
 
 
 class Client:
-    """Talks to the engine at `address` (`Supervisor.address`), or to all of an `EngineGroup`. A context manager.
+    """A client of the engine at `address` (`Supervisor.address`), or of all engines of an `EngineGroup`.
 
-    Raises EngineError if there is no engine, or if it does not answer within `connect_timeout_s`. Later, a restarted
-    scheduler is waited for; what is open fails when the engine ends or its scheduler is silent for `answer_timeout_s`.
-    Of several engines, what one had open goes on at the others then.
+    A context manager. Raises EngineError if there is no engine, or if it does not answer within `connect_timeout_s`.
+    Later the client waits for a restarted scheduler. Open requests fail when the engine ends or its scheduler is silent
+    for `answer_timeout_s`; with several engines they go on at the others.
     """
 
     def __init__(
@@ -57,14 +57,12 @@ class Client:
     def __enter__(self) -> Client:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     @property
     def model(self) -> Welcome:
-        """Facts of the model: folder, vocabulary, context, end-of-sequence ids."""
+        """Return facts of the model: folder, vocabulary, context, end-of-sequence ids."""
         return self._state.model
 
     def generate(
@@ -79,9 +77,9 @@ class Client:
     def submit(
         self, prompts: Iterable[Prompt | Request], max_new_tokens: int = 32, **options: Unpack[OptionNames]
     ) -> Batch:
-        """Hand in prompts and return at once. A prompt is a text, token ids, an `ImagePrompt`, or a `Request` with one.
+        """Submit prompts and return at once. A prompt is a text, token ids, an `ImagePrompt`, or a `Request` with one.
 
-        Options hold for all prompts; a `Request` has its own where it names them.
+        Options hold for all prompts; those that a `Request` names override them.
 
         :param max_new_tokens: a request ends after so many tokens, if the model does not end it before.
         :param temperature: 0 (the default) takes the likeliest token.
@@ -110,22 +108,22 @@ class Client:
         return stream_events(list(batches), self._drive_until)
 
     def chat_ids(self, text: str) -> list[int]:
-        """Return a text as a prompt of ids: a user's message in the model's chat template, ready for an answer.
+        """Return the ids of a text as a user's message in the model's chat template, up to where the answer begins.
 
-        Raises UsageError if the model has no chat template, or it cannot take this text.
+        Raises UsageError if the model has no chat template, or if the template cannot render this text.
         """
         return self._state.codec.encode_chat(text)
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether the model has a chat template; texts are never put into it unless asked for (`chat_ids`)."""
+        """Return whether the model has a chat template. Only `chat_ids` puts texts into it."""
         return self._state.codec.has_chat_template
 
     def stats(self, timeout_s: float = 5.0) -> Snapshot:
-        """Return what every stage published last: rates, queues, hits, loads, bytes, stalls, memory.
+        """Return the latest statistics of every stage: rates, queues, hits, loads, bytes, stalls, memory.
 
-        Of a group of engines those of all; a stage is called DEVICE/STAGE then. Raises EngineError if no engine answers
-        within `timeout_s`.
+        In a group of engines a stage is called DEVICE/STAGE. Raises EngineError if no engine answers within
+        `timeout_s`.
         """
         require_timeout(timeout_s, "timeout_s")
         self._state.require_open()
@@ -133,25 +131,25 @@ class Client:
             return monitors.snapshot(timeout_s)
 
     def close(self) -> None:
-        """Cancel what is open and leave."""
+        """Cancel open requests and disconnect."""
         self._state.close()
 
     def _cancel(self, requests: list[ClientRequest]) -> None:
         self._state.cancel(requests)
 
     def _drive_until(self, reached: Callable[[], bool], timeout_s: float | None) -> None:
-        """Exchange messages until `reached` or out of time; a dead engine reaches everything, with errors."""
+        """Exchange messages until `reached` or out of time. When the engine ends, all requests end with errors."""
         state = self._state
         if state.closed and not reached():
             raise EngineError("the client was closed before its requests were done", "client", "Close it later")
         deadline_ns = _FOREVER_NS if timeout_s is None else time.monotonic_ns() + round(timeout_s * 1e9)
-        if not state.over:
+        if not state.ended:
             self._drive(0)
-        while not (reached() or state.over) and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+        while not (reached() or state.ended) and (left_ns := deadline_ns - time.monotonic_ns()) > 0:
             self._drive(left_ns)
 
     def _drive(self, wait_ns: int) -> None:
-        """Drive the pool once, after a wait of at most `wait_ns`."""
+        """Call the pool once, after a wait of at most `wait_ns`."""
         pool = self._state.pool
         due_ns = pool.next_deadline()
         left_ns = CHECK_EVERY_NS if due_ns is None else due_ns - time.monotonic_ns()

@@ -1,4 +1,4 @@
-"""Results: completions, events, and the error of a wait that ran out of time."""
+"""Results of requests: completions, events, and the error of a wait that ran out of time."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from ...ipc.messages import Timings
 
 
 class NotDoneInTime(RequestError, TimeoutError):
-    """`results(timeout_s=…)` ran out of time; the batch is still running and can be waited for again."""
+    """`results(timeout_s=…)` ran out of time; the batch still runs and can be awaited again."""
 
     code = "timeout"
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The end of one request."""
+    """The result of one request."""
 
     token_ids: list[int]
-    """Generated ids, the end-of-sequence token included if it came."""
+    """Generated ids, with the end-of-sequence token if it was generated."""
     text: str
-    """Without special tokens; empty if the model folder has no tokenizer."""
+    """Text without special tokens; empty if the model folder has no tokenizer."""
     finish_reason: str
     """`stop` (an end-of-sequence id), `length`, `cancelled` or `deadline`."""
     timings: Timings
@@ -31,7 +31,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """News of request `index` of a batch. The last one of a request has a `finish_reason` or an `error`."""
+    """New tokens of request `index` of a batch. The last event of a request has a `finish_reason` or an `error`."""
 
     index: int
     token_ids: list[int]

@@ -1,12 +1,12 @@
 """One engine of a client: its sockets and its session.
 
-The engine lives as long as its supervisor holds the lock on the run directory (the kernel lets go of it however the
-supervisor dies); a scheduler that is restarted is noticed by the socket's own reconnect.
+The engine lives as long as its supervisor holds the lock on the run directory (the kernel releases it however the
+supervisor dies). A restarted scheduler shows by the socket's own reconnect.
 
-A trap: the descriptor of a ZeroMQ socket (`zmq.FD`) does not say "a message is there". It says "something may have
-changed since the socket was last asked", and any call on the socket, a send too, counts as asking. Whoever waits on
-the descriptor must first take in everything that has arrived, and again after every send, or he waits for a message
-that is there already. `EnginePool` sees to it.
+A trap: the descriptor of a ZeroMQ socket (`zmq.FD`) does not signal that a message has arrived. It signals that
+something may have changed since the last call on the socket, and any call, a send included, resets it. Before waiting
+on the descriptor all messages must be received, and again after every send; else the wait is for a message that has
+already arrived. `EnginePool` does so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import zmq
 
 from ...errors import EngineError
-from ...ipc.messages import FromClient, Hello, ToClient, Welcome
+from ...ipc.messages import Hello, ToClient, Welcome
 from ...ipc.messages.to_client import TO_CLIENT
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.transport.addresses import CLIENTS, socket_address
@@ -24,9 +24,9 @@ from .address import require_alive, require_engine
 from .session import WINDOW, EngineSession
 
 REQUESTS_AHEAD = 2
-"""Requests that one of several engines is handed, for each that it runs at the same time."""
+"""Requests that one of several engines gets, for each that it runs at the same time."""
 _HELLO_NS = 5_000_000_000
-_FAREWELL_MS = 200
+_LINGER_MS = 200
 
 
 class EngineConnection:
@@ -39,15 +39,15 @@ class EngineConnection:
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)
         require_engine(run_dir)
         require_open_files(CLIENT_FILES, "a client")
-        # Without an identity of its own each connection is a stranger to the scheduler, so that none can be taken for a
-        # dead one. Watched before it connects, or the first handshake may be missed and the second taken for it.
+        # No identity is set, so the scheduler cannot confuse this connection with a dead one. The monitor opens before
+        # the socket connects: else the first handshake could be missed and a second one taken for it.
         socket = open_socket(context, zmq.DEALER)
         self._handshakes = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         socket.connect(socket_address(run_dir, CLIENTS))
         self._link: Link[ToClient] = Link(socket, TO_CLIENT)
         self._connected_before = False
         self._heard = False
-        self._silent_ns = self._greeted_at_ns = 0
+        self._silent_ns = self._hello_at_ns = 0
         self._link.send(Hello())
 
     @property
@@ -56,50 +56,49 @@ class EngineConnection:
         return int(self._link.socket.getsockopt(zmq.FD)), int(self._handshakes.getsockopt(zmq.FD))
 
     def receive(self, now_ns: int) -> bool:
-        """Take in what has arrived, at most a thousand messages.
+        """Receive what has arrived, at most a thousand messages.
 
-        Returns False if nothing had and nothing is left, so that the descriptors can be waited on.
+        Returns False if nothing had arrived and nothing is left: then the descriptors can be waited on.
         """
         messages = self._link.receive()
         for message in messages:
             self._on_message(message, now_ns)
         self._heard |= bool(messages)
         reconnected = self._reconnected()
-        if reconnected:  # after the old scheduler's last words
+        if reconnected:  # after the old scheduler's last messages
             self.session.on_reconnect()
         return bool(messages) or reconnected or _readable(self._link.socket)
 
     def send_due(self, now_ns: int) -> None:
-        """Send what the session has to say; never blocks."""
+        """Send the session's due messages; never blocks."""
         for message in self.session.due(now_ns):
             self._link.send(message)
 
     def check(self, waited_ns: int) -> None:
-        """Look after the engine. `waited_ns` is for how long the client has listened since the last check.
+        """Check the engine. `waited_ns` is the time for which the client has listened since the last check.
 
         Raises EngineError if the engine has ended, or its scheduler was silent for `answer_timeout_s`.
         """
         if self._heard:
             self._heard = False
-            self._silent_ns = self._greeted_at_ns = 0
+            self._silent_ns = self._hello_at_ns = 0
             return
         require_alive(self.run_dir)
         self._silent_ns += waited_ns
-        if self._silent_ns - self._greeted_at_ns > _HELLO_NS:
-            self._greeted_at_ns = self._silent_ns
+        if self._silent_ns - self._hello_at_ns > _HELLO_NS:
+            self._hello_at_ns = self._silent_ns
             self._link.send(Hello())
         if self._silent_ns > self._answer_timeout_ns:
             what = f"the scheduler has not answered for {self._silent_ns / 1e9:.0f} s"
             raise EngineError(what, self.run_dir, "`expertflow top` shows what it waits for")
 
     def close(self) -> None:
-        """Cancel what is open and leave; the last messages get a moment to go out."""
-        farewell: list[FromClient] = self.session.abandon()
-        for message in farewell:
+        """Cancel open requests and disconnect; the last messages have 200 ms to go out."""
+        for message in self.session.cancellations():
             self._link.send(message)
         self._link.socket.disable_monitor()
         self._handshakes.close(linger=0)
-        self._link.close(_FAREWELL_MS)
+        self._link.close(_LINGER_MS)
 
     def _on_message(self, message: ToClient, now_ns: int) -> None:
         if isinstance(message, Welcome):
@@ -114,14 +113,14 @@ class EngineConnection:
         self.welcome = welcome
 
     def _reconnected(self) -> bool:
-        """Return whether the scheduler at the other end may be another one than at the last call."""
+        """Return whether the scheduler at the other end may have been replaced since the last call."""
         handshakes = 0
         while _readable(self._handshakes):
-            self._handshakes.recv_multipart()  # no other event was asked for
+            self._handshakes.recv_multipart()  # no other event is monitored
             handshakes += 1
-        reissue_copies = handshakes > 0 and (self._connected_before or handshakes > 1)
+        reconnected = handshakes > 0 and (self._connected_before or handshakes > 1)
         self._connected_before = self._connected_before or handshakes > 0
-        return reissue_copies
+        return reconnected
 
 
 def _readable(socket: Socket) -> bool:

@@ -1,6 +1,6 @@
-"""Prompts with images: what a caller hands in, and what becomes of it before the engine hears of it.
+"""Prompts with images, and their preprocessing in the client.
 
-The model's own processor turns text and images into token ids and the model's inputs. The ids go with the request; the
+The model's own processor turns text and images into token ids and inputs of the model. The ids go with the request. The
 inputs go into a file of the run directory, which compute reads at each prefill of the row.
 """
 
@@ -27,10 +27,11 @@ _UNREADABLE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupErro
 
 @dataclass(frozen=True, slots=True)
 class ImagePrompt:
-    """A text with images, given as paths or as the bytes of image files (PNG, JPEG, …: whatever Pillow reads).
+    """A text with images, given as paths or as the bytes of image files (PNG, JPEG and what else
+    Pillow reads).
 
-    The text holds the model's image placeholder once for each image. Without any, and if the model has a chat template,
-    it is rendered as one turn of a user with the images before the text.
+    The text holds the model's image placeholder once for each image. Without placeholders the model's chat template
+    renders it as a user's message with the images before the text.
     """
 
     text: str
@@ -38,48 +39,49 @@ class ImagePrompt:
 
 
 class ImagePreprocessor:
-    """The image prompts of one client; nothing is loaded before the first one."""
+    """Preprocessing of one client's image prompts; the processor is loaded at the first one."""
 
     def __init__(self, run_dir: str) -> None:
         self._attachments = Attachments(Path(run_dir))
         self._loaded: Any = None
 
     def read(self, prompt: ImagePrompt, folder: str) -> tuple[list[int], bytes]:
-        """For the model in `folder`: token ids, image positions included, and the content of the attachment.
+        """Return token ids, image positions included, and the content of the attachment, for the model in `folder`.
 
-        Raises UsageError or RequestError for what cannot be read, CheckpointError for a broken processor.
+        Raises UsageError or RequestError for images that cannot be read, CheckpointError for a broken processor.
         """
         if not prompt.images:
             raise RequestError("has no images", "prompt", "Give the text alone")
         images = [_open(image, number) for number, image in enumerate(prompt.images, 1)]
         if self._loaded is None:
             self._loaded = load_processor(folder)
-        return _encoded(self._loaded, prompt.text, images)
+        return _encode(self._loaded, prompt.text, images)
 
     def keep(self, content: bytes) -> str:
-        """Put an attachment where compute finds it; returns its name. Raises BudgetError if there is no room."""
+        """Write an attachment into the run directory and return its name. Raises BudgetError if there is no room."""
         return self._attachments.put(content)
 
-    def forget(self, name: str) -> None:
-        """Its request has ended."""
+    def remove(self, name: str) -> None:
+        """Remove the attachment of a request that has ended."""
         self._attachments.remove(name)
 
     def close(self) -> None:
+        """Remove all attachments."""
         self._attachments.close()
 
 
-def _encoded(processor: Any, text: str, images: list[Image]) -> tuple[list[int], bytes]:
+def _encode(processor: Any, text: str, images: list[Image]) -> tuple[list[int], bytes]:
     from safetensors.numpy import save
 
     text = _with_placeholders(processor, text, len(images))
     try:
-        made = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True)
+        inputs = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True)
     except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
         what = f"the model's processor refuses it ({error})"
         raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error
-    kept = {name: made[name] for name in made if name not in ("input_ids", "attention_mask")}
+    kept = {name: inputs[name] for name in inputs if name not in ("input_ids", "attention_mask")}
     arrays = {name: array[0] if is_of_positions(name) else array for name, array in kept.items()}
-    return made["input_ids"][0].tolist(), save(arrays)
+    return inputs["input_ids"][0].tolist(), save(arrays)
 
 
 def _with_placeholders(processor: Any, text: str, count: int) -> str:
@@ -95,7 +97,7 @@ def _with_placeholders(processor: Any, text: str, count: int) -> str:
 
 
 def _open(image: str | Path | bytes, number: int) -> Image:
-    """Decoded, upright and in RGB, as transformers would load it."""
+    """Return the decoded image, upright and in RGB, as transformers would load it."""
     try:
         import PIL.Image
         import PIL.ImageOps
@@ -108,4 +110,4 @@ def _open(image: str | Path | bytes, number: int) -> Image:
             with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
                 return PIL.ImageOps.exif_transpose(opened).convert("RGB")
     except (*_UNREADABLE, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"is no image that can be read ({error})", where, "Give a PNG or JPEG file") from error
+        raise RequestError(f"cannot be read as an image ({error})", where, "Give a PNG or JPEG file") from error

@@ -1,4 +1,4 @@
-"""Prompts and options that a caller hands in, checked before an engine receives them."""
+"""Prompts and options of a call, checked before an engine receives them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class OptionNames(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOptions:
-    """Options of requests. Made by `read_options`, which checks the values."""
+    """Checked options of requests, made by `read_options`."""
 
     max_new_tokens: int = 32
     temperature: float = 0.0
@@ -49,19 +49,20 @@ class RequestOptions:
 
     @property
     def deadline_ms(self) -> int | None:
+        """Return the deadline in whole milliseconds, at least 1."""
         return None if self.deadline_s is None else max(1, round(self.deadline_s * 1000))
 
     def sampling(self) -> Sampling:
-        """Return how the request samples; a seed is drawn if none is given."""
+        """Return the sampling of a request; without a seed one is drawn."""
         seed = secrets.randbelow(SEED_LIMIT) if self.seed is None else self.seed
         return Sampling(self.temperature, self.top_k, self.top_p, seed, self.first_token)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A prompt with options of its own; what is left out is taken from the call of `generate` or `submit`.
+    """A prompt with options of its own; the call of `generate` or `submit` gives the others.
 
-    `seed` is used as it is, whatever the request's place in the batch.
+    `seed` is used unchanged, whatever the index of the request in the batch.
     """
 
     prompt: Prompt
@@ -77,42 +78,43 @@ class Request:
     wait_when_busy: bool | UnsetType = UNSET
 
 
-def read_options(max_new_tokens: int = 32, **given: Unpack[OptionNames]) -> RequestOptions:
-    """Return checked options. Raises RequestError for what no engine could do."""
-    return _checked(RequestOptions(max_new_tokens=max_new_tokens, **given))
+def read_options(max_new_tokens: int = 32, **options: Unpack[OptionNames]) -> RequestOptions:
+    """Return checked options. Raises RequestError for a value that no engine accepts."""
+    return _check(RequestOptions(max_new_tokens=max_new_tokens, **options))
 
 
-def read_request(given: Prompt | Request, options: RequestOptions, index: int) -> tuple[Prompt, RequestOptions]:
-    """Return prompt `index` of a batch and its own options.
+def read_request(prompt: Prompt | Request, options: RequestOptions, index: int) -> tuple[Prompt, RequestOptions]:
+    """Return prompt `index` of a batch with its options, those of the call unless it is a `Request` with its own.
 
-    A seed of the batch becomes seed + index, because equal prompts must not get equal samples. Raises RequestError for
-    an option of the request that no engine could do.
+    A seed of the call becomes seed + index, because equal prompts must not get equal samples. Raises RequestError for
+    an option of the request that no engine accepts.
     """
     shared = options if options.seed is None else replace(options, seed=(options.seed + index) % SEED_LIMIT)
-    if not isinstance(given, Request):
-        return given, shared
-    own = {field.name: getattr(given, field.name) for field in fields(RequestOptions)}
-    return given.prompt, _checked(replace(shared, **{name: value for name, value in own.items() if value is not UNSET}))
+    if not isinstance(prompt, Request):
+        return prompt, shared
+    own = {field.name: getattr(prompt, field.name) for field in fields(RequestOptions)}
+    own = {name: value for name, value in own.items() if value is not UNSET}
+    return prompt.prompt, _check(replace(shared, **own))
 
 
 def require_timeout(timeout_s: float | None, name: str) -> None:
-    """Raise UsageError for what is no time to wait; None waits as long as it takes."""
+    """Raise UsageError unless the value is None (no limit) or seconds from 0 to `MAX_DEADLINE_S`."""
     if timeout_s is None:
         return
     if isinstance(timeout_s, bool) or not hasattr(timeout_s, "__float__") or not 0 <= timeout_s <= MAX_DEADLINE_S:
         what = f"must be seconds, from 0 to {MAX_DEADLINE_S:,}, not {timeout_s!r}"
-        raise UsageError(what, name, "None waits without end")
+        raise UsageError(what, name, "None waits without a limit")
 
 
 def read_prompt(prompt: str | Sequence[int], codec: TextCodec, model: Welcome) -> list[int]:
-    """Return the ids of one prompt. Raises UsageError or RequestError if it cannot be run."""
+    """Return the ids of a text or of ids. Raises UsageError or RequestError if the prompt cannot be run."""
     ids = codec.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
     raise_if_wrong(prompt_error(ids, model.vocabulary, model.context))
     return ids
 
 
 def read_prompts(prompts: Iterable[Prompt | Request]) -> list[Prompt | Request]:
-    """Return the prompts of a batch. Raises UsageError for a lone text, which would pass for a list of its letters."""
+    """Return the prompts of a batch. Raises UsageError for a lone text, which would count as a list of letters."""
     if isinstance(prompts, (str, bytes, Request)) or not isinstance(prompts, Iterable):
         what = f"must be a list, not {type(prompts).__name__}"
         raise UsageError(what, "prompts", "For a single prompt write [prompt]")
@@ -120,22 +122,23 @@ def read_prompts(prompts: Iterable[Prompt | Request]) -> list[Prompt | Request]:
 
 
 def raise_if_wrong(facts: ErrorFacts | None) -> None:
+    """Raise the error that the facts describe, if any."""
     if facts is not None:
         raise facts.to_error()
 
 
-def _checked(given: RequestOptions) -> RequestOptions:
-    """Return the same options as plain Python numbers."""
+def _check(options: RequestOptions) -> RequestOptions:
+    """Return the options as plain Python numbers. Raises RequestError for a wrong one."""
     options = replace(
-        given,
-        max_new_tokens=_integer(given.max_new_tokens, "max_new_tokens"),
-        temperature=_number(given.temperature, "temperature"),
-        top_k=_integer(given.top_k, "top_k"),
-        top_p=_number(given.top_p, "top_p"),
-        seed=_optional(given.seed, "seed"),
-        eos_ids=None if given.eos_ids is None else _eos_ids(given.eos_ids),
-        deadline_s=None if given.deadline_s is None else _seconds(given.deadline_s),
-        first_token=_optional(given.first_token, "first_token"),
+        options,
+        max_new_tokens=_integer(options.max_new_tokens, "max_new_tokens"),
+        temperature=_number(options.temperature, "temperature"),
+        top_k=_integer(options.top_k, "top_k"),
+        top_p=_number(options.top_p, "top_p"),
+        seed=_optional(options.seed, "seed"),
+        eos_ids=None if options.eos_ids is None else _eos_ids(options.eos_ids),
+        deadline_s=None if options.deadline_s is None else _seconds(options.deadline_s),
+        first_token=_optional(options.first_token, "first_token"),
     )
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed or 0, options.first_token)
     raise_if_wrong(sampling_error(sampling) or ending_error(options.max_new_tokens, options.deadline_ms))
@@ -160,12 +163,12 @@ def _eos_ids(eos_ids: Iterable[int]) -> list[int]:
         raise RequestError(f"must be a list of token ids, not {eos_ids!r}", "eos_ids", remedy)
     ids = [_integer(token, "eos_ids") for token in eos_ids]
     if negative := [token for token in ids if token < 0]:
-        raise RequestError(f"has {negative[0]}, which is no token id", "eos_ids", remedy)
+        raise RequestError(f"has {negative[0]}, which is not a token id", "eos_ids", remedy)
     return ids
 
 
 def _integer(value: Any, where: str) -> int:
-    """Return an int, also of something that stands for one (a numpy integer); a bool is a mistake."""
+    """Return the value as an int; numpy integers count, a bool is refused. Raises RequestError."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise RequestError(f"must be a whole number, not {value!r}", where, "Give an int")
     number = value if type(value) is int else operator.index(value)
@@ -175,6 +178,7 @@ def _integer(value: Any, where: str) -> int:
 
 
 def _number(value: Any, where: str) -> float:
+    """Return the value as a float; a bool is refused. Raises RequestError."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
         raise RequestError(f"must be a number, not {value!r}", where, "Give a float")
     return float(value)
@@ -184,5 +188,5 @@ def _seconds(deadline_s: Any) -> float:
     seconds = _number(deadline_s, "deadline_s")
     if not 0 < seconds <= MAX_DEADLINE_S:
         what = f"must be seconds, above 0 and at most {MAX_DEADLINE_S:,}, not {seconds}"
-        raise RequestError(what, "deadline_s", "Leave it out to wait on")
+        raise RequestError(what, "deadline_s", "Leave it out for no deadline")
     return seconds

@@ -4,9 +4,9 @@
         wait until pool.fileno() is readable, at most until pool.next_deadline()
         pool.on_readable()      # or pool.on_deadline()
 
-Whoever drives it (`Client`, `AsyncClient`, a server of your own) needs nothing else: no thread, no event loop of ours.
-After every call the descriptor can be waited on: all that had arrived was taken in, or `next_deadline` says "at once"
-(see the trap in `connection.py`). `RequestBalancer` and the `EngineSession`s decide; they know no socket and no clock.
+Its driver (`Client`, `AsyncClient`, a server of your own) needs neither a thread nor an event loop of ours. After every
+call the descriptor can be waited on: everything that had arrived was received, or `next_deadline` is "at once" (see the
+trap in `connection.py`). `RequestBalancer` and the `EngineSession`s decide; they know no socket and no clock.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ CHECK_EVERY_NS = 500_000_000
 
 
 class EnginePool:
-    """The engines that live: one, or those of a group. Raises EngineError if there is none. Not thread-safe."""
+    """Connections to the live engines: one, or those of a group. Raises EngineError if there is none.
+
+    Not thread-safe.
+    """
 
     def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
         self.failure: ExpertFlowError | None = None
@@ -48,7 +51,7 @@ class EnginePool:
         self._balancer = RequestBalancer()
         self._checked_ns = time.monotonic_ns()
         self._more = False
-        """Set if the descriptor may be silent although there is something to do."""
+        """Set if the descriptor may not signal although there is something to do."""
         try:
             self._connect(run_dir, answer_timeout_s)
         except BaseException:
@@ -57,7 +60,7 @@ class EnginePool:
 
     @property
     def welcome(self) -> Welcome | None:
-        """The engines' facts of their model; None before each has answered."""
+        """Return facts of the model; None before every engine has answered."""
         answers = [connection.welcome for connection in self._connections]
         return answers[0] if answers and all(answers) else None
 
@@ -68,9 +71,9 @@ class EnginePool:
         return self._epoll.fileno()
 
     def next_deadline(self) -> int | None:
-        """Return when `on_deadline` is to be called (of `time.monotonic_ns`); None: not before something arrives.
+        """Return when to call `on_deadline` (of `time.monotonic_ns`); None: not before something arrives.
 
-        0, which is long past: at once, because the last call has left something to do.
+        0, which is long past, means at once: the last call has left something to do.
         """
         if self._more:
             return 0
@@ -81,17 +84,17 @@ class EnginePool:
         return check_ns if due_ns is None else min(due_ns, check_ns)
 
     def on_readable(self) -> None:
-        """Take in what has arrived and send what is due. Calling it without need does no harm."""
+        """Receive what has arrived and send what is due. A call without need does no harm."""
         self._advance()
 
     def on_deadline(self) -> None:
-        """End what is overdue, send what is due, check the engines. Calling it too early does no harm."""
+        """End overdue requests, send what is due, check the engines. A call too early does no harm."""
         self._advance()
 
     # Requests
 
     def submit(self, requests: Iterable[ClientRequest]) -> None:
-        """Take requests; their answers arrive while the pool is driven."""
+        """Submit requests; their answers arrive while the pool is driven."""
         now_ns = time.monotonic_ns()
         if not self._awaiting:
             self._checked_ns = now_ns  # silence counts from now on
@@ -101,17 +104,17 @@ class EnginePool:
         self._advance()
 
     def cancel(self, requests: Iterable[ClientRequest]) -> None:
-        """End requests between two steps, with the tokens they have."""
+        """Cancel requests: they end between two steps, with the tokens they have."""
         for request in requests:
             self._balancer.cancel(request)
         self._advance()
 
     def monitors(self) -> EngineMonitors:
-        """Return the monitor sockets of the engines that live."""
-        return EngineMonitors(self._context, [each.run_dir for each in self._connections], self._is_group)
+        """Return monitor sockets of the live engines."""
+        return EngineMonitors(self._context, [connection.run_dir for connection in self._connections], self._is_group)
 
     def close(self) -> None:
-        """Cancel what is open and leave. May block for a fifth of a second. Does nothing twice."""
+        """Cancel open requests and disconnect. May block for a fifth of a second. Idempotent."""
         for connection in self._connections:
             connection.close()
         self._connections.clear()
@@ -120,7 +123,7 @@ class EnginePool:
 
     @property
     def _awaiting(self) -> bool:
-        """Return whether an engine is to answer something."""
+        """Return whether an answer of an engine is expected."""
         return bool(self._connections) and (self._balancer.open_count > 0 or self.welcome is None)
 
     def _connect(self, run_dir: str, answer_timeout_s: float) -> None:
@@ -128,7 +131,7 @@ class EnginePool:
         for engine in engines_of(Path(run_dir)):
             try:
                 self._add(EngineConnection(self._context, str(engine), answer_timeout_s))
-            except EngineError as error:  # of a group, it has only just ended
+            except EngineError as error:  # an engine of a group has just ended
                 end = error
         if not self._connections:
             raise end
@@ -156,7 +159,7 @@ class EnginePool:
             connection.send_due(now_ns)
 
     def _check_when_due(self, now_ns: int) -> None:
-        """Time that nobody drove the pool is no silence of an engine, so at most one interval counts."""
+        """Check the engines once an interval. Time without a driver is no silence: at most one interval counts."""
         if (since_ns := now_ns - self._checked_ns) < CHECK_EVERY_NS:
             return
         self._checked_ns = now_ns
@@ -169,8 +172,8 @@ class EnginePool:
     def _lose(self, connection: EngineConnection, error: EngineError) -> None:
         self._connections.remove(connection)
         if self._connections:
-            words = "an engine of the group is gone (%s: %s); what it had open (%d requests) goes on at the others"
-            logging.getLogger(__name__).warning(words, error.where, error.what, connection.session.open_count)
+            text = "an engine of the group has ended (%s: %s); its %d open requests go on at the others"
+            logging.getLogger(__name__).warning(text, error.where, error.what, connection.session.open_count)
         else:
             self.failure = error
         for fd in connection.fds:

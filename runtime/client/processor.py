@@ -1,4 +1,4 @@
-"""A model's own processor of text and images, as its folder describes it. Imports transformers, so only for images.
+"""A model's own processor of text and images. Imports transformers, so it is imported for images only.
 
 Videos are left out: their processors need torchvision even where no video is given. Images are prepared with
 torchvision if it is there, else with Pillow, as transformers chooses.
@@ -16,9 +16,9 @@ MORE = "Install the torchvision that belongs to your torch: pip install 'expertf
 
 
 def check_images_taken(model: str, revision: str = "") -> None:
-    """Raises UsageError if this model takes no images, by its configuration alone and as the survey would say.
+    """Raise UsageError if this model takes no images, by its configuration alone, as the survey decides it.
 
-    Of a hub id the configuration is fetched if it is not cached; raises what that and reading it raise, too.
+    For a hub id the configuration is fetched if it is not cached. Raises CheckpointError if it cannot be read.
     """
     from ...workers.checkpoint.hub import fetch_config
     from ...workers.model.architecture import load_config, takes_images
@@ -28,7 +28,7 @@ def check_images_taken(model: str, revision: str = "") -> None:
 
 
 def load_processor(folder: str) -> Any:
-    """A transformers `ProcessorMixin` without its video part.
+    """Load a transformers `ProcessorMixin` without its video part.
 
     Raises UsageError if the model takes no images or a library is missing, CheckpointError if its files are broken.
     """
@@ -36,25 +36,26 @@ def load_processor(folder: str) -> Any:
     from transformers import AutoConfig
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+    from ...workers.model.configuration import first_line
+
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        kind: Any = PROCESSOR_MAPPING.get(type(config), None)
-        if kind is None or "image_processor" not in kind.get_attributes():
+        cls: Any = PROCESSOR_MAPPING.get(type(config), None)
+        if cls is None or "image_processor" not in cls.get_attributes():
             raise UsageError("this model takes no images", folder, "Leave them out, or use a vision-language model")
         _require_backend(config.model_type)
-        return _without_videos(kind).from_pretrained(folder, local_files_only=True)
+        return _without_videos(cls).from_pretrained(folder, local_files_only=True)
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision made for another torch
-        what = f"its images need a library that is missing or does not fit ({_first_line(error)})"
+        what = f"its images need a library that is missing or does not fit ({first_line(error)})"
         raise UsageError(what, folder, MORE) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        what = f"transformers cannot load its processor ({_first_line(error)})"
-        raise CheckpointError(
-            what, folder, "Download the model again, its preprocessor_config.json included"
-        ) from error
+        what = f"transformers cannot load its processor ({first_line(error)})"
+        remedy = "Download the model again, its preprocessor_config.json included"
+        raise CheckpointError(what, folder, remedy) from error
 
 
 def _require_backend(model_type: str) -> None:
-    """The library's own message is a paragraph, and the same kind of error as for broken files."""
+    """Raise ImportError without torchvision if needed: the library's own error is a paragraph, as for broken files."""
     from transformers.models.auto.auto_mappings import IMAGE_PROCESSOR_MAPPING_NAMES
     from transformers.utils.import_utils import is_torchvision_available
 
@@ -63,28 +64,24 @@ def _require_backend(model_type: str) -> None:
         raise ImportError("torchvision")
 
 
-def _without_videos(kind: type[Any]) -> type[Any]:
-    """The same processor, loaded and checked without what is for videos."""
+def _without_videos(base: type[Any]) -> type[Any]:
+    """Return a subclass of the processor that is loaded and checked without its video part."""
 
     def load_parts(cls: Any, folder: str, processor_dict: Any = None, **options: Any) -> list[Any]:
         from transformers import AutoImageProcessor, AutoTokenizer
 
         loaders = {"image_processor": AutoImageProcessor, "tokenizer": AutoTokenizer}
-        loaders = {name: loaders[name] for name in kind.get_attributes() if "video" not in name}
-        options["trust_remote_code"] = False  # else the library asks on the terminal
+        loaders = {name: loaders[name] for name in base.get_attributes() if "video" not in name}
+        options["trust_remote_code"] = False  # else the library prompts on the terminal
         parts = {name: loader.from_pretrained(folder, **options) for name, loader in loaders.items()}
-        return [parts.get(name) for name in kind.get_attributes()]
+        return [parts.get(name) for name in base.get_attributes()]
 
     def check_part(self: Any, name: str, part: Any) -> Any:
-        return None if part is None else kind.check_argument_for_proper_class(self, name, part)
+        return None if part is None else base.check_argument_for_proper_class(self, name, part)
 
     body = {
-        "__module__": kind.__module__,
+        "__module__": base.__module__,
         "_get_arguments_from_pretrained": classmethod(load_parts),
         "check_argument_for_proper_class": check_part,
     }
-    return type(kind.__name__, (kind,), body)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return type(base.__name__, (base,), body)

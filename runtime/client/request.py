@@ -1,4 +1,4 @@
-"""One request of a client, from hand-in to its end, whichever engine and scheduler runs it. No socket, no clock."""
+"""A request of a client from submission to its end, whichever engine and scheduler runs it. No socket, no clock."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from ...ipc.messages import Submit, Timings
 
 
 class BatchUpdates:
-    """Indices of a batch's requests that have something new, each once, in order of arrival."""
+    """Indices of a batch's requests with unread updates, each once, in order of arrival."""
 
     def __init__(self) -> None:
         self.listeners: list[Callable[[], None]] = []
-        """Called at every update."""
+        """Functions that are called at every update."""
         self._pending: dict[int, None] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def add(self, index: int) -> None:
+        """Note an update of a request, and call the listeners."""
         self._pending[index] = None
         self.wake()
 
@@ -35,23 +36,23 @@ class BatchUpdates:
         return index
 
     def wake(self) -> None:
-        """Call whoever waits, though nothing may be new."""
+        """Call the listeners, though there may be no update."""
         for listener in self.listeners:
             listener()
 
 
 @dataclass(slots=True, eq=False)
 class ClientRequest:
-    """One request of a batch, from hand-in to its end."""
+    """One request of a batch, from submission to its end."""
 
     index: int
     submit: Submit
     updates: BatchUpdates
-    """Shared by all requests of the batch."""
+    """Updates of the batch, shared by all its requests."""
     wait_when_busy: bool = True
     tokens: list[int] = field(default_factory=list)
     deadline_ns: int | None = None
-    """Counted from hand-in; holds for a request that is never sent, too."""
+    """Deadline (monotonic ns), counted from submission; it ends a request that was never sent, too."""
     under_way: bool = False
     """Set while a scheduler has the request."""
     cancelled: bool = False
@@ -61,45 +62,46 @@ class ClientRequest:
 
     @property
     def ended(self) -> bool:
+        """Return whether the request has finished or failed."""
         return self.finish_reason is not None or self.error is not None
 
     def notify(self) -> None:
-        """Tell the batch that this request has something new."""
+        """Notify the batch of an update."""
         self.updates.add(self.index)
 
     def to_send(self, now_ns: int) -> Submit:
-        """Return the message for a scheduler: with the time that is left, and the output that was delivered already."""
+        """Return the message for a scheduler, with the remaining time and the output that was delivered before."""
         left_ms = None if self.deadline_ns is None else max(1, (self.deadline_ns - now_ns) // 1_000_000)
         return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left_ms)
 
     def end_here(self, reason: str) -> None:
-        """End without the scheduler: the request never ran, or the scheduler that ran it is gone."""
+        """Finish without the scheduler: the request never ran, or its scheduler has ended."""
         self.finish_reason = reason
         self.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
         self.notify()
 
     def fail(self, error: ExpertFlowError) -> None:
-        """End with an error."""
+        """End the request with an error."""
         self.error = error
         self.notify()
 
 
 class Deadlines:
-    """Deadlines of requests that no scheduler works on yet. Requests without one are not kept."""
+    """Deadlines of requests that no scheduler has yet; requests without a deadline are ignored."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, int, ClientRequest]] = []
         self._counter = count()
 
     def add(self, request: ClientRequest, now_ns: int) -> None:
-        """Watch a request; its time runs from the first hand-in."""
+        """Add a request; its time runs from the first submission."""
         if request.deadline_ns is None and request.submit.deadline_ms is not None:
             request.deadline_ns = now_ns + request.submit.deadline_ms * 1_000_000
         if request.deadline_ns is not None:
             heapq.heappush(self._heap, (request.deadline_ns, next(self._counter), request))
 
     def end_overdue(self, now_ns: int) -> None:
-        """End what is overdue; the scheduler ends what is under way."""
+        """End overdue requests; the scheduler ends those that are under way."""
         while self._heap and self._heap[0][0] <= now_ns:
             request = heapq.heappop(self._heap)[2]
             if not request.ended and not request.under_way:
@@ -107,4 +109,5 @@ class Deadlines:
 
     @property
     def next_ns(self) -> int | None:
+        """Return the earliest deadline (monotonic ns); None: there is none."""
         return self._heap[0][0] if self._heap else None

@@ -1,8 +1,8 @@
-"""The client's core for one engine: which requests are under way, which wait, what each has received.
+"""The client's state machine for one engine: requests that wait, requests under way, and what each has received.
 
-Pure: answers and times go in, messages to send come out. No socket, no clock. Many requests may be handed in; a window
-of them is under way at the scheduler. Each ends exactly once, whatever happens to the scheduler: after a reconnect,
-what is under way is submitted again under its id.
+Pure: answers and times go in, messages to send come out. No socket, no clock. Of many requests a window is under way at
+the scheduler. Each ends exactly once, whatever happens to the scheduler: after a reconnect, requests under way are
+submitted again under their ids.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MAX_RETRY_NS = 1_000_000_000
 
 
 class EngineSession:
-    """All requests of a client to one engine, in whatever batches."""
+    """All requests of a client to one engine, of all batches."""
 
     def __init__(self, window: int = WINDOW) -> None:
         self.window = self.max_outstanding = window
-        """`max_outstanding`: how many requests it is handed at once while there are other engines."""
+        """`max_outstanding`: number of requests that it gets at once while there are other engines."""
         self.one_of_several = False
         self.returned: list[ClientRequest] = []
-        """Requests that a stopping engine has refused, for the others."""
+        """Requests that a stopping engine has refused; the other engines get them."""
         self._unsent: deque[ClientRequest] = deque()
         self._under_way: dict[str, ClientRequest] = {}
         self._busy: list[ClientRequest] = []
@@ -37,23 +37,23 @@ class EngineSession:
         self._retry_at_ns = 0
         self._retry_ns = RETRY_NS
         self.strays = 0
-        """Answers to nothing that is under way."""
+        """Number of answers to requests that are not under way."""
 
     @property
     def open_count(self) -> int:
-        """Requests it is to run, sent or not."""
+        """Return the number of open requests, sent or not."""
         return len(self._under_way) + len(self._busy) + len(self._unsent)
 
     def holds(self, request: ClientRequest) -> bool:
-        """Return whether the scheduler was sent the request."""
+        """Return whether the request was sent to the scheduler."""
         return request.submit.request_id in self._under_way
 
-    def abandon(self) -> list[FromClient]:
-        """Return what tells the scheduler to stop working for a client that leaves."""
+    def cancellations(self) -> list[FromClient]:
+        """Return a `Cancel` for each request under way, for a client that disconnects."""
         return [Cancel(request_id) for request_id in self._under_way]
 
     def submit(self, request: ClientRequest, now_ns: int) -> None:
-        """Take a request; it is sent when its turn comes."""
+        """Queue a request; it is sent when the window has room."""
         self._unsent.append(request)
         self._deadlines.add(request, now_ns)
 
@@ -68,7 +68,7 @@ class EngineSession:
             request.end_here("cancelled")
 
     def due(self, now_ns: int) -> list[FromClient]:
-        """Return what is to be sent now."""
+        """Return the messages to send now."""
         self._deadlines.end_overdue(now_ns)
         self._ask_again(now_ns)
         cancels, self._cancels = self._cancels, []
@@ -86,7 +86,7 @@ class EngineSession:
         return messages
 
     def next_due_ns(self) -> int | None:
-        """Return when something becomes due without an answer; None: not before there is one."""
+        """Return when something is due without an answer (monotonic ns); None: not before an answer."""
         may_send = self._busy or (self._unsent and len(self._under_way) < self.window)
         times = [self._retry_at_ns] if may_send else []
         if (self._unsent or self._busy) and (deadline_ns := self._deadlines.next_ns) is not None:
@@ -94,7 +94,7 @@ class EngineSession:
         return min(times, default=None)
 
     def receive(self, message: ToClient, now_ns: int) -> None:
-        """Take in an answer; `Welcome` says nothing about requests."""
+        """Apply an answer to its request; `Welcome` is about none."""
         self._quiet_since_ns = now_ns
         match message:
             case Accepted(request_id):
@@ -109,7 +109,7 @@ class EngineSession:
                 pass
 
     def on_reconnect(self) -> None:
-        """Put what is under way first in line once more: a new scheduler knows nothing of it."""
+        """Queue requests under way first in line again: a new scheduler does not know them."""
         for request in reversed(self._under_way.values()):
             request.under_way = False
             if request.cancelled:
@@ -121,7 +121,7 @@ class EngineSession:
         self._retry_at_ns = 0
 
     def release(self) -> list[ClientRequest]:
-        """Give up what is open, for another engine: it goes there as to a new scheduler."""
+        """Remove and return all open requests, for another engine."""
         self._unsent.extendleft(reversed(self._busy))
         self._busy.clear()
         self.on_reconnect()
@@ -130,7 +130,7 @@ class EngineSession:
         return requests
 
     def fail_all(self, error: ExpertFlowError) -> None:
-        """End whatever is open with this error: the engine is gone."""
+        """End all open requests with this error: the engine has ended."""
         for request in [*self._under_way.values(), *self._busy, *self._unsent]:
             if not request.ended:
                 request.fail(error)
@@ -139,7 +139,7 @@ class EngineSession:
         self._unsent.clear()
 
     def _ask_again(self, now_ns: int) -> None:
-        """Submit again after long silence about requests: a stopped client loses answers that it does not take."""
+        """Submit again after a long silence about requests: a suspended client loses answers that it does not read."""
         if self._under_way and now_ns - self._quiet_since_ns > ASK_AGAIN_NS:
             self.on_reconnect()
 
@@ -149,13 +149,13 @@ class EngineSession:
         return request.to_send(now_ns)
 
     def _on_accepted(self, request_id: str) -> None:
-        """From now on it is not given up as busy: only a scheduler that has forgotten it would say so."""
+        """Note that the request was accepted. A later "busy" comes from a new scheduler, so the request waits then."""
         self._retry_ns = RETRY_NS
         if request_id in self._under_way:
             self._under_way[request_id].wait_when_busy = True
 
     def _on_tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
-        """Append new tokens; known ones may come again in front of them."""
+        """Append new tokens; tokens that were delivered before may precede them."""
         request = self._under_way.get(request_id)
         if request is None or offset > len(request.tokens):
             self.strays += 1
@@ -166,14 +166,14 @@ class EngineSession:
             request.notify()
 
     def _on_finished(self, message: Finished) -> None:
-        request = self._take(message.request_id)
+        request = self._remove(message.request_id)
         if request is not None:
             request.tokens += message.token_ids[len(request.tokens) :]
             request.timings, request.finish_reason = message.timings, message.finish_reason
             request.notify()
 
     def _on_refused(self, message: Refused, now_ns: int) -> None:
-        request = self._take(message.request_id)
+        request = self._remove(message.request_id)
         if request is None:
             return
         if request.cancelled:
@@ -186,7 +186,7 @@ class EngineSession:
         else:
             request.fail(message.error.to_error())
 
-    def _take(self, request_id: str) -> ClientRequest | None:
+    def _remove(self, request_id: str) -> ClientRequest | None:
         request = self._under_way.pop(request_id, None)
         if request is None:
             self.strays += 1
@@ -195,7 +195,7 @@ class EngineSession:
         return request
 
     def _try_later(self, request: ClientRequest, now_ns: int) -> None:
-        """Several refusals of one burst count once; each further burst that is refused waits longer."""
+        """Queue a refused request again. Refusals of one burst count once; each further refused burst waits longer."""
         self._busy.append(request)
         if now_ns >= self._retry_at_ns:
             self._retry_at_ns = now_ns + self._retry_ns

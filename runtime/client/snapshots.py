@@ -1,4 +1,4 @@
-"""Asking engines for snapshots, and several snapshots as one, in which stages are called ENGINE/STAGE."""
+"""Requests for snapshots, and the merge of several snapshots into one with stages called ENGINE/STAGE."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class EngineMonitors:
     def __enter__(self) -> EngineMonitors:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     def snapshot(self, timeout_s: float) -> Snapshot:
-        """Return what every stage published last. Raises EngineError when no engine answers within `timeout_s`."""
+        """Return the latest statistics of every stage. Raises EngineError if no engine answers within `timeout_s`."""
         self.ask(timeout_s)
         while (snapshot := self.answer()) is None:
             for engine in self._engines:
@@ -49,29 +49,29 @@ class EngineMonitors:
         return snapshot
 
     def ask(self, timeout_s: float) -> None:
-        """Send the question; `answer` gives up `timeout_s` later."""
+        """Send the request for a snapshot; `answer` gives up `timeout_s` later."""
         for engine in self._engines:
             engine.ask(timeout_s)
 
     def answer(self) -> Snapshot | None:
-        """Return the answer; None: it may still come. Raises EngineError when no engine answers."""
+        """Return the snapshot; None: it may still come. Raises EngineError if no engine answers."""
         outcomes = [engine.outcome() for engine in self._engines]
         answers = [outcome for outcome in outcomes if outcome is not None]
         return None if len(answers) < len(outcomes) else combine_snapshots(answers, self._is_group)
 
     def kill(self, stage: str) -> None:
-        """Ask every engine for SIGKILL on one of its stages."""
+        """Ask every engine to kill one of its stages (SIGKILL)."""
         for engine in self._engines:
             engine.link.send(KillStage(stage))
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close the sockets; what was sent last has `linger_ms` to go out."""
+        """Close the sockets; the last messages have `linger_ms` to go out."""
         for engine in self._engines:
             engine.link.close(linger_ms)
 
 
 class _EngineMonitor:
-    """The monitor socket of one engine, and what became of the last question."""
+    """The monitor socket of one engine, and the outcome of the last request."""
 
     def __init__(self, context: Context, run_dir: str) -> None:
         self._run_dir = run_dir
@@ -80,22 +80,23 @@ class _EngineMonitor:
         self.link: Link[Snapshot] = Link.connect(context, socket_address(run_dir, MONITOR), SNAPSHOT)
 
     def ask(self, timeout_s: float) -> None:
-        self.link.receive()  # answers to a question that was given up
+        """Send the request for a snapshot."""
+        self.link.receive()  # late answers to an earlier request
         self._outcome, self._timeout_s, self._deadline_s = None, timeout_s, time.monotonic() + timeout_s
         self.link.send(AskSnapshot())
 
     def outcome(self) -> Snapshot | EngineError | None:
-        """Return the answer or the reason why there will be none; None: it may still come."""
+        """Return the snapshot, or the error why none will come; None: it may still come."""
         if self._outcome is None:
-            self._outcome = self._look()
+            self._outcome = self._check()
         return self._outcome
 
     def wait(self) -> None:
-        """Wait a little for an answer that has not come."""
+        """Wait up to 100 ms for an answer that has not come."""
         if self._outcome is None:
             self.link.socket.poll(_POLL_MS)
 
-    def _look(self) -> Snapshot | EngineError | None:
+    def _check(self) -> Snapshot | EngineError | None:
         if answers := self.link.receive():
             return answers[-1]
         try:
@@ -109,7 +110,7 @@ class _EngineMonitor:
 
 
 def combine_snapshots(outcomes: Sequence[Snapshot | EngineError], is_group: bool) -> Snapshot:
-    """Return a lone engine's snapshot as it is, those of a group merged. Ended engines are left out.
+    """Return the snapshot of a single engine unchanged, those of a group merged without the engines that ended.
 
     Raises the first EngineError if there is no snapshot at all.
     """
@@ -136,13 +137,13 @@ def merge_snapshots(snapshots: dict[str, Snapshot]) -> Snapshot:
 
 
 def split_snapshot(snapshot: Snapshot) -> dict[str, Snapshot]:
-    """Return snapshots by engine; one that was never merged is returned under the key ''."""
+    """Return engine -> its snapshot; a snapshot that was never merged is returned under the key ''."""
     engines = sorted({name.rpartition(_SEPARATOR)[0] for field in _FIELDS for name in getattr(snapshot, field)})
     return {engine: _part(snapshot, engine) for engine in engines or [""]}
 
 
 def _name(snapshot: Snapshot, fallback: str) -> str:
-    """Return the name of an engine beside others: its device, as compute says."""
+    """Return the name of an engine in a group: its device, as compute publishes it."""
     device = str(snapshot.facts.get("compute", {}).get("device", ""))
     return device.partition(" ")[0] or fallback
 

@@ -1,4 +1,4 @@
-"""The common part of the blocking and the asyncio client: requests made of prompts, and the pool that runs them."""
+"""The common part of `Client` and `AsyncClient`: makes requests of prompts, and owns the pool that runs them."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .request import BatchUpdates, ClientRequest
 
 
 class ClientState:
-    """One client's engines, model and open images. It waits for nothing: `pool` is driven from outside."""
+    """Engines, model and open images of one client. It never waits: `pool` is driven from outside."""
 
     model: Welcome
     codec: TextCodec
 
     def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
-        """Raises EngineError if there is no engine."""
+        """Open the connections. Raises EngineError if there is no engine."""
         self.pool = EnginePool(address, answer_timeout_s)
         self.closed = False
         self._images = ImagePreprocessor(run_dir_of(address))
         self._with_images: list[ClientRequest] = []
 
     @property
-    def over(self) -> bool:
-        """Return whether no answer can come any more."""
+    def ended(self) -> bool:
+        """Return whether no answer can come any more: closed, or no engine is left."""
         return self.closed or self.pool.failure is not None
 
     def welcome_client(self, timeout_s: float) -> None:
-        """Learn the model's facts, once they were waited for. Raises EngineError if they have not come."""
+        """Read the model's facts after waiting `timeout_s` for them. Raises EngineError if they have not come."""
         if self.pool.failure is not None:
             raise self.pool.failure
         if self.pool.welcome is None:
@@ -44,67 +44,67 @@ class ClientState:
         self.codec = TextCodec(self.model.model)
 
     def require_open(self) -> None:
-        """Raise EngineError unless requests can be run."""
+        """Raise EngineError if the client is closed or no engine is left."""
         if self.closed:
             raise EngineError("the client is closed", "client", "Make a new one")
         if self.pool.failure is not None:
             raise self.pool.failure
 
     def prepare(
-        self, prompts: Iterable[Prompt | Request], max_new_tokens: int, given: OptionNames
+        self, prompts: Iterable[Prompt | Request], max_new_tokens: int, options: OptionNames
     ) -> tuple[list[ClientRequest], BatchUpdates]:
-        """Return requests for a batch; a bad prompt is one that has ended with its error. Touches no socket.
+        """Return requests for a batch; a bad prompt becomes one that has ended with its error. Touches no socket.
 
-        Raises RequestError or UsageError for what is wrong with the call as a whole.
+        Raises RequestError or UsageError for a call that is wrong as a whole.
         """
-        options, updates = read_options(max_new_tokens, **given), BatchUpdates()
-        return [self._request(i, each, options, updates) for i, each in enumerate(read_prompts(prompts))], updates
+        shared, updates = read_options(max_new_tokens, **options), BatchUpdates()
+        return [self._request(i, prompt, shared, updates) for i, prompt in enumerate(read_prompts(prompts))], updates
 
     def submit(self, requests: list[ClientRequest]) -> None:
-        """Hand in requests that were prepared."""
+        """Submit requests that `prepare` has made."""
         self._with_images += [request for request in requests if request.submit.attachment]
         self.pool.submit(requests)
 
     def discard(self, requests: list[ClientRequest]) -> None:
-        """Remove what was prepared for requests that are not to be handed in."""
+        """Remove the images of requests that have ended or will not be submitted."""
         for request in requests:
             if request.submit.attachment:
-                self._images.forget(request.submit.attachment)
+                self._images.remove(request.submit.attachment)
 
     def cancel(self, requests: list[ClientRequest]) -> None:
-        """End requests between two steps. Does nothing when no engine or no client is there any more."""
-        if not self.over:
+        """Cancel requests. Does nothing if the client is closed or no engine is left."""
+        if not self.ended:
             self.pool.cancel(requests)
 
     def release_images(self) -> None:
-        """Remove images of requests that have ended: nobody computes them again."""
+        """Remove the images of requests that have ended: they are not computed again."""
         if not self._with_images:
             return
         self.discard([request for request in self._with_images if request.ended])
         self._with_images = [request for request in self._with_images if not request.ended]
 
     def close(self) -> None:
-        """Cancel what is open and leave. May block for a fifth of a second. Does nothing twice."""
+        """Cancel open requests and disconnect. May block for a fifth of a second. Idempotent."""
         self.closed = True
         self.pool.close()
         self._images.close()
 
     def _request(
-        self, index: int, given: Prompt | Request, shared: RequestOptions, updates: BatchUpdates
+        self, index: int, prompt: Prompt | Request, shared: RequestOptions, updates: BatchUpdates
     ) -> ClientRequest:
         prompt_ids, attachment, options, error = [], "", shared, None
         try:
-            prompt, options = read_request(given, shared, index)
-            prompt_ids, attachment = self._read(prompt)
-        except ExpertFlowError as wrong:
-            error = wrong
+            content, options = read_request(prompt, shared, index)
+            prompt_ids, attachment = self._read(content)
+        except ExpertFlowError as refusal:
+            error = refusal
         request = ClientRequest(index, _submit(prompt_ids, attachment, options), updates, options.wait_when_busy)
         if error is not None:
             request.fail(error)
         return request
 
     def _read(self, prompt: Prompt) -> tuple[list[int], str]:
-        """Return ids, and the name of the file that compute will read the images from."""
+        """Return the ids, and the name of the attachment with the images (empty: none)."""
         if not isinstance(prompt, ImagePrompt):
             return read_prompt(prompt, self.codec, self.model), ""
         prompt_ids, content = self._images.read(prompt, self.model.model)

@@ -1,4 +1,4 @@
-"""Watching a running engine from outside, over the monitor socket in its run directory."""
+"""Monitoring of a running engine from outside, over the monitor socket in its run directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .snapshots import EngineMonitors
 
 ANSWER_S = 10.0
 POLL_S = 0.1
-FAREWELL_MS = 1000
+LINGER_MS = 1000
 COMMON_BASE = Path("/tmp")
 
 
@@ -28,7 +28,7 @@ class Watcher:
     """A watcher of the engine at `address` (its run directory), or of all of a group; a context manager."""
 
     def __init__(self, address: str | os.PathLike[str]) -> None:
-        """Raises EngineError if no engine runs there."""
+        """Open the sockets. Raises EngineError if no engine runs there."""
         run_dir = run_dir_of(address)
         require_engine(run_dir)
         require_open_files(CLIENT_FILES, "a watcher")
@@ -39,46 +39,49 @@ class Watcher:
     def __enter__(self) -> Watcher:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     def snapshot(self) -> Snapshot:
-        """Return what every stage published last; of a group, stages are called DEVICE/STAGE.
+        """Return the latest statistics of every stage; in a group, stages are called DEVICE/STAGE.
 
-        Raises EngineError when the engine has ended or does not answer.
+        Raises EngineError if the engine has ended or does not answer.
         """
         return self._monitors.snapshot(ANSWER_S)
 
     def kill(self, stage: str) -> None:
-        """Ask for SIGKILL on a stage (of a group, that of each engine); it is started again like any dead stage."""
+        """Kill a stage with SIGKILL, in a group that of each engine. It is restarted like any dead stage."""
         self._monitors.kill(stage)
 
     def close(self) -> None:
-        """Close the sockets; what was asked last still goes out."""
-        self._monitors.close(FAREWELL_MS)
+        """Close the sockets; the last messages have a second to go out."""
+        self._monitors.close(LINGER_MS)
         self._context.destroy(linger=None)
 
 
 def find_engine(address: str) -> str:
-    """The given address, or that of the only engine of this user. Raises UsageError if that is not one."""
+    """Return the given address, or that of this user's only engine. Raises UsageError unless there is exactly one."""
     if address:
         return address
-    found = [str(path) for path in living_engines()]
-    if not found:
+    engines = [str(path) for path in living_engines()]
+    if not engines:
         raise UsageError("no engine is running", "--address", "Start one with: expertflow serve --model FOLDER")
-    if len(found) > 1:
-        raise UsageError(f"{len(found)} engines are running", "--address", f"Name one of: {', '.join(found)}")
-    return found[0]
+    if len(engines) > 1:
+        raise UsageError(f"{len(engines)} engines are running", "--address", f"Name one of: {', '.join(engines)}")
+    return engines[0]
 
 
 def living_engines() -> list[Path]:
-    """Return run directories of this user's engines, also of those started without (or with) XDG_RUNTIME_DIR."""
+    """Return the run directories of this user's engines, whether they were started with XDG_RUNTIME_DIR or without."""
     return sorted({*living(), *living(COMMON_BASE)})
 
 
-def snapshot_after(take: Callable[[], Snapshot], moment_ns: int, patience_s: float = 3.0) -> Snapshot:
-    """The first snapshot in which every stage has published after `moment_ns` (of `time.monotonic_ns`), or the last."""
-    deadline_s = time.monotonic() + patience_s
+def snapshot_after(take: Callable[[], Snapshot], moment_ns: int, timeout_s: float = 3.0) -> Snapshot:
+    """Return the first snapshot in which every stage has published after `moment_ns` (of `time.monotonic_ns`).
+
+    After `timeout_s` the latest one is returned.
+    """
+    deadline_s = time.monotonic() + timeout_s
     snapshot = take()
     while time.monotonic() < deadline_s and not _all_published(snapshot, moment_ns):
         time.sleep(POLL_S)

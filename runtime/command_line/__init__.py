@@ -1,1 +1,1 @@
-"""From the words of a command line to a command, and from its end to an exit code."""
+"""The command line around the commands: parsing, help, errors and exit codes."""

@@ -1,4 +1,4 @@
-"""What all commands share."""
+"""Base classes of the commands, and their exit codes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 @dataclass(frozen=True, kw_only=True)
 class Command(ABC):
-    """A subcommand: its docstring and those of its fields are its help."""
+    """A subcommand. Its docstring and those of its fields are the texts of its help."""
 
     debug: bool = False
     """Show the traceback when something goes wrong."""
@@ -26,17 +26,17 @@ class Command(ABC):
 
     @abstractmethod
     def run(self) -> int:
-        """Do it and return the exit code; raises ExpertFlowError with what was wrong."""
+        """Run the command and return its exit code. Raises ExpertFlowError for what went wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineCommand(Command):
-    """A command about an engine: it takes every option of `Config`, each on top of a preset."""
+    """A command about an engine: takes every option of `Config`, with defaults from a preset."""
 
     generation_options: ClassVar[tuple[str, ...]] = ()
-    """Own options that help shows under the heading Generation."""
+    """Options of the command that help shows under the heading Generation."""
 
     preset: str = DEFAULT_PRESET
-    """What the options of the engine start from: cpu-disk, cpu-host, cuda, a baseline (cache-moe, se-moe, pregated-moe,
-    moe-infinity, on-demand, plec), or a .toml file of yours."""
+    """Preset that gives the engine's options their defaults: cpu-disk, cpu-host, cuda, a baseline (cache-moe, se-moe,
+    pregated-moe, moe-infinity, on-demand, plec), or a .toml file of yours."""
     engine: Config = field(default_factory=Config)

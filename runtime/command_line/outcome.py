@@ -1,4 +1,4 @@
-"""How a command ends: its exit code, and what stderr says when something went wrong."""
+"""The end of a command: its exit code, and the text of errors on stderr."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _WRONG_INPUT = (UsageError, CheckpointError, BudgetError, RequestError)
 
 
 def exit_code(error: ExpertFlowError) -> int:
-    """2 for what the user can put right in the command or its input, 1 for what failed."""
+    """Return 2 for what the user can correct in the command or its input, 1 for other failures."""
     return WRONG_USAGE if isinstance(error, _WRONG_INPUT) and not isinstance(error, BusyError) else FAILED
 
 
 def describe(error: ExpertFlowError) -> str:
-    """What, where, what to do; each on a line of its own. Options are named as they are typed."""
+    """Return lines with what is wrong, where, and what to do. Options are named as they are typed."""
     where = as_option(error.where)
     subject = where if error.lacks_subject else ""
     lines = [f"error: {subject} {as_typed(error.what)}" if subject else f"error: {as_typed(error.what)}"]
@@ -35,14 +35,14 @@ def describe(error: ExpertFlowError) -> str:
 
 
 def report(error: ExpertFlowError, debug: bool) -> int:
-    """Tell stderr; returns the exit code."""
+    """Write the error to stderr and return the exit code."""
     _show_traceback(debug)
     sys.stderr.write(describe(error) + "\n")
     return exit_code(error)
 
 
 def report_bug(error: Exception, debug: bool) -> int:
-    """Something nobody thought of."""
+    """Write an unexpected exception to stderr as a bug and return the exit code."""
     _show_traceback(debug)
     advice = "" if debug else "to do: Run it again with --debug for the traceback, and report it\n"
     sys.stderr.write(f"error: {type(error).__name__}: {error}\nwhere: expertflow itself; this is a bug\n{advice}")
@@ -50,24 +50,27 @@ def report_bug(error: Exception, debug: bool) -> int:
 
 
 def report_stop() -> int:
-    """Ctrl-C."""
+    """Say on stderr that Ctrl-C stopped the command; return the exit code."""
     sys.stderr.write("stopped\n")
     return STOPPED
 
 
-def forget_stdout() -> int:
-    """Whoever read our output has gone (`… | head`): nothing more is written, not even when Python ends."""
+def discard_stdout() -> int:
+    """Discard all output from now on, for its reader has gone (`… | head`); return the exit code.
+
+    Python would write what is buffered when it ends, and fail again.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED
 
 
 def as_option(where: str) -> str:
-    """Return the flag of an option that an error names; other places stay as they are."""
+    """Return the flag of an option that an error names; return other places unchanged."""
     return _flag(where) if where in option_names() else where
 
 
 def as_typed(text: str) -> str:
-    """Replace options that an error's text names as Python does: `kv_memory`, `tier = host`."""
+    """Replace options in an error's text that are named as in Python (`kv_memory`, `tier = host`) by their flags."""
     names = sorted(option_names(), key=len, reverse=True)
     given = re.compile(rf"(?<![\w/.-])({'|'.join(names)}) ?= ?(?=[\w/])")
     named = re.compile(rf"(?<![\w/.-])({'|'.join(name for name in names if '_' in name)})(?![\w/-]|\.\w)")

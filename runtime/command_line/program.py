@@ -1,4 +1,4 @@
-"""The command line from its words to an exit code. What it takes to import is imported here, not in `__main__`."""
+"""The command line from arguments to exit code. Imports everything that `__main__` must not import early."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import NoReturn
 
 from ... import __version__
 from ...errors import ExpertFlowError
-from .outcome import TERMINATED, forget_stdout, report, report_bug, report_stop
+from .outcome import TERMINATED, discard_stdout, report, report_bug, report_stop
 from .registry import parse
 
 
 def run_program(arguments: list[str], before_run: Callable[[], None] = lambda: None) -> int:
-    """Run the command that these words describe; returns the exit code.
+    """Run the command that the arguments describe and return its exit code.
 
-    `before_run` is called when everything is imported, and from then on Ctrl-C has something to stop.
+    `before_run` is called after all imports: from then on Ctrl-C has something to stop.
     """
     if arguments == ["--version"]:
         sys.stdout.write(f"expertflow {__version__}\n")
@@ -34,13 +34,13 @@ def _run(arguments: list[str], before_run: Callable[[], None], debug: bool) -> i
     except KeyboardInterrupt:
         return report_stop()
     except BrokenPipeError:
-        return forget_stdout()
+        return discard_stdout()
     except ExpertFlowError as error:
         return report(error, debug)
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: a person sees words, not a traceback
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: users see a message, not a traceback
         return report_bug(error, debug)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """SIGTERM unwinds like Ctrl-C, so that an engine is stopped and not orphaned."""
+    """Unwind on SIGTERM as on Ctrl-C, so that an engine is stopped and not orphaned."""
     sys.exit(TERMINATED)

@@ -1,4 +1,4 @@
-"""From the words of a command line to a command."""
+"""The commands by name, and the parser of the command line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import tyro
 
 from ...configs.schema import Config
 from .base import DEFAULT_PRESET, Command, EngineCommand
-from .option_groups import command_of, grouped_options
+from .option_groups import group_options, make_command
 
 NAMES = [
     "demo", "serve", "generate", "verify", "trace", "train", "judge", "replay", "plan", "top", "why", "widen",
 ]  # fmt: skip
-"""In the order of the help. The command `name` is the class `Name` of the module `runtime/commands/name.py`."""
+"""Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 
 DESCRIPTION = """\
 Runs Mixture-of-Experts models that do not fit the memory they run in, with exactly the results of the whole model.
@@ -31,37 +31,37 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 stopped by Ctrl-C.
 
 
 def parse(arguments: Sequence[str]) -> Command:
-    """The command that these words describe.
+    """Return the command that the arguments describe.
 
-    Raises UsageError for a value the configuration does not allow, SystemExit (2, with an explanation on stderr) for
-    words that are no options, and SystemExit (0) after help was asked for.
+    Raises UsageError for a value that the configuration does not allow, SystemExit (2, with an explanation on stderr)
+    for unknown options, and SystemExit (0) after help was printed.
     """
     defaults = Config.load(chosen_preset(arguments))
-    kinds = tuple(_subcommand(name, kind, defaults) for name, kind in command_kinds().items())
-    command: Any = Union[kinds]  # noqa: UP007 - of a tuple made at run time
+    subcommands = tuple(_subcommand(name, cls, defaults) for name, cls in command_classes().items())
+    command: Any = Union[subcommands]  # noqa: UP007 - of a tuple made at run time
     config = (
         tyro.conf.FlagCreatePairsOff,
         tyro.conf.PositionalMetavarFromFieldName,
         tyro.conf.OmitArgPrefixes,  # headings are no part of an option's name
     )
-    given = tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=config)
-    return given if isinstance(given, Command) else command_of(given)
+    parsed = tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=config)
+    return parsed if isinstance(parsed, Command) else make_command(parsed)
 
 
-def command_kinds() -> dict[str, type[Command]]:
-    """The commands by name."""
+def command_classes() -> dict[str, type[Command]]:
+    """Return the commands by name."""
     folder = f"{__name__.rpartition('.command_line.')[0]}.commands"
     return {name: getattr(import_module(f"{folder}.{name}"), name.capitalize()) for name in NAMES}
 
 
 def option_names() -> set[str]:
-    """Fields of the configuration and of the commands: what errors may name and a person knows with dashes."""
-    own = {field.name for kind in command_kinds().values() for field in fields(kind)}
+    """Return the fields of the configuration and of the commands: names in errors that users type with dashes."""
+    own = {field.name for cls in command_classes().values() for field in fields(cls)}
     return own | set(Config.__struct_fields__)
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:
-    """The preset must be known first: it is what the defaults of all other options are read from."""
+    """Return the preset that the arguments name. It is needed first, for the defaults of all other options."""
     chosen = DEFAULT_PRESET
     for word, following in pairwise([*arguments, ""]):
         if word == "--preset" and following:
@@ -71,8 +71,8 @@ def chosen_preset(arguments: Sequence[str]) -> str:
     return chosen
 
 
-def _subcommand(name: str, kind: type[Command], defaults: Config) -> Any:
-    if not issubclass(kind, EngineCommand):
-        return Annotated[kind, tyro.conf.subcommand(name)]
-    description = inspect.cleandoc(kind.__doc__ or "")
-    return Annotated[grouped_options(kind, defaults), tyro.conf.subcommand(name, description=description)]
+def _subcommand(name: str, cls: type[Command], defaults: Config) -> Any:
+    if not issubclass(cls, EngineCommand):
+        return Annotated[cls, tyro.conf.subcommand(name)]
+    description = inspect.cleandoc(cls.__doc__ or "")
+    return Annotated[group_options(cls, defaults), tyro.conf.subcommand(name, description=description)]

@@ -1,1 +1,1 @@
-"""The command line: one module a command, each a dataclass whose fields are its options and whose `run` does it."""
+"""The commands: one module each, with a dataclass whose fields are its options and whose `run` does the work."""

@@ -1,4 +1,4 @@
-"""`expertflow demo`: the main job on the built-in model, with every bit checked."""
+"""`expertflow demo`: streams text from the built-in model and checks every bit."""
 
 from __future__ import annotations
 
@@ -15,22 +15,20 @@ from msgspec import Meta
 from ...configs.schema import RANGES, Config, Predictor, Units
 from ...errors import UsageError
 from ..command_line.base import DONE, FAILED, Command
-from ..demo.run import RunOrder, run_prompts
-from ..demo.summary import show_check, show_summary
+from ..demo.run import RunSpec, run_prompts, show_summary
 from ..demo.view import make_view
 from ..demo.widened import cache_folder, example_file, widened_copy
 from ..engine.preflight import impossible_prompts
-from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
 from ..prompt_sources.prompt_lines import read_prompt_lines
-from ..verify.subprocess import run_checks
+from ..verify.subprocess import show_checks
 
 Stage = Literal["compute", "loader", "predictor", "scheduler"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Stream text from a model that does not fit the memory it is given, and check the result bit by bit.
+    """Stream text from a model that does not fit its memory budget, and check the result bit by bit.
 
     The built-in model is widened once to about 1 GB of experts; a quarter of them is in memory, the rest is read from
     disk ahead of use. Then the same batches run again with everything resident, and with transformers.
@@ -39,14 +37,14 @@ class Demo(Command):
     kill: Stage | None = None
     """Kill this stage in the middle: the text pauses and goes on."""
     predictor: Predictor = "auto"
-    """Who forecasts which experts come next. none, noise and opposite (lies) and oracle (the truth) change the time it
-    takes, never the text."""
+    """Predictor of the experts that come next. none, noise, opposite (always wrong) and oracle (always right) change
+    the time it takes, never the text."""
     expert_memory: str = "25%"
     """Memory for experts: bytes (200MB) or a percentage of all of them."""
     tier: Literal["disk", "host"] = "disk"
-    """Where the other experts are: in the model's files, or in shared memory."""
+    """Tier that holds the other experts: the model's files, or shared memory."""
     count: Annotated[int, Meta(ge=1)] = 8
-    """How many prompts run, spread over the prompts there are."""
+    """Number of prompts to run, spread evenly over those of the file."""
     max_new_tokens: Annotated[int, Meta(ge=1)] = 48
     """Tokens for each prompt."""
     batch_size: Annotated[int, RANGES["batch_size"]] = 8
@@ -62,20 +60,21 @@ class Demo(Command):
     prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Other prompts: a UTF-8 file with one a line."""
     cache: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Where the widened model is kept (about 1 GB)."""
+    """Folder in which the widened model is kept (about 1 GB)."""
 
     def run(self) -> int:
-        order = RunOrder(self._chosen_prompts(), self.max_new_tokens, self.kill or "")
-        if self.model and (errors := impossible_prompts(order.prompts, self.model)):
+        spec = RunSpec(self._chosen_prompts(), self.max_new_tokens, self.kill or "")
+        if self.model and (errors := impossible_prompts(spec.prompts, self.model)):
             raise errors[0]
         model = self.model or str(widened_copy(example_file("model"), self.cache or cache_folder()))
-        # The name must not look like an engine's run directory: those are swept when their engine has ended.
+        # The name must not look like a run directory: those are removed when their engine has ended.
         with tempfile.TemporaryDirectory(prefix="demo-expertflow-") as folder:
-            config = self._config(model, Path(folder), order)
+            config = self._config(model, Path(folder), spec)
             console = result_console()
-            result = run_prompts(config, order, make_view(console))
-            show_summary(console, result, order.kill)
-            return self._check(config) if self.check else DONE
+            result = run_prompts(config, spec, make_view(console))
+            show_summary(console, result, spec.kill)
+            holds = not self.check or show_checks(Path(config.record), config, console)
+        return DONE if holds else FAILED
 
     def _chosen_prompts(self) -> list[str]:
         lines = read_prompt_lines([], self.prompts or example_file("prompts.txt"), ids=False)
@@ -83,9 +82,9 @@ class Demo(Command):
             raise UsageError(f"there are {len(lines)} prompts, not {self.count}", "count", f"Give 1 to {len(lines)}")
         return [str(lines[index * len(lines) // self.count].prompt) for index in range(self.count)]
 
-    def _config(self, model: str, folder: Path, order: RunOrder) -> Config:
+    def _config(self, model: str, folder: Path, spec: RunSpec) -> Config:
         config = self._plain_config(model, folder / "run")
-        routes = self._foretell(config, folder, order) if self.predictor == "oracle" else ""
+        routes = self._record_routes(config, folder, spec) if self.predictor == "oracle" else ""
         return msgspec.structs.replace(config, predictor=self.predictor, oracle_routes=routes)
 
     def _plain_config(self, model: str, record: Path) -> Config:
@@ -99,20 +98,11 @@ class Demo(Command):
             record=str(record),
         )
 
-    def _foretell(self, config: Config, folder: Path, order: RunOrder) -> str:
-        """The oracle knows the routing because the same prompts have run before."""
+    def _record_routes(self, config: Config, folder: Path, spec: RunSpec) -> str:
+        """Run the same prompts once without prediction, and return the recording that the oracle reads."""
         console = result_console()
         console.print("First run, for the oracle to know the routing:")
-        routes = str(folder / "foretold")
+        routes = str(folder / "routes")
         first = msgspec.structs.replace(config, predictor="none", record=routes, timeline="")
-        run_prompts(first, dataclasses.replace(order, kill=""), make_view(console))
+        run_prompts(first, dataclasses.replace(spec, kill=""), make_view(console))
         return routes
-
-    def _check(self, config: Config) -> int:
-        holds = True
-        console = result_console()
-        with ProgressView() as view:
-            for check in run_checks(Path(config.record), config, view):
-                show_check(console, check)
-                holds = holds and check.holds
-        return DONE if holds else FAILED

@@ -1,4 +1,4 @@
-"""`expertflow generate`: text from prompts, with an engine of its own or one that runs."""
+"""`expertflow generate`: text from prompts, with an engine of its own or a running one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from ..monitor.readings import Reading
 from ..monitor.tables import PREDICTION_OFF, share_text
 from ..prompt_sources.prompt_lines import PromptLine
 from ..text.chat import require_chat_template
+from .batch_progress import show_queue
 from .printing import Printer, make_printer
-from .prompted import ImagePromptCommand
+from .prompt_commands import ImagePromptCommand
 
 BARE = "note: this model has a chat template, and prompts go in as they are; --chat puts them into it\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(ImagePromptCommand):
-    """Continue one prompt or many: a single text streams to stdout, several are printed in their order."""
+    """Continue one prompt or many: a single text streams to stdout, several are printed in the order of the prompts."""
 
     generation_options: ClassVar = (
         "max_new_tokens",
@@ -51,9 +52,9 @@ class Generate(ImagePromptCommand):
     top_p: float = 1.0
     """Sample among the likeliest tokens that together have this probability; 1: all."""
     seed: int | None = None
-    """Of sampling; prompt i uses seed + i. Without it a seed is drawn."""
+    """Seed of sampling; prompt i uses seed + i. Without it a seed is drawn."""
     deadline_s: float | None = None
-    """End after so many seconds with what is there."""
+    """End after so many seconds with the tokens so far."""
     first_token: int | None = None
     """Outputs begin with this token id: the target language of a translator such as NLLB-MoE."""
     chat: bool = False
@@ -61,7 +62,7 @@ class Generate(ImagePromptCommand):
     json: bool = False
     """One line of JSON for each prompt instead of text."""
     address: str = ""
-    """Use the engine that runs at this address; options of the engine do not apply then."""
+    """Use the engine at this address; options of the engine do not apply then."""
 
     def run(self) -> int:
         lines = self.read_prompts()
@@ -78,13 +79,13 @@ class Generate(ImagePromptCommand):
         meters, started_ns = EngineMeters(snapshot_after(client.stats, 0)), time.monotonic_ns()
         self._generate(client, printer)
         ended_ns = time.monotonic_ns()
-        if printer.engine_failed:  # which has been said
+        if printer.engine_failed:  # an error was printed; there are no counters
             return
         meters.add(snapshot_after(client.stats, ended_ns))
         printer.summarise(_summary(printer, meters.readings((ended_ns - started_ns) / 1e9)))
 
     def _check_options(self) -> None:
-        """Before an engine is started for nothing."""
+        """Check the options before an engine starts for nothing. Raises RequestError or UsageError."""
         read_options(self.max_new_tokens, **self._sampling())
         if self.address and self.engine != Config.load(self.preset):
             raise UsageError(
@@ -130,20 +131,21 @@ class Generate(ImagePromptCommand):
     def _generate(self, client: Client, printer: Printer) -> None:
         prompts = self._prompts(client, printer.lines)
         batch = client.submit(prompts, self.max_new_tokens, **self._sampling())
+        show_queue(client, batch, "generate", printer.show_progress)
         for event in batch:
             printer.take(event)
         printer.take_results(batch.results(return_errors=True))
 
 
 def _summary(printer: Printer, readings: list[Reading]) -> str:
-    """Of all engines together."""
+    """Return the last line on stderr: tokens, time and experts of all engines together."""
     seconds, experts = readings[0].seconds, [reading.experts for reading in readings]
-    hits, misses = sum(line.hits for line in experts), sum(line.misses for line in experts)
-    found = share_text(hits / (hits + misses) if hits + misses else None)
-    loads, paused = sum(line.loads for line in experts), any(_paused(reading) for reading in readings)
+    hits, misses = sum(counts.hits for counts in experts), sum(counts.misses for counts in experts)
+    hit_rate = share_text(hits / (hits + misses) if hits + misses else None)
+    loads, paused = sum(counts.loads for counts in experts), any(_paused(reading) for reading in readings)
     return (
         f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {seconds:.1f} s: "
-        f"{printer.tokens / seconds:.1f} tokens/s; experts found in memory: {found}, loaded: {loads:,}"
+        f"{printer.tokens / seconds:.1f} tokens/s; experts found in memory: {hit_rate}, loaded: {loads:,}"
         + (f"; prediction is {PREDICTION_OFF}" if paused else "")
     )
 

@@ -1,4 +1,4 @@
-"""`expertflow judge`: how well a stored predictor knows the routing of a trace."""
+"""`expertflow judge`: the accuracy of a stored predictor on a trace."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge(Command):
-    """Judge a predictor that `expertflow train` stored by a trace of the same model, with the same figures.
+    """Judge a predictor that `expertflow train` stored on a trace of the same model, with the same figures.
 
-    What the predictor learned from says little: give another trace, or --held-out with the share and the seed of its
-    training.
+    The sequences that it learned from say little: give another trace, or --held-out with the share and the seed of
+    its training.
     """
 
     predictor: tyro.conf.Positional[Path]
@@ -36,14 +36,14 @@ class Judge(Command):
     trace: tyro.conf.Positional[Path]
     """Folder that `expertflow trace` wrote, or an npz file."""
     learned: Annotated[Path | None, tyro.conf.arg(metavar="TRACE")] = None
-    """Trace from which the token table and popularity are made, beside which the predictor stands; without it, or
-    --held-out, they count while they are judged."""
+    """Trace for the baselines beside the predictor (token table and popularity); without it, or --held-out, they count
+    while they are judged."""
     held_out: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Judge only by this share of the sequences: those that training with this share and seed kept for judging."""
+    """Judge on this share of the sequences: those that training with this share and seed held out."""
     seed: Seed = 0
-    """Of the choice of held-out sequences."""
+    """Seed of the choice of held-out sequences."""
     tokens: Annotated[int, Meta(ge=0)] = 30_000
-    """Judge by the first sequences, so many tokens at most; 0: by all."""
+    """Judge on the first sequences, so many tokens at most; 0: on all."""
     report: Path | None = None
     """File for the figures, as JSON."""
 
@@ -70,7 +70,7 @@ class Judge(Command):
         return stored.kind, msgspec.structs.replace(figures, file_bytes=self.predictor.stat().st_size)
 
     def _traces(self, kind: str) -> tuple[Trace | None, Trace]:
-        """What the token table is made from, and what to judge by."""
+        """Return the trace for the baselines (None: they count while judged) and the trace to judge on."""
         judged, learned = read_decoded(self.trace, kind), None
         if self.held_out:
             learned, judged = judged.split(self.held_out, self.seed)

@@ -1,4 +1,4 @@
-"""`expertflow plan`: what a model needs and whether it fits, before anything is loaded."""
+"""`expertflow plan`: the memory that a model needs and whether it fits, before anything is loaded."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from ..plan.fit import Fit, Needs, budget_fit, model_needs
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(EngineCommand):
-    """Say what a model needs and whether the given budgets fit this machine, from the headers of its files alone.
+    """Show the memory that a model needs and whether the given budgets fit this machine, from file headers alone.
 
-    Nothing is loaded, so the model may be larger than memory. Where its weights are not on this machine, config.json is
-    enough: of a hub id nothing else is downloaded. With --device the sums of its memory are beside those of this
-    machine's; the device need not be here. Exit code 0: it fits, 1: it does not.
+    Nothing is loaded, so the model may be larger than memory. Without its weights on this machine, config.json is
+    enough: for a hub id nothing else is downloaded. With --device the sums for its memory are shown, too; the device
+    need not be in this machine. Exit code 0: it fits, 1: it does not.
     """
 
     device_memory: str = ""
-    """Memory that the device has in all, for example 24GB; empty: whether it is enough is not said."""
+    """Total memory of the device, for example 24GB; empty: the sums are shown without a verdict."""
 
     json: bool = False
     """One line of JSON instead of a table."""
@@ -52,7 +52,7 @@ class Plan(EngineCommand):
         if not self.device_memory:
             return 0
         if not self.engine.on_device:
-            raise UsageError("is of a device, and none is given", "device_memory", "Give --device cuda as well")
+            raise UsageError("is for a device, and none is given", "device_memory", "Give --device cuda as well")
         size = parse_memory(self.device_memory, "device_memory")
         if size.count_bytes is None:
             raise UsageError("must be bytes, not a percentage", "device_memory", "Give 24GB, or what the device has")
@@ -62,7 +62,7 @@ class Plan(EngineCommand):
 
     def _sizes(self) -> ModelSizes:
         with ProgressView() as view, tempfile.TemporaryDirectory(prefix="plan-expertflow-") as folder:
-            view(Progress("plan", "sizing the model up", 0, 1))
+            view(Progress("plan", "reading the sizes of the model", 0, 1))
             return run_sizes(self.engine, Path(folder, "sizes"))
 
 
@@ -81,7 +81,7 @@ def _show(model: str, needs: Needs, fit: Fit) -> None:
 
 
 def needs_facts(model: str, needs: Needs) -> dict[str, str]:
-    """The model, in words."""
+    """Return the facts of the model for a table, label -> text."""
     kv_bytes = 1000 * needs.kv_bytes_per_position + needs.kv_bytes_per_row
     return {
         "model": f"{model} ({needs.architecture}, {needs.dtype})",
@@ -95,10 +95,10 @@ def needs_facts(model: str, needs: Needs) -> dict[str, str]:
 
 
 def _expert_words(needs: Needs) -> str:
-    words = " or ".join(map(format_size, needs.kind_bytes))
+    sizes = " or ".join(map(format_size, needs.kind_bytes))
     if needs.stored_expert_bytes in (0, needs.expert_bytes):
-        return words
-    return f"{words} in a slot, {format_size(needs.stored_expert_bytes)} in the files"
+        return sizes
+    return f"{sizes} in a slot, {format_size(needs.stored_expert_bytes)} in the files"
 
 
 def _file_words(needs: Needs) -> str:
@@ -107,7 +107,7 @@ def _file_words(needs: Needs) -> str:
 
 
 def fit_facts(fit: Fit) -> dict[str, str]:
-    """The budgets, in words."""
+    """Return the budgets for a table, label -> text."""
     slots = f"{fit.slots:,} slots, {share_text(fit.slots_share)} of the experts"
     facts = {"expert slots": f"{format_size(fit.slots_bytes)} ({slots})", "host store": format_size(fit.host_bytes)}
     if fit.device is None:
@@ -124,7 +124,7 @@ def fit_facts(fit: Fit) -> dict[str, str]:
 
 
 def device_facts(fit: DeviceFit) -> dict[str, str]:
-    """What is in the memory of the device, in words."""
+    """Return what takes the memory of the device for a table, label -> text."""
     estimated = ("working memory", "CUDA's context")
     parts = {
         name: format_size(size) + (" (estimated)" if name in estimated else "") for name, size in fit.parts.items()
@@ -135,11 +135,11 @@ def device_facts(fit: DeviceFit) -> dict[str, str]:
 
 
 def verdict(needs: Needs, fit: Fit) -> str:
-    """Whether it fits, and what would."""
+    """Return a sentence: whether it fits, and the budget that would."""
     if fit.device:
         return device_verdict(fit, fit.device)
-    one, least = format_size(needs.slot_bytes), format_size(fit.smallest_bytes)
-    smallest = f"The smallest that works is one slot ({one}), {least} in all."
+    slot, least = format_size(needs.slot_bytes), format_size(fit.smallest_bytes)
+    smallest = f"The smallest that works is one slot ({slot}), {least} in all."
     if fit.fits:
         return f"It fits. {smallest}"
     missing = f"It does not fit: {format_size(fit.total_bytes - fit.available_bytes)} too much."
@@ -149,7 +149,7 @@ def verdict(needs: Needs, fit: Fit) -> str:
 
 
 def device_verdict(fit: Fit, device: DeviceFit) -> str:
-    """The same of an engine whose slots are in the memory of a device."""
+    """Return the same sentence for an engine whose slots are in the memory of a device."""
     least = f"The least that works on {device.name} is one slot, {format_size(device.smallest_bytes)} in all there."
     if fit.total_bytes > fit.available_bytes:
         missing = format_size(fit.total_bytes - fit.available_bytes)

@@ -1,4 +1,4 @@
-"""How `generate` shows what comes: a stream of one text, texts in the caller's order, or lines of JSON."""
+"""Output of `generate`: one streamed text, several texts in the order of the prompts, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -20,37 +20,43 @@ Result = Completion | ExpertFlowError
 
 
 class Printer(ABC):
-    """Takes events as they come and the results at the end; errors go to stderr."""
+    """Output of a batch: takes events as they come and the results at the end. Errors go to stderr."""
 
     def __init__(self, lines: list[PromptLine]) -> None:
         self.lines = lines
         self.tokens = 0
         self.exit_code = DONE
         self.engine_failed = False
-        """Whether prompts have no result because the engine ended."""
+        """Set if prompts have no result because the engine ended."""
 
     def take(self, event: Event) -> None:
+        """Show an event."""
         self.tokens += len(event.token_ids)
         self._show(event)
 
+    @abstractmethod
+    def show_progress(self, progress: Progress) -> None:
+        """Show on stderr how far something is, before the first event."""
+
     def take_results(self, results: list[Result]) -> None:
-        """All requests have ended."""
+        """Print the results, one for each prompt, after all requests have ended."""
         self._end()
-        told: set[str] = set()
+        reported: set[str] = set()
         for line, result in zip(self.lines, results, strict=True):
             if not isinstance(result, ExpertFlowError):
                 self._print(line, result)
             elif not isinstance(result, EngineError):
                 self._fail(line, result)
             else:
-                self._lose(line, result, is_news=str(result) not in told)
-                told.add(str(result))
+                self._lose(line, result, is_new=str(result) not in reported)
+                reported.add(str(result))
 
     @abstractmethod
     def close(self) -> None:
-        """Show no more."""
+        """End the display of progress."""
 
     def summarise(self, summary: str) -> None:
+        """Write the summary to stderr, behind all that was written to stdout."""
         sys.stdout.flush()
         sys.stderr.write(summary + "\n")
 
@@ -64,48 +70,63 @@ class Printer(ABC):
     def _print(self, line: PromptLine, done: Completion) -> None: ...
 
     def _fail(self, line: PromptLine, error: ExpertFlowError) -> None:
-        self.exit_code = max(self.exit_code, complain(line, error))
+        self.exit_code = max(self.exit_code, report_failure(line, error))
 
-    def _lose(self, line: PromptLine, error: EngineError, is_news: bool) -> None:
-        """The engine ended: that is said once, not for every prompt that was open."""
+    def _lose(self, line: PromptLine, error: EngineError, is_new: bool) -> None:
+        """Report that the engine ended: once, not for every prompt that was open."""
         self.engine_failed = True
-        if is_news:
+        if is_new:
             sys.stderr.write(describe(error) + "\n")
         self.exit_code = max(self.exit_code, exit_code(error))
 
 
-def complain(line: PromptLine, error: ExpertFlowError) -> int:
-    """Say on stderr why a prompt has no result; returns the exit code."""
+def report_failure(line: PromptLine, error: ExpertFlowError) -> int:
+    """Say on stderr why a prompt has no result; return the exit code."""
     error = line.located(error)
     sys.stderr.write(describe(error) + "\n")
     return exit_code(error)
 
 
 class _Stream(Printer):
-    """One text, as it grows."""
+    """One text, printed as it grows."""
+
+    def __init__(self, lines: list[PromptLine]) -> None:
+        super().__init__(lines)
+        self._view: ProgressView | None = None
+
+    def show_progress(self, progress: Progress) -> None:
+        self._view = self._view or ProgressView()
+        self._view(progress)
 
     def _show(self, event: Event) -> None:
+        self.close()
         sys.stdout.write(event.text_delta)
         sys.stdout.flush()
 
     def _end(self) -> None:
+        self.close()
         sys.stdout.write("\n")
 
     def _print(self, line: PromptLine, done: Completion) -> None:
-        """It is there already."""
+        """Do nothing: the text has been streamed."""
 
     def close(self) -> None:
-        """What was streamed stays."""
+        if self._view is not None:
+            self._view.close()
+            self._view = None
 
 
 class _List(Printer):
-    """Several results: nothing is shown but progress until all have ended, so that their order is the caller's."""
+    """Several results, printed in the order of the prompts when all have ended; until then progress is shown."""
 
     def __init__(self, lines: list[PromptLine], as_json: bool, has_text: bool) -> None:
         super().__init__(lines)
         self._as_json, self._has_text = as_json, has_text
         self._ended = 0
         self._view = ProgressView()
+
+    def show_progress(self, progress: Progress) -> None:
+        self._view(progress)
 
     def _show(self, event: Event) -> None:
         self._ended += event.finish_reason is not None or event.error is not None
@@ -127,8 +148,8 @@ class _List(Printer):
         super()._fail(line, error)
         self._print_error(line, error)
 
-    def _lose(self, line: PromptLine, error: EngineError, is_news: bool) -> None:
-        super()._lose(line, error, is_news)
+    def _lose(self, line: PromptLine, error: EngineError, is_new: bool) -> None:
+        super()._lose(line, error, is_new)
         self._print_error(line, error)
 
     def _print_error(self, line: PromptLine, error: ExpertFlowError) -> None:
@@ -138,7 +159,7 @@ class _List(Printer):
 
 
 def make_printer(lines: list[PromptLine], model_folder: str, as_json: bool) -> Printer:
-    """The way that suits so many prompts; without a tokenizer ids stand for text."""
+    """Return the printer that suits the number of prompts; without a tokenizer ids stand for text."""
     has_text = Path(model_folder, "tokenizer.json").is_file()
     return _Stream(lines) if len(lines) == 1 and has_text and not as_json else _List(lines, as_json, has_text)
 

@@ -35,22 +35,22 @@ class Serve(EngineCommand):
     """Write the address to this file once the engine is ready, for scripts; removed at the end."""
 
     def run(self) -> int:
-        with running_engine(self.engine) as engine, _announced(self.address_file, engine.address):
+        with running_engine(self.engine) as engine, _announce(self.address_file, engine.address):
             stop = _stop_on_sigterm()
-            _tell(engine)
+            _print_addresses(engine)
             while not (stop.is_set() or engine.wait(WAIT_S)):
                 continue
         return DONE
 
 
 def _stop_on_sigterm() -> Event:
-    """SIGTERM is how a service is stopped in good order; before this moment it ends the start with an error code."""
+    """Return an event that SIGTERM sets from now on: a service is stopped by it, with exit code 0."""
     stop = Event()
     signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     return stop
 
 
-def _tell(engine: Supervisor | EngineGroup) -> None:
+def _print_addresses(engine: Supervisor | EngineGroup) -> None:
     console = result_console()
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
     if len(engine.config.devices) > 1:
@@ -65,8 +65,8 @@ def _tell(engine: Supervisor | EngineGroup) -> None:
 
 
 @contextmanager
-def _announced(file: Path | None, address: str) -> Iterator[None]:
-    """Whoever waits for the file never reads half an address."""
+def _announce(file: Path | None, address: str) -> Iterator[None]:
+    """Keep the address in a file, written at once: a reader never sees half of it."""
     if file is None:
         yield
         return

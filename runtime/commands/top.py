@@ -1,4 +1,4 @@
-"""`expertflow top`: what the stages of a running engine do."""
+"""`expertflow top`: live counters of a running engine."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from ..monitor.tables import readings_view, result_console
 
 @dataclass(frozen=True, kw_only=True)
 class Top(Command):
-    """Show what the stages of a running engine do, or of each in a group, live; Ctrl-C ends it."""
+    """Show live what the stages of a running engine do, or those of each engine in a group; Ctrl-C ends it."""
 
     address: str = ""
-    """Of the engine, as `expertflow serve` prints it. Empty: the only engine of yours that runs."""
+    """Address of the engine, as `expertflow serve` prints it. Empty: your only running engine."""
     once: bool = False
     """Show it once and end."""
     json: bool = False
@@ -60,10 +60,10 @@ class Top(Command):
             result_console().print(readings_view(readings))
 
     def _show_all(self, readings: Iterator[list[Reading]]) -> None:
-        for each in readings:
-            self._show(each)
+        for group in readings:
+            self._show(group)
 
     def _live(self, readings: Iterator[list[Reading]]) -> None:
         with Live(console=result_console(), auto_refresh=False) as live:
-            for each in readings:
-                live.update(readings_view(each), refresh=True)
+            for group in readings:
+                live.update(readings_view(group), refresh=True)

@@ -1,4 +1,4 @@
-"""`expertflow why`: why steps waited for experts."""
+"""`expertflow why`: explains from a timeline why steps waited for experts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ..waits.text import report_lines
 
 @dataclass(frozen=True, kw_only=True)
 class Why(Command):
-    """Say why steps waited for experts, from a timeline: the sum by cause, and the longest waits with what led to each.
+    """Explain from a timeline why steps waited for experts: the sum by cause, and the longest waits with their chain.
 
-    An engine with --timeline FILE writes one.
+    An engine with --timeline FILE writes the timeline.
     """
 
     timeline: tyro.conf.Positional[Path]
     """File that an engine wrote."""
     longest: Annotated[int, Meta(ge=0, le=10**6)] = 10
-    """So many waits are told one by one."""
+    """Number of waits that are explained one by one."""
     json: bool = False
     """JSON instead of text; times are in nanoseconds."""
 

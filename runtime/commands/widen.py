@@ -1,4 +1,4 @@
-"""`expertflow widen`: a small model made into a big one that computes the same."""
+"""`expertflow widen`: makes a small model big without changing what it computes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ..monitor.tables import result_console
 
 @dataclass(frozen=True, kw_only=True)
 class Widen(Command):
-    """Write a copy of a small model whose experts are FACTOR times as big and which computes the same function.
+    """Write a copy of a small model with experts FACTOR times as big that computes the same function.
 
-    Text and routing stay real while the experts take real memory: for demonstrations and measurements.
+    Text and routing stay real while the experts take real memory. For demonstrations and measurements.
     """
 
     source: tyro.conf.Positional[Path]
@@ -28,7 +28,7 @@ class Widen(Command):
     destination: tyro.conf.Positional[Path]
     """Folder to write; it must not exist."""
     factor: Annotated[int, Meta(ge=1, le=2**16)] = 64
-    """How many times as wide; a power of two."""
+    """Factor of the width of an expert; a power of two."""
 
     def run(self) -> int:
         with ProgressView() as view:
@@ -42,4 +42,4 @@ class Widen(Command):
         from ...workers.checkpoint.widen import widen
 
         view(Progress("widen", "starting", 1, 1))
-        widen(self.source, self.destination, self.factor, lambda *news: view(Progress("widen", *news)))
+        widen(self.source, self.destination, self.factor, lambda *state: view(Progress("widen", *state)))

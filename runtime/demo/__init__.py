@@ -1,1 +1,1 @@
-"""The demonstration: a model streams text with a quarter of its experts in memory, and every bit is checked."""
+"""The demonstration: text streams with a quarter of the experts in memory, and every bit is checked."""

@@ -1,8 +1,9 @@
-"""Texts while they grow: all of them live on a terminal, else each one when it is done."""
+"""The texts of a run and their display: live on a terminal, else a line for each text that is done."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
@@ -10,29 +11,63 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text as Styled
 
-from .texts import Text, Texts
+from ..client import Event
 
 FRAMES_PER_S = 10
 
 
+@dataclass
+class Text:
+    """One prompt and its output so far."""
+
+    prompt: str
+    text: str = ""
+    tokens: int = 0
+    done: bool = False
+
+
+class Texts:
+    """All texts of a run, in the order of the prompts."""
+
+    def __init__(self, prompts: list[str]) -> None:
+        self.all = [Text(prompt) for prompt in prompts]
+
+    @property
+    def tokens(self) -> int:
+        """Return the number of tokens of all texts."""
+        return sum(text.tokens for text in self.all)
+
+    def take(self, event: Event) -> Text:
+        """Apply an event and return the text that has grown. Raises the error of a request that failed."""
+        if event.error:
+            raise event.error
+        text = self.all[event.index]
+        text.text += event.text_delta
+        text.tokens += len(event.token_ids)
+        text.done = event.finish_reason is not None
+        return text
+
+
 class TextView(ABC):
-    """A context manager; `show` is called whenever a text has grown, `say` with news about the engine."""
+    """Display of the texts, a context manager."""
 
     def __enter__(self) -> TextView:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     @abstractmethod
-    def show(self, texts: Texts, grown: Text) -> None: ...
+    def show(self, texts: Texts, grown: Text) -> None:
+        """Show that the text `grown` has new tokens."""
 
     @abstractmethod
-    def say(self, news: str) -> None: ...
+    def notify(self, message: str) -> None:
+        """Show a message about the engine."""
 
     @abstractmethod
     def close(self) -> None:
-        """What was shown stays."""
+        """End the display; shown texts stay."""
 
 
 class _LiveView(TextView):
@@ -46,8 +81,8 @@ class _LiveView(TextView):
     def show(self, texts: Texts, grown: Text) -> None:
         self._live.update(text_table(texts))
 
-    def say(self, news: str) -> None:
-        self._live.console.print(news)
+    def notify(self, message: str) -> None:
+        self._live.console.print(message)
 
     def close(self) -> None:
         self._live.stop()
@@ -64,19 +99,20 @@ class _LineView(TextView):
             line = f"[{self._done}/{len(texts.all)}] {grown.prompt} →{_flat(grown.text)}"
             self._console.print(line, soft_wrap=True)
 
-    def say(self, news: str) -> None:
-        self._console.print(news, soft_wrap=True)
+    def notify(self, message: str) -> None:
+        self._console.print(message, soft_wrap=True)
 
     def close(self) -> None:
-        """Lines stay."""
+        """Do nothing: printed lines stay."""
 
 
 def make_view(console: Console) -> TextView:
+    """Return the display that suits this console."""
     return _LiveView(console) if console.is_terminal else _LineView(console)
 
 
 def text_table(texts: Texts) -> Table:
-    """A row for each text: tokens, the prompt dim, what came of it."""
+    """Return a table with a row for each text: number of tokens, the prompt (dim), its output."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", style="dim", no_wrap=True)
     table.add_column()
@@ -86,5 +122,5 @@ def text_table(texts: Texts) -> Table:
 
 
 def _flat(text: str) -> str:
-    """On one line: a text of verses would fill the screen."""
+    """Return the text on one line: verses would fill the screen."""
     return text.replace("\n", " ")

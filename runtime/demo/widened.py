@@ -1,4 +1,4 @@
-"""The built-in model and its widened copy, which is made once and kept."""
+"""The built-in model and its widened copy, which is made once and kept in a cache."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def example_file(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches are."""
+    """Return the folder of this user's caches."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "expertflow"
 
 
 def widened_copy(source: Path, cache: Path, factor: int = FACTOR) -> Path:
-    """The widened copy of `source` in `cache`, made now if it is not there; another process that makes it is awaited.
+    """Return the widened copy of `source` in `cache`; make it if it is missing, or wait for a process that makes it.
 
     Raises UsageError or BudgetError if there is no room for it, EngineError if widening failed.
     """
@@ -71,7 +71,7 @@ def _lock(cache: Path) -> Iterator[None]:
 
 
 def _clear_leftovers(cache: Path) -> None:
-    """What an interrupted widening has left: only whole copies have a name without a dot."""
+    """Remove what an interrupted widening has left: only complete copies have a name without a dot."""
     for path in cache.glob(".widened-*"):
         shutil.rmtree(path, ignore_errors=True)
 
@@ -85,17 +85,9 @@ def _require_room(source: Path, cache: Path, factor: int) -> None:
 
 
 def _widen(source: Path, target: Path, factor: int) -> None:
-    """In a process of its own, since it imports torch. Its progress goes to our stderr."""
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "expertflow.ipc.stage.run_with_parent",
-        str(os.getpid()),
-    ]  # it ends when we are killed
-    asked = ["expertflow", "widen", str(source), str(target), "--factor", str(factor)]
-    ended = subprocess.run(
-        command + asked, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0, check=False
-    )
+    """Widen in a process of its own, since it imports torch. Its progress goes to our stderr; it ends with us."""
+    command = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
+    command += ["expertflow", "widen", str(source), str(target), "--factor", str(factor)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, process_group=0, check=False)
     if ended.returncode:
         raise EngineError("the model could not be widened", str(target), "See the message above")

@@ -1,1 +1,1 @@
-"""Prompts from files, data sets and the command line."""
+"""Prompts from files, published data sets and the command line."""

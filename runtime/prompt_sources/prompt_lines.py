@@ -1,4 +1,4 @@
-"""Prompts from the command line and from files, each with the name of the place it came from."""
+"""Prompts from the command line and from files, each with the place it came from (for errors)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ STDIN = Path("-")
 
 
 class PromptLine(NamedTuple):
-    """A text or token ids; `where` is for error messages."""
+    """A prompt and the place it came from (`where`, for error messages)."""
 
     prompt: Prompt
     where: str
 
     def located(self, error: ExpertFlowError) -> ExpertFlowError:
-        """Return the error of this prompt with the place that the prompt came from."""
+        """Return the prompt's error with the place that the prompt came from."""
         if self.where in error.where:
             return error
         what = error.what if error.where == "prompt" else error.sentence
@@ -33,30 +33,33 @@ class PromptLine(NamedTuple):
 
 
 def refuse_impossible(lines: list[PromptLine], model: str) -> None:
-    """Raise the first prompt's error if none of them can run on this model: an engine would start for nothing."""
+    """Raise the first prompt's error if none can run on this model, before an engine starts for nothing."""
     if errors := impossible_prompts([line.prompt for line in lines], model):
         raise lines[0].located(errors[0])
 
 
-def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, kind: Format = "lines") -> list[PromptLine]:
-    """The prompts of `--prompt` or of a file (`-`: stdin) of this kind.
+def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, form: Format = "lines") -> list[PromptLine]:
+    """Return the prompts of `--prompt` or of a file (`-`: stdin) in the format `form`.
 
-    Raises UsageError naming the line that cannot be used.
+    Raises UsageError that names the line that cannot be used.
     """
     if bool(texts) == (file is not None):
         problem = "both --prompt and --prompts are given" if texts else "no prompt is given"
         raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE')
-    if kind != "lines":
+    if form != "lines":
         if file is None or ids:
-            problem = "is of a file with records, not of --ids" if ids else "is of a file, and none is given"
-            raise UsageError(problem, "format", f"Give --prompts FILE --format {kind}")
-        return [PromptLine(*each) for each in _records(file, kind)]
+            problem = "is for a file with records, not for --ids" if ids else "is for a file, and none is given"
+            raise UsageError(problem, "format", f"Give --prompts FILE --format {form}")
+        return [PromptLine(*record) for record in _records(file, form)]
     named = _lines_of(file) if file else [(text, f"--prompt {number}") for number, text in enumerate(texts, 1)]
     return [PromptLine(_read_ids(text, where) if ids else _check_text(text, where), where) for text, where in named]
 
 
 def with_images(lines: list[PromptLine], images: list[Path]) -> list[PromptLine]:
-    """The one prompt with these images; without images, all prompts as they are. Raises UsageError otherwise."""
+    """Return the only prompt with these images; without images all prompts unchanged.
+
+    Raises UsageError for images with several prompts or ids, and for a missing file.
+    """
     if not images:
         return lines
     if len(lines) != 1 or not isinstance(lines[0].prompt, str):
@@ -67,23 +70,23 @@ def with_images(lines: list[PromptLine], images: list[Path]) -> list[PromptLine]
 
 
 class TextLine(NamedTuple):
-    """A text that is to be cut; `where` is for error messages."""
+    """A text to cut into pieces, and the place it came from (`where`, for error messages)."""
 
     text: str
     where: str
 
 
-def read_texts(file: Path, kind: Format = "lines") -> list[TextLine]:
-    """A whole text, or the texts of a file of records. Raises UsageError if it cannot be read, or is empty."""
-    if kind != "lines":
-        return _records(file, kind)
+def read_texts(file: Path, form: Format = "lines") -> list[TextLine]:
+    """Return a file's whole text, or the texts of its records. Raises UsageError if it cannot be read, or is empty."""
+    if form != "lines":
+        return _records(file, form)
     name = _name_of(file)
     return [TextLine(_check_text(_decode(_read_bytes(file), name), name), name)]
 
 
 def cut_texts(texts: list[TextLine], codec: TextCodec, piece_tokens: int) -> list[PromptLine]:
-    """Prompts of `piece_tokens` ids each; the last one of a text may be shorter."""
-    return [piece for each in texts for piece in _cut(each, codec.encode(each.text), piece_tokens)]
+    """Return prompts of `piece_tokens` ids each; the last one of a text may be shorter."""
+    return [piece for text in texts for piece in _cut(text, codec.encode(text.text), piece_tokens)]
 
 
 def _cut(text: TextLine, ids: list[int], piece_tokens: int) -> list[PromptLine]:
@@ -91,8 +94,8 @@ def _cut(text: TextLine, ids: list[int], piece_tokens: int) -> list[PromptLine]:
     return [PromptLine(ids[start : start + piece_tokens], f"{text.where}, token {start + 1:,}") for start in starts]
 
 
-def _records(file: Path, kind: Format) -> list[TextLine]:
-    return [TextLine(prompt, where) for prompt, where in record_prompts(_read_bytes(file), _name_of(file), kind)]
+def _records(file: Path, form: Format) -> list[TextLine]:
+    return [TextLine(prompt, where) for prompt, where in record_prompts(_read_bytes(file), _name_of(file), form)]
 
 
 def _lines_of(file: Path) -> list[tuple[str, str]]:
@@ -106,7 +109,7 @@ def _name_of(file: Path) -> str:
 
 
 def _read_bytes(file: Path) -> bytes:
-    """Without a byte order mark. Raises UsageError for a file that cannot be read, or is empty."""
+    """Return the content without a byte order mark. Raises UsageError if it cannot be read, or is empty."""
     content = _all_bytes(file).removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise UsageError("is empty", _name_of(file), "Name a file with at least one prompt")
@@ -144,4 +147,4 @@ def _read_ids(text: str, where: str) -> list[int]:
     try:
         return [int(word) for word in words]
     except ValueError as error:
-        raise UsageError(f"is no list of token ids: {text!r}", where, "Write for example: 5 9 11") from error
+        raise UsageError(f"is not a list of token ids: {text!r}", where, "Write for example: 5 9 11") from error

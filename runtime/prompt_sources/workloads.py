@@ -1,4 +1,4 @@
-"""Records of published data sets become prompts: Alpaca, WMT16, XSUM and AIME, the workloads of the paper (section 6).
+"""Prompts from records of published data sets: Alpaca, WMT16, XSUM and AIME, the workloads of the paper (section 6).
 
 Field names are those of the data sets on the hub, templates those that are published for them (docs/workloads.md).
 """
@@ -17,7 +17,7 @@ Format = Literal["lines", "alpaca", "wmt16", "xsum", "aime"]
 LANGUAGES = {
     "cs": "Czech", "de": "German", "en": "English", "fi": "Finnish", "ro": "Romanian", "ru": "Russian", "tr": "Turkish",
 }  # fmt: skip
-"""Of WMT16's news translation task; each is paired with English."""
+"""Languages of WMT16's news translation task; each is paired with English."""
 
 ALPACA_WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -48,7 +48,7 @@ class _Xsum(msgspec.Struct):
 
 
 class _Aime(msgspec.Struct):
-    """Collections of AIME differ in what they call the same thing."""
+    """A record of AIME; collections name the field of the problem differently."""
 
     problem: str | None = None
     capital_problem: str | None = msgspec.field(default=None, name="Problem")
@@ -56,15 +56,15 @@ class _Aime(msgspec.Struct):
     question: str | None = None
 
 
-def record_prompts(content: bytes, name: str, kind: Format) -> list[tuple[str, str]]:
-    """The prompt and the place of every record: JSON lines, or one JSON array. `name` is that of the file.
+def record_prompts(content: bytes, name: str, form: Format) -> list[tuple[str, str]]:
+    """Return the prompt and the place of every record in JSON lines, or in one JSON array. `name` is the file's.
 
-    Raises UsageError naming the line (of an array: the record) that cannot be used, or if there is none.
+    Raises UsageError that names the line (of an array: the record) that cannot be used, or if there is none.
     """
-    make, records = _MAKERS[kind], _records(content, name)
+    make, records = _MAKERS[form], _records(content, name)
     if not records:
-        raise UsageError("holds no record", name, f"Give records such as {_EXAMPLES[kind]}")
-    return [(_prompt(record, where, make, kind), where) for record, where in records]
+        raise UsageError("holds no record", name, f"Give records such as {_EXAMPLES[form]}")
+    return [(_prompt(record, where, make, form), where) for record, where in records]
 
 
 def _records(content: bytes, name: str) -> list[tuple[bytes | msgspec.Raw, str]]:
@@ -81,19 +81,19 @@ def _array(content: bytes, name: str) -> list[msgspec.Raw]:
         raise UsageError(f"is not a JSON array ({error})", name, "Give JSON lines or one JSON array") from error
 
 
-def _prompt(record: bytes | msgspec.Raw, where: str, make: Callable[[bytes | msgspec.Raw], str], kind: Format) -> str:
+def _prompt(record: bytes | msgspec.Raw, where: str, make: Callable[[bytes | msgspec.Raw], str], form: Format) -> str:
     if not bytes(record).strip():
         raise UsageError("the line is empty", where, "Remove it: each line holds a record")
     try:
         return make(record)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        what = f"is no record of {kind} ({error})"
-        raise UsageError(what, where, f"Give {_EXAMPLES[kind]}, or another --format") from error
+        what = f"is not a record of {form} ({error})"
+        raise UsageError(what, where, f"Give {_EXAMPLES[form]}, or another --format") from error
 
 
 def _alpaca(record: bytes | msgspec.Raw) -> str:
     values = msgspec.json.decode(record, type=_Alpaca)
-    instruction = _filled(values.instruction, "instruction")
+    instruction = _require_text(values.instruction, "instruction")
     if values.input and values.input.strip():
         return ALPACA_WITH_INPUT.format(instruction=instruction, input=values.input)
     return ALPACA_WITHOUT_INPUT.format(instruction=instruction)
@@ -103,22 +103,22 @@ def _wmt16(record: bytes | msgspec.Raw) -> str:
     pair = msgspec.json.decode(record, type=_Wmt16).translation
     others = [code for code in pair if code != "en"]
     if "en" not in pair or len(others) != 1 or others[0] not in LANGUAGES:
-        known = ", ".join(sorted(set(LANGUAGES) - {"en"}))
-        raise ValueError(f"`translation` has {', '.join(pair) or 'nothing'}, not en and one of {known}")
-    return WMT16.format(source=_filled(pair["en"], "translation.en"), language=LANGUAGES[others[0]])
+        languages = ", ".join(sorted(set(LANGUAGES) - {"en"}))
+        raise ValueError(f"`translation` has {', '.join(pair) or 'nothing'}, not en and one of {languages}")
+    return WMT16.format(source=_require_text(pair["en"], "translation.en"), language=LANGUAGES[others[0]])
 
 
 def _xsum(record: bytes | msgspec.Raw) -> str:
-    return XSUM.format(document=_filled(msgspec.json.decode(record, type=_Xsum).document, "document"))
+    return XSUM.format(document=_require_text(msgspec.json.decode(record, type=_Xsum).document, "document"))
 
 
 def _aime(record: bytes | msgspec.Raw) -> str:
     values = msgspec.json.decode(record, type=_Aime)
     problem = values.problem or values.capital_problem or values.capital_question or values.question
-    return AIME.format(problem=_filled(problem or "", "problem"))
+    return AIME.format(problem=_require_text(problem or "", "problem"))
 
 
-def _filled(text: str, field: str) -> str:
+def _require_text(text: str, field: str) -> str:
     if not text.strip():
         raise ValueError(f"`{field}` is missing or empty")
     return text

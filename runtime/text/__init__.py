@@ -1,1 +1,1 @@
-"""Text to token ids and back: the tokenizer, streams of text, chat templates. No torch, no transformers."""
+"""Text to token ids and back: tokenizer, streamed text, chat templates. Imports neither torch nor transformers."""

@@ -1,6 +1,6 @@
 """A model's chat template, rendered for one message of a user as transformers' `apply_chat_template` renders it.
 
-Templates come from strangers: they run in Jinja's sandbox, see plain values only, and cannot store private names.
+Templates are untrusted: they run in Jinja's sandbox, get plain values only, and cannot store private names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PLAIN = "Leave out --chat to give the text as it is"
 
 
 def has_chat_template(folder: Path) -> bool:
-    """Check whether a model folder has a chat template. One that cannot be read counts as none."""
+    """Return whether a model folder has a chat template. An unreadable one counts as none."""
     try:
         return bool(_read_templates(folder))
     except UsageError:
@@ -26,9 +26,9 @@ def has_chat_template(folder: Path) -> bool:
 
 
 def render_chat(folder: Path, text: str) -> str:
-    """Render a text as the only message of a user, up to where the model's answer begins.
+    """Render a text as the only message of a user, up to the point where the model's answer begins.
 
-    Its special tokens are part of the result: encode it without adding others. Raises UsageError if the folder has no
+    The result contains its special tokens: encode it without adding others. Raises UsageError if the folder has no
     chat template, if the template fails, or without jinja2.
     """
     messages = [{"role": "user", "content": text}]
@@ -45,7 +45,7 @@ def require_chat_template(folder: Path) -> str:
 
 
 def _read_templates(folder: Path) -> dict[str, str]:
-    """Return templates by name: files of their own go before tokenizer_config.json."""
+    """Return template by name. Template files take precedence over tokenizer_config.json."""
     files = {"default": folder / FILE, **{file.stem: file for file in sorted((folder / FOLDER).glob("*.jinja"))}}
     if found := {name: _read_text(file) for name, file in files.items() if file.is_file()}:
         return found
@@ -56,8 +56,8 @@ def _read_templates(folder: Path) -> dict[str, str]:
 
 
 def _by_name(stated: Any, file: Path) -> dict[str, str]:
-    if isinstance(stated, list) and all(isinstance(each, dict) for each in stated):
-        stated = {each.get("name"): each.get("template") for each in stated}
+    if isinstance(stated, list) and all(isinstance(entry, dict) for entry in stated):
+        stated = {entry.get("name"): entry.get("template") for entry in stated}
     templates = {"default": stated} if isinstance(stated, str) else stated or {}
     if not isinstance(templates, dict) or not all(isinstance(text, str) for pair in templates.items() for text in pair):
         raise UsageError("chat_template is neither a text nor a list of named texts", str(file), _PLAIN)

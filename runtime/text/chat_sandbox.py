@@ -16,7 +16,7 @@ from jinja2.utils import Namespace
 
 
 def sandbox(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
-    """Make an environment for templates of strangers; `now` tells the date to those that ask."""
+    """Return an environment for untrusted templates; `now` is called by those that print the date."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
     )
@@ -29,7 +29,7 @@ def sandbox(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}`, which marks an assistant's words for training: its content as it is."""
+    """`{% generation %}`, which marks an assistant's words for training: renders its content unchanged."""
 
     tags = {"generation"}  # noqa: RUF012 - as the base class has it
 
@@ -43,7 +43,7 @@ class _GenerationTag(Extension):
 
 
 class _Dict:
-    """`dict` without the type's attributes."""
+    """`dict` without the attributes of its type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -53,7 +53,7 @@ class _Dict:
 
 
 class _PublicNamespace(Namespace):
-    """`namespace` that takes no private names."""
+    """`namespace` that refuses private names."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # noqa: N805 - so that a template may name an attribute `self`
         self, *rest = args
@@ -75,7 +75,7 @@ def _check_public(name: Any) -> None:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """As JSON; Jinja's own filter escapes HTML."""
+    """Encode as JSON; Jinja's own filter escapes HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

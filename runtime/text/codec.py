@@ -1,4 +1,4 @@
-"""Text to ids and back, with the `tokenizers` library alone and only when there is text."""
+"""Text to ids and back by the `tokenizers` library, which is loaded at the first text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _INCOMPLETE = "\ufffd"
 
 
 class TextCodec:
-    """The tokenizer of a model folder. Ids need none, so a folder without `tokenizer.json` only refuses text."""
+    """The tokenizer of a model folder. Without `tokenizer.json` text is refused, token ids are not."""
 
     def __init__(self, folder: str) -> None:
         self._file = Path(folder) / "tokenizer.json"
@@ -26,15 +26,16 @@ class TextCodec:
 
     @property
     def available(self) -> bool:
+        """Return whether the folder has a tokenizer."""
         return self._file.is_file()
 
     def missing(self) -> UsageError:
-        """Make the error of a prompt of text where there is no tokenizer."""
+        """Return the error for a prompt of text where there is no tokenizer."""
         what = "this model has no tokenizer.json, so a prompt cannot be text"
         return UsageError(what, str(self._file.parent), "Pass the prompt as a list of token ids")
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a prompt, special tokens included as the tokenizer says.
+        """Return the ids of a prompt, with the special tokens that the tokenizer adds.
 
         Raises UsageError without a tokenizer, and for lone surrogates.
         """
@@ -42,26 +43,27 @@ class TextCodec:
         return self._tokenizer().encode(text).ids
 
     def encode_chat(self, text: str) -> list[int]:
-        """Ids of a user's message in the model's chat template, up to where its answer begins.
+        """Return the ids of a user's message in the model's chat template, up to where the answer begins.
 
-        Raises UsageError without a template or a tokenizer, and for a text that the template cannot take.
+        Raises UsageError without a template or a tokenizer, and for a text that the template cannot render.
         """
         self._check(text)
         return self._tokenizer().encode(render_chat(self._file.parent, text), add_special_tokens=False).ids
 
     @property
     def has_chat_template(self) -> bool:
+        """Return whether `encode_chat` can work."""
         return self.available and has_chat_template(self._file.parent)
 
     def decode(self, token_ids: list[int]) -> str:
-        """Text of generated ids, special tokens left out; empty without a tokenizer."""
+        """Return the text of generated ids without special tokens; empty without a tokenizer."""
         return self._tokenizer().decode(token_ids, skip_special_tokens=True) if self.available else ""
 
     def _check(self, text: str) -> None:
         if not self.available:
             raise self.missing()
         if not is_text(text):
-            raise UsageError(f"is no text that UTF-8 can say: {ascii(text[:40])}", "prompt", "Give text, or token ids")
+            raise UsageError(f"cannot be encoded in UTF-8: {ascii(text[:40])}", "prompt", "Give text, or token ids")
 
     def _tokenizer(self) -> Tokenizer:
         if self._loaded is None:
@@ -70,18 +72,19 @@ class TextCodec:
 
 
 class TextStream:
-    """Text of a growing output. A delta never splits a character, and all deltas together are the whole text."""
+    """Streamed text of a growing output. A delta never splits a character; all deltas add up to the whole text."""
 
     def __init__(self, codec: TextCodec) -> None:
         self._codec = codec
-        self._told = 0
+        self._sent = 0
         self._context = 0
         self._settled = 0
 
     def delta(self, token_ids: list[int], done: bool) -> str:
-        """New text, given all ids so far. Only a window of the ids is decoded, until the end settles what is left.
+        """Return the new text, given all ids so far; with `done` everything that is left.
 
-        A token is decoded behind those before it, for its text may depend on them (a leading space).
+        Only a window of the ids is decoded, at the end all of them. A token is decoded behind those before it, because
+        its text may depend on them (a leading space).
         """
         if done:
             return self._rest(token_ids)
@@ -91,8 +94,8 @@ class TextStream:
             return ""
         self._context, self._settled = self._settled, len(token_ids)
         fresh = now[len(before) :]
-        self._told += len(fresh)
+        self._sent += len(fresh)
         return fresh
 
     def _rest(self, token_ids: list[int]) -> str:
-        return self._codec.decode(token_ids)[self._told :]
+        return self._codec.decode(token_ids)[self._sent :]

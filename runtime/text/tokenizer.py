@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder with the tokens that other files add to tokenizer.json, by `tokenizers` alone.
+"""The tokenizer of a model folder, with the tokens that other files add to tokenizer.json, by `tokenizers` alone.
 
 Files and precedence are those of transformers' `from_pretrained` (version 5): what tokenizer_config.json lists as
 `added_tokens_decoder` counts alone; only without it special_tokens_map.json and added_tokens.json are read. The library
@@ -23,7 +23,7 @@ CONFIG, ADDED, SPECIAL, SERIALISED = (
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _EXTRA = "extra_special_tokens"
 _REMEDY = "Download the tokenizer's files again, or pass prompts as lists of ids"
-_ABOUT = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+_FIELDS = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -75,11 +75,11 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path) -> None:
     listed = _listed_tokens(settings, folder, own)
     by_text = {str(token): token for token in listed.values()}
     named, extra = _special_tokens(settings, by_text), settings.get(_EXTRA) or []
-    there = {repr(token) for token in own.values()}
-    new: list[Any] = [token for _, token in sorted(listed.items()) if repr(token) not in there]
-    known = {str(token) for token in [*own.values(), *new]}
+    present = {repr(token) for token in own.values()}
+    new: list[Any] = [token for _, token in sorted(listed.items()) if repr(token) not in present]
+    texts = {str(token) for token in [*own.values(), *new]}
     for token in [*named.values(), *(extra if isinstance(extra, list) else [])]:
-        if str(token) not in known and token not in new:
+        if str(token) not in texts and token not in new:
             new.append(token)
     specials = {str(token) for token in named.values()}
     if new:
@@ -88,7 +88,7 @@ def _add_tokens(tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def _listed_tokens(settings: dict[str, Any], folder: Path, own: dict[int, AddedToken]) -> dict[int, AddedToken]:
-    """Return the added tokens that files list by id; may change `settings` by what another file says of them."""
+    """Return the added tokens that files list by id. May merge special_tokens_map.json into `settings`."""
     from tokenizers import AddedToken
 
     stated = settings.get("added_tokens_decoder")
@@ -105,21 +105,21 @@ def _listed_tokens(settings: dict[str, Any], folder: Path, own: dict[int, AddedT
 
 
 def _merge_special_map(settings: dict[str, Any], folder: Path) -> None:
-    """Let special_tokens_map.json replace what tokenizer_config.json says, unless that lists added tokens itself."""
+    """Override `settings` by special_tokens_map.json, unless tokenizer_config.json lists added tokens itself."""
     if "added_tokens_decoder" in settings:
         return
     for name, value in _read_json(folder / SPECIAL).items():
         if isinstance(value, dict) and name != _EXTRA:
             settings[name] = _added(value, special=True)
         elif name == _EXTRA and isinstance(value, list):
-            new = [_added(each, special=True) if isinstance(each, dict) else each for each in value]
+            new = [_added(token, special=True) if isinstance(token, dict) else token for token in value]
             settings[name] = list(dict.fromkeys([*(settings.get(_EXTRA) or []), *new]))
         else:
             settings[name] = value
 
 
 def _special_tokens(settings: dict[str, Any], by_text: dict[str, AddedToken]) -> dict[str, Any]:
-    """Return the tokens that have names: the usual ones in the library's order, then a model's own."""
+    """Return the named tokens: the usual ones in the library's order, then the model's own."""
     from tokenizers import AddedToken
 
     usual = {name: settings[name] for name in NAMED if settings.get(name) is not None}
@@ -143,22 +143,22 @@ def _as_added(token: Any, specials: Iterable[str]) -> AddedToken:
 
 
 def _added(stated: dict[str, Any], **other: bool) -> AddedToken:
-    """Make a token of what a file says; the library would write on stdout about a key that it does not know."""
+    """Make a token of a file's entry, without unknown keys: the library would print about them on stdout."""
     from tokenizers import AddedToken
 
-    about: dict[str, Any] = {name: value for name, value in (stated | other).items() if name in _ABOUT}
-    return AddedToken(**about)
+    fields: dict[str, Any] = {name: value for name, value in (stated | other).items() if name in _FIELDS}
+    return AddedToken(**fields)
 
 
 def _revive(value: Any) -> Any:
-    """Replace every dictionary that says it is an added token, at any depth, by one."""
+    """Replace every dictionary with `__type: AddedToken`, at any depth, by such a token."""
     if isinstance(value, list):
-        return [_revive(each) for each in value]
+        return [_revive(item) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("__type") == "AddedToken":
         return _added(value)
-    return {name: _revive(each) for name, each in value.items()}
+    return {name: _revive(item) for name, item in value.items()}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -1,2 +1,1 @@
-"""Runs what was recorded again and compares: with everything resident bit by bit, and with transformers by
-tolerance."""
+"""Replays a recording and compares: bit by bit with every expert resident, within tolerances with transformers."""

@@ -1,8 +1,7 @@
 """Check a recording: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS`.
 
-Writes a JSON line for each `Check` and `Progress`.
-
-Exit codes: 0 all hold, 1 one does not, 2 error."""
+Writes a JSON line for each `Check` and `Progress`. Exit codes: 0 all hold, 1 one does not, 2 error.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +17,7 @@ from .report import Check
 
 
 def main() -> int:
+    """Run the checks of the recording that `sys.argv` names; return the exit code."""
     folder, model, revision, dtype, device, settings = sys.argv[1:7]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -29,7 +29,7 @@ def main() -> int:
             Path(folder), model, revision, dtype, device=device, generation_settings=settings, report=_report
         )
         for check in verification.checks():
-            _tell(check)
+            _write(check)
             holds = holds and check.holds
     except ExpertFlowError as error:
         sys.stderr.write(f"{error}\n")
@@ -38,10 +38,10 @@ def main() -> int:
 
 
 def _report(what: str, done: int, total: int) -> None:
-    _tell(Progress("verify", what, done, total))
+    _write(Progress("verify", what, done, total))
 
 
-def _tell(line: Check | Progress) -> None:
+def _write(line: Check | Progress) -> None:
     sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The claims that a recording can prove or disprove (docs: invariants I1a, I1b, I1c)."""
+"""The checks of a recording: invariants I1a, I1b and I1c (docs/architecture.md)."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from ...workers.compute.device.open import open_device
 from ...workers.compute.recording import read_steps
 from ...workers.model.unit import RowAbilities
 from ...workers.surveyor.surveyor import survey_checkpoint
-from .choosing import ReferenceProcessors
 from .error_ratio import compare_errors
-from .reference import Sequence, reference_logits
-from .replay import ReplayedStep, count_steps, let_go, replay
+from .reference import ReferenceProcessors, Sequence, reference_logits
+from .replay import ReplayedStep, count_steps, free_memory, replay
 from .report import BFLOAT16, CHOSEN, FLOAT32, RESIDENT, Check
 
 LOGIT_TOLERANCE = 1e-4
@@ -27,14 +26,14 @@ TIE_NOISES = 10
 TIE_SHARE = 0.005
 
 Report = Callable[[str, int, int], None]
-"""What is done, how many parts of it, of how many."""
+"""Called with the work, the number of parts done, and the number of all parts."""
 
 
 class Verification:
-    """A recording under examination. `limit`: sequences compared with transformers (all are compared bit by bit).
+    """The checks of one recording. `limit`: sequences compared with transformers (all are compared bit by bit).
 
-    `device`: where it was made, and is run again; bits of two devices are not compared. The reference in float32 is
-    the CPU's; in bfloat16 it is transformers' on that device, whose kernels err in their own way.
+    `device`: where it was recorded and is replayed; bits of two devices are not compared. The float32 reference runs on
+    the CPU, the bfloat16 reference on that device, whose kernels have rounding errors of their own.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class Verification:
         generation_settings: str = "honour",
         report: Report = lambda what, done, total: None,
     ) -> None:
-        self._wanted = generation_settings
+        self._generation_settings = generation_settings
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
         self._report = report
         self._device = open_device(device)
@@ -58,12 +57,12 @@ class Verification:
         self._abilities = RowAbilities.of(self._survey.rows)
 
     def resident(self) -> Check:
-        """I1a: the logits of every recorded step have the same bits when all experts are resident."""
+        """Check I1a: the logits of every recorded step have the same bits when all experts are resident."""
         steps = rows = 0
-        for step in self._replayed(self._survey, "everything resident"):
-            if wrong := step.differing_rows():
-                where = step.rows.index(wrong[0])
-                at = f"step {step.recorded.number}, row {wrong[0]}, output {step.output_indices[where]}"
+        for step in self._replay(self._survey, "everything resident"):
+            if differing := step.differing_rows():
+                index = step.rows.index(differing[0])
+                at = f"step {step.recorded.number}, row {differing[0]}, output {step.output_indices[index]}"
                 detail = f"first difference: {at}"
                 return Check(claim=RESIDENT, holds=False, detail=detail)
             steps, rows = steps + 1, rows + len(step.rows)
@@ -71,29 +70,31 @@ class Verification:
         return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared{where}")
 
     def chosen(self, processors: ReferenceProcessors) -> Check:
-        """Every greedy token is the likeliest after transformers' processors have changed the logits it came from."""
+        """Check that every greedy token is the likeliest after transformers' processors have changed its logits."""
         tokens = 0
         for number, sequence in enumerate(self._sequences(self._survey.dtype)):
-            wrong = _chosen_otherwise(sequence, processors)
-            if wrong is not None:
-                return Check(claim=CHOSEN, holds=False, detail=f"first difference: sequence {number}, output {wrong}")
+            index = _first_other_choice(sequence, processors)
+            if index is not None:
+                return Check(claim=CHOSEN, holds=False, detail=f"first difference: sequence {number}, output {index}")
             tokens += len(sequence.token_ids)
         return Check(claim=CHOSEN, holds=True, detail=f"{tokens} tokens")
 
     def float32(self) -> Check:
-        """I1b: the same batches in float32 against transformers in float32, each sequence alone."""
+        """Check I1b: the same batches in float32 against transformers in float32, each sequence alone."""
         sequences = self._sequences("float32")
         reference = self._reference(torch.float32, sequences)
         pairs = zip(sequences, reference, strict=True)
-        found = [compare(sequence, logits, self._processors) for sequence, logits in pairs]
-        noise = max(each.difference for each in found)
-        scale = max(each.scale for each in found)
-        other = [each for each in found if each.first_mismatch is not None]
-        unexcused = [each for each in other if each.gap >= TIE_NOISES * noise]
-        holds = not unexcused and noise <= LOGIT_TOLERANCE * scale and len(other) <= TIE_SHARE * len(found)
+        comparisons = [compare(sequence, logits, self._processors) for sequence, logits in pairs]
+        noise = max(comparison.difference for comparison in comparisons)
+        scale = max(comparison.scale for comparison in comparisons)
+        mismatches = [comparison for comparison in comparisons if comparison.first_mismatch is not None]
+        no_tie = [comparison for comparison in mismatches if comparison.gap >= TIE_NOISES * noise]
+        few = len(mismatches) <= TIE_SHARE * len(comparisons)
+        holds = not no_tie and noise <= LOGIT_TOLERANCE * scale and few
         tokens = sum(len(sequence.token_ids) for sequence in sequences)
         detail = (
-            f"{len(found)} sequences, {tokens} tokens; {len(other)} with a certified tie, {len(unexcused)} without; "
+            f"{len(comparisons)} sequences, {tokens} tokens; "
+            f"{len(mismatches)} with a certified tie, {len(no_tie)} without; "
         )
         return Check(
             claim=FLOAT32,
@@ -102,16 +103,16 @@ class Verification:
         )
 
     def bfloat16(self) -> Check:
-        """I1c: our bfloat16 error against float32 is at most 1.25 times that of transformers in bfloat16.
+        """Check I1c: our bfloat16 error against float32 is at most 1.25 times that of transformers in bfloat16.
 
-        A router that is nearly undecided takes another expert by chance, in transformers as often as here: a mean that
-        a few such positions lift does not count (`error_ratio`).
+        A nearly undecided router takes another expert by chance, in transformers as often as here. A mean that a few
+        such positions lift does not count (`error_ratio`).
         """
         sequences = self._sequences("bfloat16")
         exact = self._reference(torch.float32, sequences)
         where = None if self._device is None else self._device.torch_device
         theirs = self._reference(torch.bfloat16, sequences, where)
-        ours = [torch.stack(each.logits).float() for each in sequences]
+        ours = [torch.stack(sequence.logits).float() for sequence in sequences]
         ratio = compare_errors(_errors(ours, exact), _errors(theirs, exact))
         detail = f"{ratio.mean:.2f} times (mean over {len(exact)} sequences), {ratio.median:.2f} in the median position"
         if ratio.by_chance:
@@ -119,7 +120,7 @@ class Verification:
         return Check(claim=BFLOAT16, holds=ratio.holds, detail=detail)
 
     def checks(self) -> Iterator[Check]:
-        """All that apply to the dtype of the recording, each as soon as it is done."""
+        """Yield the checks that apply to the dtype of the recording, each as soon as it is done."""
         yield self.resident()
         if self._processors is not None:
             yield self.chosen(self._processors)
@@ -129,26 +130,26 @@ class Verification:
 
     def _sequences(self, dtype: str) -> list[Sequence]:
         survey = self._survey if self._survey.dtype == dtype else self._survey_in(dtype)
-        wanted = _prompts(self._folder, self._limit)
-        for step in self._replayed(survey, f"everything resident, in {dtype}"):
+        by_row = _prompts(self._folder, self._limit)
+        for step in self._replay(survey, f"everything resident, in {dtype}"):
             tokens = dict(zip(step.recorded.rows, step.recorded.tokens, strict=True))
-            for place, (row, index) in enumerate(zip(step.rows, step.output_indices, strict=True)):
-                sequence = wanted.get(row)
+            for position, (row, index) in enumerate(zip(step.rows, step.output_indices, strict=True)):
+                sequence = by_row.get(row)
                 if sequence is not None and row in tokens and index == len(sequence.token_ids):
                     sequence.token_ids.append(tokens[row])
-                    sequence.logits.append(step.logits[place].clone().cpu())
-        return [sequence for sequence in wanted.values() if sequence.token_ids]
+                    sequence.logits.append(step.logits[position].clone().cpu())
+        return [sequence for sequence in by_row.values() if sequence.token_ids]
 
-    def _replayed(self, survey: Survey, how: str) -> Iterator[ReplayedStep]:
-        """Every recorded step, run again."""
+    def _replay(self, survey: Survey, how: str) -> Iterator[ReplayedStep]:
+        """Yield every recorded step with its replayed logits, and report the progress."""
         total = count_steps(self._folder)
         self._report(f"steps again with {how}", 0, total)
         for done, step in enumerate(replay(self._folder, survey, self._abilities, self._device), start=1):
             yield step
             self._report(f"steps again with {how}", done, total)
 
-    def _reported(self, sequences: list[Sequence], what: str) -> Iterator[Sequence]:
-        """Each sequence as it is taken."""
+    def _report_each(self, sequences: list[Sequence], what: str) -> Iterator[Sequence]:
+        """Yield the sequences, and report each when the next one is taken."""
         for done, sequence in enumerate(sequences):
             self._report(what, done, len(sequences))
             yield sequence
@@ -157,14 +158,14 @@ class Verification:
     def _reference(
         self, dtype: torch.dtype, sequences: list[Sequence], where: torch.device | None = None
     ) -> list[torch.Tensor]:
-        let_go()
+        free_memory()
         what = f"sequences with transformers in {str(dtype).removeprefix('torch.')}"
         self._report(what, 0, len(sequences))  # loading the model comes before the first
-        taken = self._reported(sequences, what)
-        return reference_logits(Path(self._survey.folder), dtype, taken, self._folder / FOLDER, where)
+        reported = self._report_each(sequences, what)
+        return reference_logits(Path(self._survey.folder), dtype, reported, self._folder / FOLDER, where)
 
     def _survey_in(self, dtype: str) -> Survey:
-        return survey_checkpoint(self._model, self._revision, dtype, self._wanted)
+        return survey_checkpoint(self._model, self._revision, dtype, self._generation_settings)
 
 
 def _prompts(folder: Path, limit: int) -> dict[int, Sequence]:
@@ -175,18 +176,20 @@ def _prompts(folder: Path, limit: int) -> dict[int, Sequence]:
     }
 
 
-def _chosen_otherwise(sequence: Sequence, processors: ReferenceProcessors) -> int | None:
-    """Return the place of the first output token that greedy decoding would not take; None if there is none."""
+def _first_other_choice(sequence: Sequence, processors: ReferenceProcessors) -> int | None:
+    """Return the index of the first output token that greedy decoding would not take; None if there is none."""
     if sequence.sampling.temperature:
         return None
     best = processors.scores(sequence, torch.stack(sequence.logits)).argmax(-1).tolist()
-    places = range(int(sequence.sampling.first_token is not None), len(best))
-    return next((place for place in places if best[place] != sequence.token_ids[place]), None)
+    indices = range(int(sequence.sampling.first_token is not None), len(best))
+    return next((index for index in indices if best[index] != sequence.token_ids[index]), None)
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """One sequence against the reference. `gap`: of the reference's two best logits where the best tokens first
-    differ."""
+    """A sequence against the reference.
+
+    `gap`: difference of the reference's two best logits at the first position where the best tokens differ.
+    """
 
     difference: float
     scale: float
@@ -195,18 +198,24 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(sequence: Sequence, reference: torch.Tensor, processors: ReferenceProcessors | None = None) -> Comparison:
-    """Our logits of a sequence against the reference's [generated, vocabulary]; best tokens after the processors."""
+    """Compare our logits of a sequence with the reference's, float32 [generated, vocabulary].
+
+    Best tokens are compared after the processors, if given.
+    """
     ours = torch.stack(sequence.logits).float()
-    mine, theirs = (each if processors is None else processors.scores(sequence, each) for each in (ours, reference))
-    wrong = (mine.argmax(-1) != theirs.argmax(-1)).nonzero().flatten().tolist()
+    our_scores, scores = ours, reference
+    if processors is not None:
+        our_scores, scores = processors.scores(sequence, ours), processors.scores(sequence, reference)
+    mismatches = (our_scores.argmax(-1) != scores.argmax(-1)).nonzero().flatten().tolist()
     gap = 0.0
-    if wrong:
-        best = theirs[wrong[0]].topk(2).values
+    if mismatches:
+        best = scores[mismatches[0]].topk(2).values
         gap = float(best[0] - best[1])
     difference = float((ours - reference).abs().max())
-    return Comparison(difference, float(reference.abs().max()), wrong[0] if wrong else None, gap)
+    return Comparison(difference, float(reference.abs().max()), mismatches[0] if mismatches else None, gap)
 
 
 def _errors(logits: list[torch.Tensor], exact: list[torch.Tensor]) -> list[np.ndarray]:
-    """Mean error of each position's logits, [positions] a sequence."""
-    return [(mine - true).abs().mean(dim=-1).numpy() for mine, true in zip(logits, exact, strict=True)]
+    """Return the mean absolute error of each position's logits: float32 [positions] a sequence."""
+    pairs = zip(logits, exact, strict=True)
+    return [(values - reference).abs().mean(dim=-1).numpy() for values, reference in pairs]

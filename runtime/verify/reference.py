@@ -1,8 +1,12 @@
-"""transformers' own logits (of NLLB-MoE: mended), each sequence alone and unpadded, teacher-forced."""
+"""The reference: transformers' own logits, teacher-forced, each sequence alone and unpadded, and its logits processors.
+
+NLLB-MoE is corrected first (`families.registry.mend`).
+"""
 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,16 +15,18 @@ import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import GenerationConfig
 
 from ...ipc.messages import NEUTRAL, GenerationSettings, Sampling
 from ...ipc.shared.attachments import attachment_path, is_of_positions
-from ...workers.model.architecture import load_config, model_class
-from ...workers.model.encoder_decoder import logits_alone
+from ...workers.checkpoint.generation import FILE
+from ...workers.model.architecture import build_on_meta, load_config, model_class
+from ...workers.model.encoder_decoder import decoder_start, logits_alone
 from ...workers.model.families.registry import correct_blocks
 
 
 class Sequence(msgspec.Struct):
-    """One recorded sequence: its prompt, what was generated, our logits for each generated position, its images."""
+    """A recorded sequence: prompt and generated ids, our logits [vocabulary] a generated position, its images."""
 
     prompt_ids: list[int]
     token_ids: list[int]
@@ -37,11 +43,13 @@ def reference_logits(
     attachments: Path,
     where: torch.device | None = None,
 ) -> list[Tensor]:
-    """For each sequence float32 [generated, vocabulary], on the CPU: what transformers says at the positions that were
-    generated, computed on the CPU or `where`. The images of a sequence are a file in `attachments`."""
+    """Return transformers' logits at the generated positions: float32 [generated, vocabulary] a sequence, on the CPU.
+
+    They are computed in `dtype`, on the CPU or on `where`. The images of a sequence are a file in `attachments`.
+    """
     config = load_config(folder)
-    kind = model_class(config)
-    model = kind.from_pretrained(folder, config=config, dtype=dtype, experts_implementation="eager").eval()
+    cls = model_class(config)
+    model = cls.from_pretrained(folder, config=config, dtype=dtype, experts_implementation="eager").eval()
     correct_blocks(model)
     model.to(where or torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     with torch.inference_mode():
@@ -56,13 +64,15 @@ def _logits(model: Any, sequence: Sequence, attachments: Path) -> Tensor:
 
 
 def logits_with_images(model: Any, prompt: list[int], following: list[int], images: dict[str, Tensor]) -> Tensor:
-    """The same as `logits_alone`, one id at a time: given at once, a generated image token would count as an image.
+    """Return logits [generated, vocabulary] as `logits_alone` does, but from one id at a time.
 
-    `images` are the processor's inputs. Positions are the model's own, none is given.
+    In one pass a generated image token would count as an image. `images` are the processor's inputs; the model finds
+    positions itself.
     """
-    taken = inspect.signature(model.forward).parameters
-    inputs = {name: value[None] if is_of_positions(name) else value for name, value in images.items() if name in taken}
-    model.base_model.rope_deltas = None  # of the sequence before
+    parameters = inspect.signature(model.forward).parameters
+    images = {name: value for name, value in images.items() if name in parameters}
+    inputs = {name: value[None] if is_of_positions(name) else value for name, value in images.items()}
+    model.base_model.rope_deltas = None  # left by the previous sequence
     out = model(input_ids=torch.tensor([prompt], device=model.device), **inputs, use_cache=True)
     rows = [out.logits[0, -1]]
     for token in following:
@@ -70,3 +80,44 @@ def logits_with_images(model: Any, prompt: list[int], following: list[int], imag
         out = model(input_ids=ids, past_key_values=out.past_key_values, use_cache=True)
         rows.append(out.logits[0, -1])
     return torch.stack(rows)
+
+
+class ReferenceProcessors:
+    """A model's generation settings, applied by transformers' logits processors as its greedy `generate` does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._config = load_config(folder)
+        self._model: Any = build_on_meta(self._config, torch.float32)
+        self._stated = _generation_config(folder)
+
+    def scores(self, sequence: Sequence, logits: Tensor) -> Tensor:
+        """Return logits [generated, vocabulary] after the processors, float32 of the same shape, on the CPU."""
+        rows = [self._row(sequence, index, row) for index, row in enumerate(logits.float().cpu())]
+        return torch.stack(rows)
+
+    def _row(self, sequence: Sequence, index: int, logits: Tensor) -> Tensor:
+        before = [decoder_start(self._config)] if self._config.is_encoder_decoder else sequence.prompt_ids
+        ids = torch.tensor([before + sequence.token_ids[:index]])
+        return self._processors(sequence, len(before))(ids, logits[None].clone())[0]
+
+    def _processors(self, sequence: Sequence, start: int) -> Any:
+        settings = sequence.settings
+        config = GenerationConfig.from_dict(self._stated.to_dict())
+        config.eos_token_id, config.max_new_tokens = list(settings.eos_ids) or None, settings.max_new_tokens
+        config.forced_bos_token_id = settings.forced_bos_token_id
+        config.do_sample = False
+        if self._config.is_encoder_decoder:
+            config.decoder_start_token_id = decoder_start(self._config)
+        prompt = torch.tensor([sequence.prompt_ids])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the warnings are about combinations of settings, not about values
+            self._model._prepare_special_tokens(config, device="cpu")
+            self._model._prepare_generated_length(config, True, True, "input_ids", start, prompt)
+            mask = {"attention_mask": torch.ones(1, start, dtype=torch.long)}
+            return self._model._get_logits_processor(config, start, prompt, device="cpu", model_kwargs=mask)
+
+
+def _generation_config(folder: Path) -> GenerationConfig:
+    if (folder / FILE).is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)

@@ -1,4 +1,4 @@
-"""Runs a recording again, step by step, in this process with every expert resident and the recorded tokens forced."""
+"""Replays a recording step by step in this process, with every expert resident and the recorded tokens forced."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from .local_runtime import LocalRuntime
 
 
 class ReplayedStep(msgspec.Struct, frozen=True):
-    """A step of the recording and its logits [rows, vocabulary] now; `output_indices[i]` is of row `rows[i]`'s
-    next token."""
+    """A recorded step and its logits [rows, vocabulary] in the replay.
+
+    `output_indices[i]` is the output index of the next token of row `rows[i]`.
+    """
 
     recorded: Stepped
     rows: list[int]
@@ -32,14 +34,15 @@ class ReplayedStep(msgspec.Struct, frozen=True):
     logits: torch.Tensor
 
     def differing_rows(self) -> list[int]:
-        """Rows whose logits have other bits than the recorded ones."""
-        now, then = digest_rows(self.logits), self.recorded.digest
-        width = len(now) // max(len(self.rows), 1)
-        return [row for i, row in enumerate(self.rows) if now[i * width :][:width] != then[i * width :][:width]]
+        """Return the rows whose logits differ in any bit from the recorded ones."""
+        replayed, recorded = digest_rows(self.logits), self.recorded.digest
+        width = len(replayed) // max(len(self.rows), 1)
+        parts = [slice(i * width, (i + 1) * width) for i in range(len(self.rows))]
+        return [row for row, part in zip(self.rows, parts, strict=True) if replayed[part] != recorded[part]]
 
 
 class _Forced:
-    """A chooser that gives every row the token it had, and keeps the logits."""
+    """A chooser that gives every row its recorded token, and keeps the logits."""
 
     def __init__(self) -> None:
         self.recorded: Stepped | None = None
@@ -56,8 +59,11 @@ class _Forced:
 def replay(
     folder: Path, survey: Survey, abilities: RowAbilities | None = None, device: Device | None = None
 ) -> Iterator[ReplayedStep]:
-    """Every recorded step with its logits as they are now. Raises UsageError for a folder without a recording."""
-    let_go()
+    """Yield every recorded step with its replayed logits.
+
+    Raises UsageError for a folder without a recording, BudgetError if the whole model does not fit memory.
+    """
+    free_memory()
     _check_memory(survey, available_bytes(), "verify")
     if device is not None:
         _check_memory(survey, device.free_bytes(), device.name)
@@ -66,7 +72,7 @@ def replay(
         raise UsageError("holds no recorded steps", str(folder), "Run with record=FOLDER first")
     for start in starts:
         yield from _replay_start(survey, abilities, start, folder / FOLDER, device)
-        let_go()
+        free_memory()
 
 
 def count_steps(folder: Path) -> int:
@@ -74,8 +80,8 @@ def count_steps(folder: Path) -> int:
     return sum(isinstance(entry, Stepped) for start in read_steps(str(folder)) for entry in start)
 
 
-def let_go() -> None:
-    """Give the memory of models back that are used no more: they are full of cycles, and a device's memory is short."""
+def free_memory() -> None:
+    """Free the memory of unused models: they are full of reference cycles, and a device's memory is short."""
     gc.collect()
     torch.cuda.empty_cache()  # does nothing without CUDA
 
@@ -83,7 +89,7 @@ def let_go() -> None:
 def _replay_start(
     survey: Survey, abilities: RowAbilities | None, start: list[Recorded], images: Path, device: Device | None
 ) -> Iterator[ReplayedStep]:
-    """On a device from a store of the whole model: it is filled once."""
+    """Yield the steps of one start of compute. On a device experts come from a host store, which is filled once."""
     forced, tier, slots = _Forced(), "disk" if device is None else "host", survey.expert_count
     with LocalRuntime(survey, slots, abilities, forced.choose, tier=tier, attachments=images, device=device) as runtime:
         yield from _replay_steps(runtime, start, forced)
@@ -103,8 +109,8 @@ def _replay_steps(runtime: LocalRuntime, start: list[Recorded], forced: _Forced)
                 yield forced.seen
 
 
-def _check_memory(survey: Survey, there: int, where: str) -> None:
+def _check_memory(survey: Survey, available: int, where: str) -> None:
     needed = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes
-    if needed > there:
-        what = f"running everything resident takes {format_size(needed)}, {format_size(there)} are available"
+    if needed > available:
+        what = f"running with everything resident takes {format_size(needed)}, {format_size(available)} are available"
         raise BudgetError(what, where, "Verify on a machine with more memory")

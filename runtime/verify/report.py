@@ -1,4 +1,4 @@
-"""What verification found, as plain data: the process that shows it need not import torch."""
+"""Results of verification as plain data: the process that shows them need not import torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """One claim and whether it holds; `detail` carries the figures or the first difference."""
+    """A claim and whether it holds; `detail` has the figures or the first difference."""
 
     claim: str
     holds: bool

@@ -1,1 +1,1 @@
-"""Why steps waited for experts: the spans of a timeline in, the longest waits with what led to each out."""
+"""Explains waits for experts: takes the spans of a timeline, returns the longest waits with the cause of each."""

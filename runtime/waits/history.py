@@ -1,4 +1,4 @@
-"""What a timeline says of experts: which were missing and why, what was filled and evicted, and for what."""
+"""The history of experts in a timeline: stalls, misses with their reasons, fills and evictions with their causes."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ...ipc.messages import Span
 
 COMPUTE, LOADER = "compute", "loader"
 PREFETCHES = ("hint", "prediction", "policy")
-"""Causes of fills that nobody waits for when they are ordered."""
+"""Causes of fills that no layer waits for when they are ordered."""
 
 Key = tuple[int, int]
 """(layer, expert)."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One step of compute, waits included."""
+    """A step of compute, waits included."""
 
     number: int
     start_ns: int
@@ -28,7 +28,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Stall(msgspec.Struct, frozen=True):
-    """Compute waits, until something arrives, for `experts` of the `wanted` distinct ones of this layer."""
+    """A wait of compute until an expert arrives: `experts` are missing of the `wanted` distinct ones of the layer."""
 
     start_ns: int
     end_ns: int
@@ -39,11 +39,16 @@ class Stall(msgspec.Struct, frozen=True):
 
     @property
     def waited_ns(self) -> int:
+        """Return the length of the wait."""
         return self.end_ns - self.start_ns
 
 
 class Miss(msgspec.Struct, frozen=True):
-    """Why an expert was not there; percentages are -1 where nothing was said. `under_way`: cause of a fill that ran."""
+    """The reason for a missing expert.
+
+    Percentages (its probability, and the one that a prefetch needed) are -1 if it was not predicted. `under_way` is the
+    cause of a fill that ran; empty: none.
+    """
 
     reason: str
     chance_percent: int
@@ -53,7 +58,7 @@ class Miss(msgspec.Struct, frozen=True):
 
 
 class Fill(msgspec.Struct, frozen=True):
-    """A read from disk, or a copy into a slot (-1: the slot is not known). `unused`: its step did not use it."""
+    """A read from disk, or a copy into a slot (-1: not known). `unused`: its step did not use the expert."""
 
     layer: int
     expert: int
@@ -67,11 +72,12 @@ class Fill(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> Key:
+        """Return the expert, (layer, expert)."""
         return self.layer, self.expert
 
 
 class Eviction(msgspec.Struct, frozen=True):
-    """A slot was given back for `cause`, at a time; `for_step` and `for_layer` are -1 where it was for none."""
+    """The release of a slot for `cause`; `for_step` and `for_layer` are -1 if it was for no step."""
 
     at_ns: int
     slot: int
@@ -83,7 +89,7 @@ class Eviction(msgspec.Struct, frozen=True):
 
 
 class History:
-    """Everything in order of time, and the questions that are asked of it."""
+    """Steps, stalls, fills and evictions in order of time, with lookups."""
 
     def __init__(
         self,
@@ -93,7 +99,7 @@ class History:
         fills: list[Fill],
         evictions: list[Eviction],
     ) -> None:
-        """`misses` are by (step, layer, expert)."""
+        """Index the lists, which may be in any order; the keys of `misses` are (step, layer, expert)."""
         self.steps = sorted(steps, key=lambda step: step.start_ns)
         self.stalls = sorted(stalls, key=lambda stall: stall.start_ns)
         self.fills = sorted(fills, key=lambda fill: fill.start_ns)
@@ -110,38 +116,37 @@ class History:
     def eviction_before(self, key: Key, time_ns: int) -> Eviction | None:
         """Return the last eviction of an expert before this time."""
         found = self._evictions.get(key, [])
-        place = bisect_left(found, time_ns, key=lambda eviction: eviction.at_ns)
-        return found[place - 1] if place else None
+        index = bisect_left(found, time_ns, key=lambda eviction: eviction.at_ns)
+        return found[index - 1] if index else None
 
     def fill_after(self, eviction: Eviction) -> Fill | None:
-        """Return what the slot was filled with next: what the eviction was good for."""
+        """Return the next fill of the slot: what the eviction was good for."""
         found = self._into.get(eviction.slot, [])
-        place = bisect_left(found, eviction.at_ns, key=lambda fill: fill.ordered_ns)
-        return found[place] if place < len(found) else None
+        index = bisect_left(found, eviction.at_ns, key=lambda fill: fill.ordered_ns)
+        return found[index] if index < len(found) else None
 
     def fills_between(self, start_ns: int, end_ns: int) -> list[Fill]:
-        """Return the fills that ran at any time between the two."""
+        """Return the fills that ran at any time between the two, in order of their starts."""
         last = bisect_left(self.fills, end_ns, key=lambda fill: fill.start_ns)
         return [fill for fill in self.fills[:last] if fill.end_ns > start_ns]
 
     def fill_before(self, key: Key, eviction: Eviction | None, end_ns: int) -> Fill | None:
-        """Return the fill that brought an expert back after its eviction, or for the first time, ordered before
-        `end_ns`."""
+        """Return the fill, ordered before `end_ns`, that loaded an expert after its eviction or for the first time."""
         found = self._of.get(key, [])
         since_ns = 0 if eviction is None else eviction.at_ns
-        place = bisect_left(found, since_ns, key=lambda fill: fill.ordered_ns)
-        return found[place] if place < len(found) and found[place].ordered_ns < end_ns else None
+        index = bisect_left(found, since_ns, key=lambda fill: fill.ordered_ns)
+        return found[index] if index < len(found) and found[index].ordered_ns < end_ns else None
 
 
 def read_history(spans: Iterable[tuple[str, Span]]) -> History:
-    """Read (stage, span) pairs, in any order. Raises UsageError if they were drawn without causes."""
+    """Read (stage, span) pairs, in any order. Raises UsageError if the spans have no causes."""
     named: defaultdict[tuple[str, str], list[Span]] = defaultdict(list)
     for stage, span in spans:
         named[stage, span.name].append(span)
     try:
         return _history(named)
     except (KeyError, ValueError, TypeError) as error:
-        remedy = "Draw it again (--timeline FILE) with this version"
+        remedy = "Record it again (--timeline FILE) with this version"
         raise UsageError(f"does not say why steps waited ({error!r})", "timeline", remedy) from error
 
 

@@ -1,4 +1,4 @@
-"""The longest waits with the chain that led to each, and the sum by what is blamed."""
+"""The longest waits with the chain that led to each, and the sum by cause."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import groupby
 
 import msgspec
 
-from .blame import Blames, blame_stalls, missing_because, shared_ns
+from .blame import Blames, blame_stalls, missing_cause, shared_ns
 from .history import Eviction, Fill, History, Stall
 
 
 class EvictionFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """When an expert had to go and for what. `for_expert` took its slot: [layer, expert], and whether it was used."""
+    """The eviction of an expert. `for_expert` [layer, expert] took its slot; `for_unused`: its step did not use it."""
 
     before_wait_ns: int
     cause: str
@@ -23,7 +23,7 @@ class EvictionFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FillFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """How a missing expert came: `ordered_ns` after the wait began (negative: before it), then queue, then transfer."""
+    """The arrival of a missing expert: ordered `ordered_ns` after the wait began (negative: before it), then queued."""
 
     cause: str
     ordered_ns: int
@@ -32,7 +32,7 @@ class FillFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MissingExpert(msgspec.Struct, frozen=True, kw_only=True):
-    """One expert that a layer waited for. Percentages are -1 where nothing was said; None: the timeline has none."""
+    """An expert that a layer waited for. Percentages are -1 if it was not predicted; None: not in the timeline."""
 
     expert: int
     blamed: str
@@ -79,7 +79,7 @@ class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_waits(history: History, longest: int = 10) -> WaitReport:
-    """Return the sum of all waiting by blame, and that many of the longest waits."""
+    """Return the sum of all waits by blame, and the `longest` longest of them."""
     pairs = zip(history.stalls, blame_stalls(history), strict=True)
     waits = [list(group) for _, group in groupby(pairs, key=lambda pair: (pair[0].step, pair[0].layer))]
     waits.sort(key=lambda wait: -_waited_ns(wait))
@@ -100,8 +100,8 @@ def _waited_ns(wait: list[tuple[Stall, Blames]]) -> int:
 def _sum(blames: list[Blames]) -> dict[str, int]:
     """Add up, the largest first."""
     total: Counter[str] = Counter()
-    for each in blames:
-        total.update({str(name): time_ns for name, time_ns in each.items()})  # pyright: ignore[reportArgumentType]
+    for stall in blames:
+        total.update({str(name): time_ns for name, time_ns in stall.items()})  # pyright: ignore[reportArgumentType]
     return {name: round(time_ns) for name, time_ns in total.most_common() if round(time_ns)}
 
 
@@ -128,18 +128,18 @@ def _missing(history: History, stalls: list[Stall], expert: int) -> MissingExper
     fill = history.fill_before(key, eviction, end_ns)
     return MissingExpert(
         expert=expert,
-        blamed=str(missing_because(history, first, expert)),
+        blamed=str(missing_cause(history, first, expert)),
         reason=miss.reason if miss else "",
         chance_percent=miss.chance_percent if miss else -1,
         wanted_percent=miss.wanted_percent if miss else -1,
         under_way=miss.under_way if miss else "",
         slots=miss.slots if miss else -1,
-        evicted=None if eviction is None else _evicted(history, eviction, first),
-        filled=None if fill is None else _filled(fill, first),
+        evicted=None if eviction is None else _eviction_facts(history, eviction, first),
+        filled=None if fill is None else _fill_facts(fill, first),
     )
 
 
-def _evicted(history: History, eviction: Eviction, stall: Stall) -> EvictionFacts:
+def _eviction_facts(history: History, eviction: Eviction, stall: Stall) -> EvictionFacts:
     fill = history.fill_after(eviction)
     return EvictionFacts(
         before_wait_ns=stall.start_ns - eviction.at_ns,
@@ -151,7 +151,7 @@ def _evicted(history: History, eviction: Eviction, stall: Stall) -> EvictionFact
     )
 
 
-def _filled(fill: Fill, stall: Stall) -> FillFacts:
+def _fill_facts(fill: Fill, stall: Stall) -> FillFacts:
     return FillFacts(
         cause=fill.cause,
         ordered_ns=fill.ordered_ns - stall.start_ns,

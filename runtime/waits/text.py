@@ -1,4 +1,4 @@
-"""A report of waits in words."""
+"""A report of waits as lines of text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .blame import MEANINGS, Blame
 from .report import EvictionFacts, FillFacts, LinkUse, MissingExpert, Wait, WaitReport
 
 MAX_EXPERTS = 4
-"""Of a wait are told one by one; JSON has all."""
+"""Experts of a wait that are explained one by one; JSON has all."""
 
 
 def report_lines(report: WaitReport) -> Iterator[str]:
@@ -30,68 +30,68 @@ def report_lines(report: WaitReport) -> Iterator[str]:
 
 def _wait_lines(number: int, wait: Wait) -> Iterator[str]:
     missing = f"{len(wait.experts)} of {wait.wanted} experts missing"
-    slots = {each.slots for each in wait.experts if each.blamed == Blame.CAPACITY}
+    slots = {expert.slots for expert in wait.experts if expert.blamed == Blame.CAPACITY}
     missing += "".join(f", {count} slots" for count in slots)
     yield f"{number}. {_time(wait.waited_ns)} at step {_step(wait.step)}, layer {wait.layer}: {missing}"
-    for each in wait.experts[:MAX_EXPERTS]:
-        yield from _expert_lines(each)
+    for expert in wait.experts[:MAX_EXPERTS]:
+        yield from _expert_lines(expert)
     if more := wait.experts[MAX_EXPERTS:]:
-        counts = Counter(each.reason or "no reason noted" for each in more)
+        counts = Counter(expert.reason or "no reason noted" for expert in more)
         yield f"   {len(more)} more: {', '.join(f'{count} {reason}' for reason, count in counts.most_common())}"
     if wait.link:
-        yield f"   on the link meanwhile: {', '.join(map(_use_words, wait.link))}"
+        yield f"   on the link meanwhile: {', '.join(map(_use_text, wait.link))}"
     yield f"   blamed: {', '.join(f'{name} {_time(time_ns)}' for name, time_ns in wait.blames.items())}"
 
 
 def _expert_lines(missing: MissingExpert) -> Iterator[str]:
-    yield f"   expert {missing.expert}: {_reason_words(missing)}"
+    yield f"   expert {missing.expert}: {_reason_text(missing)}"
     if missing.evicted is not None:
-        yield f"      {_eviction_words(missing.evicted)}"
+        yield f"      {_eviction_text(missing.evicted)}"
     if missing.filled is not None:
-        yield f"      {_fill_words(missing.filled)}"
+        yield f"      {_fill_text(missing.filled)}"
 
 
-def _reason_words(missing: MissingExpert) -> str:
+def _reason_text(missing: MissingExpert) -> str:
     reason = missing.reason or "no reason noted"
     if missing.under_way:
-        return f"{reason} (on its way for a {missing.under_way})"
+        return f"{reason} (under way for a {missing.under_way})"
     if missing.chance_percent >= 0:
-        return f"{reason} (chance {missing.chance_percent} %, wanted {missing.wanted_percent} %)"
+        return f"{reason} (probability {missing.chance_percent} %, needed {missing.wanted_percent} %)"
     return reason
 
 
-def _eviction_words(evicted: EvictionFacts) -> str:
-    words = f"evicted {_when(-evicted.before_wait_ns)}"
+def _eviction_text(evicted: EvictionFacts) -> str:
+    text = f"evicted {_when(-evicted.before_wait_ns)}"
     if not evicted.cause:
-        return f"{words}, with its compute"
-    words += f" for a {evicted.cause}"
+        return f"{text}, with its compute"
+    text += f" for a {evicted.cause}"
     if evicted.for_step >= 0:
-        words += f" of step {_step(evicted.for_step)}, layer {evicted.for_layer}"
+        text += f" of step {_step(evicted.for_step)}, layer {evicted.for_layer}"
     if evicted.for_expert is None:
-        return words
+        return text
     layer, expert = evicted.for_expert
     unused = ", which its step did not use" if evicted.for_unused else ""
-    return f"{words}: expert {expert} of layer {layer} took its slot{unused}"
+    return f"{text}: expert {expert} of layer {layer} took its slot{unused}"
 
 
-def _fill_words(filled: FillFacts) -> str:
+def _fill_text(filled: FillFacts) -> str:
     times = f"{_time(filled.queued_ns)} in the queue, {_time(filled.transfer_ns)} on the link"
     return f"ordered {_when(filled.ordered_ns)} for a {filled.cause or 'cause not known'}, {times}"
 
 
-def _use_words(use: LinkUse) -> str:
+def _use_text(use: LinkUse) -> str:
     unused = "unused " if use.unused else ""
     fills = f"{use.fills} {unused}fill{'s' if use.fills > 1 else ''}"
     return f"{fills} for a {use.cause or 'cause not known'} ({_time(use.time_ns)})"
 
 
 def _when(after_ns: int) -> str:
-    """Return when something happened, seen from the beginning of the wait."""
+    """Return a time relative to the beginning of the wait, as text."""
     return f"{_time(-after_ns)} before the wait" if after_ns < 0 else f"{_time(after_ns)} into the wait"
 
 
 def _step(number: int) -> str:
-    """Return the number of a step within its scheduler's start, and which start it was if not the first."""
+    """Return the number of a step since its scheduler's start, and the number of the start if not the first."""
     start, step = divmod(number, 1 << 32)
     return f"{step} of scheduler {start}" if start > 1 else str(step)
 

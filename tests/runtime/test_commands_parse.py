@@ -14,7 +14,7 @@ from expertflow.configs.headings import HEADINGS
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.runtime.command_line.base import EngineCommand
-from expertflow.runtime.command_line.registry import chosen_preset, command_kinds, parse
+from expertflow.runtime.command_line.registry import chosen_preset, command_classes, parse
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.commands.serve import Serve
@@ -57,7 +57,7 @@ def test_prompts_add_up_and_other_commands_have_their_options() -> None:
     assert parse(["widen", "a", "b"]) == Widen(source=Path("a"), destination=Path("b"), factor=64)
 
 
-@pytest.mark.parametrize("name", list(command_kinds()))
+@pytest.mark.parametrize("name", list(command_classes()))
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """An option without a description leaves a newcomer guessing."""
     with pytest.raises(SystemExit) as end:
@@ -72,7 +72,10 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 
 
 def test_engine_commands_have_every_option_of_the_configuration(capsys: pytest.CaptureFixture[str]) -> None:
-    assert {name for name, kind in command_kinds().items() if issubclass(kind, EngineCommand)} >= {"serve", "generate"}
+    assert {name for name, kind in command_classes().items() if issubclass(kind, EngineCommand)} >= {
+        "serve",
+        "generate",
+    }
     with pytest.raises(SystemExit):
         parse(["serve", "--help"])
     text = capsys.readouterr().out
@@ -101,10 +104,10 @@ def test_help_shows_options_under_headings(capsys: pytest.CaptureFixture[str]) -
     assert not heads["Model"] & heads["Research"] and "--expert-memory" in heads["Memory"]
 
 
-@pytest.mark.parametrize("name", [name for name, kind in command_kinds().items() if issubclass(kind, EngineCommand)])
+@pytest.mark.parametrize("name", [name for name, cls in command_classes().items() if issubclass(cls, EngineCommand)])
 def test_what_a_command_is_by_default(name: str) -> None:
     """Building it from headings must change nothing of what its class says."""
-    kind = command_kinds()[name]
+    kind = command_classes()[name]
     words = ["folder"] if name == "trace" else []
     given: dict[str, Any] = {"folder": Path("folder")} if name == "trace" else {}
     assert parse([name, *words]) == kind(**given)

@@ -27,7 +27,7 @@ def trace_command(folder: Path, *words: str) -> Trace:
     [
         (["--prompt", "a", "--text", "b"], "both prompts and a text"),
         (["--text", "b", "--text-tokens", "0"], "at least 1"),
-        (["--text", "b", "--ids"], "not of a text"),
+        (["--text", "b", "--ids"], "not for a text"),
         (["--text", "b", "--format", "xsum"], "cannot be read"),
         (["--trace", "elsewhere", "--prompt", "a"], "named twice"),
         (["--npz", "no/such/folder/x.npz", "--prompt", "a"], "no .npz file"),

@@ -101,7 +101,7 @@ def test_a_trace_of_another_model_cannot_judge(write: Write) -> None:
     ("options", "words"),
     [
         ({"held_out": 1.0}, "held_out: must be from 0 to below 1"),
-        ({"held_out": 0.0}, "held_out: nothing is left to judge by"),
+        ({"held_out": 0.0}, "held_out: nothing is left to judge on"),
         ({"minutes": 0.0}, "minutes: must be above 0"),
         ({"threads": 0}, "threads: must be from 1 to 1,024"),
         ({"out": Path("nowhere/at/all.npz")}, "the folder to write into does not exist"),

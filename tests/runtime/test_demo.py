@@ -15,8 +15,8 @@ from expertflow.ipc.messages import Progress
 from expertflow.runtime.client import Event
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.demo import widened
-from expertflow.runtime.demo.texts import Interruption, Texts
-from expertflow.runtime.demo.view import make_view
+from expertflow.runtime.demo.run import Interruption
+from expertflow.runtime.demo.view import Texts, make_view
 from expertflow.runtime.verify import subprocess as checking
 from expertflow.runtime.verify.report import Check
 from expertflow.runtime.verify.subprocess import run_checks
@@ -56,7 +56,7 @@ def test_on_a_terminal_texts_are_seen_growing() -> None:
     texts = Texts(["Once"])
     with make_view(Console(file=out, width=100, height=20, force_terminal=True)) as view:
         view.show(texts, texts.take(Event(0, [1], " upon")))
-        view.say("Killed something")
+        view.notify("Killed something")
     assert "upon" in out.getvalue() and "Killed something" in out.getvalue()
 
 

@@ -62,7 +62,7 @@ def engine_with(survey: Survey) -> Supervisor:
 
 
 def test_serve_says_it(capsys: pytest.CaptureFixture[str]):
-    serve._tell(engine_with(survey_with(padding=False, moving=False)))
+    serve._print_addresses(engine_with(survey_with(padding=False, moving=False)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Ready: m" and lines[1:3] == [PADDING, MOVING]
 

@@ -27,7 +27,7 @@ SAMPLES = Path(__file__).parents[1] / "data" / "workloads"
 
 
 def prompts(name: str, kind: Format) -> list[str]:
-    return [str(line.prompt) for line in read_prompt_lines([], SAMPLES / name, ids=False, kind=kind)]
+    return [str(line.prompt) for line in read_prompt_lines([], SAMPLES / name, ids=False, form=kind)]
 
 
 def test_alpaca_has_a_template_with_and_one_without_an_input():
@@ -127,11 +127,11 @@ def test_a_record_that_is_not_utf_8():
 
 def test_a_format_needs_a_file():
     """Else a prompt would be run without its template, without a word."""
-    with pytest.raises(UsageError, match="of a file") as refused:
-        read_prompt_lines(["a"], None, ids=False, kind="alpaca")
+    with pytest.raises(UsageError, match="for a file") as refused:
+        read_prompt_lines(["a"], None, ids=False, form="alpaca")
     assert refused.value.where == "format"
-    with pytest.raises(UsageError, match="not of --ids"):
-        read_prompt_lines([], SAMPLES / "alpaca.jsonl", ids=True, kind="alpaca")
+    with pytest.raises(UsageError, match="not for --ids"):
+        read_prompt_lines([], SAMPLES / "alpaca.jsonl", ids=True, form="alpaca")
 
 
 def test_the_words_of_the_command_line():
@@ -157,7 +157,7 @@ def test_verify_runs_the_prompts_of_a_workload(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verify, "running_engine", lambda config: nullcontext(SimpleNamespace(address="")))
     monkeypatch.setattr(verify, "Client", lambda address: nullcontext(Client()))
     monkeypatch.setattr(verify, "engine_remarks", lambda engine: [])
-    monkeypatch.setattr(verify, "run_checks", lambda *asked: [])
+    monkeypatch.setattr(verify, "show_checks", lambda *given: True)
     assert parse(["verify", "--format", "aime", str(SAMPLES / "aime.jsonl"), "--model", "hub/m"]).run() == 0
     assert ran == prompts("aime.jsonl", "aime")
 

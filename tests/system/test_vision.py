@@ -123,7 +123,7 @@ def test_generate_takes_images_from_the_command_line(
 
 
 BAD: dict[str, ImagePrompt] = {
-    "is no image": ImagePrompt(f"w1 {IMAGE}", [b"no image"]),
+    "cannot be read as an image": ImagePrompt(f"w1 {IMAGE}", [b"no image"]),
     "No such file": ImagePrompt(f"w1 {IMAGE}", ["/no/such/image.png"]),
     "0 image placeholders for 1": ImagePrompt("w1", [picture(16, 16, 0)]),
     "has no images": ImagePrompt("w1", []),

@@ -125,6 +125,20 @@ def test_a_cancelled_task_cancels_its_requests(engine: FakeEngine, awaiting: str
     run(engine, test)
 
 
+def test_the_first_token_is_waited_for(engine: FakeEngine) -> None:
+    engine.paused.set()
+
+    async def test(client: AsyncClient) -> None:
+        batch = await client.submit([[1]], 3, eos_ids=[])
+        assert not await batch.wait_until_started(0.05) and batch.under_way == 1
+        engine.paused.clear()
+        assert await batch.wait_until_started()
+        await batch.results()
+        assert batch.started and batch.under_way == 0
+
+    run(engine, test)
+
+
 def test_leaving_a_batchs_context_cancels_what_is_open(engine: FakeEngine) -> None:
     """For a server whose reader goes away in the middle of its answer."""
 

@@ -56,6 +56,18 @@ def test_iteration_streams_tokens_as_they_come(client: Client, engine: FakeEngin
     assert ends.count("length") == 2 and len(ends) > 4
 
 
+def test_the_first_token_is_waited_for(client: Client, engine: FakeEngine) -> None:
+    """A caller that waits behind other clients wants to say so, and goes on with what has arrived."""
+    engine.paused.set()
+    batch = client.submit([[1], [VOCABULARY], [2]], max_new_tokens=3, eos_ids=[])
+    assert not batch.wait_until_started(0.05) and batch.under_way == 2
+    engine.paused.clear()
+    assert batch.wait_until_started()
+    assert len(_tokens(batch.results(return_errors=True)[0])) == 3
+    assert batch.started and batch.under_way == 0
+    assert client.submit([[VOCABULARY]]).wait_until_started(), "nothing is left to wait for"
+
+
 def test_several_batches_share_a_client(client: Client) -> None:
     """Waiting for one batch must not lose what arrives for another."""
     batches = [client.submit([[i], [i, i]], max_new_tokens=5, eos_ids=[]) for i in range(1, 6)]

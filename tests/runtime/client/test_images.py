@@ -158,15 +158,15 @@ def test_a_file_that_is_no_image_is_named(name: str, tmp_path: Path) -> None:
     """By its path, or by its number among those given as bytes; before the model's processor is loaded."""
     (tmp_path / name).write_bytes(NO_IMAGES[name])
     frontend, good = ImagePreprocessor(str(tmp_path)), picture(16, 16, 0)
-    with pytest.raises(RequestError, match=rf"{name}: is no image that can be read") as caught:
+    with pytest.raises(RequestError, match=rf"{name}: cannot be read as an image") as caught:
         frontend.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, tmp_path / name]), "no folder")
     assert "\n" not in str(caught.value)
-    with pytest.raises(RequestError, match=r"image 2: is no image that can be read"):
+    with pytest.raises(RequestError, match=r"image 2: cannot be read as an image"):
         frontend.read(ImagePrompt(f"{IMAGE} {IMAGE}", [good, NO_IMAGES[name]]), "no folder")
 
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=rf"{tmp_path.name}: is no image that can be read \(.*Is a directory"):
+    with pytest.raises(RequestError, match=rf"{tmp_path.name}: cannot be read as an image \(.*Is a directory"):
         ImagePreprocessor(str(tmp_path)).read(ImagePrompt(IMAGE, [tmp_path]), "no folder")
 
 

@@ -47,7 +47,7 @@ def words(tmp_path: Path) -> Path:
 
 
 def test_what_is_no_text_is_refused(folder: Path) -> None:
-    with pytest.raises(UsageError, match="no text") as refused:
+    with pytest.raises(UsageError, match="UTF-8") as refused:
         TextCodec(str(folder)).encode("caf\udce9")
     assert refused.value.remedy
 

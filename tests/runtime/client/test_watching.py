@@ -89,7 +89,7 @@ def test_a_fresh_snapshot_is_waited_for() -> None:
         before = engine.snapshot()
         after = snapshot_after(engine.snapshot, before.time_ns + 1)
         assert after.stages["compute"].time_ns > before.time_ns
-        stale = snapshot_after(engine.snapshot, 2**62, patience_s=0.1)
+        stale = snapshot_after(engine.snapshot, 2**62, timeout_s=0.1)
     assert stale.stages["compute"].time_ns < 2**62
     result_console().print(reading_view(read_pair(before, after)))
     assert msgspec.json.encode(read_pair(before, after))

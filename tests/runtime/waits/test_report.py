@@ -58,14 +58,14 @@ def test_a_chain_leads_from_the_eviction_to_the_arrival() -> None:
 def test_it_reads_as_a_story() -> None:
     told = list(report_lines(report_waits(CHAIN)))
     assert told[0] == "2 steps in 100 ms; waited 2 times for experts, 12 ms in all (12%)"
-    assert told[2].startswith("  7.5 ms  62%  evicted for a wrong prediction: an expert had to go")
+    assert told[2].startswith("  7.5 ms  62%  evicted for a wrong prediction: an expert was evicted")
     start = told.index("1. 10 ms at step 2, layer 0: 2 of 4 experts missing")
     assert told[start + 1 : start + 8] == [
-        "   expert 3: predicted too low (chance 20 %, wanted 40 %)",
+        "   expert 3: predicted too low (probability 20 %, needed 40 %)",
         "      evicted 6 ms before the wait for a prediction of step 2, layer 1: expert 7 of layer 1 took its slot, "
         "which its step did not use",
         "      ordered 1 ms into the wait for a miss, 2 ms in the queue, 6 ms on the link",
-        "   expert 4: predicted too late (chance 20 %, wanted 40 %)",
+        "   expert 4: predicted too late (probability 20 %, needed 40 %)",
         "      ordered 1 ms into the wait for a hint, 1 ms in the queue, 1 ms on the link",
         "   on the link meanwhile: 1 unused fill for a prediction (2 ms)",
         "   blamed: evicted for a wrong prediction 7.5 ms, wrong prediction on the link 2 ms, "

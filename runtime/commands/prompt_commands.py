@@ -1,4 +1,4 @@
-"""What the commands share that run prompts: where these come from, checked before an engine starts for nothing."""
+"""Base classes of the commands that run prompts. Prompts are read before an engine starts for nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..prompt_sources.workloads import Format
 
 @dataclass(frozen=True, kw_only=True)
 class PromptCommand(EngineCommand):
-    """A command that runs prompts of texts or token ids."""
+    """A command that runs prompts: texts or token ids."""
 
     prompt: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")] = field(default_factory=list)
     """A prompt; repeat the option for more."""
     prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A UTF-8 file with a prompt a line; - reads stdin."""
     format: Format = "lines"
-    """What FILE holds: a prompt a line, or records of a published data set (JSON lines or an array), put into prompts
+    """Format of FILE: a prompt a line, or records of a published data set (JSON lines or an array) that become prompts
     by its template (docs/workloads.md)."""
     ids: bool = False
     """Prompts are token ids (5 9 11), not text."""
@@ -31,20 +31,21 @@ class PromptCommand(EngineCommand):
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePromptCommand(PromptCommand):
-    """One whose prompts may have images, and may be given without an option."""
+    """A command whose prompts may have images; the file of prompts may be given without an option."""
 
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]")] = None
-    """Prompts to run: another way to give the file of prompts."""
+    """File of prompts: another way to give it."""
     image: Annotated[tyro.conf.UseAppendAction[list[Path]], tyro.conf.arg(metavar="FILE")] = field(default_factory=list)
     """An image for the prompt of a vision-language model; repeat the option for more."""
 
     def read_prompts(self) -> list[PromptLine]:
-        """Raises UsageError for what cannot be used; images are not looked into."""
+        """Return the prompts. Raises UsageError for what cannot be used; images are not opened."""
         lines = read_prompt_lines(self.prompt, self.prompt_file, self.ids, self.format)
         return with_images(lines, self.image)
 
     @property
     def prompt_file(self) -> Path | None:
+        """Return the file of prompts. Raises UsageError if two are given."""
         if self.file and self.prompts:
             raise UsageError(f"and {self.file} are both given", "--prompts", "Give one of them")
         return self.file or self.prompts
