@@ -53,7 +53,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of each of `FAMILIES` in a folder of its name, only to be read."""
-    from expertflow.tests.families import FAMILIES, save_tiny
+    from expertflow.tests.models.families import FAMILIES, save_tiny
 
     root = tmp_path_factory.mktemp("families")
     for family in FAMILIES:

@@ -189,7 +189,7 @@ def test_every_option_and_command_is_documented() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_lines_wrap(page: Path) -> None:
+def test_lines_of_a_page_wrap_at_120(page: Path) -> None:
     """Tables, templates of prompts and the page that trials write are as long as they are."""
     long = [line for line in page.read_text().splitlines() if len(line) > 120 and not line.startswith(("|", "    "))]
     assert page.name == "models.md" or not long

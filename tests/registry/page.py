@@ -116,7 +116,7 @@ under the names of published checkpoints, and run through loader and compute.
 _OUTSIDE = """
 ## Outside the interface
 
-Adapted by hand (`workers/model/families/`), tested as the families of `tests/families.py` and in
+Adapted by hand (`workers/model/families/`), tested as the families of `tests/models/families.py` and in
 `tests/system/test_encoder_decoder.py` and `test_nllb.py`; no published weights were tried either.
 
 - `llama4_text`, and the language model of `llama4`: padding is exact beyond `floor_scale`, unlike the library's.
