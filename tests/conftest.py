@@ -19,6 +19,12 @@ from expertflow.ipc.transport.sockets import Context
 GRACE_SECONDS = 3.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-scripts", action="store_true", help="write what the cores answer into tests/data/scripts"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def runtime_base() -> Iterator[Path]:
     """Run directories of this session go here: short, and no business of other sessions."""
