@@ -41,7 +41,8 @@ def names_of(node: ast.AST) -> Iterator[str]:
         case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AnnAssign(target=ast.Name(id=name)):
             yield name
         case ast.Subscript(value=ast.Name(id="Literal"), slice=choices):
-            yield from (each.value for each in ast.walk(choices) if isinstance(each, ast.Constant))
+            values = (each.value for each in ast.walk(choices) if isinstance(each, ast.Constant))
+            yield from (value for value in values if isinstance(value, str))
 
 
 def is_path(name: str) -> bool:
