@@ -1,6 +1,6 @@
 """How long a text stands still when compute dies, with a spare process and without.
 
-python benchmarks/compute_death.py --repeats 5 --out compute-death.json
+python -m expertflow.benchmarks.compute_death --repeats 5 --out compute-death.json
 
 One sequence is generated; compute is killed with SIGKILL in the middle of it, several times in one engine. The pause is
 the time between the last token before the kill and the first one after it. With a spare the next kill waits until the

@@ -19,6 +19,12 @@ from expertflow.ipc.transport.sockets import Context
 GRACE_SECONDS = 3.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-scripts", action="store_true", help="write what the cores answer into tests/data/scripts"
+    )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def runtime_base() -> Iterator[Path]:
     """Run directories of this session go here: short, and no business of other sessions."""
@@ -53,7 +59,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model of each of `FAMILIES` in a folder of its name, only to be read."""
-    from expertflow.tests.families import FAMILIES, save_tiny
+    from expertflow.tests.models.families import FAMILIES, save_tiny
 
     root = tmp_path_factory.mktemp("families")
     for family in FAMILIES:

@@ -17,6 +17,7 @@ from typing import Any
 import expertflow
 import msgspec
 import pytest
+from expertflow.configs.headings import HEADINGS
 from expertflow.configs.schema import Config
 from expertflow.runtime.command_line.registry import NAMES, parse
 from expertflow.runtime.commands import generate
@@ -182,14 +183,27 @@ def headings(page: Path) -> set[str]:
 
 
 def test_every_option_and_command_is_documented() -> None:
-    fields = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
+    """Options stand under the headings of the command line's help."""
+    chapters = (ROOT / "docs" / "configuration.md").read_text().split("\n## ")
+    fields = {text.partition("\n")[0]: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) for text in chapters}
     commands = re.findall(r"^\| `expertflow (\w+)", (ROOT / "docs" / "command-line.md").read_text(), re.MULTILINE)
-    assert set(Config.__struct_fields__) <= set(fields)
+    assert {heading: fields.get(heading) for heading in HEADINGS} == {name: set(of) for name, of in HEADINGS.items()}
     assert set(NAMES) <= set(commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_lines_wrap(page: Path) -> None:
+def test_lines_of_a_page_wrap_at_120(page: Path) -> None:
     """Tables, templates of prompts and the page that trials write are as long as they are."""
     long = [line for line in page.read_text().splitlines() if len(line) > 120 and not line.startswith(("|", "    "))]
     assert page.name == "models.md" or not long
+
+
+INDEX = (ROOT / "docs" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "docs" in page.parts], ids=lambda page: page.name)
+def test_a_page_says_who_needs_it_and_is_linked(page: Path) -> None:
+    """The page of the package index says what the package is instead."""
+    first = page.read_text().split("\n\n")[1]
+    assert first.startswith("For ") or page.name == "package.md"
+    assert page.name == "README.md" or f"]({page.relative_to(ROOT / 'docs')})" in INDEX.replace("\n  ", " ")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from expertflow.tests.families import FAMILIES, save_tiny, tiny_model
+from expertflow.tests.models.families import FAMILIES, save_tiny, tiny_model
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, PreTrainedModel
 

@@ -17,7 +17,7 @@ import torch
 from expertflow.ipc.messages import RunStep
 from expertflow.runtime.verify.error_ratio import ErrorRatio, compare_errors
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.families import save_tiny
+from expertflow.tests.models.families import save_tiny
 from expertflow.tests.system.schedules import Driver, drive
 from expertflow.workers.compute.device.base import Device
 from expertflow.workers.compute.device.copy_scheduler import CopyScheduler

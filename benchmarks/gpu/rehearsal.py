@@ -74,7 +74,7 @@ class Rehearsal:
     def model_folder(self, name: str, folder: Path) -> Path:
         if name != "r":
             return widened_copy(EXAMPLES / "model", folder, FACTOR)
-        from expertflow.tests.families import save_tiny
+        from expertflow.tests.models.families import save_tiny
 
         save_tiny("olmoe", folder / name)
         return folder / name

@@ -16,7 +16,7 @@ from expertflow.benchmarks.gpu.exactness import check_mutants
 from expertflow.benchmarks.gpu.parts import MODELS, PARTS, SHARES
 from expertflow.benchmarks.gpu.rehearsal import Rehearsal
 from expertflow.benchmarks.gpu.results import begin, failure_of, result_of, save_result
-from expertflow.tests.families import save_tiny
+from expertflow.tests.models.families import save_tiny
 
 NAMES = [part.name for part in PARTS if not part.name.startswith(MODELS[1])] + [f"{MODELS[1]}-model"]
 """The other model goes the same ways."""
@@ -56,7 +56,7 @@ def test_warming_steps_are_not_counted() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_part_runs(tmp_path: Path) -> None:
+def test_every_part_of_the_check_runs_in_the_rehearsal(tmp_path: Path) -> None:
     """From the command on; accelerate alone may be missing."""
     command = [sys.executable, "-m", "expertflow.benchmarks.gpu.check", "--rehearse", "--out", str(tmp_path)]
     subprocess.run([*command, "--parts", *NAMES], cwd=ROOT, check=False, capture_output=True)

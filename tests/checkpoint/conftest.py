@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from expertflow.tests.families import save_tiny
+from expertflow.tests.models.families import save_tiny
 
 
 @pytest.fixture(scope="session")

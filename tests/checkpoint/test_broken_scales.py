@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from expertflow.tests.checkpoint.broken import edit_tensors, refusal
-from expertflow.tests.published import Tensors, save_block_fp8, save_mxfp4
+from expertflow.tests.models.published import Tensors, save_block_fp8, save_mxfp4
 
 ATTENTION = "model.layers.1.self_attn.q_proj.weight"
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
@@ -43,7 +43,7 @@ def test_a_weight_that_is_missing(sound: Path, tmp_path: Path, name: str):
     refusal(folder, "no weights" if name == ATTENTION else "has 11 of 12 experts", ".layers.1.")
 
 
-def test_no_scales_at_all(sound: Path, tmp_path: Path):
+def test_fp8_experts_without_scales_are_refused(sound: Path, tmp_path: Path):
     def drop(tensors: Tensors) -> None:
         for name in [name for name in tensors if "experts" in name and name.endswith("_scale_inv")]:
             del tensors[name]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
-from expertflow.tests.checkpoint.skeletons import NO_FEED
+from expertflow.tests.surveyor.skeletons import NO_FEED
 from expertflow.workers.checkpoint.headers import read_headers
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from expertflow.workers.compute.skeleton import load_model
@@ -26,7 +26,7 @@ DEEP = b'{"weight_map": ' + b"[" * 100_000
 # Tensors
 
 
-def test_no_weights(single: Path):
+def test_a_folder_without_weights_is_refused(single: Path):
     (single / WEIGHTS).unlink()
     refusal(single, "no model.safetensors", single)
 
@@ -114,7 +114,7 @@ def test_experts_of_different_sizes(single: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("left", [0, 1, 7, 8, 100, -1, -5000])
-def test_a_truncated_file(single: Path, left: int):
+def test_a_file_that_is_cut_off_is_refused(single: Path, left: int):
     """Cut anywhere: within the header's length, the header, or the data."""
     size = (single / WEIGHTS).stat().st_size
     os.truncate(single / WEIGHTS, left % size)
@@ -150,7 +150,7 @@ def with_header(folder: Path, header: bytes) -> None:
         b'{"a": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}',
     ],
 )
-def test_a_garbled_header(single: Path, header: bytes):
+def test_a_header_that_is_garbled_is_refused(single: Path, header: bytes):
     with_header(single, header)
     refusal(single, "garbled header", single / WEIGHTS)
 
@@ -183,7 +183,7 @@ def test_any_damage_to_a_header_is_a_typed_error_or_harmless(
         )
 
 
-def test_a_missing_shard(sharded: Path):
+def test_a_shard_that_is_missing_is_named(sharded: Path):
     shard = sorted(sharded.glob("*.safetensors"))[1]
     shard.unlink()
     refusal(sharded, f"names the shard {shard.name}, which is missing", sharded / INDEX)
@@ -200,7 +200,7 @@ def test_an_index_that_names_nothing(sharded: Path):
     refusal(sharded, "is missing", sharded)
 
 
-def test_a_truncated_shard(sharded: Path):
+def test_a_shard_that_is_cut_off_is_refused(sharded: Path):
     shard = sorted(sharded.glob("*.safetensors"))[-1]
     os.truncate(shard, shard.stat().st_size - 1)
     refusal(sharded, "cut off", shard)

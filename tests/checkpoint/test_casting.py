@@ -50,7 +50,7 @@ def special(dtype: torch.dtype) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
-def test_special_values(source: str, target: str):
+def test_special_values_are_cast_as_torch_casts_them(source: str, target: str):
     assert_cast_as_torch(special(TYPES[source]), target)
 
 

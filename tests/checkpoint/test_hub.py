@@ -13,7 +13,7 @@ import torch
 from expertflow.errors import CheckpointError, EngineError, ExpertFlowError, UsageError
 from expertflow.ipc.messages import AskSurvey, Progress
 from expertflow.tests.checkpoint.fake_hub import COMMITS, GATED, MODEL, FakeHub, fake_hub
-from expertflow.tests.families import save_tiny
+from expertflow.tests.models.families import save_tiny
 from expertflow.workers.checkpoint import hub
 from expertflow.workers.checkpoint.resolve import resolve_folder
 from expertflow.workers.surveyor.entry import answer_survey_request, plan_sizes
@@ -116,7 +116,7 @@ def test_what_is_cached_is_not_fetched_again(remote: FakeHub):
 
 
 @pytest.mark.parametrize("revision", ["older", COMMITS["older"]])
-def test_a_revision(remote: FakeHub, published: dict[str, Path], revision: str):
+def test_a_revision_fetches_the_files_of_its_commit(remote: FakeHub, published: dict[str, Path], revision: str):
     folder = resolve_folder(MODEL, revision)
     assert folder.name == COMMITS["older"]
     name = shards(folder)[0]
@@ -174,7 +174,7 @@ def test_offline_and_not_cached(remote: FakeHub, go_offline: None):
     assert "not in the hub's cache" in error.what and "HF_HUB_OFFLINE" in error.remedy
 
 
-def test_no_network(remote: FakeHub, monkeypatch: pytest.MonkeyPatch):
+def test_a_hub_that_cannot_be_reached_is_said_with_the_reason(remote: FakeHub, monkeypatch: pytest.MonkeyPatch):
     """What the operating system says must be shown: no route, no name, refused."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     error = refused(EngineError)
@@ -184,18 +184,18 @@ def test_no_network(remote: FakeHub, monkeypatch: pytest.MonkeyPatch):
 # What the hub refuses
 
 
-def test_a_gated_model(remote: FakeHub):
+def test_a_gated_model_asks_for_a_login(remote: FakeHub):
     remote.gated = True
     error = refused(UsageError)
     assert GATED.rstrip(".") in error.what and "hf auth login" in error.remedy
 
 
-def test_no_such_model(remote: FakeHub):
+def test_a_model_that_is_not_on_the_hub_is_refused(remote: FakeHub):
     error = refused(UsageError, "some-people/nothing")
     assert "not on the hub, or private" in error.what and "Invalid username" in error.what
 
 
-def test_no_such_revision(remote: FakeHub):
+def test_a_revision_that_does_not_exist_is_refused(remote: FakeHub):
     error = refused(UsageError, revision="newest")
     assert "no revision 'newest'" in error.what and "Invalid rev id" in error.what
 
@@ -222,7 +222,7 @@ def test_no_weights_in_safetensors(remote: FakeHub, published: dict[str, Path], 
     assert "has no model.safetensors; it has .bin, .gguf" in error.what
 
 
-def test_no_configuration(remote: FakeHub, published: dict[str, Path], tmp_path: Path):
+def test_a_repository_without_config_json_is_refused(remote: FakeHub, published: dict[str, Path], tmp_path: Path):
     (edited(published, remote, tmp_path) / "config.json").unlink()
     assert "has no config.json" in refused(UsageError).what
 

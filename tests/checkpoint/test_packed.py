@@ -67,7 +67,7 @@ def test_what_the_configuration_states_comes_first(single: Path):
 
 
 @pytest.mark.parametrize("with_config", [True, False])
-def test_a_folder_of_gguf(single: Path, with_config: bool):
+def test_a_folder_of_gguf_files_is_refused_by_their_kind(single: Path, with_config: bool):
     (single / WEIGHTS).unlink()
     (single / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
     if not with_config:
@@ -78,7 +78,7 @@ def test_a_folder_of_gguf(single: Path, with_config: bool):
         plan_sizes(str(single))
 
 
-def test_a_gguf_file(single: Path):
+def test_a_gguf_file_is_refused_by_its_kind(single: Path):
     file = single / "model.gguf"
     file.write_bytes(b"GGUF")
     refusal(file, "is a GGUF file", file, UsageError)

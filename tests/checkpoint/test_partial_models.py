@@ -24,7 +24,7 @@ def add_adapter(folder: Path) -> None:
     save_file({LORA: torch.ones(4, 48)}, folder / "adapter_model.safetensors")
 
 
-def test_an_adapter_alone(tmp_path: Path):
+def test_an_adapter_alone_is_no_model(tmp_path: Path):
     add_adapter(tmp_path)
     text = refusal(tmp_path, 'is an adapter ("LORA") of "some/base", not a whole model', tmp_path)
     assert "merge_and_unload" in text
@@ -139,7 +139,7 @@ def test_a_prefix_is_one_of_all_names(stored: list[str], prefix: str):
 # Heads
 
 
-def test_a_missing_head(single: Path):
+def test_a_model_without_its_head_is_refused_with_the_cause(single: Path):
     edit_tensors(single, lambda tensors: tensors.pop("lm_head.weight"))
     text = refusal(single, "tensor lm_head.weight, the head of the model, is missing", single)
     assert "tie_word_embeddings" in text and "AutoModelForCausalLM" in text

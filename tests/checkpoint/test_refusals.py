@@ -22,11 +22,11 @@ def test_the_originals_are_sound(originals: Path):
 
 
 @pytest.mark.parametrize("name", ["", "  "])
-def test_no_name(name: str):
+def test_a_model_without_a_name_is_refused(name: str):
     refusal(name, "no model given", "model", UsageError)
 
 
-def test_a_file(single: Path):
+def test_a_file_in_place_of_its_folder_is_refused(single: Path):
     text = refusal(single / WEIGHTS, "is a file", single / WEIGHTS, UsageError)
     assert f"Give its folder: {single}" in text
 
@@ -45,7 +45,7 @@ def test_a_name_that_cannot_be_a_path(name: str):
 # config.json
 
 
-def test_no_config(single: Path):
+def test_a_folder_without_config_json_is_refused(single: Path):
     (single / "config.json").unlink()
     refusal(single, "no config.json", single)
 
@@ -142,7 +142,7 @@ def test_a_garbled_generation_config(single: Path):
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "config.json", "."])
-def test_unreadable_files(single: Path, name: str):
+def test_files_that_may_not_be_read_are_named(single: Path, name: str):
     """A folder that may not be entered, too."""
     secret = single / name
     mode = secret.stat().st_mode

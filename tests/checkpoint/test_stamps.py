@@ -10,7 +10,7 @@ import pytest
 import torch
 from expertflow.errors import CheckpointError
 from expertflow.tests.checkpoint.broken import WEIGHTS
-from expertflow.tests.families import save_tiny
+from expertflow.tests.models.families import save_tiny
 from expertflow.workers.checkpoint.stamps import OpenFiles, check_files, stamp_files
 from expertflow.workers.compute.skeleton import load_unbound
 from expertflow.workers.loader.transfer.expert_sources import FileSource

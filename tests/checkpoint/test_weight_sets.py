@@ -15,7 +15,7 @@ from expertflow.ipc.messages import Surveyed
 from expertflow.runtime.engine.survey_stage import run_survey
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, refusal
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import random_prompts
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample
@@ -155,7 +155,7 @@ def test_named_weights_that_are_missing(single: Path) -> None:
     assert WEIGHTS in refusal(single, f"has no {OTHER}", single)
 
 
-def test_only_a_variant(single: Path) -> None:
+def test_a_folder_with_a_variant_alone_has_no_weights(single: Path) -> None:
     """The library takes it for none, too; its name helps."""
     (single / WEIGHTS).rename(single / "model.fp16.safetensors")
     refusal(single, "it has model.fp16.safetensors", single)

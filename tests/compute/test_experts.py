@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from expertflow.errors import EngineError
-from expertflow.tests.families import FAMILIES
-from expertflow.tests.library_experts import library_experts
 from expertflow.tests.loader.arenas import fill, make_arena
+from expertflow.tests.models.families import FAMILIES
+from expertflow.tests.models.library_experts import library_experts
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.experts.expert_rows import rows_by_expert
 from expertflow.workers.compute.experts.layer import is_plain, run_expert
@@ -256,7 +256,7 @@ def test_nothing_but_pads_is_no_error(folders: Path):
 
 
 @pytest.mark.parametrize("tokens", [1, 2])
-def test_few_tokens(folders: Path, tokens: int):
+def test_a_batch_of_few_tokens_gives_what_the_library_gives(folders: Path, tokens: int):
     """Decoding one sequence: as many experts as choices."""
     at = bench(folders, "qwen3_moe")
     batch = draw_batch(at.survey, tokens)

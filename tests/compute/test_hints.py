@@ -10,7 +10,7 @@ import torch
 from expertflow.ipc.messages import Hint
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.compute.watching import seen_in_two_steps
-from expertflow.tests.families import FAMILIES, save_tiny
+from expertflow.tests.models.families import FAMILIES, save_tiny
 from expertflow.workers.compute.experts.hints import MAX_TOKENS, Hinter
 from expertflow.workers.compute.experts.next_router import NextRouters
 from expertflow.workers.surveyor.surveyor import survey_checkpoint

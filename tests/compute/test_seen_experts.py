@@ -17,7 +17,7 @@ from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.ipc.shared.attachments import FOLDER
 from expertflow.runtime.client.images import ImagePreprocessor
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.vision import VISION_FAMILIES, VisionReference, image_prompts, read_prompt, save_vision
+from expertflow.tests.models.vision import VISION_FAMILIES, VisionReference, image_prompts, read_prompt, save_vision
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute import executor
 from expertflow.workers.compute.recording import digest_rows

@@ -50,7 +50,7 @@ def figures(shape: ModelShape, held_out: Trace) -> Figures:
     return judge(decode(load_path(FOLDER / FILE_NAME, shape), held_out, rows=8))
 
 
-def test_it_is_small() -> None:
+def test_the_predictor_file_takes_at_most_four_megabytes() -> None:
     assert (FOLDER / FILE_NAME).stat().st_size <= 4_000_000
 
 

@@ -1,7 +1,7 @@
 """docs/models.md: which architectures run, made of what trials of tiny random models of them showed.
 
-`python -m tests.registry.page` (or `make models`) tries every architecture and writes docs/results/models.json and the
-page. The tests compare both with what they see.
+`python -m expertflow.tests.registry.page` (or `make models`) tries every architecture and writes
+docs/results/models.json and the page. The tests compare both with what they see.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def try_all() -> Rows:
 
 _HEAD = """# Models
 
-Made by `make models` from trials of tiny random models; transformers {version}. Do not edit.
+For anyone who asks whether a model runs, and how well. Made by `make models` from trials of tiny random models with
+transformers {version}; do not edit.
 
 Every architecture here is one whose experts transformers dispatches itself and that it declares to be a causal language
 model. Of each, a tiny random model with every kind of layer was built from the library's own configuration class, saved
@@ -116,7 +117,7 @@ under the names of published checkpoints, and run through loader and compute.
 _OUTSIDE = """
 ## Outside the interface
 
-Adapted by hand (`workers/model/families/`), tested as the families of `tests/families.py` and in
+Adapted by hand (`workers/model/families/`), tested as the families of `tests/models/families.py` and in
 `tests/system/test_encoder_decoder.py` and `test_nllb.py`; no published weights were tried either.
 
 - `llama4_text`, and the language model of `llama4`: padding is exact beyond `floor_scale`, unlike the library's.

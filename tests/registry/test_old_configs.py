@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from expertflow.tests.checkpoint.test_old_configs import age
 from expertflow.tests.registry.demanding import COMPOSITES
 from expertflow.tests.registry.page import load_rows
 from expertflow.tests.registry.tiny import full_config, tiny_config
+from expertflow.tests.surveyor.test_old_configs import age
 from expertflow.workers.model.architecture import load_config
 from expertflow.workers.surveyor.sizing import model_sizes
 from transformers import PreTrainedConfig

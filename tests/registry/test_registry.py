@@ -19,7 +19,6 @@ from expertflow.errors import CheckpointError
 from expertflow.ipc.messages import RequestRow as RowOfIds
 from expertflow.ipc.messages import Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.checkpoint.skeletons import assert_skeleton_equal, load_both
 from expertflow.tests.registry import mutants
 from expertflow.tests.registry.demanding import COMPOSITES
 from expertflow.tests.registry.enumeration import causal_types, modules
@@ -27,6 +26,7 @@ from expertflow.tests.registry.images import NO_IMAGES, image_types
 from expertflow.tests.registry.page import PAGE, Row, load_rows, render
 from expertflow.tests.registry.tiny import full_config, save_multimodal, save_tiny, tiny_config
 from expertflow.tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
+from expertflow.tests.surveyor.skeletons import assert_skeleton_equal, load_both
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.checkpoint.headers import checkpoint_files, read_headers
 from expertflow.workers.checkpoint.survey import Survey

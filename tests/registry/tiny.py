@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from expertflow.tests.families import draw_constants, remember_longer
+from expertflow.tests.models.families import draw_constants, remember_longer
 from expertflow.tests.registry.demanding import COMPOSITES, DEMANDING
 from expertflow.workers.model.architecture import build_on_meta, experts_modules, model_class
 from expertflow.workers.model.tiny_copy import shrink

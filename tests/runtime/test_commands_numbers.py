@@ -71,7 +71,7 @@ def test_what_is_allowed_is_allowed() -> None:
         parse(words.split())
 
 
-def test_ranges_in_words() -> None:
+def test_a_range_is_written_in_words() -> None:
     cases = {"from 0 to 1": Meta(ge=0, le=1), "from 0 to below 1": Meta(ge=0, lt=1), "above 0": Meta(gt=0)}
     cases |= {"at least 1,000": Meta(ge=1000), "above 0 and at most 9": Meta(gt=0, le=9)}
     assert {range_words(allowed) for allowed in cases.values()} == set(cases)

@@ -53,7 +53,9 @@ def ending(error: BaseException, monkeypatch: pytest.MonkeyPatch, *words: str) -
         (KeyboardInterrupt(), 130),
     ],
 )
-def test_exit_codes(error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_exit_code_tells_wrong_input_from_a_failed_run(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A script tells by them whether its input was wrong or the run failed."""
     assert ending(error, monkeypatch) == code
 

@@ -171,7 +171,9 @@ def test_the_command_line_imports_no_torch() -> None:
     assert answer.stdout.strip() == ""
 
 
-def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_option_prints_the_version(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "argv", ["expertflow", "--version"])
     assert program.main() == 0
     assert capsys.readouterr().out.startswith("expertflow 0.")

@@ -41,7 +41,7 @@ def test_ids_as_people_write_them(text: str) -> None:
     assert read_prompt_lines([text], None, ids=True)[0].prompt == [5, 9, 11]
 
 
-def test_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dash_reads_prompts_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\n")))
     assert [line.prompt for line in read_prompt_lines([], STDIN, ids=False)] == ["a", "b"]
 
@@ -93,7 +93,7 @@ def test_stdin_without_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("text", ["5 nine", "1.5", ""])
-def test_ids_that_are_none(text: str) -> None:
+def test_a_text_that_is_no_list_of_ids_is_refused_by_its_option(text: str) -> None:
     with pytest.raises(UsageError) as refused:
         read_prompt_lines(["1", text], None, ids=True)
     assert refused.value.where == "--prompt 2"

@@ -65,7 +65,7 @@ def test_either_memory_can_be_too_small() -> None:
 @pytest.mark.parametrize(
     ("memory", "code", "words"), [("", 0, "not known"), ("900GB", 0, "fits."), ("9GB", 1, "not fit")]
 )
-def test_the_command(
+def test_plan_says_whether_the_device_has_room(
     memory: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(plan, "run_sizes", lambda config, path: survey())

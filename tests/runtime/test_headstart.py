@@ -84,7 +84,7 @@ def test_one_that_died_untold_ends_the_start_with_the_cause(monkeypatch: pytest.
         fake_engine(PAIR).start()
 
 
-def test_compute_surveys():
+def test_compute_alone_makes_the_survey():
     assert [plan.stage for plan in stage_plans(Config.load()) if plan.surveys] == ["compute"]
 
 

@@ -43,7 +43,7 @@ def test_each_limit_has_its_sentence(survey: Survey, said: list[str]):
     assert model_needs(survey).remarks == said
 
 
-def test_plan_says_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_plan_prints_the_remarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(plan, "run_sizes", lambda config, path: survey_with(padding=False, notes=(NOTE,)))
     engine = Config.load(model="m", kv_memory="1MB")
     assert Plan(engine=engine).run() == 0
@@ -61,7 +61,7 @@ def engine_with(survey: Survey) -> Supervisor:
     return cast(Supervisor, fake)
 
 
-def test_serve_says_it(capsys: pytest.CaptureFixture[str]):
+def test_serve_prints_the_remarks(capsys: pytest.CaptureFixture[str]):
     serve._print_addresses(engine_with(survey_with(padding=False, moving=False)))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Ready: m" and lines[1:3] == [PADDING, MOVING]

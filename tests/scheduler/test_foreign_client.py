@@ -92,8 +92,7 @@ def test_defaults_are_as_documented() -> None:
     assert msgspec.to_builtins(submit.sampling) == expected
 
 
-def test_a_conversation(client: ForeignClient) -> None:
-    """The one in the document."""
+def test_the_conversation_of_the_protocol_page_happens(client: ForeignClient) -> None:
     client.say(type="Hello")
     welcome = client.receive()
     assert (welcome["type"], welcome["context"]) == ("Welcome", 64)
@@ -119,7 +118,7 @@ def test_submitted_again_everything_is_said_again(client: ForeignClient) -> None
     assert client.receive() == end
 
 
-def test_cancel(client: ForeignClient, engine: FakeEngine) -> None:
+def test_a_cancelled_request_finishes_as_cancelled(client: ForeignClient, engine: FakeEngine) -> None:
     """And an unknown id is ignored."""
     engine.paused.set()
     client.say(type="Cancel", request_id="2")

@@ -32,8 +32,7 @@ def test_every_request_ends_once_with_its_own_tokens(world: World, seed: int, tu
 @pytest.mark.slow
 @settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds(), st.integers(0, 2**32 - 1), st.integers(0, 1500))
-def test_long_histories(world: World, seed: int, turns: int) -> None:
-    """The same for longer."""
+def test_long_histories_keep_what_short_ones_keep(world: World, seed: int, turns: int) -> None:
     play(world, seed, turns)
 
 

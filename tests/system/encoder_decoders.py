@@ -11,7 +11,7 @@ import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.ipc.messages import PredictStep, RequestRow, RunStep, Sampling, Stepped, StepRouting
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.switch import VOCABULARY, stepwise
+from expertflow.tests.models.switch import VOCABULARY, stepwise
 from expertflow.tests.system.references import random_prompts
 from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey

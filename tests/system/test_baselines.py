@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.replay.ledger_log import replay_ledger_log
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.workers.predictor.t5.file import FIRST, T5Shape
 from expertflow.workers.predictor.training.loop import Effort

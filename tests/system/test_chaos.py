@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from expertflow import Client, Config, EngineGroup, Supervisor
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import Reference, random_prompts
 
 STAGES = ("scheduler", "predictor", "loader", "compute")

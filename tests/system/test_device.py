@@ -9,7 +9,7 @@ import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import BudgetError
 from expertflow.runtime.verify.checks import Verification
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts
 

@@ -12,7 +12,7 @@ import torch
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling, StepRouting
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.compute.watching import seen_in_two_steps
-from expertflow.tests.switch import save_switch
+from expertflow.tests.models.switch import save_switch
 from expertflow.tests.system.encoder_decoders import (
     BUDGETS,
     SEEN,

@@ -15,8 +15,8 @@ from expertflow.errors import UsageError
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.checks import Verification
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.nllb import save_nllb
-from expertflow.tests.switch import VOCABULARY, save_switch, stepwise
+from expertflow.tests.models.nllb import save_nllb
+from expertflow.tests.models.switch import VOCABULARY, save_switch, stepwise
 from expertflow.tests.system.references import random_prompts
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample

@@ -14,7 +14,7 @@ import pytest
 import torch
 from expertflow.configs.schema import Config
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.families import FAMILIES, save_tiny
+from expertflow.tests.models.families import FAMILIES, save_tiny
 from expertflow.tests.predictor.paths import random_path
 from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey

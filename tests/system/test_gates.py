@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import UsageError
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.workers.gates.training import GateOptions, train_gates
 from expertflow.workers.traces.reading import read_step_log

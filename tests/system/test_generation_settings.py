@@ -15,8 +15,8 @@ from expertflow.ipc.messages import GenerationSettings, RequestRow, RunStep, Sam
 from expertflow.runtime.verify.checks import Verification
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.runtime.verify.report import CHOSEN
-from expertflow.tests.families import save_tiny
-from expertflow.tests.switch import save_switch
+from expertflow.tests.models.families import save_tiny
+from expertflow.tests.models.switch import save_switch
 from expertflow.tests.system.references import random_prompts
 from expertflow.tests.system.scheduled import Scheduled
 from expertflow.workers.checkpoint.survey import Survey

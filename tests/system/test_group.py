@@ -12,7 +12,7 @@ from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import Progress
 from expertflow.runtime.client import Batch
 from expertflow.runtime.engine import engine as engine_module
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.families import FAMILIES, VOCABULARY, save_tiny
-from expertflow.tests.outside import OUTSIDE
+from expertflow.tests.models.families import FAMILIES, VOCABULARY, save_tiny
+from expertflow.tests.models.outside import OUTSIDE
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.tests.system.scheduled import Scheduled, run_again
 from expertflow.tests.system.schedules import Digests

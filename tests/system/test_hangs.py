@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from expertflow import Client, Config, Supervisor
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts
 

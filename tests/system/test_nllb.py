@@ -10,7 +10,7 @@ import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.nllb import LANGUAGE, VOCABULARY, save_nllb
+from expertflow.tests.models.nllb import LANGUAGE, VOCABULARY, save_nllb
 from expertflow.tests.system.encoder_decoders import (
     BUDGETS,
     SEEN,

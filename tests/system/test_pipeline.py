@@ -13,8 +13,8 @@ import zmq
 from expertflow import AsyncClient, Client, Completion, Config, Supervisor
 from expertflow.errors import ExpertFlowError, RequestError
 from expertflow.ipc.transport.addresses import CLIENTS, socket_address
-from expertflow.tests.families import FAMILIES, VOCABULARY, save_tiny
-from expertflow.tests.outside import OUTSIDE
+from expertflow.tests.models.families import FAMILIES, VOCABULARY, save_tiny
+from expertflow.tests.models.outside import OUTSIDE
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.families import VOCABULARY
-from expertflow.tests.published import library_model, save_block_fp8, save_mxfp4
+from expertflow.tests.models.families import VOCABULARY
+from expertflow.tests.models.published import library_model, save_block_fp8, save_mxfp4
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.executor import sample

@@ -10,7 +10,7 @@ import pytest
 import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import UsageError
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import random_prompts
 from expertflow.workers.model.architecture import experts_modules

@@ -13,8 +13,7 @@ from expertflow.errors import BudgetError, ExpertFlowError, RequestError
 from expertflow.ipc.shared.attachments import FOLDER
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.verify.checks import Verification
-from expertflow.tests.system.awaiting import await_tokens
-from expertflow.tests.vision import (
+from expertflow.tests.models.vision import (
     IMAGE,
     VISION_FAMILIES,
     VisionReference,
@@ -23,6 +22,7 @@ from expertflow.tests.vision import (
     save_vision,
     skip_without_processor,
 )
+from expertflow.tests.system.awaiting import await_tokens
 from PIL import Image
 
 

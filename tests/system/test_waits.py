@@ -11,7 +11,7 @@ import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.waits.report import WaitReport
-from expertflow.tests.families import VOCABULARY, save_tiny
+from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.references import random_prompts
 
 Run = Callable[..., WaitReport]

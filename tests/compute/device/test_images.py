@@ -10,7 +10,7 @@ from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.ipc.shared.attachments import FOLDER
 from expertflow.runtime.client.images import ImagePreprocessor
 from expertflow.runtime.verify.local_runtime import LocalRuntime
-from expertflow.tests.vision import VisionReference, image_prompts, read_prompt, save_vision
+from expertflow.tests.models.vision import VisionReference, image_prompts, read_prompt, save_vision
 from expertflow.workers.compute.device.fake import FakeDevice
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.surveyor.surveyor import survey_checkpoint

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from expertflow.tests.families import FAMILIES
-from expertflow.tests.outside import OUTSIDE
+from expertflow.tests.models.families import FAMILIES
+from expertflow.tests.models.outside import OUTSIDE
 
 READ_BACK_BY_THE_LIBRARY = ("jetmoe",)
 """The library itself asks the device for numbers in every layer."""

@@ -280,7 +280,7 @@ def test_a_silent_scheduler_is_an_error_in_the_end(engine: FakeEngine) -> None:
     run(engine, test, answer_timeout_s=0.4)
 
 
-def test_no_engine(tmp_path: Path) -> None:
+def test_connecting_where_no_engine_answers_raises(tmp_path: Path) -> None:
     async def main() -> None:
         client = AsyncClient(tmp_path / "nowhere")
         with pytest.raises(EngineError, match="not connected"):

@@ -90,7 +90,7 @@ def test_bad_prompts_fail_alone(client: Client) -> None:
     assert isinstance(results[-2], errors.UsageError) and "token ids" in str(results[-2])
 
 
-def test_numpy_ids_are_ids(client: Client) -> None:
+def test_ids_may_be_integers_of_numpy(client: Client) -> None:
     """Ids often come out of an array."""
     done = client.generate([np.array([1, 2]), [np.int64(3)]], max_new_tokens=2, eos_ids=[])  # type: ignore[list-item]
     assert [completion.prompt_ids for completion in done] == [[1, 2], [3]]
@@ -204,8 +204,7 @@ def _tokens(result: Completion | errors.ExpertFlowError) -> list[int]:
     return result.token_ids
 
 
-def test_deadline(client: Client, engine: FakeEngine) -> None:
-    """A request past its deadline ends by itself."""
+def test_a_request_past_its_deadline_ends_by_itself(client: Client, engine: FakeEngine) -> None:
     engine.paused.set()
     [completion] = client.generate([[1]], deadline_s=0.05)
     assert completion.finish_reason == "deadline"
@@ -260,7 +259,7 @@ def _results(engine: FakeEngine, batch: Batch) -> list[Completion | errors.Exper
     return batch.results(timeout_s=20, return_errors=True)
 
 
-def test_no_engine(tmp_path: Path) -> None:
+def test_an_address_without_an_engine_is_refused_at_once(tmp_path: Path) -> None:
     """A wrong address must say so at once."""
     for address in (tmp_path / "nowhere", tmp_path):
         with pytest.raises(errors.EngineError, match="no engine answers there") as refused:

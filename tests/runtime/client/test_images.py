@@ -16,9 +16,9 @@ from expertflow.runtime.client.images import ImagePreprocessor
 from expertflow.runtime.client.processor import check_images_taken
 from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.prompt_sources.prompt_lines import PromptLine, with_images
-from expertflow.tests.families import save_tiny
-from expertflow.tests.kimi_images import torchvision_works
-from expertflow.tests.vision import (
+from expertflow.tests.models.families import save_tiny
+from expertflow.tests.models.kimi_images import torchvision_works
+from expertflow.tests.models.vision import (
     IMAGE,
     IMAGE_ID,
     VISION_FAMILIES,
