@@ -5,7 +5,7 @@ from __future__ import annotations
 HEADINGS: dict[str, tuple[str, ...]] = {
     "Model": ("model", "revision", "dtype", "device"),
     "Memory": ("tier", "expert_memory", "host_memory", "kv_memory"),
-    "Generation": ("batch_size", "prefill_tokens", "queue_limit", "units", "grouping"),
+    "Generation": ("batch_size", "prefill_tokens", "queue_limit", "generation_settings", "units", "grouping"),
     "Engine": (
         "predictor",
         "predictor_file",
@@ -15,6 +15,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "timeline",
         "start_timeout_s",
         "hang_timeout_s",
+        "spare_compute",
         "restart_limit",
     ),
     "Research": (
@@ -31,4 +32,4 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "trace_hidden",
     ),
 }
-"""Every field of `Config` once. Flags, presets and `Config` itself know no headings: names stay flat."""
+"""Heading -> fields; every field of `Config` once. Flags, presets and `Config` itself have no headings."""

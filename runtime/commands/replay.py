@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import tyro
 from msgspec import Meta
 
-from ...configs.ranges import Seed
+from ...configs.checks import Seed
 from ...configs.schema import TraceablePredictor
 from ...errors import UsageError
 from ...ipc.messages import Progress

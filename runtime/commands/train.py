@@ -12,7 +12,7 @@ import msgspec
 import tyro
 from msgspec import Meta
 
-from ...configs.ranges import Seed
+from ...configs.checks import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...workers.predictor.judging.vocabularies import align_vocabularies

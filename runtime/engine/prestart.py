@@ -13,7 +13,7 @@ import msgspec
 from ...errors import EngineError
 from ...ipc.messages import Message
 from ...ipc.messages.control import FROM_SURVEYOR, FromSurveyor
-from ...ipc.stage.spec import StageSpec
+from ...ipc.stage.startup import StageSpec
 from .children import Child, spawn
 from .stages import StagePlan
 

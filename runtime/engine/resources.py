@@ -16,7 +16,7 @@ from ...ipc.messages import Progress
 from ...ipc.shared.available import available_bytes
 from ...ipc.shared.memory import Arena
 from ...ipc.shared.rundir import RunDir
-from ...ipc.stage.spec import SharedMemory, StageSpec
+from ...ipc.stage.startup import SharedMemory, StageSpec
 from ...workers.checkpoint.survey import Survey
 from ...workers.traces.folder import claim_folder
 from .budgets import plan_budgets
