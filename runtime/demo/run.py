@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from ...configs.schema import Config
 from ..client import Batch, Client, Event
 from ..client.watching import Watcher, snapshot_after
-from ..engine.group import EngineGroup
-from ..engine.starting import running_engine
-from ..engine.supervisor import Supervisor
+from ..engine.starting import EngineHandle, running_engine
 from ..monitor.readings import Meter, Reading
 from .texts import Interruption, Texts
 from .view import TextView
@@ -66,7 +64,7 @@ def run_prompts(config: Config, order: RunOrder, view: TextView) -> RunResult:
     return RunResult(texts, seconds, meter.reading(seconds), pause_s)
 
 
-def _sampled(batch: Batch, engine: Supervisor | EngineGroup, meter: Meter) -> Iterator[Event]:
+def _sampled(batch: Batch, engine: EngineHandle, meter: Meter) -> Iterator[Event]:
     """The batch's events; about once a second the engine's counters are read on the way, so that a death loses few."""
     sampled_s = time.monotonic()
     for event in batch:
