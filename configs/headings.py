@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 HEADINGS: dict[str, tuple[str, ...]] = {
-    "Model": ("model", "revision", "dtype", "device"),
+    "Model": ("model", "revision", "dtype", "device", "generation_settings"),
     "Memory": ("tier", "expert_memory", "host_memory", "kv_memory"),
-    "Generation": ("batch_size", "prefill_tokens", "queue_limit", "generation_settings", "units", "grouping"),
+    "Generation": ("batch_size", "prefill_tokens", "queue_limit", "units", "grouping"),
     "Engine": (
         "predictor",
         "predictor_file",
         "prediction",
+        "spare_compute",
         "compute_threads",
         "reads_in_flight",
         "timeline",
         "start_timeout_s",
         "hang_timeout_s",
-        "spare_compute",
         "restart_limit",
     ),
     "Research": (

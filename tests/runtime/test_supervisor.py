@@ -142,7 +142,7 @@ def test_an_interrupt_while_starting_leaves_nothing():
         if progress.stage == "loader":
             raise KeyboardInterrupt
 
-    engine._report = interrupt
+    engine._on_progress = interrupt
     with pytest.raises(KeyboardInterrupt):
         engine.start()
 
