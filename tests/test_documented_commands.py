@@ -18,8 +18,8 @@ import expertflow
 import msgspec
 import pytest
 from expertflow.configs.schema import Config
+from expertflow.runtime.command_line.registry import NAMES, parse
 from expertflow.runtime.commands import generate
-from expertflow.runtime.commands.registry import NAMES, parse
 from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.engine.supervisor import Supervisor
 

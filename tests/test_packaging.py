@@ -133,7 +133,8 @@ def assert_it_runs(installed: Path) -> None:
         "import sys; from expertflow import Config, __file__ as place; Config.load('cpu-host'); print(place);"
         "from expertflow.runtime.demo.widened import example_file;"
         "from expertflow.runtime.commands.demo import Demo; print(len(Demo(model='m')._chosen_prompts()));"
-        "from expertflow.workers.checkpoint.resolve import local_folder, read_config;"
+        "from expertflow.workers.checkpoint.config_file import read_config;"
+        "from expertflow.workers.checkpoint.resolve import local_folder;"
         "print(read_config(local_folder(str(example_file('model'))))['model_type']);"
         "from expertflow.__main__ import main; sys.argv = ['expertflow', 'demo', '--help']; main()"
     )

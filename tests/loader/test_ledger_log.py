@@ -87,6 +87,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
         (b"\xc1nonsense", "is no log"),
         (msgspec.msgpack.encode({"type": "Miss", "step": "x"}), "is no log"),
         (msgspec.msgpack.encode(msgspec.structs.replace(HEADER, version=99)), "version 99"),
+        (msgspec.msgpack.encode(msgspec.structs.replace(HEADER, version=1)), "reads version 2. Record the run again"),
     ):
         file.write_bytes(content)
         with pytest.raises(UsageError, match=complaint):

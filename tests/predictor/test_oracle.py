@@ -60,6 +60,14 @@ def test_a_recording_is_read_message_by_message(tmp_path: Path) -> None:
     assert list(read_recording(write(tmp_path / "routes.1.msgpack", messages))) == messages
 
 
+def test_a_recording_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """The message was called Used; recordings of then are kept by users."""
+    message = recorded(3, [0, 1])
+    renamed = msgspec.msgpack.decode(msgspec.msgpack.encode(message)) | {"type": "Used"}
+    (tmp_path / "routes.1.msgpack").write_bytes(msgspec.msgpack.encode(renamed))
+    assert list(read_recording(tmp_path)) == [message]
+
+
 @pytest.mark.parametrize("cut", [1, 7, 40])
 def test_a_torn_tail_is_left_out(tmp_path: Path, cut: int) -> None:
     """A killed run leaves half a message at the end."""
@@ -80,7 +88,7 @@ def test_a_folder_is_read_in_the_order_of_epochs(tmp_path: Path) -> None:
 def test_something_else_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "other"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="not a recording"):
+    with pytest.raises(UsageError, match="is no recording of routing"):
         list(read_recording(file))
 
 

@@ -26,7 +26,7 @@ STAGES = ("compute", "loader")
 
 @pytest.fixture(autouse=True)
 def only_engines_of_this_test(monkeypatch: pytest.MonkeyPatch, runtime_base: object) -> None:
-    monkeypatch.setattr("expertflow.runtime.client.client.watching.COMMON_BASE", runtime_base)
+    monkeypatch.setattr("expertflow.runtime.client.watching.COMMON_BASE", runtime_base)
 
 
 def fake_group(

@@ -156,6 +156,7 @@ def test_verify_runs_the_prompts_of_a_workload(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(verify, "running_engine", lambda config: nullcontext(SimpleNamespace(address="")))
     monkeypatch.setattr(verify, "Client", lambda address: nullcontext(Client()))
+    monkeypatch.setattr(verify, "engine_remarks", lambda engine: [])
     monkeypatch.setattr(verify, "run_checks", lambda *asked: [])
     assert parse(["verify", "--format", "aime", str(SAMPLES / "aime.jsonl"), "--model", "hub/m"]).run() == 0
     assert ran == prompts("aime.jsonl", "aime")

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -104,7 +105,8 @@ class FakeEngine:
             self._scheduler = None
             shell.silent = silent
             stage.stop(gently=not silent)
-            os.write(stage.wake_fd, b"s")
+            with suppress(OSError):  # it may have seen the stop, and closed, by itself
+                os.write(stage.wake_fd, b"s")
             thread.join(10)
 
     def kill_compute(self) -> None:

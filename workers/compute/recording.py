@@ -19,6 +19,7 @@ import torch
 from ...ipc.messages import DropUnit, RunStep, Split, Stepped, StepRouting
 from ...ipc.shared.attachments import FOLDER, is_attachment_name
 from ..model.unit import Unit
+from ..traces.message_stream import read_packed
 from .executor import Chooser
 from .sampling import RowFailed
 
@@ -92,23 +93,9 @@ class Recording:
 
 
 def read_steps(folder: str) -> Iterator[list[Recorded]]:
-    """The recorded steps of every start of compute, one list a start; a torn last message is left out."""
-    decoder: msgspec.msgpack.Decoder[Recorded] = msgspec.msgpack.Decoder(Recorded)
+    """Yield the recorded steps of every start of compute, one list a start; a torn last message is left out.
+
+    Raises UsageError for a file that holds something else.
+    """
     for file in sorted(Path(folder).glob("steps.*.msgpack"), key=lambda path: int(path.suffixes[0][1:])):
-        yield [decoder.decode(raw) for raw in split_stream(file.read_bytes())]
-
-
-def split_stream(raw: bytes) -> Iterator[bytes]:
-    """The single messages of a stream of MessagePack messages."""
-    import msgpack
-
-    unpacker = msgpack.Unpacker(max_buffer_size=0)
-    unpacker.feed(raw)
-    start = 0
-    while True:
-        try:
-            unpacker.skip()
-        except msgpack.OutOfData:
-            return
-        yield raw[start : unpacker.tell()]
-        start = unpacker.tell()
+        yield list(read_packed(file, Recorded, "recording of steps", "Record the run again (record=FOLDER)"))

@@ -18,7 +18,7 @@ from .ledger import Ledger
 from .policies import make_policy
 from .statistics import LedgerStatistics
 
-VERSION = 1
+VERSION = 2
 REMEDY = "Give a file ledger.EPOCH.msgpack, as an engine with record=FOLDER writes it"
 
 
@@ -111,7 +111,8 @@ def read_ledger_log(file: str | Path) -> tuple[LedgerHeader, Iterator[LedgerEven
     header = next(records, None)
     if not isinstance(header, LedgerHeader):
         raise UsageError("does not begin with the header of a ledger's log", str(file), REMEDY)
-    if header.version > VERSION:
-        what = f"has version {header.version}; this is ExpertFlow for versions up to {VERSION}"
-        raise UsageError(what, str(file), "Use a newer ExpertFlow")
+    if header.version != VERSION:
+        what = f"has version {header.version}; this ExpertFlow reads version {VERSION}"
+        remedy = "Use a newer ExpertFlow" if header.version > VERSION else "Record the run again (record=FOLDER)"
+        raise UsageError(what, str(file), remedy)
     return header, (record for record in records if not isinstance(record, LedgerHeader))

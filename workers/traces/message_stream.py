@@ -1,4 +1,4 @@
-"""Files of MessagePack messages one after the other, as traces and logs are: read with the place of what is wrong."""
+"""Reads files of MessagePack messages one after the other: traces, recordings and logs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ MAX_ENTRIES = 1 << 24
 """Of a list or map: no message of ours has more, and room for what a broken length promises is not taken."""
 
 
-def read_packed(file: Path, kind: Any, name: str, remedy: str) -> Iterator[Any]:
-    """The messages of a file, as `kind`s. What is cut off at the end is left out; it may still be growing.
+OLD_TAGS = {"Used": "StepRouting", "Forget": "DropUnit"}
+"""`type` of recorded messages before they were renamed -> today's, so that older recordings stay readable."""
 
-    Raises UsageError with the number of the message that is none: the file is no `name` then.
+
+def read_packed(file: Path, cls: Any, name: str, remedy: str) -> Iterator[Any]:
+    """Yield the messages of a file, converted to `cls`. A message that is cut off at the end is left out.
+
+    Raises UsageError with the number of the message that is no `cls`: the file is no `name` then.
     """
     try:
         with file.open("rb") as stream:
-            yield from _converted(stream, kind)
+            yield from _convert(stream, cls)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", str(file), remedy) from error
     except (msgspec.ValidationError, msgpack.UnpackException, ValueError, TypeError) as error:
@@ -30,7 +34,7 @@ def read_packed(file: Path, kind: Any, name: str, remedy: str) -> Iterator[Any]:
 
 
 def reason_of(error: Exception) -> str:
-    """Why MessagePack cannot be read, in words: the library says only what it is called of some errors."""
+    """Say in words why MessagePack cannot be read; for some errors the library gives the class name only."""
     if isinstance(error, msgpack.FormatError):
         return "its bytes are no MessagePack"
     if isinstance(error, msgpack.StackError):
@@ -38,11 +42,13 @@ def reason_of(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _converted(stream: Any, kind: Any) -> Iterator[Any]:
+def _convert(stream: Any, cls: Any) -> Iterator[Any]:
     limits = {"max_buffer_size": 0, "max_array_len": MAX_ENTRIES, "max_map_len": MAX_ENTRIES}
     for number, message in enumerate(msgpack.Unpacker(stream, strict_map_key=False, **limits), 1):
+        if isinstance(message, dict) and message.get("type") in OLD_TAGS:
+            message["type"] = OLD_TAGS[message["type"]]
         try:
-            converted = msgspec.convert(message, kind)
+            converted = msgspec.convert(message, cls)
         except msgspec.ValidationError as error:
             raise ValueError(f"message {number}: {error}") from error
         yield converted

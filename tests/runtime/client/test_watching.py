@@ -20,7 +20,7 @@ from expertflow.tests.runtime.fakes import fake_engine, wait_until
 @pytest.fixture(autouse=True)
 def only_engines_of_this_test(monkeypatch: pytest.MonkeyPatch, runtime_base: Path) -> None:
     """Engines of other sessions on this machine are none of ours."""
-    monkeypatch.setattr("expertflow.runtime.client.client.watching.COMMON_BASE", runtime_base)
+    monkeypatch.setattr("expertflow.runtime.client.watching.COMMON_BASE", runtime_base)
 
 
 def test_a_watcher_sees_stages_and_kills_one() -> None:
