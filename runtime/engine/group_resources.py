@@ -60,7 +60,7 @@ class GroupResources:
     """Shared resources of a group: made before its engines, closed after their ends."""
 
     def __init__(self, whole_store: bool) -> None:
-        """With `whole_store` one host store holds the model; else each engine has a store of its own."""
+        """Make a run directory and, with `whole_store`, one host store; else each engine has a store of its own."""
         self.memory_lock = Lock()
         self.surveyed: Future[Survey] = Future()
         self.allocated: Future[None] = Future()

@@ -98,7 +98,7 @@ class Spares:
     """At most one spare process of each stage, which has imported what the stage needs. `close` kills all of them."""
 
     def __init__(self, prestart: Callable[[StagePlan, int], PrestartedStage]) -> None:
-        """`prestart(plan, epoch)` starts a process that waits for its spec."""
+        """Start with no spare; `prestart(plan, epoch)` starts a process that waits for its spec."""
         self._prestart = prestart
         self._waiting: dict[str, PrestartedStage] = {}
 
