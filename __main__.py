@@ -12,31 +12,32 @@ STOPPED = 130
 
 
 def main() -> int:
-    """Run the command that the arguments of this process describe; returns the exit code.
+    """Run the command that the arguments of this process describe; return the exit code.
 
-    Ctrl-C ends it without a traceback from here on. Until the command runs there is nothing to stop, so the process
-    leaves at once: an exception inside of an import has made extension modules crash.
+    Ctrl-C ends the process without a traceback from here on. Before the command runs there is nothing to stop, so the
+    process exits at once: an exception inside an import has made extension modules crash.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in a shell's background
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit_at_once)
     try:
         from .runtime.command_line.program import run_program
 
-        return run_program(sys.argv[1:], _heed_as_usual)
+        return run_program(sys.argv[1:], _restore_interrupt)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         return STOPPED
     finally:
-        _heed_as_usual()
+        _restore_interrupt()
 
 
-def _heed_as_usual() -> None:
+def _restore_interrupt() -> None:
     """Let Ctrl-C raise KeyboardInterrupt again."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+    if signal.getsignal(signal.SIGINT) is _exit_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _exit_at_once(number: int, frame: FrameType | None) -> None:
+    """Handle SIGINT without an exception."""
     os.write(2, b"stopped\n")
     os._exit(STOPPED)
 

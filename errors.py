@@ -6,7 +6,7 @@ PREDICATES = frozenset({
     "and", "are", "asks", "can", "cannot", "could", "did", "died", "does", "ended", "gave", "has", "have", "holds",
     "is", "must", "names", "need", "needs", "takes", "was", "were",
 })  # fmt: skip
-"""Words with which a `what` begins that is said of its `where`."""
+"""First words of a `what` that needs its `where` as the subject."""
 
 
 class ExpertFlowError(Exception):
@@ -23,12 +23,12 @@ class ExpertFlowError(Exception):
 
     @property
     def lacks_subject(self) -> bool:
-        """Whether `what` is a sentence only behind `where`, as "is empty" is."""
+        """Return whether `what` needs `where` as its subject, as "is empty" does."""
         return self.what.partition(" ")[0] in PREDICATES
 
     @property
     def sentence(self) -> str:
-        """What is wrong, with its subject."""
+        """Return `what` with its subject: "FILE is empty"."""
         return f"{self.where} {self.what}" if self.lacks_subject and self.where else self.what
 
     def __str__(self) -> str:
@@ -43,25 +43,25 @@ class UsageError(ExpertFlowError):
 
 
 class CheckpointError(ExpertFlowError):
-    """The model folder is broken or is not a model that ExpertFlow can run."""
+    """The model folder is broken, or holds no model that ExpertFlow can run."""
 
     code = "checkpoint"
 
 
 class BudgetError(ExpertFlowError):
-    """Something does not fit the memory it was given; the text carries the numbers."""
+    """Something does not fit the memory it was given; the text states the numbers."""
 
     code = "budget"
 
 
 class RequestError(ExpertFlowError):
-    """One request was refused or failed; others are not disturbed."""
+    """One request was refused or failed; other requests continue."""
 
     code = "request"
 
 
 class BusyError(RequestError):
-    """The queue is full; the limit is in the text."""
+    """The queue is full; the text states the limit."""
 
     code = "busy"
 
@@ -74,6 +74,6 @@ class EngineError(ExpertFlowError):
 
 def error_from_code(code: str, what: str, where: str, remedy: str) -> ExpertFlowError:
     """Rebuild a typed error that crossed a socket; an unknown code gives the base class."""
-    kinds = (UsageError, CheckpointError, BudgetError, RequestError, BusyError, EngineError)
-    by_code = {kind.code: kind for kind in kinds}
+    classes = (UsageError, CheckpointError, BudgetError, RequestError, BusyError, EngineError)
+    by_code = {cls.code: cls for cls in classes}
     return by_code.get(code, ExpertFlowError)(what, where, remedy)

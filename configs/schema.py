@@ -11,13 +11,11 @@ import msgspec
 from msgspec import Meta
 
 from ..errors import UsageError
-from .devices import read_devices
-from .ranges import check_number
+from .checks import check_number, is_text, read_devices
 from .sizes import parse_memory, parse_size
-from .texts import is_text
 
 TraceablePredictor = Literal["table", "path", "paper", "previous", "matrices", "everything"]
-"""Predictors that need nothing but token ids and routing: `expertflow replay` takes them, too."""
+"""Predictors that need only token ids and routing: `expertflow replay` takes them, too."""
 Predictor = Literal["auto", "none", TraceablePredictor, "noise", "opposite", "oracle"]
 Units = Literal["auto", "one", "two", "three", "four"]
 Grouping = Literal["off", "auto", "swap", "kmeans"]
@@ -34,8 +32,7 @@ RANGES = {
     "hang_timeout_s": Meta(ge=0, le=10**6),
     "restart_limit": Meta(ge=0),
 }
-"""What the numbers of a configuration may be."""
-
+"""Allowed range of every numeric field."""
 
 MIN_HANG_TIMEOUT_S = 3.0
 """A stage publishes every second, if the machine is not too busy."""
@@ -49,20 +46,20 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     revision: str = ""
     """Revision of a hub id; empty: its default branch."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """What to compute in; auto: what the checkpoint says."""
+    """Data type of the computation; auto: as the checkpoint says."""
     generation_settings: Literal["honour", "ignore"] = "honour"
-    """Whether generation_config.json changes tokens (repetition_penalty, suppress_tokens …) as it does in transformers;
-    with ignore only its ends of text and a forced first token are taken (docs/generation.md)."""
+    """honour: generation_config.json changes tokens (repetition_penalty, suppress_tokens …) as it does in transformers;
+    ignore: only its end-of-text ids and a forced first token are used (docs/generation.md)."""
     tier: Literal["disk", "host"] = "disk"
-    """Where experts come from on a miss: the checkpoint's files, or a shared-memory store filled once at start."""
+    """Source of experts on a miss: the checkpoint's files, or a shared-memory store filled once at start."""
     device: str = "cpu"
-    """Where the model is computed: cpu, cuda, or cuda:N. On a GPU expert_memory and kv_memory are its memory. Several
-    GPUs (cuda:0,cuda:1) are as many engines, with so much memory each, and one host store between them."""
+    """Device of the computation: cpu, cuda, or cuda:N. On a GPU expert_memory and kv_memory are its memory. Several
+    GPUs (cuda:0,cuda:1) get an engine each, with this much memory each, and share one host store."""
     expert_memory: str = "25%"
     """Expert slots: bytes (900MB, 1GiB) or a percentage of the model's experts."""
     host_memory: str = "100%"
-    """Host store: bytes or a percentage of the model's experts. Of tier `host`, which must hold every expert; on a GPU
-    of tier `disk` too, where it keeps what was read last (of several GPUs each has an equal part)."""
+    """Host store: bytes or a percentage of the model's experts. With tier `host` it must hold every expert. On a GPU
+    with tier `disk` it keeps the experts read last (several GPUs get an equal part each)."""
     kv_memory: str = "512MiB"
     """Budget of the KV caches of all running sequences: bytes, or (on the CPU) a percentage of the memory available at
     start."""
@@ -71,35 +68,35 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     units: Units = "auto"
     """Units in flight; auto measures one and two and keeps the faster."""
     grouping: Grouping = "auto"
-    """Whether rows change units between steps so that each activates fewer experts: by greedy swapping or the paper's
-    balanced K-means where the saving is above the cost of moving; auto: swapping where it was measured to pay."""
+    """Regrouping: rows change units between steps so that each unit uses fewer experts. swap (greedy) or kmeans (the
+    paper's balanced K-means) where the saving exceeds the cost of moving; auto: swap where it was measured to pay."""
     prefill_tokens: int = 2048
     """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
     queue_limit: int = 10_000
     """Requests that may wait; one more is refused as busy."""
     policy: Policy = "popularity"
-    """Which expert goes first among those that no plan protects; the others are baselines (docs/decisions.md)."""
+    """Eviction policy for experts that no prediction protects; all but popularity are baselines (docs/decisions.md)."""
     slot_sharing: Literal["pool", "layer"] = "pool"
-    """Whether all layers share the slots, or each has as many as any other."""
+    """pool: all layers share the slots; layer: each layer has the same number of slots."""
     predictor: Predictor = "auto"
-    """Who forecasts routing; auto: the trained predictor that the model folder carries (path), else a token table.
-    noise and opposite lie on purpose; oracle reads `oracle_routes`; the others are baselines (docs/prediction.md)."""
+    """Predictor of routing; auto: the trained predictor in the model folder (path), else a token table. noise and
+    opposite are wrong on purpose; oracle reads `oracle_routes`; the others are baselines (docs/prediction.md)."""
     predictor_file: str = ""
     """Trained predictor (`expertflow train`), for path and paper; empty: predictor.npz in the model folder."""
     hints: Literal["off", "router", "gates"] = "router"
-    """Who names the experts of the next layer while a layer runs: its own router, or gates trained on traces."""
+    """Source of hints for the next layer while a layer runs: that layer's own router, or gates trained on traces."""
     gates_file: str = ""
     """File of trained gates, for hints = gates."""
     rank_victims: Literal["auto", "always", "never"] = "auto"
-    """Whether forecasts say which expert goes first, or only which stay; auto: while they are accurate enough."""
+    """always: predictions choose the expert to evict; never: they only protect experts; auto: always while accurate."""
     belief: Literal["measured", "literal"] = "measured"
-    """Whether forecasts and hints are believed as far as they proved right, or taken at their word (baselines)."""
+    """measured: predictions and hints are calibrated by their hit rate; literal: not calibrated (baselines)."""
     prediction: Literal["auto", "on"] = "auto"
-    """auto: forecasts and hints pause where they cost more time than they save."""
+    """auto: predictions and hints pause where they cost more time than they save."""
     oracle_routes: str = ""
     """Recording of an earlier run of the same requests, for predictor = oracle."""
     link_rate: str = ""
-    """Tier host: emulate a link of so many bytes a second (8GB) between store and slots; empty: as fast as memory."""
+    """Tier host: emulate a link of this many bytes a second (8GB) between store and slots; empty: as fast as memory."""
     compute_threads: int = 0
     """Threads of the compute process; 0: all cores of this machine up to 2, else all but one."""
     reads_in_flight: int = 2
@@ -107,19 +104,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     record: str = ""
     """Folder for a recording of every step and its logits' digests, for `expertflow verify` and the oracle."""
     trace: str = ""
-    """Folder for a trace of routing, forecasts and hints, for `expertflow replay` and `expertflow train`."""
+    """Folder for a trace of routing, predictions and hints, for `expertflow replay` and `expertflow train`."""
     trace_hidden: float = 0.0
-    """Share of the tokens of a trace whose hidden states are kept too, from 0 to 1."""
+    """Share of a trace's tokens whose hidden states are kept too, from 0 to 1."""
     timeline: str = ""
     """File for the spans of all stages in Chrome's trace format."""
     start_timeout_s: float = 300.0
-    """How long a stage may take to become ready."""
+    """Seconds that a stage may take to become ready."""
     hang_timeout_s: float = 120.0
-    """How long a stage may say nothing, or keep another waiting without doing anything, before it is ended and started
-    again; 0: for ever."""
+    """Seconds that a stage may be silent, or keep another waiting without progress, before it is killed and restarted;
+    0: no limit."""
     spare_compute: bool = False
-    """Keep a spare process that has imported torch already, so that the text stands still for a shorter time when
-    compute dies. It takes up to 450 MB."""
+    """Keep a spare process that has imported torch already, so that generation pauses for a shorter time when compute
+    dies. The spare takes up to 450 MB."""
     restart_limit: int = 5
     """Deaths of one stage within a minute after which the engine stops with the first cause."""
 
@@ -132,21 +129,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             parse_memory(getattr(self, name), name)
         _check_link(self)
         _check_device(self)
-        _check_patience(self)
+        _check_hang_timeout(self)
 
     @property
     def on_device(self) -> bool:
-        """Whether slots are in the memory of a device."""
+        """Return whether slots are in the memory of a device."""
         return self.device != "cpu"
 
     @property
     def devices(self) -> list[str]:
-        """One an engine."""
+        """Return the devices, one an engine."""
         return read_devices(self.device)
 
     @classmethod
     def load(cls, preset: str = "cpu-disk", **overrides: Any) -> Config:
-        """A preset (name, or path of a TOML file) with overrides.
+        """Return a preset (name, or path of a TOML file) with overrides.
 
         Raises UsageError for an unknown preset, an unknown key or a value of the wrong type.
         """
@@ -156,12 +153,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return _convert(values, cls, preset)
 
 
-def _convert(values: dict[str, Any], kind: type[Config], where: str) -> Config:
+def _convert(values: dict[str, Any], cls: type[Config], where: str) -> Config:
     try:
-        return msgspec.convert(values, kind)
+        return msgspec.convert(values, cls)
     except msgspec.ValidationError as error:
-        known = ", ".join(kind.__struct_fields__)
-        raise UsageError(str(error), f"configuration ({where})", f"Known options: {known}") from error
+        options = ", ".join(cls.__struct_fields__)
+        raise UsageError(str(error), f"configuration ({where})", f"Known options: {options}") from error
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
@@ -186,7 +183,7 @@ def _preset_bytes(preset: str) -> bytes:
 
 
 def _check_texts(config: Config) -> None:
-    """What is no UTF-8 on a command line could not be told to another process."""
+    """Check that every text is UTF-8: another could not be sent to another process."""
     for name in config.__struct_fields__:
         value = getattr(config, name)
         if isinstance(value, str) and not is_text(value):
@@ -201,24 +198,25 @@ def _check_files(config: Config) -> None:
 
 
 def _check_device(config: Config) -> None:
-    several = len(config.devices) > 1
     if not config.on_device:
         return
     if config.link_rate:
-        raise UsageError("a device has a link of its own", "link_rate", "Leave it out, or use device = cpu")
+        raise UsageError(
+            "a device has its own link, which cannot be emulated", "link_rate", "Leave it out, or use device = cpu"
+        )
     if parse_size(config.kv_memory, "kv_memory").count_bytes is None:
         remedy = "Give bytes, for example 4GiB"
-        raise UsageError(f"'{config.kv_memory}' of a GPU's memory is not known before it is used", "kv_memory", remedy)
-    written = [name for name in ("record", "trace", "timeline") if getattr(config, name)]
-    if several and written:
-        what = f"'{written[0]}' is written by one engine, and {len(config.devices)} devices have one each"
+        raise UsageError(f"'{config.kv_memory}' of a GPU's memory is not known before start", "kv_memory", remedy)
+    outputs = [name for name in ("record", "trace", "timeline") if getattr(config, name)]
+    if len(config.devices) > 1 and outputs:
+        what = f"'{outputs[0]}' is written by one engine, but each of {len(config.devices)} devices has its own"
         raise UsageError(what, "device", "Name one device; `trace` and `verify` take one, too")
 
 
-def _check_patience(config: Config) -> None:
+def _check_hang_timeout(config: Config) -> None:
     if 0 < config.hang_timeout_s < MIN_HANG_TIMEOUT_S:
-        what = f"{config.hang_timeout_s:g} s is less than a healthy stage needs to speak"
-        raise UsageError(what, "hang_timeout_s", f"Give {MIN_HANG_TIMEOUT_S:g} or more, or 0 to never look")
+        what = f"{config.hang_timeout_s:g} s is shorter than the pauses of a healthy stage"
+        raise UsageError(what, "hang_timeout_s", f"Give {MIN_HANG_TIMEOUT_S:g} or more, or 0 for no limit")
 
 
 def _check_link(config: Config) -> None:

@@ -12,7 +12,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
 
 MIN_BARE_BYTES = 10**6
-"""A size without a unit is bytes; below this it was rather meant as a percentage, or as MB."""
+"""A size without a unit is bytes; a smaller number was probably meant as a percentage, or as MB."""
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -22,7 +22,7 @@ class Size(msgspec.Struct, frozen=True):
     share: float | None
 
     def of(self, whole_bytes: int) -> int:
-        """Bytes, given the whole that a percentage refers to."""
+        """Return bytes; `whole_bytes` is what a percentage refers to."""
         if self.count_bytes is not None:
             return self.count_bytes
         return round((self.share or 0.0) * whole_bytes)
@@ -44,7 +44,7 @@ def parse_size(text: str, where: str) -> Size:
 
 
 def parse_memory(text: str, where: str) -> Size:
-    """Read a size of memory or of data. Raises UsageError, also for a small number without a unit; 0 is allowed."""
+    """Read a size of memory or of data; 0 is allowed. Raises UsageError, also for a small number without a unit."""
     size = parse_size(text, where)
     bare = text.strip()
     if bare[-1].isdigit() and 0 < (size.count_bytes or 0) < MIN_BARE_BYTES:
@@ -54,7 +54,7 @@ def parse_memory(text: str, where: str) -> Size:
 
 
 def format_size(count_bytes: float) -> str:
-    """Bytes for people, in decimal units."""
+    """Return bytes in words, in decimal units: `1.50 GB`."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count_bytes >= size:
             return f"{count_bytes / size:.{2 if unit == 'GB' else 1}f} {unit}"

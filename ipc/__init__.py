@@ -1,1 +1,1 @@
-"""How the processes talk: messages, codec, links, shared memory, run directory."""
+"""Communication between the processes: messages, links, shared memory, run directory, stage harness."""

@@ -1,1 +1,1 @@
-"""What a person runs: supervisor, client, command line, monitor."""
+"""Supervisor, client, command line and monitor: everything that a user runs."""

@@ -9,17 +9,17 @@ import msgspec
 from ...errors import ExpertFlowError, error_from_code
 
 CauseKind = Literal["", "miss", "hint", "prediction", "policy"]
-"""Why an expert moves: compute waits for it, compute's hint or the predictor's plan names it, or room is to be used."""
+"""Reason why an expert moves: compute waits for it, a hint or a prediction names it, or the policy uses a free slot."""
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
-    """Subclasses repeat `frozen=True`: type checkers ask for it."""
+    """Base of all messages. Subclasses repeat `frozen=True`: type checkers need it."""
 
 
 class Cause(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """Name why an expert is filled, copied or recalled, and for which layer of which step (-1: for none).
+    """Reason why an expert is filled, copied or recalled, with the layer and the step it is for (-1: none).
 
-    The same cause goes along from the loader's decision to the slot that compute waits for.
+    The loader's decision sets the cause; fill, copy and slot carry the same cause on.
     """
 
     kind: CauseKind = ""
@@ -28,22 +28,22 @@ class Cause(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 NO_CAUSE = Cause()
-"""Of messages that were recorded before causes were."""
+"""Stands in messages that were recorded before causes existed."""
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """How one request chooses tokens. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict."""
+    """Sampling options of one request. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict."""
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
     first_token: int | None = None
-    """The output begins with it, whatever the model says: for a translator, the target language."""
+    """Forced first token of the output: for a translator, the target language."""
 
 
 class GenerationSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What changes the logits of a request before a token is chosen, under transformers' own names.
+    """Settings that change the logits of a request before a token is chosen, under transformers' own names.
 
     Each is a pure function of the prompt and the tokens so far (workers/model/processors.py). A model's settings come
     from its generation_config.json; a request's have `eos_ids` and `max_new_tokens` filled in. The default is neutral.
@@ -56,7 +56,7 @@ class GenerationSettings(msgspec.Struct, frozen=True, kw_only=True, omit_default
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     min_length: int = 0
-    """Tokens, the prompt included (with an encoder: the decoder's first one)."""
+    """Tokens, the prompt included (with an encoder: the decoder's first token included)."""
     min_new_tokens: int | None = None
     forced_bos_token_id: int | None = None
     forced_eos_token_id: tuple[int, ...] = ()
@@ -66,17 +66,17 @@ class GenerationSettings(msgspec.Struct, frozen=True, kw_only=True, omit_default
     begin_suppress_tokens: tuple[int, ...] = ()
     renormalize_logits: bool = False
     eos_ids: tuple[int, ...] = ()
-    """Where the request ends."""
+    """Ids that end the request."""
     max_new_tokens: int = 0
-    """As the request asks for; 0: of a model's settings, which say nothing of it."""
+    """Limit of the request; 0 in a model's settings, which have none."""
 
 
 NEUTRAL = GenerationSettings()
-"""Changes no logit."""
+"""Settings that change no logit."""
 
 
 class RequestRow(msgspec.Struct, frozen=True):
-    """One sequence handed to compute: its number, all its ids so far, and how many of them were generated.
+    """One sequence sent to compute: its number, all its ids so far, and how many of them were generated.
 
     `sampling` and the generation settings shape its tokens; `attachment` names the file with its images, if any
     (ipc/shared/attachments.py).
@@ -100,7 +100,7 @@ class ErrorFacts(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(error: ExpertFlowError) -> ErrorFacts:
-        """Return what is sent of an error."""
+        """Return the facts of `error`."""
         return ErrorFacts(error.code, error.what, error.where, error.remedy)
 
     def to_error(self) -> ExpertFlowError:

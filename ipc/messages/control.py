@@ -1,4 +1,4 @@
-"""Between the supervisor and its stages, and between the supervisor and whoever watches."""
+"""Messages between the supervisor and its stages, and between the supervisor and watchers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import ErrorFacts, Message
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):
-    """One thing a stage did, on the machine's monotonic clock."""
+    """One activity of a stage, in nanoseconds of the machine's monotonic clock."""
 
     name: str
     start_ns: int
@@ -18,7 +18,7 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
 
 
 class StageStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stage publishes about itself (I7). Counters only grow within an epoch; rates are the reader's business."""
+    """Statistics that a stage publishes (I7). Counters only grow within an epoch; the reader computes rates."""
 
     stage: str
     pid: int
@@ -33,7 +33,7 @@ class StageStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(Message, frozen=True):
-    """A stage has started; `facts` are numbers its peers or the user want to know."""
+    """A stage has started; `facts` are for its peers and the user."""
 
     stage: str
     epoch: int
@@ -41,21 +41,21 @@ class Ready(Message, frozen=True):
 
 
 class Published(Message, frozen=True):
-    """Statistics, and spans since the last time when a timeline is drawn."""
+    """Statistics and, when a timeline is drawn, the spans since the last `Published`."""
 
     stats: StageStats
     spans: list[Span] = []
 
 
 class Failed(Message, frozen=True):
-    """A stage gives up; the first one is the cause that the user sees."""
+    """A stage gives up; the user sees the first `Failed` as the cause."""
 
     stage: str
     error: ErrorFacts
 
 
 class Progress(Message, frozen=True):
-    """Something that takes longer than two seconds: `done` of `total`, in whatever `what` counts."""
+    """Progress of work that takes longer than two seconds: `done` of `total`, in the unit that `what` implies."""
 
     stage: str
     what: str
@@ -64,7 +64,7 @@ class Progress(Message, frozen=True):
 
 
 class AskSurvey(Message, frozen=True):
-    """Survey this checkpoint (a folder or a hub id): what one stage is asked before anything else can be said."""
+    """Ask one stage to survey a checkpoint (a folder or a hub id), before any stage gets its spec."""
 
     model: str
     revision: str
@@ -73,13 +73,14 @@ class AskSurvey(Message, frozen=True):
 
 
 class Prepare(Message, frozen=True):
-    """Import what the stage will need for the model in `folder`, then wait: what a spare process is told first."""
+    """Ask a spare process to import what its stage needs for the model in `folder`, and then to wait."""
 
     folder: str
 
 
 class Surveyed(Message, frozen=True):
-    """The answer, encoded: a `workers.checkpoint.survey.Survey`. `Progress` comes before it, `Failed` instead."""
+    """Answer to `AskSurvey`: an encoded `workers.checkpoint.survey.Survey`. `Progress` comes before, `Failed`
+    instead."""
 
     survey: msgspec.Raw
 
@@ -92,7 +93,7 @@ FROM_STAGE: msgspec.msgpack.Decoder[FromStage] = msgspec.msgpack.Decoder(FromSta
 
 
 class Peer(Message, frozen=True):
-    """A peer (re)started with this epoch: open a fresh link to it. `facts` are from its `Ready`."""
+    """A peer has (re)started with this epoch: open a fresh link to it. `facts` are those of its `Ready`."""
 
     stage: str
     epoch: int
@@ -100,7 +101,7 @@ class Peer(Message, frozen=True):
 
 
 class PeerDied(Message, frozen=True):
-    """A peer of this epoch has ended; it is started again, and `Peer` says when its successor is ready."""
+    """A peer of this epoch has ended; `Peer` follows when its successor is ready."""
 
     stage: str
     epoch: int
@@ -119,7 +120,7 @@ class AskSnapshot(Message, frozen=True):
 
 
 class KillStage(Message, frozen=True):
-    """A watcher asks that a stage be killed with SIGKILL (`demo --kill`); it is restarted like any dead stage."""
+    """A watcher asks for SIGKILL on a stage (`demo --kill`); the stage is restarted like any dead stage."""
 
     stage: str
 
@@ -128,7 +129,7 @@ FROM_WATCHER: msgspec.msgpack.Decoder[AskSnapshot | KillStage] = msgspec.msgpack
 
 
 class Snapshot(Message, frozen=True, kw_only=True):
-    """All stages as last published, and the memory of every process."""
+    """The last statistics of all stages, and the memory of every process."""
 
     time_ns: int
     stages: dict[str, StageStats]

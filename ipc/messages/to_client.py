@@ -1,4 +1,4 @@
-"""What a client receives from the scheduler."""
+"""Messages to a client, from the scheduler."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .base import ErrorFacts, Message
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """Facts of the engine: where the tokenizer lies and what a prompt may be."""
+    """Facts of the engine: the folder with the tokenizer and the limits of a prompt."""
 
     model: str
     vocabulary: int
@@ -16,7 +16,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     eos_ids: list[int]
     queue_limit: int
     batch_size: int = 1
-    """Requests that run at the same time."""
+    """Number of requests that run at the same time."""
 
 
 class Accepted(Message, frozen=True):
@@ -26,7 +26,7 @@ class Accepted(Message, frozen=True):
 
 
 class Tokens(Message, frozen=True):
-    """Newly generated ids, the first of them at output position `offset`."""
+    """Newly generated ids; the first one is at output position `offset`."""
 
     request_id: str
     offset: int
@@ -34,13 +34,13 @@ class Tokens(Message, frozen=True):
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one request, in nanoseconds from acceptance."""
+    """Times of one request, in nanoseconds from acceptance."""
 
     queued_ns: int
     first_token_ns: int
     total_ns: int
     recomputed: int = 0
-    """How often the sequence was computed again because a process died."""
+    """Number of times that the sequence was computed again because a process died."""
 
 
 class Finished(Message, frozen=True, kw_only=True):

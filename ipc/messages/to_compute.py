@@ -1,4 +1,4 @@
-"""What compute receives: steps from the scheduler, residency from the loader."""
+"""Messages to compute: steps from the scheduler, residency from the loader."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .base import NO_CAUSE, Cause, Message, RequestRow
 class RunStep(Message, frozen=True, kw_only=True):
     """One step of one unit. Steps are numbered by the scheduler and run in order.
 
-    In this order: rows in `drop` leave the unit, units in `join` are appended to it, and then either `admit` (a
-    prefill:
-    the unit is new and starts with these rows) or every row's last token is run. The answer is `Stepped`.
+    In this order: rows in `drop` leave the unit; units in `join` are appended to it; then one forward pass runs. It is
+    a prefill of the rows in `admit`, with which a new unit starts, or it runs the last token of every row.
+    The answer is `Stepped`.
     """
 
     number: int
@@ -21,7 +21,7 @@ class RunStep(Message, frozen=True, kw_only=True):
     join: list[int] = []
     admit: list[RequestRow] = []
     predict: bool = True
-    """Whether to prepare for what comes: without, neither forecasts nor hints are made for this step."""
+    """False: no predictions and no hints are made for this step."""
 
 
 class DropUnit(Message, frozen=True):
@@ -43,7 +43,7 @@ COMPUTE_FROM_SCHEDULER: msgspec.msgpack.Decoder[ComputeFromScheduler] = msgspec.
 
 
 class Filled(Message, frozen=True):
-    """Slot `slot` now holds this expert and belongs to compute (R1). `cause`: why it was filled."""
+    """Slot `slot` now holds this expert and belongs to compute (R1). `cause`: the reason for the fill."""
 
     slot: int
     layer: int
@@ -52,9 +52,9 @@ class Filled(Message, frozen=True):
 
 
 class Copy(Message, frozen=True):
-    """Slots in device memory: copy this expert from `place` of the host store into `slot`, which holds it from now on.
+    """Slots in device memory: copy an expert from `place` of the host store into `slot`, which holds it from now on.
 
-    Compute enqueues it, ahead of copies that are not `urgent`, and says `Copied` when it has ended.
+    Compute enqueues the copy ahead of copies that are not `urgent`, and sends `CopiesDone` at its end.
     """
 
     number: int
@@ -69,7 +69,7 @@ class Copy(Message, frozen=True):
 class Recall(Message, frozen=True):
     """Give these slots back at the end of `layer` of step `step`, or now (`step` = -1) (R3).
 
-    `cause`: what the slots are wanted for.
+    `cause`: the reason for which the loader needs the slots.
     """
 
     slots: list[int]
@@ -79,6 +79,6 @@ class Recall(Message, frozen=True):
 
 
 HeldFromLoader = Filled | Recall
-"""Of slots that are filled."""
+"""Messages about filled slots."""
 ComputeFromLoader = HeldFromLoader | Copy
 COMPUTE_FROM_LOADER: msgspec.msgpack.Decoder[ComputeFromLoader] = msgspec.msgpack.Decoder(ComputeFromLoader)

@@ -1,4 +1,4 @@
-"""What the loader receives: needs and returns from compute, plans from the predictor."""
+"""Messages to the loader: misses, hints and releases from compute, predictions from the predictor."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from .base import Message
 class Miss(Message, frozen=True):
     """Compute waits for these experts of `layer` in step `step`: all that are still missing (R4).
 
-    `found` are the keys (layer * experts + expert) that were held when their layers began, since the last `Miss`: what
-    was found needs no message of its own, and yet a policy must hear of it before it chooses who goes.
+    `found` are the hits since the last `Miss`: keys (layer * experts + expert) that were resident when their layers
+    began. Hits have no message of their own, but a policy must know them before it chooses a victim.
     """
 
     step: int
@@ -21,8 +21,10 @@ class Miss(Message, frozen=True):
 
 
 class Hint(Message, frozen=True):
-    """What compute foresees for `layer`, which is next: uint8 [experts], 0 where no token seems to go, 255 where it is
-    the first choice of one (R5)."""
+    """Compute's prediction for the next layer, `layer` (R5).
+
+    `scores`: uint8 [experts], 0 where no token is expected, 255 where the expert is the first choice of a token.
+    """
 
     step: int
     layer: int
@@ -30,7 +32,7 @@ class Hint(Message, frozen=True):
 
 
 class Released(Message, frozen=True):
-    """These slots are the loader's again; nothing reads them any more (R1, I3). `step`, `layer`: where compute is."""
+    """These slots belong to the loader again; nothing reads them now (R1, I3). `step`, `layer`: compute's position."""
 
     slots: list[int]
     step: int
@@ -38,13 +40,13 @@ class Released(Message, frozen=True):
 
 
 class CopiesDone(Message, frozen=True):
-    """These copies (`Copy.number`) have ended: nothing reads their places in the host store any more."""
+    """The copies `numbers` (`Copy.number`) have ended: nothing reads their places in the host store any more."""
 
     numbers: list[int]
 
 
 class StepRouting(Message, frozen=True, kw_only=True):
-    """The routing of a whole step, pads left out (R2).
+    """The routing of a whole step, without padding (R2).
 
     `experts` is uint16 [tokens, layers, top_k] in row-major order; `token_ids`, `rows` and `positions` have one
     entry a token. A layer that takes fewer experts than others repeats its first.
@@ -60,11 +62,11 @@ class StepRouting(Message, frozen=True, kw_only=True):
     misses: int
     stall_ns: int
     sources: int = 0
-    """So many tokens, the first, went through an encoder and see no layer of the decoder, whose tokens see no other."""
+    """The first `sources` tokens went through the encoder and no decoder layer; the others went through the decoder."""
 
 
 class ResidentTable(Message, frozen=True):
-    """First message of compute to a loader of a new epoch: slot -> (layer, expert) it holds, and its open need (R9)."""
+    """First message of compute to a loader of a new epoch (R9): slot -> its (layer, expert); `need`: the open miss."""
 
     slots: dict[int, tuple[int, int]]
     need: Miss | None = None
@@ -75,7 +77,7 @@ LOADER_FROM_COMPUTE: msgspec.msgpack.Decoder[LoaderFromCompute] = msgspec.msgpac
 
 
 class StepPrediction(Message, frozen=True):
-    """Advice for step `step`: uint8 scores [layers, experts], 255 = certain (R5)."""
+    """Prediction for step `step` (R5). `scores`: uint8 [layers, experts], 255 = certain."""
 
     step: int
     scores: bytes

@@ -1,4 +1,4 @@
-"""What the predictor receives: coming steps from the scheduler, actual routing from the loader."""
+"""Messages to the predictor: coming steps from the scheduler, actual routing from the loader."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from .to_loader import StepRouting
 
 
 class PredictStep(Message, frozen=True, kw_only=True):
-    """The tokens that step `step` will run: one entry a token in `token_ids`, `rows` and `positions`."""
+    """Ask for a prediction of step `step`. `token_ids`, `rows` and `positions` have one entry a token of the step."""
 
     step: int
     token_ids: list[int]
     rows: list[int]
     positions: list[int]
     sources: int = 0
-    """So many of them, the first, go through an encoder, and no other token does; the others have positions of their
+    """The first `sources` tokens go through the encoder, and no other token does; the others have positions of their
     own."""
 
 
 class PredictRows(Message, frozen=True, kw_only=True):
-    """Ask how these tokens will be routed, one entry a row that decodes next; the answer is `RowPredictions`.
+    """Ask for the routing of these tokens, one for each row that decodes next; the answer is `RowPredictions`.
 
-    `number` comes back in the answer and says nothing else. An answer that comes late is of no use to anybody.
+    `number` identifies the answer. A late answer is useless.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What the scheduler receives: from clients, from compute, from the predictor."""
+"""Messages to the scheduler: from clients, from compute, from the predictor."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from .base import ErrorFacts, Message, Sampling
 
 
 class Hello(Message, frozen=True):
-    """A client asks what it talks to; the answer is `Welcome`."""
+    """A client asks for the facts of the engine; the answer is `Welcome`."""
 
 
 class Submit(Message, frozen=True, kw_only=True):
-    """One request. Sent again with the same id (after a reconnect) it is not run twice: what is known is sent again."""
+    """One request. A known id (after a reconnect) is not run twice: its output so far is sent again."""
 
     request_id: str
     prompt_ids: list[int]
@@ -21,15 +21,15 @@ class Submit(Message, frozen=True, kw_only=True):
     eos_ids: list[int] | None = None
     """None: the model's own; an empty list: none."""
     deadline_ms: int | None = None
-    """Counted from acceptance; past it the request ends with finish reason `deadline`."""
+    """Milliseconds from acceptance; then the request ends with finish reason `deadline`."""
     resume_ids: list[int] = []
-    """Output that an earlier scheduler delivered before it died: it counts as generated and is not made again (I4)."""
+    """Output that a dead scheduler has delivered: it counts as generated and is not generated again (I4)."""
     attachment: str = ""
-    """Name of the file with the prompt's images; it stays until the request has ended."""
+    """Name of the file with the prompt's images; the file stays until the request has ended."""
 
 
 class Cancel(Message, frozen=True):
-    """End a request between two steps; it finishes with reason `cancelled` and the tokens it has."""
+    """End a request between two steps; it finishes with reason `cancelled` and its tokens so far."""
 
     request_id: str
 
@@ -39,11 +39,11 @@ FROM_CLIENT: msgspec.msgpack.Decoder[FromClient] = msgspec.msgpack.Decoder(FromC
 
 
 class StepSize(msgspec.Struct, frozen=True):
-    """How large a step may be."""
+    """Size limit of a step."""
 
     rows: int
     positions: int
-    """Padded: as many in each row."""
+    """Padded positions of each row."""
 
 
 class Stepped(Message, frozen=True, kw_only=True):
@@ -58,13 +58,13 @@ class Stepped(Message, frozen=True, kw_only=True):
     stall_ns: int
     kv_bytes: int
     experts: int = 0
-    """Distinct experts that the step ran, summed over its layers."""
+    """Number of distinct experts that the step ran, summed over its layers."""
     moved_ns: int = 0
-    """Of rows that left, joined or parted before the forward; part of `busy_ns` for all but a Split."""
+    """Time for rows that left, joined or split before the forward pass; part of `busy_ns` except for a `Split`."""
     at_most: StepSize | None = None
-    """The step did not fit the memory of the device and was run in parts: what to try at most from now on."""
+    """Limit for coming steps: this step did not fit the memory of the device and was run in parts."""
     digest: bytes = b""
-    """Of the logits of this step (only when recording)."""
+    """Digest of the logits of this step (only when recording)."""
 
 
 FromCompute = Stepped
@@ -72,7 +72,7 @@ FROM_COMPUTE: msgspec.msgpack.Decoder[FromCompute] = msgspec.msgpack.Decoder(Fro
 
 
 class RowPredictions(Message, frozen=True):
-    """How the rows of a `PredictRows` will probably be routed: uint8 scores [rows, layers, experts], 255 is certain."""
+    """Predicted routing of the rows of a `PredictRows`. `scores`: uint8 [rows, layers, experts], 255 = certain."""
 
     number: int
     rows: list[int]

@@ -1,1 +1,1 @@
-"""What processes share besides messages: memory, the run directory, attachments."""
+"""Shared memory, the run directory, attachments, and limits of the machine."""

@@ -1,7 +1,7 @@
-"""Files that requests bring along: what a client made of images, in a folder of the engine's run directory.
+"""Files of requests: preprocessed images, in a folder of the engine's run directory.
 
-A client names, writes and removes its own files. It holds a lock while it lives, so that the files of a dead one are
-removed by the next that comes. Messages carry the names alone.
+A client names, writes and removes its own files. It holds a lock while it lives, so that the next client can remove the
+files of a dead one. Messages carry only the names.
 """
 
 from __future__ import annotations
@@ -17,39 +17,38 @@ from ...errors import BudgetError, RequestError
 
 FOLDER = "attachments"
 TOKEN_TYPES = "mm_token_type_ids"
-"""Beside the model's inputs: int64 [prompt], 0 text, 1 image. A model may want others of that kind, whose names end
-as this one does."""
+"""Input beside the model's own: int64 [prompt], 0 text, 1 image. Other inputs of this kind end in the same word."""
 _TYPES_END = "token_type_ids"
 
 MAX_BYTES = 2 * 2**30
-"""Of all files of an engine."""
+"""Limit for all files of an engine together."""
 
 _NAME = re.compile(r"[0-9a-f]{32}\.[0-9]{1,12}")
 _LOCK = ".lock"
 
 
 def is_of_positions(name: str) -> bool:
-    """Whether an input has a number for each position of a prompt, and not something for each image."""
+    """Return whether an input has one number for each position of a prompt, rather than data for each image."""
     return name.endswith(_TYPES_END)
 
 
 def is_attachment_name(name: str) -> bool:
-    """Whether a message may carry it: the name of a file, never a path."""
+    """Return whether a message may carry `name`: the name of a file, never a path."""
     return _NAME.fullmatch(name) is not None
 
 
 def attachment_path(folder: Path, name: str) -> Path:
-    """Where the file of that name lies. Raises RequestError for a name that no client of ours would give."""
+    """Return the path of an attachment. Raises RequestError for a name that no `Attachments` gives."""
     if not is_attachment_name(name):
         raise RequestError(f"'{name[:80]}' is no name of an attachment", "attachment", "Send images through the client")
     return folder / name
 
 
 class Attachments:
-    """The files of one client of the engine at `run_dir`. Nothing is made before the first file is."""
+    """The files of one client of the engine at `run_dir`. The folder is made with the first file."""
 
-    def __init__(self, run_dir: Path, most_bytes: int = MAX_BYTES) -> None:
-        self._folder, self._most_bytes = run_dir / FOLDER, most_bytes
+    def __init__(self, run_dir: Path, max_bytes: int = MAX_BYTES) -> None:
+        self._folder, self._max_bytes = run_dir / FOLDER, max_bytes
         self._owner, self._count, self._lock_fd = uuid.uuid4().hex, 0, -1
 
     def put(self, content: bytes) -> str:
@@ -66,7 +65,7 @@ class Attachments:
         return name
 
     def remove(self, name: str) -> None:
-        """Its request has ended."""
+        """Remove a file whose request has ended."""
         (self._folder / name).unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -78,16 +77,16 @@ class Attachments:
 
     def _require_room(self, count_bytes: int) -> None:
         held = sum(_size_of(path) for path in self._folder.iterdir())
-        if held + count_bytes > self._most_bytes:
+        if held + count_bytes > self._max_bytes:
             sizes = f"{format_size(count_bytes)} of images beside {format_size(held)} of other requests'"
-            raise BudgetError(f"{sizes} exceed {format_size(self._most_bytes)}", "images", _FEWER)
+            raise BudgetError(f"{sizes} exceed {format_size(self._max_bytes)}", "images", _FEWER)
 
     def _open(self) -> None:
         if self._lock_fd >= 0:
             return
         self._folder.mkdir(mode=0o700, exist_ok=True)
         _sweep(self._folder)
-        self._lock_fd = _locked(self._folder / f"{self._owner}{_LOCK}")
+        self._lock_fd = _open_locked(self._folder / f"{self._owner}{_LOCK}")
 
 
 _FEWER = "Hand in fewer images at once, or smaller ones"
@@ -100,8 +99,8 @@ def _size_of(path: Path) -> int:
         return 0
 
 
-def _locked(file: Path) -> int:
-    """The descriptor of a locked file of this name: another client's sweep may remove it before it is locked."""
+def _open_locked(file: Path) -> int:
+    """Return the descriptor of a locked file; try again if a sweep removes the file before it is locked."""
     while True:
         fd = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -126,6 +125,6 @@ def _sweep(folder: Path) -> None:
 
 
 def _remove_files_of(folder: Path, owner: str) -> None:
-    """The lock goes last: whoever finds it free finds all files."""
+    """Remove the lock last: a sweep that finds the lock free finds all files."""
     for path in sorted(folder.glob(f"{owner}.*"), key=lambda path: path.suffix == _LOCK):
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How much memory may still be taken: the machine's, and that of the control groups this process is in."""
+"""Available memory of the machine and of the control groups of this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def available_bytes() -> int:
-    """Memory that can be taken now without swapping or being killed: the least of machine and control groups."""
+    """Return the bytes free without swapping or being killed: the least of the machine and its control groups."""
     return min([_machine_bytes(), *_group_bytes()])
 
 
@@ -18,33 +18,33 @@ def _machine_bytes() -> int:
 
 
 def _group_bytes() -> list[int]:
-    """Room in every memory control group from this process's own to the root, version 1 or 2."""
+    """Return the free bytes of every memory control group from this process's own to the root, version 1 or 2."""
     found = []
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            found += _rooms(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
+            found += _free_upwards(Path("/sys/fs/cgroup"), path, "memory.max", "memory.current", "inactive_file")
         elif "memory" in controllers.split(","):
             root = Path("/sys/fs/cgroup/memory")
-            found += _rooms(root, path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            found += _free_upwards(root, path, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
     return found
 
 
-def _rooms(root: Path, path: str, limit: str, usage: str, reclaimable: str) -> list[int]:
+def _free_upwards(root: Path, path: str, limit: str, usage: str, reclaimable: str) -> list[int]:
     folder = root / path.strip("/")
-    rooms = []
+    free = []
     for group in (folder, *folder.parents):
         if not group.is_relative_to(root):
             break
         try:
-            rooms.append(_room(group, limit, usage, reclaimable))
+            free.append(_free_bytes(group, limit, usage, reclaimable))
         except (OSError, ValueError):  # no limit ("max"), or outside the groups this process may see
             continue
-    return rooms
+    return free
 
 
-def _room(group: Path, limit: str, usage: str, reclaimable: str) -> int:
-    """Limit minus what is used; files cached but not in use give way."""
+def _free_bytes(group: Path, limit: str, usage: str, reclaimable: str) -> int:
+    """Return limit minus usage; cached files that are not in use do not count as usage."""
     used = int((group / usage).read_text())
     for line in (group / "memory.stat").read_text().splitlines():
         name, _, count = line.partition(" ")

@@ -1,4 +1,4 @@
-"""Shared memory without a name: nothing to leak, sealed in size, all pages there before use."""
+"""Anonymous shared memory: it cannot leak, its size is sealed, all pages are allocated before use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CHUNK_BYTES = 64 * 2**20
 
 
 class Arena:
-    """A memfd and, once asked for, its mapping. The kernel frees it when the last process has closed it."""
+    """A memfd and, on first use, its mapping. The kernel frees the memory when the last process has closed it."""
 
     def __init__(self, fd: int, size_bytes: int, name: str = "") -> None:
         self.fd = fd
@@ -27,9 +27,9 @@ class Arena:
 
     @classmethod
     def create(cls, name: str, size_bytes: int, on_progress: Callable[[int, int], None] | None = None) -> Arena:
-        """Make one and allocate every page now, so that it is refused here and not killed later.
+        """Make an arena and allocate every page now, so that a lack of memory is an error here and no kill later.
 
-        `on_progress(done_bytes, size_bytes)` is called on the way. Raises BudgetError with the numbers.
+        Calls `on_progress(done_bytes, size_bytes)` meanwhile. Raises BudgetError with the numbers.
         """
         arena = cls.reserve(name)
         try:
@@ -41,30 +41,30 @@ class Arena:
 
     @classmethod
     def reserve(cls, name: str) -> Arena:
-        """One without any memory yet, whose descriptor can be passed on already; `allocate` gives it its size."""
+        """Make an arena without memory, whose descriptor can be passed on already; `allocate` gives it its size."""
         return cls(os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), 0, name)
 
     @classmethod
     def attach(cls, fd: int, size_bytes: int) -> Arena:
-        """One that another process created and passed on as a descriptor."""
+        """Return the arena that another process created and passed on as a descriptor."""
         return cls(fd, size_bytes)
 
     @cached_property
     def array(self) -> np.ndarray:
-        """uint8 [size_bytes], writable, shared; it keeps the mapping alive by itself (use with `torch.from_numpy`)."""
+        """Return the memory, uint8 [size_bytes], writable (for `torch.from_numpy`); it keeps the mapping alive."""
         # Mapped at once: faults one by one cost the first direct read into each page ten times its own CPU time.
         flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
         return np.frombuffer(mmap.mmap(self.fd, self.size_bytes, flags), dtype=np.uint8)
 
     def close(self) -> None:
-        """Give up the descriptor; the mapping goes with its last view, never under one."""
+        """Close the descriptor; the mapping ends with its last view."""
         self.__dict__.pop("array", None)
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def allocate(self, size_bytes: int, on_progress: Callable[[int, int], None] | None = None) -> None:
-        """See `create`; once only."""
+        """Allocate every page, once only; see `create`. Raises BudgetError with the numbers."""
         check_room(self._name, size_bytes)
         self.size_bytes = size_bytes
         os.ftruncate(self.fd, size_bytes)
@@ -80,7 +80,7 @@ class Arena:
 
 
 def check_room(name: str, size_bytes: int) -> None:
-    """Raise BudgetError if the machine (or this process's control group) has no room for so much."""
+    """Raise BudgetError if the machine (or this process's control group) has no room for `size_bytes`."""
     available = available_bytes()
     if size_bytes > available:
         raise _does_not_fit(name, size_bytes, available)
@@ -88,7 +88,7 @@ def check_room(name: str, size_bytes: int) -> None:
 
 def _does_not_fit(name: str, size_bytes: int, available: int) -> BudgetError:
     return BudgetError(
-        f"needs {format_size(size_bytes)} of shared memory, but only {format_size(available)} can be had",
+        f"needs {format_size(size_bytes)} of shared memory, but only {format_size(available)} is available",
         f"shared memory '{name}'",
         "Give expert_memory or host_memory a smaller size, or free memory",
     )

@@ -1,4 +1,4 @@
-"""How many files this process may open: sockets, pipes and shared memory count as such."""
+"""Limit of open files of this process; sockets, pipes and shared memory count as files."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import resource
 from ...errors import EngineError
 
 ENGINE_FILES = 256
-"""An engine's processes have 20 to 40 each, besides one for each shard of the checkpoint and for each client."""
+"""An engine's processes open 20 to 40 files each, and one for each shard of the checkpoint and for each client."""
 CLIENT_FILES = 48
 
 
-def require_open_files(least: int, who: str) -> None:
-    """Raise EngineError unless this process, and those it starts, may open `least` files at once."""
+def require_open_files(min_files: int, user: str) -> None:
+    """Raise EngineError unless this process, and those it starts, may open `min_files` files at once."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if allowed != resource.RLIM_INFINITY and allowed < least:
-        what = f"only {allowed} files may be open at once, {who} takes up to {least}"
+    if allowed != resource.RLIM_INFINITY and allowed < min_files:
+        what = f"only {allowed} files may be open at once, {user} takes up to {min_files}"
         raise EngineError(what, "ulimit -n", "Allow more in this shell, for example: ulimit -n 1024")

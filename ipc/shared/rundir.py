@@ -1,4 +1,4 @@
-"""The private directory of one engine: its sockets and small files, gone with it or swept by the next start."""
+"""The private directory of one engine with its sockets and small files; the engine or the next start removes it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pathlib import Path
 from ...errors import UsageError
 
 ENGINES = "engines"
-"""In the run directory of a group of engines: theirs."""
+"""Folder of the engines' run directories in the run directory of their group."""
 _PREFIX = "expertflow-"
-_UNBORN_PREFIX = ".expertflow-"
-_UNBORN_SECONDS = 60.0
+_UNLOCKED_PREFIX = ".expertflow-"
+_UNLOCKED_SECONDS = 60.0
 _MODE = 0o700
 _SOCKET_PATH_BYTES = 107
-"""Of `sun_path`, its final zero left out."""
-_MAX_NAME_LENGTH = "predictor.999999-scheduler.999999"
+"""Capacity of `sun_path` without its final zero."""
+_LONGEST_SOCKET_NAME = "predictor.999999-scheduler.999999"
 
 
 class RunDir:
-    """A directory (mode 0700), locked while its owner lives: the lock is on the directory itself and dies with us."""
+    """A directory (mode 0700), locked while its owner lives: the lock is on the directory and ends with the process."""
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
@@ -41,24 +41,24 @@ class RunDir:
         _check_length(base)
         sweep(base)
         try:
-            unborn = Path(tempfile.mkdtemp(prefix=_UNBORN_PREFIX, dir=base))
+            unlocked = Path(tempfile.mkdtemp(prefix=_UNLOCKED_PREFIX, dir=base))
         except OSError as error:
             raise UsageError(f"cannot make a run directory: {error.strerror}", str(base), _REMEDY) from error
-        lock_fd = os.open(unborn, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        lock_fd = os.open(unlocked, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         fcntl.flock(lock_fd, fcntl.LOCK_EX)
-        # Only now does it get a name that a sweep looks at: never one without its lock.
-        path = base / unborn.name.removeprefix(".")
-        unborn.rename(path)
+        # A sweep only checks this name, so the directory gets it after its lock.
+        path = base / unlocked.name.removeprefix(".")
+        unlocked.rename(path)
         return cls(path, lock_fd)
 
     def remove_files_of(self, stage: str, epoch: int) -> None:
-        """Remove what a dead start of a stage left: sockets (a killed process cannot) and its output."""
+        """Remove the sockets and the log of a dead start of a stage (a killed process cannot)."""
         for entry in self.path.iterdir():
             if f"{stage}.{epoch}" in entry.name.removesuffix(".log").split("-"):
                 entry.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove the directory, then let go of its lock."""
+        """Remove the directory, then release its lock."""
         if self._lock_fd >= 0:
             shutil.rmtree(self.path, ignore_errors=True)
             os.close(self._lock_fd)
@@ -69,26 +69,26 @@ _REMEDY = "Set XDG_RUNTIME_DIR to a short folder that you can write"
 
 
 def sweep(base: Path) -> None:
-    """Remove the run directories whose owner has died; living ones hold their lock."""
+    """Remove the run directories whose owner has died; a living owner holds its lock."""
     for path in base.glob(f"{_PREFIX}*"):
         _remove_if_dead(path)
-    for path in base.glob(f"{_UNBORN_PREFIX}*"):
-        if path.exists() and time.time() - path.stat().st_mtime > _UNBORN_SECONDS:
+    for path in base.glob(f"{_UNLOCKED_PREFIX}*"):
+        if path.exists() and time.time() - path.stat().st_mtime > _UNLOCKED_SECONDS:
             _remove_if_dead(path)
 
 
 def living(base: Path | None = None) -> list[Path]:
-    """The run directories in `base` (default as for `create`) of this user's engines that run now."""
+    """Return the run directories of this user's running engines in `base` (default as for `create`)."""
     return sorted(path for path in (base or _default_base()).glob(f"{_PREFIX}*") if _is_living(path))
 
 
 def is_group(run_dir: Path) -> bool:
-    """Whether it is a group's, not an engine's."""
+    """Return whether a run directory belongs to a group of engines."""
     return (run_dir / ENGINES).is_dir()
 
 
 def engines_of(run_dir: Path) -> list[Path]:
-    """The run directories of a group's engines that run now; a lone engine has its own."""
+    """Return the run directories of a group's running engines; `run_dir` itself for a single engine."""
     return living(run_dir / ENGINES) if is_group(run_dir) else [run_dir]
 
 
@@ -122,8 +122,8 @@ def _remove_if_dead(path: Path) -> None:
 
 
 def _is_ours(status: os.stat_result, path: Path) -> bool:
-    """Also of this mode: a folder of the user's (a clone, a recording) that merely bears such a name is not touched."""
-    private = stat.S_IMODE(status.st_mode) == _MODE or path.name.startswith(_UNBORN_PREFIX)
+    """Check the mode too: a user's folder (a clone, a recording) with such a name is not touched."""
+    private = stat.S_IMODE(status.st_mode) == _MODE or path.name.startswith(_UNLOCKED_PREFIX)
     return private and status.st_uid == os.getuid()
 
 
@@ -133,7 +133,7 @@ def _default_base() -> Path:
 
 
 def _check_length(base: Path) -> None:
-    longest = len(os.fsencode(base)) + len(f"/{_PREFIX}xxxxxxxx/{_MAX_NAME_LENGTH}")
+    longest = len(os.fsencode(base)) + len(f"/{_PREFIX}xxxxxxxx/{_LONGEST_SOCKET_NAME}")
     if longest > _SOCKET_PATH_BYTES:
         raise UsageError(
             f"socket paths would be {longest} bytes long, more than the {_SOCKET_PATH_BYTES} the system allows",

@@ -1,4 +1,4 @@
-"""From a function to a process: `if __name__ == "__main__": run_stage(main)`."""
+"""Entry point of a stage process: `if __name__ == "__main__": run_stage(main)`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ...errors import EngineError, ExpertFlowError
-from .parent import ORPHANED, end_with_process, end_with_supervisor
-from .spec import StageSpec
+from .run_with_parent import ORPHANED, end_with_process, end_with_supervisor
 from .stage import Stage
-from .startup import Preparation, SupervisorGone, Surveyor, await_spec, no_surveyor, nothing_to_prepare
+from .startup import Preparation, StageSpec, SupervisorGone, Surveyor, await_spec, prepare_nothing, refuse_survey
 
 FAILED = 3
-"""Exit code of a stage that has told the supervisor why (`Failed`)."""
+"""Exit code of a stage that has sent the reason (`Failed`)."""
 
 
 def run_stage(
-    main: Callable[[Stage], None], survey: Surveyor = no_surveyor, prepare: Preparation = nothing_to_prepare
+    main: Callable[[Stage], None], survey: Surveyor = refuse_survey, prepare: Preparation = prepare_nothing
 ) -> NoReturn:
-    """Run `main` as the stage whose spec comes through the socket that the first argument names, and exit; the
-    second is the supervisor's process.
+    """Receive the spec, run `main` as that stage, and exit.
 
-    Where the spec waits for the survey of the checkpoint, one stage is asked for it before: its `survey` makes it.
-    A spare process is told to `prepare` for the model of a folder long before its spec comes.
-    Exit codes: 0 asked to end, `FAILED` with the reason sent, `parent.ORPHANED` when the supervisor has gone. Import
-    what takes seconds inside `main`, `survey` or `prepare`: the supervisor is watched before they run.
+    Command line: the descriptor of the socket that brings the spec, and the pid of the supervisor. Before the spec, one
+    stage is asked for the survey of the checkpoint (`survey`), and a spare process to `prepare` for a model's folder.
+    Exit codes: 0 asked to end, `FAILED` with the reason sent, `ORPHANED` when the supervisor has ended. Import modules
+    that take seconds inside `main`, `survey` or `prepare`: the supervisor is watched before these run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_process(int(sys.argv[2]))
@@ -35,7 +33,7 @@ def run_stage(
     end_with_supervisor(spec.death_fd, spec.supervisor_pid)
     logging.basicConfig(format=f"%(asctime)s {spec.stage}.{spec.epoch} %(levelname)s %(name)s: %(message)s")
     with Stage(spec) as stage:
-        _obey_signals(stage)
+        _handle_signals(stage)
         code = _run(main, stage)
         signal.set_wakeup_fd(-1)
     sys.exit(code)
@@ -50,8 +48,8 @@ def _await_spec(survey: Surveyor, prepare: Preparation) -> StageSpec:
         sys.exit(ORPHANED)
 
 
-def _obey_signals(stage: Stage) -> None:
-    """SIGTERM only sets a flag; the wake-up descriptor ends a poll that has just begun."""
+def _handle_signals(stage: Stage) -> None:
+    """Let SIGTERM set a flag; the wake-up descriptor ends a poll that has just begun."""
     signal.set_wakeup_fd(stage.wake_fd, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda number, frame: stage.stop(gently=False))
 
@@ -62,7 +60,7 @@ def _run(main: Callable[[Stage], None], stage: Stage) -> int:
     except ExpertFlowError as error:
         stage.fail(error)
         return FAILED
-    except Exception as error:  # noqa: BLE001 - the boundary of the process: whatever it is, the supervisor hears of it
+    except Exception as error:  # noqa: BLE001 - the boundary of the process: the supervisor gets any error
         logging.getLogger(__name__).exception("stage failed")
         stage.fail(EngineError(f"{type(error).__name__}: {error}", f"stage {stage.spec.stage}", "This is a bug"))
         return FAILED

@@ -1,4 +1,4 @@
-"""What `Stage.poll` returns."""
+"""Events that `Stage.poll` returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Received(NamedTuple):
 
 
 class PeerJoined(NamedTuple):
-    """A peer (re)started; the link to it is fresh, what was sent to its predecessor is gone. Sending works at once."""
+    """A peer has (re)started; its link is new and works at once. Messages to its predecessor are lost."""
 
     stage: str
     epoch: int
@@ -21,7 +21,7 @@ class PeerJoined(NamedTuple):
 
 
 class PeerLost(NamedTuple):
-    """A peer has died; what it sent before was returned before this, what is sent to it now is dropped."""
+    """A peer has died. Its messages were returned before this event; messages to it are dropped."""
 
     stage: str
     epoch: int
@@ -34,7 +34,7 @@ class Readable(NamedTuple):
 
 
 class Stopping(NamedTuple):
-    """The stage is to end: after what is in flight (`gently`), or at once. `Stage.running` is False from now on."""
+    """The stage must end: after the work in flight (`gently`), or at once. `Stage.running` is False from now on."""
 
     gently: bool
 

@@ -6,7 +6,7 @@
             for event in stage.poll(1000):
                 match event:
                     case PeerJoined("compute"): ...
-                    case Received("compute", Need() as need): stage.send("compute", Filled(...))
+                    case Received("compute", Miss() as miss): stage.send("compute", Filled(...))
             if stage.publish_due:
                 stage.publish(done=…)
 
@@ -34,15 +34,15 @@ from ..transport.addresses import CONTROL, Party, socket_address
 from ..transport.link import Link
 from ..transport.sockets import Context, Socket
 from .events import PeerJoined, PeerLost, Readable, Received, StageEvent, Stopping
-from .spec import StageSpec
+from .startup import StageSpec
 from .wiring import decoders_of
 
 T = TypeVar("T")
 
 PUBLISH_EVERY_NS = 1_000_000_000
-SPANS_AT_ONCE = 2000
-FAREWELL_MS = 2000
-"""How long a stage that ends waits for its last words to be taken."""
+MAX_SPANS = 2000
+LINGER_MS = 2000
+"""Milliseconds that a stage waits at its end until the supervisor has taken its last messages."""
 
 
 class Stage:
@@ -53,10 +53,10 @@ class Stage:
         self.config = spec.config
         self.context: Context = zmq.Context()
         self.running = True
-        self._me = Party(spec.stage, spec.epoch)
+        self._party = Party(spec.stage, spec.epoch)
         self._poller = zmq.Poller()
         self._control: Link[ToStage] = Link.connect(
-            self.context, socket_address(spec.run_dir, CONTROL), TO_STAGE, self._me.identity
+            self.context, socket_address(spec.run_dir, CONTROL), TO_STAGE, self._party.identity
         )
         self._woken_fd, self.wake_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._poller.register(self._control.socket, zmq.POLLIN)
@@ -77,33 +77,33 @@ class Stage:
     def __enter__(self) -> Stage:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
-    # What it was given
+    # Memory and survey
 
     def arena(self, name: str) -> Arena:
-        """The shared memory `slots` or `host` (see `StageSpec.memory`)."""
+        """Return the shared memory `slots` or `host` (see `StageSpec.memory`)."""
         if name not in self._arenas:
-            given = self.spec.memory[name]
-            self._arenas[name] = Arena.attach(given.fd, given.size_bytes)
+            memory = self.spec.memory[name]
+            self._arenas[name] = Arena.attach(memory.fd, memory.size_bytes)
         return self._arenas[name]
 
-    def survey(self, kind: type[T]) -> T:
-        """The checkpoint's survey: `stage.survey(Survey)`."""
-        return msgspec.msgpack.decode(Path(self.spec.survey_path).read_bytes(), type=kind)
+    def survey(self, cls: type[T]) -> T:
+        """Return the survey of the checkpoint: `stage.survey(Survey)`."""
+        return msgspec.msgpack.decode(Path(self.spec.survey_path).read_bytes(), type=cls)
 
-    # Talking to peers
+    # Messages of peers
 
     def poll(self, timeout_ms: int = 1000) -> list[StageEvent]:
-        """Wait for something, at most `timeout_ms`, and return all that has come, the supervisor's words first."""
+        """Wait for events, at most `timeout_ms`, and return all of them, those of the supervisor first."""
         before_ns = time.monotonic_ns()
         ready = dict(self._poller.poll(timeout_ms))
         self._waited_ns += time.monotonic_ns() - before_ns
         if self._woken_fd in ready:
             os.read(self._woken_fd, 4096)
         links = list(self._links.items())
-        events = self._obey(self._control.receive()) if self._control.socket in ready else []
+        events = self._on_control(self._control.receive()) if self._control.socket in ready else []
         for name, link in links:
             if link.socket in ready and not link.socket.closed:
                 events += [Received(name, message) for message in link.receive()]
@@ -112,11 +112,11 @@ class Stage:
         return events + stops
 
     def receive(self, peer: str) -> list[Any]:
-        """What a peer has sent, without a poll of everything else: for a stage that looks in while it works."""
+        """Return the messages of one peer without polling the others: for use in the middle of a step."""
         return self._links[peer].receive() if peer in self._links else []
 
     def send(self, peer: str, message: Message) -> None:
-        """Send to a peer stage; never blocks. Nobody hears it while that stage is down: its successor starts afresh."""
+        """Send to a peer stage; never blocks. Dropped while the peer is down: a new epoch starts with an empty link."""
         if peer in self._links:
             self._sent += 1
             self._links[peer].send(message)
@@ -126,40 +126,36 @@ class Stage:
         self._watched[source] = name
         self._poller.register(source, zmq.POLLIN)
 
-    def unwatch(self, source: Socket | int) -> None:
-        del self._watched[source]
-        self._poller.unregister(source)
-
     def stop(self, gently: bool) -> None:
         """Ask this stage to end; safe in a signal handler. `poll` returns `Stopping`."""
         self.running = False
         self._stop_requests.append(Stopping(gently))
 
-    # Talking to the supervisor
+    # Messages to the supervisor
 
     def ready(self, facts: dict[str, int | float | str] | None = None) -> None:
-        """Say that this stage can work; `facts` reach its peers (`PeerJoined.facts`) and the user."""
+        """Report that this stage can work; `facts` go to its peers (`PeerJoined.facts`) and the user."""
         self._control.send(Ready(self.spec.stage, self.spec.epoch, facts or {}))
 
     def progress(self, what: str, done: int, total: int) -> None:
-        """Report on something that takes over two seconds."""
+        """Report the progress of work that takes over two seconds."""
         self._control.send(Progress(self.spec.stage, what, done, total))
 
     def fail(self, error: ExpertFlowError) -> None:
-        """Give the reason why this stage is about to end."""
+        """Send the error with which this stage is about to end."""
         facts = ErrorFacts.of(error)
         where = facts.where or f"stage {self.spec.stage}"
         self._control.send(Failed(self.spec.stage, msgspec.structs.replace(facts, where=where)))
 
     @property
     def publish_due(self) -> bool:
-        """Whether a second has passed, or many spans have gathered, since the last `publish`."""
-        return time.monotonic_ns() - self._published_ns > PUBLISH_EVERY_NS or len(self._spans) > SPANS_AT_ONCE
+        """Return whether a second has passed or `MAX_SPANS` were added since the last `publish`."""
+        return time.monotonic_ns() - self._published_ns > PUBLISH_EVERY_NS or len(self._spans) > MAX_SPANS
 
     def publish(
         self, *, done: int = 0, queue: int = 0, waiting_on: str = "", counters: dict[str, int | float] | None = None
     ) -> None:
-        """Publish statistics, and the spans gathered. Busy is all time not spent in `poll`."""
+        """Publish statistics and the spans since the last `publish`. All time outside `poll` counts as busy."""
         self._published_ns = now_ns = time.monotonic_ns()
         stats = StageStats(
             stage=self.spec.stage,
@@ -177,12 +173,12 @@ class Stage:
 
     @property
     def draws(self) -> bool:
-        """Whether a timeline is drawn."""
+        """Return whether a timeline is drawn."""
         return bool(self.config.timeline)
 
     @contextmanager
     def span(self, name: str, lane: int = 0, **detail: int | str) -> Iterator[None]:
-        """Put what happens inside on the timeline, if one is drawn."""
+        """Add the time spent inside to the timeline, if one is drawn."""
         start_ns = time.monotonic_ns()
         yield
         self.add_span(name, start_ns, time.monotonic_ns(), lane, detail)
@@ -196,55 +192,55 @@ class Stage:
 
     @property
     def rejected(self) -> int:
-        """Messages dropped because they could not be read or came from a stranger."""
+        """Return the number of messages dropped as unreadable or as not from a peer."""
         return self._rejected + self._control.rejected + sum(link.rejected for link in self._links.values())
 
     def close(self) -> None:
-        """Close everything; last words to the supervisor get a moment to be taken. Does nothing twice."""
+        """Close everything; the last messages to the supervisor get `LINGER_MS`. Does nothing the second time."""
         if self.context.closed:
             return
         for link in self._links.values():
             link.close()
-        self._control.close(linger_ms=FAREWELL_MS)
+        self._control.close(linger_ms=LINGER_MS)
         self.context.destroy(linger=None)
         for arena in self._arenas.values():
             arena.close()
         os.close(self.wake_fd)
         os.close(self._woken_fd)
 
-    def _obey(self, orders: list[ToStage]) -> list[StageEvent]:
+    def _on_control(self, messages: list[ToStage]) -> list[StageEvent]:
         events: list[StageEvent] = []
-        for order in orders:
-            if isinstance(order, Drain):
+        for message in messages:
+            if isinstance(message, Drain):
                 self.stop(gently=True)
-            elif isinstance(order, PeerDied):
-                events += self._lose(order)
-            elif self._join(order):
-                events.append(PeerJoined(order.stage, order.epoch, order.facts))
+            elif isinstance(message, PeerDied):
+                events += self._on_peer_died(message)
+            elif self._open_link(message):
+                events.append(PeerJoined(message.stage, message.epoch, message.facts))
         return events
 
-    def _join(self, order: Peer) -> bool:
-        """Open a fresh link to a peer of a new epoch; what its predecessor still had to say is not heard (R8)."""
-        known = self._peers.get(order.stage)
-        if order.stage not in self._decoders or (known and known.epoch >= order.epoch):
+    def _open_link(self, peer: Peer) -> bool:
+        """Open a new link to a peer of a new epoch; unread messages of its predecessor are dropped (R8)."""
+        previous = self._peers.get(peer.stage)
+        if peer.stage not in self._decoders or (previous and previous.epoch >= peer.epoch):
             return False
-        self._leave(order.stage)
-        peer = self._peers[order.stage] = Party(order.stage, order.epoch)
-        link = Link.pair(self.context, self.spec.run_dir, self._me, peer, self._decoders[order.stage])
-        self._links[order.stage] = link
+        self._close_link(peer.stage)
+        party = self._peers[peer.stage] = Party(peer.stage, peer.epoch)
+        link = Link.pair(self.context, self.spec.run_dir, self._party, party, self._decoders[peer.stage])
+        self._links[peer.stage] = link
         self._poller.register(link.socket, zmq.POLLIN)
         return True
 
-    def _lose(self, order: PeerDied) -> list[StageEvent]:
-        """Hear the last words of a peer that has died, and close the link to it."""
-        link = self._links.get(order.stage)
-        if link is None or self._peers[order.stage].epoch != order.epoch:
+    def _on_peer_died(self, death: PeerDied) -> list[StageEvent]:
+        """Receive the last messages of a dead peer, then close the link to it."""
+        link = self._links.get(death.stage)
+        if link is None or self._peers[death.stage].epoch != death.epoch:
             return []
-        last_words = [Received(order.stage, message) for message in link.receive()]
-        self._leave(order.stage)
-        return [*last_words, PeerLost(order.stage, order.epoch)]
+        last = [Received(death.stage, message) for message in link.receive()]
+        self._close_link(death.stage)
+        return [*last, PeerLost(death.stage, death.epoch)]
 
-    def _leave(self, stage: str) -> None:
+    def _close_link(self, stage: str) -> None:
         link = self._links.pop(stage, None)
         if link:
             self._rejected += link.rejected

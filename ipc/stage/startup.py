@@ -1,5 +1,4 @@
-"""What a process of a stage is told before it is one: over a socket to the supervisor, which closes once the spec has
-come."""
+"""Startup handshake: over a socket the supervisor asks for a survey or preparation, then sends the spec."""
 
 from __future__ import annotations
 
@@ -9,70 +8,103 @@ from threading import Lock
 
 import msgspec
 
+from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError
 from ..messages import AskSurvey, ErrorFacts, Failed, Message, Prepare, Progress, Surveyed
-from .spec import STARTUP_MESSAGE, StageSpec
+
+
+class SharedMemory(msgspec.Struct, frozen=True):
+    """An `Arena` on its way to another process."""
+
+    fd: int
+    size_bytes: int
+
+
+class StageSpec(Message, frozen=True, kw_only=True):
+    """One start of one stage. Descriptors are numbers in the started process."""
+
+    stage: str
+    epoch: int
+    run_dir: str
+    config: Config
+    survey_path: str
+    slots: int = 0
+    """Number of expert slots, in shared or in device memory."""
+    memory: dict[str, SharedMemory] = {}
+    """`slots` (device cpu): the slots, of the survey's stride. `host`: places of a stride each; with tier `host` all
+    experts by layer, then expert."""
+    host_filled: bool = False
+    """Tier `host`: every expert lies in `host` already, or another engine's loader brings it there."""
+    full_fd: int = -1
+    """Eventfd of a store that several engines share; readable once the store is full."""
+    supervisor_pid: int = 0
+    death_fd: int = -1
+    """The read end of a pipe that closes with the supervisor."""
+
+
+StartupMessage = StageSpec | AskSurvey | Prepare
+STARTUP_MESSAGE: msgspec.msgpack.Decoder[StartupMessage] = msgspec.msgpack.Decoder(StartupMessage)
 
 Surveyor = Callable[[AskSurvey, Callable[[Progress], None]], msgspec.Struct]
-"""Makes the survey that it is asked for; it may report from any thread."""
+"""Makes the requested survey; it may report progress from any thread."""
 
 Preparation = Callable[[str], None]
-"""Imports what a stage needs for the model in this folder."""
+"""Imports the modules that a stage needs for the model in this folder."""
 
 
 class SupervisorGone(Exception):
-    """It has closed the socket, or has ended."""
+    """The supervisor has closed the socket, or has ended."""
 
 
-def no_surveyor(asked: AskSurvey, report: Callable[[Progress], None]) -> msgspec.Struct:
-    """Of a stage that was asked by mistake."""
-    raise EngineError("this stage makes no survey", asked.model, "This is a bug")
+def refuse_survey(request: AskSurvey, report: Callable[[Progress], None]) -> msgspec.Struct:
+    """Raise EngineError: the default for a stage that makes no survey."""
+    raise EngineError("this stage makes no survey", request.model, "This is a bug")
 
 
-def nothing_to_prepare(folder: str) -> None:
-    """Of a stage that imports in no time."""
+def prepare_nothing(folder: str) -> None:
+    """Do nothing: the default for a stage whose imports take no time."""
 
 
-def await_spec(fd: int, survey: Surveyor, prepare: Preparation = nothing_to_prepare) -> StageSpec:
-    """Answer with `survey` if that is asked for, `prepare` if that is, then return the spec.
+def await_spec(fd: int, survey: Surveyor, prepare: Preparation = prepare_nothing) -> StageSpec:
+    """Answer survey requests with `survey` and preparation requests with `prepare`, then return the spec.
 
-    Raises SupervisorGone, what `prepare` raises, and what `survey` raises; the supervisor hears of the last before.
+    Raises SupervisorGone, and the errors of `prepare` and `survey`; those of `survey` are sent to the supervisor first.
     """
-    with Connection(fd) as line:
+    with Connection(fd) as connection:
         while True:
-            match STARTUP_MESSAGE.decode(_receive(line)):
-                case AskSurvey() as asked:
-                    _answer(line, asked, survey)
+            match STARTUP_MESSAGE.decode(_receive(connection)):
+                case AskSurvey() as request:
+                    _answer(connection, request, survey)
                 case Prepare(folder):
                     prepare(folder)
                 case StageSpec() as spec:
                     return spec
 
 
-def _answer(line: Connection, asked: AskSurvey, survey: Surveyor) -> None:
-    one_at_a_time = Lock()
+def _answer(connection: Connection, request: AskSurvey, survey: Surveyor) -> None:
+    lock = Lock()
 
-    def say(message: Message) -> None:
-        with one_at_a_time:
-            _send(line, message)
+    def send(message: Message) -> None:
+        with lock:
+            _send(connection, message)
 
     try:
-        made = survey(asked, say)
+        result = survey(request, send)
     except ExpertFlowError as error:
-        say(Failed("checkpoint", ErrorFacts.of(error)))
+        send(Failed("checkpoint", ErrorFacts.of(error)))
         raise
-    say(Surveyed(msgspec.Raw(msgspec.msgpack.encode(made))))
+    send(Surveyed(msgspec.Raw(msgspec.msgpack.encode(result))))
 
 
-def _receive(line: Connection) -> bytes:
+def _receive(connection: Connection) -> bytes:
     try:
-        return line.recv_bytes()
+        return connection.recv_bytes()
     except (EOFError, OSError) as error:
         raise SupervisorGone from error
 
 
-def _send(line: Connection, message: Message) -> None:
+def _send(connection: Connection, message: Message) -> None:
     try:
-        line.send_bytes(msgspec.msgpack.encode(message))
+        connection.send_bytes(msgspec.msgpack.encode(message))
     except OSError as error:
         raise SupervisorGone from error

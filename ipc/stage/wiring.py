@@ -1,4 +1,4 @@
-"""Which stages talk to which, and what each may say to the other."""
+"""Links between the stages, and the messages that each link allows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AnyDecoder = msgspec.msgpack.Decoder[Any]
 
 
 def decoders_of(receiver: str) -> dict[str, AnyDecoder]:
-    """The peers of a stage, each with the decoder of what it may send; an unknown stage has none."""
+    """Return peer -> decoder of its messages for the stage `receiver`; empty for an unknown stage."""
     wiring: dict[str, dict[str, AnyDecoder]] = {
         "scheduler": {"compute": FROM_COMPUTE, "predictor": FROM_PREDICTOR},
         "predictor": {"scheduler": PREDICTOR_FROM_SCHEDULER, "loader": PREDICTOR_FROM_LOADER},

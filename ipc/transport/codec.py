@@ -1,4 +1,4 @@
-"""Bytes to messages, for bytes that anybody may have sent."""
+"""Decoding of bytes from untrusted senders."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ M = TypeVar("M")
 
 
 class Unreadable(NamedTuple):
-    """Something that is no message of its socket; `reason` is for people."""
+    """Bytes that are no message of their socket; `reason` is for people."""
 
     reason: str
 
 
 def decode(decoder: msgspec.msgpack.Decoder[M], payload: bytes) -> M | Unreadable:
-    """The message, or the reason why these bytes are none. Broken text and deep nesting have errors of their own."""
+    """Return the message, or the reason why it cannot be decoded; invalid UTF-8 and deep nesting included."""
     try:
         return decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

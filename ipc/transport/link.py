@@ -1,4 +1,4 @@
-"""A typed one-to-one link between two processes; sending never blocks and works before the other end is there."""
+"""A typed one-to-one link between two processes; sending never blocks and works before the other end exists."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ M = TypeVar("M")
 
 
 class Link(Generic[M]):
-    """One end of a link. Of a pair, the end last by name binds (a ROUTER); the other connects (a DEALER).
+    """One end of a link. In a pair, the end last by name binds (a ROUTER); the other connects (a DEALER).
 
-    The bound end knows one identity: a stranger on the socket is counted in `rejected` and can neither be heard nor
-    take messages away. What is sent before the peer is there waits in the outbox and goes when the peer's probe
-    arrives, so polling for input is enough. Marks are off: credits of the protocol bound the traffic.
+    The bound end accepts one identity: messages of others are dropped and counted in `rejected`. Messages sent before
+    the peer connects wait in the outbox and go out when the peer's probe arrives, so polling for input is enough.
+    High-water marks are off: the credits of the protocol bound the traffic.
     """
 
     def __init__(self, socket: Socket, decoder: Decoder[M], peer: bytes = b"") -> None:
@@ -34,7 +34,7 @@ class Link(Generic[M]):
 
     @classmethod
     def bind(cls, context: Context, address: str, decoder: Decoder[M], peer: bytes) -> Link[M]:
-        """The end that binds `address` and talks to the peer of this identity only."""
+        """Return the end that binds `address` and accepts only the peer of this identity."""
         socket = open_socket(context, zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.bind(address)
@@ -42,7 +42,7 @@ class Link(Generic[M]):
 
     @classmethod
     def connect(cls, context: Context, address: str, decoder: Decoder[M], identity: bytes = b"") -> Link[M]:
-        """The end that connects, now or when the other end appears."""
+        """Return the end that connects, now or when the other end appears."""
         socket = open_socket(context, zmq.DEALER)
         if identity:
             socket.setsockopt(zmq.ROUTING_ID, identity)
@@ -51,23 +51,23 @@ class Link(Generic[M]):
         return cls(socket, decoder)
 
     @classmethod
-    def pair(cls, context: Context, run_dir: str, me: Party, peer: Party, decoder: Decoder[M]) -> Link[M]:
-        """This party's end of its link to `peer`."""
-        address = pair_address(run_dir, me, peer)
-        if me > peer:  # so compute, which may be long away from its poll, never waits for a probe
+    def pair(cls, context: Context, run_dir: str, party: Party, peer: Party, decoder: Decoder[M]) -> Link[M]:
+        """Return the end of `party` of its link to `peer`."""
+        address = pair_address(run_dir, party, peer)
+        if party > peer:  # so compute, which may not poll for long, never waits for a probe
             return cls.bind(context, address, decoder, peer.identity)
-        return cls.connect(context, address, decoder, me.identity)
+        return cls.connect(context, address, decoder, party.identity)
 
     def send(self, message: Message) -> None:
-        """Send, or keep until the peer is there."""
+        """Send, or keep the message until the peer connects."""
         self._outbox.append(self._encoder.encode(message))
         self._flush()
 
     def receive(self, limit: int = 1000) -> list[M]:
-        """Everything that has arrived, at most `limit` messages; what cannot be read is dropped and counted."""
+        """Return the messages that have arrived, at most `limit`; unreadable ones are dropped and counted."""
         messages: list[M] = []
         for _ in range(limit):
-            # Asking first: most looks find nothing, and an exception costs ten times as much.
+            # Check first: mostly nothing has arrived, and an exception costs ten times as much.
             if not int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
                 break
             try:
@@ -78,7 +78,7 @@ class Link(Generic[M]):
         return messages
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close; `linger_ms` is how long the context may still try to deliver what was sent."""
+        """Close; the context may try for `linger_ms` to deliver messages already sent."""
         self.socket.close(linger=linger_ms)
 
     def _read(self, frames: list[bytes]) -> list[M]:

@@ -1,4 +1,4 @@
-"""A bound socket that many may talk to: clients to the scheduler, stages and watchers to the supervisor."""
+"""A bound socket for many peers: clients of the scheduler, stages and watchers of the supervisor."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .sockets import Context, open_socket
 
 M = TypeVar("M")
 
-LARGEST_MESSAGE_BYTES = 64 * 2**20
+MAX_MESSAGE_BYTES = 64 * 2**20
 
 
 class Router(Generic[M]):
-    """Typed messages from anybody, answers by identity. A send never blocks: to a vanished or stuck peer it is dropped.
+    """Receives typed messages from any peer and answers by identity. Sending never blocks.
 
-    `dropped` counts answers nobody took, `rejected` what could not be read.
+    `dropped` counts answers to peers that are gone or do not read, `rejected` counts unreadable messages.
     """
 
     def __init__(self, context: Context, address: str, decoder: Decoder[M], high_water: int = 100_000) -> None:
@@ -30,11 +30,11 @@ class Router(Generic[M]):
         self.socket = open_socket(context, zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.SNDHWM, high_water)
-        self.socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE_BYTES)
+        self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(address)  # libzmq removes what a killed process left at this path
 
     def receive(self, limit: int = 1000) -> list[tuple[bytes, M | Unreadable]]:
-        """What has arrived, at most `limit`, so that one flooding peer cannot hold the loop."""
+        """Return arrived (identity, message) pairs, at most `limit`: a flooding peer must not hold the loop."""
         received: list[tuple[bytes, M | Unreadable]] = []
         for _ in range(limit):
             try:
@@ -46,7 +46,7 @@ class Router(Generic[M]):
         return received
 
     def send(self, identity: bytes, message: Message) -> bool:
-        """Send to one peer; False if it is gone or does not read, then the message is dropped and counted."""
+        """Send to one peer; return False if the peer is gone or does not read: the message is dropped and counted."""
         try:
             self.socket.send_multipart([identity, self._encoder.encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
@@ -57,7 +57,7 @@ class Router(Generic[M]):
         return True
 
     def close(self, linger_ms: int = 0) -> None:
-        """Close; `linger_ms` is how long the context may still try to deliver what was sent."""
+        """Close; the context may try for `linger_ms` to deliver messages already sent."""
         self.socket.close(linger=linger_ms)
 
     def _read(self, frames: list[bytes]) -> M | Unreadable:

@@ -1,4 +1,4 @@
-"""Sockets with the house's options."""
+"""ZeroMQ sockets with the options that all of ours share."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
 
-def open_socket(context: Context, kind: int) -> Socket:
-    """A socket on which nothing lingers, no marks hold, and reconnects are quick."""
-    socket = context.socket(kind)
+def open_socket(context: Context, socket_type: int) -> Socket:
+    """Return a socket without lingering and without high-water marks, with quick reconnects."""
+    socket = context.socket(socket_type)
     socket.linger = 0
     socket.set_hwm(0)
     socket.setsockopt(zmq.RECONNECT_IVL, 5)

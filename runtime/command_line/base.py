@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ...configs.ranges import check_numbers
+from ...configs.checks import check_numbers
 from ...configs.schema import Config
 
 DEFAULT_PRESET = "cpu-disk"

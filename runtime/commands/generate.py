@@ -18,8 +18,7 @@ from ..client.processor import check_images_taken
 from ..client.watching import snapshot_after
 from ..engine.preflight import impossible_prompts
 from ..engine.starting import running_engine
-from ..monitor.meters import EngineMeters
-from ..monitor.readings import Reading
+from ..monitor.readings import EngineMeters, Reading
 from ..monitor.tables import PREDICTION_OFF, share_text
 from ..prompt_sources.prompt_lines import PromptLine
 from ..text.chat import require_chat_template

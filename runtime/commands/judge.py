@@ -10,7 +10,7 @@ import msgspec
 import tyro
 from msgspec import Meta
 
-from ...configs.ranges import Seed
+from ...configs.checks import Seed
 from ...ipc.messages import Progress
 from ...workers.traces.trace import Trace
 from ..command_line.base import DONE, Command

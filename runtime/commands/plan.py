@@ -19,8 +19,7 @@ from ..command_line.base import DONE, FAILED, EngineCommand
 from ..engine.survey_stage import run_sizes
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console, share_text
-from ..plan.device_fit import DeviceFit
-from ..plan.fit import Fit, Needs, budget_fit, model_needs
+from ..plan.fit import DeviceFit, Fit, Needs, budget_fit, model_needs
 
 
 @dataclass(frozen=True, kw_only=True)

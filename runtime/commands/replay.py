@@ -13,7 +13,7 @@ import tyro
 from msgspec import Meta
 from rich.table import Table
 
-from ...configs.ranges import Seed
+from ...configs.checks import Seed
 from ...configs.schema import TraceablePredictor
 from ...configs.sizes import format_size
 from ...errors import UsageError

@@ -16,9 +16,7 @@ import tyro
 
 from ...errors import UsageError
 from ..command_line.base import DONE, EngineCommand
-from ..engine.group import EngineGroup
-from ..engine.starting import engine_remarks, running_engine
-from ..engine.supervisor import Supervisor
+from ..engine.starting import EngineHandle, engine_remarks, running_engine
 from ..monitor.tables import result_console
 
 WAIT_S = 1.0
@@ -50,7 +48,7 @@ def _stop_on_sigterm() -> Event:
     return stop
 
 
-def _print_addresses(engine: Supervisor | EngineGroup) -> None:
+def _print_addresses(engine: EngineHandle) -> None:
     console = result_console()
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
     if len(engine.config.devices) > 1:

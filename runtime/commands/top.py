@@ -14,8 +14,7 @@ from rich.live import Live
 
 from ..client.watching import Watcher, find_engine
 from ..command_line.base import DONE, Command
-from ..monitor.meters import read_pairs
-from ..monitor.readings import Reading
+from ..monitor.readings import Reading, read_pairs
 from ..monitor.tables import readings_view, result_console
 
 

@@ -19,7 +19,7 @@ from ...workers.traces.trace import Trace as Routing
 from ...workers.traces.trace import write_npz
 from ..client import Client, Completion
 from ..command_line.base import DONE
-from ..engine.device_check import require_device
+from ..engine.preflight import require_device
 from ..engine.starting import running_engine
 from ..monitor.tables import facts_table, result_console, share_text
 from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts, refuse_impossible

@@ -13,7 +13,7 @@ import tyro
 from msgspec import Meta
 from rich.table import Table
 
-from ...configs.ranges import Seed
+from ...configs.checks import Seed
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...workers.predictor.base.vocabulary import align_vocabularies

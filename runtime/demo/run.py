@@ -13,9 +13,7 @@ from ...configs.schema import Config
 from ...configs.sizes import format_size
 from ..client import Batch, Client, Event
 from ..client.watching import Watcher, snapshot_after
-from ..engine.group import EngineGroup
-from ..engine.starting import running_engine
-from ..engine.supervisor import Supervisor
+from ..engine.starting import EngineHandle, running_engine
 from ..monitor.readings import Meter, Reading
 from ..monitor.tables import expert_facts, facts_table, stage_table
 from .view import Texts, TextView
@@ -96,7 +94,7 @@ def run_prompts(config: Config, spec: RunSpec, view: TextView) -> RunResult:
     return RunResult(texts, seconds, meter.reading(seconds), pause_s)
 
 
-def _sample_while_iterating(batch: Batch, engine: Supervisor | EngineGroup, meter: Meter) -> Iterator[Event]:
+def _sample_while_iterating(batch: Batch, engine: EngineHandle, meter: Meter) -> Iterator[Event]:
     """Yield the batch's events, and read the engine's counters about once a second.
 
     Counters of a stage that dies are lost, so a frequent reading loses few.

@@ -1,1 +1,1 @@
-"""Starts, watches, restarts and stops the processes of an engine."""
+"""Start, watch, restart and stop the processes of an engine."""

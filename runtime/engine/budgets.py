@@ -1,4 +1,4 @@
-"""What the configured sizes come to for this checkpoint; what cannot fit is refused here, with the numbers (I5)."""
+"""Budgets in bytes and slots for a checkpoint; budgets that cannot fit are refused with the numbers (I5)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...workers.checkpoint.survey import ModelSizes
 
 
 class Budgets(NamedTuple):
-    """`host_bytes` is 0 unless every expert lies in a host store."""
+    """Budgets of one engine; `host_bytes` is 0 without a host store."""
 
     slots: int
     slots_bytes: int
@@ -19,21 +19,24 @@ class Budgets(NamedTuple):
     kv_bytes: int
     skeleton_bytes: int
     on_device: bool = False
-    """All but the host store lies in the memory of a device."""
+    """Slots, KV caches and skeleton lie in the memory of a device."""
 
     @property
     def total_bytes(self) -> int:
-        """Of the machine's own memory."""
+        """Return the bytes of the machine's own memory."""
         return self.host_bytes if self.on_device else self.host_bytes + self.device_bytes
 
     @property
     def device_bytes(self) -> int:
-        """Of what is computed with."""
+        """Return the bytes of slots, KV caches and skeleton."""
         return self.slots_bytes + self.kv_bytes + self.skeleton_bytes
 
 
 def plan_budgets(config: Config, survey: ModelSizes, available_bytes: int) -> Budgets:
-    """Raises BudgetError if a budget is too small for the model or all together are too large for the machine."""
+    """Return the budgets of `config` for this model.
+
+    Raises BudgetError if a budget is too small for the model, or if their sum exceeds `available_bytes`.
+    """
     slots = count_slots(config.expert_memory, survey)
     if config.slot_sharing == "layer" and slots < survey.layers:
         raise _too_few_for_layers(slots, survey)
@@ -46,7 +49,10 @@ def plan_budgets(config: Config, survey: ModelSizes, available_bytes: int) -> Bu
 
 
 def count_slots(expert_memory: str, survey: ModelSizes) -> int:
-    """Slots for this much memory, or for this share of the experts; never more than there are experts."""
+    """Return the number of slots for an amount of memory or a share of the experts; at most one an expert.
+
+    Raises BudgetError if not even one expert fits.
+    """
     size = parse_size(expert_memory, "expert_memory")
     if size.count_bytes is not None:
         slots = size.count_bytes // survey.stride_bytes
@@ -57,14 +63,14 @@ def count_slots(expert_memory: str, survey: ModelSizes) -> int:
         raise BudgetError(
             f"{expert_memory} holds no expert: one of the {survey.expert_count} takes {one}",
             "expert_memory",
-            f"Give at least {one}; less than the {survey.top_k} experts of a token will be slow",
+            f"Give at least {one}; fewer slots than the {survey.top_k} experts of a token will be slow",
         )
     return min(slots, survey.expert_count)
 
 
 def _too_few_for_layers(slots: int, survey: ModelSizes) -> BudgetError:
     needed = format_size(survey.layers * survey.stride_bytes)
-    what = f"{slots} slots for {survey.layers} MoE layers, each of which is to have slots of its own"
+    what = f"{slots} slots for {survey.layers} MoE layers, each of which needs slots of its own"
     return BudgetError(what, "slot_sharing", f"Raise expert_memory to {needed} at least, or share slots in a pool")
 
 
@@ -72,24 +78,24 @@ def _host_bytes(config: Config, survey: ModelSizes) -> int:
     if config.tier != "host" and not config.on_device:
         return 0
     whole = survey.expert_count * survey.stride_bytes
-    given = parse_size(config.host_memory, "host_memory").of(whole)
+    host = parse_size(config.host_memory, "host_memory").of(whole)
     if config.tier != "host":
-        return _places_bytes(given, survey)
-    if given < whole:
+        return _round_to_places(host, survey)
+    if host < whole:
         raise BudgetError(
-            f"holds {format_size(given)}, but all {survey.expert_count} experts take {format_size(whole)}",
+            f"holds {format_size(host)}, but all {survey.expert_count} experts take {format_size(whole)}",
             "host_memory",
-            "Give it all, or use tier = disk",
+            "Give at least that, or use tier = disk",
         )
     return whole
 
 
-def _places_bytes(given_bytes: int, survey: ModelSizes) -> int:
-    """A host store between disk and device, in whole places."""
-    places = min(given_bytes // survey.stride_bytes, survey.expert_count)
+def _round_to_places(host_bytes: int, survey: ModelSizes) -> int:
+    """Return the bytes of a host store between disk and device, in whole places of one expert."""
+    places = min(host_bytes // survey.stride_bytes, survey.expert_count)
     if places < 1:
         one = format_size(survey.stride_bytes)
-        raise BudgetError(f"{format_size(given_bytes)} holds no expert: one takes {one}", "host_memory", "Give more")
+        raise BudgetError(f"{format_size(host_bytes)} holds no expert: one takes {one}", "host_memory", "Give more")
     return places * survey.stride_bytes
 
 

@@ -1,4 +1,4 @@
-"""The supervisor's thread: one poll over the stages' words, their deaths, and whoever watches."""
+"""The supervisor's thread: one poll over messages of stages and watchers, and over the ends of processes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from ...ipc.transport.addresses import CONTROL, MONITOR, Party, socket_address
 from ...ipc.transport.codec import Unreadable
 from ...ipc.transport.router import Router
 from ...ipc.transport.sockets import Context
-from .child_set import ChildSet
-from .children import Child
+from .children import Child, ChildSet
 from .resources import Resources
 from .roster import GiveUp, Kill, Roster, RosterAction, SendControl, Spawn
 from .stages import StagePlan
 from .status_board import StatusBoard
 from .watchdog import Watchdog
 
-LEAVE_LAST = ("loader",)
+DRAIN_LAST = ("loader",)
+"""Stages that others wait for: the running step may still need an expert."""
 POLL_MS = 50
-LAST_WORDS_S = 1.0
-"""How long the words of a process that has ended may still be on their way."""
+LAST_MESSAGES_S = 1.0
+"""Seconds for which messages of an ended process may still be on their way."""
 
 
 class Started(NamedTuple):
@@ -41,34 +41,34 @@ class Started(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """The engine has ended and left nothing behind; `cause` is None if it was asked to."""
+    """The engine has ended and left nothing behind; `cause` is None if the end was asked for."""
 
     cause: ExpertFlowError | None
 
 
-News = Progress | Started | Ended
+EngineUpdate = Progress | Started | Ended
 
 
-class Ladder(NamedTuple):
-    """Stopping: how long stages may finish, then leave, then be dead."""
+class StopTimes(NamedTuple):
+    """Seconds for stages to finish their work, then to obey SIGTERM, then to be dead after SIGKILL."""
 
     drain_s: float
     terminate_s: float
     kill_s: float
 
 
-GENTLE = Ladder(5.0, 3.0, 2.0)
-ABRUPT = Ladder(0.0, 2.0, 5.0)
+GENTLE = StopTimes(5.0, 3.0, 2.0)
+ABRUPT = StopTimes(0.0, 2.0, 5.0)
 
 
 class Engine:
     """Runs the stages in a thread of its own until it is asked to stop or gives up; then it closes `resources`.
 
-    `news` tells the starting of it, and always ends with `Ended`.
+    `updates` reports the progress of the start and always ends with `Ended`.
     """
 
     def __init__(self, resources: Resources, plans: list[StagePlan]) -> None:
-        self.news: SimpleQueue[News] = SimpleQueue()
+        self.updates: SimpleQueue[EngineUpdate] = SimpleQueue()
         self.board = StatusBoard()
         self.cause: ExpertFlowError | None = None
         self._resources = resources
@@ -77,29 +77,30 @@ class Engine:
         self._roster = Roster({plan.stage: plan.peers for plan in plans}, config.restart_limit, config.start_timeout_s)
         self._watchdog = Watchdog(config.hang_timeout_s)
         self._hung: dict[str, str] = {}
-        """Stages that are being ended, and what they did."""
-        self._named = f"{config.device}: " if config.on_device else ""
-        self._orders: deque[KillStage | Drain] = deque()
+        """Hung stages that were killed and have not ended yet -> description of the hang."""
+        self._log_prefix = f"{config.device}: " if config.on_device else ""
+        self._requests: deque[KillStage | Drain] = deque()
         self._stopping = False
         self._poller = zmq.Poller()
-        self._fleet = ChildSet(self._poller)
+        self._children = ChildSet(self._poller)
         self._thread = Thread(target=self._run, name="expertflow-engine", daemon=True)
 
     # From any thread
 
     def start(self) -> None:
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
         """Ask for the end; `join` waits for it."""
-        self._orders.append(Drain())
+        self._requests.append(Drain())
 
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL; it is restarted like any dead stage."""
-        self._orders.append(KillStage(stage))
+        self._requests.append(KillStage(stage))
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Whether the engine has ended within this time."""
+        """Wait for the end; return whether the engine has ended within `timeout_s`."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -111,11 +112,11 @@ class Engine:
                 self._serve()
         except ExpertFlowError as error:
             self.cause = self.cause or error
-        except Exception as error:  # noqa: BLE001 - the boundary of the thread: whatever it is, the user hears of it
+        except Exception as error:  # noqa: BLE001 - the boundary of the thread: the user gets any error
             logging.getLogger(__name__).exception("the supervisor failed")
             self.cause = self.cause or EngineError(f"{type(error).__name__}: {error}", "supervisor", "This is a bug")
         finally:
-            self.news.put(Ended(self.cause))
+            self.updates.put(Ended(self.cause))
 
     def _serve(self) -> None:
         with ExitStack() as stack:
@@ -126,23 +127,23 @@ class Engine:
             self._monitor = Router(context, socket_address(run_dir, MONITOR), FROM_WATCHER)
             self._poller.register(self._control.socket, zmq.POLLIN)
             self._poller.register(self._monitor.socket, zmq.POLLIN)
-            stack.callback(self._end)
-            self._act(self._roster.start(time.monotonic()))
+            stack.callback(self._stop_stages)
+            self._perform(self._roster.start(time.monotonic()))
             while not self._stopping:
-                self._turn()
-                self._act(self._roster.tick(time.monotonic()))
-                self._watch()
+                self._poll()
+                self._perform(self._roster.check_timeouts(time.monotonic()))
+                self._kill_hung()
 
-    def _turn(self) -> None:
+    def _poll(self) -> None:
         ready = dict(self._poller.poll(POLL_MS))
-        self._hear_stages()
-        self._hear_watchers()
-        while self._orders:
-            self._obey(self._orders.popleft())
-        for child in self._fleet.take_ended(ready):
-            self._reap(child)
+        self._receive_from_stages()
+        self._receive_from_watchers()
+        while self._requests:
+            self._handle_request(self._requests.popleft())
+        for child in self._children.take_ended(ready):
+            self._on_end(child)
 
-    def _act(self, actions: list[RosterAction]) -> None:
+    def _perform(self, actions: list[RosterAction]) -> None:
         for action in actions:
             match action:
                 case Spawn(party):
@@ -155,126 +156,126 @@ class Engine:
                     self.cause = self.cause or cause
                     self._stopping = True
 
-    def _watch(self) -> None:
+    def _kill_hung(self) -> None:
         for stage, what in self._watchdog.check(time.monotonic()):
-            words = "%sstage %s %s: it is ended and started again"
-            logging.getLogger(__name__).warning(words, self._named, stage, what)
+            words = "%sstage %s %s: it is killed and restarted"
+            logging.getLogger(__name__).warning(words, self._log_prefix, stage, what)
             self._hung[stage] = what
             self._kill(stage)
 
     def _spawn(self, party: Party) -> None:
         plan = self._plans[party.stage]
         child = self._resources.start(plan, party.epoch)
-        self._fleet.add(child)
-        self.board.started(party.stage, party.epoch, child.pid)
+        self._children.add(child)
+        self.board.on_started(party.stage, party.epoch, child.pid)
 
     def _kill(self, stage: str) -> None:
-        self._fleet.signal(signal.SIGKILL, lambda child: child.stage == stage)
+        self._children.signal(signal.SIGKILL, lambda child: child.stage == stage)
 
-    # What is heard
+    # Messages
 
-    def _hear_stages(self) -> None:
+    def _receive_from_stages(self) -> None:
         for identity, message in self._control.receive():
             party = Party.from_identity(identity)
             if party and self._roster.is_current(party) and not isinstance(message, Unreadable):
-                self._receive(party.stage, message)
+                self._on_message(party.stage, message)
 
-    def _receive(self, stage: str, message: FromStage) -> None:
+    def _on_message(self, stage: str, message: FromStage) -> None:
         match message:
             case Ready(facts=facts):
-                self._welcome(stage, facts)
+                self._on_ready(stage, facts)
             case Published(stats, spans):
-                self.board.published(stage, stats)
+                self.board.on_published(stage, stats)
                 self._watchdog.on_stats(stats, time.monotonic())
                 if self._resources.timeline:
                     self._resources.timeline.write(stage, spans)
             case Failed(error=error):
-                self._roster.failed(stage, error)
+                self._roster.on_failed(stage, error)
             case Progress() if not self._roster.complete:
-                self.news.put(message)
+                self.updates.put(message)
 
-    def _welcome(self, stage: str, facts: dict[str, int | float | str]) -> None:
+    def _on_ready(self, stage: str, facts: dict[str, int | float | str]) -> None:
         was_complete = self._roster.complete
-        self.board.learned(stage, facts)
-        self._watchdog.ready(stage, time.monotonic())
-        self._act(self._roster.ready(stage, facts, time.monotonic()))
-        self._keep_spare(self._plans[stage])
+        self.board.on_ready(stage, facts)
+        self._watchdog.on_ready(stage, time.monotonic())
+        self._perform(self._roster.on_ready(stage, facts, time.monotonic()))
+        self._prepare_spare(self._plans[stage])
         if self._roster.complete and not was_complete:
-            self.news.put(Started())
+            self.updates.put(Started())
 
-    def _keep_spare(self, plan: StagePlan) -> None:
-        """Of compute, which imports for longest, if that is asked for: it shall be ready for the next death."""
+    def _prepare_spare(self, plan: StagePlan) -> None:
+        """Start the spare of compute, whose imports take longest, for its next death; only if it is configured."""
         resources = self._resources
         if plan.surveys and resources.config.spare_compute:
             epoch = self._roster.members[plan.stage].epoch + 1
-            self.board.spare(plan.stage, resources.spares.prepare(plan, epoch, resources.survey.folder))
+            self.board.set_spare(plan.stage, resources.spares.prepare(plan, epoch, resources.survey.folder))
 
-    def _hear_watchers(self) -> None:
+    def _receive_from_watchers(self) -> None:
         for identity, message in self._monitor.receive():
             match message:
                 case AskSnapshot():
                     self._monitor.send(identity, self.board.snapshot())
                 case KillStage():
-                    self._obey(message)
+                    self._handle_request(message)
 
-    def _obey(self, order: KillStage | Drain) -> None:
-        match order:
+    def _handle_request(self, request: KillStage | Drain) -> None:
+        match request:
             case KillStage(stage):
                 self._kill(stage)
             case Drain():
                 self._stopping = True
 
-    # How it ends
+    # Ends
 
-    def _reap(self, child: Child) -> None:
-        end = self._why(child.stage, child.reap())
+    def _on_end(self, child: Child) -> None:
+        end = self._explain_end(child.stage, child.reap())
         if child.exit_code == FAILED:
-            self._await_last_words(child.stage)
+            self._await_failure(child.stage)
         self._resources.run_dir.remove_files_of(child.stage, child.epoch)
-        self._watchdog.gone(child.stage)
+        self._watchdog.on_ended(child.stage)
         if not self._stopping:
-            logging.getLogger(__name__).warning("%s%s (epoch %d)", self._named, end, child.epoch)
-            self.board.died(child.stage, child.epoch)
-            self._act(self._roster.died(child.stage, end, time.monotonic()))
+            logging.getLogger(__name__).warning("%s%s (epoch %d)", self._log_prefix, end, child.epoch)
+            self.board.on_died(child.stage, child.epoch)
+            self._perform(self._roster.on_died(child.stage, end, time.monotonic()))
 
-    def _why(self, stage: str, end: EngineError) -> EngineError:
+    def _explain_end(self, stage: str, end: EngineError) -> EngineError:
         what = self._hung.pop(stage, None)
         if what is None:
             return end
-        return EngineError(f"{what} and was ended", f"stage {stage}", "Raise hang_timeout_s if it was only slow")
+        return EngineError(f"{what} and was killed", f"stage {stage}", "Raise hang_timeout_s if it was only slow")
 
-    def _await_last_words(self, stage: str) -> None:
-        """It has said why before it ended, but what it said may still be on its way."""
-        deadline = time.monotonic() + LAST_WORDS_S
+    def _await_failure(self, stage: str) -> None:
+        """Wait for the `Failed` of a stage that sent it and ended: it may still be on its way."""
+        deadline = time.monotonic() + LAST_MESSAGES_S
         while self._roster.members[stage].failure is None and time.monotonic() < deadline:
             self._control.socket.poll(POLL_MS)
-            self._hear_stages()
+            self._receive_from_stages()
 
-    def _end(self) -> None:
-        """The ladder: drain, SIGTERM, SIGKILL, under one deadline. A stage that is not ready has nothing to finish."""
+    def _stop_stages(self) -> None:
+        """Drain, then SIGTERM, then SIGKILL, under one deadline. A stage that is not ready has nothing to finish."""
         self._stopping = True
-        ladder = GENTLE if self._roster.complete and self.cause is None else ABRUPT
-        deadline = time.monotonic() + sum(ladder)
+        times = GENTLE if self._roster.complete and self.cause is None else ABRUPT
+        deadline = time.monotonic() + sum(times)
         members = self._roster.members
-        self._fleet.signal(signal.SIGKILL, lambda child: not members[child.stage].ready)
-        if ladder.drain_s:
-            self._drain(deadline - ladder.kill_s - ladder.terminate_s)
-        self._fleet.signal(signal.SIGTERM)
-        self._await_ends(deadline - ladder.kill_s)
-        self._fleet.signal(signal.SIGKILL)
+        self._children.signal(signal.SIGKILL, lambda child: not members[child.stage].ready)
+        if times.drain_s:
+            self._drain(deadline - times.kill_s - times.terminate_s)
+        self._children.signal(signal.SIGTERM)
+        self._await_ends(deadline - times.kill_s)
+        self._children.signal(signal.SIGKILL)
         self._await_ends(deadline)
         while self._control.socket.poll(POLL_MS):
-            self._hear_stages()
+            self._receive_from_stages()
 
     def _drain(self, deadline: float) -> None:
-        """Stages that others wait for leave last: the step that runs may still need an expert."""
+        """Let the stages finish their work, those of `DRAIN_LAST` after the others."""
         for last in (False, True):
-            leaving = {stage for stage in self._plans if (stage in LEAVE_LAST) == last}
-            for stage in leaving:
+            draining = {stage for stage in self._plans if (stage in DRAIN_LAST) == last}
+            for stage in draining:
                 self._control.send(Party(stage, self._roster.members[stage].epoch).identity, Drain())
-            self._await_ends(deadline, leaving)
+            self._await_ends(deadline, draining)
 
     def _await_ends(self, deadline: float, stages: Collection[str] | None = None) -> None:
-        """Of all stages, or of these."""
-        while self._fleet.has_any(stages or self._plans) and time.monotonic() < deadline:
-            self._turn()
+        """Wait until `stages` (default: all) have ended, at most until `deadline`."""
+        while self._children.has_any(stages or self._plans) and time.monotonic() < deadline:
+            self._poll()

@@ -1,4 +1,4 @@
-"""Several GPUs: as many engines, which share one host store, start and stop together and have one address."""
+"""A group of engines, one a GPU: they share one host store, start and stop together and have one address."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Progress, Snapshot
 from ..client.options import require_timeout
 from ..client.snapshots import merge_snapshots
-from .device_check import require_device
 from .group_resources import GroupLeader, GroupMember, GroupResources
-from .preflight import check_before_start, require_config
+from .preflight import check_before_start, require_config, require_device
 from .stages import StagePlan, compute_threads
 from .supervisor import Supervisor
 
-LOOK_S = 0.05
+POLL_S = 0.05
 
 
 class EngineGroup:
     """One engine for each device of `config`, all for one model: `with EngineGroup(config) as group`.
 
     `Client(group.address)` spreads its requests over them. An engine that ends by itself leaves its requests to the
-    others; the group has failed when none is left. Options are those of a `Supervisor`; `on_progress` is called from
-    several threads, one at a time.
+    others; the group has failed when none is left. Options are those of a `Supervisor`. Several threads call
+    `on_progress`, one at a time.
     """
 
     def __init__(
@@ -46,72 +45,72 @@ class EngineGroup:
         require_config(config)
         self.config = config
         self.engines: dict[str, Supervisor] = {}
-        """By device, once started."""
-        self._report = on_progress or (lambda progress: None)
-        self._reporting = Lock()
+        """Device -> its engine, once started."""
+        self._on_progress = on_progress or (lambda progress: None)
+        self._progress_lock = Lock()
         self._verbose, self._plans = verbose, plans
-        self._common: GroupResources | None = None
+        self._shared: GroupResources | None = None
         self._address = ""
-        self._mourned: set[str] = set()
+        self._logged_deaths: set[str] = set()
 
     def __enter__(self) -> EngineGroup:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.stop()
 
     @property
     def address(self) -> str:
-        """Where clients and watchers find the group: its run directory, in which those of the engines are."""
+        """Return the address for clients and watchers: the group's run directory, which contains the engines'."""
         return self._address
 
     @property
     def failure(self) -> ExpertFlowError | None:
-        """Why the first engine that did has ended by itself, when none is left."""
+        """Return the cause of the first engine's end, if all engines have ended by themselves; else None."""
         causes = [engine.failure for engine in self.engines.values()]
         return causes[0] if causes and all(causes) else None
 
     def start(self) -> None:
-        """Start all engines and return when every one is ready; raises what `Supervisor.start` does."""
-        if self._common:
+        """Start all engines and return when every one is ready. Raises the errors of `Supervisor.start`."""
+        if self._shared:
             raise EngineError("is running already", "group", "Stop it first")
         check = require_device if self._plans else check_before_start
         for config in configs_of(self.config):
             check(config)
-        self._common = GroupResources(whole_store=self.config.tier == "host")
-        self._address = str(self._common.run_dir.path)
+        self._shared = GroupResources(whole_store=self.config.tier == "host")
+        self._address = str(self._shared.run_dir.path)
         atexit.register(self.stop)
         try:
-            self.engines = self._make_engines(self._common)
-            self._start_all(self._common)
+            self.engines = self._make_engines(self._shared)
+            self._start_all(self._shared)
         except BaseException:  # Ctrl-C too: nothing half-started stays
             self.stop()
             raise
 
     def stop(self) -> None:
-        """Stop all engines at once, then give up what they shared. Does nothing twice."""
+        """Stop all engines at once, then close their shared resources. Does nothing the second time."""
         atexit.unregister(self.stop)
-        if not self._common:
+        if not self._shared:
             return
         self._begin_to_stop()
         for engine in self.engines.values():
             engine.stop()
-        self._common.close()
-        self._common = None
+        self._shared.close()
+        self._shared = None
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until all engines have ended; False if that has not come within this time.
+        """Wait until all engines have ended; return False if they have not within `timeout_s`.
 
-        Raises the first cause if they ended by themselves; one that leaves others behind is a warning in the log.
+        Raises the first cause if they ended by themselves; the end of one engine beside others is logged as a warning.
         """
         require_timeout(timeout_s, "timeout_s")
         deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
         causes: list[ExpertFlowError] = []
         for engine in self.engines.values():
-            left_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            remaining_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
             try:
-                if not engine.wait(left_s):
+                if not engine.wait(remaining_s):
                     self._log_deaths()
                     return False
             except ExpertFlowError as cause:
@@ -121,35 +120,35 @@ class EngineGroup:
         return True
 
     def snapshot(self) -> Snapshot:
-        """Of all engines, as `Client.stats` gives it: stages are called DEVICE/STAGE."""
+        """Return one snapshot of all engines, as `Client.stats` does: stages are called DEVICE/STAGE."""
         return merge_snapshots({device: engine.snapshot() for device, engine in self.engines.items()})
 
-    def _make_engines(self, common: GroupResources) -> dict[str, Supervisor]:
+    def _make_engines(self, shared: GroupResources) -> dict[str, Supervisor]:
         engines: dict[str, Supervisor] = {}
         for config in configs_of(self.config):
-            sharing = GroupMember(common) if engines else GroupLeader(common)
-            report = self._report_of(config.device)
+            sharing = GroupMember(shared) if engines else GroupLeader(shared)
+            report = self._progress_of(config.device)
             engines[config.device] = Supervisor(
                 config, report, verbose=self._verbose, plans=self._plans, sharing=sharing
             )
         return engines
 
-    def _start_all(self, common: GroupResources) -> None:
+    def _start_all(self, shared: GroupResources) -> None:
         with ThreadPoolExecutor(len(self.engines), "expertflow-start") as pool:
             starts = [pool.submit(engine.start) for engine in self.engines.values()]
             try:
                 for start in wait(starts, return_when=FIRST_EXCEPTION).done:
                     start.result()
             except BaseException:
-                common.give_up()
-                self._abandon(starts)
+                shared.fail_waiting()
+                self._stop_starting(starts)
                 raise
-        common.open_attachments([engine.address for engine in self.engines.values()])
+        shared.open_attachments([engine.address for engine in self.engines.values()])
 
-    def _abandon(self, starts: list[Future[None]]) -> None:
-        """The pool waits for its threads; an engine that has only just begun hears of it the next time."""
+    def _stop_starting(self, starts: list[Future[None]]) -> None:
+        """Stop all engines until their starts have ended, again and again: an engine may begin to start meanwhile."""
         self._begin_to_stop()
-        while wait(starts, LOOK_S).not_done:
+        while wait(starts, POLL_S).not_done:
             self._begin_to_stop()
 
     def _begin_to_stop(self) -> None:
@@ -157,25 +156,25 @@ class EngineGroup:
             engine.begin_to_stop()
 
     def _log_deaths(self) -> None:
-        ended = {device: engine.failure for device, engine in self.engines.items() if engine.failure}
-        for device in ended.keys() - self._mourned:
-            left = len(self.engines) - len(ended)
+        causes = {device: engine.failure for device, engine in self.engines.items() if engine.failure}
+        for device in causes.keys() - self._logged_deaths:
+            left = len(self.engines) - len(causes)
             words = "the engine on %s has ended, %d of %d go on: %s"
-            logging.getLogger(__name__).warning(words, device, left, len(self.engines), ended[device])
-        self._mourned |= ended.keys()
+            logging.getLogger(__name__).warning(words, device, left, len(self.engines), causes[device])
+        self._logged_deaths |= causes.keys()
 
-    def _report_of(self, device: str) -> Callable[[Progress], None]:
-        def report(news: Progress) -> None:
-            with self._reporting:
-                self._report(structs.replace(news, stage=f"{news.stage} ({device})"))
+    def _progress_of(self, device: str) -> Callable[[Progress], None]:
+        def report(progress: Progress) -> None:
+            with self._progress_lock:
+                self._on_progress(structs.replace(progress, stage=f"{progress.stage} ({device})"))
 
         return report
 
 
 def configs_of(config: Config) -> list[Config]:
-    """Of each engine of a group: its device, its part of what all of them share of the machine.
+    """Return the configuration of each engine of a group, with its device and its part of the machine.
 
-    A host store of the whole model is one for all; another is split evenly, and so are the cores.
+    A host store of the whole model is shared by all; another is split evenly, and so are the cores.
     """
     count = len(config.devices)
     host_memory = config.host_memory if config.tier == "host" else _part_of(config.host_memory, count)
@@ -187,5 +186,5 @@ def configs_of(config: Config) -> list[Config]:
 
 
 def _part_of(size: str, count: int) -> str:
-    given = parse_size(size, "host_memory")
-    return f"{100 * (given.share or 0) / count:f}%" if given.count_bytes is None else f"{given.count_bytes // count}B"
+    whole = parse_size(size, "host_memory")
+    return f"{100 * (whole.share or 0) / count:f}%" if whole.count_bytes is None else f"{whole.count_bytes // count}B"

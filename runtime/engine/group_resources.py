@@ -1,8 +1,8 @@
-"""What engines of one group have in common: where they live, the survey of the checkpoint, the host store.
+"""Resources that the engines of a group share: run directory, survey of the checkpoint, host store.
 
-The first engine surveys the model, allocates the store and fills it. The others wait for the survey and the allocation
-while their processes import, then start beside it; their loaders wait until the store is full. All of it belongs to the
-group, so that it stays for the rest when one engine ends.
+The first engine (leader) surveys the model, allocates the store and fills it. The others (members) wait for the survey
+and the allocation while their processes import, then start beside it; their loaders wait until the store is full. The
+group owns all of it, so that it stays when one engine ends.
 """
 
 from __future__ import annotations
@@ -22,44 +22,46 @@ from ...workers.checkpoint.survey import Survey
 
 
 class StandaloneResources:
-    """Of an engine that shares nothing."""
+    """Resources of an engine that shares nothing; also the interface of the other kinds."""
 
     base: Path | None = None
-    """Where its run directory is made; None: where all are."""
+    """Folder in which the engine makes its run directory; None: the default."""
     store: HostStore | None = None
-    """The host store, if it is not the engine's own."""
+    """The host store of the group; None: the engine has its own, if any."""
     fills = True
-    """Whether it fills its host store itself."""
+    """True: the engine fills its host store itself."""
 
     def survey(self, make: Callable[[], Survey]) -> Survey:
+        """Return the survey, made here with `make` or by the leader."""
         return make()
 
-    def taking_memory(self) -> AbstractContextManager[object]:
-        """One engine looks at a time for what is left of the machine's memory, and takes of it."""
+    def memory_lock(self) -> AbstractContextManager[object]:
+        """Return the lock under which an engine reads the available memory and allocates its own."""
         return nullcontext()
 
-    def taken(self) -> None:
-        """It has what it needs."""
+    def on_allocated(self) -> None:
+        """Note that the engine has allocated its memory."""
 
 
 class HostStore:
-    """Every expert of a model, for several engines; `full_fd` (an eventfd) can be read from once they are there."""
+    """Every expert of a model, for several engines; `full_fd` (an eventfd) is readable once the store is full."""
 
     def __init__(self) -> None:
         self.arena = Arena.reserve("host")
         self.full_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def close(self) -> None:
+        """Close memory and eventfd."""
         self.arena.close()
         os.close(self.full_fd)
 
 
 class GroupResources:
-    """Made by a group before its engines are, closed after they have ended."""
+    """Shared resources of a group: made before its engines, closed after their ends."""
 
     def __init__(self, whole_store: bool) -> None:
-        """With `whole_store` one host store holds the model; else each engine has a part of its own."""
-        self.turn = Lock()
+        """Make a run directory and, with `whole_store`, one host store; else each engine has a store of its own."""
+        self.memory_lock = Lock()
         self.surveyed: Future[Survey] = Future()
         self.allocated: Future[None] = Future()
         with ExitStack() as stack:
@@ -72,51 +74,55 @@ class GroupResources:
                 stack.callback(self.store.close)
             self._stack = stack.pop_all()
 
-    def give_up(self) -> None:
-        """Whoever still waits for the first engine waits for nothing."""
+    def fail_waiting(self) -> None:
+        """Fail all members that wait for the leader."""
         for promise in (self.surveyed, self.allocated):
             if not promise.done():
                 promise.set_exception(EngineError("the first engine of the group did not start", "group"))
 
     def open_attachments(self, run_dirs: list[str]) -> None:
-        """What clients bring along lies here, and every engine finds it in its own run directory."""
+        """Make the folder of attachments and link it into every engine's run directory."""
         folder = self.run_dir.path / FOLDER
         folder.mkdir(mode=0o700)
         for run_dir in run_dirs:
             Path(run_dir, FOLDER).symlink_to(folder)
 
     def close(self) -> None:
+        """Close the host store and remove the run directory."""
         self._stack.close()
 
 
 class GroupLeader(StandaloneResources):
-    """Of the engine that surveys and fills for all."""
+    """Resources of the engine that surveys and fills the store for all."""
 
-    def __init__(self, common: GroupResources) -> None:
-        self._common, self.base, self.store = common, common.base, common.store
+    def __init__(self, shared: GroupResources) -> None:
+        self._shared, self.base, self.store = shared, shared.base, shared.store
 
     def survey(self, make: Callable[[], Survey]) -> Survey:
+        """Make the survey and share it."""
         survey = make()
-        self._common.surveyed.set_result(survey)
+        self._shared.surveyed.set_result(survey)
         return survey
 
-    def taking_memory(self) -> AbstractContextManager[object]:
-        return self._common.turn
+    def memory_lock(self) -> AbstractContextManager[object]:
+        """Return the lock of the group."""
+        return self._shared.memory_lock
 
-    def taken(self) -> None:
-        self._common.allocated.set_result(None)
+    def on_allocated(self) -> None:
+        """Let the members go on."""
+        self._shared.allocated.set_result(None)
 
 
 class GroupMember(GroupLeader):
-    """Of each other engine."""
+    """Resources of every other engine of the group."""
 
     fills = False
 
     def survey(self, make: Callable[[], Survey]) -> Survey:
-        """Raises EngineError if the first engine does not start."""
-        survey = self._common.surveyed.result()
-        self._common.allocated.result()
+        """Wait for the leader's survey and allocation. Raises EngineError if the leader does not start."""
+        survey = self._shared.surveyed.result()
+        self._shared.allocated.result()
         return survey
 
-    def taken(self) -> None:
-        """Nobody waits for that."""
+    def on_allocated(self) -> None:
+        """Do nothing: no engine waits for a member."""

@@ -1,4 +1,4 @@
-"""What an engine owns besides its processes: directory, shared memory, the pipe its children watch. Closed together."""
+"""Everything an engine owns besides running stages: directory, shared memory, prestarted processes, the death pipe."""
 
 from __future__ import annotations
 
@@ -16,15 +16,14 @@ from ...ipc.messages import Progress
 from ...ipc.shared.available import available_bytes
 from ...ipc.shared.memory import Arena
 from ...ipc.shared.rundir import RunDir
-from ...ipc.stage.spec import SharedMemory, StageSpec
+from ...ipc.stage.startup import SharedMemory, StageSpec
 from ...workers.checkpoint.survey import Survey
 from ...workers.traces.folder import claim_folder
 from .budgets import plan_budgets
 from .children import Child
-from .device_check import require_device
 from .group_resources import StandaloneResources
-from .prestart import PrestartedStage
-from .spare_compute import Spares
+from .preflight import require_device
+from .prestart import PrestartedStage, Spares
 from .stages import StagePlan
 from .survey_stage import ReportProgress, run_survey
 from .timeline import Timeline
@@ -34,7 +33,7 @@ HOST = "host"
 
 
 class Resources:
-    """Made before any stage is told to start; closing it leaves nothing behind."""
+    """Resources of one engine, made before any stage gets its spec; closing them leaves nothing behind."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class Resources:
         verbose: bool = False,
         sharing: StandaloneResources | None = None,
     ) -> None:
-        """Raises CheckpointError, BudgetError or UsageError; then nothing is left either."""
+        """Raises CheckpointError, BudgetError or UsageError; nothing is left behind then."""
         self.config, self._verbose, self._sharing = config, verbose, sharing or StandaloneResources()
         require_device(config)
         with ExitStack() as stack:
@@ -60,39 +59,40 @@ class Resources:
             self._death_fds = os.pipe2(os.O_CLOEXEC)
             for fd in self._death_fds:
                 stack.callback(os.close, fd)
-            self.arenas = {name: self._reserve(name, stack) for name in _names(config)}
-            self.spares = Spares(self._begin)
+            self.arenas = {name: self._reserve(name, stack) for name in _arena_names(config)}
+            self.spares = Spares(self._prestart)
             stack.callback(self.spares.close)
-            self._head_starts = {plan.stage: self._head_start(plan, stack) for plan in plans}
+            self._prestarted = {plan.stage: self._prestart_first(plan, stack) for plan in plans}
             survey = self._sharing.survey(lambda: self._make_survey(report, _surveyor(plans)))
-            with self._sharing.taking_memory():
+            with self._sharing.memory_lock():
                 self.budgets = plan_budgets(config, survey, available_bytes() + self._shared_bytes)
                 self._allocate(report)
-            self._sharing.taken()
+            self._sharing.on_allocated()
             self.survey = survey.lay_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
-            # A percentage is of what is available now; the stages are told bytes.
+            # A percentage refers to the memory available now; the stages get bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Resources:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
+        """Release everything."""
         self._stack.close()
 
     def start(self, plan: StagePlan, epoch: int) -> Child:
-        """Start a stage. The first time it has a head start, later perhaps a spare: they are only told what to do."""
-        early = self._head_starts.pop(plan.stage, None) or self.spares.take(plan.stage)
-        process = early or self._begin(plan, epoch)
-        return process.tell(self.spec(plan, epoch))
+        """Start a stage: in its prestarted process, later in a spare, else in a new process."""
+        waiting = self._prestarted.pop(plan.stage, None) or self.spares.take(plan.stage)
+        process = waiting or self._prestart(plan, epoch)
+        return process.start(self.spec(plan, epoch))
 
     def spec(self, plan: StagePlan, epoch: int) -> StageSpec:
-        """What one start of a stage is told."""
-        given = [(name, self.arenas[name]) for name in plan.memory if name in self.arenas]
+        """Return the spec of one start of a stage."""
+        arenas = [(name, self.arenas[name]) for name in plan.memory if name in self.arenas]
         return StageSpec(
             stage=plan.stage,
             epoch=epoch,
@@ -100,8 +100,8 @@ class Resources:
             config=self.config,
             survey_path=str(self._survey_path),
             slots=self.budgets.slots,
-            memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in given},
-            # A successor finds it as its predecessor left it; none is started before it was full.
+            memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in arenas},
+            # A successor finds the store as its predecessor left it: no stage is restarted before the store is full.
             host_filled=not self._sharing.fills or epoch > FIRST_EPOCH,
             full_fd=self._sharing.store.full_fd if self._sharing.store else -1,
             supervisor_pid=os.getpid(),
@@ -114,13 +114,13 @@ class Resources:
 
     def _make_survey(self, report: ReportProgress, stage: str) -> Survey:
         report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
-        survey = run_survey(self._head_starts[stage], self.config, report)
+        survey = run_survey(self._prestarted[stage], self.config, report)
         report(Progress("checkpoint", "surveying the checkpoint", 1, 1))
         return survey
 
     @property
     def _shared_bytes(self) -> int:
-        """Of its budget, what another engine of its group has taken already."""
+        """Return the bytes of this engine's budget that its group has allocated already."""
         return self._sharing.store.arena.size_bytes if self._sharing.store else 0
 
     def _reserve(self, name: str, stack: ExitStack) -> Arena:
@@ -130,12 +130,12 @@ class Resources:
         stack.callback(arena.close)
         return arena
 
-    def _head_start(self, plan: StagePlan, stack: ExitStack) -> PrestartedStage:
-        early = self._begin(plan, FIRST_EPOCH)
-        stack.callback(early.close)
-        return early
+    def _prestart_first(self, plan: StagePlan, stack: ExitStack) -> PrestartedStage:
+        process = self._prestart(plan, FIRST_EPOCH)
+        stack.callback(process.close)
+        return process
 
-    def _begin(self, plan: StagePlan, epoch: int) -> PrestartedStage:
+    def _prestart(self, plan: StagePlan, epoch: int) -> PrestartedStage:
         fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
         if self._sharing.store:
             fds.append(self._sharing.store.full_fd)
@@ -147,7 +147,7 @@ class Resources:
     def _allocate(self, report: ReportProgress) -> None:
         sizes = {"slots": self.budgets.slots_bytes, HOST: self.budgets.host_bytes}
         for name, arena in self.arenas.items():
-            if arena.size_bytes:  # another engine's, shared
+            if arena.size_bytes:  # shared; the leader allocated it
                 continue
 
             def allocated(done_bytes: int, total_bytes: int, name: str = name) -> None:
@@ -163,8 +163,8 @@ def _make_folder(record: str) -> None:
         raise UsageError(f"cannot be made: {error.strerror}", record, "Give another folder for the record") from error
 
 
-def _names(config: Config) -> list[str]:
-    """Of the shared memory there will be; how large it is, only the survey tells."""
+def _arena_names(config: Config) -> list[str]:
+    """Return the names of the engine's shared memory; the sizes depend on the survey."""
     if config.on_device:
         return [HOST]
     return ["slots", HOST] if config.tier == "host" else ["slots"]
@@ -173,5 +173,5 @@ def _names(config: Config) -> list[str]:
 def _surveyor(plans: list[StagePlan]) -> str:
     surveyors = [plan.stage for plan in plans if plan.surveys]
     if len(surveyors) != 1:
-        raise UsageError(f"{len(surveyors)} stages make the survey, not one", "plans", "Set `surveys` of one plan")
+        raise UsageError(f"{len(surveyors)} stages make the survey, not one", "plans", "Set `surveys` in one plan")
     return surveyors[0]

@@ -1,4 +1,4 @@
-"""Who lives, who is ready, who hears of whom: the supervisor's decisions, without a process or a clock."""
+"""The supervisor's decisions on start, restart and introduction of stages, without a process or a clock."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ...errors import CheckpointError, EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import ErrorFacts, Peer, PeerDied
 from ...ipc.transport.addresses import Party
 
-STORM_SECONDS = 60.0
-LASTING = (CheckpointError, UsageError)
-"""What a stage that is started again would meet again: files or options are wrong."""
+RESTART_WINDOW_S = 60.0
+"""Seconds of work within which the deaths of a stage are counted."""
+PERMANENT_ERRORS = (CheckpointError, UsageError)
+"""Errors that a restart would meet again: files or options are wrong."""
 
 Facts = dict[str, int | float | str]
 
@@ -30,13 +31,13 @@ class SendControl(NamedTuple):
 
 
 class Kill(NamedTuple):
-    """End a stage that does not become ready; its death is then handled like any other."""
+    """Kill a stage that does not become ready; its death is then handled like any other."""
 
     party: Party
 
 
 class GiveUp(NamedTuple):
-    """End the engine; `cause` is what the user sees."""
+    """End the engine; the user sees `cause`."""
 
     cause: ExpertFlowError
 
@@ -45,7 +46,7 @@ RosterAction = Spawn | SendControl | Kill | GiveUp
 
 
 class Member:
-    """What is known of one stage."""
+    """State of one stage."""
 
     def __init__(self) -> None:
         self.epoch = 0
@@ -59,14 +60,16 @@ class Member:
 
     @property
     def ready(self) -> bool:
+        """Return whether the current start of the stage is ready."""
         return self.facts is not None
 
 
 class Roster:
-    """Until every stage was ready once, any death ends the engine; afterwards the stage is started again.
+    """State machine of all stages: events in, actions out.
 
-    More than `restart_limit` deaths of one stage within a minute end the engine with the first of their causes. It is a
-    minute of work: a stage that takes long to start, and dies of it, must not get away for its slowness.
+    Until every stage was ready once, any death ends the engine; afterwards the stage is restarted. More than
+    `restart_limit` deaths of one stage within a minute end the engine with the first of their causes. The minute counts
+    work only: otherwise a stage that starts slowly and dies could restart for ever.
     """
 
     def __init__(self, peers: Mapping[str, Iterable[str]], restart_limit: int, start_timeout_s: float) -> None:
@@ -81,42 +84,42 @@ class Roster:
         return [self._spawn(stage, now_s) for stage in self.members]
 
     def is_current(self, party: Party | None) -> bool:
-        """Whether a message of this party counts: older epochs are dead, whatever is still under way from them."""
+        """Return whether messages of this party count: late messages of older epochs do not."""
         return party is not None and party.stage in self.members and self.members[party.stage].epoch == party.epoch
 
-    def ready(self, stage: str, facts: Facts, now_s: float) -> list[RosterAction]:
-        """A stage is ready: it and its ready peers hear of each other."""
+    def on_ready(self, stage: str, facts: Facts, now_s: float) -> list[RosterAction]:
+        """Introduce a stage that is ready and its ready peers to each other."""
         member = self.members[stage]
         member.facts, member.ready_s = facts, now_s
-        self.complete = self.complete or all(each.ready for each in self.members.values())
+        self.complete = self.complete or all(member.ready for member in self.members.values())
         actions: list[RosterAction] = []
         for peer in self._peers[stage]:
             if self.members[peer].ready:
                 actions += [self._introduce(peer, stage), self._introduce(stage, peer)]
         return actions
 
-    def failed(self, stage: str, error: ErrorFacts) -> None:
-        """A stage gives the reason of the death that follows."""
+    def on_failed(self, stage: str, error: ErrorFacts) -> None:
+        """Note the error of a stage that is about to end."""
         self.members[stage].failure = error.to_error()
 
-    def died(self, stage: str, end: EngineError, now_s: float) -> list[RosterAction]:
-        """A stage has ended as `end` says; its own words about it count more. Its peers are told at once.
+    def on_died(self, stage: str, end: EngineError, now_s: float) -> list[RosterAction]:
+        """Restart a stage that has ended as `end` says, and notify its peers at once. Its own error takes precedence.
 
-        The engine ends at the limit of restarts, or at once where a restart would meet the same error.
+        The engine gives up at the restart limit, or at once where a restart would meet the same error.
         """
         member = self.members[stage]
-        cause = member.failure or (self._late(stage) if member.overdue else end)
-        if not self.complete or isinstance(member.failure, LASTING):
+        cause = member.failure or (self._timeout_error(stage) if member.overdue else end)
+        if not self.complete or isinstance(member.failure, PERMANENT_ERRORS):
             return [GiveUp(cause)]
         member.worked_s += now_s - member.ready_s if member.ready else 0.0
-        recent = [death for death in member.deaths if member.worked_s - death[0] < STORM_SECONDS]
+        recent = [death for death in member.deaths if member.worked_s - death[0] < RESTART_WINDOW_S]
         member.deaths = [*recent, (member.worked_s, cause)]
         if len(member.deaths) > self._restart_limit:
-            return [GiveUp(_storm(stage, member.deaths))]
-        return [*self._report_death(stage), self._spawn(stage, now_s)]
+            return [GiveUp(_restart_limit_error(stage, member.deaths))]
+        return [*self._notify_peers_of_death(stage), self._spawn(stage, now_s)]
 
-    def tick(self, now_s: float) -> list[RosterAction]:
-        """Time passes: a stage that has not become ready in time is ended."""
+    def check_timeouts(self, now_s: float) -> list[RosterAction]:
+        """Kill every stage that has not become ready in time, once."""
         actions: list[RosterAction] = []
         for stage, member in self.members.items():
             waiting = member.epoch and not member.ready and not member.overdue
@@ -131,8 +134,8 @@ class Roster:
         member.started_s, member.facts, member.failure, member.overdue = now_s, None, None, False
         return Spawn(Party(stage, member.epoch))
 
-    def _report_death(self, stage: str) -> list[RosterAction]:
-        """Tell the peers of a stage that was ready; of another they have not heard."""
+    def _notify_peers_of_death(self, stage: str) -> list[RosterAction]:
+        """Notify the ready peers of a stage that was ready; a stage that was not was never introduced."""
         member = self.members[stage]
         peers = [peer for peer in self._peers[stage] if member.ready and self.members[peer].ready]
         died = PeerDied(stage, member.epoch)
@@ -142,12 +145,12 @@ class Roster:
         member = self.members[stage]
         return SendControl(Party(to, self.members[to].epoch), Peer(stage, member.epoch, member.facts or {}))
 
-    def _late(self, stage: str) -> EngineError:
+    def _timeout_error(self, stage: str) -> EngineError:
         text = f"was not ready after {self._start_timeout_s:g} s"
         return EngineError(text, f"stage {stage}", "Raise start_timeout_s if the machine is slow")
 
 
-def _storm(stage: str, deaths: list[tuple[float, ExpertFlowError]]) -> EngineError:
+def _restart_limit_error(stage: str, deaths: list[tuple[float, ExpertFlowError]]) -> EngineError:
     first = deaths[0][1]
     text = f"died {len(deaths)} times within a minute; the first time: {first}"
     return EngineError(text, f"stage {stage}", "Remove the cause, or raise restart_limit")

@@ -1,4 +1,4 @@
-"""Which stages there are, and what each is started with."""
+"""The stages of an engine, and the command line and environment of each."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from ...configs.sizes import parse_size
 from ...ipc.stage.wiring import decoders_of
 
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
-"""Freed activations stay with the process: given back, every prefill would have them cleared and mapped again."""
+"""Keeps freed activations in the process: otherwise the kernel clears and maps them again in every prefill."""
 PASSIVE = {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}
-"""Of all but compute: a waiting thread sleeps at once."""
+"""Environment of all stages but compute: a waiting thread sleeps at once."""
 SPINS_RESIDENT, SPINS = 100_000, 10_000
-"""How long a thread of compute looks for work before it sleeps: 10,000 are half a millisecond. Where 100 % of the
-experts are asked for, work comes soon; while experts are loaded the loader needs the core (docs/performance.md)."""
+"""Turns that a thread of compute spins for work before it sleeps: 10,000 are half a millisecond. With 100 % of the
+experts in slots, work comes soon; while experts are loaded the loader needs the core (docs/performance.md)."""
 
 
 class StagePlan(NamedTuple):
-    """How one stage is started: `python ARGUMENTS… LINE_FD`, with `environment` on top of ours."""
+    """Start of one stage: `python ARGUMENTS… SOCKET_FD SUPERVISOR_PID`, with `environment` on top of ours."""
 
     stage: str
     arguments: tuple[str, ...]
     environment: dict[str, str] = {}
     memory: tuple[str, ...] = ()
-    """The shared memory it is given, if there is such."""
+    """Names of the shared memory that the stage gets where it exists."""
     nice: int = 0
     surveys: bool = False
-    """One of them does, before it is told the rest: it imports what both take."""
+    """The stage makes the survey before it gets its spec; exactly one stage does, as both need the same imports."""
 
     @property
     def peers(self) -> set[str]:
+        """Return the stages that this stage has links to."""
         return set(decoders_of(self.stage))
 
 
 def stage_plans(config: Config) -> list[StagePlan]:
-    """The stages of an engine; the slowest to start comes first."""
+    """Return the stages of an engine; the slowest to start comes first."""
     return [
         _compute(config),
         _worker("loader", 1, ("slots", "host")),
@@ -46,12 +47,12 @@ def stage_plans(config: Config) -> list[StagePlan]:
 
 
 def _memory_of_compute(config: Config) -> tuple[str, ...]:
-    """Slots of a device are its own: it copies into them from the host store."""
+    """Return the shared memory of compute; on a device compute copies from the host store into slots of its own."""
     return ("host",) if config.on_device else ("slots",)
 
 
 def compute_threads(config: Config) -> int:
-    """What the configuration says, else all cores up to two, else all but one (left to loader and scheduler)."""
+    """Return the configured number of threads, else all cores up to two, else all but one (for other stages)."""
     cores = len(os.sched_getaffinity(0))
     return config.compute_threads or (cores if cores <= 2 else cores - 1)
 
@@ -70,13 +71,13 @@ def _compute(config: Config) -> StagePlan:
 def _worker(
     stage: str, threads: int, memory: tuple[str, ...] = (), nice: int = 0, own: dict[str, str] = PASSIVE
 ) -> StagePlan:
-    # -P: a folder of the user's that bears the name of a module must not be imported instead of it.
+    # -P: a folder in the working directory must not shadow a module of the same name.
     arguments = ("-P", "-m", f"expertflow.workers.{stage}")
     return StagePlan(stage, arguments, {**_environment(threads), **own}, memory, nice)
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Read by the numeric libraries when they are imported: a spinning thread takes a core from everybody else."""
+    """Return the variables that numeric libraries read at import: a spinning thread takes a core from other stages."""
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     return {
         **dict.fromkeys(counts, str(threads)),

@@ -1,23 +1,58 @@
-"""Starting an engine, or one for each of several devices, for a command, with progress on stderr."""
+"""Start an engine, or one for each of several devices, for a command, with progress on stderr."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from ...configs.schema import Config
-from ...ipc.messages import Progress
+from ...errors import ExpertFlowError
+from ...ipc.messages import Progress, Snapshot
+from ..client.snapshots import split_snapshot
 from ..monitor.progress import ProgressView
 from .group import EngineGroup
 from .supervisor import Supervisor
 
 
+class EngineHandle(Protocol):
+    """Common interface of `Supervisor` and `EngineGroup`."""
+
+    config: Config
+
+    @property
+    def address(self) -> str:
+        """Return the address for clients and watchers."""
+        ...
+
+    @property
+    def failure(self) -> ExpertFlowError | None:
+        """Return the cause if everything has ended by itself; else None."""
+        ...
+
+    def start(self) -> None:
+        """Start and return when every stage is ready."""
+        ...
+
+    def stop(self) -> None:
+        """Stop gracefully."""
+        ...
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for the end; return False if it has not come within `timeout_s`. Raises the cause of the end."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Return the last statistics of every stage."""
+        ...
+
+
 @contextmanager
-def running_engine(config: Config) -> Iterator[Supervisor | EngineGroup]:
-    """What is ready; it is stopped gracefully at the end, whatever happens inside."""
+def running_engine(config: Config) -> Iterator[EngineHandle]:
+    """Yield a ready engine; stop it gracefully at the end."""
     with ProgressView() as view:
-        kind = EngineGroup if len(config.devices) > 1 else Supervisor
-        engine = kind(config, on_progress=view)
+        cls = EngineGroup if len(config.devices) > 1 else Supervisor
+        engine = cls(config, on_progress=view)
         if config.model:
             view(Progress("engine", f"starting for {config.model}", 0, 1))
         engine.start()
@@ -27,8 +62,7 @@ def running_engine(config: Config) -> Iterator[Supervisor | EngineGroup]:
         engine.stop()
 
 
-def engine_remarks(engine: Supervisor | EngineGroup) -> list[str]:
-    """What a user should hear of the checkpoint that a running engine has, and why it is slower than others."""
-    one = next(iter(engine.engines.values())) if isinstance(engine, EngineGroup) else engine
-    said = str(one.snapshot().facts.get("compute", {}).get("remarks", ""))
-    return said.splitlines()
+def engine_remarks(engine: EngineHandle) -> list[str]:
+    """Return remarks about the checkpoint of a running engine: its limits, and reasons why it is slow."""
+    first = next(iter(split_snapshot(engine.snapshot()).values()))
+    return str(first.facts.get("compute", {}).get("remarks", "")).splitlines()

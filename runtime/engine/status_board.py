@@ -1,4 +1,4 @@
-"""The board on which stages are seen: what they published last, and what memory they hold (I7)."""
+"""Last statistics and memory of all stages, for snapshots (I7)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from threading import Lock
 
 from ...ipc.messages import Snapshot, StageStats
 
-SAMPLE_EVERY_NS = 1_000_000_000
+SAMPLE_INTERVAL_NS = 1_000_000_000
 
 Facts = dict[str, int | float | str]
 
 
 class StatusBoard:
-    """Written by the engine's thread, read by any. Memory is sampled when somebody looks, at most once a second."""
+    """Written by the engine's thread, read by any thread. `snapshot` samples memory at most once a second."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -25,37 +25,41 @@ class StatusBoard:
         self._restarts: dict[str, int] = {}
         self._down: dict[str, int] = {}
         self._pss: dict[str, int] = {}
-        self._sampled_ns = -SAMPLE_EVERY_NS
+        self._sampled_ns = -SAMPLE_INTERVAL_NS
 
-    def started(self, stage: str, epoch: int, pid: int) -> None:
+    def on_started(self, stage: str, epoch: int, pid: int) -> None:
+        """Note the process of a started stage."""
         with self._lock:
             self._pids[stage] = pid
             self._restarts[stage] = epoch - 1
-            self._pids.pop(_spare_of(stage), None)
+            self._pids.pop(_spare_name(stage), None)
 
-    def spare(self, stage: str, pid: int | None) -> None:
-        """A spare process waits to become this stage, or none does; its memory counts."""
+    def set_spare(self, stage: str, pid: int | None) -> None:
+        """Note the spare process of a stage, whose memory counts too; None: there is none."""
         with self._lock:
             if pid is None:
-                self._pids.pop(_spare_of(stage), None)
+                self._pids.pop(_spare_name(stage), None)
             else:
-                self._pids[_spare_of(stage)] = pid
+                self._pids[_spare_name(stage)] = pid
 
-    def died(self, stage: str, epoch: int) -> None:
+    def on_died(self, stage: str, epoch: int) -> None:
         """Note that a stage is down until its successor is ready."""
         with self._lock:
             self._down[stage] = epoch
 
-    def learned(self, source: str, facts: Facts) -> None:
+    def on_ready(self, stage: str, facts: Facts) -> None:
+        """Note the facts of a stage that is ready."""
         with self._lock:
-            self._facts[source] = facts
-            self._down.pop(source, None)
+            self._facts[stage] = facts
+            self._down.pop(stage, None)
 
-    def published(self, stage: str, stats: StageStats) -> None:
+    def on_published(self, stage: str, stats: StageStats) -> None:
+        """Note the statistics of a stage."""
         with self._lock:
             self._stats[stage] = stats
 
     def snapshot(self) -> Snapshot:
+        """Return the last statistics of all stages and the memory of their processes."""
         with self._lock:
             self._sample()
             return Snapshot(
@@ -69,17 +73,17 @@ class StatusBoard:
 
     def _sample(self) -> None:
         now_ns = time.monotonic_ns()
-        if now_ns - self._sampled_ns >= SAMPLE_EVERY_NS:
+        if now_ns - self._sampled_ns >= SAMPLE_INTERVAL_NS:
             self._pss = {name: pss_bytes(pid) for name, pid in self._pids.items()}
             self._sampled_ns = now_ns
 
 
-def _spare_of(stage: str) -> str:
+def _spare_name(stage: str) -> str:
     return f"{stage} spare"
 
 
 def pss_bytes(pid: int) -> int:
-    """Memory of a process, shared pages counted by their share; 0 if it has gone."""
+    """Return the PSS of a process: a page shared by n processes counts 1/n; 0 if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError, PermissionError):

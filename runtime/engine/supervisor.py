@@ -1,4 +1,4 @@
-"""Starts an engine, watches it, and ends it: the only thing a person has to hold."""
+"""The handle of one engine for its user: starts it, watches it and ends it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .preflight import check_before_start, require_config
 from .resources import Resources
 from .stages import StagePlan, stage_plans
 
-PATIENCE_S = 30.0
-"""Beyond `start_timeout_s`: the engine itself says sooner that a stage is late."""
+START_MARGIN_S = 30.0
+"""Seconds beyond `start_timeout_s`, within which the engine itself reports a late stage."""
 
 
 class Supervisor:
     """An engine for one model: `with Supervisor(config) as engine`. It works from scripts, threads and notebooks.
 
     `on_progress` is called while starting, in the caller's thread. With `verbose` the stages' output goes to our
-    stderr; otherwise its end is part of the error when one dies. `plans` replace the processes (tests); `sharing` is
-    what a group of engines has in common (`EngineGroup`).
+    stderr; otherwise the error of a dead stage quotes its end. `plans` replace the processes (tests); `sharing` are the
+    resources shared with an `EngineGroup`.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Supervisor:
     ) -> None:
         require_config(config)
         self.config = config
-        self._report = on_progress or (lambda progress: None)
+        self._on_progress = on_progress or (lambda progress: None)
         self._verbose = verbose
         self._plans, self._sharing = plans, sharing
         self._engine: Engine | None = None
@@ -50,24 +50,24 @@ class Supervisor:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.stop()
 
     @property
     def address(self) -> str:
-        """Where clients and watchers find the engine: its run directory."""
+        """Return the address for clients and watchers: the engine's run directory."""
         return self._address
 
     @property
     def failure(self) -> ExpertFlowError | None:
-        """Why the engine has ended by itself, if it has."""
+        """Return the cause if the engine has ended by itself; else None."""
         return self._engine.cause if self._engine else None
 
     def start(self) -> None:
         """Start all stages and return when every one is ready.
 
-        Raises UsageError, CheckpointError or BudgetError if this model cannot be run so, EngineError if a stage does
-        not start; nothing is left behind then.
+        Raises UsageError, CheckpointError or BudgetError if the model cannot run with this configuration, EngineError
+        if a stage does not start; nothing is left behind then.
         """
         if not self.config.model:
             raise UsageError("no model given", "model", "Give the folder of a checkpoint or a hub id")
@@ -76,7 +76,7 @@ class Supervisor:
         if not self._plans:
             check_before_start(self.config)
         plans = self._plans or stage_plans(self.config)
-        resources = Resources(self.config, self._report, plans, self._verbose, self._sharing)
+        resources = Resources(self.config, self._on_progress, plans, self._verbose, self._sharing)
         self._address = str(resources.run_dir.path)
         self._engine = Engine(resources, plans)
         atexit.register(self.stop)
@@ -88,7 +88,7 @@ class Supervisor:
             raise
 
     def stop(self) -> None:
-        """Let the stages finish what is in flight, then end them; at most about ten seconds. Does nothing twice."""
+        """Let the stages finish the work in flight, then end them, within about ten seconds. Can be called twice."""
         atexit.unregister(self.stop)
         self.begin_to_stop()
         if self._engine:
@@ -100,26 +100,32 @@ class Supervisor:
             self._engine.stop()
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end; False if it has not come within this time. Raises the cause if it ended by itself."""
+        """Wait for the end; return False if it has not come within `timeout_s`.
+
+        Raises the cause if the engine ended by itself, EngineError if it was not started.
+        """
         require_timeout(timeout_s, "timeout_s")
-        engine = self._running()
+        engine = self._require_engine()
         ended = engine.join(timeout_s)
         if ended and engine.cause:
             raise engine.cause
         return ended
 
     def kill(self, stage: str) -> None:
-        """Kill a stage with SIGKILL, as a demonstration; it is restarted and takes up its work."""
+        """Kill a stage with SIGKILL, as a demonstration; it is restarted. Raises UsageError for an unknown stage."""
         plans = self._plans or stage_plans(self.config)
         if stage not in [plan.stage for plan in plans]:
             raise UsageError(f"no stage '{stage}'", "kill", f"Stages: {', '.join(plan.stage for plan in plans)}")
-        self._running().kill(stage)
+        self._require_engine().kill(stage)
 
     def snapshot(self) -> Snapshot:
-        """What every stage published last, and the memory of every process."""
-        return self._running().board.snapshot()
+        """Return the last statistics of every stage and the memory of every process.
 
-    def _running(self) -> Engine:
+        Raises EngineError if the engine was not started.
+        """
+        return self._require_engine().board.snapshot()
+
+    def _require_engine(self) -> Engine:
         if self._engine is None:
             raise EngineError("was not started", "engine", "Call start() or use `with`")
         return self._engine
@@ -127,13 +133,13 @@ class Supervisor:
     def _await_start(self, engine: Engine) -> None:
         while True:
             try:
-                news = engine.news.get(timeout=self.config.start_timeout_s + PATIENCE_S)
+                update = engine.updates.get(timeout=self.config.start_timeout_s + START_MARGIN_S)
             except queue.Empty as error:
                 raise EngineError("did not start in time", "engine", "Raise start_timeout_s") from error
-            match news:
+            match update:
                 case Started():
                     return
-                case Progress():
-                    self._report(news)
+                case Progress() as progress:
+                    self._on_progress(progress)
                 case Ended(cause):
                     raise cause or EngineError("was stopped while starting", "engine")

@@ -1,4 +1,4 @@
-"""What is to be known of a checkpoint, from processes that import torch and transformers: the supervisor does not."""
+"""Surveys of a checkpoint from processes that import torch and transformers, which the supervisor does not."""
 
 from __future__ import annotations
 
@@ -16,59 +16,59 @@ from ...errors import EngineError
 from ...ipc.messages import AskSurvey, ErrorFacts, Failed, Progress, Surveyed
 from ...ipc.messages.control import FromSurveyor
 from ...workers.checkpoint.survey import ModelSizes, Survey
-from .children import LAST_LINES, describe_exit
+from .children import MAX_LOG_LINES, describe_exit
 from .prestart import PrestartedStage
 
 REFUSED = 2
-"""Exit code with which the sizing process says that the file holds the error."""
+"""Exit code of the sizing process when the file holds its error."""
 
 ReportProgress = Callable[[Progress], None]
 
 
-def run_survey(early: PrestartedStage, config: Config, report: ReportProgress = lambda progress: None) -> Survey:
-    """Let the process of a stage that is to start survey the model of `config`. A hub id is downloaded first.
+def run_survey(process: PrestartedStage, config: Config, report: ReportProgress = lambda progress: None) -> Survey:
+    """Let a prestarted stage survey the model of `config`. A hub id is downloaded first.
 
-    Raises what the surveyor found wrong (CheckpointError, UsageError), or EngineError if it died or took longer than
-    `start_timeout_s` without a word.
+    Raises the error of the surveyor (CheckpointError, UsageError), or EngineError if it died or was silent for longer
+    than `start_timeout_s`.
     """
-    early.ask(AskSurvey(config.model, config.revision, config.dtype, config.generation_settings))
+    process.send(AskSurvey(config.model, config.revision, config.dtype, config.generation_settings))
     while True:
-        match _receive(early, config):
+        match _receive(process, config):
             case Progress() as progress:
                 report(progress)
             case Surveyed(survey):
-                return _with_notices(msgspec.msgpack.decode(survey, type=Survey))
+                return _log_notices(msgspec.msgpack.decode(survey, type=Survey))
             case Failed(error=facts):
                 raise facts.to_error()
 
 
-def _with_notices(survey: Survey) -> Survey:
+def _log_notices(survey: Survey) -> Survey:
     for notice in survey.notices:
         logging.getLogger(__name__).warning(notice)
     return survey
 
 
-def _receive(early: PrestartedStage, config: Config) -> FromSurveyor:
+def _receive(process: PrestartedStage, config: Config) -> FromSurveyor:
     try:
-        return early.receive(config.start_timeout_s)
+        return process.receive(config.start_timeout_s)
     except TimeoutError:
-        raise _late("survey", config) from None
+        raise _timeout_error("survey", config) from None
     except EOFError:
-        end = early.reap()
+        end = process.reap()
         raise EngineError(f"the surveyor {end.what}", config.model, end.remedy) from None
 
 
 def run_sizes(config: Config, out_path: Path) -> ModelSizes:
-    """What a plan needs, from the headers of the files or, where they are not here, from the configuration alone.
+    """Return the sizes that a plan needs, from file headers or, where those are missing, from config.json alone.
 
-    Made in a process of its own. Raises what `run_survey` raises.
+    Runs in a process of its own and writes `out_path`. Raises the errors of `run_survey`.
     """
-    guarded = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
-    asked = ["expertflow.workers.surveyor", config.model, config.revision, config.dtype]
-    asked += [config.generation_settings, os.fspath(out_path)]
+    command = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
+    command += ["expertflow.workers.surveyor", config.model, config.revision, config.dtype]
+    command += [config.generation_settings, os.fspath(out_path)]
     try:
         ended = subprocess.run(
-            guarded + asked,
+            command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -77,20 +77,20 @@ def run_sizes(config: Config, out_path: Path) -> ModelSizes:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise _late("sizing", config) from None
+        raise _timeout_error("sizing", config) from None
     if ended.returncode:
-        _raise(ended.returncode, config.model, out_path, ended.stderr)
+        _raise_error(ended.returncode, config.model, out_path, ended.stderr)
     return msgspec.msgpack.decode(out_path.read_bytes(), type=ModelSizes)
 
 
-def _late(what: str, config: Config) -> EngineError:
+def _timeout_error(what: str, config: Config) -> EngineError:
     text = f"the {what} took longer than {config.start_timeout_s:g} s"
     return EngineError(text, config.model, "Raise start_timeout_s")
 
 
-def _raise(code: int, model: str, out_path: Path, errors: bytes) -> None:
+def _raise_error(code: int, model: str, out_path: Path, errors: bytes) -> None:
     if code == REFUSED and out_path.exists():
         facts = msgspec.msgpack.decode(out_path.read_bytes(), type=ErrorFacts)
         raise facts.to_error()
-    words = "\n".join(errors.decode("utf-8", "replace").splitlines()[-LAST_LINES:])
-    raise EngineError(f"the sizing process {describe_exit(code)}", model, words)
+    output = "\n".join(errors.decode("utf-8", "replace").splitlines()[-MAX_LOG_LINES:])
+    raise EngineError(f"the sizing process {describe_exit(code)}", model, output)

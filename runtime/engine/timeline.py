@@ -1,4 +1,4 @@
-"""Spans of all stages in Chrome's trace format (chrome://tracing, Perfetto), written as they come."""
+"""Spans of all stages in Chrome's trace format (chrome://tracing, Perfetto), written and read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...ipc.messages import Span
 
 
 class _Event(msgspec.Struct):
-    """What is read of an event again."""
+    """The fields of an event that `read_timeline` reads."""
 
     ph: Literal["X", "M"]
     name: str
@@ -25,14 +25,14 @@ class _Event(msgspec.Struct):
 
 
 def read_timeline(path: Path) -> Iterator[tuple[str, Span]]:
-    """Yield (stage, span) in the order in which they were written; an event that was cut off at the end is left out.
+    """Yield (stage, span) in the order of writing; an event that is cut off at the end is left out.
 
-    Raises UsageError, also while iterating, when the file cannot be read or is no timeline.
+    Raises UsageError, also while iterating, if the file cannot be read or is no timeline.
     """
     decoder, stages = msgspec.json.Decoder(_Event), dict[int, str]()
     try:
         with path.open("rb") as file:
-            for event in _decoded(file, decoder):
+            for event in _decode_events(file, decoder):
                 if event.ph == "M":
                     stages[event.pid] = str(event.args["name"])
                 else:
@@ -45,15 +45,15 @@ def read_timeline(path: Path) -> Iterator[tuple[str, Span]]:
         raise UsageError(f"is no timeline ({error})", str(path), remedy) from error
 
 
-def _decoded(lines: Iterable[bytes], decoder: msgspec.json.Decoder[_Event]) -> Iterator[_Event]:
-    """The writer puts one event on each line; only the last one may be incomplete."""
+def _decode_events(lines: Iterable[bytes], decoder: msgspec.json.Decoder[_Event]) -> Iterator[_Event]:
+    """Yield the events, one a line; only the last line may be incomplete."""
     lines = iter(lines)
     if next(lines, b"").strip() != b"[":
         raise msgspec.DecodeError("it does not begin with a list")
-    torn: msgspec.MsgspecError | None = None
+    cut_off: msgspec.MsgspecError | None = None
     for line in lines:
-        if torn is not None:
-            raise torn
+        if cut_off is not None:
+            raise cut_off
         text = line.strip().rstrip(b",")
         if text in (b"", b"]"):
             continue
@@ -62,16 +62,16 @@ def _decoded(lines: Iterable[bytes], decoder: msgspec.json.Decoder[_Event]) -> I
         except msgspec.MsgspecError as error:
             if line.endswith(b"\n"):
                 raise
-            torn = error
+            cut_off = error
 
 
 class Timeline:
-    """A JSON array of events, complete once closed. Every stage is a process of the trace, every lane a thread."""
+    """Writer of a JSON array of events, complete once closed. A stage is a process of the trace, a lane a thread."""
 
     def __init__(self, path: str) -> None:
-        """Raises UsageError if the file cannot be written."""
+        """Open the file. Raises UsageError if it cannot be written."""
         try:
-            self._file = Path(path).open("wb")  # noqa: SIM115 - open as long as the engine lives
+            self._file = Path(path).open("wb")  # noqa: SIM115 - open while the engine lives
         except OSError as error:
             raise UsageError(f"cannot be written: {error.strerror}", path, "Give another file as timeline") from error
         self._file.write(b"[")
@@ -79,7 +79,7 @@ class Timeline:
         self._numbers: dict[str, int] = {}
 
     def write(self, stage: str, spans: list[Span]) -> None:
-        """Add what a stage did; times become microseconds of the machine's monotonic clock."""
+        """Append spans of a stage; times become microseconds of the machine's monotonic clock."""
         for span in spans:
             self._append(
                 ph="X",
@@ -92,6 +92,7 @@ class Timeline:
             )
 
     def close(self) -> None:
+        """End the array and close the file."""
         if not self._file.closed:
             self._file.write(b"\n]\n")
             self._file.close()

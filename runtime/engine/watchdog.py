@@ -1,4 +1,4 @@
-"""Finds the stage that hangs (R10): not the one that waits, but the end of what it waits for. No process, no clock."""
+"""Detection of hung stages (R10): the end of a chain of waits hangs, not the stages that wait. No process, no clock."""
 
 from __future__ import annotations
 
@@ -6,94 +6,94 @@ from typing import NamedTuple
 
 from ...ipc.messages import StageStats
 
-BLINK_S = 5.0
-"""Between two looks; when more has passed, we ourselves did not run, and nobody is to be blamed for that time."""
+MAX_CHECK_GAP_S = 5.0
+"""Largest gap between two checks. After a larger gap the supervisor itself did not run: no stage is hung."""
 
 
 class Hang(NamedTuple):
-    """A stage that is to be ended; `what` it did or did not do."""
+    """A stage to be killed; `what` describes the hang, with the stage as its subject."""
 
     stage: str
     what: str
 
 
-class _Seen:
-    """What is known of one stage since it became ready."""
+class _Activity:
+    """Activity of one stage since it became ready, in seconds of the supervisor's clock."""
 
     def __init__(self, now_s: float) -> None:
-        self.heard_s = self.waits_s = self.moved_s = now_s
-        """When it last published, began to wait for what it waits on, and did something."""
+        self.published_s = self.waits_since_s = self.worked_s = now_s
+        """Time of the last statistics, of the begin of the present wait, and of the last progress."""
         self.waiting_on = ""
         self.work: object = None
-        """All that it counts: when any of it changes it has done something."""
+        """All counters of the stage: a change of any of them is progress."""
 
 
 class Watchdog:
-    """A stage hangs when it has said nothing for `limit_s`, as each publishes every second, or when another waits for
-    it and it has done nothing for as long. A `limit_s` of 0: nothing is ever taken for a hang."""
+    """Finds stages that have published nothing for `limit_s` (each publishes every second), or that another stage waits
+    for and that made no progress for `limit_s`. A `limit_s` of 0 finds none."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._seen: dict[str, _Seen] = {}
-        self._looked_s = 0.0
+        self._stages: dict[str, _Activity] = {}
+        self._checked_s = 0.0
 
-    def ready(self, stage: str, now_s: float) -> None:
-        """A stage can work from now on."""
-        self._seen[stage] = _Seen(now_s)
+    def on_ready(self, stage: str, now_s: float) -> None:
+        """Watch a stage from now on."""
+        self._stages[stage] = _Activity(now_s)
 
-    def gone(self, stage: str) -> None:
-        """A stage has ended; until its successor is ready nothing is expected of it."""
-        self._seen.pop(stage, None)
+    def on_ended(self, stage: str) -> None:
+        """Stop watching a stage that has ended, until its successor is ready."""
+        self._stages.pop(stage, None)
 
     def on_stats(self, stats: StageStats, now_s: float) -> None:
-        """A stage has published."""
-        seen = self._seen.get(stats.stage)
-        if seen is None:
+        """Note the statistics of a stage."""
+        activity = self._stages.get(stats.stage)
+        if activity is None:
             return
         work = (stats.done, stats.queue, stats.counters)
-        seen.heard_s = now_s
-        if stats.waiting_on != seen.waiting_on:
-            seen.waiting_on, seen.waits_s = stats.waiting_on, now_s
-        if work != seen.work:
-            seen.work, seen.moved_s = work, now_s
+        activity.published_s = now_s
+        if stats.waiting_on != activity.waiting_on:
+            activity.waiting_on, activity.waits_since_s = stats.waiting_on, now_s
+        if work != activity.work:
+            activity.work, activity.worked_s = work, now_s
 
     def check(self, now_s: float) -> list[Hang]:
-        """The stages that hang now, at most one at a time: its end may free the others."""
-        missed_s, self._looked_s = now_s - self._looked_s, now_s
-        if missed_s > BLINK_S:
-            self._forgive(now_s)
-        hang = self._silent(now_s) or self._stuck(now_s) if self._limit_s else None
+        """Return the hung stage, at most one at a time: its end may free the others."""
+        gap_s, self._checked_s = now_s - self._checked_s, now_s
+        if gap_s > MAX_CHECK_GAP_S:
+            self._reset_times(now_s)
+        hang = self._find_silent(now_s) or self._find_stuck(now_s) if self._limit_s else None
         if hang is None:
             return []
-        self._forgive(now_s)
+        self._reset_times(now_s)
         return [hang]
 
-    def _silent(self, now_s: float) -> Hang | None:
-        for stage, seen in self._seen.items():
-            if now_s - seen.heard_s > self._limit_s:
-                return Hang(stage, f"has said nothing for {self._limit_s:g} s")
+    def _find_silent(self, now_s: float) -> Hang | None:
+        for stage, activity in self._stages.items():
+            if now_s - activity.published_s > self._limit_s:
+                return Hang(stage, f"has published nothing for {self._limit_s:g} s")
         return None
 
-    def _stuck(self, now_s: float) -> Hang | None:
-        for stage in self._seen:
-            *waiting, end = self._chain(stage)
+    def _find_stuck(self, now_s: float) -> Hang | None:
+        for stage in self._stages:
+            *waiting, last = self._wait_chain(stage)
             late_s = now_s - self._limit_s
             if (
                 waiting
-                and self._seen[end].moved_s < late_s
-                and all(self._seen[each].waits_s < late_s for each in waiting)
+                and self._stages[last].worked_s < late_s
+                and all(self._stages[waiter].waits_since_s < late_s for waiter in waiting)
             ):
-                return Hang(end, f"has kept {waiting[-1]} waiting for {self._limit_s:g} s without doing anything")
+                return Hang(last, f"has kept {waiting[-1]} waiting for {self._limit_s:g} s without progress")
         return None
 
-    def _chain(self, stage: str) -> list[str]:
-        """A stage, what it waits on, what that waits on, …"""
+    def _wait_chain(self, stage: str) -> list[str]:
+        """Return a stage, the stage it waits on, the stage that one waits on, …"""
         chain = [stage]
-        while (after := self._seen[chain[-1]].waiting_on) in self._seen and after not in chain:
-            chain.append(after)
+        while (next_stage := self._stages[chain[-1]].waiting_on) in self._stages and next_stage not in chain:
+            chain.append(next_stage)
         return chain
 
-    def _forgive(self, now_s: float) -> None:
-        """Everybody's time begins anew."""
-        for seen in self._seen.values():
-            seen.heard_s = seen.waits_s = seen.moved_s = now_s
+    def _reset_times(self, now_s: float) -> None:
+        """Restart all times at `now_s`."""
+        for activity in self._stages.values():
+            activity.published_s = activity.waits_since_s = activity.worked_s = now_s

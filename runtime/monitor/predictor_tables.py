@@ -13,7 +13,7 @@ from .tables import UNKNOWN, facts_table, plain_table
 
 
 def report_table(kind: str, report: Report, training: str = "") -> Group:
-    """The predictor beside simpler ones, and the paper's accuracy of batches. `training`: how it ended, in words."""
+    """Return the predictor beside simpler ones, and the paper's batch accuracy. `training`: its outcome in words."""
     facts = {"training": training} if training else {}
     facts |= {
         "judged by": _judged_words(report),

@@ -1,4 +1,4 @@
-"""Shows how far something is that takes more than two seconds: bars on a terminal, a line now and then elsewhere."""
+"""Progress of work that takes more than two seconds: bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from rich.progress import Progress as Bars
 
 from ...ipc.messages import Progress
 
-QUIET_S = 2.0
-"""Between two lines about the same thing."""
-SILENT_S = 5.0
-"""After which a thing under way is told of again although nothing new was heard."""
-LOOK_S = 0.5
-COUNTED = 100_000
-"""From here on a number says less than a percentage."""
+LINE_INTERVAL_S = 2.0
+"""Least time between two lines about the same task."""
+REMINDER_S = 5.0
+"""Time after which a task without news gets a line again."""
+CHECK_INTERVAL_S = 0.5
+MAX_COUNT = 100_000
+"""Larger totals are shown as a percentage."""
 
 
 @dataclass
-class _Told:
-    """Something under way: the newest about it, when it began, and when a line told of it."""
+class _Task:
+    """A task under way: its last progress, its start, and the time of its last line."""
 
-    news: Progress
-    begun_s: float
-    told_s: float | None = None
+    progress: Progress
+    started_s: float
+    printed_s: float | None = None
 
 
 class ProgressView:
-    """Takes `Progress` messages (call it with them), from any thread. A context manager: its end clears the bars."""
+    """Shows the `Progress` messages it is called with, from any thread. A context manager: its end clears the bars."""
 
     def __init__(self, console: Console | None = None, now_s: Callable[[], float] = time.monotonic) -> None:
         self._console = console or Console(stderr=True)
@@ -42,18 +42,19 @@ class ProgressView:
     def __enter__(self) -> ProgressView:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, cls: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self.close()
 
     def close(self) -> None:
+        """Clear the bars, or stop printing lines."""
         self._view.close()
 
-    def __call__(self, news: Progress) -> None:
-        self._view.show(news)
+    def __call__(self, progress: Progress) -> None:
+        self._view.show(progress)
 
 
 class _BarView:
-    """A bar for each thing under way; one without steps in between only pulses."""
+    """One bar a task; a task without intermediate steps only pulses."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -61,13 +62,13 @@ class _BarView:
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._bars.start()
 
-    def show(self, news: Progress) -> None:
-        key = (news.stage, news.what)
+    def show(self, progress: Progress) -> None:
+        key = (progress.stage, progress.what)
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(describe(news), total=None)
-        if news.total > 1 or news.done:
-            self._bars.update(self._tasks[key], completed=news.done, total=news.total)
-        if news.done >= news.total:
+            self._tasks[key] = self._bars.add_task(describe(progress), total=None)
+        if progress.total > 1 or progress.done:
+            self._bars.update(self._tasks[key], completed=progress.done, total=progress.total)
+        if progress.done >= progress.total:
             self._bars.remove_task(self._tasks.pop(key))
 
     def close(self) -> None:
@@ -75,44 +76,44 @@ class _BarView:
 
 
 class _LineView:
-    """For logs and pipes: a line when something begins, while it lasts one every two seconds at most.
+    """Lines for logs and pipes: one at the start of a task, then at most one every two seconds.
 
-    What says nothing for `SILENT_S` gets a line with the seconds it has lasted, from a thread of its own.
+    A thread adds a line with the elapsed seconds for a task without progress for `REMINDER_S`.
     """
 
     def __init__(self, console: Console, now_s: Callable[[], float]) -> None:
         self._console, self._now_s = console, now_s
-        self._open: dict[tuple[str, str], _Told] = {}
+        self._open: dict[tuple[str, str], _Task] = {}
         self._lock = Lock()
         self._closed = Event()
         self._thread: Thread | None = None
 
-    def show(self, news: Progress) -> None:
-        key = (news.stage, news.what)
+    def show(self, progress: Progress) -> None:
+        key = (progress.stage, progress.what)
         with self._lock:
-            if news.done >= news.total:
+            if progress.done >= progress.total:
                 self._open.pop(key, None)
                 return
             now_s = self._now_s()
-            told = self._open.setdefault(key, _Told(news, now_s))
-            told.news = news
-            if told.told_s is None or now_s - told.told_s >= QUIET_S:
-                self._print(news, " …" if told.told_s is None else f": {_how_far(news)}")
-                told.told_s = now_s
+            task = self._open.setdefault(key, _Task(progress, now_s))
+            task.progress = progress
+            if task.printed_s is None or now_s - task.printed_s >= LINE_INTERVAL_S:
+                self._print(progress, " …" if task.printed_s is None else f": {_position(progress)}")
+                task.printed_s = now_s
         self._watch()
 
     def remind(self) -> None:
-        """Tell of what is under way and was not told of for long."""
+        """Print a line for every task whose last line is `REMINDER_S` old."""
         with self._lock:
             now_s = self._now_s()
-            for told in self._open.values():
-                if told.told_s is not None and now_s - told.told_s >= SILENT_S:
-                    how_far = f"{_how_far(told.news)}, " if told.news.done else ""
-                    self._print(told.news, f": {how_far}{now_s - told.begun_s:.0f} s so far")
-                    told.told_s = now_s
+            for task in self._open.values():
+                if task.printed_s is not None and now_s - task.printed_s >= REMINDER_S:
+                    position = f"{_position(task.progress)}, " if task.progress.done else ""
+                    self._print(task.progress, f": {position}{now_s - task.started_s:.0f} s so far")
+                    task.printed_s = now_s
 
     def close(self) -> None:
-        """Lines stay."""
+        """Stop the thread; printed lines stay."""
         self._closed.set()
         if self._thread:
             self._thread.join()
@@ -123,20 +124,20 @@ class _LineView:
             self._thread.start()
 
     def _remind_until_closed(self) -> None:
-        while not self._closed.wait(LOOK_S):
+        while not self._closed.wait(CHECK_INTERVAL_S):
             self.remind()
 
-    def _print(self, news: Progress, how_far: str) -> None:
-        self._console.print(describe(news) + how_far, markup=False, highlight=False, soft_wrap=True)
+    def _print(self, progress: Progress, position: str) -> None:
+        self._console.print(describe(progress) + position, markup=False, highlight=False, soft_wrap=True)
 
 
-def _how_far(news: Progress) -> str:
-    """Small numbers as they are; large ones are bytes or the like."""
-    if news.total < COUNTED:
-        return f"{news.done:,} of {news.total:,}"
-    return f"{100 * news.done // news.total} %"
+def _position(progress: Progress) -> str:
+    """Return small numbers as they are, large ones (mostly bytes) as a percentage."""
+    if progress.total < MAX_COUNT:
+        return f"{progress.done:,} of {progress.total:,}"
+    return f"{100 * progress.done // progress.total} %"
 
 
-def describe(news: Progress) -> str:
-    """Who does what."""
-    return f"{news.stage}: {news.what}"
+def describe(progress: Progress) -> str:
+    """Return `STAGE: WHAT`."""
+    return f"{progress.stage}: {progress.what}"

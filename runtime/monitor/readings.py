@@ -1,34 +1,35 @@
-"""What a person wants to know of an engine, from two snapshots: pure figures, rates and shares."""
+"""Figures of an engine from two snapshots: counts, rates and shares."""
 
 from __future__ import annotations
 
 import msgspec
 
 from ...ipc.messages import Snapshot, StageStats
+from ..client.snapshots import split_snapshot
 
 WORK = {"compute": "tokens", "loader": "experts", "predictor": "forecasts", "scheduler": "requests"}
-"""What `StageStats.done` counts."""
+"""Stage -> the unit of `StageStats.done`."""
 SUPERVISOR = "supervisor"
 RESTART = "its restart"
-"""What a stage waits for that has died."""
+"""Shown as what a dead stage waits for."""
 
 
-class Progressed(msgspec.Struct, frozen=True):
-    """How far a stage came between two snapshots; several add up, also over restarts."""
+class StageDelta(msgspec.Struct, frozen=True):
+    """Progress of a stage between two snapshots; deltas add up, also over restarts."""
 
     time_ns: int = 0
     busy_ns: int = 0
     done: int = 0
     counters: dict[str, int | float] = {}
 
-    def __add__(self, other: Progressed) -> Progressed:
+    def __add__(self, other: StageDelta) -> StageDelta:
         names = self.counters | other.counters
         counters = {name: self.counters.get(name, 0) + other.counters.get(name, 0) for name in names}
-        return Progressed(self.time_ns + other.time_ns, self.busy_ns + other.busy_ns, self.done + other.done, counters)
+        return StageDelta(self.time_ns + other.time_ns, self.busy_ns + other.busy_ns, self.done + other.done, counters)
 
 
 class StageLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One process. None: not known yet."""
+    """Figures of one process. None: not known yet."""
 
     stage: str
     work: str
@@ -42,7 +43,7 @@ class StageLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ExpertLine(msgspec.Struct, frozen=True, kw_only=True):
-    """Experts on the move. Counts of `Progressed` cover the watched time; None: not known yet."""
+    """Figures of experts: hits, misses, loads, stalls. Counts cover the watched time; None: not known yet."""
 
     hits: int
     misses: int
@@ -55,24 +56,24 @@ class ExpertLine(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     slots_bytes: int
     experts_bytes: int
-    """Of the whole model."""
+    """Size of all experts of the model."""
 
     @property
     def hit_share(self) -> float | None:
-        """Of the experts that layers needed, those that were there when the layer began."""
+        """Return the share of hits among the experts that layers needed; None without any."""
         needed = self.hits + self.misses
         return self.hits / needed if needed else None
 
 
 class DecodingLine(msgspec.Struct, frozen=True, kw_only=True):
-    """How the scheduler decodes, as far as it was measured."""
+    """Way in which the scheduler decodes, chosen by measurement."""
 
     units: int
     prediction: bool
-    """False: forecasts and hints cost more than they saved."""
+    """False: predictions and hints cost more than they saved."""
     grouping: bool
     trials: int
-    """Of other ways, to see whether they are faster."""
+    """Number of trials of other ways to decode."""
     regroupings: int
     rows_moved: int
 
@@ -81,7 +82,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `top` shows of an engine."""
 
     engine: str = ""
-    """Of several: its device."""
+    """Device of an engine in a group; else empty."""
     seconds: float
     stages: list[StageLine]
     experts: ExpertLine
@@ -90,74 +91,103 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     pss_bytes: int
 
 
-def progressed(before: Snapshot, now: Snapshot) -> dict[str, Progressed]:
-    """By stage. Of one that was restarted in between, only its new start counts."""
-    return {stage: _since(before.stages.get(stage), stats) for stage, stats in now.stages.items()}
+def stage_deltas(before: Snapshot, now: Snapshot) -> dict[str, StageDelta]:
+    """Return stage -> its delta; a stage restarted in between counts from its new start."""
+    return {stage: _delta_since(before.stages.get(stage), stats) for stage, stats in now.stages.items()}
 
 
-def totals(now: Snapshot) -> dict[str, Progressed]:
-    """By stage, since its last start; without times, so it gives no rates."""
-    return {stage: Progressed(0, 0, stats.done, stats.counters) for stage, stats in now.stages.items()}
+def totals(now: Snapshot) -> dict[str, StageDelta]:
+    """Return stage -> its counts since its last start, without times and so without rates."""
+    return {stage: StageDelta(0, 0, stats.done, stats.counters) for stage, stats in now.stages.items()}
 
 
 class Meter:
-    """Adds up what happens from the first snapshot on; given one at least every few seconds, restarts lose little."""
+    """Adds up the deltas of successive snapshots. With a snapshot every few seconds a restart loses little."""
 
     def __init__(self, first: Snapshot) -> None:
         self._last = first
-        self._sums: dict[str, Progressed] = {}
+        self._sums: dict[str, StageDelta] = {}
         self._kv_peak_bytes = 0
 
     def add(self, now: Snapshot) -> None:
+        """Add the delta from the last snapshot to `now`."""
         self._kv_peak_bytes = max(self._kv_peak_bytes, kv_bytes(now))
-        for stage, gained in progressed(self._last, now).items():
-            self._sums[stage] = self._sums.get(stage, Progressed()) + gained
+        for stage, delta in stage_deltas(self._last, now).items():
+            self._sums[stage] = self._sums.get(stage, StageDelta()) + delta
         self._last = now
 
     def reading(self, seconds: float) -> Reading:
-        """Counts of the whole time, rates over the `seconds` in which all happened; KV caches at their largest."""
+        """Return counts of the whole time, rates over its `seconds`, and the largest size of the KV caches."""
         time_ns = round(seconds * 1e9)
-        rates = {stage: msgspec.structs.replace(gained, time_ns=time_ns) for stage, gained in self._sums.items()}
+        rates = {stage: msgspec.structs.replace(delta, time_ns=time_ns) for stage, delta in self._sums.items()}
         reading = read(self._last, rates, rates, seconds)
         experts = msgspec.structs.replace(reading.experts, kv_bytes=self._kv_peak_bytes)
         return msgspec.structs.replace(reading, experts=experts)
 
 
+class EngineMeters:
+    """A `Meter` for each of several engines; an ended engine keeps its last counts."""
+
+    def __init__(self, first: Snapshot) -> None:
+        self._meters = {engine: Meter(snapshot) for engine, snapshot in split_snapshot(first).items()}
+
+    def add(self, now: Snapshot) -> None:
+        """Add a merged snapshot of all engines."""
+        for engine, snapshot in split_snapshot(now).items():
+            self._meters[engine].add(snapshot)
+
+    def readings(self, seconds: float) -> list[Reading]:
+        """Return the reading of each engine; see `Meter.reading`."""
+        return [
+            msgspec.structs.replace(meter.reading(seconds), engine=engine) for engine, meter in self._meters.items()
+        ]
+
+
 def read_pair(before: Snapshot, now: Snapshot) -> Reading:
-    """Rates between the two; counts since each stage's last start."""
-    return read(now, progressed(before, now), totals(now), (now.time_ns - before.time_ns) / 1e9)
+    """Return rates between two snapshots, and counts since each stage's last start."""
+    return read(now, stage_deltas(before, now), totals(now), (now.time_ns - before.time_ns) / 1e9)
 
 
-def read(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, Progressed], seconds: float) -> Reading:
-    """`rates` covers the time that rates refer to, `counts` what is shown as counts."""
-    stages = [_stage_line(stage, now, rates.get(stage, Progressed())) for stage in sorted(now.pss_bytes.keys())]
+def read_pairs(before: Snapshot, now: Snapshot) -> list[Reading]:
+    """Return the reading of each engine that is in both snapshots; see `read_pair`."""
+    earlier = split_snapshot(before)
+    return [
+        msgspec.structs.replace(read_pair(earlier[engine], snapshot), engine=engine)
+        for engine, snapshot in split_snapshot(now).items()
+        if engine in earlier
+    ]
+
+
+def read(now: Snapshot, rates: dict[str, StageDelta], counts: dict[str, StageDelta], seconds: float) -> Reading:
+    """Return a reading; rates come from the deltas `rates`, counts from the deltas `counts`."""
+    stages = [_stage_line(stage, now, rates.get(stage, StageDelta())) for stage in sorted(now.pss_bytes.keys())]
     return Reading(
         seconds=seconds,
         stages=sorted(stages, key=lambda line: (line.stage == SUPERVISOR, line.stage)),
         experts=_expert_line(now, rates, counts),
-        decoding=_decoding_line(now, counts.get("scheduler", Progressed()).counters),
+        decoding=_decoding_line(now, counts.get("scheduler", StageDelta()).counters),
         pss_bytes=sum(now.pss_bytes.values()),
     )
 
 
-def _since(before: StageStats | None, now: StageStats) -> Progressed:
+def _delta_since(before: StageStats | None, now: StageStats) -> StageDelta:
     if before is None:
-        return Progressed(0, 0, now.done, now.counters)
+        return StageDelta(0, 0, now.done, now.counters)
     elapsed_ns = now.time_ns - before.time_ns
     if before.epoch != now.epoch:
-        return Progressed(elapsed_ns, now.busy_ns, now.done, now.counters)
+        return StageDelta(elapsed_ns, now.busy_ns, now.done, now.counters)
     counters = {name: value - before.counters.get(name, 0) for name, value in now.counters.items()}
-    return Progressed(elapsed_ns, now.busy_ns - before.busy_ns, now.done - before.done, counters)
+    return StageDelta(elapsed_ns, now.busy_ns - before.busy_ns, now.done - before.done, counters)
 
 
-def _stage_line(stage: str, now: Snapshot, gained: Progressed) -> StageLine:
+def _stage_line(stage: str, now: Snapshot, delta: StageDelta) -> StageLine:
     stats = now.stages.get(stage)
     return StageLine(
         stage=stage,
         work=WORK.get(stage, ""),
         pid=stats.pid if stats else None,
-        rate_per_s=_per(gained.done * 1e9, gained.time_ns),
-        busy_share=_share(gained.busy_ns, gained.time_ns),
+        rate_per_s=_per(delta.done * 1e9, delta.time_ns),
+        busy_share=_share(delta.busy_ns, delta.time_ns),
         queue=stats.queue if stats else None,
         waiting_on=RESTART if stage in now.down else stats.waiting_on if stats else "",
         restarts=now.restarts.get(stage, 0),
@@ -165,10 +195,10 @@ def _stage_line(stage: str, now: Snapshot, gained: Progressed) -> StageLine:
     )
 
 
-def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, Progressed]) -> ExpertLine:
-    compute, loader = counts.get("compute", Progressed()).counters, counts.get("loader", Progressed()).counters
-    recent = rates.get("compute", Progressed())
-    loading = rates.get("loader", Progressed())
+def _expert_line(now: Snapshot, rates: dict[str, StageDelta], counts: dict[str, StageDelta]) -> ExpertLine:
+    compute, loader = counts.get("compute", StageDelta()).counters, counts.get("loader", StageDelta()).counters
+    recent = rates.get("compute", StageDelta())
+    loading = rates.get("loader", StageDelta())
     facts = now.facts.get("loader", {})
     slots = int(facts.get("slots", 0))
     return ExpertLine(
@@ -187,7 +217,7 @@ def _expert_line(now: Snapshot, rates: dict[str, Progressed], counts: dict[str, 
 
 
 def _decoding_line(now: Snapshot, counters: dict[str, int | float]) -> DecodingLine | None:
-    """The way of now; counts of the watched time."""
+    """Return the present way of decoding; counts cover the watched time."""
     levels = now.stages["scheduler"].counters if "scheduler" in now.stages else {}
     if "units_wanted" not in levels:
         return None
@@ -202,12 +232,12 @@ def _decoding_line(now: Snapshot, counters: dict[str, int | float]) -> DecodingL
 
 
 def kv_bytes(now: Snapshot) -> int:
-    """Of the KV caches as they are."""
+    """Return the present size of the KV caches in bytes."""
     return int(now.stages["compute"].counters.get("kv_bytes", 0)) if "compute" in now.stages else 0
 
 
 def _share(part_ns: int, whole_ns: int) -> float | None:
-    """At most 1: the two clocks are not read at once."""
+    """Return the share, at most 1: the two times are not read at the same moment."""
     return min(1.0, part_ns / whole_ns) if whole_ns else None
 
 

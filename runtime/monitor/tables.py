@@ -1,4 +1,4 @@
-"""Readings and plans as plain tables: readable on a terminal, in a log and in an issue."""
+"""Readings and plans as plain tables for a terminal, a log or an issue."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from .readings import DecodingLine, ExpertLine, Reading, StageLine
 
 UNKNOWN = "–"
 PREDICTION_OFF = "off: it cost more than it saved"
-NARROWEST = 100
-"""Columns assumed where there is no terminal to ask."""
+MIN_COLUMNS = 100
+"""Least width of output that is no terminal."""
 
 
 def result_console() -> Console:
-    """Stdout; lines are not broken at 80 columns because nobody looks."""
+    """Return a console on stdout, at least `MIN_COLUMNS` wide if stdout is no terminal."""
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = max(NARROWEST, console.width)
+        console.width = max(MIN_COLUMNS, console.width)
     return console
 
 
 def reading_view(reading: Reading) -> Group:
-    """Stages, and the experts below them."""
+    """Return the table of stages, with the facts about experts below."""
     facts = {**expert_facts(reading.experts), **decoding_facts(reading.decoding)}
     return Group(stage_table(reading.stages), Text(), facts_table(facts))
 
 
 def readings_view(readings: list[Reading]) -> Group:
-    """One below the other, each under the name of its engine if there are several."""
+    """Return the views of several readings, each under the name of its engine, if any."""
     views = [reading_view(reading) for reading in readings]
     titles = [Text(f"\n{reading.engine}" if reading.engine else "", style="bold") for reading in readings]
     return Group(*(part for pair in zip(titles, views, strict=True) for part in pair if part))
 
 
 def stage_table(lines: list[StageLine]) -> Table:
-    """One row a process."""
+    """Return a table with one row a process."""
     table = plain_table("stage", "throughput", "busy", "queue", "waits for", "restarts", "memory (PSS)")
     for line in lines:
         table.add_row(
@@ -55,7 +55,7 @@ def stage_table(lines: list[StageLine]) -> Table:
 
 
 def expert_facts(line: ExpertLine) -> dict[str, str]:
-    """What happened to experts, in words."""
+    """Return name -> value of the figures of experts, in words."""
     rate = UNKNOWN if line.bytes_per_s is None else f"{format_size(line.bytes_per_s)}/s"
     return {
         "experts found in memory": f"{line.hits:,} of {line.hits + line.misses:,} ({share_text(line.hit_share)})",
@@ -67,7 +67,7 @@ def expert_facts(line: ExpertLine) -> dict[str, str]:
 
 
 def decoding_facts(line: DecodingLine | None) -> dict[str, str]:
-    """How the scheduler decodes, in words."""
+    """Return name -> value of the scheduler's way of decoding, in words."""
     if line is None:
         return {}
     moved = f"{line.regroupings:,} times, {line.rows_moved:,} rows"
@@ -79,7 +79,7 @@ def decoding_facts(line: DecodingLine | None) -> dict[str, str]:
 
 
 def facts_table(facts: dict[str, str]) -> Table:
-    """Names and values."""
+    """Return a table of names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
     table.add_column()
@@ -89,7 +89,7 @@ def facts_table(facts: dict[str, str]) -> Table:
 
 
 def plain_table(first: str, *others: str) -> Table:
-    """A table without lines; the first column is text, the others stand right."""
+    """Return a table without lines; the first column is aligned left, the others right."""
     table = Table(box=None, pad_edge=False)
     table.add_column(first)
     for name in others:
@@ -98,6 +98,7 @@ def plain_table(first: str, *others: str) -> Table:
 
 
 def share_text(share: float | None) -> str:
+    """Return a share in percent: `37 %`."""
     return UNKNOWN if share is None else f"{100 * share:.0f} %"
 
 

@@ -1,1 +1,1 @@
-"""Computes what a model needs and whether it fits, without starting anything."""
+"""Memory that a model needs, and whether it fits, without starting anything."""

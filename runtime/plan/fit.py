@@ -1,4 +1,4 @@
-"""What a model needs and whether it fits: from file headers or the configuration alone, without starting anything."""
+"""Memory that a model needs, and whether it fits: from file headers or config.json alone, without starting anything."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import msgspec
 from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...workers.checkpoint.survey import ModelSizes
+from ...workers.compute.device.memory_needs import device_needs
 from ...workers.predictor.memory import predictor_bytes
 from ..engine.budgets import plan_budgets
 from ..engine.stages import stage_plans
-from .device_fit import DeviceFit, device_fit
 
 WITH_TORCH_BYTES = 450 * 10**6
 WITHOUT_TORCH_BYTES = 80 * 10**6
-"""What a process takes besides what it was given: an upper bound that the tests hold (compute imports torch)."""
+"""Upper bounds of a process's own memory, checked by tests; compute and its spare import torch."""
 
+CONTEXT_BYTES = 512 * 2**20
+"""Memory of an empty CUDA context: an estimate, no GPU was measured."""
 _NO_LIMIT = 2**62
 
 
 class Needs(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the model alone."""
+    """Sizes of the model alone, in bytes where a name says so."""
 
     folder: str
     architecture: str
@@ -30,28 +32,46 @@ class Needs(msgspec.Struct, frozen=True, kw_only=True):
     experts: int
     top_k: int
     expert_bytes: int
-    """Of the largest kind, if they differ."""
+    """Size of an expert of the largest kind, if kinds differ."""
     kind_bytes: list[int]
-    """Of one expert of each kind."""
+    """Size of one expert of each kind."""
     stored_expert_bytes: int
-    """In the files; 0: not known."""
+    """Size of an expert in the files; 0: not known."""
     slot_bytes: int
     experts_bytes: int
     skeleton_bytes: int
     checkpoint_bytes: int
-    """0: not known."""
+    """Size of the files; 0: not known."""
     weights_here: bool
-    """On this machine; else the numbers are from the configuration alone."""
+    """True: the weights are on this machine; else the sizes come from config.json alone."""
     kv_bytes_per_position: int
-    """Of one sequence, at most."""
+    """Upper bound for one sequence."""
     kv_bytes_per_row: int
-    """Of one sequence, whatever its length."""
+    """Size for one sequence, independent of its length."""
     remarks: list[str]
-    """What a user should hear of this checkpoint, and why it is slower than others."""
+    """Remarks for the user: limits of this checkpoint, and reasons why it is slow."""
+
+
+class DeviceFit(msgspec.Struct, frozen=True, kw_only=True):
+    """Use of one device's memory."""
+
+    name: str
+    parts: dict[str, int]
+    """Purpose -> bytes; working memory and the context are estimates."""
+    total_bytes: int
+    memory_bytes: int
+    """Memory of the device; 0: not known."""
+    fits: bool
+    """True also if the memory of the device is not known."""
+    smallest_bytes: int
+    """Total with a single slot."""
+    largest_slots: int
+    """Largest number of slots that fits; 0: not even one, or not known."""
+    largest_slots_bytes: int
 
 
 class Fit(msgspec.Struct, frozen=True, kw_only=True):
-    """What the configured budgets come to, beside the memory there is."""
+    """The configured budgets beside the available memory, in bytes where a name says so."""
 
     slots: int
     slots_share: float
@@ -64,15 +84,16 @@ class Fit(msgspec.Struct, frozen=True, kw_only=True):
     available_bytes: int
     fits: bool
     smallest_bytes: int
-    """In all, with a single slot."""
+    """Total with a single slot."""
     largest_slots: int
-    """That would fit; 0: not even one."""
+    """Largest number of slots that fits; 0: not even one."""
     largest_slots_bytes: int
     device: DeviceFit | None = None
-    """Where slots, caches and the rest of the model then are: sums here are without them, `fits` is of both."""
+    """Memory of the device, which then holds slots, caches and skeleton. Totals here exclude it; `fits` covers both."""
 
 
 def model_needs(survey: ModelSizes) -> Needs:
+    """Return the sizes of a model."""
     return Needs(
         folder=survey.folder,
         architecture=survey.architecture,
@@ -96,8 +117,11 @@ def model_needs(survey: ModelSizes) -> Needs:
 
 
 def budget_fit(survey: ModelSizes, config: Config, available_bytes: int, device_bytes: int = 0) -> Fit:
-    """Raises BudgetError only for a budget that no machine could make work (below one expert). `device_bytes`: what
-    the configured device has, 0 if that is not known."""
+    """Return how the budgets of `config` fit this machine and its device.
+
+    `device_bytes`: memory of the configured device; 0: not known. Raises BudgetError only for a budget that fits no
+    machine (below one expert).
+    """
     kv_bytes = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     sized = msgspec.structs.replace(config, kv_memory=f"{kv_bytes}B")
     budgets = plan_budgets(sized, survey, _NO_LIMIT)
@@ -125,12 +149,30 @@ def budget_fit(survey: ModelSizes, config: Config, available_bytes: int, device_
     )
 
 
-def process_bytes(config: Config, sizes: ModelSizes) -> int:
-    """What the supervisor and the stages of its engines take besides weights, budgets and caches.
+def device_fit(sizes: ModelSizes, config: Config, slots: int, memory_bytes: int) -> DeviceFit:
+    """Add up the memory of the configured device without the device, or torch. `memory_bytes` 0: not known."""
+    parts = {**device_needs(sizes, config, slots), "CUDA's context": CONTEXT_BYTES}
+    total = sum(parts.values())
+    others = total - slots * sizes.stride_bytes
+    largest = min(max(0, memory_bytes - others) // sizes.stride_bytes, sizes.expert_count)
+    return DeviceFit(
+        name=config.device,
+        parts=parts,
+        total_bytes=total,
+        memory_bytes=memory_bytes,
+        fits=not memory_bytes or total <= memory_bytes,
+        smallest_bytes=others + sizes.stride_bytes,
+        largest_slots=largest,
+        largest_slots_bytes=largest * sizes.stride_bytes,
+    )
 
-    The predictor counts as it is once its histories are full: it grows for the first thousand requests.
+
+def process_bytes(config: Config, sizes: ModelSizes) -> int:
+    """Return the memory of all processes besides weights, budgets and caches, in bytes.
+
+    The predictor counts with full histories: it grows for the first thousand requests.
     """
     engines, stages = len(config.devices), len(stage_plans(config))
-    with_torch = engines * (2 if config.spare_compute else 1)  # of each engine, compute and its spare import it
+    with_torch = engines * (2 if config.spare_compute else 1)  # compute of each engine and its spare import torch
     others = engines * (stages - 1) + 1  # the supervisor
     return with_torch * WITH_TORCH_BYTES + others * WITHOUT_TORCH_BYTES + engines * predictor_bytes(config, sizes)

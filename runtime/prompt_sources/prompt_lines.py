@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ...configs.texts import is_text
+from ...configs.checks import is_text
 from ...errors import ExpertFlowError, UsageError
 from ..client.images import ImagePrompt
 from ..client.options import Prompt

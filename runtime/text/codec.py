@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...configs.texts import is_text
+from ...configs.checks import is_text
 from ...errors import UsageError
 from .chat import has_chat_template, render_chat
 from .tokenizer import load_tokenizer

@@ -133,7 +133,7 @@ def test_what_is_not_read_is_said_once(saves: Path, tmp_path: Path, caplog: pyte
     survey = survey_checkpoint(str(whole_beside_shards(saves, tmp_path / "folder")))
 
     class Early:
-        def ask(self, order: object) -> None: ...
+        def send(self, message: object) -> None: ...
 
         def receive(self, timeout_s: float) -> Surveyed:
             return Surveyed(Raw(msgpack.encode(survey)))

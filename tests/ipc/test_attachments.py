@@ -37,7 +37,7 @@ def test_a_name_is_never_a_path(name: str, tmp_path: Path) -> None:
 
 
 def test_all_clients_together_are_bounded(tmp_path: Path) -> None:
-    one, two = Attachments(tmp_path, most_bytes=1000), Attachments(tmp_path, most_bytes=1000)
+    one, two = Attachments(tmp_path, max_bytes=1000), Attachments(tmp_path, max_bytes=1000)
     one.put(b"x" * 600)
     with pytest.raises(BudgetError, match="exceed"):
         two.put(b"x" * 600)
@@ -80,6 +80,6 @@ def test_a_lock_that_a_sweep_took_away_is_made_again(tmp_path: Path, monkeypatch
         real(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", flock)
-    fd = attachments._locked(lock)
+    fd = attachments._open_locked(lock)
     assert os.path.samestat(os.fstat(fd), lock.stat())
     os.close(fd)

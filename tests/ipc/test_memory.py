@@ -87,7 +87,7 @@ def test_when_the_pages_cannot_be_had_it_is_refused_and_nothing_stays(monkeypatc
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(BudgetError, match="only 0 B can be had"):
+    with pytest.raises(BudgetError, match="only 0 B is available"):
         Arena.create("slots", SIZE)
 
 
@@ -105,7 +105,7 @@ def test_what_is_available_is_not_more_than_the_machine_has():
 
 def test_the_room_of_a_control_group_counts_cached_files_as_free(tmp_path: Path):
     """Otherwise a container that has read its checkpoint once would have no memory left for it."""
-    from expertflow.ipc.shared.available import _rooms
+    from expertflow.ipc.shared.available import _free_upwards
 
     group = tmp_path / "a" / "b"
     group.mkdir(parents=True)
@@ -113,4 +113,4 @@ def test_the_room_of_a_control_group_counts_cached_files_as_free(tmp_path: Path)
     (group / "memory.current").write_text("900\n")
     (group / "memory.stat").write_text("anon 1\ninactive_file 300\n")
     (group.parent / "memory.max").write_text("max\n")
-    assert _rooms(tmp_path, "/a/b", "memory.max", "memory.current", "inactive_file") == [400]
+    assert _free_upwards(tmp_path, "/a/b", "memory.max", "memory.current", "inactive_file") == [400]

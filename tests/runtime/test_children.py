@@ -53,7 +53,7 @@ def test_the_tail_of_a_file_is_bounded(tmp_path: Path):
     file = tmp_path / "log"
     file.write_text("x" * 100_000 + "\nsecond\nlast\n")
     assert tail(file, 2) == "second\nlast"
-    assert len(tail(file, 10, most_bytes=50)) <= 50
+    assert len(tail(file, 10, max_bytes=50)) <= 50
     assert tail(tmp_path / "missing", 2) == ""
 
 

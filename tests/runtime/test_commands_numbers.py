@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
-from expertflow.configs.ranges import range_words, stated_ranges
+from expertflow.configs.checks import range_words, stated_ranges
 from expertflow.configs.schema import RANGES, Config
 from expertflow.errors import UsageError
 from expertflow.runtime.command_line.outcome import describe

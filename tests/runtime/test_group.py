@@ -50,7 +50,7 @@ def test_one_store_for_all_counted_once(monkeypatch: pytest.MonkeyPatch) -> None
     group = fake_group(report=reports.append)
 
     def left_bytes() -> int:
-        store = group._common.store.arena if group._common and group._common.store else None
+        store = group._shared.store.arena if group._shared and group._shared.store else None
         return room_bytes - (store.size_bytes if store else 0)
 
     monkeypatch.setattr("expertflow.runtime.engine.resources.available_bytes", left_bytes)
@@ -135,11 +135,11 @@ def test_a_group_starts_once_at_a_time_and_again_later() -> None:
 
 
 def test_whoever_waits_for_an_engine_that_gave_up_is_told() -> None:
-    common = GroupResources(whole_store=True)
+    shared = GroupResources(whole_store=True)
     told: list[BaseException | None] = []
-    waiting = threading.Thread(target=lambda: told.append(common.surveyed.exception()))
+    waiting = threading.Thread(target=lambda: told.append(shared.surveyed.exception()))
     waiting.start()
-    common.give_up()
+    shared.fail_waiting()
     waiting.join(10)
-    common.close()
+    shared.close()
     assert isinstance(told[0], EngineError)

@@ -88,8 +88,8 @@ def test_what_is_silent_for_long_is_told_of_again() -> None:
 
 
 def test_the_reminder_comes_by_itself_and_ends_with_the_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "SILENT_S", 0.05)
-    monkeypatch.setattr(progress, "LOOK_S", 0.01)
+    monkeypatch.setattr(progress, "REMINDER_S", 0.05)
+    monkeypatch.setattr(progress, "CHECK_INTERVAL_S", 0.01)
     out = io.StringIO()
     with ProgressView(Console(file=out, width=200)) as view:
         view(Progress("verify", "comparing", 0, 1))

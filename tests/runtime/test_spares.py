@@ -7,7 +7,7 @@ import signal
 
 import psutil
 import pytest
-from expertflow.runtime.engine import spare_compute as spares
+from expertflow.runtime.engine import prestart as spares
 from expertflow.runtime.engine.supervisor import Supervisor
 from expertflow.tests.runtime.fakes import fake_engine, wait_until
 

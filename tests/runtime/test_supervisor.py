@@ -102,10 +102,10 @@ def test_a_stage_that_cannot_start_says_why(how: str, kind: type[Exception], wor
 
 def test_words_that_come_after_the_death_are_still_heard(monkeypatch: pytest.MonkeyPatch):
     """The kernel reports a death before ZeroMQ delivers what was said: "exit code 3" would be all the user sees."""
-    receive, reap = Engine._hear_stages, Child.reap
+    receive, reap = Engine._receive_from_stages, Child.reap
     reaped: list[Child] = []
     monkeypatch.setattr(Child, "reap", lambda child: reaped.append(child) or reap(child))
-    monkeypatch.setattr(Engine, "_hear_stages", lambda engine: receive(engine) if reaped else None)
+    monkeypatch.setattr(Engine, "_receive_from_stages", lambda engine: receive(engine) if reaped else None)
     with pytest.raises(BudgetError, match="needs 9 GB"):
         fake_engine(PAIR, {"loader": "refuse"}).start()
 
@@ -118,7 +118,7 @@ def test_a_stage_that_never_becomes_ready_is_late_not_awaited():
 
 def test_a_deaf_stage_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch):
     """It neither drains nor obeys SIGTERM: without the ladder's last step stop() would leave it."""
-    monkeypatch.setattr(engine_module, "GENTLE", engine_module.Ladder(0.2, 0.2, 5.0))
+    monkeypatch.setattr(engine_module, "GENTLE", engine_module.StopTimes(0.2, 0.2, 5.0))
     with fake_engine(PAIR, {"loader": "deaf"}) as engine:
         pid = pid_of(engine, "loader")
     assert not psutil.pid_exists(pid)
@@ -142,7 +142,7 @@ def test_an_interrupt_while_starting_leaves_nothing():
         if progress.stage == "loader":
             raise KeyboardInterrupt
 
-    engine._report = interrupt
+    engine._on_progress = interrupt
     with pytest.raises(KeyboardInterrupt):
         engine.start()
 

@@ -20,7 +20,7 @@ class History:
         self.waits: dict[str, str] = {"scheduler": "compute", "compute": "loader"}
         self._done: dict[str, int] = dict.fromkeys(STAGES, 0)
         for stage in STAGES:
-            self.dog.ready(stage, self.now_s)
+            self.dog.on_ready(stage, self.now_s)
         self.dog.check(self.now_s)
 
     def pass_by(self, seconds: int) -> list[Hang]:
@@ -74,7 +74,7 @@ def test_a_stage_that_says_nothing_hangs_whoever_waits(stage: str) -> None:
     history = History()
     history.silent = {stage}
     hangs = history.pass_by(12)
-    assert [hang.stage for hang in hangs] == [stage] and "said nothing for 10 s" in hangs[0].what
+    assert [hang.stage for hang in hangs] == [stage] and "published nothing for 10 s" in hangs[0].what
 
 
 def test_one_at_a_time_and_everybody_gets_a_new_chance() -> None:
@@ -89,11 +89,11 @@ def test_a_stage_that_has_ended_is_waited_for_elsewhere() -> None:
     """`start_timeout_s` is for those that start."""
     history = History()
     history.silent = {"loader"}
-    history.dog.gone("loader")
+    history.dog.on_ended("loader")
     history.idle = set(STAGES)
     history.waits = {"compute": "loader"}
     assert history.pass_by(100) == []
-    history.dog.ready("loader", history.now_s)
+    history.dog.on_ready("loader", history.now_s)
     assert [hang.stage for hang in history.pass_by(12)] == ["loader"]
 
 

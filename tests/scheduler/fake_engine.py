@@ -17,8 +17,8 @@ from expertflow.ipc.messages import Peer, Published
 from expertflow.ipc.messages.control import FROM_STAGE
 from expertflow.ipc.messages.to_compute import COMPUTE_FROM_SCHEDULER
 from expertflow.ipc.shared.rundir import RunDir
-from expertflow.ipc.stage.spec import StageSpec
 from expertflow.ipc.stage.stage import Stage
+from expertflow.ipc.stage.startup import StageSpec
 from expertflow.ipc.transport.addresses import CONTROL, Party, socket_address
 from expertflow.ipc.transport.link import Link
 from expertflow.ipc.transport.router import Router

@@ -66,8 +66,8 @@ def test_the_store_is_filled_once_and_by_no_successor(group: EngineGroup) -> Non
     """What stands in it now is not read from the files again: neither by the other engine, nor by a new loader."""
     fills = {news.stage for news in NEWS if news.what == "filling the host store"}
     assert fills == {"loader (fake:1)"}
-    assert group._common and group._common.store
-    arena = group._common.store.arena
+    assert group._shared and group._shared.store
+    arena = group._shared.store.arena
     with mmap.mmap(arena.fd, arena.size_bytes) as store:
         before, store[:] = store[:], bytes(len(store))
         for device, engine in group.engines.items():
@@ -83,7 +83,7 @@ def test_the_store_is_filled_once_and_by_no_successor(group: EngineGroup) -> Non
 @pytest.mark.timeout(240)
 def test_one_engine_goes_on_alone(group: EngineGroup, reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of this module: the engine that filled the store is stopped in the middle of a batch, then the other."""
-    monkeypatch.setattr(engine_module, "GENTLE", engine_module.Ladder(0.5, 1.0, 5.0))
+    monkeypatch.setattr(engine_module, "GENTLE", engine_module.StopTimes(0.5, 1.0, 5.0))
     prompts = random_prompts(8, VOCABULARY, seed=3)
     with Client(group.address) as client:
         batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])

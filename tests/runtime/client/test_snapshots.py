@@ -7,7 +7,7 @@ import pytest
 from expertflow.errors import EngineError
 from expertflow.ipc.messages import Snapshot, StageStats
 from expertflow.runtime.client.snapshots import combine_snapshots, merge_snapshots, split_snapshot
-from expertflow.runtime.monitor.meters import EngineMeters, read_pairs
+from expertflow.runtime.monitor.readings import EngineMeters, read_pairs
 from expertflow.runtime.monitor.tables import readings_view, result_console
 
 

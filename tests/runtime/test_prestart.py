@@ -90,5 +90,5 @@ def test_compute_alone_makes_the_survey():
 
 def told(receive: object, how: str = "") -> Supervisor:
     engine = fake_engine(PAIR, {"compute": how})
-    engine._report = receive  # pyright: ignore[reportAttributeAccessIssue]
+    engine._on_progress = receive  # pyright: ignore[reportAttributeAccessIssue]
     return engine

@@ -13,8 +13,7 @@ from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError
 from expertflow.ipc.messages import AskSurvey, ErrorFacts, Failed, Message, Prepare, Progress, Surveyed
 from expertflow.ipc.messages.control import FROM_SURVEYOR
-from expertflow.ipc.stage.spec import SharedMemory, StageSpec
-from expertflow.ipc.stage.startup import SupervisorGone, await_spec, no_surveyor
+from expertflow.ipc.stage.startup import SharedMemory, StageSpec, SupervisorGone, await_spec, refuse_survey
 
 SPEC = StageSpec(
     stage="loader",
@@ -52,7 +51,7 @@ def refuse(asked: AskSurvey, report: Callable[[Progress], None]) -> msgspec.Stru
 
 def test_a_spec_alone_is_all_a_restart_is_told(lines: tuple[Connection, int]):
     say(lines[0], SPEC)
-    assert await_spec(lines[1], no_surveyor) == SPEC
+    assert await_spec(lines[1], refuse_survey) == SPEC
 
 
 def test_a_survey_is_answered_before_the_spec(lines: tuple[Connection, int]):
@@ -68,7 +67,7 @@ def test_a_survey_is_answered_before_the_spec(lines: tuple[Connection, int]):
 def test_a_spare_prepares_before_its_spec_comes(lines: tuple[Connection, int]):
     prepared: list[str] = []
     say(lines[0], Prepare("/folder"), SPEC)
-    assert await_spec(lines[1], no_surveyor, prepared.append) == SPEC
+    assert await_spec(lines[1], refuse_survey, prepared.append) == SPEC
     assert prepared == ["/folder"]
 
 
