@@ -6,7 +6,7 @@ import msgspec
 
 from ...configs.schema import Config
 from ...workers.checkpoint.survey import ModelSizes
-from ...workers.compute.device.memory_needs import device_needs
+from ...workers.compute.device.memory import device_needs
 
 CONTEXT_BYTES = 512 * 2**20
 """What CUDA takes for one process before it holds anything: an estimate, no GPU was measured."""
