@@ -98,7 +98,9 @@ def test_the_next_router_says_what_the_layer_itself_will_say(family: str, tmp_pa
                 assert all(len(set(row)) == survey.top_k + 1 for row in ranking.tolist())
 
 
-def test_a_block_that_cannot_be_asked_ends_hints_and_nothing_else(tmp_path: Path) -> None:
+def test_a_block_that_cannot_be_asked_ends_hints_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_tiny("olmoe", tmp_path)
     survey = survey_checkpoint(str(tmp_path), dtype="float32")
     with LocalRuntime(survey, 4) as runtime, torch.inference_mode():
@@ -108,3 +110,4 @@ def test_a_block_that_cannot_be_asked_ends_hints_and_nothing_else(tmp_path: Path
         assert "OlmoeSparseMoeBlock" in source.refusals[1]
         assert [module.expertflow_layer for module in source._modules] == speakers
         assert source.ranking(0, torch.zeros(1, 48), 4) is None
+    assert caplog.text.count("gets no hints") == 1 and "OlmoeSparseMoeBlock" in caplog.text

@@ -76,7 +76,7 @@ class CudaDevice:
         self.copies, self.urgent = CudaStream(torch.cuda.Stream()), CudaStream(torch.cuda.Stream())
         self._side = torch.cuda.Stream()
         self._registered: list[np.ndarray] = []
-        """Registered stores, kept mapped: CUDA would otherwise read pages that are gone."""
+        """Registered stores, kept mapped: CUDA would otherwise read unmapped pages."""
         self._pinned_bytes, self._pinning_s = 0, 0.0
 
     def free_bytes(self) -> int:

@@ -37,8 +37,8 @@ class Groups(NamedTuple):
     rows: int
     """Upper bound of the rows in all groups: the host may not know the exact number."""
     layer_rows: int
-    """Rows of the whole layer. A kernel may choose its shape from this number alone: no bit may depend on which experts
-    are launched together (I1a)."""
+    """Rows of all of the layer's experts. A kernel may choose its shape from this number alone: no bit may depend on
+    which experts are launched together (I1a)."""
 
 
 class GroupedProduct(Protocol):
@@ -53,8 +53,8 @@ class GroupedProduct(Protocol):
 def group_routes(index: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Groups]:
     """Group the rows of a layer by expert, on the device: the host reads nothing back and does not wait.
 
-    index int64 [tokens, top-k], slots int64 [experts] -> the pair of each row and the row of each pair, both int64
-    [tokens * top-k], and one group for each expert.
+    `index` is int64 [tokens, top-k], `slots` int64 [experts]. Returns the pair of each row, the row of each pair (both
+    int64 [tokens * top-k]), and one group for each expert.
     """
     ordered, pair_of_row = index.reshape(-1).sort(stable=True)
     experts = torch.arange(len(slots), device=index.device)
