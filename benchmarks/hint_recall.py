@@ -102,7 +102,7 @@ class _NoExperts:
     def stack(self) -> NoReturn:
         raise NotImplementedError
 
-    def done(self) -> NoReturn:
+    def finish(self) -> NoReturn:
         raise NotImplementedError
 
     def stream(self) -> Iterable[tuple[int, ExpertWeights]]:

@@ -32,7 +32,7 @@ def measure_rates(test: UnderTest) -> dict[str, Any]:
     device, count_bytes = test.open(), test.scale.store_bytes
     arena = Arena.create("rates", count_bytes)
     began = time.perf_counter()
-    store = device.adopt(arena.array)
+    store = device.register_store(arena.array)
     registering_s = time.perf_counter() - began
     target, pageable = device.allocate(count_bytes), torch.ones(count_bytes, dtype=torch.uint8)
     sources = {"pinned": test.pinned(count_bytes), "registered": store, "pageable": pageable}
@@ -73,7 +73,7 @@ def as_ordered(device: Device, target: Tensor, store: Tensor, piece_bytes: int) 
         traffic.release(slots)
         for slot, place in zip(slots, places, strict=True):
             traffic.copy(Copy(slot, slot, 0, slot, place))
-            traffic.finished()
+            traffic.take_finished()
 
     return enqueue
 
@@ -132,7 +132,7 @@ def serve(pipe: Any, test: UnderTest, memory: tuple[int, int, int], slots: Tenso
     owner, fd, count_bytes = memory
     shared = os.open(f"/proc/{owner}/fd/{fd}", os.O_RDWR)
     array = np.frombuffer(mmap.mmap(shared, count_bytes), dtype=np.uint8)
-    store, target = device.adopt(array), device.allocate(count_bytes) if slots is None else slots
+    store, target = device.register_store(array), device.allocate(count_bytes) if slots is None else slots
     pipe.send(device.pinned)
     while (order := pipe.recv()) != "end":
         pipe.send(_do(order, test, device, target, store))
@@ -172,7 +172,7 @@ def measure_sharing(test: UnderTest) -> dict[str, Any]:
     device, count_bytes = test.open(), test.scale.store_bytes
     arena = Arena.create("sharing", count_bytes)
     arena.array[:] = pattern(count_bytes)
-    store, own = device.adopt(arena.array), device.allocate(count_bytes)
+    store, own = device.register_store(arena.array), device.allocate(count_bytes)
     piece = test.scale.pieces_bytes[-1]
     plain, copy = (in_order(device, own, source, piece) for source in (test.pinned(count_bytes), store))
     with OtherProcess(test, arena) as other:
@@ -198,7 +198,7 @@ def measure_ipc(test: UnderTest) -> dict[str, Any]:
     device, count_bytes = test.open(), test.scale.store_bytes
     arena = Arena.create("ipc", count_bytes)
     arena.array[:] = pattern(count_bytes)
-    store, slots = device.adopt(arena.array), device.allocate(count_bytes)
+    store, slots = device.register_store(arena.array), device.allocate(count_bytes)
     copy, free_bytes = in_order(device, slots, store, test.scale.pieces_bytes[-1]), device.free_bytes()
     with OtherProcess(test, arena, slots) as other:
         context_bytes = free_bytes - device.free_bytes()

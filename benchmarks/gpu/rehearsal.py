@@ -36,7 +36,7 @@ SCALE = Scale(
     kv_memory="16MiB",
 )
 LATE_COPIES, LATE_KERNELS = 0, 2
-"""Seeds of the fake device, whose mood goes by them."""
+"""Seeds of the fake device: they select how likely copies run before kernels."""
 FACTOR = 2
 """Of widening."""
 

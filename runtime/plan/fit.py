@@ -7,7 +7,7 @@ import msgspec
 from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...workers.checkpoint.survey import ModelSizes
-from ...workers.compute.device.memory_needs import device_needs
+from ...workers.compute.device.memory import device_needs
 from ...workers.predictor.memory import predictor_bytes
 from ..engine.budgets import plan_budgets
 from ..engine.stages import stage_plans

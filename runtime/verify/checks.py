@@ -12,7 +12,7 @@ import torch
 from ...ipc.messages import NEUTRAL, RunStep
 from ...ipc.shared.attachments import FOLDER
 from ...workers.checkpoint.survey import Survey
-from ...workers.compute.device.open import open_device
+from ...workers.compute.device import open_device
 from ...workers.compute.recording import read_steps
 from ...workers.model.unit import RowAbilities
 from ...workers.surveyor.surveyor import survey_checkpoint

@@ -7,7 +7,6 @@ function calls.
 from __future__ import annotations
 
 import mmap
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -25,16 +24,11 @@ from ...ipc.messages import (
     StepRouting,
 )
 from ...workers.checkpoint.survey import Survey
+from ...workers.compute.assembly import LoaderLink, assemble_compute, open_hinter
 from ...workers.compute.device.base import Device
-from ...workers.compute.device_assembly import bind_on_device, open_residency
-from ...workers.compute.executor import Chooser, Executor, sample
-from ...workers.compute.experts.hints import Hinter
-from ...workers.compute.experts.holdings import Holdings
-from ...workers.compute.experts.next_router import NextRouters
-from ...workers.compute.experts.residency import IDLE_MS, FeedCounts, Residency
-from ...workers.compute.experts.routing import RoutingCollector
-from ...workers.compute.experts.slots import SlotViews
-from ...workers.compute.skeleton import attach, load_model, load_unbound
+from ...workers.compute.executor import Chooser, sample
+from ...workers.compute.experts.residency import IDLE_MS, FeedCounts
+from ...workers.compute.skeleton import load_unbound
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.fills import DeviceSlots, SharedSlots
 from ...workers.loader.ledger import Ledger
@@ -70,41 +64,29 @@ class LocalRuntime:
         self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
         self._inbox: list[ComputeFromLoader] = []
         self.ledger = Ledger(slots, survey.layers, survey.experts, survey.top_k, fills_in_flight=2 * readers)
-        routing = RoutingCollector(None, survey.layers, survey.encoder_layers)
-        if device is None:
-            self._open_slots(slots, routing)
-        else:
-            self._open_device(slots, routing, device, places)
-        hinter = self._hinter(survey) if hints else None
-        rows = abilities or RowAbilities()
-        clock_ns = time.monotonic_ns
-        self._executor = Executor(
-            self.model, rows, routing, self._residency, clock_ns, choose, hinter, attachments, device
+        memory = self._open_slots(slots) if device is None else self._open_store(places)
+        self.model = load_unbound(survey, None if device is None else device.torch_device)
+        hinter = open_hinter(self.model, survey, self._tell_loader) if hints else None
+        link = LoaderLink(self._tell_loader, self._receive, self._wait)
+        self._residency, self._executor = assemble_compute(
+            self.model, survey, slots, memory, link, device, hinter, abilities, choose, attachments
         )
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()
 
-    def _open_slots(self, slots: int, routing: RoutingCollector) -> None:
+    def _open_slots(self, slots: int) -> np.ndarray:
         survey = self._survey
         memory = _memory(slots * survey.stride_bytes)
         store = self._filled_store() if self._tier == "host" else None
         self._loader = self._open_loader(SharedSlots(memory, store))
-        holdings = Holdings(slots, survey.layers, survey.experts)
-        self._residency = Residency(
-            holdings, SlotViews(memory, survey), self._tell_loader, self._receive, self._wait, time.monotonic_ns
-        )
-        self.model = load_model(survey, self._residency, routing)
+        return memory
 
-    def _open_device(self, slots: int, routing: RoutingCollector, device: Device, places: int) -> None:
+    def _open_store(self, places: int) -> np.ndarray:
         survey, is_full = self._survey, self._tier == "host"
         store = self._filled_store() if is_full else _memory(places * survey.stride_bytes)
         device_slots = DeviceSlots(store.size // survey.stride_bytes, None if is_full else store)
         self._loader = self._open_loader(device_slots)
-        self._residency = residency = open_residency(
-            device, survey, slots, store, self._tell_loader, self._receive, self._wait, time.monotonic_ns
-        )
-        self.model = load_unbound(survey, device.torch_device)
-        bind_on_device(self.model, residency, routing, device)
+        return store
 
     def _open_loader(self, slots: SharedSlots | DeviceSlots) -> LoaderRuntime:
         return LoaderRuntime(self._survey, self.ledger, slots, self._readers, self._inbox_put)
@@ -114,12 +96,6 @@ class LocalRuntime:
         store = _memory(survey.expert_count * survey.stride_bytes)
         fill_store(FileSource(survey), store, survey, self._readers, lambda what, done, total: None)
         return store
-
-    def _hinter(self, survey: Survey) -> Hinter:
-        source = NextRouters(self.model, survey.experts)
-        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._tell_loader)
-        attach(hinter, self.model)
-        return hinter
 
     def __enter__(self) -> LocalRuntime:
         return self

@@ -58,7 +58,7 @@ class SlotFeed:
     def stack(self) -> ExpertWeights | None:
         return self._views.stack(self._begun[0]) if self.stacked else None
 
-    def done(self) -> None:
+    def finish(self) -> None:
         self.stacks += 1
 
     def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
@@ -244,7 +244,7 @@ def test_pads_are_in_no_statistics_and_ask_for_no_expert(folders: Path):
         run_ours(at, Batch(batch.hidden, index, batch.weights), real=[False, True, True])
     finally:
         at.feed.lost = set()
-    used = at.routing.used(7, FeedCounts(1, 2, 3))
+    used = at.routing.step_routing(7, FeedCounts(1, 2, 3))
     assert (used.step, used.top_k, used.hits, used.misses, used.stall_ns) == (7, 4, 1, 2, 3)
     assert np.frombuffer(used.experts, "<u2").tolist() == [1, 2, 3, 4, 15, 3, 2, 1]
     assert used.token_ids == [0, 1]
@@ -301,7 +301,7 @@ def test_a_lost_wave_is_an_error(folders: Path, family: str):
     batch = draw_batch(at.survey)
     at.feed.lost = {hit(batch)[1]}
     try:
-        with pytest.raises(EngineError, match=rf"experts \[{hit(batch)[1]}\] never came") as caught:
+        with pytest.raises(EngineError, match=rf"experts \[{hit(batch)[1]}\] never arrived") as caught:
             run_ours(at, batch, layer=1)
     finally:
         at.feed.lost = set()
@@ -317,12 +317,12 @@ def test_pairs_are_grouped_by_expert_in_the_order_of_tokens(routes: list[list[in
     rows = rows_by_expert(np.array(routes, dtype=np.int64))
     flat = np.array(routes).reshape(-1)
     assert rows.experts == sorted(set(flat.tolist()))
-    assert flat[rows.pairs[rows.places]].tolist() == flat.tolist()
-    assert rows.pairs[rows.places].tolist() == list(range(flat.size))
+    assert flat[rows.pair_of_row[rows.row_of_pair]].tolist() == flat.tolist()
+    assert rows.pair_of_row[rows.row_of_pair].tolist() == list(range(flat.size))
     for expert, low, high in zip(rows.experts, rows.bounds, rows.bounds[1:], strict=False):
-        own = rows.places[flat == expert]
+        own = rows.row_of_pair[flat == expert]
         assert own.tolist() == list(range(low, low + len(own)))
         assert high - low == padded_rows(len(own))
     counts = np.diff(rows.ends(12), prepend=0)
     assert counts[rows.experts].tolist() == np.diff(rows.bounds).tolist()
-    assert counts.sum() == rows.bounds[-1] <= len(rows.pairs)
+    assert counts.sum() == rows.bounds[-1] <= len(rows.pair_of_row)

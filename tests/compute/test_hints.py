@@ -92,19 +92,22 @@ def test_the_next_router_says_what_the_layer_itself_will_say(family: str, tmp_pa
         for layer, hidden, routes in seen:
             if layer > 0:
                 ranking = source.ranking(layer - 1, hidden, survey.top_k + 1)
-                assert ranking is not None, source.refusal
+                assert ranking is not None, source.refusals
                 assert ranking.shape == (len(hidden), survey.top_k + 1)
                 assert (np.sort(ranking[:, : survey.top_k]) == np.sort(routes)).all()
                 assert all(len(set(row)) == survey.top_k + 1 for row in ranking.tolist())
 
 
-def test_a_block_that_cannot_be_asked_ends_hints_and_nothing_else(tmp_path: Path) -> None:
+def test_a_block_that_cannot_be_asked_ends_hints_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     save_tiny("olmoe", tmp_path)
     survey = survey_checkpoint(str(tmp_path), dtype="float32")
     with LocalRuntime(survey, 4) as runtime, torch.inference_mode():
         source = NextRouters(runtime.model, survey.experts)
         speakers = [module.expertflow_layer for module in source._modules]
         assert source.ranking(0, torch.zeros(1, 7), 4) is None  # of a width that the block does not take
-        assert "OlmoeSparseMoeBlock" in source.refusal
+        assert "OlmoeSparseMoeBlock" in source.refusals[1]
         assert [module.expertflow_layer for module in source._modules] == speakers
         assert source.ranking(0, torch.zeros(1, 48), 4) is None
+    assert caplog.text.count("gets no hints") == 1 and "OlmoeSparseMoeBlock" in caplog.text

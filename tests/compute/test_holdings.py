@@ -77,7 +77,7 @@ def test_a_layer_in_which_an_expert_is_missing_is_not_entered() -> None:
     """And what was recalled for it stays until it really begins."""
     holdings = holdings_of(*((1, expert) for expert in range(1, EXPERTS)))
     holdings.handle(Recall([0], 3, 1))
-    assert not holdings.is_whole(1)
+    assert not holdings.is_resident(1)
     assert holdings.handle(LayerEntered(3, 1)) == []
     assert holdings.handle(LayerStarted(3, 1, [1])) == [Run([(1, 0)])]
     assert holdings.handle(Computed([1])) == [Released([0], 3, 1)]

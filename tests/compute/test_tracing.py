@@ -57,7 +57,7 @@ class Traced:
                 self.trace.hint(Hint(0, layer, hints[layer]))
             self.clocks.work(10 * (layer + 1))
             self.clocks.wait(1000)
-        return self.routing.used(0, FeedCounts(2, 1, 3000))
+        return self.routing.step_routing(0, FeedCounts(2, 1, 3000))
 
     def record(self, used: StepRouting | None, order: RunStep | None = None) -> list[TracedStep]:
         stepped = Stepped(number=0, unit=2, rows=[], tokens=[], busy_ns=3065, stall_ns=3000, kv_bytes=0)
@@ -132,4 +132,4 @@ def test_without_a_trace_nothing_is_watched() -> None:
     routing: Any = RoutingCollector()
     routing.begin(TOKENS)
     routing.add(0, np.zeros((3, TOP_K)), None, None)
-    assert routing.used(0, FeedCounts(0, 0, 0)).top_k == TOP_K
+    assert routing.step_routing(0, FeedCounts(0, 0, 0)).top_k == TOP_K

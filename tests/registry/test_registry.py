@@ -193,7 +193,7 @@ def test_a_router_is_asked_alone_where_its_block_cannot(folders: Path, model_typ
         assert len(seen) == 2 * survey.layers
         for layer, router, routes in seen:
             states = router.states.reshape(-1, router.states.shape[-1])
-            assert (source._chosen(layer, router.name, states).numpy() == routes).all()
+            assert (source._choose(layer, router.name, states).numpy() == routes).all()
 
 
 @pytest.mark.parametrize("length", [1, 9, 120, 130, 300])

@@ -89,9 +89,9 @@ def loads_twice(ledger: Any) -> None:
 class GivesPinned(Holdings):
     """Gives slots back while a kernel reads them."""
 
-    def _give_back(self) -> list[Any]:
+    def _release_due(self) -> list[Any]:
         running, self._running = self._running, {}
-        actions = super()._give_back()
+        actions = super()._release_due()
         self._running = running
         return actions
 
@@ -107,8 +107,8 @@ class Silent(Holdings):
 class Hoarder(Holdings):
     """Waits for the end of the layer before it gives anything back."""
 
-    def _give_back(self) -> list[Any]:
-        return [] if self._missing or self._running else super()._give_back()
+    def _release_due(self) -> list[Any]:
+        return [] if self._missing or self._running else super()._release_due()
 
 
 class GivesAndKeeps(Holdings):

@@ -143,7 +143,7 @@ class World:
     def _layer_starts(self, which: int) -> None:
         self.layer = self.next_layer
         self.computed = set()
-        self.entered = which % 2 == 1 and self.holdings.is_whole(self.layer)
+        self.entered = which % 2 == 1 and self.holdings.is_resident(self.layer)
         if self.entered:
             self._tell_holdings(LayerEntered(self.number, self.layer))
         else:

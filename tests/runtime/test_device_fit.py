@@ -15,7 +15,7 @@ from expertflow.runtime.commands.plan import Plan
 from expertflow.runtime.plan.fit import Fit, budget_fit, model_needs
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import SlotTensor, Survey
-from expertflow.workers.compute.device.memory_needs import device_needs
+from expertflow.workers.compute.device.memory import device_needs
 
 GIB = 2**30
 

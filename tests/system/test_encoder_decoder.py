@@ -100,7 +100,7 @@ def test_the_next_router_is_asked_within_encoder_and_decoder_and_not_between_the
         source = NextRouters(runtime.model, survey.experts)
         seen = seen_in_two_steps(runtime, source, survey)
         rankings = [source.ranking(layer - 1, hidden, 2) if layer else None for layer, hidden, _ in seen]
-    assert not source.refusal
+    assert not source.refusals
     assert [layer for layer, _, _ in seen] == [0, 1, 2, 3, 2, 3]
     for (layer, _, routes), ranking in zip(seen, rankings, strict=True):
         assert (ranking is None) == (layer in (0, 2))

@@ -1,4 +1,4 @@
-"""The compute process, which makes the survey of the checkpoint before that."""
+"""The compute process; before it serves, it makes the survey of the checkpoint if asked to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ..surveyor.entry import answer_survey_request, paused_garbage_collection
 
 
 def main(stage: Stage) -> None:
+    """Run compute until the supervisor stops it."""
     with paused_garbage_collection():
         from .shell import ComputeShell
 
@@ -17,7 +18,7 @@ def main(stage: Stage) -> None:
 
 
 def prepare(folder: str) -> None:
-    """Import what the model in `folder` needs, as a spare that waits for the death of its predecessor."""
+    """Import all modules that the model in `folder` needs, in a spare process that may replace this stage."""
     with paused_garbage_collection():
         from ..model.architecture import load_config, model_class
         from . import shell  # noqa: F401

@@ -1,4 +1,4 @@
-"""Runs the scheduler's steps over units: rows leave, units join, one forward, one token a row. Knows no socket."""
+"""Runs the scheduler's steps over units: rows leave, units join, one forward, one token a row. It uses no sockets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from ...errors import EngineError, RequestError
-from ...ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Split, Stepped, StepRouting
+from ...ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Split, Stepped, StepRouting, StepSize
 from ..model.encoder_decoder import new_unit
 from ..model.images import read_images
 from ..model.step_input import StepInput
@@ -19,20 +19,50 @@ from .device.base import Device
 from .experts.hints import SILENT, Hinter
 from .experts.residency import ComputeStopped, FeedCounts, Residency
 from .experts.routing import RoutingCollector
-from .oom_limits import OomLimits
 from .sampling import RowFailed, choose_all
 
 Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
-"""The tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
+"""Chooses the tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
 
 
 def sample(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
-    """Choose by each row's own sampling parameters and generation settings."""
+    """Choose by each row's sampling parameters and generation settings."""
     return choose_all(logits, unit.samplings, unit.output_indices, unit.histories)
 
 
+class OomLimits:
+    """Sizes that fitted or exceeded a device's memory while one step ran in parts: rows and padded positions."""
+
+    def __init__(self) -> None:
+        self._fitted = StepSize(0, 0)
+        self._too_large: StepSize | None = None
+
+    @property
+    def at_most(self) -> StepSize | None:
+        """Largest size to try from now on; None if memory was never short.
+
+        Half of the smallest size that failed, or the largest that fitted if that is more.
+        """
+        if self._too_large is None:
+            return None
+        rows = max(self._fitted.rows, self._too_large.rows // 2, 1)
+        return StepSize(rows, max(self._fitted.positions, self._too_large.positions // 2, 1))
+
+    def record_success(self, rows: list[RequestRow]) -> None:
+        """Note that rows fitted."""
+        size = _size(rows)
+        self._fitted = StepSize(max(self._fitted.rows, size.rows), max(self._fitted.positions, size.positions))
+
+    def record_failure(self, rows: list[RequestRow], error: Exception) -> None:
+        """Note that rows did not fit, if the error is one of memory."""
+        if not isinstance(error, torch.OutOfMemoryError):
+            return
+        size, least = _size(rows), self._too_large or _size(rows)
+        self._too_large = StepSize(min(least.rows, size.rows), min(least.positions, size.positions))
+
+
 class Executor:
-    """The units of this process and what can be done to them."""
+    """The units of this process, and the operations on them."""
 
     def __init__(
         self,
@@ -52,17 +82,17 @@ class Executor:
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
-        self._attempts = OomLimits()
+        self._oom_limits = OomLimits()
         self._moved_ns = 0
-        """Spent on moving rows since the last step ended."""
+        """Time spent on moving rows since the last step ended."""
 
     @property
     def kv_bytes(self) -> int:
-        """Of the caches of all units, now."""
+        """Bytes of the KV caches of all units."""
         return sum(unit.kv_bytes for unit in self._units.values())
 
     def forget_all(self) -> None:
-        """Drop every unit: their scheduler is gone."""
+        """Drop every unit, because their scheduler ended."""
         self._units.clear()
 
     def forget(self, order: DropUnit) -> None:
@@ -77,24 +107,28 @@ class Executor:
 
     @torch.inference_mode()
     def run(self, step: RunStep) -> tuple[Stepped, StepRouting | None]:
-        """One step and the routing it had; rows that cannot go on are in `Stepped.failed` and have left the unit."""
+        """Run one step; return its result and its routing, None if the step was recomputed in parts.
+
+        Rows that cannot go on are in `Stepped.failed` and have left the unit. Raises ComputeStopped if the process is
+        asked to end, EngineError for an unknown unit or a lost device.
+        """
         started_ns, before = self._clock_ns(), self._residency.counts
         self._residency.begin_step(step.number)
         if self._hinter is not None:
             self._hinter.begin_step(step.number if step.predict else SILENT)
-        rows = self._numbers(step)
+        rows = self._row_numbers(step)
         try:
             unit = self._prepare(step)
         except torch.OutOfMemoryError as error:  # rows that move take memory twice
-            chosen, used = self._rescue(step, error), None
+            chosen, routing = self._rescue(step, error), None
         else:
-            chosen, used = self._attempt(step, unit, before)
+            chosen, routing = self._attempt(step, unit, before)
         tokens, failed = self._settle(self._units[step.unit], rows, chosen)
         self.tokens_done += len(tokens)
-        return self._report(step, tokens, failed, started_ns, self._residency.counts - before), used
+        return self._report(step, tokens, failed, started_ns, self._residency.counts - before), routing
 
-    def _numbers(self, step: RunStep) -> list[int]:
-        """Of the rows of a step, in the order of its unit."""
+    def _row_numbers(self, step: RunStep) -> list[int]:
+        """Return the numbers of a step's rows, in the order of its unit."""
         stay = [] if step.admit else [row for row in self._unit(step.unit).numbers if row not in step.drop]
         joining = [row for unit in step.join for row in self._unit(unit).numbers]
         return [row.number for row in step.admit] or stay + joining
@@ -104,17 +138,17 @@ class Executor:
     ) -> tuple[list[int | RowFailed], StepRouting | None]:
         try:
             chosen = self._choose(step, unit, self._forward(unit, step))
-            return chosen, self._routing.used(step.number, self._residency.counts - before)
+            return chosen, self._routing.step_routing(step.number, self._residency.counts - before)
         except ComputeStopped:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever one row provokes, the others of its unit must go on
+        except Exception as error:  # noqa: BLE001 - whatever one row causes, the others of its unit must go on
             return self._rescue(step, error), None
 
     def _report(
         self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
     ) -> Stepped:
         moved_ns, self._moved_ns = self._moved_ns, 0
-        at_most, self._attempts = self._attempts.at_most, OomLimits()
+        at_most, self._oom_limits = self._oom_limits.at_most, OomLimits()
         return Stepped(
             number=step.number,
             unit=step.unit,
@@ -147,7 +181,7 @@ class Executor:
 
     def _unit(self, number: int) -> Unit:
         if number not in self._units:
-            raise EngineError(f"step for unit {number}, which is not here", "compute", "This is a bug")
+            raise EngineError(f"step for unit {number}, which does not exist", "compute", "Report this as a bug")
         return self._units[number]
 
     def _forward(self, unit: Unit, step: RunStep) -> torch.Tensor:
@@ -159,14 +193,14 @@ class Executor:
         return unit.prepare_prefill(rows, [read_images(self._model, row, self._attachments) for row in rows])
 
     def _rescue(self, step: RunStep, error: Exception) -> list[int | RowFailed]:
-        """Recompute the rows of a broken step in smaller parts, so that only a guilty one fails."""
-        rows = self._take_apart(step)
-        self._attempts.failed(rows, error)
+        """Recompute the rows of a failed step in smaller parts, so that only the row that causes the error fails."""
+        rows = self._drop_units(step)
+        self._oom_limits.record_failure(rows, error)
         survivors = self._units[step.unit] = self._new_unit()
         return self._run_parts(step, rows, survivors, error)
 
-    def _take_apart(self, step: RunStep) -> list[RequestRow]:
-        """The rows of a step, whose units are gone: what follows may need their memory."""
+    def _drop_units(self, step: RunStep) -> list[RequestRow]:
+        """Drop the units of a step, to free their memory, and return its rows."""
         units = [self._units.pop(number) for number in (step.unit, *step.join) if number in self._units]
         rows = [row for unit in units for row in unit.whole_rows()]
         for unit in units:
@@ -176,12 +210,12 @@ class Executor:
     def _run_parts(
         self, step: RunStep, rows: list[RequestRow], survivors: Unit, error: Exception
     ) -> list[int | RowFailed]:
-        """What `rows` choose, who together ended in `error`; those who can go on join `survivors`."""
+        """Run parts of `rows`, which failed together with `error`; rows that go on join `survivors`."""
         if self._device is not None:
             self._device.require_usable()
         if len(rows) == 1:
             return [_failure(error)]
-        error.__traceback__ = None  # it holds on to the tensors of all frames
+        error.__traceback__ = None  # a traceback keeps the tensors of all frames alive
         return [chosen for part in _parts(rows, error) for chosen in self._run_part(step, part, survivors)]
 
     def _run_part(self, step: RunStep, rows: list[RequestRow], survivors: Unit) -> list[int | RowFailed]:
@@ -190,11 +224,11 @@ class Executor:
             chosen = self._choose(part, unit, self._forward(unit, part))
         except ComputeStopped:
             raise
-        except Exception as error:  # noqa: BLE001 - one of these rows is the guilty one
+        except Exception as error:  # noqa: BLE001 - one of these rows causes it
             failure = error
-            self._attempts.failed(rows, error)
+            self._oom_limits.record_failure(rows, error)
         else:
-            self._attempts.succeeded(rows)
+            self._oom_limits.record_success(rows)
             survivors.join(unit)
             return chosen
         return self._run_parts(step, rows, survivors, failure)
@@ -203,15 +237,15 @@ class Executor:
         self, unit: Unit, rows: list[int], chosen: list[int | RowFailed]
     ) -> tuple[dict[int, int], dict[int, ErrorFacts]]:
         outcome = dict(zip(rows, chosen, strict=True))
-        failed = {row: ErrorFacts.of(each) for row, each in outcome.items() if isinstance(each, RowFailed)}
-        tokens = {row: each for row, each in outcome.items() if not isinstance(each, RowFailed)}
+        failed = {row: ErrorFacts.of(choice) for row, choice in outcome.items() if isinstance(choice, RowFailed)}
+        tokens = {row: choice for row, choice in outcome.items() if not isinstance(choice, RowFailed)}
         unit.drop([row for row in failed if row in unit.numbers])
         unit.append([tokens[row] for row in unit.numbers])
         return tokens, failed
 
 
 def _parts(rows: list[RequestRow], error: Exception) -> list[list[RequestRow]]:
-    """Halves if they were too many at once; else each alone."""
+    """Split rows in halves if memory was short, else into single rows."""
     if not isinstance(error, torch.OutOfMemoryError):
         return [[row] for row in rows]
     middle = len(rows) // 2
@@ -223,7 +257,11 @@ def _failure(error: Exception) -> RowFailed:
         return error
     if isinstance(error, torch.OutOfMemoryError):
         remedy = "Send a shorter prompt, or give the engine less expert_memory or kv_memory"
-        return RowFailed("does not fit the memory of the device, alone either", "step", remedy)
+        return RowFailed("does not fit the memory of the device, even alone", "step", remedy)
     if isinstance(error, RequestError):
         return RowFailed(error.what, error.where, error.remedy)
     return RowFailed(f"{type(error).__name__}: {error}", "step", "Send the request again; if it fails again, report it")
+
+
+def _size(rows: list[RequestRow]) -> StepSize:
+    return StepSize(len(rows), len(rows) * max(len(row.token_ids) for row in rows))

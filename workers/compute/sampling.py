@@ -1,8 +1,8 @@
-"""Choosing tokens: the same logits, sampling and output index give the same token, whatever else is in the batch.
+"""Chooses tokens: the same logits, sampling and output index give the same token, whatever else is in the batch.
 
-Generation settings change the logits first (processors.py). Order and meaning of temperature, top-k and top-p are those
-of transformers' logits warpers; the distribution is in float64 on the CPU, and its one random number is a counter-based
-function of (seed, output index) alone.
+Generation settings change the logits first (model/processors.py). Temperature, top-k and top-p have the order and
+meaning of transformers' logits warpers. The distribution is float64 on the CPU; its one random number is a
+counter-based function of (seed, output index) alone.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from ..model.processors import TokenHistory, apply_settings
 
 
 class RowFailed(RequestError):
-    """One row cannot go on; the others of its unit can."""
+    """Failure of one row; the other rows of its unit go on."""
 
 
 def choose(logits: Tensor, sampling: Sampling, output_index: int) -> int:
-    """The token for one row of logits [vocabulary]: the first one if it is given, the first maximum if greedy, else
-    drawn.
+    """Choose the token for one row of logits [vocabulary].
 
-    Raises RowFailed for logits that contain NaN or have no maximum, and for a temperature that is none.
+    A given first token is taken, greedy sampling takes the first maximum, other sampling draws. Raises RowFailed for
+    logits that contain NaN or have no finite maximum, and for a temperature that is not a positive number.
     """
     if output_index == 0 and sampling.first_token is not None:
         return sampling.first_token
@@ -42,23 +42,24 @@ def choose_all(
     output_indices: Sequence[int],
     histories: Sequence[TokenHistory] = (),
 ) -> list[int | RowFailed]:
-    """One token a row of logits [rows, vocabulary], or why that row has none.
+    """Choose one token for each row of logits [rows, vocabulary]; a row that has none gets its failure.
 
-    `histories`, one a row or none at all: what the rows' generation settings change logits by.
+    `histories`, one a row or empty, hold the generation settings, which change the logits first.
     """
     greedy = all(sampling.temperature == 0 and sampling.first_token is None for sampling in samplings)
     plain = all(history.settings == NEUTRAL for history in histories)
     if greedy and plain and not bool(logits.isnan().any()):
         return [int(token) for token in logits.argmax(dim=-1).tolist()]
-    own = logits if plain else [apply_settings(*each) for each in zip(logits, histories, strict=True)]
-    rows = zip(own, samplings, output_indices, strict=True)
+    changed = logits if plain else [apply_settings(*pair) for pair in zip(logits, histories, strict=True)]
+    rows = zip(changed, samplings, output_indices, strict=True)
     return [_choose_or_fail(row, sampling, index) for row, sampling, index in rows]
 
 
 def distribution(logits: Tensor, sampling: Sampling) -> np.ndarray:
-    """Probabilities float64 [vocabulary] after temperature, top-k and top-p; what was filtered out is exactly 0.
+    """Return probabilities, float64 [vocabulary], after temperature, top-k and top-p; filtered tokens have exactly 0.
 
-    Ties at the k-th value all stay, as in transformers; ties at the edge of top-p leave in order of token id.
+    Ties at the k-th value all stay, as in transformers; ties at the edge of top-p are removed in order of token id.
+    Raises RowFailed as `choose` does.
     """
     scores = _scaled(logits, sampling.temperature)
     if 0 < sampling.top_k < len(scores):
@@ -69,7 +70,7 @@ def distribution(logits: Tensor, sampling: Sampling) -> np.ndarray:
 
 
 def uniform(seed: int, output_index: int) -> float:
-    """A number in [0, 1) that depends on nothing else (Philox, Salmon et al. 2011, keyed by both)."""
+    """Return a number in [0, 1) that depends on the arguments alone (Philox, Salmon et al. 2011, keyed by both)."""
     key = np.array([seed % 2**64, output_index], dtype=np.uint64)
     return float(np.random.Generator(np.random.Philox(key=key)).random())
 
@@ -118,7 +119,7 @@ def _softmax(scores: np.ndarray) -> np.ndarray:
 
 
 def _draw(probabilities: np.ndarray, number: float) -> int:
-    """Inverse of the cumulative distribution in order of token ids; never a token of probability 0."""
+    """Invert the cumulative distribution in order of token ids; never return a token of probability 0."""
     cumulative = np.cumsum(probabilities)
     token = int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
     return min(token, int(np.flatnonzero(probabilities)[-1]))

@@ -1,5 +1,4 @@
-"""The compute process: steps from the scheduler to the executor, experts from the loader while a step waits for
-them."""
+"""The compute process: runs the scheduler's steps, and receives experts from the loader while a step waits."""
 
 from __future__ import annotations
 
@@ -11,7 +10,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ...errors import UsageError
 from ...ipc.messages import ComputeFromLoader, Copy, DropUnit, Filled, Hint, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.shared.attachments import FOLDER
@@ -19,119 +17,72 @@ from ...ipc.stage.events import PeerJoined, Received, StageEvent, Stopping
 from ...ipc.stage.stage import Stage
 from ..checkpoint.stamps import OpenFiles
 from ..checkpoint.survey import Survey
-from ..gates.files import load_gates
 from ..model.unit import RowAbilities
-from ..traces.records import TraceHeader
-from ..traces.stream import TraceFile
-from .device.memory_budget import claim_memory
-from .device.open import open_device
-from .device.residency import DeviceResidency
-from .device_assembly import bind_on_device, open_residency
-from .executor import Executor, sample
-from .experts.hints import Hinter, HintSource
-from .experts.holdings import Holdings
-from .experts.next_router import NextRouters
-from .experts.residency import ComputeStopped, Residency
-from .experts.routing import RoutingCollector
-from .experts.slots import SlotViews
-from .experts.tracing import StepTrace
+from .assembly import Compute, LoaderLink, assemble_compute, open_hinter
+from .device import open_device
+from .device.memory import claim_memory
+from .executor import sample
+from .experts.residency import ComputeStopped
+from .experts.tracing import open_trace
 from .recording import Recording
-from .skeleton import attach, bind, load_unbound
+from .skeleton import load_unbound
 
 LANE_COMPUTE, LANE_STALL = 0, 1
 
 
 class ComputeShell:
-    """One start of compute. Steps wait in a queue while one runs; what the loader says is taken in at once."""
+    """One start of compute. Steps queue while one runs; the loader's messages are handled at once."""
 
     def __init__(self, stage: Stage) -> None:
+        """Load the model. Raises CheckpointError, UsageError or BudgetError if it cannot be run as configured."""
         self._stage = stage
         survey = stage.survey(Survey)
+        self._rows, self._remarks = survey.rows, survey.remarks
         self._device = open_device(stage.config.device)
         self._resident = survey.fully_resident(stage.spec.slots)
         self._files = OpenFiles(survey.stamps)
-        # Before the slots are mapped: whoever maps them first, the loader by now, has their pages cleared.
-        model = self._load(survey)
         self._steps: deque[ComputeFromScheduler | _NewScheduler] = deque()
         self._arrivals: list[ComputeFromLoader] = []
         self._scheduler_epoch = 0
         self._waiting_on = ""
-        self._residency = self._open_residency(survey)
-        self._trace = self._open_trace(survey)
-        routing = RoutingCollector(self._trace, survey.layers, survey.encoder_layers)
-        self._bind(model, routing)
-        hinter = None if self._resident else self._hinter(model, survey)
-        self._rows = survey.rows
-        self._remarks = survey.remarks
+        model = self._load(survey)
+        self._trace = open_trace(stage.config, stage.spec.epoch, survey, stage.spec.slots, self._stall_ns)
         attachments = Path(stage.spec.run_dir) / FOLDER
         self._recording = Recording.open(stage.config.record, stage.spec.epoch, attachments)
-        self._executor = Executor(
-            model,
-            RowAbilities.of(survey.rows),
-            routing,
-            self._residency,
-            time.monotonic_ns,
-            self._recording.watch(sample),
-            hinter,
-            attachments,
-            self._device,
-        )
-
-    @property
-    def _torch_device(self) -> torch.device:
-        return torch.device("cpu") if self._device is None else self._device.torch_device
+        self._residency, self._executor = self._assemble(model, survey, attachments)
 
     def _load(self, survey: Survey) -> PreTrainedModel:
-        """On a device once it is known that everything fits."""
+        """Load the skeleton; on a device, check first that everything fits."""
         if self._device is None:
             return load_unbound(survey)
         claim_memory(self._device, self._stage.config, survey, self._stage.spec.slots)
         return load_unbound(survey, self._device.torch_device)
 
-    def _open_residency(self, survey: Survey) -> Residency:
-        stage, slots = self._stage, self._stage.spec.slots
-        links: Any = {
-            "send": lambda message: stage.send("loader", message),
-            "receive": self._receive,
-            "wait": self._wait,
-            "clock_ns": time.monotonic_ns,
-        }
-        if self._device is not None:
-            return open_residency(self._device, survey, slots, stage.arena("host").array, **links)
-        holdings = Holdings(slots, survey.layers, survey.experts)
-        return Residency(holdings, SlotViews(stage.arena("slots").array, survey), **links)
+    def _assemble(self, model: PreTrainedModel, survey: Survey, attachments: Path) -> Compute:
+        """Map the slots and bind the model to them.
 
-    def _bind(self, model: PreTrainedModel, routing: RoutingCollector) -> None:
-        if self._device is not None and isinstance(self._residency, DeviceResidency):
-            bind_on_device(model, self._residency, routing, self._device)
-        else:
-            bind(model, self._residency, routing)
+        The model is loaded before: the first process to map the slots, by now the loader, spends the time to clear
+        their pages.
+        """
+        stage, config = self._stage, self._stage.config
+        link = LoaderLink(lambda message: stage.send("loader", message), self._receive, self._wait)
+        hints = "off" if self._resident else config.hints
+        return assemble_compute(
+            model,
+            survey,
+            stage.spec.slots,
+            stage.arena("slots" if self._device is None else "host").array,
+            link,
+            device=self._device,
+            hinter=open_hinter(model, survey, self._send_hint, hints, config.gates_file, config.belief == "literal"),
+            abilities=RowAbilities.of(survey.rows),
+            choose=self._recording.watch(sample),
+            attachments=attachments,
+            trace=self._trace,
+        )
 
-    def _open_trace(self, survey: Survey) -> StepTrace | None:
-        config, spec = self._stage.config, self._stage.spec
-        if not config.trace:
-            return None
-        if survey.encoder_layers and config.trace_hidden:
-            what = "hidden states are kept of tokens that see every layer, and with an encoder none does"
-            raise UsageError(what, "trace_hidden", "Trace without them (hints = router needs no training)")
-        header = TraceHeader.of("compute", spec.epoch, survey, spec.slots)
-        file = TraceFile(config.trace, header)
-        return StepTrace(file, header, config.trace_hidden, time.monotonic_ns, lambda: self._residency.counts.stall_ns)
-
-    def _hinter(self, model: Any, survey: Survey) -> Hinter | None:
-        if self._stage.config.hints == "off":
-            return None
-        source = self._hint_source(model, survey)
-        uncalibrated = self._stage.config.belief == "literal"
-        hinter = Hinter(source, survey.layers, survey.experts, survey.top_k, self._send_hint, uncalibrated)
-        attach(hinter, model)
-        return hinter
-
-    def _hint_source(self, model: Any, survey: Survey) -> HintSource:
-        config = self._stage.config
-        if config.hints == "gates":
-            return load_gates(config.gates_file, survey).to(self._torch_device)
-        return NextRouters(model, survey.experts)
+    def _stall_ns(self) -> int:
+        return self._residency.counts.stall_ns
 
     def _send_hint(self, hint: Hint) -> None:
         self._stage.send("loader", hint)
@@ -139,15 +90,15 @@ class ComputeShell:
             self._trace.hint(hint)
 
     def run(self) -> None:
-        """Serve until the supervisor says stop."""
+        """Serve until the supervisor stops the process."""
         self._stage.ready(self._facts())
         try:
             while self._stage.running:
-                self._route(self._stage.poll(0 if self._steps else self._residency.poll()))
+                self._handle_events(self._stage.poll(0 if self._steps else self._residency.poll()))
                 for message in self._receive():
                     self._residency.receive(message)
                 if self._steps:
-                    self._obey(self._steps.popleft())
+                    self._execute(self._steps.popleft())
                 if self._stage.publish_due:
                     self._publish()
         except ComputeStopped:
@@ -173,7 +124,7 @@ class ComputeShell:
             **(self._device.facts() if self._device is not None else {}),
         }
 
-    def _route(self, events: list[StageEvent]) -> None:
+    def _handle_events(self, events: list[StageEvent]) -> None:
         for event in events:
             match event:
                 case Received("scheduler", message):
@@ -193,19 +144,22 @@ class ComputeShell:
                     pass
 
     def _receive(self) -> list[Any]:
-        """What the loader has said, in its order, without waiting. In a long step it is here that we are heard of."""
+        """Return the loader's messages in order, without waiting.
+
+        Publishes counters, too, since a long step comes by here only.
+        """
         if self._stage.publish_due:
             self._publish()
         arrivals, self._arrivals = self._arrivals, []
         return arrivals + self._stage.receive("loader")
 
     def _wait(self) -> list[Any]:
-        """Block until the loader has said something; the scheduler's messages queue up meanwhile."""
+        """Block until the loader has sent a message; the scheduler's messages queue up meanwhile."""
         started_ns = time.monotonic_ns()
         detail = self._residency.waiting_for() if self._stage.draws else {}
         self._waiting_on = "loader"
         while not self._arrivals:
-            self._route(self._stage.poll(self._residency.poll()))
+            self._handle_events(self._stage.poll(self._residency.poll()))
             if self._stage.publish_due:
                 self._publish()
         self._waiting_on = ""
@@ -215,7 +169,7 @@ class ComputeShell:
             self._stage.add_span("stall", started_ns, time.monotonic_ns(), LANE_STALL, detail)
         return arrivals
 
-    def _obey(self, order: Any) -> None:
+    def _execute(self, order: Any) -> None:
         match order:
             case RunStep():
                 self._run_step(order)
@@ -232,13 +186,13 @@ class ComputeShell:
         epoch = self._scheduler_epoch
         name = "prefill" if step.admit else "decode"
         with self._stage.span(name, LANE_COMPUTE, step=step.number, unit=step.unit):
-            stepped, used = self._executor.run(step)
-        self._files.check()  # the skeleton's weights are pages of them: whoever writes there changes what was computed
-        if used is not None and not self._resident:
-            self._stage.send("loader", used)
-        self._recording.step(step, stepped, used)
+            stepped, routing = self._executor.run(step)
+        self._files.check()  # the skeleton's weights are pages of these files: a write to one changes results
+        if routing is not None and not self._resident:
+            self._stage.send("loader", routing)
+        self._recording.step(step, stepped, routing)
         if self._trace is not None:
-            self._trace.write(step, stepped, used)
+            self._trace.write(step, stepped, routing)
         if epoch == self._scheduler_epoch:
             self._stage.send("scheduler", stepped)
 
@@ -252,8 +206,8 @@ class ComputeShell:
 def _arrived(messages: list[ComputeFromLoader]) -> str:
     """Return the experts that ended a wait, each with the cause that brought it."""
     filled = [message for message in messages if isinstance(message, Filled | Copy)]
-    return ",".join(f"{each.expert} {each.cause.kind}" for each in filled)
+    return ",".join(f"{fill.expert} {fill.cause.kind}" for fill in filled)
 
 
 class _NewScheduler:
-    """Placed before the steps of a new scheduler: the units of its predecessor are dropped first."""
+    """A mark before the steps of a new scheduler: the units of its predecessor are dropped first."""

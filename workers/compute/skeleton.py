@@ -1,4 +1,4 @@
-"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots."""
+"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots, its linear layers fast."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
@@ -15,19 +16,33 @@ from ..checkpoint.survey import Survey
 from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from .experts.hints import Hinter
 from .experts.layer import ExpertFeed, ExpertsLayer, dispatch
+from .experts.projection import is_streamed, project
 from .experts.routing import RoutingCollector
-from .streamed_linear import stream_linears
+
+
+class StreamedLinear(nn.Linear):
+    """A linear layer that runs the experts' kernel: reading weights bounds a decode step.
+
+    Linear layers of the library become this class in place and keep their parameters.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name is the library's
+        rows = input.reshape(-1, self.in_features)
+        if not is_streamed(self.weight, len(rows)):
+            return super().forward(input)
+        out = project(rows, self.weight, self.bias)
+        return out.contiguous().view(*input.shape[:-1], self.out_features)
 
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: RoutingCollector) -> PreTrainedModel:
-    """The skeleton of a surveyed checkpoint with every experts module bound to `feed`."""
+    """Load the skeleton on the CPU with every experts module bound to `feed`. Raises as `load_unbound` does."""
     model = load_unbound(survey)
     bind(model, feed, routing)
     return model
 
 
 def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrainedModel:
-    """Load the skeleton as it computes here, or on a device; its experts still have to be bound.
+    """Load the skeleton on the CPU or a device; its experts modules are not bound to slots yet.
 
     Raises CheckpointError if a file cannot be read, or has changed since the survey.
     """
@@ -41,18 +56,25 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
     return model.to(device)  # pyright: ignore[reportArgumentType]
 
 
+def stream_linears(model: nn.Module) -> None:
+    """Make every plain linear layer a `StreamedLinear`; leave subclasses, which may do more, as they are."""
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = StreamedLinear
+
+
 def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector) -> None:
     """Let every experts module get its experts from `feed`."""
     bind_layers(model, lambda layer, _: ExpertsLayer(layer, feed, routing))
 
 
-def bind_layers(model: PreTrainedModel, layer_of: Callable[[int, Any], ExpertsLayer]) -> None:
-    """Give every experts module the layer that runs it, `layer_of(number, module)`."""
+def bind_layers(model: PreTrainedModel, make_layer: Callable[[int, Any], ExpertsLayer]) -> None:
+    """Give every experts module the layer that runs it, `make_layer(number, module)`."""
     for layer, (_, module) in enumerate(experts_modules(model)):
-        module.expertflow_layer = layer_of(layer, module)  # pyright: ignore[reportArgumentType]
+        module.expertflow_layer = make_layer(layer, module)  # pyright: ignore[reportArgumentType]
 
 
 def attach(hinter: Hinter, model: PreTrainedModel) -> None:
-    """From now on every MoE layer shows the hinter its choice."""
+    """Let every MoE layer report its routes to the hinter."""
     for _, module in experts_modules(model):
         module.expertflow_layer.hinter = hinter  # pyright: ignore

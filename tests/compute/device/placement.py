@@ -16,7 +16,7 @@ import torch
 from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
-from expertflow.workers.compute.device.groups import Groups, SlotMatrix
+from expertflow.workers.compute.device.grouped_product import Groups, SlotMatrix
 from expertflow.workers.compute.device.layer import DeviceExpertsLayer
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from expertflow.workers.compute.skeleton import bind_layers, load_unbound
@@ -62,9 +62,9 @@ class ShapesDevice:
     def upload(self, array: np.ndarray) -> torch.Tensor:
         return torch.empty(array.shape, dtype=torch.int64, device=self.torch_device)
 
-    def catch_up(self) -> None: ...
+    def join_kernels(self) -> None: ...
 
-    def aside(self, after: Any) -> Any:
+    def side_stream(self, after: Any) -> Any:
         return nullcontext()
 
 
@@ -84,7 +84,7 @@ class ShapesFeed:
         yield [(expert, expert) for expert in self._chosen]
 
     @property
-    def ready(self) -> int:
+    def ready_count(self) -> int:
         return len(self._chosen)
 
     def begin(self, layer: int, experts: list[int]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 
 import torch
-from expertflow.workers.compute.device.groups import GroupedProduct, Groups, SlotMatrix
+from expertflow.workers.compute.device.grouped_product import GroupedProduct, Groups, SlotMatrix
 
 SLOTS, IN, OUT, SPARE = 6, 40, 70, 6
 DTYPES = {torch.float32: 1e-5, torch.float16: 2e-3}

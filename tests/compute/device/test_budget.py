@@ -14,8 +14,7 @@ from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.compute.device.fake import MEMORY_BYTES, FakeDevice
-from expertflow.workers.compute.device.memory_budget import claim_memory
-from expertflow.workers.compute.device.memory_needs import working_bytes
+from expertflow.workers.compute.device.memory import claim_memory, working_bytes
 from expertflow.workers.model import cache_rows as cache_rows
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
@@ -34,7 +33,7 @@ class SmallDevice(FakeDevice):
     def free_bytes(self) -> int:
         return self._free_bytes
 
-    def limit(self, count_bytes: int) -> None:
+    def limit_memory(self, count_bytes: int) -> None:
         self.limit_bytes = count_bytes
 
 

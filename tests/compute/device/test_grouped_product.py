@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 import torch
 from expertflow.tests.compute.device.product_cases import TABLES, check
-from expertflow.workers.compute.device.groups import group_routes
-from expertflow.workers.compute.device.open_product import open_product
-from expertflow.workers.compute.device.plain_product import plain_product
+from expertflow.workers.compute.device.cuda import open_grouped_product
+from expertflow.workers.compute.device.grouped_product import group_routes, plain_product
 from expertflow.workers.compute.experts.expert_rows import rows_by_expert
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,7 +39,7 @@ def test_the_kernel_of_a_gpu_gives_the_same() -> None:
 
 def test_where_no_kernel_can_be_built_there_is_none(caplog: pytest.LogCaptureFixture) -> None:
     """And that is known before any row is served: here Triton has no GPU to build for, elsewhere no compiler."""
-    assert open_product(4, torch.bfloat16, torch.device("cpu")) is None
+    assert open_grouped_product(4, torch.bfloat16, torch.device("cpu")) is None
     assert "no grouped kernel on cpu (" in caplog.text
 
 
@@ -98,7 +97,7 @@ def test_a_device_lays_rows_out_as_the_host_does(tokens: int, top_k: int, expert
     slots = random.permutation(experts + 3)[:experts]
     pairs, places, groups = group_routes(torch.from_numpy(routes), torch.from_numpy(slots))
     rows = rows_by_expert(routes)
-    expected = {expert: rows.pairs[a : a + b] for expert, a, b in _real_rows(routes, rows.experts, rows.bounds)}
+    expected = {expert: rows.pair_of_row[a : a + b] for expert, a, b in _real_rows(routes, rows.experts, rows.bounds)}
     for expert, (slot, start, end) in enumerate(groups.table.t().tolist()):
         assert slot == slots[expert]
         assert pairs[start:end].tolist() == expected.get(expert, np.empty(0)).tolist()

@@ -62,7 +62,7 @@ def test_registered_memory_stays_mapped(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     device._registered, store = [], np.zeros(4096, dtype=np.uint8)
     mapped, address = weakref.ref(store), store.ctypes.data
-    device.adopt(store)
+    device.register_store(store)
     del store
     gc.collect()
     assert mapped() is not None and runtime.addresses == {address} and device.pinned

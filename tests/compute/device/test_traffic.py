@@ -76,14 +76,14 @@ class World:
             self.wrong.append(f"a kernel found {found.tolist()} in slot {slot}, not {wanted}")
 
     def _give(self) -> None:
-        settled = [slot for slot in self._held if not self._traffic.is_under_way({slot})]
+        settled = [slot for slot in self._held if not self._traffic.is_pending({slot})]
         if settled:
             slot = self._random.choice(settled)
             del self._held[slot]
             self._traffic.release([slot])
 
     def _look(self) -> None:
-        for number in self._traffic.finished():
+        for number in self._traffic.take_finished():
             del self._under_way[number]
 
 
@@ -103,7 +103,7 @@ def told_at_once(traffic: CopyScheduler) -> list[int]:
 
 @pytest.mark.parametrize(
     ("name", "mutant"),
-    [("_await_copy", lambda *args: None), ("_await_kernels", lambda *args: None), ("finished", told_at_once)],
+    [("_await_copy", lambda *args: None), ("_await_kernels", lambda *args: None), ("take_finished", told_at_once)],
 )
 def test_each_wait_is_needed(monkeypatch: pytest.MonkeyPatch, name: str, mutant: Callable[..., object]) -> None:
     monkeypatch.setattr(CopyScheduler, name, mutant)

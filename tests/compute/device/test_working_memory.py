@@ -10,8 +10,8 @@ import pytest
 import torch
 from expertflow.workers.compute.device.fake import FakeDevice
 from expertflow.workers.compute.device.grouped_layer import GroupedExpertsLayer
-from expertflow.workers.compute.device.groups import Groups, SlotMatrix
-from expertflow.workers.compute.device.memory_needs import COPIES_OF_ROWS
+from expertflow.workers.compute.device.grouped_product import Groups, SlotMatrix
+from expertflow.workers.compute.device.memory import COPIES_OF_ROWS
 from expertflow.workers.compute.experts.expert_rows import rows_by_expert
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from torch.nn.functional import silu
@@ -54,11 +54,11 @@ class Gated:
 class Feed:
     """All experts are there; it says so, or each layer's routes are read back."""
 
-    ready = EXPERTS
+    ready_count = EXPERTS
 
     def __init__(self, knows_it: bool) -> None:
         self._knows_it = knows_it
-        self.is_whole: Callable[[int], bool] = lambda layer: knows_it
+        self.is_resident: Callable[[int], bool] = lambda layer: knows_it
 
     def enter(self, layer: int) -> list[int] | None:
         return list(range(EXPERTS)) if self._knows_it else None

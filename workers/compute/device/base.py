@@ -1,4 +1,4 @@
-"""What a device is to the rest of compute: memory, streams that work by themselves, and events between them."""
+"""Interface of a device: memory, streams that run on their own, and events between them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,38 @@ import numpy as np
 from torch import Tensor, device, dtype
 
 from ..experts.routing import DeferredRoutes
-from .groups import GroupedProduct
+from .grouped_product import GroupedProduct
 
 
 class DeviceEvent(Protocol):
-    """A moment in a stream: what was enqueued there before it was recorded is done."""
+    """A point in a stream, reached when all work enqueued before it was recorded is done."""
 
     def done(self) -> bool:
-        """Whether it has come, without waiting."""
+        """Return whether the stream has reached it, without waiting."""
         ...
 
     def wait(self) -> None:
-        """The host waits for it."""
+        """Block the host until the stream has reached it."""
         ...
 
 
 class Stream(Protocol):
-    """A queue of work on a device; what is in one stream runs in order, streams know each other by events alone."""
+    """A queue of work on a device: work of one stream runs in order, events alone order streams."""
 
     def launch(self, kernel: Callable[[], None]) -> None:
-        """Enqueue what `kernel` does with tensors of the device."""
+        """Enqueue the tensor operations that `kernel` runs."""
         ...
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """Enqueue a copy from host memory, which must stay as it is until the copy is done."""
+        """Enqueue a copy from host memory, which must not change until the copy is done."""
         ...
 
     def wait(self, event: DeviceEvent) -> None:
-        """What is enqueued from now on runs after `event`; the host does not wait."""
+        """Run work that is enqueued from now on after `event`; the host does not wait."""
         ...
 
     def record(self) -> DeviceEvent:
-        """An event after all that is enqueued by now."""
+        """Return an event after all work that is enqueued by now."""
         ...
 
 
@@ -55,72 +55,74 @@ class Device(Protocol):
 
     @property
     def kernels(self) -> Stream:
-        """Where torch's own operations run, too."""
+        """Stream of the experts' kernels; torch's own operations run in it, too."""
         ...
 
     @property
     def copies(self) -> Stream:
-        """For experts that are brought in ahead."""
+        """Stream that prefetches experts."""
         ...
 
     @property
     def urgent(self) -> Stream:
-        """For experts that a layer waits for."""
+        """Stream for experts that a layer waits for."""
         ...
 
     def free_bytes(self) -> int:
-        """Of the device's memory: what nobody holds now."""
+        """Return the free memory of the device."""
         ...
 
-    def limit(self, count_bytes: int) -> None:
-        """This process takes no more than so much from now on: another engine's budget is not touched."""
+    def limit_memory(self, count_bytes: int) -> None:
+        """Let this process take at most `count_bytes` more, so that other engines keep their budgets."""
         ...
 
     def allocate(self, count_bytes: int) -> Tensor:
-        """uint8 memory of the device. Raises BudgetError if it has not so much."""
+        """Return memory of the device, uint8 [count_bytes]. Raises BudgetError if it is not free."""
         ...
 
-    def adopt(self, store: np.ndarray) -> Tensor:
-        """Host memory (uint8, shared) as a source of copies, registered so that they run by themselves if it can be."""
+    def register_store(self, store: np.ndarray) -> Tensor:
+        """Return shared host memory, uint8, as a source of copies; pin it if possible, so that copies do not block."""
         ...
 
     def upload(self, array: np.ndarray) -> Tensor:
-        """A small array as a tensor for kernels that are enqueued from now on; the host does not wait."""
+        """Copy a small array to the device, ahead of kernels that are launched from now on; the host does not wait."""
         ...
 
     def fetch(self, tensor: Tensor) -> DeferredRoutes:
-        """A small tensor of the device, on its way back; the host does not wait now."""
+        """Begin to copy a small tensor to the host; the returned function waits for the copy and returns it."""
         ...
 
     def grouped_product(self, experts: int, dtype: dtype) -> GroupedProduct | None:
-        """For layers of so many experts of this dtype; None where there is no such kernel."""
+        """Return a product for layers of up to `experts` experts of this dtype; None if no such kernel runs here."""
         ...
 
-    def catch_up(self) -> None:
-        """Operations of torch that are not launched follow, and read what was launched."""
+    def join_kernels(self) -> None:
+        """Order torch's next operations after the launched kernels, so that they may read the results."""
         ...
 
-    def aside(self, after: DeviceEvent) -> AbstractContextManager[None]:
-        """What torch runs inside waits for `after` alone, not for kernels that were launched since; its results are
-        read back inside, too."""
+    def side_stream(self, after: DeviceEvent) -> AbstractContextManager[None]:
+        """Run torch's operations inside the context after `after`, without waiting for kernels launched since.
+
+        Results must be read back inside, too.
+        """
         ...
 
     @property
     def pinned(self) -> bool:
-        """Whether copies from the adopted store run by themselves."""
+        """Return whether copies from the registered store run without blocking the host."""
         ...
 
     def require_usable(self) -> None:
-        """Raises EngineError if nothing will ever run on it again in this process, as after a kernel that failed.
+        """Wait for all enqueued work. Raises EngineError if this process cannot use the device any more.
 
-        The host waits for all that is enqueued.
+        A failed kernel, for example, makes a GPU unusable for its process.
         """
         ...
 
     def facts(self) -> dict[str, int | float | str]:
-        """What a user may want to know about it."""
+        """Return facts about the device for the user."""
         ...
 
     def close(self) -> None:
-        """Let go of host memory, once all copies are done."""
+        """Wait for all copies, then unregister host memory."""
         ...

@@ -1,7 +1,7 @@
-"""Copies into slots and kernels that read them, ordered by events alone: the host waits for neither (I3).
+"""Orders copies into slots and kernels that read them by events alone: the host waits for neither (I3).
 
-A slot's life: a copy fills it, kernels read it, compute gives it back, a copy fills it anew. Every arrow of that is one
-event that a stream waits for.
+A slot's life: a copy fills it, kernels read it, compute releases it, a copy fills it again. One event orders each of
+these transitions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from ....ipc.messages import Copy
 from .base import Device, DeviceEvent, Stream
 
 
-class _UnderWay(NamedTuple):
-    """A copy that was enqueued, and nobody was told yet that it is done."""
+class _PendingCopy(NamedTuple):
+    """An enqueued copy whose end has not been reported yet."""
 
     number: int
     slot: int
@@ -27,7 +27,7 @@ class _UnderWay(NamedTuple):
 class CopyScheduler:
     """The slots of a device, `memory` uint8 [slots * stride], filled from the host store, uint8 [places * stride].
 
-    `filled_bytes(expert)` of a place are copied, from its start.
+    Each copy takes the first `filled_bytes(expert)` bytes of a place.
     """
 
     def __init__(
@@ -36,69 +36,69 @@ class CopyScheduler:
         self._device, self._memory, self._store = device, memory, store
         self._stride_bytes, self._filled_bytes = stride_bytes, filled_bytes
         self._filled: dict[int, DeviceEvent] = {}
-        """Of slots whose copy no kernel has waited for yet."""
-        self._used: dict[int, DeviceEvent] = {}
-        """Of slots that were given back: after the kernels that read them."""
-        self._lanes: tuple[deque[_UnderWay], deque[_UnderWay]] = (deque(), deque())
-        """Copies under way in the two streams, each in its order."""
+        """Slot → end of its copy, until a kernel has waited for it."""
+        self._released: dict[int, DeviceEvent] = {}
+        """Released slot → end of the kernels that read it."""
+        self._lanes: tuple[deque[_PendingCopy], deque[_PendingCopy]] = (deque(), deque())
+        """Pending copies of the two streams, each in its order."""
         self._copied_bytes = self._pageable_bytes = 0
 
     @property
     def counters(self) -> dict[str, int | float]:
-        """Bytes that copies were enqueued for, in all and from memory that could not be pinned."""
+        """Bytes of all enqueued copies, and bytes of those from memory that is not pinned."""
         return {"copied_bytes": self._copied_bytes, "pageable_bytes": self._pageable_bytes}
 
     @property
-    def under_way(self) -> bool:
-        """Whether copies are under way that nobody was told the end of."""
+    def has_pending(self) -> bool:
+        """Return whether the end of any copy is still unreported."""
         return any(self._lanes)
 
-    def is_under_way(self, slots: Collection[int]) -> bool:
-        """Whether such a copy goes into one of these slots."""
+    def is_pending(self, slots: Collection[int]) -> bool:
+        """Return whether the end of a copy into one of these slots is still unreported."""
         return any(copy.slot in slots for lane in self._lanes for copy in lane)
 
     def copy(self, order: Copy) -> None:
-        """Enqueue a copy into a slot that was given back, behind the kernels that read it before."""
+        """Enqueue a copy into a released slot, behind the kernels that read it before."""
         stream = self._device.urgent if order.urgent else self._device.copies
         self._await_kernels(stream, order.slot)
         count = self._filled_bytes(order.expert)
         stream.copy(self._part(self._memory, order.slot, count), self._part(self._store, order.place, count))
         self._filled[order.slot] = stream.record()
-        self._lanes[order.urgent].append(_UnderWay(order.number, order.slot, self._filled[order.slot]))
+        self._lanes[order.urgent].append(_PendingCopy(order.number, order.slot, self._filled[order.slot]))
         self._copied_bytes += count
         self._pageable_bytes += 0 if self._device.pinned else count
 
     def read(self, slot: int) -> None:
-        """Kernels that are launched from now on read this slot: they wait for its copy."""
+        """Make kernels that are launched from now on wait for the slot's copy."""
         filled = self._filled.pop(slot, None)
         if filled is not None:
             self._await_copy(filled)
 
     def release(self, slots: Iterable[int]) -> None:
-        """No kernel that is launched from now on reads these slots; no copy into them is under way."""
-        used = self._device.kernels.record()
-        self._used.update(dict.fromkeys(slots, used))
+        """Release slots that no later kernel reads and that no pending copy fills."""
+        released = self._device.kernels.record()
+        self._released.update(dict.fromkeys(slots, released))
 
     def is_filled(self, slot: int) -> bool:
-        """Whether kernels that read the slot would not wait."""
+        """Return whether kernels that read the slot would not wait."""
         filled = self._filled.get(slot)
         return filled is None or filled.done()
 
-    def finished(self) -> list[int]:
-        """Numbers of the copies that have ended since this was last asked: their host places may be overwritten."""
-        return [number for lane in self._lanes for number in _ended(lane)]
+    def take_finished(self) -> list[int]:
+        """Return the numbers of copies that ended since the last call: their host places may be overwritten."""
+        return [number for lane in self._lanes for number in _take_finished(lane)]
 
-    def finish(self, slots: Collection[int] | None = None) -> None:
-        """The host waits for the copies under way, or those into `slots`."""
+    def wait(self, slots: Collection[int] | None = None) -> None:
+        """Block the host until all pending copies, or those into `slots`, are done."""
         for lane in self._lanes:
             for copy in lane:
                 if slots is None or copy.slot in slots:
                     copy.done.wait()
 
     def _await_kernels(self, stream: Stream, slot: int) -> None:
-        used = self._used.pop(slot, None)
-        if used is not None:
-            stream.wait(used)
+        released = self._released.pop(slot, None)
+        if released is not None:
+            stream.wait(released)
 
     def _await_copy(self, filled: DeviceEvent) -> None:
         self._device.kernels.wait(filled)
@@ -108,7 +108,7 @@ class CopyScheduler:
         return memory[start : start + count_bytes]
 
 
-def _ended(lane: deque[_UnderWay]) -> list[int]:
+def _take_finished(lane: deque[_PendingCopy]) -> list[int]:
     numbers: list[int] = []
     while lane and lane[0].done.done():
         numbers.append(lane.popleft().number)

@@ -1,4 +1,4 @@
-"""A GPU through torch.cuda. Imported only where one is asked for; written against torch 2.10 to 2.13."""
+"""A GPU through torch.cuda, imported only if the configuration asks for one; written against torch 2.10 to 2.13."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,12 @@ from ....configs.sizes import format_size
 from ....errors import BudgetError, EngineError, UsageError
 from ..experts.routing import DeferredRoutes
 from .base import DeviceEvent
-from .groups import GroupedProduct
-from .open_product import open_product
+from .grouped_product import GroupedProduct
 
 PORTABLE = 1
-"""cudaHostRegisterPortable."""
+"""Value of cudaHostRegisterPortable."""
 REMEDY = "Install a CUDA build of torch, or use device = cpu"
+NO_TRITON = "Triton is not installed"
 
 
 class CudaEvent:
@@ -36,7 +37,7 @@ class CudaEvent:
 
 
 class CudaStream:
-    """`current`: the stream that torch uses anyway, so that nothing has to be switched for a kernel."""
+    """A stream of torch.cuda. If it is torch's `current` stream, kernels are launched without switching streams."""
 
     def __init__(self, stream: torch.cuda.Stream, current: bool = False) -> None:
         self.stream, self._current = stream, current
@@ -62,40 +63,40 @@ class CudaStream:
 
 
 class CudaDevice:
-    """See `Device`. One a process: it becomes torch's current device."""
+    """A GPU as a `Device`; it becomes torch's current device, so a process has one."""
 
     def __init__(self, index: int = 0) -> None:
-        """Raises UsageError if torch cannot use this GPU."""
+        """Open GPU `index`. Raises UsageError if torch cannot use it."""
         require_cuda(index)
         torch.cuda.set_device(index)
-        # float32 is float32 (I1b); torch's own default would round it in convolutions.
+        # float32 stays float32 (I1b): by default torch rounds it to TF32 in convolutions.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.name, self.torch_device = f"cuda:{index}", torch.device("cuda", index)
         self.kernels = CudaStream(torch.cuda.current_stream(), current=True)
         self.copies, self.urgent = CudaStream(torch.cuda.Stream()), CudaStream(torch.cuda.Stream())
-        self._aside = torch.cuda.Stream()
+        self._side = torch.cuda.Stream()
         self._registered: list[np.ndarray] = []
-        """Kept: unmapped before it is unregistered, its address would stand for pages that are no longer there."""
+        """Registered stores, kept mapped: CUDA would otherwise read unmapped pages."""
         self._pinned_bytes, self._pinning_s = 0, 0.0
 
     def free_bytes(self) -> int:
         return torch.cuda.mem_get_info()[0]
 
-    def limit(self, count_bytes: int) -> None:
+    def limit_memory(self, count_bytes: int) -> None:
         total = torch.cuda.mem_get_info()[1]
         torch.cuda.set_per_process_memory_fraction(min((torch.cuda.memory_reserved() + count_bytes) / total, 1.0))
 
     def allocate(self, count_bytes: int) -> Tensor:
         try:
             memory = torch.empty(count_bytes, dtype=torch.uint8, device=self.torch_device)
-            torch.cuda.synchronize()  # what this memory was before, in another stream than copies, is over
+            torch.cuda.synchronize()  # earlier uses of this memory, in other streams than copies, are over
             return memory
         except torch.OutOfMemoryError as error:
             free, total = torch.cuda.mem_get_info()
-            what = f"{format_size(count_bytes)} cannot be had: {format_size(free)} of {format_size(total)} are free"
+            what = f"cannot allocate {format_size(count_bytes)}: {format_size(free)} of {format_size(total)} are free"
             raise BudgetError(what, self.name, "Lower expert_memory") from error
 
-    def adopt(self, store: np.ndarray) -> Tensor:
+    def register_store(self, store: np.ndarray) -> Tensor:
         started = time.monotonic()
         if store.size and self._register(store):
             self._pinned_bytes = store.size
@@ -103,7 +104,7 @@ class CudaDevice:
         return torch.from_numpy(store)
 
     def upload(self, array: np.ndarray) -> Tensor:
-        """Through pinned memory of torch's own allocator, which knows when the copy is done."""
+        """Copy through pinned memory of torch's allocator, which reuses it only after the copy."""
         return torch.from_numpy(array).pin_memory().to(self.torch_device, non_blocking=True)
 
     def fetch(self, tensor: Tensor) -> DeferredRoutes:
@@ -118,16 +119,16 @@ class CudaDevice:
         return read
 
     def grouped_product(self, experts: int, dtype: torch.dtype) -> GroupedProduct | None:
-        return open_product(experts, dtype, self.torch_device)
+        return open_grouped_product(experts, dtype, self.torch_device)
 
-    def catch_up(self) -> None:
-        """Torch's own operations are in the stream of kernels."""
+    def join_kernels(self) -> None:
+        """Do nothing: torch's own operations run in the stream of kernels."""
 
     @contextmanager
-    def aside(self, after: DeviceEvent) -> Iterator[None]:
+    def side_stream(self, after: DeviceEvent) -> Iterator[None]:
         if isinstance(after, CudaEvent):
-            self._aside.wait_event(after.event)
-        with torch.cuda.stream(self._aside):
+            self._side.wait_event(after.event)
+        with torch.cuda.stream(self._side):
             yield
 
     @property
@@ -155,30 +156,30 @@ class CudaDevice:
         self._registered.clear()
 
     def _register(self, store: np.ndarray) -> bool:
-        """In one piece: a copy must not cross from one registered range into another."""
+        """Pin the store in one piece: a copy must not cross from one registered range into another."""
         code = _runtime().cudaHostRegister(store.ctypes.data, store.size, PORTABLE)
         if int(code) == 0:
             self._registered.append(store)
             return True
         self._clear_error()
-        words = "%s of host memory cannot be pinned (CUDA error %d): copies to %s will be slower and hold compute up"
+        words = "%s of host memory cannot be pinned (CUDA error %d): copies to %s are slower and block compute"
         logging.getLogger(__name__).warning(words, format_size(store.size), int(code), self.name)
         return False
 
     def _clear_error(self) -> None:
-        """A failed call is remembered by the library, which would blame the next kernel for it."""
+        """Clear the error of a failed call, which CUDA would report at the next kernel."""
         with suppress(RuntimeError):
-            torch.arange(2, device=self.torch_device)  # a kernel: its launch asks for the last error, which forgets it
+            torch.arange(2, device=self.torch_device)  # launching a kernel reads, and so clears, the last error
             torch.cuda.synchronize()
 
 
 def _runtime() -> Any:
-    """The CUDA runtime that torch itself has loaded."""
+    """Return the CUDA runtime that torch has loaded."""
     return torch.cuda.cudart()
 
 
 def require_cuda(index: int) -> None:
-    """Raises UsageError if torch has no CUDA, or no such GPU."""
+    """Check for GPU `index`. Raises UsageError if torch has no CUDA, or no such GPU."""
     if torch.version.cuda is None:
         raise UsageError(f"torch {torch.__version__} is built without CUDA", "device", REMEDY)
     if not torch.cuda.is_available():
@@ -186,3 +187,28 @@ def require_cuda(index: int) -> None:
     count = torch.cuda.device_count()
     if index >= count:
         raise UsageError(f"there is no GPU {index}: torch finds {count}", "device", "Give cuda:0, or another number")
+
+
+def open_grouped_product(experts: int, dtype: torch.dtype, where: torch.device) -> GroupedProduct | None:
+    """Build the Triton kernel for layers of up to `experts` experts of this dtype.
+
+    Returns None, with a warning, if it cannot be built: besides Triton it takes a C compiler with Python's headers, and
+    a GPU that multiplies this dtype. Running it once here finds that out before the first step, whose rows would fail.
+    """
+    try:
+        return _build_product(experts, dtype, where)
+    except Exception as error:  # noqa: BLE001 - whatever Triton, a compiler or a linker says, torch's products remain
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        words = "no grouped kernel on %s (%s): every expert is a launch of its own, which is slower"
+        logging.getLogger(__name__).warning(words, where, reason)
+        return None
+
+
+def _build_product(experts: int, dtype: torch.dtype, where: torch.device) -> GroupedProduct:
+    if find_spec("triton") is None:
+        raise ModuleNotFoundError(NO_TRITON)
+    from .triton_product import TritonProduct
+
+    product = TritonProduct(experts)
+    product.try_out(dtype, where)
+    return product

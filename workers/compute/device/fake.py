@@ -1,7 +1,7 @@
-"""A device for tests, on the CPU: kernels and copies run late, in an order of which only streams and events are kept.
+"""A device for tests, on the CPU: kernels and copies run late, in a random order that respects streams and events only.
 
-What is enqueued waits until the host waits for it, or chance lets it run. A slot is poisoned when its copy begins, and
-a copy is done in two halves, so that whoever fails to wait computes with garbage, or with what was there before.
+Enqueued work runs when the host waits for it, or by chance before. A slot is poisoned when its copy begins, and a copy
+runs in two halves: a kernel that fails to wait reads garbage, or the slot's previous contents.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from torch import Tensor
 from ....errors import EngineError
 from ..experts.routing import DeferredRoutes
 from .base import DeviceEvent
-from .groups import GroupedProduct
-from .plain_product import plain_product
+from .grouped_product import GroupedProduct, plain_product
 
 POISON = 0xFF
-"""NaN in every float type."""
+"""A byte that, repeated, is NaN in every float type."""
 MEMORY_BYTES = 2**30
-MOODS = (0.02, 0.5, 0.98)
-"""How readily copies run while kernels could."""
-RESTLESSNESS = 0.2
-COMES_TRUE = 0.4
-"""How often an event that is asked for turns out to be reached."""
+COPY_PROBABILITIES = (0.02, 0.5, 0.98)
+"""Probability that a copy runs first where a kernel could run too; the seed selects one."""
+RUN_PROBABILITY = 0.2
+"""Probability that work runs right after something was enqueued."""
+REACHED_PROBABILITY = 0.4
+"""Probability that a queried event is found to be reached."""
 
 
 class FakeEvent:
@@ -36,7 +36,7 @@ class FakeEvent:
         self._owner, self.reached = owner, False
 
     def done(self) -> bool:
-        if self._owner.chance(COMES_TRUE):
+        if self._owner.draw(REACHED_PROBABILITY):
             self.wait()
         return self.reached
 
@@ -45,7 +45,7 @@ class FakeEvent:
 
 
 class FakeStream:
-    """Work in its order; a `FakeEvent` among it is waited for."""
+    """A queue of work in order; a `FakeEvent` in it blocks the work behind it until it is reached."""
 
     def __init__(self, owner: FakeDevice) -> None:
         self._owner = owner
@@ -67,14 +67,14 @@ class FakeStream:
 
     def launch(self, kernel: Callable[[], None]) -> None:
         self._work.append(kernel)
-        self._owner.stir()
+        self._owner.run_some()
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         middle = len(target) // 2
         self._work.append(lambda: _poison(target))
         for half in (slice(middle), slice(middle, None)):
             self._work.append(lambda half=half: _copy(target[half], source[half]))
-        self._owner.stir()
+        self._owner.run_some()
 
     def wait(self, event: DeviceEvent) -> None:
         if isinstance(event, FakeEvent):
@@ -83,12 +83,12 @@ class FakeStream:
     def record(self) -> FakeEvent:
         event = FakeEvent(self._owner)
         self._work.append(lambda: setattr(event, "reached", True))
-        self._owner.stir()
+        self._owner.run_some()
         return event
 
 
 class FakeDevice:
-    """See `Device`. The same seed gives the same order for the same calls."""
+    """A `Device` on the CPU. The same seed gives the same order for the same calls."""
 
     torch_device = torch.device("cpu")
     pinned = True
@@ -97,18 +97,18 @@ class FakeDevice:
         self.name = f"fake:{seed}"
         self.kernels, self.copies, self.urgent = FakeStream(self), FakeStream(self), FakeStream(self)
         self._random = random.Random(seed)
-        self._mood = MOODS[seed % len(MOODS)]
+        self._copy_probability = COPY_PROBABILITIES[seed % len(COPY_PROBABILITIES)]
 
     def free_bytes(self) -> int:
         return MEMORY_BYTES
 
-    def limit(self, count_bytes: int) -> None:
-        """Its memory is not limited."""
+    def limit_memory(self, count_bytes: int) -> None:
+        """Do nothing: this memory is not limited."""
 
     def allocate(self, count_bytes: int) -> Tensor:
         return torch.full((count_bytes,), POISON, dtype=torch.uint8)
 
-    def adopt(self, store: np.ndarray) -> Tensor:
+    def register_store(self, store: np.ndarray) -> Tensor:
         return torch.from_numpy(store)
 
     def upload(self, array: np.ndarray) -> Tensor:
@@ -126,17 +126,17 @@ class FakeDevice:
     def grouped_product(self, experts: int, dtype: torch.dtype) -> GroupedProduct | None:
         return plain_product
 
-    def catch_up(self) -> None:
-        """Torch's operations on a CPU do not wait their turn."""
+    def join_kernels(self) -> None:
+        """Run all launched kernels: torch's operations on a CPU are not in a stream."""
         self.run_until(lambda: self.kernels.idle)
 
     @contextmanager
-    def aside(self, after: DeviceEvent) -> Iterator[None]:
+    def side_stream(self, after: DeviceEvent) -> Iterator[None]:
         after.wait()
         yield
 
     def require_usable(self) -> None:
-        """Its kernels fail in Python, where they are launched or awaited, and leave it as it was."""
+        """Do nothing: kernels fail as Python exceptions and leave the device usable."""
 
     def facts(self) -> dict[str, int | float | str]:
         return {"device": self.name}
@@ -144,23 +144,25 @@ class FakeDevice:
     def close(self) -> None:
         self.run_until(lambda: all(stream.idle for stream in self._streams()))
 
-    def stir(self) -> None:
-        """Now and then something runs by itself."""
-        while self.chance(RESTLESSNESS) and self._turn():
+    def run_some(self) -> None:
+        """Run some of the enqueued work, at random."""
+        while self.draw(RUN_PROBABILITY) and self._run_one():
             pass
 
-    def chance(self, of: float) -> bool:
-        return self._random.random() < of
+    def draw(self, probability: float) -> bool:
+        """Return True with this probability."""
+        return self._random.random() < probability
 
     def run_until(self, reached: Callable[[], bool]) -> None:
+        """Run enqueued work until `reached()`. Raises EngineError if no work can run before that."""
         while not reached():
-            if not self._turn():
+            if not self._run_one():
                 raise EngineError("its streams wait for each other", self.name, "Report this as a bug")
 
-    def _turn(self) -> bool:
-        """Something that can run runs; False: nothing can."""
+    def _run_one(self) -> bool:
+        """Run one piece of work that can run; return False if none can."""
         copies = [stream for stream in (self.copies, self.urgent) if stream.runnable]
-        if copies and (not self.kernels.runnable or self.chance(self._mood)):
+        if copies and (not self.kernels.runnable or self.draw(self._copy_probability)):
             self._random.choice(copies).run_one()
         elif self.kernels.runnable:
             self.kernels.run_one()

@@ -12,7 +12,7 @@ from ..experts.expert_rows import ExpertRows
 from ..experts.layer import activate, first_projection, normalize, reduce_choices, require_all
 from ..experts.routing import RoutingCollector
 from .base import Device
-from .groups import GroupedProduct, Groups, SlotMatrix, group_routes
+from .grouped_product import GroupedProduct, Groups, SlotMatrix, group_routes
 from .layer import DeviceExpertsLayer
 from .residency import DeviceResidency
 
@@ -20,10 +20,10 @@ SlotTable = tuple[list[int], torch.Tensor]
 
 
 class GroupedExpertsLayer(DeviceExpertsLayer):
-    """While an expert of the layer is missing the host reads the routes back, and launches what is there together.
+    """Launches the resident experts of a layer together.
 
-    While none is, routes stay on the device, and the host waits for nothing. It is the same kernel in both cases, and
-    what it gives does not depend on what else it is given (I1a).
+    If all are resident, routes stay on the device and the host does not wait. Otherwise the host reads the routes back.
+    Both ways run the same kernel, and its result does not depend on what is launched together (I1a).
     """
 
     def __init__(
@@ -40,26 +40,26 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
         self._table: SlotTable = [], torch.empty(0)
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        slots = self._residency.enter(self._layer) if self._may_go_on(len(hidden)) else None
+        slots = self._residency.enter(self._layer) if self._may_defer_routes(len(hidden)) else None
         if slots is None:
             return super()._compute(module, hidden, index, weights)
         routes = self._device.fetch(index)
         self._routing.add(self._layer, routes, hidden, weights)
-        pairs, places, groups = group_routes(index, self._slots_there(slots))
-        gathered = hidden.index_select(0, torch.div(pairs, index.shape[1], rounding_mode="floor"))
+        pair_of_row, row_of_pair, groups = group_routes(index, self._upload_slots(slots))
+        gathered = hidden.index_select(0, torch.div(pair_of_row, index.shape[1], rounding_mode="floor"))
         products = torch.empty_like(gathered)
         self._device.kernels.launch(lambda: self._compute_groups(module, gathered, products, groups, 0, groups.rows))
         self._residency.leave(routes)
-        self._device.catch_up()
-        return reduce_choices(normalize(module, products), places, weights).to(hidden.dtype)
+        self._device.join_kernels()
+        return reduce_choices(normalize(module, products), row_of_pair, weights).to(hidden.dtype)
 
-    def _may_go_on(self, tokens: int) -> bool:
-        """Hints are told to the loader by the host, and are of use where the next layer may miss something."""
+    def _may_defer_routes(self, tokens: int) -> bool:
+        """Return whether no hint is due: a hint needs the routes, and helps only if the next layer may miss."""
         silent = self.hinter is None or self.hinter.is_silent(self._layer, tokens)
-        return silent or self._residency.is_whole(self._layer + 1)
+        return silent or self._residency.is_resident(self._layer + 1)
 
-    def _slots_there(self, slots: list[int]) -> torch.Tensor:
-        """int64 [experts] on the device, sent anew only if they have changed."""
+    def _upload_slots(self, slots: list[int]) -> torch.Tensor:
+        """Return the slots as int64 [experts] on the device; upload them only if they changed."""
         if self._table[0] != slots:
             self._table = slots, self._device.upload(np.array(slots, dtype=np.int64))
         return self._table[1]
@@ -67,17 +67,17 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
     def _launch(
         self, module: Any, gathered: torch.Tensor, rows: ExpertRows, predict: Callable[[], None]
     ) -> torch.Tensor:
-        """What is there is launched first, and what comes next foreseen once the device has something to do."""
+        """Launch wave by wave; call `predict` once the device has work."""
         products, missing = torch.empty_like(gathered), set(rows.experts)
-        if not self._residency.ready:
+        if not self._residency.ready_count:
             predict()
-        has_foreseen = not self._residency.ready
+        has_predicted = not self._residency.ready_count
         for wave in self._residency.waves():
             missing.difference_update(expert for expert, _ in wave)
-            self._launch_wave(module, gathered, products, _wave_table(rows, wave), len(rows.places))
-            if not has_foreseen:
+            self._launch_wave(module, gathered, products, _wave_table(rows, wave), len(rows.row_of_pair))
+            if not has_predicted:
                 predict()
-            has_foreseen = True
+            has_predicted = True
         require_all(missing, self._layer)
         return normalize(module, products)
 
@@ -92,9 +92,9 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
     def _compute_groups(
         self, module: Any, gathered: torch.Tensor, products: torch.Tensor, groups: Groups, first: int, end: int
     ) -> None:
-        """The experts of `groups`, whose rows are among `first` to `end`, into their rows of `products`.
+        """Compute the experts of `groups`, all within rows `first` to `end`, into their rows of `products`.
 
-        What lies between them is activated in vain, and goes nowhere.
+        Rows of other experts in between are activated needlessly and then ignored.
         """
         name = first_projection(module)
         inner = gathered.new_empty(len(gathered), self._matrices[name].out)
@@ -104,6 +104,7 @@ class GroupedExpertsLayer(DeviceExpertsLayer):
 
 
 def _wave_table(rows: ExpertRows, wave: list[tuple[int, int]]) -> np.ndarray:
-    """int64 [3, experts] of these (expert, slot): see `Groups`."""
-    places = [rows.experts.index(expert) for expert, _ in wave]
-    return np.array([[slot for _, slot in wave], *([rows.bounds[place + more] for place in places] for more in (0, 1))])
+    """Return the table of `Groups` for these (expert, slot), int64 [3, experts]: slots, starts, ends."""
+    indices = [rows.experts.index(expert) for expert, _ in wave]
+    slots = [slot for _, slot in wave]
+    return np.array([slots, *([rows.bounds[index + offset] for index in indices] for offset in (0, 1))])

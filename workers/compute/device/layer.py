@@ -1,4 +1,4 @@
-"""The routed experts of one layer on a device: one read-back of the routes, then everything is enqueued."""
+"""The routed experts of one layer on a device: the routes are read back once, then all work is enqueued."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .residency import DeviceResidency
 
 
 class DeviceExpertsLayer(ExpertsLayer):
-    """One expert a launch, whatever the budget, so that no bit depends on it (I1a).
+    """Launches one kernel an expert, whatever the budget, so that no bit depends on it (I1a).
 
-    The host has to know the routes, to know what is missing: so it waits for the router once a layer.
+    The host must read the routes to know which experts are missing, so it waits for the router once a layer.
     """
 
     def __init__(self, layer: int, feed: DeviceResidency, routing: RoutingCollector, device: Device) -> None:
@@ -28,37 +28,37 @@ class DeviceExpertsLayer(ExpertsLayer):
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         routes = self._device.fetch(index)()
-        seen = self._device.kernels.record()
+        routed = self._device.kernels.record()
         self._routing.add(self._layer, routes, hidden, weights)
         rows = rows_by_expert(routes)
         self._residency.begin(self._layer, rows.experts)
-        pairs, places = self._upload(rows)
-        gathered = hidden.index_select(0, torch.div(pairs, routes.shape[1], rounding_mode="floor"))
+        pair_of_row, row_of_pair = self._upload(rows)
+        gathered = hidden.index_select(0, torch.div(pair_of_row, routes.shape[1], rounding_mode="floor"))
         if weighs_input(module):
-            gathered *= weights.reshape(-1, 1)[pairs]
+            gathered *= weights.reshape(-1, 1)[pair_of_row]
             weights = torch.ones_like(weights)
 
         def predict() -> None:
             if self.hinter is not None:
-                with self._device.aside(seen):
+                with self._device.side_stream(routed):
                     self.hinter.observe(self._layer, routes, hidden)
 
         products = self._launch(module, gathered, rows, predict)
-        self._device.catch_up()
-        return reduce_choices(products, places, weights).to(hidden.dtype)
+        self._device.join_kernels()
+        return reduce_choices(products, row_of_pair, weights).to(hidden.dtype)
 
     def _upload(self, rows: ExpertRows) -> tuple[torch.Tensor, torch.Tensor]:
-        """The pair in each row, and the row of each pair, in one transfer."""
-        both = self._device.upload(np.concatenate([rows.pairs, rows.places]))
-        return both[: len(rows.pairs)], both[len(rows.pairs) :]
+        """Upload the pair of each row and the row of each pair, int64, in one transfer."""
+        both = self._device.upload(np.concatenate([rows.pair_of_row, rows.row_of_pair]))
+        return both[: len(rows.pair_of_row)], both[len(rows.pair_of_row) :]
 
     def _launch(
         self, module: Any, gathered: torch.Tensor, rows: ExpertRows, predict: Callable[[], None]
     ) -> torch.Tensor:
-        """All experts on their rows; what comes next is foreseen once the device has something to do."""
+        """Launch all experts on their rows; call `predict` once the device has work."""
         products = torch.empty_like(gathered)
         ranges = {expert: (rows.bounds[i], rows.bounds[i + 1]) for i, expert in enumerate(rows.experts)}
-        ready = self._residency.ready
+        ready = self._residency.ready_count
         if not ready:
             predict()
         for count, (expert, own) in enumerate(self._residency.stream(), 1):
@@ -71,7 +71,7 @@ class DeviceExpertsLayer(ExpertsLayer):
 
 
 def _kernel(module: Any, own: ExpertWeights, rows: torch.Tensor, products: torch.Tensor) -> Callable[[], None]:
-    """One expert on its rows [n, width], into its `products`."""
+    """Return a function that computes one expert's rows [n, width] into `products` [n, width]."""
 
     def run() -> None:
         products.copy_(run_expert(module, own, rows))

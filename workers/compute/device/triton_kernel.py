@@ -1,8 +1,8 @@
-"""The kernel of `TritonProduct`. Its arguments are pointers and numbers of a GPU: types of Python say nothing of them.
+"""The kernel of `TritonProduct`. Its arguments are pointers and numbers of a GPU, which Python types do not describe.
 
-Every program computes a tile of rows of one expert times some columns. Which expert, it finds out from the groups
-itself, so neither host nor another kernel has to lay tiles out. A tile's sums run over `in` in one order, whatever
-else is launched: no bit depends on it (I1a).
+Every program computes a tile: rows of one expert times some columns. It finds the expert from the groups, so neither
+the host nor another kernel lays tiles out. A tile sums over `in` in one order: no bit depends on what else is launched
+(I1a).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 VARYING = ("slots", "starts", "ends", "groups", "first")
-"""One compiled kernel whatever their values and alignment: another might sum in another order."""
+"""Arguments that do not specialize the kernel: another compilation might sum in another order."""
 
 
 @triton.jit(do_not_specialize=VARYING, do_not_specialize_on_alignment=VARYING)
@@ -20,7 +20,7 @@ def grouped_rows(
     slot_stride, weight_start, stride_out, stride_in, bias_start,
     GROUPS: tl.constexpr, ROWS: tl.constexpr, OUT: tl.constexpr, IN: tl.constexpr, HAS_BIAS: tl.constexpr,
 ) -> None:  # fmt: skip
-    """out[r] = rows[r - first] @ weight of r's group (+ bias), summed in float32. See `GroupedProduct`."""
+    """Compute out[r] = rows[r - first] @ weight of r's group (+ bias), summed in float32. See `GroupedProduct`."""
     tile = tl.program_id(0)
     each = tl.arange(0, GROUPS)
     low = tl.load(starts + each, mask=each < groups, other=0)

@@ -1,4 +1,4 @@
-"""The grouped product as one kernel that finds its weights by slot numbers. Imported only where there is a GPU."""
+"""The grouped product as one kernel that finds its weights by slot numbers. Imported only for a GPU."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 import triton
 from torch import Tensor
 
-from .groups import Groups, SlotMatrix
+from .grouped_product import Groups, SlotMatrix
 from .triton_kernel import grouped_rows
 
 MIN_ROWS, MAX_ROWS = 16, 128
-"""Of a tile: what tensor cores take at least, and what still leaves enough programs."""
+"""Rows of a tile: the least that tensor cores take, and the most that still leaves enough programs."""
 OUT = 64
 """Columns of a tile."""
-TRIED = 64
-"""Rows and columns of what the kernel is tried with."""
+TRIAL_SIZE = 64
+"""Rows and columns of the matrices that the kernel is tried with."""
 
 
 class TritonProduct:
-    """See `GroupedProduct`, for layers of `experts` experts at most."""
+    """A `GroupedProduct` for layers of up to `experts` experts."""
 
     def __init__(self, experts: int) -> None:
         self._experts = experts
@@ -38,17 +38,17 @@ class TritonProduct:
         )  # fmt: skip
 
     def try_out(self, dtype: torch.dtype, where: torch.device) -> None:
-        """Run its lowest and its highest tile once, on nothing. Raises whatever keeps it from being built, or from
-        running."""
-        memory, out = (torch.zeros(TRIED * TRIED, dtype=dtype, device=where) for _ in range(2))
-        rows, weights = memory.view(TRIED, TRIED), SlotMatrix(memory, TRIED * TRIED, 0, (TRIED, TRIED))
+        """Run the lowest and the highest tile once, on zeros. Raises any error of building or running the kernel."""
+        size = (TRIAL_SIZE, TRIAL_SIZE)
+        memory, out = (torch.zeros(TRIAL_SIZE * TRIAL_SIZE, dtype=dtype, device=where) for _ in range(2))
+        rows, weights = memory.view(size), SlotMatrix(memory, len(memory), 0, size)
         table = torch.zeros(3, 1, dtype=torch.int64, device=where)
         for layer_rows in (1, MAX_ROWS * self._experts):
-            self(rows, weights, Groups(table, 1, layer_rows), out.view(TRIED, TRIED))
+            self(rows, weights, Groups(table, 1, layer_rows), out.view(size))
 
 
 def tile_shape(layer_rows: int, experts: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Tiles about as high as an expert has rows in this layer on average; float32 has no tensor cores to feed."""
+    """Return tiles about as high as an expert's average row count; float32, without tensor cores, takes the lowest."""
     usual = triton.next_power_of_2(max(layer_rows // experts, 1))
     if dtype == torch.float32:
         return {"ROWS": MIN_ROWS, "IN": 32, "num_warps": 4, "num_stages": 3}

@@ -1,4 +1,4 @@
-"""Lays the (token, choice) pairs of a layer out by expert: all rows of an expert are neighbours (I1a)."""
+"""Orders the (token, choice) pairs of a layer by expert: the rows of an expert are adjacent (I1a)."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ import numpy as np
 from .projection import padded_rows
 
 ROWS_MULTIPLE = 8
-"""What the library's grouped product asks of the rows in all."""
+"""The library's grouped product requires a multiple of this as its total row count."""
 
 
 class ExpertRows(NamedTuple):
-    """Pair i is choice i % top-k of token i // top-k."""
+    """Rows of a layer by expert. Pair i is choice i % top-k of token i // top-k."""
 
     experts: list[int]
-    """Those that were chosen, ascending."""
+    """The chosen experts, ascending."""
     bounds: list[int]
-    """Where the rows of each begin, and the end of the last."""
-    pairs: np.ndarray
-    """int64 [rows]: the pair in each row. Spare rows, among the others and at the end, hold pair 0;
-    what comes out of them is dropped."""
-    places: np.ndarray
-    """int64 [pairs]: the row of each pair."""
+    """First row of each expert, and the end of the last."""
+    pair_of_row: np.ndarray
+    """int64 [rows]. Spare rows, after those of an expert and at the end, hold pair 0; their results are dropped."""
+    row_of_pair: np.ndarray
+    """int64 [tokens * top-k]."""
 
     @property
-    def most(self) -> int:
+    def max_rows(self) -> int:
         """Rows of the busiest expert."""
         return int(np.diff(self.bounds).max(initial=0))
 
     def ends(self, experts: int) -> np.ndarray:
-        """int32 [experts]: where the rows of each of all `experts` end."""
+        """Return where the rows of each of all `experts` end, int32 [experts]."""
         counts = np.zeros(experts, dtype=np.int32)
         counts[self.experts] = np.diff(self.bounds)
         return counts.cumsum(dtype=np.int32)
 
 
 def rows_by_expert(routes: np.ndarray) -> ExpertRows:
-    """routes [tokens, top-k] -> rows by expert, pairs of one expert in their own order."""
+    """Order the pairs of routes, int [tokens, top-k], by expert; pairs of one expert keep their order."""
     flat = routes.reshape(-1)
     counts = np.bincount(flat)
     experts = np.flatnonzero(counts)
@@ -47,8 +46,8 @@ def rows_by_expert(routes: np.ndarray) -> ExpertRows:
     bounds = np.append(0, rows.cumsum())
     order = np.argsort(flat, kind="stable")
     spare = bounds[:-1] - np.append(0, counts.cumsum())[:-1]
-    places = np.empty_like(order)
-    places[order] = np.arange(order.size) + np.repeat(spare, counts)
-    pairs = np.zeros(-(-bounds[-1] // ROWS_MULTIPLE) * ROWS_MULTIPLE, dtype=np.int64)
-    pairs[places] = np.arange(order.size)
-    return ExpertRows(experts.tolist(), bounds.tolist(), pairs, places)
+    row_of_pair = np.empty_like(order)
+    row_of_pair[order] = np.arange(order.size) + np.repeat(spare, counts)
+    pair_of_row = np.zeros(-(-bounds[-1] // ROWS_MULTIPLE) * ROWS_MULTIPLE, dtype=np.int64)
+    pair_of_row[row_of_pair] = np.arange(order.size)
+    return ExpertRows(experts.tolist(), bounds.tolist(), pair_of_row, row_of_pair)

@@ -1,7 +1,7 @@
-"""Near hints: which experts the next MoE layer will want, told while this layer runs.
+"""Hints: while a MoE layer runs, tell the loader which experts the next MoE layer will probably choose.
 
-The tokens' hidden states change little from layer to layer, so what would choose the next layer's experts may be asked
-now (2312.17238 "speculative loading"; 2502.12224). How far a choice can be believed is measured all the time.
+Hidden states change little from layer to layer, so a source can predict the next layer's experts from them (2312.17238
+"speculative loading"; 2502.12224). Scores are calibrated online: they follow the measured accuracy of past rankings.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ import torch
 from ....ipc.messages import Hint
 
 DEPTH_OF_TOP_K = 2
-"""So many times top-k experts are named for each token: a near miss is often the next layer's choice."""
+"""A ranking names this many times top-k experts a token: a near miss is often the next layer's choice."""
 MAX_TOKENS = 64
-"""More tokens want nearly everything: nothing to foresee."""
+"""With more tokens the next layer uses nearly every expert, and a hint says nothing."""
 MEMORY_TOKENS = 2000.0
+"""Tokens after which a measurement counts for 1/e."""
 SILENT = -1
-"""The number of a step that is not to be hinted at."""
-FIRST_GUESS, FIRST_GUESS_TOKENS = 0.8, 4.0
+"""Step number for which no hints are sent."""
+PRIOR_ACCURACY, PRIOR_TOKENS = 0.8, 4.0
+"""Accuracy assumed at the start for the first top-k ranks (a quarter of it for others), and its weight in tokens."""
 
 
 class HintSource(Protocol):
-    """Names the experts of the next layer."""
+    """Predicts the experts of the next layer."""
 
     def ranking(self, layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
-        """int64 [tokens, depth]: experts that tokens will choose in MoE layer `layer` + 1, the likeliest first.
+        """Rank the experts that tokens will choose in MoE layer `layer` + 1, likeliest first: int64 [tokens, depth].
 
-        `hidden` [tokens, width] goes into MoE layer `layer`. None: it cannot tell.
+        `hidden` [tokens, width] is the input of MoE layer `layer`. Returns None if the source cannot tell.
         """
         ...
 
 
 class Hinter:
-    """Turn rankings into probabilities and send them to the loader.
+    """Turns rankings into probabilities and sends them to the loader.
 
     With `uncalibrated` the first top-k are certain and others impossible.
     """
@@ -54,45 +56,50 @@ class Hinter:
         self._layers, self._experts = layers, experts
         self._uncalibrated = uncalibrated
         self._depth = top_k if uncalibrated else min(DEPTH_OF_TOP_K * top_k, experts)
-        self._right = np.full((layers, self._depth), FIRST_GUESS * FIRST_GUESS_TOKENS)
-        self._right[:, top_k:] /= 4
-        self._seen = np.full((layers, 1), FIRST_GUESS_TOKENS)
+        self._correct = np.full((layers, self._depth), PRIOR_ACCURACY * PRIOR_TOKENS)
+        """float64 [layers, depth]: tokens for which the expert at this rank was chosen, with fading memory."""
+        self._correct[:, top_k:] /= 4
+        self._tokens = np.full((layers, 1), PRIOR_TOKENS)
+        """float64 [layers, 1]: tokens that were ranked, with fading memory."""
         self._step = SILENT
-        self._named: tuple[int, np.ndarray] | None = None
-        """Layer and ranking of the last hint, until that layer tells what was right."""
+        self._pending: tuple[int, np.ndarray] | None = None
+        """Layer and ranking of the last hint, until that layer's routes are known."""
 
     def begin_step(self, step: int) -> None:
-        """What `look` shows belongs to this step (SILENT: tell nobody)."""
-        self._step, self._named = step, None
+        """Send the hints of the next `observe` calls for this step; SILENT: send none."""
+        self._step, self._pending = step, None
 
     def is_silent(self, layer: int, tokens: int) -> bool:
-        """Whether nothing is said about what comes after `layer`."""
+        """Return whether no hint follows `layer`."""
         return self._step == SILENT or layer + 1 >= self._layers or tokens > MAX_TOKENS
 
     def observe(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
-        """MoE layer `layer` has chosen `routes` [tokens, top-k] for `hidden` [tokens, width]."""
-        if self._named is not None and self._named[0] == layer:
-            self._learn(layer, self._named[1], routes)
-        self._named = None
+        """Learn from the routes of a MoE layer, int [tokens, top-k], and send a hint for the next layer.
+
+        `hidden` [tokens, width] is the layer's input.
+        """
+        if self._pending is not None and self._pending[0] == layer:
+            self._learn(layer, self._pending[1], routes)
+        self._pending = None
         if self.is_silent(layer, len(hidden)):
             return
         ranking = self._source.ranking(layer, hidden, self._depth)
         if ranking is not None:
-            self._named = (layer + 1, ranking)
+            self._pending = (layer + 1, ranking)
             self._send(Hint(self._step, layer + 1, self._scores(layer + 1, ranking)))
 
     def _learn(self, layer: int, ranking: np.ndarray, routes: np.ndarray) -> None:
-        right = (ranking[:, :, None] == routes[:, None, :]).any(axis=2).sum(axis=0)
+        correct = (ranking[:, :, None] == routes[:, None, :]).any(axis=2).sum(axis=0)
         fade = max(1 - len(ranking) / MEMORY_TOKENS, 0.0)
-        self._right[layer] *= fade
-        self._right[layer, : len(right)] += right
-        self._seen[layer] = self._seen[layer] * fade + len(ranking)
+        self._correct[layer] *= fade
+        self._correct[layer, : len(correct)] += correct
+        self._tokens[layer] = self._tokens[layer] * fade + len(ranking)
 
     def _scores(self, layer: int, ranking: np.ndarray) -> bytes:
-        """uint8 [experts]: the chance that any token wants the expert; tokens are taken as independent."""
+        """Return the probability that any token uses each expert, uint8 [experts], 255 is 1; tokens are independent."""
         if self._uncalibrated:
             return (255 * np.isin(np.arange(self._experts), ranking)).astype(np.uint8).tobytes()
-        rates = np.minimum(self._right[layer] / self._seen[layer], 0.999)[: ranking.shape[1]]
-        each = np.broadcast_to(np.log1p(-rates), ranking.shape)
-        unwanted = np.bincount(ranking.ravel(), weights=each.ravel(), minlength=self._experts)
-        return np.rint(-np.expm1(unwanted) * 255).astype(np.uint8).tobytes()
+        rates = np.minimum(self._correct[layer] / self._tokens[layer], 0.999)[: ranking.shape[1]]
+        log_misses = np.broadcast_to(np.log1p(-rates), ranking.shape)
+        log_unused = np.bincount(ranking.ravel(), weights=log_misses.ravel(), minlength=self._experts)
+        return np.rint(-np.expm1(log_unused) * 255).astype(np.uint8).tobytes()

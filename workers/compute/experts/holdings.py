@@ -1,6 +1,6 @@
-"""Compute's side of the residency protocol: which experts are held in which slots, what runs, what is given back.
+"""Compute's side of the residency protocol: which slots hold which experts, what runs, which slots are released.
 
-A pure core: `handle(event)` returns what to do, in order. A layer in which everything is held costs no message (R2).
+A pure core: `handle(event)` returns actions, in order. A layer whose experts are all held costs no message (R2).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class LayerStarted(msgspec.Struct, frozen=True, gc=False):
 
 
 class LayerEntered(msgspec.Struct, frozen=True, gc=False):
-    """`layer` begins and nobody here knows its routes: if all its experts are held they run, all of them."""
+    """`layer` begins and its routes are not known yet: if all its experts are held, all of them run."""
 
     step: int
     layer: int
 
 
 class LayerRoutesKnown(msgspec.Struct, frozen=True, gc=False):
-    """What a layer that was entered has really chosen, told when it is known."""
+    """The experts that an entered layer chose, sent once its routes are read back."""
 
     layer: int
     experts: list[int]
@@ -41,15 +41,15 @@ class Computed(msgspec.Struct, frozen=True, gc=False):
 
 
 class LayerEnded(msgspec.Struct, frozen=True, gc=False):
-    """The layer is over, complete or abandoned; nothing reads any slot."""
+    """The layer ended, complete or abandoned; nothing reads any slot."""
 
 
 class LoaderJoined(msgspec.Struct, frozen=True, gc=False):
-    """A loader of a new epoch is there; it knows nothing, and what the one before it asked for is void (R9)."""
+    """A loader of a new epoch joined; it knows nothing, and requests of its predecessor are void (R9)."""
 
 
 class Run(msgspec.Struct, frozen=True, gc=False):
-    """(expert, slot) of experts of the current layer that can be computed; their slots are pinned until `Computed`."""
+    """(expert, slot) of experts of the current layer that can be computed; their slots stay pinned until `Computed`."""
 
     experts: list[tuple[int, int]]
 
@@ -58,12 +58,12 @@ HoldingsEvent = LayerStarted | LayerEntered | LayerRoutesKnown | Computed | Laye
 HoldingsAction = Run | Miss | Released | ResidentTable
 
 NO_SLOT = -1
-NOW = (-1, -1)
-"""A place in the order (step, layer) before all others."""
+BEFORE_ALL = (-1, -1)
+"""Before every (step, layer): a recall due at once."""
 
 
 class HoldingsStatistics(msgspec.Struct, frozen=True):
-    """Counters: experts held (`hits`) or not (`misses`) when their layer started, and messages that made no sense."""
+    """Experts held (`hits`) or not (`misses`) when their layer began, and the number of invalid messages."""
 
     hits: int
     misses: int
@@ -71,9 +71,10 @@ class HoldingsStatistics(msgspec.Struct, frozen=True):
 
 
 class Holdings:
-    """What compute holds. Every needed expert that is held runs at once, so whatever else is held can be given back.
+    """Table of the experts that compute holds, by slot.
 
-    Hence a recalled slot is delayed only while a kernel reads it, and any number of slots ≥ 1 makes progress (R3, R4).
+    Every needed expert that is held runs at once, so all other slots can be released. A recalled slot waits only for
+    the kernel that reads it, and any number of slots ≥ 1 makes progress (R3, R4).
     """
 
     def __init__(self, slots: int, layers: int, experts: int) -> None:
@@ -84,14 +85,15 @@ class Holdings:
         """Expert of the current layer → the slot it is computed from (pinned)."""
         self._missing: set[int] = set()
         self._due: dict[int, tuple[int, int]] = {}
-        """Recalled slot → (step, layer) from which on it is returned."""
-        self._here = NOW
-        self._found: list[int] = []
+        """Recalled slot → (step, layer) at which it is released."""
+        self._position = BEFORE_ALL
+        """(step, layer) of the current layer."""
+        self._unreported_hits: list[int] = []
         """Keys that were held when their layers of this step began, since the last `Miss`."""
         self.hits = self.misses = self._invalid = 0
 
     def handle(self, event: HoldingsEvent) -> list[HoldingsAction]:
-        """Takes one event in; what to do about it comes back, in the order in which it has to be done."""
+        """Apply an event; return the actions that it causes, in the order in which to perform them."""
         match event:
             case LayerStarted():
                 return self._on_layer_started(event)
@@ -114,7 +116,7 @@ class Holdings:
 
     @property
     def layer_done(self) -> bool:
-        """Nothing of the current layer is missing or running."""
+        """Whether no expert of the current layer is missing or running."""
         return not self._missing and not self._running
 
     @property
@@ -122,79 +124,80 @@ class Holdings:
         """Experts of the current layer that compute waits for."""
         return frozenset(self._missing)
 
-    def is_whole(self, layer: int) -> bool:
-        """Whether all experts of a layer are held."""
+    def is_resident(self, layer: int) -> bool:
+        """Return whether all experts of a layer are held."""
         return NO_SLOT not in self._slot_of[layer]
 
     def table(self) -> dict[int, tuple[int, int]]:
-        """Slot → (layer, expert) of all that is held."""
+        """Return slot → (layer, expert) of all held experts."""
         return dict(self._key_of)
 
     def statistics(self) -> HoldingsStatistics:
+        """Return the counters so far."""
         return HoldingsStatistics(self.hits, self.misses, self._invalid)
 
     def _on_layer_started(self, started: LayerStarted) -> list[HoldingsAction]:
-        """The need goes out before anything is computed, so that transfers and kernels overlap."""
+        """Send `Miss` before anything runs, so that transfers and kernels overlap."""
         row = self._slot_of[started.layer]
-        here = [(expert, row[expert]) for expert in started.experts if row[expert] != NO_SLOT]
+        held = [(expert, row[expert]) for expert in started.experts if row[expert] != NO_SLOT]
         missing = [expert for expert in started.experts if row[expert] == NO_SLOT]
-        self._move(started.step, started.layer)
-        self._running, self._missing = dict(here), set(missing)
-        self.hits += len(here)
+        self._begin_layer(started.step, started.layer)
+        self._running, self._missing = dict(held), set(missing)
+        self.hits += len(held)
         self.misses += len(missing)
-        self._found += [started.layer * self._experts + expert for expert, _ in here]
-        actions: list[HoldingsAction] = [self._need(started, missing)] if missing else []
-        actions += self._give_back()
-        if here:
-            actions.append(Run(here))
+        self._unreported_hits += [started.layer * self._experts + expert for expert, _ in held]
+        actions: list[HoldingsAction] = [self._miss(started, missing)] if missing else []
+        actions += self._release_due()
+        if held:
+            actions.append(Run(held))
         return actions
 
     def _on_layer_entered(self, entered: LayerEntered) -> list[HoldingsAction]:
-        if not self.is_whole(entered.layer):
+        if not self.is_resident(entered.layer):
             return []
-        self._move(entered.step, entered.layer)
-        here = list(enumerate(self._slot_of[entered.layer]))
-        self._running, self._missing = dict(here), set()
-        return [*self._give_back(), Run(here)]
+        self._begin_layer(entered.step, entered.layer)
+        held = list(enumerate(self._slot_of[entered.layer]))
+        self._running, self._missing = dict(held), set()
+        return [*self._release_due(), Run(held)]
 
-    def _on_layer_routes_known(self, counted: LayerRoutesKnown) -> list[HoldingsAction]:
-        self.hits += len(counted.experts)
-        self._found += [counted.layer * self._experts + expert for expert in counted.experts]
+    def _on_layer_routes_known(self, known: LayerRoutesKnown) -> list[HoldingsAction]:
+        self.hits += len(known.experts)
+        self._unreported_hits += [known.layer * self._experts + expert for expert in known.experts]
         return []
 
-    def _move(self, step: int, layer: int) -> None:
-        if step != self._here[0]:
-            self._found.clear()
-        self._here = (step, layer)
+    def _begin_layer(self, step: int, layer: int) -> None:
+        if step != self._position[0]:
+            self._unreported_hits.clear()
+        self._position = (step, layer)
 
-    def _need(self, started: LayerStarted, missing: list[int]) -> Miss:
-        found, self._found = self._found, []
-        return Miss(started.step, started.layer, missing, found)
+    def _miss(self, started: LayerStarted, missing: list[int]) -> Miss:
+        hits, self._unreported_hits = self._unreported_hits, []
+        return Miss(started.step, started.layer, missing, hits)
 
     def _on_computed(self, computed: Computed) -> list[HoldingsAction]:
         for expert in computed.experts:
             self._running.pop(expert, None)
-        return self._give_back()
+        return self._release_due()
 
     def _on_layer_ended(self) -> list[HoldingsAction]:
         self._running.clear()
         self._missing.clear()
-        return self._give_back()
+        return self._release_due()
 
     def _on_filled(self, filled: Filled) -> list[HoldingsAction]:
         slot, key = filled.slot, (filled.layer, filled.expert)
-        if not self._is_sensible(filled) or self._is_held_elsewhere(slot, key):
-            return self._refuse(slot)
+        if not self._is_valid(filled) or self._is_held_elsewhere(slot, key):
+            return self._reject(slot)
         if self._key_of.get(slot) == key:
             return []
-        if slot in self._key_of:  # the loader wrote into our slot: what was in it is lost
+        if slot in self._key_of:  # the loader wrote into a held slot: its contents are lost
             self._invalid += 1
             self._forget(slot)
         self._key_of[slot] = key
         self._slot_of[filled.layer][filled.expert] = slot
         return self._run_if_missing(slot, *key)
 
-    def _is_sensible(self, filled: Filled) -> bool:
+    def _is_valid(self, filled: Filled) -> bool:
         in_layers, in_experts = 0 <= filled.layer < self._layers, 0 <= filled.expert < self._experts
         return in_layers and in_experts and 0 <= filled.slot < self._slots
 
@@ -202,43 +205,43 @@ class Holdings:
         layer, expert = key
         return self._slot_of[layer][expert] not in (NO_SLOT, slot)
 
-    def _refuse(self, slot: int) -> list[HoldingsAction]:
-        """A slot of no use goes back, else nobody would own it; one that was held has lost what was in it."""
+    def _reject(self, slot: int) -> list[HoldingsAction]:
+        """Release the slot of an invalid message, else nobody would own it; a held slot has lost its contents."""
         self._invalid += 1
         if slot in self._key_of:
-            self._due[slot] = NOW
-            return self._give_back()
-        return [Released([slot], *self._here)] if 0 <= slot < self._slots else []
+            self._due[slot] = BEFORE_ALL
+            return self._release_due()
+        return [Released([slot], *self._position)] if 0 <= slot < self._slots else []
 
     def _run_if_missing(self, slot: int, layer: int, expert: int) -> list[HoldingsAction]:
-        if layer != self._here[1] or expert not in self._missing:
+        if layer != self._position[1] or expert not in self._missing:
             return []
         self._missing.discard(expert)
         self._running[expert] = slot
         return [Run([(expert, slot)])]
 
     def _on_recall(self, recall: Recall) -> list[HoldingsAction]:
-        """A slot that is not held has just been given back: the two messages crossed."""
-        due = (recall.step, recall.layer) if recall.step >= 0 else NOW
+        """Mark recalled slots; one that is not held was just released: the two messages crossed."""
+        due = (recall.step, recall.layer) if recall.step >= 0 else BEFORE_ALL
         for slot in recall.slots:
             if slot in self._key_of:
                 self._due[slot] = min(due, self._due.get(slot, due))
-        return self._give_back()
+        return self._release_due()
 
     def _on_loader_joined(self) -> list[HoldingsAction]:
         self._due.clear()
-        need = Miss(*self._here, sorted(self._missing)) if self._missing else None
-        return [ResidentTable(self.table(), need)]
+        miss = Miss(*self._position, sorted(self._missing)) if self._missing else None
+        return [ResidentTable(self.table(), miss)]
 
-    def _give_back(self) -> list[HoldingsAction]:
-        """All slots whose recall is due and that no kernel reads."""
+    def _release_due(self) -> list[HoldingsAction]:
+        """Release all slots whose recall is due and that no kernel reads."""
         if not self._due:
             return []
         pinned = set(self._running.values())
-        slots = [slot for slot, due in self._due.items() if due <= self._here and slot not in pinned]
+        slots = [slot for slot, due in self._due.items() if due <= self._position and slot not in pinned]
         for slot in slots:
             self._forget(slot)
-        return [Released(slots, *self._here)] if slots else []
+        return [Released(slots, *self._position)] if slots else []
 
     def _forget(self, slot: int) -> None:
         layer, expert = self._key_of.pop(slot)

@@ -1,7 +1,7 @@
 """The routed experts of one layer, computed over slots; registered with transformers' experts interface.
 
-All tokens of an expert go through one call, each (token, choice) product goes to its own row and rows are reduced once
-in top-k order: the result does not depend on which experts came late (I1a).
+All tokens of an expert go through one call. Each (token, choice) product has its own row, and rows are reduced once, in
+top-k order. So the result does not depend on the order in which experts arrive (I1a).
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from .slots import ExpertWeights
 
 
 class ExpertFeed(Protocol):
-    """Brings the experts of a layer, in whatever order they come; weights are valid until the next is asked for."""
+    """Brings the experts of a layer, in the order of arrival; weights are valid until the next is asked for."""
 
     def begin(self, layer: int, experts: list[int]) -> None:
-        """Ask for what is missing."""
+        """Begin a layer that chose these experts: ask for the missing ones."""
         ...
 
     def stack(self) -> ExpertWeights | None:
-        """All experts of the layer that was begun, [experts, ...], if they lie side by side and none is missing."""
+        """Return all experts of the layer, [experts, ...], if they are adjacent and none is missing."""
         ...
 
-    def done(self) -> None:
-        """What `stack` gave is not read any more."""
+    def finish(self) -> None:
+        """End a layer that was computed from `stack`."""
         ...
 
     def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
-        """All experts of the layer that was begun."""
+        """Yield the chosen experts of the layer."""
         ...
 
 
 class ExpertsLayer:
-    """Attached to an experts module in place of its weights."""
+    """Computes an experts module from slots; attached to the module in place of its weights."""
 
     def __init__(self, layer: int, feed: ExpertFeed, routing: RoutingCollector) -> None:
         self._layer, self._feed, self._routing = layer, feed, routing
@@ -50,16 +50,19 @@ class ExpertsLayer:
     def forward(
         self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
     ) -> torch.Tensor:
-        """hidden [tokens, width], routes [tokens, k] and their weights -> [tokens, width]; pads give zeros."""
-        real = self._routing.places(self._layer)
-        if real is None:
+        """Compute hidden [positions, width] for routes [positions, top-k] and their weights: [positions, width].
+
+        Pads give zeros. Raises EngineError if an expert never arrives.
+        """
+        tokens = self._routing.token_indices(self._layer)
+        if tokens is None:
             return self._compute(module, hidden, top_k_index, top_k_weights)
         out = torch.zeros_like(hidden)
-        out[real] = self._compute(module, hidden[real], top_k_index[real], top_k_weights[real])
+        out[tokens] = self._compute(module, hidden[tokens], top_k_index[tokens], top_k_weights[tokens])
         return out
 
     def real_tokens(self) -> torch.Tensor | None:
-        """bool [positions] of the forward that runs: which are tokens; None if all are."""
+        """Return which positions of the current forward are tokens, bool [positions]; None if all are."""
         return self._routing.tokens_of(self._layer).real
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -67,22 +70,22 @@ class ExpertsLayer:
         self._routing.add(self._layer, routes, hidden, weights)
         rows = rows_by_expert(routes)
         self._feed.begin(self._layer, rows.experts)
-        if self.hinter is not None:  # after the need, which is more urgent, and before the work that hides the loads
+        if self.hinter is not None:  # after `Miss`, which is more urgent, and before the work that hides the loads
             self.hinter.observe(self._layer, routes, hidden)
-        gathered = hidden.index_select(0, torch.from_numpy(rows.pairs // routes.shape[1]))
+        gathered = hidden.index_select(0, torch.from_numpy(rows.pair_of_row // routes.shape[1]))
         if weighs_input(module):
-            gathered *= weights.reshape(-1, 1)[torch.from_numpy(rows.pairs)]
+            gathered *= weights.reshape(-1, 1)[torch.from_numpy(rows.pair_of_row)]
             weights = torch.ones_like(weights)
         products = self._run(module, gathered, rows)
-        return reduce_choices(products, torch.from_numpy(rows.places), weights).to(hidden.dtype)
+        return reduce_choices(products, torch.from_numpy(rows.row_of_pair), weights).to(hidden.dtype)
 
     def _run(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
         stack = self._feed.stack() if is_plain(module) else None
-        if stack is None or not all(may_stack(each, rows.most) for each in stack.values()):
+        if stack is None or not all(may_stack(tensor, rows.max_rows) for tensor in stack.values()):
             return self._run_each(module, gathered, rows)
         ends = torch.from_numpy(rows.ends(len(next(iter(stack.values())))))
         products = run_expert(module, stack, gathered, ends)
-        self._feed.done()
+        self._feed.finish()
         return products
 
     def _run_each(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
@@ -96,29 +99,30 @@ class ExpertsLayer:
 
 
 def require_all(missing: Collection[int], layer: int) -> None:
-    """Raise EngineError if experts never came.
+    """Raise EngineError if experts never arrived.
 
-    Their rows are whatever the memory held before, perhaps the right products of the last step.
+    Their rows hold earlier contents of the memory, perhaps the right products of the last step.
     """
     if missing:
-        raise EngineError(f"experts {sorted(missing)} never came", f"MoE layer {layer}", "Report this as a bug")
+        raise EngineError(f"experts {sorted(missing)} never arrived", f"MoE layer {layer}", "Report this as a bug")
 
 
-def reduce_choices(products: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """[rows, width] -> [tokens, width]: each token's products weighed and summed in top-k order.
+def reduce_choices(products: torch.Tensor, row_of_pair: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weigh each token's products and sum them in top-k order: [rows, width] -> [tokens, width].
 
-    `places` int64 [pairs]: the row of each (token, choice)."""
+    `row_of_pair` int64 [tokens * top-k] is the row of each (token, choice); `weights` is [tokens, top-k].
+    """
     tokens, top_k = weights.shape
-    weighted = products.index_select(0, places) * weights.reshape(-1, 1)
+    weighted = products.index_select(0, row_of_pair) * weights.reshape(-1, 1)
     return weighted.view(tokens, top_k, products.shape[1]).sum(dim=1)
 
 
 def run_expert(
     module: Any, weights: ExpertWeights, rows: torch.Tensor, ends: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """One expert on its rows [n, width], by the flags that transformers sets on the experts module.
+    """Compute one expert on its rows [n, width], by the flags that transformers sets on the experts module.
 
-    With `ends` (of a module that `is_plain`): all experts, each on the rows up to its end.
+    With `ends`, int32 [experts], compute all experts of a module that `is_plain`, each on the rows up to its end.
     """
     if isinstance(module, OutsideExperts):
         return module.run_expert(weights, rows)
@@ -127,27 +131,27 @@ def run_expert(
 
 
 def first_projection(module: Any) -> str:
-    """The parameter that rows meet first; `down_proj` is the other."""
+    """Return the name of the first projection; `down_proj` is the second."""
     return "gate_up_proj" if module.has_gate else "up_proj"
 
 
 def activate(module: Any, inner: torch.Tensor) -> torch.Tensor:
-    """What is between the two projections, row by row."""
+    """Apply the activation between the two projections, row by row."""
     return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
 
 
 def normalize(module: Any, products: torch.Tensor) -> torch.Tensor:
-    """What comes after them, row by row."""
+    """Apply the norm after the second projection, if there is one, row by row."""
     return module.post_expert_norm(products) if module.has_post_expert_norm else products
 
 
 def weighs_input(module: Any) -> bool:
-    """Whether the weight of a route multiplies what goes into the expert."""
+    """Return whether a route's weight multiplies the expert's input instead of its output."""
     return isinstance(module, OutsideExperts) and module.weighs_input
 
 
 def is_plain(module: Any) -> bool:
-    """Whether an expert is products with its weights, as they lie, and what is done to single rows."""
+    """Return whether an expert is two products with its weights as stored, without bias, and row-wise operations."""
     return not (isinstance(module, OutsideExperts) or module.is_transposed or module.has_bias)
 
 
@@ -161,5 +165,5 @@ def _project(
 
 
 def dispatch(module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
-    """The function registered with transformers: hands over to the layer that was attached to the module."""
+    """Run the layer attached to the module; this function is registered with transformers."""
     return module.expertflow_layer.forward(module, hidden, top_k_index, top_k_weights)

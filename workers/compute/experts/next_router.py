@@ -1,12 +1,13 @@
 """Asks the next MoE layer's own router about this layer's hidden states, for any architecture.
 
-The next MoE block is run up to its experts, which answer with what was chosen for them instead of computing. So group
-limits, biases and normalisations of a router are the model's own, and none is known here. Where a block cannot be run
-on what its experts get, its router is called on what this layer's router got.
+The next MoE block is run up to its experts, where a stand-in captures the routes instead of computing. So the model's
+own group limits, biases and normalisations of a router apply, and this module knows none of them. If a block cannot run
+on its experts' input, its router is called on the input that this layer's router had.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,7 +19,7 @@ import torch
 from ...model.architecture import experts_modules
 from ...model.families.base import stack_of
 
-ATTACHED = "expertflow_layer"
+LAYER_ATTRIBUTE = "expertflow_layer"
 
 
 def _block_of(model: Any, name: str, module: Any) -> Any:
@@ -26,7 +27,7 @@ def _block_of(model: Any, name: str, module: Any) -> Any:
 
 
 class _Routed(Exception):
-    """What the router chose: thrown from where the experts would begin."""
+    """The router's choice, int64 [..., top-k], raised where the experts would begin."""
 
     def __init__(self, chosen: torch.Tensor) -> None:
         super().__init__()
@@ -34,106 +35,115 @@ class _Routed(Exception):
 
 
 class _RouterCall(NamedTuple):
-    """A router as it was last called: its name in its block, and hidden states [..., width]."""
+    """The last call of a router: its name in its block, and hidden states [..., width]."""
 
     name: str
     states: torch.Tensor
 
 
-class _Listener:
-    """Stands in for the experts of a layer."""
+class _CapturingLayer:
+    """Stands in for the experts of a layer and captures their routes."""
 
     def real_tokens(self) -> None:
-        """Nobody asks about padding."""
+        """Return None: no position is a pad."""
 
     def forward(self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, weights: torch.Tensor) -> NoReturn:
         raise _Routed(top_k_index)
 
 
 class NextRouters:
-    """A `HintSource`. A layer that can be asked in neither way gets no hints; `refusals` says why, by layer."""
+    """A `HintSource`. A layer that can be asked in neither way gets no hints; `refusals` gives the reason, by layer."""
 
     def __init__(self, model: Any, experts: int) -> None:
         self._experts = experts
         self._modules = [module for _, module in experts_modules(model)]
         self._blocks = [_block_of(model, name, module) for name, module in experts_modules(model)]
         self._stacks = [stack_of(name) for name, _ in experts_modules(model)]
-        """Of each layer: an encoder's hidden states say nothing of what its decoder will want."""
-        self._listener = _Listener()
+        """Encoder or decoder, by layer: hidden states of one predict nothing of the other."""
+        self._capturing = _CapturingLayer()
         self._scores: torch.Tensor | None = None
         self._router: _RouterCall | None = None
         self.refusals: dict[int, str] = {}
         for block, module in zip(self._blocks, self._modules, strict=True):
-            left_out = {block} if block is module else {block, *module.modules()}
+            excluded = {block} if block is module else {block, *module.modules()}
             for name, child in block.named_modules():
-                if child not in left_out:
-                    child.register_forward_hook(partial(self._note, name))
-
-    @property
-    def refusal(self) -> str:
-        """Why some layer gets no hints; empty if all do."""
-        return next(iter(self.refusals.values()), "")
+                if child not in excluded:
+                    child.register_forward_hook(partial(self._record, name))
 
     def ranking(self, layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
-        """See `HintSource`: what the router chooses, then what it scores next."""
+        """Implement `HintSource`: the experts that the next router chooses, then those that it scores next."""
         if layer + 1 in self.refusals or self._stacks[layer] != self._stacks[layer + 1]:
             return None
         router, self._router = self._router, None
         try:
             return self._ask_block(layer + 1, hidden, depth)
-        except Exception as error:  # noqa: BLE001 - a hint is advice: whatever is wrong with it, the step goes on
-            return self._ask_instead(layer + 1, router, len(hidden), depth, error)
+        except Exception as error:  # noqa: BLE001 - a hint is optional: whatever fails here, the step goes on
+            return self._ask_router(layer + 1, router, len(hidden), depth, error)
 
     def _ask_block(self, layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
         self._scores = None
         try:
-            with self._listening(layer):
+            with self._capture(layer):
                 self._blocks[layer](hidden.unsqueeze(0))
         except _Routed as routed:
-            return self._ranked(routed.chosen.reshape(len(hidden), -1), depth)
+            return self._rank(routed.chosen.reshape(len(hidden), -1), depth)
         return None
 
-    def _ask_instead(
+    def _ask_router(
         self, layer: int, router: _RouterCall | None, tokens: int, depth: int, error: Exception
     ) -> np.ndarray | None:
-        """The block takes more than hidden states, or its experts get others than its router: ask the router alone."""
+        """Ask the router alone: its block takes more than hidden states, or its experts get another input."""
         self._scores = None
         try:
             if router is None:
                 raise error
             states = router.states.reshape(-1, router.states.shape[-1])
-            # With pads among them, which of the states are tokens is not known here.
-            return self._ranked(self._chosen(layer, router.name, states), depth) if len(states) == tokens else None
+            # With pads among the states, it is unknown which of them are tokens.
+            return self._rank(self._choose(layer, router.name, states), depth) if len(states) == tokens else None
         except Exception as reason:  # noqa: BLE001 - as above
-            self.refusals[layer] = f"{type(self._blocks[layer]).__name__}: {reason}"
+            self._refuse(layer, f"{type(self._blocks[layer]).__name__}: {reason}")
             return None
 
-    def _chosen(self, layer: int, router: str, states: torch.Tensor) -> torch.Tensor:
-        """What the router of that name in a block chooses for states [tokens, width]: int64 [tokens, top-k]."""
+    def _refuse(self, layer: int, reason: str) -> None:
+        """Give up hints for a layer; log the first layer only, since the others mostly have the same reason."""
+        if not self.refusals:
+            words = "MoE layer %d, and perhaps others, gets no hints, which is slower: %s"
+            logging.getLogger(__name__).warning(words, layer, reason)
+        self.refusals[layer] = reason
+
+    def _choose(self, layer: int, router: str, states: torch.Tensor) -> torch.Tensor:
+        """Call a block's router of this name on states [tokens, width]; return its choice, int64 [tokens, top-k]."""
         output = self._blocks[layer].get_submodule(router)(states)
         return next(tensor for tensor in output if _is_choice(tensor)).reshape(len(states), -1)
 
     @contextmanager
-    def _listening(self, layer: int) -> Iterator[None]:
+    def _capture(self, layer: int) -> Iterator[None]:
         module = self._modules[layer]
-        speaker = getattr(module, ATTACHED)
-        setattr(module, ATTACHED, self._listener)
+        attached = getattr(module, LAYER_ATTRIBUTE)
+        setattr(module, LAYER_ATTRIBUTE, self._capturing)
         try:
             yield
         finally:
-            setattr(module, ATTACHED, speaker)
+            setattr(module, LAYER_ATTRIBUTE, attached)
 
-    def _ranked(self, chosen: torch.Tensor, depth: int) -> np.ndarray:
+    def _rank(self, chosen: torch.Tensor, depth: int) -> np.ndarray:
+        """Return int64 [tokens, depth]: the chosen experts [tokens, top-k] first, then others by score.
+
+        Without scores of these tokens, return the chosen experts alone.
+        """
         scores = self._scores
         if scores is None or scores.numel() != len(chosen) * self._experts:
             return chosen.cpu().numpy()
         scores = scores.reshape(len(chosen), self._experts).float()
-        first = scores.max() - scores.min() + 1
-        return scores.scatter_add(1, chosen, first.expand(chosen.shape)).topk(depth).indices.cpu().numpy()
+        bonus = scores.max() - scores.min() + 1
+        return scores.scatter_add(1, chosen, bonus.expand(chosen.shape)).topk(depth).indices.cpu().numpy()
 
-    def _note(self, name: str, module: Any, inputs: Any, output: Any) -> None:
-        """Whatever is as wide as there are experts, of the last module that has such: the router's scores. And a module
-        that gives a choice among its outputs is a router."""
+    def _record(self, name: str, module: Any, inputs: Any, output: Any) -> None:
+        """Record the router's scores and call: a forward hook of every module in a block.
+
+        The last output whose width is the number of experts counts as the scores. A module with a choice among its
+        outputs counts as the router.
+        """
         tensors = output if isinstance(output, tuple) else (output,)
         if inputs and any(_is_choice(tensor) for tensor in tensors):
             self._router = _RouterCall(name, inputs[0])

@@ -1,4 +1,4 @@
-"""Brings the experts of a layer to the kernel: the holdings core, the slot views, and the wait for what is missing."""
+"""Brings the experts of a layer to the kernel: the holdings core, the slot views, and the wait for missing experts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from .holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined
 from .slots import ExpertWeights, SlotViews
 
 IDLE_MS = 1000
-"""How long a process may sleep when nothing goes on by itself."""
+"""Longest sleep of a process with nothing pending."""
 
 
 class FeedCounts(NamedTuple):
-    """Hits and misses: experts that were there, or not, when their layer began; time spent waiting for the latter."""
+    """Experts that were held (`hits`) or not (`misses`) when their layer began, and the time spent waiting for them."""
 
     hits: int
     misses: int
     stall_ns: int
 
     def __sub__(self, other: FeedCounts) -> FeedCounts:
-        return FeedCounts(*(mine - theirs for mine, theirs in zip(self, other, strict=True)))
+        return FeedCounts(*(count - before for count, before in zip(self, other, strict=True)))
 
 
 class ComputeStopped(Exception):
@@ -32,9 +32,8 @@ class ComputeStopped(Exception):
 class Residency:
     """An `ExpertFeed` over holdings.
 
-    `send` takes messages to the loader; `receive` returns at once what the loader has said; `wait` blocks until it
-    has said
-    something (or raises ComputeStopped).
+    `send` takes messages to the loader. `receive` returns the loader's messages at once. `wait` blocks until there is
+    one, or raises ComputeStopped.
     """
 
     def __init__(
@@ -53,16 +52,16 @@ class Residency:
         """(expert, slot) that can be computed now."""
         self._stall_ns = 0
         self._wanted = 0
-        """Distinct experts of the layer that was begun."""
+        """Number of distinct experts of the current layer."""
 
     @property
     def counts(self) -> FeedCounts:
-        """Since the start."""
+        """Hits, misses and stall since the start."""
         return FeedCounts(self._holdings.hits, self._holdings.misses, self._stall_ns)
 
     @property
     def counters(self) -> dict[str, int | float]:
-        """Since the start, by name."""
+        """Counters since the start, by name."""
         return dict(self.counts._asdict())
 
     def waiting_for(self) -> dict[str, int | str]:
@@ -71,43 +70,44 @@ class Residency:
         return {"step": self._step, "layer": self._layer, "experts": missing, "wanted": self._wanted}
 
     def begin_step(self, number: int) -> None:
+        """Begin step `number`; layers that begin later belong to it."""
         self._step = number
 
     def receive(self, message: HeldFromLoader) -> None:
-        """Take in what the loader said between layers."""
+        """Handle a message that the loader sent between layers."""
         self._perform(self._holdings.handle(message))
 
     def loader_joined(self) -> None:
-        """A new loader is there: tell it what is held and still needed (R9)."""
+        """Tell a new loader what is held and what is still needed (R9)."""
         self._perform(self._holdings.handle(LoaderJoined()))
 
     def poll(self) -> int:
-        """Look after what goes on by itself; so many milliseconds may pass before the next look."""
+        """Handle asynchronous work; return the milliseconds until the next call is due."""
         return IDLE_MS
 
     def begin(self, layer: int, experts: list[int]) -> None:
-        """A layer has chosen its experts: what is missing is asked for."""
+        """Begin a layer that chose these experts: ask the loader for the missing ones."""
         for message in self._receive():
             self.receive(message)
         self._layer, self._wanted = layer, len(experts)
         self._runs = self._perform(self._holdings.handle(LayerStarted(self._step, layer, experts)))
 
     def stack(self) -> ExpertWeights | None:
-        """All experts of the layer that was begun, if those it wants are held at their homes (see SlotViews)."""
+        """Return all experts of the layer, [experts, ...], if its chosen ones are in their home slots (`SlotViews`)."""
         home = self._layer * self._views.experts
         if self._holdings.missing or any(slot != home + expert for expert, slot in self._runs):
             return None
         return self._views.stack(self._layer)
 
-    def done(self) -> None:
-        """What `stack` gave is not read any more."""
+    def finish(self) -> None:
+        """End a layer that was computed from `stack`."""
         self._perform(self._holdings.handle(Computed([expert for expert, _ in self._runs])))
         self._perform(self._holdings.handle(LayerEnded()))
 
     def stream(self) -> Iterator[tuple[int, ExpertWeights]]:
-        """The experts of the layer that was begun, as they are there (R4): what is held first, arrivals at once.
+        """Yield the experts of the layer (R4): first those that are held, then each as it arrives.
 
-        The loader is heard after each of them: slots that it asks for are filled again while the others are computed.
+        Handles the loader's messages after each expert: released slots are filled again while the others are computed.
         """
         runs = deque(self._runs)
         while True:
@@ -115,7 +115,7 @@ class Residency:
                 expert, slot = runs.popleft()
                 yield expert, self._views.weights(slot, self._layer, expert)
                 runs += self._perform(self._holdings.handle(Computed([expert])))
-                runs += self._on_event(self._receive())
+                runs += self._on_messages(self._receive())
             if self._holdings.layer_done:
                 break
             runs += self._await_arrivals()
@@ -125,12 +125,13 @@ class Residency:
         started_ns = self._clock_ns()
         messages = self._wait()
         self._stall_ns += self._clock_ns() - started_ns
-        return self._on_event(messages)
+        return self._on_messages(messages)
 
-    def _on_event(self, messages: list[HeldFromLoader]) -> list[tuple[int, int]]:
+    def _on_messages(self, messages: list[HeldFromLoader]) -> list[tuple[int, int]]:
         return [run for message in messages for run in self._perform(self._holdings.handle(message))]
 
     def _perform(self, actions: list[Any]) -> list[tuple[int, int]]:
+        """Send the messages among the actions; return the (expert, slot) that can run."""
         runs: list[tuple[int, int]] = []
         for action in actions:
             if isinstance(action, Run):

@@ -11,11 +11,11 @@ from ...checkpoint.layout import tensor_positions
 from ...checkpoint.survey import Survey
 
 ExpertWeights = dict[str, torch.Tensor]
-"""Parameter name (as in the experts module) -> the slice of one expert."""
+"""Parameter name, as in the experts module -> the tensor of one expert."""
 
 
 class SlotViews:
-    """What lies in a slot, given which expert it holds. `memory` is the slot arena, uint8, or memory of a device."""
+    """Tensors in the slots, given which expert each holds. `memory`, uint8, is the slot arena or memory of a device."""
 
     def __init__(self, memory: np.ndarray | torch.Tensor, survey: Survey) -> None:
         # from_numpy keeps the buffer's export alive: the map cannot be closed under a tensor.
@@ -25,30 +25,31 @@ class SlotViews:
         positions = tensor_positions(survey)
         self._positions = positions.tolist()
         self.experts = survey.experts
-        """In a layer."""
+        """Number of experts in a layer."""
         fully_resident = survey.fully_resident(self._memory.numel() // survey.stride_bytes)
         self._uniform = survey.kinds == 1 and bool((positions == positions[0, 0]).all())
-        """Every expert's tensors begin at the same places."""
+        """Whether every expert's tensors begin at the same offsets."""
         self._stackable = fully_resident and self._uniform
         self._stacks: dict[int, ExpertWeights] = {}
         self._views: dict[int, tuple[list[int], int, ExpertWeights]] = {}
-        """By slot: where its tensors begin, their kind, and the views."""
+        """Slot → offsets of its tensors, their kind, and the views."""
 
     def weights(self, slot: int, layer: int, expert: int) -> ExpertWeights:
-        """The weights of an expert that lies in `slot`.
+        """Return the weights of an expert that lies in `slot`.
 
-        A slot's last views are kept, as making them costs more than a small matmul, and serve whichever expert lies
-        there alike; all that ever were would be a leak.
+        Caches the last views of each slot, since making them costs more than a small matmul. They serve every expert
+        with the same offsets. Keeping more than one entry a slot would leak memory.
         """
-        positions, kind, found = self._positions[layer][expert], self._kind_of(expert), self._views.get(slot)
-        if found is None or found[0] != positions or found[1] != kind:
-            found = self._views[slot] = (positions, kind, self._make(slot, positions, kind))
-        return found[2]
+        positions, kind, cached = self._positions[layer][expert], self._kind_of(expert), self._views.get(slot)
+        if cached is None or cached[0] != positions or cached[1] != kind:
+            cached = self._views[slot] = (positions, kind, self._make_views(slot, positions, kind))
+        return cached[2]
 
     def stack(self, layer: int) -> ExpertWeights | None:
-        """[experts, ...] of a layer whose experts lie at home: expert e of layer l in slot l * experts + e.
+        """Return views [experts, ...] of a layer whose experts all lie in their home slots.
 
-        None if slots are too few for that, or tensors begin at other places in each.
+        The home slot of expert e in layer l is l * experts + e. Returns None if there are fewer slots than experts, or
+        if tensors begin at different offsets.
         """
         if self._stackable and layer not in self._stacks:
             self._stacks[layer] = {
@@ -59,11 +60,11 @@ class SlotViews:
 
     def _stack(self, layer: int, position: int, shape: list[int], dtype: str) -> torch.Tensor:
         start = layer * self.experts * self._stride_bytes + position
-        one = self._view(start, shape, dtype)
-        size, strides = (self.experts, *shape), (self._stride_bytes // one.itemsize, *one.stride())
-        return one.as_strided(size, strides, one.storage_offset())
+        first = self._view(start, shape, dtype)
+        size, strides = (self.experts, *shape), (self._stride_bytes // first.itemsize, *first.stride())
+        return first.as_strided(size, strides, first.storage_offset())
 
-    def _make(self, slot: int, positions: list[int], kind: int) -> ExpertWeights:
+    def _make_views(self, slot: int, positions: list[int], kind: int) -> ExpertWeights:
         base = slot * self._stride_bytes
         return {
             tensor.name: self._view(base + position, tensor.shape, tensor.dtype)
@@ -72,6 +73,6 @@ class SlotViews:
         }
 
     def _view(self, start: int, shape: list[int], dtype: str) -> torch.Tensor:
-        kind: torch.dtype = getattr(torch, dtype)
-        count = math.prod(shape) * kind.itemsize
-        return self._memory[start : start + count].view(kind).view(shape)
+        torch_dtype: torch.dtype = getattr(torch, dtype)
+        count_bytes = math.prod(shape) * torch_dtype.itemsize
+        return self._memory[start : start + count_bytes].view(torch_dtype).view(shape)
