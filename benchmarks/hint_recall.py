@@ -25,8 +25,7 @@ from expertflow.workers.compute.experts.slots import ExpertWeights
 from expertflow.workers.compute.skeleton import load_model
 from expertflow.workers.gates.examples import Examples, split_examples
 from expertflow.workers.gates.files import load_gates
-from expertflow.workers.gates.recall import Ranker, recall_at
-from expertflow.workers.gates.training import PROVING, GateOptions, train_gates
+from expertflow.workers.gates.training import PROVING, GateOptions, Ranker, recall_at, train_gates
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_hidden
 from rich.console import Console

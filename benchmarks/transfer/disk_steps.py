@@ -23,7 +23,7 @@ from expertflow import Client, Config, Supervisor
 from expertflow.runtime.replay.atomic import make_cache, replay
 from expertflow.runtime.replay.future import Belady
 from expertflow.runtime.replay.source import ReplaySource, open_source
-from expertflow.runtime.replay.uses import Uses
+from expertflow.runtime.replay.steps import Uses
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader.policies import make_policy
 from expertflow.workers.surveyor.surveyor import survey_checkpoint

@@ -14,12 +14,11 @@ from ...workers.predictor.base.forecaster import Forecaster
 from ...workers.predictor.base.model_shape import ModelShape
 from ...workers.predictor.registry import make_forecaster, predictor_file
 from ...workers.traces.trace import Trace
-from .advice import ForecastPlans, Planning, RecordedHints, RecordedPlans
 from .experiment import BOUNDS, HintSource, no_plans
 from .hints import EmulatedHints, Quality
-from .machine import Machine
+from .machine import Machine, RecordedTimings
+from .predictions import ForecastPlans, Planning, RecordedHints, RecordedPlans
 from .source import ReplaySource
-from .timings import RecordedTimings
 
 EXPERTS_SHARE = 0.7
 """Of the time of a layer that its experts take; the rest is attention and the router."""

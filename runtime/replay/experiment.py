@@ -11,13 +11,12 @@ import msgspec
 
 from ...workers.loader.ledger import Ledger
 from ...workers.loader.policies import Policy, make_policy
-from .advice import Hinting, Planning
 from .atomic import Hints, Outcome, Sharing, make_cache, replay
 from .future import Belady, Sch
-from .machine import Machine
+from .machine import Machine, Timings
+from .predictions import Hinting, Planning
 from .source import ReplaySource
 from .timed import TimedOutcome, replay_timed
-from .timings import Timings
 
 SCH_STEPS = 16
 BELADY, SCH = "belady", f"sch({SCH_STEPS})"

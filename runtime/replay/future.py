@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .uses import Uses
+from .steps import Uses
 
 
 class Belady:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...errors import UsageError
 from ...workers.traces.trace import Trace
-from .uses import Uses
+from .steps import Uses
 
 CHUNK_TOKENS = 512
 PRIOR_TOKENS = 1.0

@@ -12,8 +12,7 @@ from ...errors import UsageError
 from ...workers.traces.reading import read_step_log, read_trace
 from ...workers.traces.step_log import StepLog
 from ...workers.traces.trace import Trace
-from .program import Program
-from .uses import Uses, batch_steps, first_tokens, recorded_steps, uses_of
+from .steps import Program, Uses, batch_steps, first_tokens, recorded_steps, uses_of
 
 
 @dataclass(frozen=True)

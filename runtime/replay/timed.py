@@ -25,12 +25,10 @@ from ...workers.compute.experts.holdings import (
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.ledger import Ledger
 from ...workers.loader.statistics import LedgerStatistics
-from .advice import Hinting, Planning
-from .clock import VirtualClock
-from .loader import VirtualLoader
-from .machine import Machine
-from .program import Program
-from .timings import MachineTimings, Timings
+from .machine import Machine, MachineTimings, Timings
+from .predictions import Hinting, Planning
+from .steps import Program
+from .virtual_loader import VirtualClock, VirtualLoader
 
 
 class TimedOutcome(msgspec.Struct, frozen=True, kw_only=True):

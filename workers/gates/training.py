@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,15 @@ from ..traces.reading import read_hidden
 from .examples import Examples, split_examples
 from .files import GateFacts, save_gates
 from .network import Gates
-from .recall import recall_at
 
 MIN_TOKENS = 1000
 PROVING = 0.1
 """Share of the sequences that tell when to stop."""
 ReportProgress = Callable[[str, int, int], None]
 """What, done, total."""
+Ranker = Callable[[int, torch.Tensor, int], np.ndarray | None]
+"""As `Gates.ranking`: (layer, hidden [tokens, width], depth) -> [tokens, depth]."""
+TOKENS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,20 @@ def train_gates(
         recall_at_2k=recall[:, 1],
         held_out_tokens=len(held_out),
     )
+
+
+def recall_at(examples: Examples, ranking: Ranker, depths: Sequence[int]) -> np.ndarray:
+    """float64 [L - 1, depths]: for MoE layers 1 to L - 1, the share of chosen experts among the first `depth` named."""
+    found = np.zeros((examples.routes.shape[1] - 1, max(depths)))
+    for start in range(0, len(examples), TOKENS_AT_ONCE):
+        piece = slice(start, start + TOKENS_AT_ONCE)
+        for gate in range(len(found)):
+            named = ranking(gate, examples.states[piece, gate].float(), max(depths))
+            if named is not None:
+                chosen = examples.routes[piece, gate + 1].numpy()
+                found[gate] += (named[:, :, None] == chosen[:, None, :]).any(axis=2).sum(axis=0)
+    shares = found.cumsum(axis=1) / max(examples.routes[:, 0].numel(), 1)
+    return shares[:, [depth - 1 for depth in depths]]
 
 
 def fit(

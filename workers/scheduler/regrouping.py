@@ -6,12 +6,13 @@ are known. Their routes were asked for as the steps ended; what the predictor do
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from statistics import median
 
 import numpy as np
 
 from ...ipc.messages import RowPredictions, Stepped
-from .costs import Costs
 from .events import SchedulerAction, ToPredictor
 from .grouping.clustering import kmeans
 from .grouping.objective import activated
@@ -30,7 +31,44 @@ MAX_PATIENCE_NS = 50_000_000
 MAX_REST_ROUNDS = 64
 """Rounds without a question, after a predictor that did not answer or an exchange that would not have paid."""
 
+REMEMBERED_STEPS = 32
+REMEMBERED_EXCHANGES = 16
+"""How many of the last ones are remembered."""
+
 METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"swap": swap, "auto": swap, "kmeans": kmeans}
+
+
+class Costs:
+    """Of decode steps; 0 until measured, so that what was never tried is tried once."""
+
+    def __init__(self) -> None:
+        self._steps: deque[Stepped] = deque(maxlen=REMEMBERED_STEPS)
+        self._exchanges: deque[int] = deque(maxlen=REMEMBERED_EXCHANGES)
+
+    def add(self, stepped: Stepped, exchanged: bool) -> None:
+        """A decode step; `exchanged`: rows from other units joined it."""
+        self._steps.append(stepped)
+        if exchanged:
+            self._exchanges.append(stepped.moved_ns)
+
+    @property
+    def step_ns(self) -> float:
+        return median(step.busy_ns for step in self._steps) if self._steps else 0.0
+
+    @property
+    def expert_ns(self) -> float:
+        """The time of a step, loading included, by the experts it ran."""
+        return median(step.busy_ns / max(1, step.experts) for step in self._steps) if self._steps else 0.0
+
+    @property
+    def exchange_ns(self) -> float:
+        """Of moving rows, for each unit that gets other rows. A median: the machine does other things as well."""
+        return median(self._exchanges) if self._exchanges else 0.0
+
+    def forget_exchange(self) -> None:
+        """What was found too dear is believed a little less each time, so that it is tried again one day."""
+        if self._exchanges:
+            self._exchanges.popleft()
 
 
 class Regrouper:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from expertflow.runtime.replay.atomic import Outcome, Sharing, make_cache, replay
 from expertflow.runtime.replay.future import Belady, Sch
-from expertflow.runtime.replay.uses import Uses, batch_steps, uses_of
+from expertflow.runtime.replay.steps import Uses, batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace, uses_of_sets
 from expertflow.workers.loader.policies import POLICIES, Policy, make_policy
 from hypothesis import given, settings

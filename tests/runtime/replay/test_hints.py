@@ -7,7 +7,7 @@ import pytest
 from expertflow.errors import UsageError
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
-from expertflow.runtime.replay.uses import batch_steps, uses_of
+from expertflow.runtime.replay.steps import batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace, uses_of_sets
 from expertflow.workers.loader.policies import make_policy
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import StepPrediction
-from expertflow.runtime.replay.advice import RecordedHints, RecordedPlans
 from expertflow.runtime.replay.choices import hint_source, layer_time_ns, plan_maker, recorded_timings, slot_counts
 from expertflow.runtime.replay.experiment import Experiment, recorded_row
 from expertflow.runtime.replay.machine import Machine
+from expertflow.runtime.replay.predictions import RecordedHints, RecordedPlans
 from expertflow.runtime.replay.source import ReplaySource, open_source
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.tests.traces.streams import EXPERTS, LAYERS, plan, step, write

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from expertflow.ipc.messages import PredictStep, StepRouting
-from expertflow.runtime.replay.advice import ForecastPlans
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
 from expertflow.runtime.replay.machine import Machine
-from expertflow.runtime.replay.program import Program
+from expertflow.runtime.replay.predictions import ForecastPlans
+from expertflow.runtime.replay.steps import Program, batch_steps, uses_of
 from expertflow.runtime.replay.timed import TimedOutcome, replay_timed
-from expertflow.runtime.replay.uses import batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.policies import POLICIES, make_policy

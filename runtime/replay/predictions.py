@@ -9,7 +9,7 @@ import numpy as np
 from ...ipc.messages import StepPrediction, StepRouting
 from ...workers.predictor.base.forecaster import Forecaster, scores
 from ...workers.traces.step_log import StepLog
-from .program import Program
+from .steps import Program
 
 LIKELY = 127
 """Scores above this say that an expert is more likely to be used than not."""
