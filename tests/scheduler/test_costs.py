@@ -53,9 +53,9 @@ def test_an_exchange_that_was_too_dear_is_tried_again_one_day() -> None:
         costs.add(stepped(1000, moved_ns=5000), exchanged=True)
     for _ in range(REMEMBERED_EXCHANGES):
         assert costs.exchange_ns == 5000
-        costs.forget_exchange()
+        costs.drop_oldest_exchange()
     assert costs.exchange_ns == 0
-    costs.forget_exchange()
+    costs.drop_oldest_exchange()
 
 
 def test_a_step_without_experts_divides_nothing() -> None:
