@@ -1,7 +1,7 @@
 """The scheduler's core: client messages and finished steps in, replies and steps out. No socket, clock or process.
 
 Every request that was accepted ends in exactly one `Finished` or `Refused` (I4). Steps are sent on `Tick` alone, so
-that all messages at hand are heard before a batch is chosen.
+that all messages at hand are handled before a batch is chosen.
 """
 
 from __future__ import annotations
