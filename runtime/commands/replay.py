@@ -23,12 +23,12 @@ from ..replay.choices import (
     hint_source,
     layer_time_ns,
     make_machine,
-    plan_maker,
     policy_names,
+    prediction_maker,
     recorded_timings,
     slot_counts,
 )
-from ..replay.experiment import Experiment, Row, recorded_row
+from ..replay.experiment import Experiment, ReplayRow, recorded_row
 from ..replay.ledger_log import replay_ledger_log
 from ..replay.source import ReplaySource, open_source
 from .replayed import LEGEND, log_table, replay_facts, replay_table, write_json
@@ -111,7 +111,7 @@ class Replay(Command):
         if self.json is not None:
             write_json(self.json, facts, rows, size)
 
-    def _rows(self, experiment: Experiment, names: list[str], view: ProgressView) -> Iterator[Row]:
+    def _rows(self, experiment: Experiment, names: list[str], view: ProgressView) -> Iterator[ReplayRow]:
         recorded = recorded_row(experiment.source)
         if recorded is not None:
             yield recorded
@@ -137,7 +137,7 @@ class Replay(Command):
             loads_per_layer=carried,
             machine=machine if timed else None,
             timings=recorded_timings(self.layer_ms, source),
-            make_plans=plan_maker(self.predictor, self.predictor_file, self.forecast_ms, source),
+            make_predictions=prediction_maker(self.predictor, self.predictor_file, self.forecast_ms, source),
             rank_victims=self.rank_victims,
             uncalibrated=self.belief == "literal",
         )

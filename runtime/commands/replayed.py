@@ -10,7 +10,7 @@ from rich.table import Table
 from ...configs.sizes import format_size
 from ...errors import UsageError
 from ..monitor.tables import UNKNOWN, facts_table, plain_table, share_text
-from ..replay.experiment import BELADY, Experiment, Row
+from ..replay.experiment import BELADY, Experiment, ReplayRow
 from ..replay.hints import EmulatedHints
 from ..replay.ledger_log import LogReplay
 from ..replay.source import ReplaySource
@@ -55,7 +55,7 @@ class ReplayFacts(msgspec.Struct, frozen=True, kw_only=True):
 def replay_facts(source: ReplaySource, experiment: Experiment, where: str) -> ReplayFacts:
     trace, uses = source.trace, source.uses
     hints = experiment.hints
-    quality = hints.measured(uses) if isinstance(hints, EmulatedHints) else None
+    quality = hints.measure(uses) if isinstance(hints, EmulatedHints) else None
     return ReplayFacts(
         trace=where,
         sequences=trace.sequences,
@@ -71,7 +71,7 @@ def replay_facts(source: ReplaySource, experiment: Experiment, where: str) -> Re
     )
 
 
-def replay_table(rows: list[Row], source: ReplaySource, expert_bytes: int) -> Table:
+def replay_table(rows: list[ReplayRow], source: ReplaySource, expert_bytes: int) -> Table:
     """Columns that say nothing are left out; `LEGEND` explains the others."""
     timed, hinted = any(row.seconds is not None for row in rows), any(row.prefetches for row in rows)
     names = ["slots", "found", "loads", "loaded", "gap", "r"]
@@ -92,13 +92,13 @@ def replay_table(rows: list[Row], source: ReplaySource, expert_bytes: int) -> Ta
     return table
 
 
-def _times(row: Row, steps: int) -> list[str]:
+def _times(row: ReplayRow, steps: int) -> list[str]:
     if row.seconds is None or row.stall_s is None:
         return [UNKNOWN, UNKNOWN]
     return [share_text(row.stall_s / max(row.seconds, 1e-9)), f"{1e3 * row.seconds / steps:.2f}"]
 
 
-def write_json(file: Path, facts: ReplayFacts, rows: list[Row], expert_bytes: int) -> None:
+def write_json(file: Path, facts: ReplayFacts, rows: list[ReplayRow], expert_bytes: int) -> None:
     """Raises UsageError if the file cannot be written."""
     listed = []
     for row in rows:
@@ -110,7 +110,7 @@ def write_json(file: Path, facts: ReplayFacts, rows: list[Row], expert_bytes: in
         raise UsageError(f"cannot be written: {error.strerror}", str(file), "Give another file for --json") from error
 
 
-def _gap(row: Row, rows: list[Row]) -> float | None:
+def _gap(row: ReplayRow, rows: list[ReplayRow]) -> float | None:
     """Share of the row's loads that Belady would have saved with as many slots."""
     best = next((each.loads for each in rows if each.policy == BELADY and each.slots == row.slots), None)
     return None if row.loads is None or best is None else (row.loads - best) / max(row.loads, 1)

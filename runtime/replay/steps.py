@@ -15,37 +15,37 @@ from ...workers.traces.trace import Trace
 
 @dataclass(frozen=True, kw_only=True)
 class Uses:
-    """The distinct experts of every step: one union a layer. An expert's key is layer * experts + expert."""
+    """Distinct experts of every step, one union a layer. An expert's key is layer * experts + expert."""
 
     layers: int
     experts: int
     starts: np.ndarray
-    """int64 [steps + 1]: where each step begins in `keys`, and the end."""
+    """int64 [steps + 1]: index of each step's first key in `keys`, and the end."""
     keys: np.ndarray
-    """int64: ascending within a step, that is in the order in which the layers run."""
+    """int64: ascending within a step, which is the order in which layers run."""
     tokens: np.ndarray
-    """int64 [steps]: how many tokens a step runs."""
+    """int64 [steps]: tokens of each step."""
 
     @property
     def steps(self) -> int:
         return len(self.starts) - 1
 
     def of(self, step: int) -> np.ndarray:
-        """The keys of a step."""
+        """Return the keys of a step, ascending."""
         return self.keys[self.starts[step] : self.starts[step + 1]]
 
     def head(self, steps: int) -> Uses:
-        """Its first steps alone."""
+        """Return the uses of the first steps alone."""
         starts = self.starts[: steps + 1]
         return replace(self, starts=starts, keys=self.keys[: starts[-1]], tokens=self.tokens[:steps])
 
     def split(self, keys: np.ndarray) -> list[np.ndarray]:
-        """Ascending keys, one array a layer."""
+        """Split ascending keys into one array a layer."""
         return np.split(keys, np.searchsorted(keys, np.arange(1, self.layers) * self.experts))
 
 
 def first_tokens(trace: Trace, count: int) -> Trace:
-    """The trace up to `count` tokens; the last sequence may be cut."""
+    """Return the first `count` tokens of a trace; the last sequence may be cut."""
     if count >= trace.tokens:
         return trace
     offsets = np.unique(np.minimum(trace.offsets, count))
@@ -55,9 +55,9 @@ def first_tokens(trace: Trace, count: int) -> Trace:
 
 
 def batch_steps(trace: Trace, rows: int) -> np.ndarray:
-    """int64 [tokens]: the step of each token when `rows` sequences run side by side, one token of each a step.
+    """Return int64 [tokens]: the step of each token when `rows` sequences run side by side, one token each a step.
 
-    A row takes the next sequence of the trace when its own has ended.
+    A row takes the next sequence of the trace when its own has ended. Raises UsageError if `rows` is below 1.
     """
     if rows < 1:
         raise UsageError(f"must be at least 1, not {rows}", "batch", "Give a positive number")
@@ -71,7 +71,7 @@ def batch_steps(trace: Trace, rows: int) -> np.ndarray:
 
 
 def recorded_steps(trace: Trace) -> np.ndarray:
-    """int64 [tokens]: the steps that the engine ran, numbered without gaps. Raises UsageError if none are recorded."""
+    """Return int64 [tokens]: the recorded steps, numbered without gaps. Raises UsageError if none are recorded."""
     if trace.steps is None:
         what = "the trace does not say which tokens ran together"
         raise UsageError(what, "batch", "Give the number of rows to replay side by side")
@@ -79,7 +79,7 @@ def recorded_steps(trace: Trace) -> np.ndarray:
 
 
 def uses_of(trace: Trace, steps: np.ndarray) -> Uses:
-    """The unions of a trace whose tokens run in `steps`."""
+    """Return the uses of a trace whose tokens run in `steps`, int64 [tokens]."""
     width = trace.layers * trace.expert_count
     count = int(steps.max()) + 1
     keys = trace.routes + (np.arange(trace.layers) * trace.expert_count)[None, :, None]
@@ -94,7 +94,7 @@ def uses_of(trace: Trace, steps: np.ndarray) -> Uses:
 
 
 class Program:
-    """The tokens of a trace, ordered by the step that runs them."""
+    """Steps that compute runs in a timed replay, with the messages of a real run."""
 
     def __init__(self, trace: Trace, steps: np.ndarray) -> None:
         self.layers, self.experts, self.top_k = trace.layers, trace.expert_count, trace.top_k
@@ -111,26 +111,26 @@ class Program:
         return len(self._bounds) - 1
 
     def experts_of(self, step: int, layer: int) -> dict[int, int]:
-        """The experts that a layer uses, ascending, and how many tokens each has."""
+        """Return the experts that a layer uses, ascending, and the number of tokens of each."""
         experts, counts = np.unique(self._routes[self._tokens(step), layer], return_counts=True)
         return dict(zip(experts.tolist(), counts.tolist(), strict=True))
 
-    def forecast(self, step: int) -> PredictStep:
-        """What the predictor hears before the step."""
-        return PredictStep(step=step, **self._where(step))
+    def prediction_request(self, step: int) -> PredictStep:
+        """Return the message that the predictor receives before the step."""
+        return PredictStep(step=step, **self._columns(step))
 
-    def used(self, step: int, hits: int, misses: int, stall_ns: int) -> StepRouting:
-        """What the loader hears after the step."""
+    def step_routing(self, step: int, hits: int, misses: int, stall_ns: int) -> StepRouting:
+        """Return the message that the loader receives after the step."""
         routes = self._routes[self._tokens(step)].astype("<u2").tobytes()
-        where = self._where(step)
+        columns = self._columns(step)
         return StepRouting(
-            step=step, top_k=self.top_k, experts=routes, hits=hits, misses=misses, stall_ns=stall_ns, **where
+            step=step, top_k=self.top_k, experts=routes, hits=hits, misses=misses, stall_ns=stall_ns, **columns
         )
 
     def _tokens(self, step: int) -> slice:
         return slice(int(self._bounds[step]), int(self._bounds[step + 1]))
 
-    def _where(self, step: int) -> dict[str, Any]:
+    def _columns(self, step: int) -> dict[str, Any]:
         tokens = self._tokens(step)
         arrays = {"token_ids": self._token_ids, "rows": self._rows, "positions": self._positions}
         return {name: array[tokens].tolist() for name, array in arrays.items()}
