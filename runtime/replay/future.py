@@ -33,6 +33,7 @@ class Belady:
         return following
 
     def touched(self, keys: np.ndarray, step: int) -> None:
+        """Advance the next use of these keys, ascending, beyond `step`."""
         first = self._uses.starts[step]
         indices = first + np.searchsorted(self._uses.of(step), keys)
         self._next_step[keys] = self._following[indices]
@@ -68,6 +69,7 @@ class Sch:
         """Ignore the event: the trace is known."""
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Return float64 [layers, experts]: uses within the window after `now` ÷ (m + 1)."""
         while self._tick < now:
             step, first = divmod(self._tick + 1, self._uses.layers)
             last = min(now - step * self._uses.layers, self._uses.layers - 1)

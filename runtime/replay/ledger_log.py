@@ -20,6 +20,7 @@ class LogReplay(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def same(self) -> bool:
+        """Tell whether the statistics were equal at every mark."""
         return self.equal_marks == self.marks
 
 

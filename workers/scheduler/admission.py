@@ -23,6 +23,7 @@ class Room:
 
     @property
     def rows(self) -> int:
+        """Return how many more rows may run."""
         return self.limits.batch_size - sum(len(unit.rows) for unit in self.units)
 
     def fits(self, picked: list[RequestState], request: RequestState) -> bool:

@@ -53,6 +53,7 @@ class Costs:
 
     @property
     def step_ns(self) -> float:
+        """Return the time of a step, in ns, loading included."""
         return median(step.busy_ns for step in self._steps) if self._steps else 0.0
 
     @property
@@ -97,7 +98,7 @@ class Regrouper:
         return self._row_predictions.rejected
 
     def decode(self, mode: Mode, compute: ComputeInfo, now_ns: int) -> list[SchedulerAction]:
-        """Start the next step, after an exchange of rows where it saves time; return [] while the round must wait."""
+        """Start the next step, after an exchange of rows where it saves time; start none while the round waits."""
         choice, actions = self._stepper.choose(mode.units, compute)
         if mode.grouping and choice is not None and self._ends_round(choice, compute):
             waiting = self._await_boundary(now_ns)

@@ -33,6 +33,7 @@ class RequestFrontend:
         self._model, self._limits, self._row = model, limits, first_row
 
     def welcome_client(self, identity: bytes) -> list[SchedulerAction]:
+        """Answer a client's `Hello`."""
         return [Send(identity, make_welcome(self._model, self._limits))]
 
     def repeat(self, identity: bytes, submit: Submit) -> list[SchedulerAction] | None:
@@ -88,6 +89,7 @@ class RequestFrontend:
         return [Send(request.identity, Tokens(request.request_id, offset, [token]))]
 
     def finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
+        """End an accepted request with its tokens and a finish reason."""
         end = Finished(
             request_id=request.request_id,
             token_ids=request.tokens,

@@ -51,6 +51,7 @@ class RequestState:
 
     @property
     def last_token(self) -> int:
+        """Return the newest token, of the prompt if there is no output yet."""
         return self.tokens[-1] if self.tokens else self.prompt_ids[-1]
 
     def row(self) -> RequestRow:
@@ -100,6 +101,7 @@ class RequestLedger:
         self._remembered, self._remembered_tokens, self._tokens = remembered, remembered_tokens, 0
 
     def add(self, request: RequestState) -> None:
+        """Add an accepted request."""
         self.open[request.request_id] = request
         self._by_client.setdefault(request.identity, {})[request.request_id] = request
         if request.deadline_ns is not None:
@@ -112,9 +114,11 @@ class RequestLedger:
         self._by_client.setdefault(identity, {})[request.request_id] = request
 
     def requests_of(self, identity: bytes) -> list[RequestState]:
+        """Return the open requests of a client."""
         return list(self._by_client.get(identity, {}).values())
 
     def ended(self, request_id: str) -> EndedRequest | None:
+        """Return an ended request, None if the id is unknown or forgotten."""
         return self._ended.get(request_id)
 
     def end(self, request: RequestState, end: Finished | Refused) -> None:
@@ -128,6 +132,7 @@ class RequestLedger:
         self._leave_client(request)
 
     def next_deadline_ns(self) -> int | None:
+        """Return the next deadline of an open request, in monotonic ns; None: there is none."""
         self._skip_ended()
         return self._deadlines[0][0] if self._deadlines else None
 

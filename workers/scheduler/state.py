@@ -106,6 +106,7 @@ class SchedulerState:
         return min((time for time in times if time is not None and time > now_ns), default=None)
 
     def statistics(self) -> SchedulerStatistics:
+        """Return levels and counters as published."""
         compute, frontend = self._frontend.compute, self._frontend
         units = list(self._stepper.units.values())
         return SchedulerStatistics(

@@ -28,6 +28,7 @@ class UnitState:
 
     @classmethod
     def of(cls, number: int, requests: list[RequestState]) -> UnitState:
+        """Return a new unit of these requests' rows."""
         rows = {request.number: request for request in requests}
         return cls(number, rows, size=len(rows), ceiling=_ceiling(requests))
 
@@ -37,6 +38,7 @@ class UnitState:
         return self.target is not None and bool(self.target.rows)
 
     def leave(self, request: RequestState) -> None:
+        """Mark the row of an ended request as one that leaves."""
         if self.rows.pop(request.number, None) is not None:
             self.leaving[request.number] = request
 

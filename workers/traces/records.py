@@ -71,8 +71,8 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     busy_ns: Count
     stall_ns: Count
     compute_ns: list[Count]
-    """[layers + 1], waiting for experts left out: before the first MoE layer, then from each one's choice to the next's
-    (the last: to the end of the step)."""
+    """[layers + 1], without waiting for experts. The first entry is the time before the first MoE layer. The others are
+    from the routing of a MoE layer to that of the next, the last one to the end of the step."""
     hits: Count
     misses: Count
     admitted: list[Count] = []

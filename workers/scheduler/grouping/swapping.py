@@ -17,9 +17,9 @@ swap saves anything; with this factor an expert that two rows use is more probab
 def swap(routes: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """Return int64 [rows]: groups of the same sizes that activate no more experts than `groups` [rows] do.
 
-    Each swap takes the two rows of different groups whose exchange saves the most experts, until none saves any: first
-    on routes scaled by `DISCOUNT`, then on the routes themselves. `routes` is [rows, layers, experts], see
-    `to_probabilities`.
+    Each swap takes the two rows of different groups whose exchange saves the most experts, until none saves any. Swaps
+    are first found on routes scaled by `DISCOUNT`, then on the routes themselves. `routes` is [rows, layers, experts],
+    see `to_probabilities`.
     """
     used, groups = to_probabilities(routes), np.array(groups, dtype=np.int64)
     found = _descend(used, _descend(DISCOUNT * used, groups))
