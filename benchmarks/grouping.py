@@ -27,7 +27,7 @@ from expertflow.workers.predictor.path.forecaster import PathForecaster as PathF
 from expertflow.workers.predictor.path.forecaster import tokenizer_spelling
 from expertflow.workers.predictor.registry import make_forecaster
 from expertflow.workers.scheduler.grouping.clustering import kmeans
-from expertflow.workers.scheduler.grouping.objective import activated
+from expertflow.workers.scheduler.grouping.objective import count_activated
 from expertflow.workers.scheduler.grouping.swapping import swap
 from expertflow.workers.traces.trace import Trace, read_npz
 
@@ -87,10 +87,10 @@ def measure(forecaster: Forecaster, trace: Trace, batches: list[np.ndarray], uni
                 "true routes": dense(trace, tokens),
                 "forecasts": forecaster.forecast_tokens(_coming(trace, tokens, step)),
             }
-            tallies[ARRIVAL].experts += activated(routes["true routes"], arrival)
+            tallies[ARRIVAL].experts += count_activated(routes["true routes"], arrival)
             for name, known in ((f"{name}, {by}", routes[by]) for name in METHODS for by in routes):
                 present[name] = _tallied(tallies[name], METHODS[name.split(",")[0]], known, present.get(name, arrival))
-                tallies[name].experts += activated(routes["true routes"], present[name])
+                tallies[name].experts += count_activated(routes["true routes"], present[name])
             forecaster.learn(_used(trace, tokens, step))
     return tallies
 

@@ -25,8 +25,7 @@ from expertflow.workers.compute.experts.slots import ExpertWeights
 from expertflow.workers.compute.skeleton import load_model
 from expertflow.workers.gates.examples import Examples, split_examples
 from expertflow.workers.gates.files import load_gates
-from expertflow.workers.gates.recall import Ranker, recall_at
-from expertflow.workers.gates.training import PROVING, GateOptions, train_gates
+from expertflow.workers.gates.training import VALIDATION_SHARE, GateOptions, Ranker, recall_at, train_gates
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from expertflow.workers.traces.reading import read_hidden
 from rich.console import Console
@@ -41,7 +40,7 @@ def main() -> None:
     survey = survey_checkpoint(str(arguments.model))
     trace, hidden = read_hidden(arguments.trace)
     options = GateOptions(bottleneck=arguments.bottleneck, seed=arguments.seed)
-    _, held_out, lessons = split_examples(trace, hidden, (PROVING, options.held_out), options.seed)
+    _, held_out, lessons = split_examples(trace, hidden, (VALIDATION_SHARE, options.held_out), options.seed)
     with tempfile.TemporaryDirectory() as folder, ProgressView() as view:
         file = Path(folder, "gates.safetensors")
         report = train_gates(arguments.trace, file, options, lambda *news: view(Progress("gates", *news)))

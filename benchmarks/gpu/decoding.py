@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from expertflow.runtime.replay.atomic import make_cache, replay
 from expertflow.runtime.replay.source import ReplaySource, open_source
-from expertflow.runtime.replay.uses import Uses
+from expertflow.runtime.replay.steps import Uses
 from expertflow.workers.loader.policies import make_policy
 from transformers import AutoModelForCausalLM
 

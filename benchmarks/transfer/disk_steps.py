@@ -23,7 +23,7 @@ from expertflow import Client, Config, Supervisor
 from expertflow.runtime.replay.atomic import make_cache, replay
 from expertflow.runtime.replay.future import Belady
 from expertflow.runtime.replay.source import ReplaySource, open_source
-from expertflow.runtime.replay.uses import Uses
+from expertflow.runtime.replay.steps import Uses
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader.policies import make_policy
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
@@ -127,10 +127,10 @@ def run_engine(
 def blocks_of(source: ReplaySource, timeline: Path, batch: int) -> Iterator[Block]:
     """Yield the decode steps between one prefill and the next."""
     log = source.log
-    if log is None or source.places is None:
+    if log is None or source.log_indices is None:
         raise SystemExit("the trace says nothing of its steps")
-    decoded, started = log.decoded[source.places], log.started_ns[source.places]
-    ended, stalled = (started + log.busy_ns[source.places]), log.stall_ns[source.places]
+    decoded, started = log.decoded[source.log_indices], log.started_ns[source.log_indices]
+    ended, stalled = (started + log.busy_ns[source.log_indices]), log.stall_ns[source.log_indices]
     events = [event for event in json.loads(timeline.read_text()) if event["ph"] == "X" and event["name"] == "load"]
     spans = np.array([(event["ts"], event["ts"] + event["dur"]) for event in events]).reshape(-1, 2)
     loaded = np.sort(spans[:, 0]) * 1000

@@ -26,12 +26,12 @@ from ..replay.choices import (
     hint_source,
     layer_time_ns,
     make_machine,
-    plan_maker,
     policy_names,
+    prediction_maker,
     recorded_timings,
     slot_counts,
 )
-from ..replay.experiment import BELADY, Experiment, Row, recorded_row
+from ..replay.experiment import BELADY, Experiment, ReplayRow, recorded_row
 from ..replay.hints import EmulatedHints
 from ..replay.ledger_log import LogReplay, replay_ledger_log
 from ..replay.source import ReplaySource, open_source
@@ -122,7 +122,7 @@ class Replay(Command):
         if self.json is not None:
             write_json(self.json, facts, rows, size)
 
-    def _rows(self, experiment: Experiment, names: list[str], view: ProgressView) -> Iterator[Row]:
+    def _rows(self, experiment: Experiment, names: list[str], view: ProgressView) -> Iterator[ReplayRow]:
         recorded = recorded_row(experiment.source)
         if recorded is not None:
             yield recorded
@@ -148,7 +148,7 @@ class Replay(Command):
             loads_per_layer=carried,
             machine=machine if timed else None,
             timings=recorded_timings(self.layer_ms, source),
-            make_plans=plan_maker(self.predictor, self.predictor_file, self.forecast_ms, source),
+            make_predictions=prediction_maker(self.predictor, self.predictor_file, self.forecast_ms, source),
             rank_victims=self.rank_victims,
             uncalibrated=self.belief == "literal",
         )
@@ -188,7 +188,7 @@ def replay_facts(source: ReplaySource, experiment: Experiment, where: str) -> Re
     """Return the facts of a replay; `where` names the trace."""
     trace, uses = source.trace, source.uses
     hints = experiment.hints
-    quality = hints.measured(uses) if isinstance(hints, EmulatedHints) else None
+    quality = hints.measure(uses) if isinstance(hints, EmulatedHints) else None
     return ReplayFacts(
         trace=where,
         sequences=trace.sequences,
@@ -204,7 +204,7 @@ def replay_facts(source: ReplaySource, experiment: Experiment, where: str) -> Re
     )
 
 
-def replay_table(rows: list[Row], source: ReplaySource, expert_bytes: int) -> Table:
+def replay_table(rows: list[ReplayRow], source: ReplaySource, expert_bytes: int) -> Table:
     """Return a row for each policy. Empty columns are left out; `LEGEND` explains the others."""
     timed, hinted = any(row.seconds is not None for row in rows), any(row.prefetches for row in rows)
     names = ["slots", "found", "loads", "loaded", "gap", "r"]
@@ -225,13 +225,13 @@ def replay_table(rows: list[Row], source: ReplaySource, expert_bytes: int) -> Ta
     return table
 
 
-def _times(row: Row, steps: int) -> list[str]:
+def _times(row: ReplayRow, steps: int) -> list[str]:
     if row.seconds is None or row.stall_s is None:
         return [UNKNOWN, UNKNOWN]
     return [share_text(row.stall_s / max(row.seconds, 1e-9)), f"{1e3 * row.seconds / steps:.2f}"]
 
 
-def write_json(file: Path, facts: ReplayFacts, rows: list[Row], expert_bytes: int) -> None:
+def write_json(file: Path, facts: ReplayFacts, rows: list[ReplayRow], expert_bytes: int) -> None:
     """Write facts and rows as JSON. Raises UsageError if the file cannot be written."""
     listed = []
     for row in rows:
@@ -243,7 +243,7 @@ def write_json(file: Path, facts: ReplayFacts, rows: list[Row], expert_bytes: in
         raise UsageError(f"cannot be written: {error.strerror}", str(file), "Give another file for --json") from error
 
 
-def _gap(row: Row, rows: list[Row]) -> float | None:
+def _gap(row: ReplayRow, rows: list[ReplayRow]) -> float | None:
     """Return the share of the row's loads that Belady would have saved with as many slots."""
     best = next((other.loads for other in rows if other.policy == BELADY and other.slots == row.slots), None)
     return None if row.loads is None or best is None else (row.loads - best) / max(row.loads, 1)

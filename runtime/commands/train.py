@@ -128,7 +128,7 @@ def read_decoded(path: Path, kind: str) -> Trace:
     if trace.encoder_layers and kind == "paper":
         what = "kind 'paper' learns from prompts and outputs as one text, which this model does not read"
         raise UsageError(what, str(path), "Train --kind path, for the decoder's layers")
-    return trace.of_decoder()
+    return trace.decoder_part()
 
 
 def align_traces(judged: Trace, learned: Trace, where: Path) -> Trace:

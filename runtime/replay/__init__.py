@@ -1,2 +1,1 @@
-"""Caches replayed over recorded routing: what a policy would have hit and loaded, and how long compute would have
-waited."""
+"""Replay of recorded routing: the hits, loads and stalls that a policy and a cache would have had."""

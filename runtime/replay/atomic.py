@@ -1,7 +1,7 @@
 """Event-atomic replay (arXiv 2608.07911): a layer of a step is one event.
 
-The union of the batch's experts is judged against the cache as it was when the event began, and admitted at its end.
-Replaying the same accesses one after another instead flatters some policies by a quarter and turns their order round.
+The union of the batch's experts is looked up in the cache as it was when the event began, and admitted at its end.
+Replaying the accesses one after another instead overstates some policies by a quarter and reverses their order.
 """
 
 from __future__ import annotations
@@ -14,32 +14,91 @@ import msgspec
 import numpy as np
 
 from ...workers.loader.policies import Policy
-from .caches import PROTECTED, WANTED_AHEAD, Cache, LayerCaches, PoolCache
-from .uses import Uses
+from .steps import Uses
 
 Sharing = Literal["pool", "layer"]
 NOTHING = np.empty(0, dtype=np.int64)
+ABSENT, HINTED, PROTECTED, DEMANDED = -1.0, 2.0, 3.0, 4.0
+"""Scores beside worth, which lies from 0 to 1: resident experts that are hinted stay before those only hinted."""
 
 
-class Hints(Protocol):
-    """Foretells every layer of a step while the layer before it runs."""
+class Cache(Protocol):
+    """Experts in slots."""
 
-    def of(self, step: int) -> np.ndarray:
-        """The hinted keys of a step, ascending."""
+    resident: np.ndarray
+    """bool [layers * experts], by key."""
+    slots: int
+    """Slots of all layers together."""
+
+    def admit(self, wanted: np.ndarray, worth: np.ndarray, bypass: bool = False) -> None:
+        """Admit all `wanted` keys (int64, ascending); of the other experts, those of least `worth` are evicted.
+
+        `worth` is float64 [layers, experts]. If more keys are wanted than there are slots, the last ones stay. With
+        `bypass`, a wanted expert is kept only if its worth earns a slot. Of equal worth, the lowest key is evicted
+        first, as in the loader's ledger.
+        """
         ...
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts of one replay. An access is an expert of the union of a layer of a step; a hit was resident when its
-    event began."""
+class LayerCaches:
+    """Cache with the same number of slots for each layer; the first layers have one more if the number is uneven."""
+
+    def __init__(self, layers: int, experts: int, slots: int) -> None:
+        self.slots = slots
+        quota = slots // layers + (np.arange(layers) < slots % layers)
+        self._within = np.arange(experts) >= experts - quota[:, None]
+        """bool [layers, experts]: which ranks of a layer have a slot, the best rank last."""
+        self.resident = np.zeros(layers * experts, dtype=bool)
+
+    def admit(self, wanted: np.ndarray, worth: np.ndarray, bypass: bool = False) -> None:
+        scores = np.where(self.resident, worth.ravel(), ABSENT)
+        missing = wanted[~self.resident[wanted]]
+        scores[missing] = worth.ravel()[missing] if bypass else DEMANDED
+        by_layer = scores.reshape(self._within.shape)
+        kept = np.empty_like(self._within)
+        np.put_along_axis(kept, np.argsort(by_layer, axis=1, kind="stable"), self._within, axis=1)
+        self.resident[:] = (kept & (by_layer != ABSENT)).ravel()
+
+
+class PoolCache:
+    """Cache whose slots any expert of any layer may take."""
+
+    def __init__(self, layers: int, experts: int, slots: int) -> None:
+        self.slots = slots
+        self.resident = np.zeros(layers * experts, dtype=bool)
+
+    def admit(self, wanted: np.ndarray, worth: np.ndarray, bypass: bool = False) -> None:
+        missing = wanted[~self.resident[wanted]]
+        staying = np.flatnonzero(self.resident)
+        worths = worth.ravel()
+        if bypass:
+            staying, missing = np.sort(np.concatenate([staying, missing])), missing[:0]
+        missing = missing[max(len(missing) - self.slots, 0) :]
+        surplus = max(len(staying) + len(missing) - self.slots, 0)
+        leaving = staying[np.argsort(worths[staying], kind="stable")[:surplus]]
+        if bypass:
+            self.resident[staying] = True
+        self.resident[leaving] = False
+        self.resident[missing] = True
+
+
+class StepHints(Protocol):
+    """Hints for every layer of a step, given while the layer before it runs."""
+
+    def of(self, step: int) -> np.ndarray:
+        """Return int64: the hinted keys of a step, ascending."""
+        ...
+
+
+class CountedOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Counts of one replay. An access is an expert of the union of a layer of a step; a hit was resident then."""
 
     slots: int
     steps: int
     accesses: int
     hits: int
     loads: int
-    """All of them; `prefetches` were caused by a hint, `useful` of those were used by the event they were hinted
-    for."""
+    """All loads. `prefetches` of them were caused by a hint, and `useful` of these were used as hinted."""
     prefetches: int = 0
     useful: int = 0
 
@@ -53,33 +112,33 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def pressure(self) -> float:
-        """r: the mean union of a step ÷ the slots. Above 1 no cache holds a whole step."""
+        """Return r: the mean union of a step ÷ the slots. Above 1 no cache holds a whole step."""
         return self.accesses / max(self.steps, 1) / self.slots
 
-    def gap(self, best: Outcome) -> float:
-        """The share of the loads that `best` (Belady) would have saved."""
+    def gap(self, best: CountedOutcome) -> float:
+        """Return the share of the loads that `best` (Belady) would have saved."""
         return (self.loads - best.loads) / max(self.loads, 1)
 
 
 class AccessGroup(NamedTuple):
-    """Layers that are judged together: one, or all of a step where each has slots of its own."""
+    """Layers that one event looks up together: one layer, or all of a step if each has slots of its own."""
 
     step: int
     keys: np.ndarray
     hinted: np.ndarray
-    """Keys that were hinted for these layers, in time for them."""
+    """Keys that were hinted for these layers before the event."""
     next_hinted: np.ndarray
-    """Keys that are hinted meanwhile, for the layer that follows."""
+    """Keys that are hinted during the event, for the next layer."""
     begin: int
-    """The tick before the event, when its prefetches are decided."""
+    """Tick before the event, at which its prefetches are decided."""
     now: int
-    """The tick at which its misses are decided."""
+    """Tick at which the event's misses are decided."""
 
 
 def make_cache(sharing: Sharing, uses: Uses, slots: int) -> Cache:
-    """An empty cache of `slots` slots in all."""
-    kind = PoolCache if sharing == "pool" else LayerCaches
-    return kind(uses.layers, uses.experts, slots)
+    """Return an empty cache of `slots` slots in all."""
+    cls = PoolCache if sharing == "pool" else LayerCaches
+    return cls(uses.layers, uses.experts, slots)
 
 
 def replay(
@@ -88,33 +147,33 @@ def replay(
     cache: Cache,
     *,
     bypass: bool = False,
-    hints: Hints | None = None,
+    hints: StepHints | None = None,
     loads_per_layer: float = math.inf,
-) -> Outcome:
-    """Run all steps.
+) -> CountedOutcome:
+    """Run all steps and return the counts.
 
-    With `bypass`, what an event asked for is kept only if it is worth more than something else. Every hinted expert is
-    brought in before its event, at most `loads_per_layer` of them (what the link carries while a layer computes), and
-    what is hinted for the same event never makes room.
+    With `bypass`, a loaded expert is kept only if it is worth more than another one. Hinted experts are loaded before
+    their event, at most `loads_per_layer` of them (what the link carries while a layer computes). A load never evicts
+    an expert that is hinted for the same event.
     """
-    run = _Run(uses, policy, cache, bypass, hints, loads_per_layer)
+    run = _AtomicReplay(uses, policy, cache, bypass, hints, loads_per_layer)
     for step in range(uses.steps):
         for event in run.events(step):
             run.perform(event)
         policy.used(uses.of(step), step)
-    return Outcome(slots=cache.slots, steps=uses.steps, accesses=len(uses.keys), **run.counts)
+    return CountedOutcome(slots=cache.slots, steps=uses.steps, accesses=len(uses.keys), **run.counts)
 
 
-class _Run:
+class _AtomicReplay:
     def __init__(
-        self, uses: Uses, policy: Policy, cache: Cache, bypass: bool, hints: Hints | None, loads_per_layer: float
+        self, uses: Uses, policy: Policy, cache: Cache, bypass: bool, hints: StepHints | None, loads_per_layer: float
     ) -> None:
         self._uses, self._policy, self._cache, self._bypass = uses, policy, cache, bypass
         self._hints, self._loads_per_layer = hints, loads_per_layer
         self.counts = dict.fromkeys(("hits", "loads", "prefetches", "useful"), 0)
 
     def events(self, step: int) -> Iterator[AccessGroup]:
-        """The layers one by one; all together where each has slots of its own, since then none matters to another
+        """Yield the layers one by one; all together if each has slots of its own, since then they are independent
         (see `Policy`)."""
         uses, first = self._uses, step * self._uses.layers
         hinted = NOTHING if self._hints is None else self._hints.of(step)
@@ -127,40 +186,41 @@ class _Run:
             yield AccessGroup(step, keys, hinted_by_layer[layer], hinted_by_layer[layer + 1], now - 1, now)
 
     def perform(self, event: AccessGroup) -> None:
-        brought = self._prefetch(event)
+        prefetched = self._prefetch(event)
         self._policy.touched(event.keys, event.step)
         resident = self._cache.resident[event.keys]
         hits = int(np.count_nonzero(resident))
         self.counts["hits"] += hits
         self.counts["loads"] += len(event.keys) - hits
-        self.counts["useful"] += len(np.intersect1d(brought, event.keys, assume_unique=True)) if len(brought) else 0
+        if len(prefetched):
+            self.counts["useful"] += len(np.intersect1d(prefetched, event.keys, assume_unique=True))
         if hits < len(event.keys):
             worth = self._policy.worth(event.now, event.now)
             self._cache.admit(event.keys, _protect(worth, event.next_hinted), self._bypass)
 
     def _prefetch(self, event: AccessGroup) -> np.ndarray:
-        """Brings in what is hinted; returns the keys that came and stayed."""
+        """Load hinted experts; return int64, the keys that were admitted."""
         wanted = event.hinted[~self._cache.resident[event.hinted]]
         wanted = self._affordable(wanted, event)
         if not len(wanted):
             return NOTHING
         worth = _protect(self._policy.worth(event.begin, event.begin), event.hinted)
-        worth.reshape(-1)[wanted] = WANTED_AHEAD
+        worth.reshape(-1)[wanted] = HINTED
         self._cache.admit(wanted, worth, bypass=True)
-        brought = wanted[self._cache.resident[wanted]]
-        self.counts["prefetches"] += len(brought)
-        self.counts["loads"] += len(brought)
-        return brought
+        loaded = wanted[self._cache.resident[wanted]]
+        self.counts["prefetches"] += len(loaded)
+        self.counts["loads"] += len(loaded)
+        return loaded
 
     def _affordable(self, wanted: np.ndarray, event: AccessGroup) -> np.ndarray:
-        """The first ones of each layer, as many as the link carries while the layer before computes."""
+        """Return the first keys of each layer, as many as the link carries while the layer before computes."""
         if not math.isfinite(self._loads_per_layer):
             return wanted
         layers = wanted // self._uses.experts
-        place = np.arange(len(wanted)) - np.searchsorted(layers, layers)
+        rank = np.arange(len(wanted)) - np.searchsorted(layers, layers)
         tick = event.step * self._uses.layers + layers
         carried = np.floor((tick + 1) * self._loads_per_layer) - np.floor(tick * self._loads_per_layer)
-        return wanted[place < carried]
+        return wanted[rank < carried]
 
 
 def _protect(worth: np.ndarray, keys: np.ndarray) -> np.ndarray:

@@ -11,28 +11,27 @@ import msgspec
 
 from ...workers.loader.ledger import Ledger
 from ...workers.loader.policies import Policy, make_policy
-from .advice import Hinting, Planning
-from .atomic import Hints, Outcome, Sharing, make_cache, replay
+from .atomic import CountedOutcome, Sharing, StepHints, make_cache, replay
 from .future import Belady, Sch
-from .machine import Machine
+from .machine import Machine, Timings
+from .predictions import LayerHints, PredictionSource
 from .source import ReplaySource
 from .timed import TimedOutcome, replay_timed
-from .timings import Timings
 
 SCH_STEPS = 16
 BELADY, SCH = "belady", f"sch({SCH_STEPS})"
 BOUNDS = (BELADY, SCH)
-"""They know the future and are only counted, without hints."""
+"""Policies that know the future. They are only counted, without hints."""
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """What a policy came to with so many slots. None: not known in this kind of replay."""
+class ReplayRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of one policy with one number of slots. None: this kind of replay does not measure it."""
 
     policy: str
     slots: int
-    """In all layers together."""
+    """Slots of all layers together."""
     accesses: int
-    """Distinct experts of each layer and step: what was activated."""
+    """Distinct experts of each layer and step, summed."""
     hits: int
     hit_rate: float
     """Share of the accesses that were resident when needed."""
@@ -44,44 +43,44 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     wasted: int = 0
     stall_s: float | None = None
     seconds: float | None = None
-    """Of all steps, stalls included."""
+    """Time of all steps, stalls included."""
 
 
-class HintSource(Hints, Hinting, Protocol):
-    """For both kinds of replay."""
+class HintSource(StepHints, LayerHints, Protocol):
+    """Hints for both kinds of replay."""
 
 
-def no_plans() -> Planning | None:
-    """Nothing is forecast."""
+def no_predictions() -> PredictionSource | None:
+    """Return None: there are no predictions."""
     return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything but the policy and the slots."""
+    """Setting of a replay, without the policy and the slots."""
 
     source: ReplaySource
     sharing: Sharing
     hints: HintSource | None = None
     loads_per_layer: float = math.inf
-    """Hinted experts that the link carries while a layer computes, where replay only counts."""
+    """Hinted experts that the link carries while a layer computes, for a replay that only counts."""
     machine: Machine | None = None
-    """What to time on; None: only count."""
+    """Machine of a timed replay; None: only count."""
     timings: Timings | None = None
-    """Of compute, instead of the machine's own."""
+    """Times of compute, instead of the machine's."""
     rank_victims: str = "auto"
-    """What the loader makes of plans and hints, as in the configuration; where replay is timed."""
+    """The loader's use of predictions, as in the configuration; for timed replay."""
     uncalibrated: bool = False
-    make_plans: Callable[[], Planning | None] = no_plans
-    """Afresh for every run, since it learns. Only where replay is timed."""
+    make_predictions: Callable[[], PredictionSource | None] = no_predictions
+    """Makes the predictions of one run, since they learn from it; for timed replay."""
 
-    def run(self, name: str, slots: int) -> Row:
-        """One policy, or bound."""
+    def run(self, name: str, slots: int) -> ReplayRow:
+        """Run one policy or bound with `slots` slots in all."""
         if self.machine is None or name in BOUNDS:
             return self._counted(name, slots)
         return self._timed(name, slots, self.machine)
 
-    def _counted(self, name: str, slots: int) -> Row:
+    def _counted(self, name: str, slots: int) -> ReplayRow:
         uses, bound = self.source.uses, name in BOUNDS
         outcome = replay(
             uses,
@@ -93,7 +92,7 @@ class Experiment:
         )
         return _row_of_counts(name, outcome)
 
-    def _timed(self, name: str, slots: int, machine: Machine) -> Row:
+    def _timed(self, name: str, slots: int, machine: Machine) -> ReplayRow:
         program = self.source.program
         shape = program.layers, program.experts, program.top_k
         policy = make_policy(name, *shape)
@@ -101,13 +100,15 @@ class Experiment:
             slots,
             *shape,
             policy,
-            fills_in_flight=2 * machine.readers,  # as the loader has them
+            fills_in_flight=2 * machine.readers,  # as in the loader
             by_layer=self.sharing == "layer",
             rank_victims=self.rank_victims,
             uncalibrated=self.uncalibrated,
         )
-        plans = self.make_plans()
-        outcome = replay_timed(program, ledger, slots, machine, timings=self.timings, hints=self.hints, plans=plans)
+        predictions = self.make_predictions()
+        outcome = replay_timed(
+            program, ledger, slots, machine, timings=self.timings, hints=self.hints, predictions=predictions
+        )
         return _row_of_times(name, slots, outcome)
 
     def _policy(self, name: str) -> Policy:
@@ -119,26 +120,26 @@ class Experiment:
         return make_policy(name, trace.layers, trace.expert_count, trace.top_k)
 
 
-def recorded_row(source: ReplaySource) -> Row | None:
-    """What the engine itself counted and measured when the trace was recorded; None: that is not known."""
-    if source.log is None or source.places is None:
+def recorded_row(source: ReplaySource) -> ReplayRow | None:
+    """Return what the engine counted and measured when it recorded the trace; None: unknown."""
+    if source.log is None or source.log_indices is None:
         return None
-    log, places = source.log, source.places
-    hits, misses = int(log.hits[places].sum()), int(log.misses[places].sum())
-    return Row(
+    log, log_indices = source.log, source.log_indices
+    hits, misses = int(log.hits[log_indices].sum()), int(log.misses[log_indices].sum())
+    return ReplayRow(
         policy="(recorded)",
         slots=log.header.slots,
         accesses=hits + misses,
         hits=hits,
         hit_rate=hits / max(hits + misses, 1),
-        union_of_slots=(hits + misses) / len(places) / max(log.header.slots, 1),
-        stall_s=float(log.stall_ns[places].sum()) / 1e9,
-        seconds=float((log.started_ns + log.busy_ns)[places].max() - log.started_ns[places].min()) / 1e9,
+        union_of_slots=(hits + misses) / len(log_indices) / max(log.header.slots, 1),
+        stall_s=float(log.stall_ns[log_indices].sum()) / 1e9,
+        seconds=float((log.started_ns + log.busy_ns)[log_indices].max() - log.started_ns[log_indices].min()) / 1e9,
     )
 
 
-def _row_of_counts(name: str, outcome: Outcome) -> Row:
-    return Row(
+def _row_of_counts(name: str, outcome: CountedOutcome) -> ReplayRow:
+    return ReplayRow(
         policy=name,
         slots=outcome.slots,
         accesses=outcome.accesses,
@@ -152,9 +153,9 @@ def _row_of_counts(name: str, outcome: Outcome) -> Row:
     )
 
 
-def _row_of_times(name: str, slots: int, outcome: TimedOutcome) -> Row:
+def _row_of_times(name: str, slots: int, outcome: TimedOutcome) -> ReplayRow:
     accesses = outcome.hits + outcome.misses
-    return Row(
+    return ReplayRow(
         policy=name,
         slots=slots,
         accesses=accesses,

@@ -1,4 +1,4 @@
-"""Emulated next-layer hints of given quality: drawn by a seeded generator, wrong ones from what is likely."""
+"""Emulated next-layer hints of given quality, drawn by a seeded generator; wrong hints are likely experts."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from ...errors import UsageError
 from ...workers.predictor.base.token_table import count_tokens, smooth
 from ...workers.traces.trace import Trace
-from .uses import Uses
+from .steps import Uses
 
 CHUNK_TOKENS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """Of the hints for one token and layer."""
+    """Quality of the hints for one token and layer."""
 
     recall: float
     """Share of the experts used that are hinted."""
@@ -31,10 +31,10 @@ class Quality:
 
 
 class EmulatedHints:
-    """For each step the keys that are hinted, over all tokens of the step.
+    """Emulated hints of every step, over all its tokens.
 
-    Every expert that a token uses is hinted with the chance `recall`. So many others are hinted that the precision is
-    met on average; they are drawn without replacement, by P(expert | token id) over the whole trace.
+    Every expert that a token uses is hinted with probability `recall`. As many others are hinted as give the precision
+    on average. They are drawn without replacement, by P(expert | token id) over the whole trace.
     """
 
     def __init__(self, trace: Trace, steps: np.ndarray, quality: Quality, seed: int = 0) -> None:
@@ -49,16 +49,16 @@ class EmulatedHints:
             np.bitwise_or.at(self._packed, steps[tokens], np.packbits(hinted, axis=1))
 
     def of(self, step: int) -> np.ndarray:
-        """The hinted keys of a step, ascending."""
+        """Return int64: the hinted keys of a step, ascending."""
         return np.flatnonzero(np.unpackbits(self._packed[step], count=self._width))
 
     def scores(self, step: int, layer: int) -> bytes:
-        """uint8 [experts], as a `Hint` carries them."""
+        """Return uint8 [experts], as a `Hint` carries them."""
         hinted = np.unpackbits(self._packed[step], count=self._width).reshape(self._trace.layers, -1)
         return (hinted[layer] * np.uint8(255)).tobytes()
 
-    def measured(self, uses: Uses) -> Quality:
-        """Recall and precision of the unions of whole steps, as they came out."""
+    def measure(self, uses: Uses) -> Quality:
+        """Return the recall and precision that were drawn, over the unions of whole steps."""
         right = used = hinted = 0
         for step in range(uses.steps):
             keys, hints = uses.of(step), self.of(step)
@@ -67,17 +67,17 @@ class EmulatedHints:
         return Quality(recall=right / used, precision=right / hinted)
 
     def _draw(self, tokens: slice) -> np.ndarray:
-        """bool [tokens, layers, experts]."""
+        """Return bool [tokens, layers, experts]: the hints of these tokens."""
         routes = self._trace.routes[tokens].astype(np.int64)
         likely = self._token_shares[self._line_of_token[tokens]].reshape(*routes.shape[:2], -1)
         np.put_along_axis(likely, routes, 0.0, axis=2)
-        hinted = self._wrong(likely)
-        found = self._random.random(routes.shape) < self._quality.recall
-        np.put_along_axis(hinted, routes, found, axis=2)
+        hinted = self._draw_wrong(likely)
+        recalled = self._random.random(routes.shape) < self._quality.recall
+        np.put_along_axis(hinted, routes, recalled, axis=2)
         return hinted
 
-    def _wrong(self, likely: np.ndarray) -> np.ndarray:
-        """A draw without replacement is a ranking by log p + Gumbel noise."""
+    def _draw_wrong(self, likely: np.ndarray) -> np.ndarray:
+        """Draw without replacement, which is ranking by log p + Gumbel noise; return bool as `likely`."""
         quality = self._quality
         mean = self._trace.top_k * quality.recall * (1 - quality.precision) / quality.precision
         counts = np.floor(mean + self._random.random(likely.shape[:2])).astype(np.int64)

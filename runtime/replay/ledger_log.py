@@ -10,7 +10,7 @@ from ...workers.loader.ledger_log import LedgerMark, read_ledger_log
 
 
 class LogReplay(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out. `recorded` is the last mark of the log, empty if it has none; `replayed` the fresh ledger then."""
+    """Result of a replay. `recorded`: statistics at the last mark, empty without one; `replayed`: the ledger's."""
 
     events: int
     marks: int
@@ -20,11 +20,12 @@ class LogReplay(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def same(self) -> bool:
+        """Tell whether the statistics were equal at every mark."""
         return self.equal_marks == self.marks
 
 
 def replay_ledger_log(file: str | Path) -> LogReplay:
-    """Ask a fresh ledger everything again. Raises UsageError when the file is no log of a ledger."""
+    """Replay a log through a fresh ledger. Raises UsageError if the file is no log of a ledger."""
     header, records = read_ledger_log(file)
     ledger = header.make()
     events = marks = equal = 0

@@ -1,8 +1,8 @@
-"""Timed replay: the loader's ledger and compute's holdings themselves, under a virtual clock.
+"""Timed replay: the loader's real ledger and compute's real holdings, under a virtual clock.
 
-Only what surrounds the cores is imagined: kernels, the link, the way of a message. Compute does as the real one does
-(workers/compute/experts/residency.py): it hears the loader when a layer begins, after each
-expert, and while it waits.
+Only their surroundings are simulated: kernels, the link, messages. As in the real compute
+(workers/compute/experts/residency.py), messages of the loader are handled when a layer begins, after each expert, and
+during a wait.
 """
 
 from __future__ import annotations
@@ -25,16 +25,14 @@ from ...workers.compute.experts.holdings import (
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.ledger import Ledger
 from ...workers.loader.statistics import LedgerStatistics
-from .advice import Hinting, Planning
-from .clock import VirtualClock
-from .loader import VirtualLoader
-from .machine import Machine
-from .program import Program
-from .timings import MachineTimings, Timings
+from .machine import Machine, MachineTimings, Timings
+from .predictions import LayerHints, PredictionSource
+from .steps import Program
+from .virtual_loader import VirtualClock, VirtualLoader
 
 
 class TimedOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts as the real processes keep them, and times of the imagined machine."""
+    """Counts as the real processes keep them, and times of the simulated machine."""
 
     steps: int
     hits: int
@@ -49,7 +47,7 @@ class TimedOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def stall_share(self) -> float:
-        """Of the whole time."""
+        """Return the share of the whole time that is stalls."""
         return self.stall_ns / max(self.total_ns, 1)
 
 
@@ -60,13 +58,15 @@ def replay_timed(
     machine: Machine,
     *,
     timings: Timings | None = None,
-    hints: Hinting | None = None,
-    plans: Planning | None = None,
+    hints: LayerHints | None = None,
+    predictions: PredictionSource | None = None,
 ) -> TimedOutcome:
-    """Run all steps; `ledger` is a fresh one of `slots` slots. `timings`: of compute, instead of the machine's own."""
+    """Run all steps; `ledger` is a fresh one of `slots` slots. `timings` replace the machine's times of compute."""
     clock = VirtualClock()
-    compute = _Compute(program, slots, machine, clock, timings or MachineTimings(machine, program.layers), hints, plans)
-    compute.loader = VirtualLoader(ledger, machine, clock, compute.reach)
+    compute = _Compute(
+        program, slots, machine, clock, timings or MachineTimings(machine, program.layers), hints, predictions
+    )
+    compute.loader = VirtualLoader(ledger, machine, clock, compute.on_message)
     compute.start()
     clock.run()
     return TimedOutcome(
@@ -80,7 +80,7 @@ def replay_timed(
 
 
 class _Compute:
-    """The compute process. Its thread yields how long it is busy, or None to wait for the loader."""
+    """The compute process. Its thread yields the ns that it is busy, or None to wait for the loader."""
 
     loader: VirtualLoader
 
@@ -91,11 +91,11 @@ class _Compute:
         machine: Machine,
         clock: VirtualClock,
         timings: Timings,
-        hints: Hinting | None,
-        plans: Planning | None,
+        hints: LayerHints | None,
+        predictions: PredictionSource | None,
     ) -> None:
         self._program, self._machine, self._clock = program, machine, clock
-        self._timings, self._hints, self._plans = timings, hints, plans
+        self._timings, self._hints, self._predictions = timings, hints, predictions
         self.holdings = Holdings(slots, program.layers, program.experts)
         self.stall_ns = self.end_ns = 0
         self._inbox: list[HeldFromLoader] = []
@@ -104,30 +104,30 @@ class _Compute:
 
     def start(self) -> None:
         self.loader.receive(ComputeJoined())
-        self._tell_holdings(LoaderJoined())
-        self._clock.after(0, self._resume)
+        self._handle(LoaderJoined())
+        self._clock.call_after(0, self._resume)
 
-    def reach(self, message: HeldFromLoader) -> None:
-        """The loader's message is there; it is heard when compute listens."""
+    def on_message(self, message: HeldFromLoader) -> None:
+        """Queue a message of the loader; compute handles it when it next checks its inbox."""
         self._inbox.append(message)
         if self._waiting:
             self._waiting = False
-            self._clock.after(0, self._resume)
+            self._clock.call_after(0, self._resume)
 
     def _resume(self) -> None:
         busy_ns = next(self._thread, -1)
         if busy_ns is None:
             self._waiting = True
         elif busy_ns >= 0:
-            self._clock.after(busy_ns, self._resume)
+            self._clock.call_after(busy_ns, self._resume)
         else:
             self.end_ns = self._clock.now_ns
 
     def _run(self) -> Iterator[int | None]:
         for step in range(self._program.steps):
             yield self._timings.pause_ns(step)
-            self._take_inbox()
-            self._plan(step)
+            self._receive()
+            self._send_predictions(step)
             before = self.holdings.hits, self.holdings.misses, self.stall_ns
             yield self._timings.before_ns(step)
             for layer in range(self._program.layers):
@@ -137,17 +137,17 @@ class _Compute:
 
     def _run_layer(self, step: int, layer: int) -> Iterator[int | None]:
         tokens = self._program.experts_of(step, layer)
-        self._take_inbox()
-        runs = self._tell_holdings(LayerStarted(step, layer, list(tokens)))
+        self._receive()
+        runs = self._handle(LayerStarted(step, layer, list(tokens)))
         self._hint(step, layer + 1)
         while runs or not self.holdings.layer_done:
             if not runs:
                 yield from self._wait()
             for expert in runs[:1]:
                 yield self._timings.expert_ns(step, layer, tokens[expert])
-                self._tell_holdings(Computed([expert]))
-            runs = runs[1:] + self._take_inbox()
-        self._tell_holdings(LayerEnded())
+                self._handle(Computed([expert]))
+            runs = runs[1:] + self._receive()
+        self._handle(LayerEnded())
 
     def _wait(self) -> Iterator[int | None]:
         if not self._inbox:
@@ -155,36 +155,36 @@ class _Compute:
             yield None
             self.stall_ns += self._clock.now_ns - began_ns
 
-    def _take_inbox(self) -> list[int]:
-        """The experts that can be computed because of what the loader said."""
+    def _receive(self) -> list[int]:
+        """Handle the loader's messages; return the experts that may run because of them."""
         inbox, self._inbox = self._inbox, []
-        return [expert for message in inbox for expert in self._tell_holdings(message)]
+        return [expert for message in inbox for expert in self._handle(message)]
 
-    def _tell_holdings(self, event: HoldingsEvent) -> list[int]:
+    def _handle(self, event: HoldingsEvent) -> list[int]:
         runs: list[int] = []
         for action in self.holdings.handle(event):
             if isinstance(action, Run):
                 runs += [expert for expert, _ in action.experts]
             else:
-                self._tell_loader(action)
+                self._send_to_loader(action)
         return runs
 
-    def _tell_loader(self, message: Any, delay_ns: int = 0) -> None:
-        self._clock.after(delay_ns + self._machine.message_ns, lambda: self.loader.receive(message))
+    def _send_to_loader(self, message: Any, delay_ns: int = 0) -> None:
+        self._clock.call_after(delay_ns + self._machine.message_ns, lambda: self.loader.receive(message))
 
     def _hint(self, step: int, layer: int) -> None:
         if self._hints is not None and layer < self._program.layers:
             scores = self._hints.scores(step, layer)
             if scores is not None:
-                self._tell_loader(Hint(step, layer, scores))
+                self._send_to_loader(Hint(step, layer, scores))
 
-    def _plan(self, step: int) -> None:
-        for delay_ns, plan in () if self._plans is None else self._plans.begin(step):
-            self._tell_loader(plan, delay_ns)
+    def _send_predictions(self, step: int) -> None:
+        for delay_ns, prediction in () if self._predictions is None else self._predictions.begin(step):
+            self._send_to_loader(prediction, delay_ns)
 
     def _report(self, step: int, hits: int, misses: int, stall_ns: int) -> None:
         counts = self.holdings.hits - hits, self.holdings.misses - misses, self.stall_ns - stall_ns
-        used = self._program.used(step, *counts)
-        self._tell_loader(used)
-        if self._plans is not None:
-            self._plans.learn(used)
+        routing = self._program.step_routing(step, *counts)
+        self._send_to_loader(routing)
+        if self._predictions is not None:
+            self._predictions.learn(routing)

@@ -14,8 +14,7 @@ from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.tests.traces.streams import EXPERTS, LAYERS, TOP_K, WIDTH
 from expertflow.workers.gates.examples import split_examples
 from expertflow.workers.gates.files import load_gates
-from expertflow.workers.gates.recall import recall_at
-from expertflow.workers.gates.training import GateOptions, train_gates
+from expertflow.workers.gates.training import GateOptions, recall_at, train_gates
 from expertflow.workers.traces.reading import read_hidden
 from safetensors.torch import load_file
 

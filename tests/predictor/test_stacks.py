@@ -13,7 +13,7 @@ from expertflow.ipc.messages import PredictStep, StepRouting
 from expertflow.workers.predictor.base.forecaster import Forecaster
 from expertflow.workers.predictor.base.model_shape import ModelShape
 from expertflow.workers.predictor.registry import make_forecaster
-from expertflow.workers.traces.routing import UNROUTED, laid_out, seen_layers
+from expertflow.workers.traces.routing import UNROUTED, lay_out, seen_layers
 
 LAYERS, ENCODER_LAYERS, EXPERTS = 5, 2, 8
 SUBJECT = ModelShape(layers=LAYERS, experts=EXPERTS, top_k=1, encoder_layers=ENCODER_LAYERS)
@@ -38,7 +38,7 @@ def prefill(step: int = 1, row: int = 0) -> StepRouting:
         rows=[row] * len(ids),
         positions=[0, 1, 0, 1],
         top_k=1,
-        experts=laid_out(layers, seen, UNROUTED).tobytes(),
+        experts=lay_out(layers, seen, UNROUTED).tobytes(),
         hits=0,
         misses=0,
         stall_ns=0,

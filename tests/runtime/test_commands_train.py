@@ -198,7 +198,7 @@ def test_of_a_model_with_an_encoder_the_decoder_is_learned(write: Write, tmp_pat
     """The file is then the decoder's, beside a table for the encoder; it is what its layers alone would have given."""
     plain, out = made_up_trace(sequences=20), tmp_path / "p.npz"
     whole, report = write("whole.npz", with_encoder(plain)), tmp_path / "r.json"
-    assert np.array_equal(read_npz(whole).of_decoder().routes, plain.routes)
+    assert np.array_equal(read_npz(whole).decoder_part().routes, plain.routes)
     Train(trace=whole, out=out, report=report, epochs=1).run()
     assert json.loads(report.read_text())["decode"]["tokens"] == 4 * 14
     layers = plain.layers + 2

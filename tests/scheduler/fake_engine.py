@@ -47,11 +47,11 @@ class _AbruptShell(SchedulerShell):
 
     silent = False
 
-    def _part(self) -> None:
+    def _shut_down(self) -> None:
         if self.silent:
             self._clients.close(0)
         else:
-            super()._part()
+            super()._shut_down()
 
 
 class FakeEngine:

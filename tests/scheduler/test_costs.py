@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from expertflow.ipc.messages import Stepped
-from expertflow.workers.scheduler.costs import EXCHANGES, STEPS, Costs
+from expertflow.workers.scheduler.regrouping import REMEMBERED_EXCHANGES, REMEMBERED_STEPS, Costs
 
 
 def stepped(busy_ns: int, experts: int = 10, moved_ns: int = 0) -> Stepped:
@@ -42,20 +42,20 @@ def test_only_exchanges_tell_what_exchanges_cost() -> None:
 
 def test_old_steps_are_forgotten() -> None:
     costs = Costs()
-    for busy_ns in [10] * STEPS + [1000] * STEPS:
+    for busy_ns in [10] * REMEMBERED_STEPS + [1000] * REMEMBERED_STEPS:
         costs.add(stepped(busy_ns), exchanged=False)
     assert costs.expert_ns == 100
 
 
 def test_an_exchange_that_was_too_dear_is_tried_again_one_day() -> None:
     costs = Costs()
-    for _ in range(EXCHANGES):
+    for _ in range(REMEMBERED_EXCHANGES):
         costs.add(stepped(1000, moved_ns=5000), exchanged=True)
-    for _ in range(EXCHANGES):
+    for _ in range(REMEMBERED_EXCHANGES):
         assert costs.exchange_ns == 5000
-        costs.forget_exchange()
+        costs.drop_oldest_exchange()
     assert costs.exchange_ns == 0
-    costs.forget_exchange()
+    costs.drop_oldest_exchange()
 
 
 def test_a_step_without_experts_divides_nothing() -> None:

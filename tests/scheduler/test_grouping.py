@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from expertflow.workers.scheduler.grouping.clustering import kmeans, similarities
-from expertflow.workers.scheduler.grouping.objective import activated, probabilities_of, unused_by_mates
+from expertflow.workers.scheduler.grouping.objective import count_activated, to_probabilities, unused_by_others
 from expertflow.workers.scheduler.grouping.swapping import swap
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,7 +33,7 @@ def cases(draw: st.DrawFn, most_rows: int = 12) -> Case:
 
 def naive(routes: np.ndarray, groups: np.ndarray) -> float:
     """The objective, expert by expert."""
-    used = probabilities_of(routes).reshape(routes.shape)
+    used = to_probabilities(routes).reshape(routes.shape)
     total = 0.0
     for group in set(groups.tolist()):
         for layer in range(routes.shape[1]):
@@ -48,30 +48,30 @@ def naive(routes: np.ndarray, groups: np.ndarray) -> float:
 @given(cases())
 def test_the_objective_is_the_sum_of_the_unions(case: Case) -> None:
     routes, groups = case
-    assert activated(routes, groups) == pytest.approx(naive(routes, groups), abs=1e-3)
+    assert count_activated(routes, groups) == pytest.approx(naive(routes, groups), abs=1e-3)
 
 
 def test_true_routes_count_experts() -> None:
     """Two groups of one layer: {0, 1} ∪ {1, 2} and {3} are four experts."""
     routes = np.zeros((3, 1, 5), dtype=bool)
     routes[[0, 0, 1, 1, 2], 0, [0, 1, 1, 2, 3]] = True
-    assert activated(routes, np.array([0, 0, 1])) == 4
-    assert activated(routes, np.array([0, 1, 1])) == 5
+    assert count_activated(routes, np.array([0, 0, 1])) == 4
+    assert count_activated(routes, np.array([0, 1, 1])) == 5
 
 
 def test_scores_that_are_no_probabilities_are_bounded() -> None:
     """A predictor may send anything (I2)."""
     routes = np.array([[[np.nan, np.inf]], [[-1.0, 0.5]]])
-    assert probabilities_of(routes).tolist() == [[0, 1], [0, 0.5]]
-    assert probabilities_of(np.array([[[0, 51, 255]]], dtype=np.uint8))[0] == pytest.approx([0, 0.2, 1])
+    assert to_probabilities(routes).tolist() == [[0, 1], [0, 0.5]]
+    assert to_probabilities(np.array([[[0, 51, 255]]], dtype=np.uint8))[0] == pytest.approx([0, 0.2, 1])
 
 
 @given(cases())
 def test_what_mates_leave_unused(case: Case) -> None:
     """Also where factors are 0, so nothing may be divided."""
     routes, groups = case
-    unused = 1 - probabilities_of(routes)
-    for row, found in enumerate(unused_by_mates(unused, groups)):
+    unused = 1 - to_probabilities(routes)
+    for row, found in enumerate(unused_by_others(unused, groups)):
         mates = (groups == groups[row]) & (np.arange(len(groups)) != row)
         assert found == pytest.approx(unused[mates].prod(axis=0), abs=1e-5)
 
@@ -90,7 +90,7 @@ def test_groups_keep_their_names_and_sizes(group, case: Case) -> None:  # noqa: 
 @given(cases())
 def test_swapping_never_costs_an_expert(case: Case) -> None:
     routes, groups = case
-    assert activated(routes, swap(routes, groups)) <= activated(routes, groups) + 1e-3
+    assert count_activated(routes, swap(routes, groups)) <= count_activated(routes, groups) + 1e-3
 
 
 @given(cases())
@@ -98,11 +98,11 @@ def test_after_swapping_no_single_exchange_helps(case: Case) -> None:
     """The judgement by one product of matrices against the objective itself."""
     routes, groups = case
     found = swap(routes, groups)
-    cost = activated(routes, found)
+    cost = count_activated(routes, found)
     for a, b in permutations(range(len(found)), 2):
         exchanged = found.copy()
         exchanged[[a, b]] = exchanged[[b, a]]
-        assert activated(routes, exchanged) >= cost - 0.02
+        assert count_activated(routes, exchanged) >= cost - 0.02
 
 
 @settings(max_examples=40)
@@ -111,8 +111,8 @@ def test_swapping_is_near_the_optimum(seed: int) -> None:
     """Six rows in two groups: every partition tried. Local search may end above the best, never by much."""
     routes = np.random.default_rng(seed).random((6, 3, 8)) < 0.35
     groups = np.array([0, 0, 0, 1, 1, 1])
-    costs = [activated(routes, np.array(names)) for names in set(permutations(groups.tolist()))]
-    assert min(costs) <= activated(routes, swap(routes, groups)) <= min(costs) + 0.6 * (max(costs) - min(costs))
+    costs = [count_activated(routes, np.array(names)) for names in set(permutations(groups.tolist()))]
+    assert min(costs) <= count_activated(routes, swap(routes, groups)) <= min(costs) + 0.6 * (max(costs) - min(costs))
 
 
 def routes_of_kinds(kinds: np.ndarray) -> np.ndarray:
@@ -127,8 +127,8 @@ def routes_of_kinds(kinds: np.ndarray) -> np.ndarray:
 def test_kmeans_brings_rows_of_one_kind_together(count: int) -> None:
     """Kinds in turn, so that every group has all; some first centroids must be of different kinds."""
     routes, groups = routes_of_kinds(np.arange(4 * count) % count), np.repeat(np.arange(count), 4)
-    costs = [activated(routes, kmeans(routes, groups, seed)) for seed in range(8)]
-    assert min(costs) == count * 8 < activated(routes, groups)
+    costs = [count_activated(routes, kmeans(routes, groups, seed)) for seed in range(8)]
+    assert min(costs) == count * 8 < count_activated(routes, groups)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -136,7 +136,7 @@ def test_swapping_returns_strays(count: int) -> None:
     """One row in four is in a wrong group."""
     groups = np.repeat(np.arange(count), 4)
     routes = routes_of_kinds(np.roll(groups, 1))
-    assert activated(routes, swap(routes, groups)) == count * 8 < activated(routes, groups)
+    assert count_activated(routes, swap(routes, groups)) == count * 8 < count_activated(routes, groups)
 
 
 @pytest.mark.parametrize("count", [2, 3, 4])
@@ -144,7 +144,7 @@ def test_swapping_parts_kinds_that_are_in_every_group(count: int) -> None:
     """No first exchange saves anything (mutant: no doubt in the routes)."""
     groups = np.repeat(np.arange(count), 4)
     routes = routes_of_kinds(np.arange(4 * count) % count)
-    assert activated(routes, swap(routes, groups)) == count * 8 < activated(routes, groups)
+    assert count_activated(routes, swap(routes, groups)) == count * 8 < count_activated(routes, groups)
 
 
 def test_kmeans_names_groups_so_that_few_rows_move() -> None:

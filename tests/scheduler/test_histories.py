@@ -43,7 +43,7 @@ def forget_to_drop(self: UnitState, request: RequestState) -> None:
 
 def count_no_padding(each: Iterable[UnitState], compute: ComputeInfo, more: Iterable[RequestState] = ()) -> int:
     """Mutant: a row is reserved its own length, not that of its unit."""
-    rows = [request for unit in each for request in unit.held()] + list(more)
+    rows = [request for unit in each for request in unit.all_rows()] + list(more)
     return sum(row.positions * compute.kv_bytes_per_position + compute.kv_bytes_per_row for row in rows)
 
 
@@ -81,7 +81,7 @@ MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
     (RequestState, "row", lose_what_was_made),
     (WaitingQueue, "put_back", forget_the_lost),
     (WaitingQueue, "__iter__", first_come_first_served),
-    (state, "ending", lambda request: "length" if len(request.tokens) >= request.token_limit else None),
+    (state, "finish_reason", lambda request: "length" if len(request.tokens) >= request.token_limit else None),
     (requests.RequestLedger, "ended", lambda self, request_id: None),
 ]
 

@@ -25,7 +25,7 @@ class Machine:
             for _ in range(units):
                 took_ms, stalled_ms = self.cost(units)
                 self.now_ns += round(took_ms * MS)
-                self.tuner.decoded(self.now_ns, self.rows // units, round(stalled_ms * MS), self.rows)
+                self.tuner.on_decode_step(self.now_ns, self.rows // units, round(stalled_ms * MS), self.rows)
 
 
 def overlap_pays(units: int) -> tuple[float, float]:
@@ -76,8 +76,8 @@ def test_time_spent_on_prefills_is_not_counted() -> None:
     for _ in range(60):
         machine.run(1)
         machine.now_ns += 500 * MS if machine.tuner.wanted.units == 2 else 0
-        machine.tuner.interrupted()
-        machine.tuner.decoded(machine.now_ns, ROWS // machine.tuner.wanted.units, 0, ROWS)
+        machine.tuner.on_interruption()
+        machine.tuner.on_decode_step(machine.now_ns, ROWS // machine.tuner.wanted.units, 0, ROWS)
     assert machine.history[-1] == 2
 
 
@@ -86,7 +86,7 @@ def test_a_lone_row_cannot_be_split() -> None:
     machine = Machine("auto", overlap_pays)
     machine.run(60)
     machine.rows = 1
-    machine.tuner.decoded(machine.now_ns, 1, 0, 1)
+    machine.tuner.on_decode_step(machine.now_ns, 1, 0, 1)
     assert machine.tuner.wanted.units == 1
 
 

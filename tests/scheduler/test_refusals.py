@@ -109,4 +109,4 @@ def test_draining_ends_everything_with_an_error() -> None:
     world.do(events.Draining(world.now_ns))
     late = world.submit()
     assert [refusal(book).code for book in (*books, late)] == ["engine"] * 3
-    assert world.core.idle
+    assert world.open_requests == 0

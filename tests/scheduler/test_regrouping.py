@@ -204,7 +204,7 @@ def test_rows_that_end_on_their_way_leave_nothing_behind() -> None:
     between = 0
     for _ in range(60):
         turn(world)
-        travellers = [unit for unit in world.core._stepper.units.values() if unit.underway]
+        travellers = [unit for unit in world.core._stepper.units.values() if unit.migrating]
         for unit in travellers:
             between += 1
             for request in list(unit.rows.values()):

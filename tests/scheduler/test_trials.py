@@ -31,7 +31,7 @@ class Machine:
             for _ in range(mode.units):
                 took_ms = self.cost(mode) / mode.units * (1 + self.rng.uniform(-self.noise, self.noise))
                 self.now_ns += round(took_ms * MS)
-                self.tuner.decoded(self.now_ns, self.rows // mode.units, round(took_ms * MS / 3), self.rows)
+                self.tuner.on_decode_step(self.now_ns, self.rows // mode.units, round(took_ms * MS / 3), self.rows)
 
     def share(self, wanted: Callable[[Mode], bool], last: int) -> float:
         return sum(map(wanted, self.history[-last:])) / last

@@ -213,10 +213,16 @@ class World:
             self.do(events.RowPredictionsReady(answer))
         return answer is not None
 
+    @property
+    def open_requests(self) -> int:
+        """Requests that were accepted and have neither ended nor been dropped."""
+        statistics = self.core.statistics()
+        return statistics.accepted - statistics.done - statistics.abandoned
+
     def run_until_idle(self, most_turns: int = 20_000) -> None:
         for _ in range(most_turns):
             self.tick()
-            if not self.compute_step() and self.core.idle:
+            if not self.compute_step() and not self.open_requests:
                 self.tick()
                 if self.compute:
                     self.compute.run_next()

@@ -70,7 +70,7 @@ def check_trace(model: Path, folder: Path, texts: list[tuple[list[int], list[int
     assert trace.weights is not None and ((trace.weights > 0) <= (trace.routes != UNROUTED)).all()
     assert (log.compute_ns[log.decoded, :2] == 0).all() and (log.compute_ns[log.decoded, 2:] > 0).all()
     assert log.planned.any() and log.plans[log.decoded, :2].max() == 0 and log.plans[log.decoded, 2:].max() > 0
-    decoder = trace.of_decoder()
+    decoder = trace.decoder_part()
     assert decoder.layers == 2 and decoder.routes.max() < 8 and decoder.sequences == trace.sequences
     with pytest.raises(UsageError, match="no token sees all layers"):
         read_hidden(folder)

@@ -25,7 +25,7 @@ from expertflow.workers.compute.recording import Recording
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.predictor.registry import ModelShape, make_forecaster
 from expertflow.workers.scheduler.limits import SchedulerLimits
-from expertflow.workers.scheduler.shell import model_facts
+from expertflow.workers.scheduler.shell import model_info
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM, SwitchTransformersForConditionalGeneration
 
@@ -68,7 +68,7 @@ def ours(survey: Survey, prompts: list[list[int]], delivered: list[list[int]] | 
     assert forecaster is not None
     with LocalRuntime(survey, survey.expert_count // 2, RowAbilities.of(survey.rows)) as runtime:
         limits = SchedulerLimits(batch_size=4, prefill_tokens=64, queue_limit=100, kv_bytes=2**30, gather_ns=0)
-        engine = Scheduled.of(runtime, forecaster, survey, limits, model_facts(survey))
+        engine = Scheduled.of(runtime, forecaster, survey, limits, model_info(survey))
         return engine.run(prompts, [OUTPUT] * len(prompts), delivered)
 
 

@@ -1,1 +1,1 @@
-"""Trained gates (Pregated-MoE, arXiv 2308.12066): from what goes into a MoE layer to the experts of the next."""
+"""Trained gates (Pregated-MoE, arXiv 2308.12066): the input of a MoE layer predicts the experts of the next."""

@@ -1,4 +1,4 @@
-"""Gates in a safetensors file, with what they were trained for in its metadata."""
+"""Gates in a safetensors file, with the facts of their model in its metadata."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMEDY = "Train gates on a trace of this model: expertflow train FOLDER --kind g
 
 
 class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What gates were trained for; `fingerprint` is that of the model."""
+    """Sizes of gates, and the `fingerprint` of the model for which they were trained."""
 
     fingerprint: str
     layers: int
@@ -31,12 +31,12 @@ class GateFacts(msgspec.Struct, frozen=True, kw_only=True):
     version: int = VERSION
 
     def make(self) -> Gates:
-        """Gates of these sizes, untrained."""
+        """Return untrained gates of these sizes."""
         return Gates(self.layers, self.width, self.experts, self.bottleneck)
 
 
 def save_gates(gates: Gates, facts: GateFacts, file: Path) -> None:
-    """Write `file`, whole or not at all. Raises UsageError if it cannot be written."""
+    """Write `file` atomically. Raises UsageError if it cannot be written."""
     fresh = file.with_name(f".{file.name}.{os.getpid()}")
     metadata = {"format": "pt", "kind": KIND, "facts": msgspec.json.encode(facts).decode()}
     try:
@@ -48,7 +48,10 @@ def save_gates(gates: Gates, facts: GateFacts, file: Path) -> None:
 
 
 def load_gates(file: str | Path, survey: Survey) -> Gates:
-    """The gates of a file, for a surveyed model. Raises UsageError if it holds none, or those of another model."""
+    """Return the gates in a file, for a surveyed model.
+
+    Raises UsageError if the file holds no gates, or gates of another model.
+    """
     facts, tensors = _read(Path(file))
     if (facts.fingerprint, facts.layers, facts.experts) != (survey.fingerprint, survey.layers, survey.experts):
         what = f"these gates were trained for another model (fingerprint {facts.fingerprint}, not {survey.fingerprint})"

@@ -10,13 +10,13 @@ from torch.nn.functional import gelu
 
 
 class Gates(torch.nn.Module):
-    """hidden [tokens, width] -> bottleneck -> scores [tokens, experts] of the next MoE layer.
+    """Networks hidden [tokens, width] -> bottleneck -> scores [tokens, experts] of the next MoE layer.
 
-    Gate l is asked about what goes into MoE layer l. All gates are stacked: they are trained in one go.
+    Gate l takes the input of MoE layer l. All gates are stacked, so that they train together.
     """
 
     def __init__(self, layers: int, width: int, experts: int, bottleneck: int) -> None:
-        """`layers` counts the MoE layers of the model, the last included."""
+        """Draw random weights. `layers` counts the MoE layers of the model, the last included."""
         super().__init__()
         gates = layers - 1
         self.down = _matrices(gates, width, bottleneck)
@@ -25,15 +25,15 @@ class Gates(torch.nn.Module):
         self.up_bias = torch.nn.Parameter(torch.zeros(gates, 1, experts))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 [gates, tokens, width] -> [gates, tokens, experts]."""
+        """Return float32 [gates, tokens, experts], logits, for `hidden` float32 [gates, tokens, width]."""
         inner = gelu(torch.baddbmm(self.down_bias, hidden, self.down))
         return torch.baddbmm(self.up_bias, inner, self.up)
 
     @torch.inference_mode()
     def ranking(self, layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
-        """int64 [tokens, depth]: experts that tokens will choose in MoE layer `layer` + 1, the likeliest first.
+        """Return int64 [tokens, depth]: the likeliest experts of MoE layer `layer` + 1 for each token, best first.
 
-        `hidden` [tokens, width] goes into MoE layer `layer`. None after the last layer, or for another width.
+        `hidden` [tokens, width] is the input of MoE layer `layer`. None after the last layer, or for another width.
         """
         if layer >= len(self.down) or hidden.shape[1] != self.down.shape[1]:
             return None

@@ -1,11 +1,13 @@
-"""Trains gates on the hidden states of a trace (Pregated-MoE trains its pre-gates with the model; here it stays as it
-is)."""
+"""Training of gates on the hidden states of a trace, and their recall.
+
+Pregated-MoE (arXiv 2308.12066) trains its gates together with the model; here the model stays unchanged.
+"""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,36 +22,38 @@ from ..traces.reading import read_hidden
 from .examples import Examples, split_examples
 from .files import GateFacts, save_gates
 from .network import Gates
-from .recall import recall_at
 
 MIN_TOKENS = 1000
-PROVING = 0.1
-"""Share of the sequences that tell when to stop."""
+VALIDATION_SHARE = 0.1
+"""Share of the sequences that decides when training stops."""
 ReportProgress = Callable[[str, int, int], None]
-"""What, done, total."""
+"""Called with a name, the work done and the work in total."""
+Ranker = Callable[[int, torch.Tensor, int], np.ndarray | None]
+"""Function like `Gates.ranking`: (layer, hidden [tokens, width], depth) -> int64 [tokens, depth]."""
+TOKENS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
-    """How to train."""
+    """Options of training."""
 
     bottleneck: int = 128
     epochs: int = 12
-    """At most; the learning rate falls to 0 over them."""
+    """Most epochs; the learning rate falls to 0 over them."""
     patience: int = 3
-    """Epochs without a gain before it stops."""
+    """Epochs without a gain after which training stops."""
     minutes: float = 10.0
     """No epoch begins later than this."""
     batch_tokens: int = 256
     learning_rate: float = 4e-3
     held_out: float = 0.2
-    """Share of the sequences that only tell how good the gates are."""
+    """Share of the sequences that only judge the gates."""
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateReport:
-    """What came of it; recall is of sequences that were not trained on, by MoE layer from 1 on."""
+    """Result of training. Recall is float64 [layers - 1], of held out sequences, for MoE layers from 1 on."""
 
     tokens: int
     epochs: int
@@ -62,15 +66,15 @@ class GateReport:
 def train_gates(
     folder: Path, out: Path | None, options: GateOptions | None = None, progress: ReportProgress | None = None
 ) -> GateReport:
-    """Train on the hidden states in the trace `folder`, write `out` if it is given, and judge.
+    """Train on the hidden states of the trace in `folder`, write `out` if given, and judge.
 
-    Raises UsageError if the trace has too few, or if the file cannot be written.
+    Raises UsageError if the trace has too few hidden states, or if the file cannot be written.
     """
     options = options or GateOptions()
     header = read_header(folder)
     trace, hidden = read_hidden(folder)
-    proving, held_out, lessons = split_examples(trace, hidden, (PROVING, options.held_out), options.seed)
-    if len(lessons) < MIN_TOKENS or not len(proving) or not len(held_out):
+    validation, held_out, training = split_examples(trace, hidden, (VALIDATION_SHARE, options.held_out), options.seed)
+    if len(training) < MIN_TOKENS or not len(validation) or not len(held_out):
         what = f"has hidden states of {len(hidden.tokens):,} tokens, too few to learn from"
         raise UsageError(what, str(folder), "Trace more prompts, or a larger share: --hidden 1")
     facts = GateFacts(
@@ -81,13 +85,13 @@ def train_gates(
         width=hidden.states.shape[2],
         bottleneck=options.bottleneck,
     )
-    gates, epochs, ended_by = fit(facts, lessons, proving, options, progress or _no_progress)
+    gates, epochs, ended_by = fit(facts, training, validation, options, progress or _no_progress)
     if out is not None:
         save_gates(gates, facts, out)
     depths = (header.top_k, min(2 * header.top_k, header.experts))
     recall = recall_at(held_out, gates.ranking, depths)
     return GateReport(
-        tokens=len(lessons),
+        tokens=len(training),
         epochs=epochs,
         ended_by=ended_by,
         recall_at_k=recall[:, 0],
@@ -96,17 +100,31 @@ def train_gates(
     )
 
 
+def recall_at(examples: Examples, ranking: Ranker, depths: Sequence[int]) -> np.ndarray:
+    """Return float64 [L - 1, depths]: for MoE layers 1 to L - 1 the share of chosen experts among the first `depth`."""
+    found = np.zeros((examples.routes.shape[1] - 1, max(depths)))
+    for start in range(0, len(examples), TOKENS_AT_ONCE):
+        piece = slice(start, start + TOKENS_AT_ONCE)
+        for gate in range(len(found)):
+            ranked = ranking(gate, examples.states[piece, gate].float(), max(depths))
+            if ranked is not None:
+                chosen = examples.routes[piece, gate + 1].numpy()
+                found[gate] += (ranked[:, :, None] == chosen[:, None, :]).any(axis=2).sum(axis=0)
+    shares = found.cumsum(axis=1) / max(examples.routes[:, 0].numel(), 1)
+    return shares[:, [depth - 1 for depth in depths]]
+
+
 def fit(
-    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: ReportProgress
+    facts: GateFacts, training: Examples, validation: Examples, options: GateOptions, progress: ReportProgress
 ) -> tuple[Gates, int, EndReason]:
-    """The gates that do best on `proving`, the epochs it took, and what ended them."""
+    """Return the gates that do best on `validation`, the number of epochs, and why training ended."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        return _fit(facts, lessons, proving, options, progress)
+        return _fit(facts, training, validation, options, progress)
 
 
 def _fit(
-    facts: GateFacts, lessons: Examples, proving: Examples, options: GateOptions, progress: ReportProgress
+    facts: GateFacts, training: Examples, validation: Examples, options: GateOptions, progress: ReportProgress
 ) -> tuple[Gates, int, EndReason]:
     gates = facts.make()
     best, best_loss, best_epoch, epoch = copy.deepcopy(gates.state_dict()), float("inf"), 0, 0
@@ -115,8 +133,8 @@ def _fit(
     while epoch < options.epochs and epoch - best_epoch < options.patience and time.monotonic() < deadline_s:
         progress("training gates", epoch, options.epochs)
         epoch += 1
-        _learn(gates, optimizer, lessons, options.batch_tokens)
-        loss = _judge(gates, proving)
+        _train_epoch(gates, optimizer, training, options.batch_tokens)
+        loss = _mean_loss(gates, validation)
         if loss < best_loss:
             best, best_loss, best_epoch = copy.deepcopy(gates.state_dict()), loss, epoch
         for group in optimizer.param_groups:
@@ -128,23 +146,23 @@ def _fit(
     return gates.requires_grad_(False).eval(), epoch, ended_by
 
 
-def _learn(gates: Gates, optimizer: torch.optim.Optimizer, lessons: Examples, batch_tokens: int) -> None:
-    for places in torch.randperm(len(lessons)).split(batch_tokens):
+def _train_epoch(gates: Gates, optimizer: torch.optim.Optimizer, training: Examples, batch_tokens: int) -> None:
+    for indices in torch.randperm(len(training)).split(batch_tokens):
         optimizer.zero_grad()
-        _loss(gates, lessons, places).backward()
+        _loss(gates, training, indices).backward()
         optimizer.step()
 
 
 @torch.inference_mode()
-def _judge(gates: Gates, proving: Examples) -> float:
-    places = torch.arange(len(proving)).split(4096)
-    return sum(float(_loss(gates, proving, each)) * len(each) for each in places) / len(proving)
+def _mean_loss(gates: Gates, examples: Examples) -> float:
+    batches = torch.arange(len(examples)).split(4096)
+    return sum(float(_loss(gates, examples, indices)) * len(indices) for indices in batches) / len(examples)
 
 
-def _loss(gates: Gates, examples: Examples, places: torch.Tensor) -> torch.Tensor:
-    """Every expert is a question of its own: chosen or not (better than a softmax over all, which was tried)."""
-    scores = gates(examples.inputs(places))
-    chosen = torch.zeros_like(scores).scatter_(2, examples.targets(places), 1.0)
+def _loss(gates: Gates, examples: Examples, indices: torch.Tensor) -> torch.Tensor:
+    """Return the binary cross-entropy of each expert, chosen or not (it gave better gates than a softmax over all)."""
+    scores = gates(examples.inputs(indices))
+    chosen = torch.zeros_like(scores).scatter_(2, examples.targets(indices), 1.0)
     return binary_cross_entropy_with_logits(scores, chosen)
 
 

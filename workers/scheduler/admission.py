@@ -1,4 +1,4 @@
-"""Which waiting requests are prefilled next: clients in turn, as many as rows, tokens and KV memory allow."""
+"""Choice of the waiting requests that are prefilled next: clients in turn, as rows, tokens and KV memory allow."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from .limits import ComputeInfo, SchedulerLimits
 from .requests import RequestState, WaitingQueue
 from .units import UnitState, reserved_bytes
 
-LOOK_AHEAD = 64
+MAX_LOOK_AHEAD = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What is free for a prefill."""
+    """Room for a prefill: limits, and the units that already take rows and memory."""
 
     limits: SchedulerLimits
     compute: ComputeInfo
@@ -23,22 +23,23 @@ class Room:
 
     @property
     def rows(self) -> int:
+        """Return how many more rows may run."""
         return self.limits.batch_size - sum(len(unit.rows) for unit in self.units)
 
     def fits(self, picked: list[RequestState], request: RequestState) -> bool:
-        """Whether `request` may join those already picked."""
+        """Tell whether `request` may join the requests already picked."""
         chosen = [*picked, request]
-        padded_tokens = len(chosen) * max(each.length for each in chosen)
+        padded_tokens = len(chosen) * max(member.length for member in chosen)
         if picked and padded_tokens > self.limits.prefill_tokens:
             return False
         return reserved_bytes(self.units, self.compute, chosen) <= self.limits.kv_bytes
 
 
 def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
-    """The rows of the next prefill. The head of the line is always among them, so nobody starves.
+    """Return the requests of the next prefill. The head of the queue is always among them, so no request starves.
 
-    A request under suspicion of killing compute comes alone. Where the model cannot pad, the prompts as long as the
-    head's are taken out of the next few in line.
+    A request on which compute died runs alone. If the model cannot pad, the others are those of the next
+    `MAX_LOOK_AHEAD` requests whose prompts are as long as the head's.
     """
     if room.rows < 1 or not len(waiting):
         return []
@@ -51,7 +52,7 @@ def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
 def _candidates(waiting: WaitingQueue, head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
     if compute.padding:
         return waiting
-    return (request for request in islice(waiting, LOOK_AHEAD) if request.length == head.length)
+    return (request for request in islice(waiting, MAX_LOOK_AHEAD) if request.length == head.length)
 
 
 def _pick(candidates: Iterable[RequestState], room: Room) -> list[RequestState]:
@@ -64,7 +65,10 @@ def _pick(candidates: Iterable[RequestState], room: Room) -> list[RequestState]:
 
 
 def worth_waiting_until_ns(waiting: WaitingQueue, room: Room, last_arrival_ns: int) -> int:
-    """A prefill streams all weights whatever its size, so a burst of requests is gathered before the first runs."""
+    """Return until when a prefill should wait for more requests of a burst, in monotonic ns; 0: it need not wait.
+
+    A prefill streams all weights whatever its size, so one for the whole burst costs least.
+    """
     if not len(waiting) or len(waiting) >= room.rows:
         return 0
     oldest_ns = waiting.oldest.accepted_ns

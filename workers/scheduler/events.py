@@ -1,4 +1,4 @@
-"""What the scheduler's core hears and what it asks for. Time comes in with the events, as monotonic nanoseconds."""
+"""Events into the scheduler's core and actions out of it. Events carry the time, as monotonic nanoseconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Facts = dict[str, int | float | str]
 
 @dataclass(frozen=True, slots=True)
 class ClientMessage:
-    """A client said something."""
+    """A message of a client."""
 
     identity: bytes
     message: FromClient
@@ -21,7 +21,7 @@ class ClientMessage:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A client sent bytes that are no message; `request_id` is empty when not even that could be read."""
+    """Bytes of a client that are no valid message. `request_id` is empty if it could not be read either."""
 
     identity: bytes
     request_id: str
@@ -30,7 +30,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class ClientLost:
-    """A send to this client failed: nobody waits for its requests any more."""
+    """A failed send to a client: nobody waits for its requests any more."""
 
     identity: bytes
     now_ns: int
@@ -38,7 +38,7 @@ class ClientLost:
 
 @dataclass(frozen=True, slots=True)
 class ComputeJoined:
-    """Compute (re)started and holds no unit of ours."""
+    """A start or restart of compute: it holds no unit yet. `facts` are those of its `Ready`."""
 
     now_ns: int
     facts: Facts = field(default_factory=dict)
@@ -46,14 +46,14 @@ class ComputeJoined:
 
 @dataclass(frozen=True, slots=True)
 class ComputeLost:
-    """Compute died: every unit is gone, steps in flight will not be answered."""
+    """A death of compute: every unit is gone, steps in flight will not be answered."""
 
     now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """Compute answered."""
+    """Compute's answer to a step."""
 
     stepped: Stepped
     now_ns: int
@@ -61,21 +61,21 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class RowPredictionsReady:
-    """The predictor answered a question about single rows."""
+    """The predictor's answer to `PredictRows`."""
 
     row_predictions: RowPredictions
 
 
 @dataclass(frozen=True, slots=True)
 class Draining:
-    """The engine stops: open requests end with a typed error, new ones are refused."""
+    """The stop of the engine: open requests end with a typed error, new ones are refused."""
 
     now_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """All messages at hand were heard: end what is overdue, then send steps."""
+    """The end of a batch of messages: overdue requests end, then steps are sent."""
 
     now_ns: int
 
@@ -95,7 +95,7 @@ SchedulerEvent = (
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Tell a client."""
+    """Send a message to a client."""
 
     identity: bytes
     message: ToClient
@@ -103,14 +103,14 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class ToCompute:
-    """Tell compute; order matters."""
+    """Send a message to compute; the order matters."""
 
     message: ComputeFromScheduler
 
 
 @dataclass(frozen=True, slots=True)
 class ToPredictor:
-    """Advice ahead of a step, or a question; may be lost."""
+    """Send the predictor a step's tokens or a question about rows; the message may be lost."""
 
     message: PredictStep | PredictRows
 

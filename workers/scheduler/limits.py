@@ -1,4 +1,4 @@
-"""What the scheduler must know of the model, of compute and of its own limits: plain numbers."""
+"""Plain numbers that the scheduler knows of the model, of compute and of its own limits."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ REMEMBERED_TOKENS = 4_000_000
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """From the survey of the checkpoint."""
+    """Facts of the model, from the survey of the checkpoint."""
 
     model: str
-    """Folder; the client looks for `tokenizer.json` in it."""
+    """The model's folder; the client looks for `tokenizer.json` in it."""
     vocabulary: int
     context: int
     eos_ids: list[int]
     first_token: int | None = None
-    """Of outputs whose request names none."""
+    """First output token of requests that name none; None: the model chooses it."""
     settings: GenerationSettings = NEUTRAL
-    """The model's own, for every request."""
+    """The model's own generation settings, which hold for every request."""
     layers: int
     experts: int
-    """Layers with experts, and experts of one."""
+    """Experts of one layer; `layers` counts the layers with experts."""
     decoder_start: int | None = None
-    """What outputs begin with inside of a model with an encoder; None: it has none."""
+    """Token with which a decoder behind an encoder begins; None: the model has no encoder."""
     kv_bytes_per_position: int
-    """Upper bound, until compute has probed the real one."""
+    """Upper bound, in use until compute has probed the real value."""
 
 
 class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """From the configuration."""
+    """Limits and modes from the configuration."""
 
     batch_size: int
-    """Sequences that run at the same time, in one unit or spread over several."""
+    """Sequences that run at the same time, in one unit or in several."""
     prefill_tokens: int
     queue_limit: int
     kv_bytes: int
@@ -48,35 +48,35 @@ class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
     gather_limit_ns: int = 40_000_000
 
 
-def shrunk(limits: SchedulerLimits, most: StepSize, was_prefill: bool) -> SchedulerLimits:
-    """After a step that did not fit the memory of a device: those to come are no larger than `most`."""
+def shrink_limits(limits: SchedulerLimits, most: StepSize, was_prefill: bool) -> SchedulerLimits:
+    """Return `limits` for the steps after one that did not fit a device's memory: none is larger than `most`."""
     if was_prefill:
         return msgspec.structs.replace(limits, prefill_tokens=min(limits.prefill_tokens, most.positions))
     return msgspec.structs.replace(limits, batch_size=min(limits.batch_size, most.rows))
 
 
 class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """From compute's `Ready`: the cost of KV memory, and which operations on units are exact for this model."""
+    """Facts of compute's `Ready`: the cost of KV memory, and which operations on units are exact for this model."""
 
     kv_bytes_per_position: int
-    """Of one padded position of one row, all layers."""
+    """Bytes of one padded position of one row, over all layers."""
     kv_bytes_per_row: int = 0
-    """What a row costs whatever its length (recurrent states)."""
+    """Bytes of a row that do not depend on its length (recurrent states)."""
     padding: bool = True
     """Rows of different lengths may share a unit."""
     moving: bool = True
-    """Rows can be moved between units and leave them for good; if not, rows that left still take memory."""
+    """Rows can move between units and leave them for good; if not, rows that left still take memory."""
     resident: bool = False
     """Every expert has a slot."""
 
     @property
     def joining(self) -> bool:
-        """Whether units may be joined and split."""
+        """Tell whether units may be joined and split."""
         return self.padding and self.moving
 
 
 def compute_info(facts: Facts, model: ModelInfo) -> ComputeInfo:
-    """Read compute's facts; what it does not say is taken from the survey."""
+    """Read compute's facts; a missing one is taken from the survey."""
     return ComputeInfo(
         kv_bytes_per_position=int(facts.get("kv_bytes_per_position", model.kv_bytes_per_position)),
         kv_bytes_per_row=int(facts.get("kv_bytes_per_row", 0)),
@@ -86,7 +86,8 @@ def compute_info(facts: Facts, model: ModelInfo) -> ComputeInfo:
     )
 
 
-def welcome(model: ModelInfo, limits: SchedulerLimits) -> Welcome:
+def make_welcome(model: ModelInfo, limits: SchedulerLimits) -> Welcome:
+    """Return the answer to a client's `Hello`."""
     return Welcome(
         model=model.model,
         vocabulary=model.vocabulary,

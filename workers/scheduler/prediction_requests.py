@@ -1,6 +1,6 @@
-"""What the predictor is told of coming steps: their tokens, and where these stand.
+"""Messages that ask the predictor about coming steps: their tokens, and the tokens' positions.
 
-With an encoder a prompt is read once, and the decoder begins with a token of its own: each counts its positions alone.
+Behind an encoder the decoder begins with a token of its own, so encoder and decoder count positions separately.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ from .requests import RequestState
 
 @dataclass(frozen=True, slots=True)
 class PredictionRequests:
-    """`decoder_start`: what the decoder begins with; None: the model has no encoder."""
+    """Maker of `PredictStep`. `decoder_start`: first token of the decoder; None: the model has no encoder."""
 
     decoder_start: int | None = None
 
     def prefill(self, step: int, rows: Sequence[RequestRow]) -> PredictStep:
+        """Return the request for a prefill of these rows."""
         if self.decoder_start is None:
-            return _forecast(step, [(row.number, row.token_ids) for row in rows])
+            return _predict_step(step, [(row.number, row.token_ids) for row in rows])
         prompts = [(row.number, row.token_ids[: len(row.token_ids) - row.generated]) for row in rows]
         outputs = [
             (row.number, [self.decoder_start, *row.token_ids[len(row.token_ids) - row.generated :]]) for row in rows
         ]
-        return _forecast(step, prompts + outputs, sources=sum(len(prompt) for _, prompt in prompts))
+        return _predict_step(step, prompts + outputs, sources=sum(len(prompt) for _, prompt in prompts))
 
     def decode(self, step: int, requests: Iterable[RequestState]) -> PredictStep:
+        """Return the request for a decode step of these requests' rows."""
         rows = list(requests)
         return PredictStep(
             step=step,
@@ -37,11 +39,11 @@ class PredictionRequests:
         )
 
     def position(self, request: RequestState) -> int:
-        """Of a row's newest token, which decodes next."""
+        """Return the position of a row's newest token, which decodes next."""
         return request.length - 1 if self.decoder_start is None else len(request.tokens)
 
 
-def _forecast(step: int, texts: Sequence[tuple[int, list[int]]], sources: int = 0) -> PredictStep:
+def _predict_step(step: int, texts: Sequence[tuple[int, list[int]]], sources: int = 0) -> PredictStep:
     return PredictStep(
         step=step,
         token_ids=[token for _, ids in texts for token in ids],

@@ -1,4 +1,4 @@
-"""The side that faces clients: accepts and refuses, delivers tokens, ends requests, answers for what has ended."""
+"""Client side of the scheduler: accepts and refuses requests, delivers tokens, ends requests, repeats ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ...ipc.messages import (
     Tokens,
 )
 from .events import SchedulerAction, Send
-from .limits import ComputeInfo, ModelInfo, SchedulerLimits, welcome
+from .limits import ComputeInfo, ModelInfo, SchedulerLimits, make_welcome
 from .requests import RequestLedger, RequestState, submit_digest
 from .validation import memory_error, positions_needed, request_error, submit_error, token_limit
 
 
 class RequestFrontend:
-    """Owns the ledger. Each method that speaks to a client returns the actions that do so."""
+    """Owner of the ledger of requests. Methods that answer a client return the actions that do so."""
 
     def __init__(self, model: ModelInfo, limits: SchedulerLimits, first_row: int) -> None:
         self.ledger = RequestLedger()
@@ -33,52 +33,53 @@ class RequestFrontend:
         self._model, self._limits, self._row = model, limits, first_row
 
     def welcome_client(self, identity: bytes) -> list[SchedulerAction]:
-        return [Send(identity, welcome(self._model, self._limits))]
+        """Answer a client's `Hello`."""
+        return [Send(identity, make_welcome(self._model, self._limits))]
 
     def repeat(self, identity: bytes, submit: Submit) -> list[SchedulerAction] | None:
-        """Answer a request that was submitted before with all that is known of it; None: it is new."""
+        """Answer a request that was submitted before with all its tokens and its end so far; None: it is new."""
         request = self.ledger.open.get(submit.request_id)
         ended = self.ledger.ended(submit.request_id)
-        known = request or ended
-        if known is None:
+        previous = request or ended
+        if previous is None:
             return None
-        if known.digest != submit_digest(submit):
-            return self.reject(identity, submit.request_id, _taken(submit.request_id))
+        if previous.digest != submit_digest(submit):
+            return self.reject(identity, submit.request_id, _duplicate_id_error(submit.request_id))
         if request is not None:
-            self.ledger.give_to(request, identity)
-            return _so_far(identity, request.request_id, request.tokens)
+            self.ledger.assign_client(request, identity)
+            return _resend(identity, request.request_id, request.tokens)
         end = ended.end if ended else None
         tokens = end.token_ids if isinstance(end, Finished) else []
-        return [*_so_far(identity, submit.request_id, tokens), *([Send(identity, end)] if end else [])]
+        return [*_resend(identity, submit.request_id, tokens), *([Send(identity, end)] if end else [])]
 
     def accept(self, identity: bytes, submit: Submit, now_ns: int) -> tuple[RequestState, list[SchedulerAction]]:
-        """Record a request that passed `fault_of`."""
+        """Record a request that passed `check_submit`."""
         self._row += 1
         self.accepted += 1
         request = self._record(identity, submit, now_ns)
         self.ledger.add(request)
         return request, [Send(identity, Accepted(request.request_id))]
 
-    def fault_of(self, submit: Submit, waiting: int) -> ErrorFacts | None:
-        """Why this request cannot be taken, if so."""
+    def check_submit(self, submit: Submit, waiting: int) -> ErrorFacts | None:
+        """Return why this request must be refused, or None. `waiting`: requests in the queue."""
         if self.draining:
             return ErrorFacts("engine", "the engine is stopping", "submit", "Start it again and submit once more")
-        fault = submit_error(submit, self._model)
-        if fault is None and self.compute is not None:
+        error = submit_error(submit, self._model)
+        if error is None and self.compute is not None:
             needed = positions_needed(len(submit.prompt_ids), submit.max_new_tokens, self._model.context)
-            fault = memory_error(needed, self.compute, self._limits.kv_bytes)
-        if fault is None and waiting >= self._limits.queue_limit:
+            error = memory_error(needed, self.compute, self._limits.kv_bytes)
+        if error is None and waiting >= self._limits.queue_limit:
             what = f"{waiting} requests are waiting, the limit is {self._limits.queue_limit}"
             return ErrorFacts("busy", what, "queue", "Submit again when some have finished, or raise queue_limit")
-        return fault
+        return error
 
     def reject(self, identity: bytes, request_id: str, error: ErrorFacts) -> list[SchedulerAction]:
-        """Refuse something that was never accepted."""
+        """Refuse a request that was never accepted."""
         self.refused += 1
         return [Send(identity, Refused(request_id, error))]
 
     def deliver(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
-        """Record a token, send it, and end the request if this was its last."""
+        """Record a token and send it."""
         if request.first_token_ns is None:
             request.first_token_ns = now_ns
         offset = len(request.tokens)
@@ -88,6 +89,7 @@ class RequestFrontend:
         return [Send(request.identity, Tokens(request.request_id, offset, [token]))]
 
     def finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
+        """End an accepted request with its tokens and a finish reason."""
         end = Finished(
             request_id=request.request_id,
             token_ids=request.tokens,
@@ -101,13 +103,13 @@ class RequestFrontend:
         self.refused += 1
         return self._end(request, Refused(request.request_id, error))
 
-    def abandon(self, request: RequestState) -> None:
-        """Its client is gone: end it without a word, and without a memory, so that a comeback would run it again."""
+    def drop(self, request: RequestState) -> None:
+        """Drop the request of a lost client silently; submitting its id again runs it again."""
         self.abandoned += 1
         self.ledger.drop(request)
 
-    def does_not_fit(self, request: RequestState) -> ErrorFacts | None:
-        """Whether the facts of a newly started compute rule this request out."""
+    def budget_error(self, request: RequestState) -> ErrorFacts | None:
+        """Return the error of a request that does not fit the KV budget of the present compute, or None."""
         return memory_error(request.positions, self.compute, self._limits.kv_bytes) if self.compute else None
 
     def _end(self, request: RequestState, end: Finished | Refused) -> list[SchedulerAction]:
@@ -118,7 +120,7 @@ class RequestFrontend:
     def _record(self, identity: bytes, submit: Submit, now_ns: int) -> RequestState:
         prompt, context = len(submit.prompt_ids), self._model.context
         eos_ids = self._model.eos_ids if submit.eos_ids is None else submit.eos_ids
-        sampling = self._resolved(submit.sampling)
+        sampling = self._resolve_sampling(submit.sampling)
         return RequestState(
             number=self._row,
             request_id=submit.request_id,
@@ -136,14 +138,14 @@ class RequestFrontend:
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
         )
 
-    def _resolved(self, sampling: Sampling) -> Sampling:
-        """With what the model's settings say where the request says nothing."""
+    def _resolve_sampling(self, sampling: Sampling) -> Sampling:
+        """Return `sampling`, with the model's first token where the request names none."""
         if sampling.first_token is not None or self._model.first_token is None:
             return sampling
         return msgspec.structs.replace(sampling, first_token=self._model.first_token)
 
     def _settings(self, eos_ids: list[int], max_new_tokens: int, sampling: Sampling) -> GenerationSettings:
-        """Return the model's own settings with what they need to know of a request."""
+        """Return the model's own settings, completed by the request's ends, length and first token."""
         own = self._model.settings
         if own == NEUTRAL:
             return NEUTRAL
@@ -153,20 +155,20 @@ class RequestFrontend:
         )
 
 
-def ending(request: RequestState) -> str | None:
-    """The finish reason that the last token brings about, if any."""
+def finish_reason(request: RequestState) -> str | None:
+    """Return the finish reason that the last token causes, or None."""
     if request.tokens and request.tokens[-1] in request.stop_ids:
         return "stop"
     return "length" if len(request.tokens) >= request.token_limit else None
 
 
-def _so_far(identity: bytes, request_id: str, tokens: list[int]) -> list[SchedulerAction]:
+def _resend(identity: bytes, request_id: str, tokens: list[int]) -> list[SchedulerAction]:
     messages: list[ToClient] = [Accepted(request_id)]
     if tokens:
         messages.append(Tokens(request_id, 0, list(tokens)))
     return [Send(identity, message) for message in messages]
 
 
-def _taken(request_id: str) -> ErrorFacts:
+def _duplicate_id_error(request_id: str) -> ErrorFacts:
     remedy = "Give every request an id of its own, such as a UUID"
     return request_error(f"another request has the id '{request_id}'", "request_id", remedy)

@@ -1,4 +1,4 @@
-"""The ledger of requests: what was accepted, what of it was delivered, and how what ended has ended (I4)."""
+"""Ledger of requests: which were accepted, which tokens were delivered, and how each ended (I4)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from .limits import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
 
 @dataclass(slots=True, eq=False)
 class RequestState:
-    """One accepted request. `number` is also the number of its row in compute and tells the order of arrival."""
+    """One accepted request.
+
+    A `ClientRequest` arrives as `Submit` and becomes this state; `RequestRow` carries it to compute. `number` is also
+    the number of its row in compute, and gives the order of arrival.
+    """
 
     number: int
     request_id: str
@@ -26,9 +30,9 @@ class RequestState:
     sampling: Sampling
     stop_ids: frozenset[int]
     token_limit: int
-    """Tokens after which it finishes by `length`."""
+    """Output tokens after which the request finishes by `length`."""
     positions: int
-    """KV positions that its row fills at the very end."""
+    """KV positions that its row fills at its end."""
     accepted_ns: int
     attachment: str = ""
     settings: GenerationSettings = NEUTRAL
@@ -38,24 +42,25 @@ class RequestState:
     first_token_ns: int | None = None
     recomputed: int = 0
     deaths: int = 0
-    """Deaths of compute in a row while it ran this request, without a token in between."""
+    """Consecutive deaths of compute while it ran this request, without a token in between."""
 
     @property
     def length(self) -> int:
-        """Tokens so far, the prompt included."""
+        """Return the number of tokens so far, the prompt included."""
         return len(self.prompt_ids) + len(self.tokens)
 
     @property
     def last_token(self) -> int:
+        """Return the newest token, of the prompt if there is no output yet."""
         return self.tokens[-1] if self.tokens else self.prompt_ids[-1]
 
     def row(self) -> RequestRow:
-        """What compute needs to prefill it, also in the middle of its life."""
+        """Return the message with which compute prefills the request, also after it has begun."""
         ids, generated = self.prompt_ids + self.tokens, len(self.tokens)
         return RequestRow(self.number, ids, generated, self.sampling, self.attachment, self.settings)
 
     def timings(self, now_ns: int) -> Timings:
-        """From acceptance; what never happened counts as happening now."""
+        """Return the times since acceptance, in nanoseconds; an event that never happened counts as now."""
         return Timings(
             queued_ns=(now_ns if self.started_ns is None else self.started_ns) - self.accepted_ns,
             first_token_ns=(now_ns if self.first_token_ns is None else self.first_token_ns) - self.accepted_ns,
@@ -66,7 +71,7 @@ class RequestState:
 
 @dataclass(frozen=True, slots=True)
 class EndedRequest:
-    """All that is remembered: enough to answer when it is submitted again."""
+    """Memory of an ended request: enough to answer when it is submitted again."""
 
     digest: bytes
     end: Finished | Refused
@@ -77,12 +82,12 @@ class EndedRequest:
 
 
 def submit_digest(submit: Submit) -> bytes:
-    """Of what a request asks for: the same id with another digest is another request.
+    """Return 16 bytes that identify the content of a request: the same id with another digest is another request.
 
-    A client that comes back says how far it got and how much time is left; that does not make it another request.
+    A client that reconnects says which tokens it has and how much time is left. Neither is part of the digest.
     """
-    asked = msgspec.structs.replace(submit, deadline_ms=None, resume_ids=[])
-    return hashlib.blake2b(msgspec.msgpack.encode(asked), digest_size=16).digest()
+    content = msgspec.structs.replace(submit, deadline_ms=None, resume_ids=[])
+    return hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
 
 
 class RequestLedger:
@@ -91,44 +96,48 @@ class RequestLedger:
     def __init__(self, remembered: int = REMEMBERED_REQUESTS, remembered_tokens: int = REMEMBERED_TOKENS) -> None:
         self.open: dict[str, RequestState] = {}
         self._ended: OrderedDict[str, EndedRequest] = OrderedDict()
-        self._of_client: dict[bytes, dict[str, RequestState]] = {}
+        self._by_client: dict[bytes, dict[str, RequestState]] = {}
         self._deadlines: list[tuple[int, str]] = []
         self._remembered, self._remembered_tokens, self._tokens = remembered, remembered_tokens, 0
 
     def add(self, request: RequestState) -> None:
+        """Add an accepted request."""
         self.open[request.request_id] = request
-        self._of_client.setdefault(request.identity, {})[request.request_id] = request
+        self._by_client.setdefault(request.identity, {})[request.request_id] = request
         if request.deadline_ns is not None:
-            self._watch(request.deadline_ns, request.request_id)
+            self._add_deadline(request.deadline_ns, request.request_id)
 
-    def give_to(self, request: RequestState, identity: bytes) -> None:
-        """Its client came back under another identity: answers go there from now on."""
+    def assign_client(self, request: RequestState, identity: bytes) -> None:
+        """Send all further answers of a request to the identity under which its client reconnected."""
         self._leave_client(request)
         request.identity = identity
-        self._of_client.setdefault(identity, {})[request.request_id] = request
+        self._by_client.setdefault(identity, {})[request.request_id] = request
 
-    def of_client(self, identity: bytes) -> list[RequestState]:
-        return list(self._of_client.get(identity, {}).values())
+    def requests_of(self, identity: bytes) -> list[RequestState]:
+        """Return the open requests of a client."""
+        return list(self._by_client.get(identity, {}).values())
 
     def ended(self, request_id: str) -> EndedRequest | None:
+        """Return an ended request, None if the id is unknown or forgotten."""
         return self._ended.get(request_id)
 
     def end(self, request: RequestState, end: Finished | Refused) -> None:
-        """Move a request to the ended ones, the oldest of which are forgotten."""
+        """Move a request to the ended ones, and forget the oldest of these beyond the limits."""
         self.drop(request)
         self._remember(request.request_id, EndedRequest(request.digest, end))
 
     def drop(self, request: RequestState) -> None:
-        """Forget an open request altogether."""
+        """Forget an open request, as if it had never been submitted."""
         del self.open[request.request_id]
         self._leave_client(request)
 
     def next_deadline_ns(self) -> int | None:
-        self._skip_settled()
+        """Return the next deadline of an open request, in monotonic ns; None: there is none."""
+        self._skip_ended()
         return self._deadlines[0][0] if self._deadlines else None
 
     def overdue(self, now_ns: int) -> Iterator[RequestState]:
-        """Open requests past their deadline; the caller ends each of them."""
+        """Yield open requests past their deadline; the caller must end each of them."""
         while (deadline_ns := self.next_deadline_ns()) is not None and deadline_ns <= now_ns:
             yield self.open[heapq.heappop(self._deadlines)[1]]
 
@@ -139,30 +148,29 @@ class RequestLedger:
             self._tokens -= self._ended.popitem(last=False)[1].token_count
 
     def _leave_client(self, request: RequestState) -> None:
-        mine = self._of_client[request.identity]
-        del mine[request.request_id]
-        if not mine:
-            del self._of_client[request.identity]
+        requests = self._by_client[request.identity]
+        del requests[request.request_id]
+        if not requests:
+            del self._by_client[request.identity]
 
-    def _watch(self, deadline_ns: int, request_id: str) -> None:
-        if len(self._deadlines) > 1000 + 2 * len(self.open):  # mostly settled requests with far deadlines
+    def _add_deadline(self, deadline_ns: int, request_id: str) -> None:
+        if len(self._deadlines) > 1000 + 2 * len(self.open):  # mostly ended requests with far deadlines
             self._deadlines = [entry for entry in self._deadlines if entry[1] in self.open]
             heapq.heapify(self._deadlines)
         heapq.heappush(self._deadlines, (deadline_ns, request_id))
 
-    def _skip_settled(self) -> None:
+    def _skip_ended(self) -> None:
         while self._deadlines and self._deadlines[0][1] not in self.open:
             heapq.heappop(self._deadlines)
 
 
 class WaitingQueue:
-    """Accepted requests that do not run, in the order in which they are to start. Clients take turns.
+    """Accepted requests that do not run yet, in the order of their starts. Clients take turns.
 
-    In a round every client that waited when it began starts one request, its oldest; whoever was served least recently
-    goes first. A round begins with the first start after the last round, so a lone request of a second client starts
-    next, however many the first one has. While a client waits, no other starts more than two requests (one in the
-    round under way, one in the next), so nobody starves. Requests that compute lost have started before: they go ahead
-    of all others.
+    In a round, every client that waited at its begin starts one request, its oldest. The client served least recently
+    goes first. A round begins with the first start after the last round. So a lone request of a second client starts
+    next, however many the first client has. While a client waits, no other starts more than two requests: one in this
+    round, one in the next. So no client starves. Requests that compute lost go ahead of all others.
     """
 
     def __init__(self) -> None:
@@ -172,16 +180,16 @@ class WaitingQueue:
         """Request number -> the client in whose queue it waits."""
         self._queues: dict[bytes, OrderedDict[int, RequestState]] = {}
         self._served: dict[bytes, int] = {}
-        """Client -> number of its latest turn, for those that wait; 0: none yet."""
+        """Waiting client -> number of its latest turn; 0: none yet."""
         self._round: dict[bytes, None] = {}
-        """Clients whose turn in this round is still to come."""
+        """Clients whose turn in this round has not come yet."""
         self._turns = 0
 
     def __len__(self) -> int:
         return len(self._all)
 
     def __iter__(self) -> Iterator[RequestState]:
-        """Yield all requests in the order in which they would start if nobody came or went."""
+        """Yield all requests in the order in which they would start if none were added or removed."""
         yield from list(self._lost.values())
         queues = {client: iter(queue.values()) for client, queue in self._queues.items()}
         clients, turns = self._by_turn(), self._still_to_come() or self._by_turn()
@@ -196,7 +204,7 @@ class WaitingQueue:
 
     @property
     def oldest(self) -> RequestState:
-        """The request that has waited longest; there must be one."""
+        """Return the request that has waited longest; there must be one."""
         return next(iter(self._all.values()))
 
     def join(self, request: RequestState) -> None:
@@ -209,18 +217,18 @@ class WaitingQueue:
     def put_back(self, requests: list[RequestState]) -> None:
         """Return running requests to the front, in the order of their arrival."""
         for request in sorted(requests, key=lambda request: request.number, reverse=True):
-            for line in (self._all, self._lost):
-                line[request.number] = request
-                line.move_to_end(request.number, last=False)
+            for queue in (self._all, self._lost):
+                queue[request.number] = request
+                queue.move_to_end(request.number, last=False)
 
     def follow(self, request: RequestState) -> None:
-        """Put a waiting request into the queue of the identity under which its client came back."""
+        """Move a waiting request to the queue of the identity under which its client reconnected."""
         if self._client.get(request.number, request.identity) != request.identity:
             self.leave(request)
             self.join(request)
 
     def start(self, request: RequestState) -> None:
-        """Take a request out because it starts, which is its client's turn."""
+        """Remove a request that starts, and count its client's turn."""
         client = self._client.get(request.number)
         if client is not None:
             self._round = self._still_to_come() or dict.fromkeys(self._by_turn())
@@ -230,7 +238,7 @@ class WaitingQueue:
         self.leave(request)
 
     def leave(self, request: RequestState) -> None:
-        """Take a request out, wherever it is; it need not be there."""
+        """Remove a request if it is in the queue."""
         self._all.pop(request.number, None)
         self._lost.pop(request.number, None)
         client = self._client.pop(request.number, None)
@@ -243,5 +251,5 @@ class WaitingQueue:
         return {client: None for client in self._round if client in self._queues}
 
     def _by_turn(self) -> list[bytes]:
-        """Return the clients that wait, the least recently served first."""
+        """Return the waiting clients, the least recently served first."""
         return sorted(self._queues, key=self._served.__getitem__)

@@ -1,4 +1,4 @@
-"""What the predictor foresees of single rows: asked for ahead of time, believed only where question and answer fit."""
+"""Predictions of single rows, requested ahead of time and used only where question and answer fit."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ...ipc.messages import PredictRows, RowPredictions
 from .prediction_requests import PredictionRequests
 from .requests import RequestState
 
-QUESTIONS_OPEN = 64
+MAX_OPEN_QUESTIONS = 64
 MAX_ROWS = 4096
-"""More are not waited for, or remembered: neither a predictor that is down nor rows that came and went cost memory."""
+"""Bounds of the memory for open questions, and for rows that have ended meanwhile."""
 
 
 class RowPredictionCache:
-    """Questions and answers by row. A row is foreseen for one position, that of its next token."""
+    """Questions and answers by row. A row is predicted for one position, that of its next token."""
 
     def __init__(
         self, layers: int, experts: int, first_number: int, prediction_requests: PredictionRequests | None = None
@@ -24,23 +24,23 @@ class RowPredictionCache:
         self._shape, self._number = (layers, experts), first_number
         self._prediction_requests = prediction_requests or PredictionRequests()
         self._questions: dict[int, dict[int, int]] = {}
-        """Number of a question → position of each row in it."""
-        self._asked: dict[int, int] = {}
-        self._known: dict[int, tuple[int, np.ndarray]] = {}
-        """Of a row: the position asked for, and the position foreseen with uint8 [layers, experts]."""
+        """Number of a question -> length of each of its rows when it was asked."""
+        self._asked_lengths: dict[int, int] = {}
+        self._predictions: dict[int, tuple[int, np.ndarray]] = {}
+        """Row -> its length when the prediction was requested, and the prediction, uint8 [layers, experts]."""
         self.rejected = 0
 
     def ask(self, requests: Iterable[RequestState]) -> PredictRows | None:
-        """A question for the rows that were not asked about yet; None if there are none."""
-        if len(self._asked) > MAX_ROWS:
-            self.forget()
-        new = [request for request in requests if self._asked.get(request.number) != request.length]
+        """Return a question for the rows that were not asked about at this length; None if there are none."""
+        if len(self._asked_lengths) > MAX_ROWS:
+            self.clear()
+        new = [request for request in requests if self._asked_lengths.get(request.number) != request.length]
         if not new:
             return None
         self._number += 1
-        self._asked |= {request.number: request.length for request in new}
+        self._asked_lengths |= {request.number: request.length for request in new}
         self._questions[self._number] = {request.number: request.length for request in new}
-        if len(self._questions) > QUESTIONS_OPEN:
+        if len(self._questions) > MAX_OPEN_QUESTIONS:
             del self._questions[min(self._questions)]
         return PredictRows(
             number=self._number,
@@ -49,29 +49,29 @@ class RowPredictionCache:
             positions=[self._prediction_requests.position(request) for request in new],
         )
 
-    def take_in(self, answer: RowPredictions) -> None:
-        """An answer to an open question; anything else is dropped and counted."""
+    def on_answer(self, answer: RowPredictions) -> None:
+        """Store an answer to an open question; drop and count any other."""
         question = self._questions.pop(answer.number, None)
         layers, experts = self._shape
         if question is None or answer.rows != list(question) or len(answer.scores) != len(question) * layers * experts:
             self.rejected += 1
             return
         scores = np.frombuffer(answer.scores, dtype=np.uint8).reshape(-1, layers, experts)
-        for each, (row, length) in zip(scores, question.items(), strict=True):
-            self._known[row] = (length, each)
+        for prediction, (row, length) in zip(scores, question.items(), strict=True):
+            self._predictions[row] = (length, prediction)
 
     def routes(self, requests: Sequence[RequestState]) -> np.ndarray | None:
-        """uint8 [rows, layers, experts] for the next token of these; None while one is not foreseen."""
-        found = [self._known.get(request.number) for request in requests]
+        """Return uint8 [rows, layers, experts], 255 is certain, for the rows' next tokens; None if one is missing."""
+        found = [self._predictions.get(request.number) for request in requests]
         fresh = [
-            known[1]
-            for known, request in zip(found, requests, strict=True)
-            if known is not None and known[0] == request.length
+            entry[1]
+            for entry, request in zip(found, requests, strict=True)
+            if entry is not None and entry[0] == request.length
         ]
         return np.stack(fresh) if requests and len(fresh) == len(requests) else None
 
-    def forget(self) -> None:
-        """What was asked and answered is over; answers that are still on their way are not waited for."""
+    def clear(self) -> None:
+        """Forget all questions and answers; answers that still arrive count as rejected."""
         self._questions.clear()
-        self._asked.clear()
-        self._known.clear()
+        self._asked_lengths.clear()
+        self._predictions.clear()

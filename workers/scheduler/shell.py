@@ -1,4 +1,4 @@
-"""The scheduler process: sockets to the core's events, the core's actions to sockets."""
+"""The scheduler process: turns messages into events of the core, and its actions into messages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from ...ipc.stage.events import PeerJoined, PeerLost, Received
 from ...ipc.stage.events import StageEvent as StageEvent
 from ...ipc.stage.stage import Stage
 from ...ipc.transport.addresses import CLIENTS, socket_address
-from ...ipc.transport.codec import Unreadable as Garbled
-from ...ipc.transport.codec import decode
+from ...ipc.transport.codec import Unreadable, decode
 from ...ipc.transport.router import Router
 from ..checkpoint.survey import Survey
 from . import events
@@ -24,14 +23,14 @@ from .limits import ModelInfo, SchedulerLimits
 from .state import SchedulerState
 
 MAX_WAIT_MS = 1000
-FAREWELL_MS = 500
+CLOSE_TIMEOUT_MS = 500
 
 
-class _Named(msgspec.Struct):
+class _RequestId(msgspec.Struct):
     request_id: str = ""
 
 
-_NAMED = msgspec.msgpack.Decoder(_Named)
+_ID_DECODER = msgspec.msgpack.Decoder(_RequestId)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,41 +43,41 @@ class _Sent:
 
 
 class SchedulerShell:
-    """One start of the scheduler. The core decides, this carries out."""
+    """One start of the scheduler: performs what the core decides."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         survey = stage.survey(Survey)
         self._resident = False
-        self._state = SchedulerState(model_facts(survey), limits(stage.config), stage.spec.epoch)
+        self._state = SchedulerState(model_info(survey), scheduler_limits(stage.config), stage.spec.epoch)
         address = socket_address(stage.spec.run_dir, CLIENTS)
-        # Raw: a message that breaks the schema is answered under its request id, so it must not be lost on the way.
+        # Raw, since a message that breaks the schema must still be answered under its request id.
         self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
         self._sent: dict[int, _Sent] = {}
         self._ticked_ns = time.monotonic_ns()
         stage.watch("clients", self._clients.socket)
 
     def run(self) -> None:
-        """Serve until the supervisor says stop."""
+        """Serve until the supervisor stops the stage."""
         self._stage.ready({"queue_limit": self._stage.config.queue_limit})
         while self._stage.running:
-            for event in self._stage.poll(self._patience_ms()):
+            for event in self._stage.poll(self._wait_ms()):
                 self._on_event(event)
             self._ticked_ns = time.monotonic_ns()
             self._decide(events.Tick(self._ticked_ns))
             if self._stage.publish_due:
                 self._publish()
-        self._part()
+        self._shut_down()
 
-    def _part(self) -> None:
-        """Whoever waits hears that the engine stops."""
-        self._hear_clients()
+    def _shut_down(self) -> None:
+        """End all open requests with the error that the engine stops, and close the socket."""
+        self._receive_clients()
         self._decide(events.Draining(time.monotonic_ns()))
         self._publish()
-        self._clients.close(FAREWELL_MS)
+        self._clients.close(CLOSE_TIMEOUT_MS)
 
-    def _patience_ms(self) -> int:
-        """Return how long nothing is due. What has become due since the last tick must not be taken for settled."""
+    def _wait_ms(self) -> int:
+        """Return how long nothing is due, in ms, counted from the last tick: what fell due since then is due now."""
         wake_at_ns = self._state.wake_at_ns(self._ticked_ns)
         if wake_at_ns is None:
             return MAX_WAIT_MS
@@ -88,7 +87,7 @@ class SchedulerShell:
         now_ns = time.monotonic_ns()
         match event:
             case Received("compute", Stepped() as stepped):
-                self._draw(stepped, now_ns)
+                self._add_step_span(stepped, now_ns)
                 self._decide(events.StepDone(stepped, now_ns))
             case Received("predictor", RowPredictions() as answer):
                 self._decide(events.RowPredictionsReady(answer))
@@ -101,15 +100,15 @@ class SchedulerShell:
                 self._decide(events.ComputeLost(now_ns))
                 self._publish()
             case _:
-                self._hear_clients()
+                self._receive_clients()
 
-    def _hear_clients(self) -> None:
+    def _receive_clients(self) -> None:
         for identity, raw in self._clients.receive():
-            if isinstance(raw, Garbled):
+            if isinstance(raw, Unreadable):
                 self._decide(events.Unreadable(identity, "", raw.reason))
                 continue
             message = decode(FROM_CLIENT, raw)
-            if isinstance(message, Garbled):
+            if isinstance(message, Unreadable):
                 self._decide(events.Unreadable(identity, _request_id(raw), message.reason))
             else:
                 self._decide(events.ClientMessage(identity, message, time.monotonic_ns()))
@@ -121,18 +120,18 @@ class SchedulerShell:
                     if not self._clients.send(identity, message):
                         self._decide(events.ClientLost(identity, time.monotonic_ns()))
                 case events.ToPredictor(message):
-                    if not self._resident:  # with a slot for every expert there is nothing to foresee
+                    if not self._resident:  # with a slot for every expert there is nothing to predict
                         self._stage.send("predictor", message)
                 case events.ToCompute(message):
                     if isinstance(message, RunStep):
-                        self._note(message)
+                        self._record_sent(message)
                     self._stage.send("compute", message)
 
-    def _note(self, step: RunStep) -> None:
+    def _record_sent(self, step: RunStep) -> None:
         lane = int(any(sent.lane == 0 for sent in self._sent.values()))
         self._sent[step.number] = _Sent(time.monotonic_ns(), "prefill" if step.admit else "decode", lane)
 
-    def _draw(self, stepped: Stepped, now_ns: int) -> None:
+    def _add_step_span(self, stepped: Stepped, now_ns: int) -> None:
         sent = self._sent.pop(stepped.number, None)
         if sent is not None:
             detail: dict[str, int | str] = {"step": stepped.number, "unit": stepped.unit, "rows": len(stepped.rows)}
@@ -145,7 +144,8 @@ class SchedulerShell:
         self._stage.publish(done=facts.done, queue=facts.queue, waiting_on=waiting_on, counters=counters)
 
 
-def model_facts(survey: Survey) -> ModelInfo:
+def model_info(survey: Survey) -> ModelInfo:
+    """Return the facts of a surveyed model."""
     return ModelInfo(
         model=survey.folder,
         vocabulary=survey.vocabulary,
@@ -160,8 +160,8 @@ def model_facts(survey: Survey) -> ModelInfo:
     )
 
 
-def limits(config: Config) -> SchedulerLimits:
-    """The supervisor has already turned a percentage of KV memory into bytes."""
+def scheduler_limits(config: Config) -> SchedulerLimits:
+    """Return the limits of a configuration in which the supervisor has turned `kv_memory` into bytes."""
     return SchedulerLimits(
         batch_size=config.batch_size,
         prefill_tokens=config.prefill_tokens,
@@ -174,6 +174,6 @@ def limits(config: Config) -> SchedulerLimits:
 
 
 def _request_id(raw: bytes) -> str:
-    """What an unreadable message calls itself, if anything."""
-    named = decode(_NAMED, raw)
-    return "" if isinstance(named, Garbled) else named.request_id
+    """Return the request id in an unreadable message, "" if there is none."""
+    message = decode(_ID_DECODER, raw)
+    return "" if isinstance(message, Unreadable) else message.request_id

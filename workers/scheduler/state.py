@@ -1,7 +1,7 @@
 """The scheduler's core: client messages and finished steps in, replies and steps out. No socket, clock or process.
 
 Every request that was accepted ends in exactly one `Finished` or `Refused` (I4). Steps are sent on `Tick` alone, so
-that all messages at hand are heard before a batch is chosen.
+that all messages at hand are handled before a batch is chosen.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from ...ipc.messages import Cancel, ErrorFacts, FromClient, Hello, Stepped, Subm
 from . import events
 from .admission import Room, pick_prefill, worth_waiting_until_ns
 from .events import SchedulerAction, SchedulerEvent
-from .limits import ComputeInfo, ModelInfo, SchedulerLimits, compute_info, shrunk
+from .limits import ComputeInfo, ModelInfo, SchedulerLimits, compute_info, shrink_limits
 from .mode_tuner import ModeChoices, ModeTuner
 from .prediction_requests import PredictionRequests
 from .regrouping import Regrouper
-from .request_frontend import RequestFrontend, ending
+from .request_frontend import RequestFrontend, finish_reason
 from .requests import RequestState, WaitingQueue
 from .row_predictions import RowPredictionCache
 from .stepper import Stepper
 from .units import reserved_bytes
 from .validation import request_error
 
-PREFILLS_IN_A_ROW = 4
-DEATHS_ALLOWED = 3
+MAX_PREFILLS_IN_A_ROW = 4
+MAX_DEATHS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +37,16 @@ class SchedulerStatistics:
     units: int
     units_wanted: int
     prediction_wanted: int
-    """1, or 0 where forecasts and hints were measured to cost more than they save."""
+    """1; 0 if predictions and hints were measured to cost more than they save."""
     grouping_wanted: int
     trials: int
-    """Of other ways to decode, to see whether they are faster."""
+    """Trials of other modes of decoding."""
     regroupings: int
     rows_moved: int
     unpredicted: int
-    """Rounds that were to be regrouped, but the predictor did not answer in time."""
+    """Rounds without regrouping because the predictor did not answer in time."""
     invalid_answers: int
-    """Of the predictor, to no open question."""
+    """Answers of the predictor that fitted no open question."""
     steps_in_flight: int
     kv_reserved_bytes: int
     accepted: int
@@ -60,7 +60,7 @@ class SchedulerStatistics:
 
 
 class SchedulerState:
-    """Feed it events with `handle`, carry out the actions it returns in order."""
+    """Core of the scheduler: `handle` takes each event; the caller performs the returned actions in order."""
 
     def __init__(self, model: ModelInfo, limits: SchedulerLimits, epoch: int = 0) -> None:
         self._model, self._limits = model, limits
@@ -76,14 +76,14 @@ class SchedulerState:
         self._steps = self._stale_steps = self._recomputed = 0
 
     def handle(self, event: SchedulerEvent) -> list[SchedulerAction]:
-        """What one event leads to."""
+        """Return the actions that one event causes, in order."""
         match event:
             case events.ClientMessage():
                 return self._receive(event.identity, event.message, event.now_ns)
             case events.StepDone():
                 return self._step_done(event.stepped, event.now_ns)
             case events.RowPredictionsReady():
-                self._regrouper.row_predictions(event.row_predictions)
+                self._regrouper.on_row_predictions(event.row_predictions)
                 return []
             case events.Tick():
                 return self._tick(event.now_ns)
@@ -94,32 +94,28 @@ class SchedulerState:
             case events.ClientLost():
                 return self._client_lost(event.identity)
             case events.Unreadable():
-                return self._frontend.reject(event.identity, event.request_id, _unreadable(event.what))
+                return self._frontend.reject(event.identity, event.request_id, _unreadable_error(event.what))
             case events.Draining():
                 return self._drain()
 
     def wake_at_ns(self, now_ns: int) -> int | None:
-        """When the next `Tick` is due even if nothing happens; None: not before something does."""
+        """Return when the next `Tick` is due without any event, in monotonic ns; None: only after an event."""
         times = [self._frontend.ledger.next_deadline_ns(), self._regrouper.wait_until_ns]
         if (compute := self._frontend.compute) is not None:
             times.append(worth_waiting_until_ns(self._waiting, self._room(compute), self._last_arrival_ns))
         return min((time for time in times if time is not None and time > now_ns), default=None)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request is open."""
-        return not self._frontend.ledger.open
-
     def statistics(self) -> SchedulerStatistics:
+        """Return levels and counters as published."""
         compute, frontend = self._frontend.compute, self._frontend
         units = list(self._stepper.units.values())
         return SchedulerStatistics(
             queue=len(self._waiting),
             running=self._stepper.row_count,
             units=len(units),
-            units_wanted=self._tuner.kept.units,
-            prediction_wanted=int(self._tuner.kept.prediction),
-            grouping_wanted=int(self._tuner.kept.grouping),
+            units_wanted=self._tuner.best.units,
+            prediction_wanted=int(self._tuner.best.prediction),
+            grouping_wanted=int(self._tuner.best.grouping),
             trials=self._tuner.trials,
             regroupings=self._regrouper.regroupings,
             rows_moved=self._regrouper.rows_moved,
@@ -147,14 +143,14 @@ class SchedulerState:
                 return self._frontend.welcome_client(identity)
 
     def _submit(self, identity: bytes, submit: Submit, now_ns: int) -> list[SchedulerAction]:
-        if (known := self._frontend.repeat(identity, submit)) is not None:
+        if (answer := self._frontend.repeat(identity, submit)) is not None:
             if (request := self._frontend.ledger.open.get(submit.request_id)) is not None:
                 self._waiting.follow(request)
-            return known
-        if (fault := self._frontend.fault_of(submit, len(self._waiting))) is not None:
-            return self._frontend.reject(identity, submit.request_id, fault)
+            return answer
+        if (error := self._frontend.check_submit(submit, len(self._waiting))) is not None:
+            return self._frontend.reject(identity, submit.request_id, error)
         request, actions = self._frontend.accept(identity, submit, now_ns)
-        if (reason := ending(request)) is not None:  # resumed with its whole output
+        if (reason := finish_reason(request)) is not None:  # resumed with its whole output
             return actions + self._frontend.finish(request, reason, now_ns)
         self._waiting.join(request)
         self._last_arrival_ns = now_ns
@@ -163,7 +159,7 @@ class SchedulerState:
     def _cancel(self, identity: bytes, request_id: str, now_ns: int) -> list[SchedulerAction]:
         request = self._frontend.ledger.open.get(request_id)
         if request is None or request.identity != identity:
-            return []  # it has ended and its client was told, or it is another client's
+            return []  # it has ended, which its client knows, or it is another client's
         return self._finish(request, "cancelled", now_ns)
 
     def _step_done(self, stepped: Stepped, now_ns: int) -> list[SchedulerAction]:
@@ -173,46 +169,46 @@ class SchedulerState:
             return []
         self._steps += 1
         if stepped.at_most is not None:
-            self._limits = shrunk(self._limits, stepped.at_most, outcome.was_prefill)
+            self._limits = shrink_limits(self._limits, stepped.at_most, outcome.was_prefill)
         if outcome.was_prefill:
-            self._tuner.interrupted()
+            self._tuner.on_interruption()
         else:
-            self._tuner.decoded(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
+            self._tuner.on_decode_step(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
         actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
         for request, error in outcome.failed:
             actions += self._frontend.fail(request, error)
-        return actions + self._regrouper.stepped(outcome, stepped, self._tuner.wanted)
+        return actions + self._regrouper.on_step_done(outcome, stepped, self._tuner.wanted)
 
     def _advance(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
         actions = self._frontend.deliver(request, token, now_ns)
-        if (reason := ending(request)) is not None:
+        if (reason := finish_reason(request)) is not None:
             actions += self._finish(request, reason, now_ns)
         return actions
 
     def _finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
-        self._withdraw(request)
+        self._remove(request)
         return self._frontend.finish(request, reason, now_ns)
 
-    def _withdraw(self, request: RequestState) -> None:
-        """From the line or from compute, wherever it is."""
+    def _remove(self, request: RequestState) -> None:
+        """Remove a request from the queue or from compute."""
         self._waiting.leave(request)
         self._stepper.leave(request)
 
     def _client_lost(self, identity: bytes) -> list[SchedulerAction]:
-        for request in self._frontend.ledger.of_client(identity):
-            self._withdraw(request)
-            self._frontend.abandon(request)
+        for request in self._frontend.ledger.requests_of(identity):
+            self._remove(request)
+            self._frontend.drop(request)
         return []
 
     def _compute_joined(self, event: events.ComputeJoined) -> list[SchedulerAction]:
-        """It may have died and come back before anybody told us."""
+        """Take over a new compute; the death of the old one may never have been reported."""
         self._frontend.compute = compute_info(event.facts, self._model)
         self._tuner.resident = self._frontend.compute.resident
         actions = self._requeue_all()
-        misfits = [(request, self._frontend.does_not_fit(request)) for request in self._waiting]
+        misfits = [(request, self._frontend.budget_error(request)) for request in self._waiting]
         for request, error in misfits:
             if error is not None:
-                self._withdraw(request)
+                self._remove(request)
                 actions += self._frontend.fail(request, error)
         return actions
 
@@ -221,37 +217,37 @@ class SchedulerState:
         return self._requeue_all()
 
     def _requeue_all(self) -> list[SchedulerAction]:
-        """Compute holds nothing of ours any more: its rows go to the front of the line with the tokens they have.
+        """Return all rows of a lost compute to the front of the queue, with the tokens that they have.
 
-        Whoever was running when compute died runs alone next time, and is refused after some such deaths in a row:
-        one request must not take the engine down.
+        A request whose step was in flight when compute died runs alone next time. After `MAX_DEATHS` such deaths in a
+        row it is refused, so that one request cannot take the engine down.
         """
-        lost, suspects = self._stepper.lose_all()
+        lost, suspects = self._stepper.drop_all()
         for request in lost:
             request.recomputed += 1
         for request in suspects:
             request.deaths += 1
         self._recomputed += len(lost)
         self._prefills_in_a_row = 0
-        self._tuner.interrupted()
-        self._regrouper.compute_lost()
-        self._waiting.put_back([request for request in lost if request.deaths < DEATHS_ALLOWED])
-        guilty = [request for request in suspects if request.deaths >= DEATHS_ALLOWED]
-        return [action for request in guilty for action in self._frontend.fail(request, _deadly())]
+        self._tuner.on_interruption()
+        self._regrouper.on_compute_lost()
+        self._waiting.put_back([request for request in lost if request.deaths < MAX_DEATHS])
+        refused = [request for request in suspects if request.deaths >= MAX_DEATHS]
+        return [action for request in refused for action in self._frontend.fail(request, _crash_error())]
 
     def _drain(self) -> list[SchedulerAction]:
         self._frontend.draining = True
         actions: list[SchedulerAction] = []
         for request in list(self._frontend.ledger.open.values()):
-            self._withdraw(request)
-            actions += self._frontend.fail(request, _stopping())
+            self._remove(request)
+            actions += self._frontend.fail(request, _stopping_error())
         return actions
 
     def _tick(self, now_ns: int) -> list[SchedulerAction]:
         actions: list[SchedulerAction] = []
         for request in self._frontend.ledger.overdue(now_ns):
             actions += self._finish(request, "deadline", now_ns)
-        actions += self._stepper.forget_empty()
+        actions += self._stepper.drop_empty_units()
         while not self._stepper.full and (step := self._next_step(now_ns)):
             actions += step
         return actions
@@ -262,7 +258,7 @@ class SchedulerState:
             return []
         decode = partial(self._decode, compute, now_ns)
         prefill = partial(self._prefill, self._room(compute), now_ns)
-        due = self._prefills_in_a_row >= PREFILLS_IN_A_ROW
+        due = self._prefills_in_a_row >= MAX_PREFILLS_IN_A_ROW
         return (decode() or prefill()) if due else (prefill() or decode())
 
     def _prefill(self, room: Room, now_ns: int) -> list[SchedulerAction]:
@@ -287,14 +283,14 @@ class SchedulerState:
         return Room(self._limits, compute, list(self._stepper.units.values()))
 
 
-def _unreadable(what: str) -> ErrorFacts:
+def _unreadable_error(what: str) -> ErrorFacts:
     return request_error(f"the message could not be read: {what}", "protocol", "See docs/protocol.md")
 
 
-def _stopping() -> ErrorFacts:
+def _stopping_error() -> ErrorFacts:
     return ErrorFacts("engine", "the engine stopped before the request was done", "engine", "Start it and submit again")
 
 
-def _deadly() -> ErrorFacts:
-    what = f"compute died {DEATHS_ALLOWED} times in a row while it ran this request"
+def _crash_error() -> ErrorFacts:
+    what = f"compute died {MAX_DEATHS} times in a row while it ran this request"
     return ErrorFacts("request", what, "compute", "Its log says why; other requests were not disturbed")

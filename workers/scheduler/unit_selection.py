@@ -1,4 +1,4 @@
-"""Which unit decodes next, and which units merge or part on the way."""
+"""Choice of the unit that decodes next, and of units to merge or split before."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from .units import UnitState
 
 @dataclass(frozen=True, slots=True)
 class Decode:
-    """Run a step of `unit` after appending `joins` to it."""
+    """Decision to run a step of `unit` after the rows of `joins` joined it."""
 
     unit: UnitState
     joins: list[UnitState] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Move these rows of `unit` to a new unit."""
+class SplitUnit:
+    """Decision to move these rows of `unit` to a new unit."""
 
     unit: UnitState
     rows: list[int]
 
 
-def next_decode(units: list[UnitState], compute: ComputeInfo, keep: int, settled: bool = True) -> Decode | Part | None:
-    """The best thing to do with the idle units, when `keep` units shall be in flight; None: wait.
+def next_decode(
+    units: list[UnitState], compute: ComputeInfo, keep: int, settled: bool = True
+) -> Decode | SplitUnit | None:
+    """Return the best decision for the idle units, given that `keep` units shall be in flight; None: wait.
 
-    Of units that may be joined, the `keep` largest stay and the others join the smallest of these at its next step.
-    Units that cannot be joined take turns. While rows are on the way between units (not `settled`) none is evened out.
+    Of units that may be joined, the `keep` largest stay; the others join the smallest of these at its next step. Units
+    that cannot be joined take turns. While rows move between units (not `settled`) no unit is split.
     """
-    choices: list[Decode | Part] = []
+    choices: list[Decode | SplitUnit] = []
     for group in _groups(units, compute):
         choices += _choices_of(group, compute, keep, settled)
     return min(choices, key=lambda choice: choice.unit.last_step, default=None)
 
 
 def _groups(units: list[UnitState], compute: ComputeInfo) -> list[list[UnitState]]:
-    """Units within a group may be joined: all or none."""
+    """Return groups of units; the units of one group may be joined."""
     alive = [unit for unit in units if unit.rows]
     return [alive] if compute.joining and alive else [[unit] for unit in alive]
 
 
-def _choices_of(group: list[UnitState], compute: ComputeInfo, keep: int, settled: bool) -> Iterator[Decode | Part]:
+def _choices_of(group: list[UnitState], compute: ComputeInfo, keep: int, settled: bool) -> Iterator[Decode | SplitUnit]:
     prefilling = any(unit.prefilling for unit in group)
     if keep == 1 and prefilling and len(group) > 1:
-        return  # the new rows join this unit's next step, which is worth the wait: compute is busy with them anyway
+        return  # wait: the new rows join this unit's next step, and compute is busy with them meanwhile
     group.sort(key=lambda unit: (-len(unit.rows), unit.number))
     mains, extras = group[:keep], group[keep:]
     if keep > 1 and compute.joining and settled and not extras and not prefilling:
         surplus = _surplus(mains, keep)
         if surplus and mains[0].step is None:
-            yield Part(mains[0], list(mains[0].rows)[-surplus:])
+            yield SplitUnit(mains[0], list(mains[0].rows)[-surplus:])
             return
     for main in mains:
         if main.step is None:
@@ -60,7 +62,7 @@ def _choices_of(group: list[UnitState], compute: ComputeInfo, keep: int, settled
 
 
 def _surplus(mains: list[UnitState], keep: int) -> int:
-    """Rows that the largest unit should give away: to a unit that does not exist yet, or to the smallest."""
+    """Return how many rows the largest unit should give to a new unit, or to the smallest one."""
     sizes = [len(unit.rows) for unit in mains]
     if len(sizes) < keep:
         return min(sum(sizes) // keep, sizes[0] - 1) or sizes[0] // 2

@@ -1,4 +1,4 @@
-"""Units: the sets of rows that compute holds, as the scheduler knows them, and the KV memory they may grow to."""
+"""Units as the scheduler knows them: the rows that compute holds, and the KV memory they may grow to."""
 
 from __future__ import annotations
 
@@ -11,51 +11,53 @@ from .requests import RequestState
 
 @dataclass(slots=True, eq=False)
 class UnitState:
-    """Rows over one padded cache. `leaving` rows have ended, but compute holds them until it is told to drop them."""
+    """Rows over one padded KV cache. `leaving` rows have ended, but compute holds them until a message drops them."""
 
     number: int
     rows: dict[int, RequestState]
     leaving: dict[int, RequestState] = field(default_factory=dict)
     step: int | None = None
-    """Number of its step in flight."""
+    """Number of the unit's step in flight; None: the unit is idle."""
     last_step: int = 0
     prefilling: bool = False
-    bound_for: UnitState | None = None
-    """The unit that these rows will join at its next step: they are on their way from one unit to another."""
+    target: UnitState | None = None
+    """Unit that these rows join at its next step, while they move from one unit to another."""
     size: int = 0
     ceiling: int = 0
-    """Rows at its prefill, and the positions it may grow to when no row can be taken out of it."""
+    """Positions to which the unit may grow if no row can leave it; `size` is its number of rows at the prefill."""
 
     @classmethod
     def of(cls, number: int, requests: list[RequestState]) -> UnitState:
+        """Return a new unit of these requests' rows."""
         rows = {request.number: request for request in requests}
         return cls(number, rows, size=len(rows), ceiling=_ceiling(requests))
 
     @property
-    def underway(self) -> bool:
-        """Whether its rows will join a unit that still has rows."""
-        return self.bound_for is not None and bool(self.bound_for.rows)
+    def migrating(self) -> bool:
+        """Tell whether the rows will join a unit that still has rows."""
+        return self.target is not None and bool(self.target.rows)
 
     def leave(self, request: RequestState) -> None:
+        """Mark the row of an ended request as one that leaves."""
         if self.rows.pop(request.number, None) is not None:
             self.leaving[request.number] = request
 
-    def held(self) -> list[RequestState]:
-        """Everything compute may hold memory for."""
+    def all_rows(self) -> list[RequestState]:
+        """Return all rows for which compute may hold memory, those that leave included."""
         return [*self.rows.values(), *self.leaving.values()]
 
 
 def reserved_bytes(units: Iterable[UnitState], compute: ComputeInfo, more: Iterable[RequestState] = ()) -> int:
-    """KV bytes that `units`, and a new one of the requests `more`, may come to hold.
+    """Return the KV bytes to which `units`, and a new unit of the requests `more`, may grow.
 
-    Rows are padded to the longest of their unit. Units that may be joined count as one unit already, so that joining
-    never needs a byte that was not reserved when the rows came in.
+    Rows are padded to the longest of their unit. Units that may be joined already count as one unit. So joining never
+    needs a byte that was not reserved when the rows were admitted.
     """
     newcomers = list(more)
     if not compute.moving:
         sizes = [(unit.size, unit.ceiling) for unit in units] + [(len(newcomers), _ceiling(newcomers))]
         return sum(_padded_bytes(rows, positions, compute) for rows, positions in sizes)
-    groups = [unit.held() for unit in units] + [newcomers]
+    groups = [unit.all_rows() for unit in units] + [newcomers]
     if compute.joining:
         groups = [[request for group in groups for request in group]]
     return sum(_padded_bytes(len(group), _longest(group), compute) for group in groups)
@@ -70,6 +72,6 @@ def _longest(requests: list[RequestState]) -> int:
 
 
 def _ceiling(requests: list[RequestState]) -> int:
-    """The longest prefill and the most tokens that may follow, whichever rows they belong to."""
+    """Return the longest prefill plus the most tokens that may follow, whichever rows they belong to."""
     longest = max((request.length for request in requests), default=0)
     return longest + max((request.positions - request.length for request in requests), default=0)

@@ -1,4 +1,4 @@
-"""What a request may ask for. The client library makes the same checks earlier."""
+"""Checks of what a request may ask for. The client library makes the same checks earlier."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ MAX_ID_LENGTH = 200
 
 
 def request_error(what: str, where: str, remedy: str) -> ErrorFacts:
+    """Return an error of kind `request`."""
     return ErrorFacts("request", what, where, remedy)
 
 
 def sampling_error(sampling: Sampling) -> ErrorFacts | None:
-    """The first thing wrong with `sampling`, if any."""
+    """Return the first error in `sampling`, or None."""
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
         return request_error(f"must be a finite number ≥ 0, not {sampling.temperature}", "temperature", "0 is greedy")
     if not 0 < sampling.top_p <= 1:
@@ -30,7 +31,7 @@ def sampling_error(sampling: Sampling) -> ErrorFacts | None:
 
 
 def first_token_error(token: int | None, vocabulary: int) -> ErrorFacts | None:
-    """Whether an output can begin with this token."""
+    """Return an error if no output can begin with this token."""
     if token is None or 0 <= token < vocabulary:
         return None
     return request_error(
@@ -39,7 +40,7 @@ def first_token_error(token: int | None, vocabulary: int) -> ErrorFacts | None:
 
 
 def eos_error(eos_ids: list[int] | None, vocabulary: int) -> ErrorFacts | None:
-    """Whether an output can end with each of these tokens."""
+    """Return an error if an output cannot end with one of these tokens."""
     for token in eos_ids or ():
         if not 0 <= token < vocabulary:
             what = f"has {token}, which is not in the vocabulary of {vocabulary}"
@@ -48,7 +49,7 @@ def eos_error(eos_ids: list[int] | None, vocabulary: int) -> ErrorFacts | None:
 
 
 def ending_error(max_new_tokens: int, deadline_ms: int | None) -> ErrorFacts | None:
-    """Whether the rules that end a request make sense."""
+    """Return an error if the length or the deadline of a request is not positive."""
     if max_new_tokens < 1:
         return request_error(f"must be at least 1, not {max_new_tokens}", "max_new_tokens", "Ask for a token or more")
     if deadline_ms is not None and deadline_ms < 1:
@@ -57,21 +58,21 @@ def ending_error(max_new_tokens: int, deadline_ms: int | None) -> ErrorFacts | N
 
 
 def prompt_error(prompt_ids: list[int], vocabulary: int, context: int) -> ErrorFacts | None:
-    """Whether the model can read the prompt. A prompt may fill the context: the token after it is still defined."""
+    """Return an error if the model cannot read the prompt. It may fill the context: its next token is still defined."""
     if not prompt_ids:
         return request_error("is empty", "prompt", "Give at least one token id")
     if len(prompt_ids) > context:
         what = f"has {len(prompt_ids)} tokens, the model's context is {context}"
         return request_error(what, "prompt", "Shorten it")
     if min(prompt_ids) < 0 or max(prompt_ids) >= vocabulary:
-        place, token = next((i, t) for i, t in enumerate(prompt_ids) if not 0 <= t < vocabulary)
-        what = f"token id {token} at position {place} is not in the vocabulary of {vocabulary}"
+        position, token = next((i, t) for i, t in enumerate(prompt_ids) if not 0 <= t < vocabulary)
+        what = f"token id {token} at position {position} is not in the vocabulary of {vocabulary}"
         return request_error(what, "prompt", "Was it made by this model's tokenizer?")
     return None
 
 
 def submit_error(submit: Submit, model: ModelInfo) -> ErrorFacts | None:
-    """The first thing wrong with a request for this model, if any."""
+    """Return the first error in a request for this model, or None."""
     if not 0 < len(submit.request_id) <= MAX_ID_LENGTH:
         what = f"has {len(submit.request_id)} characters, 1 to {MAX_ID_LENGTH} are allowed"
         return request_error(what, "request_id", "Use a unique id, such as a UUID")
@@ -92,7 +93,7 @@ def submit_error(submit: Submit, model: ModelInfo) -> ErrorFacts | None:
 
 
 def resume_error(resume_ids: list[int], vocabulary: int, limit: int) -> ErrorFacts | None:
-    """Whether this can be the beginning of an output of at most `limit` tokens."""
+    """Return an error if this cannot be the beginning of an output of at most `limit` tokens."""
     if len(resume_ids) > limit:
         what = f"has {len(resume_ids)} tokens, the output can have {limit} at most"
         return request_error(what, "resume_ids", "Send what was delivered for this request, or nothing")
@@ -102,17 +103,17 @@ def resume_error(resume_ids: list[int], vocabulary: int, limit: int) -> ErrorFac
 
 
 def token_limit(prompt: int, max_new_tokens: int, context: int) -> int:
-    """Output tokens after which a request ends by `length`: as asked, or when the context is full."""
+    """Return the output tokens after which a request ends by `length`: as asked, or when the context is full."""
     return min(max_new_tokens, context - prompt + 1)
 
 
 def positions_needed(prompt: int, max_new_tokens: int, context: int) -> int:
-    """KV positions of a sequence at its end; its last token is never fed back."""
+    """Return the KV positions of a sequence at its end; its last token is never fed back."""
     return min(prompt + max_new_tokens - 1, context)
 
 
 def memory_error(positions: int, compute: ComputeInfo, kv_bytes: int) -> ErrorFacts | None:
-    """Whether a sequence fits the KV budget when it runs alone (I5)."""
+    """Return an error if a sequence exceeds the KV budget even when it runs alone (I5)."""
     needed = positions * compute.kv_bytes_per_position + compute.kv_bytes_per_row
     if needed <= kv_bytes:
         return None

@@ -1,1 +1,1 @@
-"""Routing that was recorded: what replay simulates and predictors learn from."""
+"""Recorded routing: input of replay and of training."""

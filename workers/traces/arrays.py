@@ -1,4 +1,4 @@
-"""Files of arrays as `numpy.savez` writes them, read from anybody's hands."""
+"""Reader of `numpy.savez` files from untrusted sources."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import numpy as np
 
 from ...errors import UsageError
 
-_BROKEN = (ValueError, TypeError, EOFError, BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError)
-"""What numpy and the zip library raise for what is broken, encrypted, compressed otherwise, or of absurd sizes."""
+_READ_ERRORS = (ValueError, TypeError, EOFError, BadZipFile, zlib.error, NotImplementedError, RuntimeError, MemoryError)
+"""Errors of numpy and the zip library for files that are broken, encrypted, compressed otherwise, or absurdly large."""
 
 
 def read_arrays(file: Path, name: str, remedy: str) -> dict[str, np.ndarray]:
-    """All arrays of an npz file, objects refused. Raises UsageError: the file cannot be read as `name`."""
+    """Return all arrays of an npz file by name; pickled objects are refused.
+
+    Raises UsageError if the file cannot be read as `name`.
+    """
     try:
         with file.open("rb") as source:
             if not is_zipfile(source):
@@ -25,5 +28,5 @@ def read_arrays(file: Path, name: str, remedy: str) -> dict[str, np.ndarray]:
                 return {name: arrays[name] for name in arrays.files}
     except OSError as error:
         raise UsageError(f"cannot be read as {name} ({error.strerror or error})", str(file), remedy) from error
-    except _BROKEN as error:
+    except _READ_ERRORS as error:
         raise UsageError(f"cannot be read as {name} ({error})", str(file), remedy) from error

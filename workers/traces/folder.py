@@ -13,7 +13,7 @@ from .stream import REMEDY, read_records
 
 
 def claim_folder(folder: str) -> None:
-    """Make it if needed. Raises UsageError if it cannot be written, or holds a trace: two would get mixed."""
+    """Create the folder of a new trace. Raises UsageError if it cannot be written, or already holds a trace."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         holds_trace = bool(trace_files(Path(folder), "*"))
@@ -24,42 +24,42 @@ def claim_folder(folder: str) -> None:
 
 
 def trace_files(folder: Path, stage: str) -> list[Path]:
-    """Files of a stage (`compute`, `predictor`, or `*`), in the order of its starts."""
+    """Return the files of a stage (`compute`, `predictor`, or `*`), in the order of its starts."""
     stages = ("compute", "predictor") if stage == "*" else (stage,)
-    found = [file for each in stages for file in folder.glob(f"{each}.*.msgpack") if _epoch(file) is not None]
-    return sorted(found, key=lambda file: _epoch(file) or 0)
+    files = [file for name in stages for file in folder.glob(f"{name}.*.msgpack") if _epoch(file) is not None]
+    return sorted(files, key=lambda file: _epoch(file) or 0)
 
 
 def read_header(folder: Path) -> TraceHeader:
-    """What all files agree on, as the first file of compute says it.
+    """Return the header of the first file of compute.
 
-    Raises UsageError if there is no trace, or files are of different models.
+    Raises UsageError if there is no trace, or if files are of different models.
     """
     headers = [header for file in trace_files(folder, "*") for header in _header_of(file)]
-    ours = [header for header in headers if header.stage == "compute"]
-    if not ours:
+    of_compute = [header for header in headers if header.stage == "compute"]
+    if not of_compute:
         raise UsageError("holds no trace", str(folder), REMEDY)
     for header in headers:
-        if _model(header) != _model(ours[0]):
-            what = f"holds traces of different models ({header.model} and {ours[0].model})"
+        if _model(header) != _model(of_compute[0]):
+            what = f"holds traces of different models ({header.model} and {of_compute[0].model})"
             raise UsageError(what, str(folder), "Put each in a folder of its own")
-    return ours[0]
+    return of_compute[0]
 
 
 def read_steps(folder: Path) -> Iterator[TracedStep]:
-    """Steps in the order they ran."""
+    """Yield the recorded steps in the order in which they ran. Raises UsageError as `read_records` does."""
     for file in trace_files(folder, "compute"):
         yield from (record for record in read_records(file) if isinstance(record, TracedStep))
 
 
 def read_plans(folder: Path) -> Iterator[TracedPlan]:
-    """Plans in the order they were sent."""
+    """Yield the recorded plans in the order in which they were sent. Raises UsageError as `read_records` does."""
     for file in trace_files(folder, "predictor"):
         yield from (record for record in read_records(file) if isinstance(record, TracedPlan))
 
 
 def _header_of(file: Path) -> Iterator[TraceHeader]:
-    """None yet in a file that was just begun."""
+    """Yield the header of a file; nothing if the file was just created."""
     first: TraceRecord | None = next(read_records(file), None)
     if isinstance(first, TraceHeader):
         yield first

@@ -1,4 +1,4 @@
-"""What a trace is made of: MessagePack maps with the name of their kind under `type` (docs/traces.md)."""
+"""Records of a trace: MessagePack maps with the name of their class under `type` (docs/traces.md)."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ..checkpoint.survey import Survey
 
 VERSION = 1
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
-"""What an array of int64 holds."""
+"""Number from 0 that an int64 array can hold."""
 Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 MAX_EXPERTS = 1 << 16
-"""Their numbers are uint16."""
+"""Most experts of a layer, since expert numbers are uint16."""
 
 
 class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """First message of every file. `model` is the name of the checkpoint's folder, not its path."""
+    """First record of every file. `model` is the name of the checkpoint's folder, not its path."""
 
     version: int = VERSION
     stage: str
@@ -32,10 +32,11 @@ class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     slots: Count = 0
     """Expert slots of the engine (files of compute)."""
     encoder_layers: int = 0
-    """So many layers, the first, are an encoder's."""
+    """The first so many layers are an encoder's."""
 
     @classmethod
     def of(cls, stage: str, epoch: int, survey: Survey, slots: int = 0) -> TraceHeader:
+        """Return the header of one start of a stage."""
         return cls(
             stage=stage,
             epoch=epoch,
@@ -51,8 +52,7 @@ class TraceHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defaults=True):
-    """One step of one unit, pads left out. Arrays are row-major, little endian; times are the machine's monotonic
-    clock.
+    """One step of one unit, without pads. Arrays are row-major, little endian; times are of the monotonic clock, in ns.
 
     Numbers of steps and rows are never used twice; their upper 32 bits are the epoch of the scheduler.
     """
@@ -71,27 +71,27 @@ class TracedStep(msgspec.Struct, frozen=True, tag=True, kw_only=True, omit_defau
     busy_ns: Count
     stall_ns: Count
     compute_ns: list[Count]
-    """[layers + 1], waiting for experts left out: before the first MoE layer, then from each one's choice to the next's
-    (the last: to the end of the step)."""
+    """[layers + 1], without waiting for experts. The first entry is the time before the first MoE layer. The others are
+    from the routing of a MoE layer to that of the next, the last one to the end of the step."""
     hits: Count
     misses: Count
     admitted: list[Count] = []
-    """Rows that a prefill brings, and the `seeds` of their sampling: by them a sequence is known again when another
-    scheduler goes on with it."""
+    """Rows that a prefill adds; `seeds` are those of their sampling. By its seed a sequence is recognized if another
+    scheduler continues it."""
     seeds: list[Count] = []
     hints: bytes = b""
-    """uint8 [layers, experts] as they went to the loader; empty: none in this step."""
+    """uint8 [layers, experts] as sent to the loader, 255 is certain; empty: no hints in this step."""
     sampled: list[Count] = []
-    """Tokens of this step (places in `token_ids`) whose hidden states were kept."""
+    """Tokens of this step (indices into `token_ids`) whose hidden states were kept."""
     hidden: bytes = b""
-    """float16 [sampled, layers, width]: what went into each MoE layer."""
+    """float16 [sampled, layers, width]: input of each MoE layer."""
     sources: int = 0
-    """So many tokens, the first, ran through an encoder. Where a token does not see a layer, `experts` is 65535 and
-    `weights` is 0; encoder and decoder count positions alone, and a layer that did not run took no time."""
+    """The first so many tokens ran through an encoder. Where a token does not see a layer, `experts` is 65535 and
+    `weights` is 0. Encoder and decoder count positions separately. A layer that did not run took no time."""
 
 
 class TracedPlan(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """A plan that the predictor sent: uint8 [layers, experts], 255 = certain."""
+    """Prediction of a step that the predictor sent: uint8 [layers, experts], 255 is certain."""
 
     step: Count
     sent_ns: Count

@@ -1,4 +1,4 @@
-"""A file of a trace: MessagePack messages, each handed to the system whole, so that a death tears at most the last."""
+"""Files of a trace: MessagePack records, each written at once, so that a death truncates at most the last."""
 
 from __future__ import annotations
 
@@ -16,13 +16,10 @@ REMEDY = "Give the folder of a trace, as `expertflow trace` writes it"
 
 
 class TraceFile:
-    """Written by one start of one stage, to be closed by it.
-
-    A disk that fills up ends the trace, never the engine.
-    """
+    """File of one start of one stage, which must close it. A full disk ends the trace, never the engine."""
 
     def __init__(self, folder: str, header: TraceHeader) -> None:
-        """Begin FOLDER/STAGE.EPOCH.msgpack. Raises UsageError if it cannot be written."""
+        """Create FOLDER/STAGE.EPOCH.msgpack. Raises UsageError if it cannot be written."""
         self._path = Path(folder, f"{header.stage}.{header.epoch}.msgpack")
         try:
             self._file = self._path.open("wb")
@@ -32,7 +29,7 @@ class TraceFile:
         self.write(header)
 
     def write(self, record: TraceRecord) -> None:
-        """Add a record; it can be read by others when this returns."""
+        """Add a record; other processes can read it when this returns."""
         if self._file.closed:
             return
         try:
@@ -40,13 +37,13 @@ class TraceFile:
             self._file.flush()
         except OSError as error:
             logging.getLogger(__name__).warning("%s: %s; the trace ends here", self._path, error.strerror)
-            self._abandon()
+            self._close_quietly()
 
     def close(self) -> None:
         self._file.close()
 
-    def _abandon(self) -> None:
-        """Closing flushes once more, and fails once more."""
+    def _close_quietly(self) -> None:
+        """Close the file although its last bytes cannot be written: closing flushes and fails again."""
         try:
             self._file.close()
         except OSError:
@@ -54,9 +51,9 @@ class TraceFile:
 
 
 def read_records(file: Path) -> Iterator[TraceRecord]:
-    """All records of a file, the header first. What is cut off at the end is left out; it may still be growing.
+    """Yield all records of a file, the header first; a truncated last record is left out, the file may still grow.
 
-    Raises UsageError when something else than a trace comes, or a newer one.
+    Raises UsageError if the file is no trace, or a trace of a newer version.
     """
     for record in read_packed(file, TraceRecord, "trace", REMEDY):
         if isinstance(record, TraceHeader) and record.version > VERSION:

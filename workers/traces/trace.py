@@ -1,4 +1,4 @@
-"""Routing of many sequences as arrays, and how it lies in an npz file."""
+"""Routing of many sequences as arrays, and its npz file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflo
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """N tokens of S sequences; the tokens of a sequence stand together, in their order."""
+    """N tokens of S sequences; the tokens of a sequence are contiguous and in order."""
 
     routes: np.ndarray
     """uint16 [N, layers, top_k]: expert numbers."""
     token_ids: np.ndarray
-    """int64 [N]; where there is a `vocabulary`, places in it."""
+    """int64 [N]; indices into `vocabulary` if there is one."""
     offsets: np.ndarray
-    """int64 [S + 1]: where each sequence begins, and the end."""
+    """int64 [S + 1]: index of each sequence's first token, and the end."""
     expert_count: int
     """Experts a layer."""
     vocabulary: list[str] | None = None
-    """Strings of tokens, if the trace names tokens by strings."""
+    """Token strings, if the trace names tokens by strings."""
     decoded: np.ndarray | None = None
     """bool [N]: the token ran in a decode step; None: unknown."""
     weights: np.ndarray | None = None
@@ -39,8 +39,8 @@ class Trace:
     model: str = ""
     """Fingerprint of the model (`Survey.fingerprint`); empty: unknown."""
     encoder_layers: int = 0
-    """So many layers, the first, are an encoder's: a sequence is then its prompt, of which `routes` are UNROUTED behind
-    them, and what the decoder was given, of which they are UNROUTED there."""
+    """The first so many layers are an encoder's. A sequence is then its prompt, whose `routes` are UNROUTED in other
+    layers, followed by the decoder's tokens, whose `routes` are UNROUTED in the encoder's."""
 
     @property
     def tokens(self) -> int:
@@ -59,13 +59,13 @@ class Trace:
         return self.routes.shape[2]
 
     def take(self, sequences: np.ndarray) -> Trace:
-        """These sequences, in this order."""
-        parts = [np.arange(*self.offsets[each : each + 2].tolist()) for each in sequences.tolist()]
+        """Return the trace of these sequences (int64, indices), in this order."""
+        parts = [np.arange(*self.offsets[index : index + 2].tolist()) for index in sequences.tolist()]
         tokens = np.concatenate([np.empty(0, np.int64), *parts])
         return self._pick(tokens, np.array([len(part) for part in parts], dtype=np.int64))
 
-    def of_decoder(self) -> Trace:
-        """What the decoder was given, in its own layers. Without an encoder: all."""
+    def decoder_part(self) -> Trace:
+        """Return the decoder's tokens in the decoder's layers; without an encoder the whole trace."""
         if not self.encoder_layers:
             return self
         own = self.routes[:, -1, 0] != UNROUTED
@@ -75,7 +75,7 @@ class Trace:
         return replace(part, routes=part.routes[:, self.encoder_layers :], weights=weights, encoder_layers=0)
 
     def _pick(self, tokens: np.ndarray, lengths: np.ndarray) -> Trace:
-        """These tokens, as sequences of these lengths."""
+        """Return the trace of these tokens (indices), as sequences of these lengths."""
         return Trace(
             routes=self.routes[tokens],
             token_ids=self.token_ids[tokens],
@@ -90,14 +90,14 @@ class Trace:
         )
 
     def split(self, held_out: float = 0.2, seed: int = 0) -> tuple[Trace, Trace]:
-        """Two traces: the sequences to learn from, and a random share `held_out` of them to be judged by."""
+        """Return two traces: the sequences to train on, and a random share `held_out` to judge by."""
         order = np.random.default_rng(seed).permutation(self.sequences)
         cut = max(int(round(self.sequences * held_out)), 1)
         return self.take(np.sort(order[cut:])), self.take(np.sort(order[:cut]))
 
 
 def read_npz(file: str | Path) -> Trace:
-    """A trace from an npz file. Raises UsageError if there is none or if its arrays do not fit together."""
+    """Return the trace in an npz file. Raises UsageError if there is none or if its arrays do not fit together."""
     arrays = read_arrays(Path(file), "a trace", REMEDY)
     try:
         return _trace_of(arrays, str(file))
@@ -106,7 +106,7 @@ def read_npz(file: str | Path) -> Trace:
 
 
 def write_npz(trace: Trace, file: str | Path) -> None:
-    """Write what `read_npz` reads."""
+    """Write a trace as `read_npz` reads it."""
     optional = {name: getattr(trace, name) for name in ("decoded", "weights", "steps")}
     arrays: dict[str, Any] = {name: array for name, array in optional.items() if array is not None}
     if trace.vocabulary is None:
@@ -119,7 +119,7 @@ def write_npz(trace: Trace, file: str | Path) -> None:
 
 def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
     routes = arrays.get("experts")
-    if routes is None or routes.ndim != 3 or not routes.size or not _counts(routes):
+    if routes is None or routes.ndim != 3 or not routes.size or not _holds_counts(routes):
         raise UsageError("no array `experts` [tokens, layers, top_k] of expert numbers in it", where, REMEDY)
     expert_count = _expert_count(arrays, routes, where)
     token_ids, vocabulary = _tokens(arrays, len(routes), where)
@@ -137,7 +137,7 @@ def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
 
 def _tokens(arrays: dict[str, np.ndarray], count: int, where: str) -> tuple[np.ndarray, list[str] | None]:
     if (ids := _of_tokens(arrays, "token_ids", count, where)) is not None:
-        if not _counts(ids):
+        if not _holds_counts(ids):
             raise UsageError("`token_ids` are not numbers from 0 to 2^63 - 1", where, REMEDY)
         return ids.astype(np.int64), None
     strings = _of_tokens(arrays, "tokens", count, where)
@@ -159,15 +159,15 @@ def _of_tokens(arrays: dict[str, np.ndarray], name: str, count: int, where: str)
 def _offsets(offsets: np.ndarray | None, count: int, where: str) -> np.ndarray:
     if offsets is None:
         return np.array([0, count], dtype=np.int64)
-    counted = offsets.astype(np.int64) if _counts(offsets) and len(offsets) > 1 else np.array([-1])
+    counted = offsets.astype(np.int64) if _holds_counts(offsets) and len(offsets) > 1 else np.array([-1])
     if counted[0] != 0 or counted[-1] != count or (np.diff(counted) < 0).any():
         raise UsageError(f"`prompt_offsets` must grow from 0 to {count}", where, REMEDY)
     return counted
 
 
 def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str) -> int:
-    named = routes[routes != UNROUTED] if arrays.get("encoder_layers", 0) else routes
-    seen = int(named.max(initial=0)) + 1
+    routed = routes[routes != UNROUTED] if arrays.get("encoder_layers", 0) else routes
+    seen = int(routed.max(initial=0)) + 1
     stated = int(arrays.get("experts_per_layer", _next_multiple_of_8(seen)))
     if stated < seen:
         raise UsageError(f"expert {seen - 1} in a model of {stated} experts a layer", where, REMEDY)
@@ -177,11 +177,11 @@ def _expert_count(arrays: dict[str, np.ndarray], routes: np.ndarray, where: str)
     return stated
 
 
-def _counts(array: np.ndarray) -> bool:
-    """Whether it holds whole numbers that int64 holds, none below 0."""
+def _holds_counts(array: np.ndarray) -> bool:
+    """Tell whether the array holds integers from 0 to 2^63 - 1 only."""
     return array.dtype.kind in "ui" and (not array.size or (array.min() >= 0 and array.max() < 2**63))
 
 
 def _next_multiple_of_8(count: int) -> int:
-    """An unused last expert must not make the model smaller than it is."""
+    """Return `count` rounded up, since the last experts of a layer may be unused."""
     return -(-count // 8) * 8

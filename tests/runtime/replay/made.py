@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from expertflow.runtime.replay.uses import Uses
+from expertflow.runtime.replay.steps import Uses
 from expertflow.workers.traces.trace import Trace
 
 

@@ -7,9 +7,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from expertflow.runtime.replay.atomic import Outcome, Sharing, make_cache, replay
+from expertflow.runtime.replay.atomic import CountedOutcome, Sharing, make_cache, replay
 from expertflow.runtime.replay.future import Belady, Sch
-from expertflow.runtime.replay.uses import Uses, batch_steps, uses_of
+from expertflow.runtime.replay.steps import Uses, batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace, uses_of_sets
 from expertflow.workers.loader.policies import POLICIES, Policy, make_policy
 from hypothesis import given, settings
@@ -21,7 +21,7 @@ small_sets = st.sets(st.integers(0, EXPERTS - 1), min_size=1, max_size=3)
 programs = st.lists(st.lists(small_sets, min_size=LAYERS, max_size=LAYERS), min_size=1, max_size=10)
 
 
-def run(uses: Uses, policy: Policy, slots: int, sharing: Sharing = "layer", bypass: bool = False) -> Outcome:
+def run(uses: Uses, policy: Policy, slots: int, sharing: Sharing = "layer", bypass: bool = False) -> CountedOutcome:
     return replay(uses, policy, make_cache(sharing, uses, slots), bypass=bypass)
 
 

@@ -7,7 +7,7 @@ import pytest
 from expertflow.errors import UsageError
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
-from expertflow.runtime.replay.uses import batch_steps, uses_of
+from expertflow.runtime.replay.steps import batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace, uses_of_sets
 from expertflow.workers.loader.policies import make_policy
 
@@ -27,7 +27,7 @@ class Told:
 def test_recall_and_precision_come_out_as_asked_for() -> None:
     trace = random_trace(0, [400, 400], layers=4, experts=32, top_k=4)
     steps = batch_steps(trace, 1)
-    measured = EmulatedHints(trace, steps, Quality(recall=0.8, precision=0.7)).measured(uses_of(trace, steps))
+    measured = EmulatedHints(trace, steps, Quality(recall=0.8, precision=0.7)).measure(uses_of(trace, steps))
     assert measured.recall == pytest.approx(0.8, abs=0.01)
     assert measured.precision == pytest.approx(0.7, abs=0.01)
 

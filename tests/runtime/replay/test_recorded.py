@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import StepPrediction
-from expertflow.runtime.replay.advice import RecordedHints, RecordedPlans
-from expertflow.runtime.replay.choices import hint_source, layer_time_ns, plan_maker, recorded_timings, slot_counts
+from expertflow.runtime.replay.choices import (
+    hint_source,
+    layer_time_ns,
+    prediction_maker,
+    recorded_timings,
+    slot_counts,
+)
 from expertflow.runtime.replay.experiment import Experiment, recorded_row
 from expertflow.runtime.replay.machine import Machine
+from expertflow.runtime.replay.predictions import RecordedHints, RecordedPredictions
 from expertflow.runtime.replay.source import ReplaySource, open_source
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.tests.traces.streams import EXPERTS, LAYERS, plan, step, write
@@ -52,9 +58,9 @@ def test_steps_times_hints_and_plans_are_found_again(tmp_path: Path) -> None:
 def test_a_plan_comes_as_long_after_the_begin_of_a_step_as_it_was_sent(tmp_path: Path) -> None:
     """`plan` of the helper is sent at nanosecond 7: before everything; here it is sent while step 6 runs."""
     source = recorded(tmp_path)
-    assert source.log is not None and source.places is not None
+    assert source.log is not None and source.log_indices is not None
     source.log.planned_ns[2] = 1750
-    plans = RecordedPlans(source.log, source.places)
+    plans = RecordedPredictions(source.log, source.log_indices)
     due = StepPrediction(2, bytes([9]) * (LAYERS * EXPERTS))
     assert [plans.begin(each) for each in range(3)] == [[], [(50, due)], []]
 
@@ -76,7 +82,7 @@ def test_a_recorded_run_is_timed_with_what_was_foretold(tmp_path: Path) -> None:
         hints=hint_source("recorded", source, 0),
         machine=Machine(),
         timings=recorded_timings(0.0, source),
-        make_plans=plan_maker("recorded", "", 0.0, source),
+        make_predictions=prediction_maker("recorded", "", 0.0, source),
     )
     row = experiment.run("lru", 9)
     assert row.stall_s == 0 and row.seconds == pytest.approx((280 + 284 + 288 + 200) / 1e9, abs=1e-15)
@@ -105,9 +111,9 @@ def test_what_was_not_recorded_cannot_be_asked_for(tmp_path: Path) -> None:
     source = open_source(write_trace(tmp_path), 1, 0)
     for ask in (
         lambda: hint_source("recorded", source, 0),
-        lambda: plan_maker("recorded", "", 0.0, source),
+        lambda: prediction_maker("recorded", "", 0.0, source),
         lambda: layer_time_ns(0.0, source),
-        lambda: plan_maker("path", "", 0.0, source)(),
+        lambda: prediction_maker("path", "", 0.0, source)(),
         lambda: hint_source("0.5", source, 0),
     ):
         with pytest.raises(UsageError):

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from expertflow.ipc.messages import PredictStep, StepRouting
-from expertflow.runtime.replay.advice import ForecastPlans
 from expertflow.runtime.replay.atomic import Sharing, make_cache, replay
 from expertflow.runtime.replay.hints import EmulatedHints, Quality
 from expertflow.runtime.replay.machine import Machine
-from expertflow.runtime.replay.program import Program
+from expertflow.runtime.replay.predictions import ForecasterPredictions
+from expertflow.runtime.replay.steps import Program, batch_steps, uses_of
 from expertflow.runtime.replay.timed import TimedOutcome, replay_timed
-from expertflow.runtime.replay.uses import batch_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.policies import POLICIES, make_policy
@@ -132,10 +131,14 @@ def test_plans_are_made_in_time_and_prefetch() -> None:
     machine = Machine(expert_bytes=1000, link_bytes_per_s=1e6, layer_ns=MS, expert_ns=2 * MS)
     predictor = Clairvoyant(program)
     blind = replay_timed(program, ledger_of(program, 12), 12, machine)
-    told = replay_timed(program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, MS))
+    told = replay_timed(
+        program, ledger_of(program, 12), 12, machine, predictions=ForecasterPredictions(program, predictor, MS)
+    )
     assert predictor.heard == [(what, step) for step in range(30) for what in ("forecast", "learn")]
     assert told.stall_ns < blind.stall_ns / 2 and told.ledger.useful > 0
-    late = replay_timed(program, ledger_of(program, 12), 12, machine, plans=ForecastPlans(program, predictor, 100 * MS))
+    late = replay_timed(
+        program, ledger_of(program, 12), 12, machine, predictions=ForecasterPredictions(program, predictor, 100 * MS)
+    )
     assert late.stall_ns > told.stall_ns
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ....ipc.messages import StepRouting
 from ...model.step_input import StepTokens
-from ...traces.routing import UNROUTED, laid_out, seen_layers
+from ...traces.routing import UNROUTED, lay_out, seen_layers
 from .residency import FeedCounts
 from .tracing import StepTrace
 
@@ -82,7 +82,7 @@ class RoutingCollector:
             return np.stack(list(filled.values()), axis=1)
         sources = len(self._source.token_ids)
         count = sources + len(self._tokens.token_ids)
-        return laid_out(filled, seen_layers(count, sources, self._layers, self._encoder_layers), UNROUTED)
+        return lay_out(filled, seen_layers(count, sources, self._layers, self._encoder_layers), UNROUTED)
 
 
 def _read(routes: np.ndarray | DeferredRoutes) -> np.ndarray:

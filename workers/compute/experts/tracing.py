@@ -17,7 +17,7 @@ from ....ipc.messages import Hint, RunStep, Stepped, StepRouting
 from ...checkpoint.survey import Survey
 from ...model.step_input import StepTokens
 from ...traces.records import TracedStep, TraceHeader
-from ...traces.routing import laid_out, seen_layers
+from ...traces.routing import lay_out, seen_layers
 from ...traces.stream import TraceFile
 
 
@@ -113,7 +113,7 @@ class StepTrace:
             return _stacked(_zero_filled(self._weights))
         header = self._header
         seen = seen_layers(len(routing.token_ids), routing.sources, header.layers, header.encoder_layers)
-        return laid_out(_zero_filled(self._weights), seen, 0).tobytes()
+        return lay_out(_zero_filled(self._weights), seen, 0).tobytes()
 
     def _all_hints(self) -> bytes:
         if not self._hints:

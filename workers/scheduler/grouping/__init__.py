@@ -1,1 +1,1 @@
-"""Which rows step together: groups whose rows ask for the same experts activate fewer of them."""
+"""Grouping of rows into units: rows that use the same experts activate fewer of them together."""

@@ -1,28 +1,29 @@
-"""Greedy swapping on the objective itself, from the groups as they are, so that few rows move."""
+"""Greedy swaps of rows that lower the objective, starting from the present groups, so that few rows move."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .objective import activated, probabilities_of, unused_by_mates
+from .objective import count_activated, to_probabilities, unused_by_others
 
 NEGLIGIBLE = 1e-2
-"""Experts: a smaller gain may be a rounding error of the sums."""
+"""Smallest gain, in experts, that cannot be a rounding error of the sums."""
 MAX_SWAPS = 64
-DOUBT = np.float32(0.9)
-"""Where every group has some rows of each kind and routes are certain, no first exchange saves anything, unless an
-expert that two rows use is surer than that of one."""
+DISCOUNT = np.float32(0.9)
+"""Factor on the routes in the first descent. If every group holds rows of every kind and routes are certain, no first
+swap saves anything; with this factor an expert that two rows use is more probable than that of one."""
 
 
 def swap(routes: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """int64 [rows]: groups of the same sizes that activate no more experts than `groups` [rows] do.
+    """Return int64 [rows]: groups of the same sizes that activate no more experts than `groups` [rows] do.
 
-    The two rows of different groups whose exchange saves the most experts change places, until none saves any: first
-    with some doubt in the routes, then as they are. `routes` is [rows, layers, experts], see `activated`.
+    Each swap takes the two rows of different groups whose exchange saves the most experts, until none saves any. Swaps
+    are first found on routes scaled by `DISCOUNT`, then on the routes themselves. `routes` is [rows, layers, experts],
+    see `to_probabilities`.
     """
-    used, groups = probabilities_of(routes), np.array(groups, dtype=np.int64)
-    found = _descend(used, _descend(DOUBT * used, groups))
-    return found if activated(used, found) <= activated(used, groups) else _descend(used, groups)
+    used, groups = to_probabilities(routes), np.array(groups, dtype=np.int64)
+    found = _descend(used, _descend(DISCOUNT * used, groups))
+    return found if count_activated(used, found) <= count_activated(used, groups) else _descend(used, groups)
 
 
 def _descend(used: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -37,11 +38,11 @@ def _descend(used: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def _gains(unused: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """[rows, rows]: experts fewer if these two rows change places; 0 for rows of one group.
+    """Return float32 [rows, rows]: the experts saved if two rows change places; 0 for rows of one group.
 
-    A row b in the place of a leaves unused what the mates of a and b itself leave unused: for all pairs together that
-    is one product of matrices.
+    With row b in the place of row a, an expert is unused if neither b nor the other rows of a's group use it. For all
+    pairs together that is one matrix product.
     """
-    left = unused_by_mates(unused, groups) @ unused.T
+    left = unused_by_others(unused, groups) @ unused.T
     now = np.diagonal(left)
     return np.where(groups[:, None] == groups, 0.0, left + left.T - now[:, None] - now)

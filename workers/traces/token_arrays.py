@@ -1,4 +1,4 @@
-"""All tokens of a folder of streams as arrays, in the order they ran, recomputed ones included."""
+"""All tokens of a trace folder as arrays, in the order in which they ran, recomputed ones included."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from .routing import UNROUTED, seen_layers
 from .sequences import number_sequences
 from .stream import REMEDY
 
-BEHIND_PROMPTS = 1 << 32
-"""Added to the positions of a decoder, which are counted from 0: its tokens follow those of the prompt."""
+DECODER_OFFSET = 1 << 32
+"""Offset on the positions of a decoder, which count from 0: its tokens follow those of the prompt."""
 
 
-class Gathered:
-    """N tokens of a folder; with `hidden` also the states of the sampled ones. Raises UsageError as `read_trace`."""
+class TokenArrays:
+    """N tokens of a trace folder, and with `hidden` the hidden states of sampled ones.
+
+    Raises UsageError as `read_trace` does.
+    """
 
     def __init__(self, folder: Path, hidden: bool = False) -> None:
         self._folder, self.header = folder, read_header(folder)
@@ -34,18 +37,22 @@ class Gathered:
             raise UsageError("no step has ended yet", str(folder), "Wait, or trace a run with at least one prompt")
 
     def column(self, name: str) -> np.ndarray:
-        """[N] of `token_ids`, `positions`, `steps`, `decoded`; [N, layers, top_k] of `experts`, `weights`."""
+        """Return a column of the tokens.
+
+        int64 [N]: `token_ids`, `rows`, `positions`, `steps`. bool [N]: `decoded`. uint16 [N, layers, top_k]: `experts`.
+        float16 [N, layers, top_k]: `weights`.
+        """
         return np.concatenate(self._parts[name])
 
     def sequences(self) -> np.ndarray:
-        """int64 [N]: the sequence of each token."""
+        """Return int64 [N]: the sequence of each token, as `number_sequences` counts."""
         rows, positions, token_ids = map(self.column, ("rows", "positions", "token_ids"))
         return number_sequences(rows, positions, token_ids, self._seeds)
 
     def pop_hidden(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """int64 [M]: places of sampled tokens, float16 [M, layers, width]: what went into the layers; None: none.
+        """Return int64 [M], indices of sampled tokens, and float16 [M, layers, width], inputs of layers; None: none.
 
-        They may be most of the memory, so they are handed over, not copied.
+        The states may be most of the memory, so this hands them over without a copy, once.
         """
         hidden = self._parts.pop("hidden", [])
         return (self.column("sampled"), np.concatenate(hidden).astype(np.float16, copy=False)) if hidden else None
@@ -55,9 +62,9 @@ class Gathered:
         for name in ("token_ids", "rows", "positions"):
             parts[name].append(np.array(getattr(step, name), dtype=np.int64))
         if self.header.encoder_layers:
-            parts["positions"][-1][step.sources :] += BEHIND_PROMPTS
-        for name, kind in (("experts", "<u2"), ("weights", "<f2")):
-            values = np.frombuffer(getattr(step, name), dtype=kind)
+            parts["positions"][-1][step.sources :] += DECODER_OFFSET
+        for name, dtype in (("experts", "<u2"), ("weights", "<f2")):
+            values = np.frombuffer(getattr(step, name), dtype=dtype)
             parts[name].append(values.reshape(count, self.header.layers, self.header.top_k))
         parts["steps"].append(np.full(count, number))
         parts["decoded"].append(np.full(count, step.phase == "decode"))
@@ -73,7 +80,7 @@ class Gathered:
 
 
 def check_step(step: TracedStep, header: TraceHeader, folder: Path) -> None:
-    """Raises UsageError if the parts of a record do not fit together."""
+    """Check that the parts of a record fit together. Raises UsageError if they do not."""
     tokens = len(step.token_ids)
     choices = 2 * tokens * header.layers * header.top_k
     fits = (
@@ -83,7 +90,7 @@ def check_step(step: TracedStep, header: TraceHeader, folder: Path) -> None:
         and len(step.compute_ns) == header.layers + 1
         and len(step.admitted) == len(step.seeds)
         and len(step.hints) in (0, header.layers * header.experts)
-        and all(0 <= each < tokens for each in step.sampled)
+        and all(0 <= token < tokens for token in step.sampled)
         and bool(step.hidden) == bool(step.sampled)
         and len(step.hidden) % (2 * header.layers * max(len(step.sampled), 1)) == 0
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.replay.uses import batch_steps, first_tokens, recorded_steps, uses_of
+from expertflow.runtime.replay.steps import batch_steps, first_tokens, recorded_steps, uses_of
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.traces.trace import Trace
 
