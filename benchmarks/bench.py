@@ -92,7 +92,7 @@ class Schedule:
 
     parts: list[Part] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    """By name, why."""
+    """Reasons, by name."""
 
 
 def choose_parts(parts: Sequence[Part], only: Sequence[str], minutes: float, quick: bool) -> Schedule:

@@ -41,12 +41,12 @@ class Figures:
 
     contender: str
     resident: float
-    """Of the experts that layers needed, those that were there when the layer began."""
+    """Share of the experts that layers needed which were there when the layer began."""
     loads_a_step: float
     union: float
     """Experts needed, a layer of a step."""
     compute_ms: float
-    """Of a step, without waiting."""
+    """Time of a step, without waiting."""
     stall_ms: float
     useful: float
     wasted: float

@@ -38,7 +38,7 @@ ALL, QUARTER = "100%", "25%"
 REPEATED: tuple[Contender, ...] = (ExpertFlow(ALL), ExpertFlow(QUARTER), Resident())
 ONCE: tuple[Contender, ...] = (Resident("eager"), VllmCpu(), LlamaCpp(), AccelerateCpu())
 LIMITED: tuple[Contender, ...] = (ExpertFlow(QUARTER), Resident(), AccelerateCpu(), VllmCpu())
-"""What runs in a control group smaller than the model."""
+"""Contenders that run in a control group smaller than the model."""
 SHARES = (ALL, "50%", QUARTER, "12.5%")
 MODEL_R = (
     "Model R has OLMoE's architecture: 16 layers of 64 experts, eight used a token, random bfloat16 weights, 3.3 GB. "

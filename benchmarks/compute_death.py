@@ -1,4 +1,4 @@
-"""How long a text stands still when compute dies, with a spare process and without.
+"""Measure how long a text stands still when compute dies, with a spare process and without.
 
 python -m expertflow.benchmarks.compute_death --repeats 5 --out compute-death.json
 
@@ -28,7 +28,7 @@ TOKENS_BETWEEN, STEADY_S, PATIENCE_S = 20, 3.0, 120.0
 
 @dataclass
 class Pauses:
-    """Of one way to run, in seconds, in the order of the kills."""
+    """Hold the pauses of one way to run, in seconds, in the order of the kills."""
 
     spare: bool
     usual_s: float

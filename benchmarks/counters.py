@@ -9,7 +9,7 @@ import psutil
 from expertflow import Client
 
 PUBLISHED_S = 1.3
-"""After which every stage has published its counters."""
+"""Seconds after which every stage has published its counters."""
 
 
 def read_counters(client: Client) -> dict[str, float]:

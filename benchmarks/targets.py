@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
     at_least: bool
     figure: Interval | None
     note: str = ""
-    """Why there is no figure."""
+    """The reason, if there is no figure."""
 
     @property
     def outcome(self) -> str:

@@ -33,14 +33,14 @@ console = Console()
 
 @dataclass(frozen=True)
 class Options:
-    """What `tyro` reads from the command line."""
+    """Options of the command line, as `tyro` reads them."""
 
     packages: Path = Path("/")
     """Folder below which the Debian packages' files lie."""
     destination: Path = HERE / "model"
     """Model folder to write."""
     held_out_text: Path = HERE / "held_out.txt"
-    """Where the text never trained on is written."""
+    """File to write the text that is never trained on to."""
     minutes: float = 48.0
     """Wall-clock budget of the training loop; the learning rate follows it."""
     steps: int = 0
@@ -62,7 +62,7 @@ class Options:
 
 @dataclass
 class Clock:
-    """How far the run is, from 0 to 1, by steps or by wall-clock time."""
+    """Progress of the run, from 0 to 1, by steps or by wall-clock time."""
 
     options: Options
     started_s: float

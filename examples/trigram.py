@@ -16,7 +16,7 @@ _CONTEXT_BUCKETS = 12
 
 @dataclass(frozen=True)
 class _Counts:
-    """How often each key (an n-gram folded into one integer) occurs; keys ascend."""
+    """Number of occurrences of each key, an n-gram folded into one integer; keys ascend."""
 
     keys: Ids
     counts: Ids

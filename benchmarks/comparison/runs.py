@@ -30,7 +30,7 @@ from .tables import Row, markdown, read_cells, write
 
 PROMPT = 32
 CHARACTERS = 400
-"""Of text, for more than a prompt's tokens."""
+"""Characters of text, which give more than a prompt's tokens."""
 COLD, WARM = "cold", "warm"
 
 
@@ -67,7 +67,7 @@ def _text_prompts(model: Path, count: int) -> list[list[int]]:
 
 
 Cells = dict[tuple[str, int, int, str], Cell]
-"""By contender, limit, batch size and state."""
+"""Results by contender, limit, batch size and state."""
 NOT_RUN = "not run"
 NO_LIMIT = f"{NOT_RUN}: no memory limit can be enforced here"
 TIME_IS_OVER = f"{NOT_RUN}: time is over"

@@ -19,7 +19,7 @@ from .resident import load_resident, run_cases
 PACKAGE = "accelerate==1.15.0"
 
 KEPT = 0.4
-"""Of the limit: layers kept in memory. A layer that is read takes memory too, as do torch and the page cache."""
+"""Share of the limit for layers kept in memory. A layer that is read takes memory, as do torch and the page cache."""
 
 
 class Accelerate(Contender):
@@ -41,7 +41,7 @@ class AccelerateDisk(Accelerate):
     name = "accelerate disk offload"
     threads = (CORES,)
     trial_steps = 0
-    """What one step has read the next one reads again."""
+    """No trial: each step reads again what the one before it has read."""
 
     def prepare(self, model: Path) -> None:
         super().prepare(model)

@@ -25,13 +25,13 @@ class Contender:
 
     name: str
     module: str
-    """Of this folder, run with -m."""
+    """Module of this folder, run with -m."""
     threads: tuple[int, ...] = tuple(sorted({max(1, CORES // 2), CORES}))
     """Thread counts to try."""
     trial_steps = 3
     """With each thread count; they warm up as well. 0: neither is of use."""
     draws = False
-    """Whether it draws its tokens; the others are given them."""
+    """True if it draws its tokens; the others are given them."""
 
     def prepare(self, model: Path) -> None:
         """Do what is done once and outside the measurement: packages, builds, converted weights. Raises Missing."""
@@ -62,7 +62,7 @@ class Case(msgspec.Struct, kw_only=True):
     state: str = ""
     """`cold` or `warm`, where both are measured: a name for the tables."""
     trial: bool = True
-    """Whether a few steps of it come first, untimed; without them it runs on what was there before it."""
+    """True if a few steps of it come first, untimed; without them it runs on what was there before it."""
 
 
 class Task(msgspec.Struct, kw_only=True):
@@ -74,11 +74,11 @@ class Task(msgspec.Struct, kw_only=True):
     """Thread counts to try; the one that takes least time is kept."""
     trial_steps: int = 3
     patience_s: float = 60.0
-    """After which a case ends, once it has a few steps."""
+    """Seconds after which a case ends, once it has a few steps."""
     limit_bytes: int = 0
     """The enforced limit; 0: none."""
     options: dict[str, Any] = {}
-    """Of this contender alone."""
+    """Options of this contender alone."""
 
 
 class CaseResult(msgspec.Struct, kw_only=True):

@@ -10,9 +10,9 @@ from expertflow import Client, Config, Supervisor
 from .base import FEW_STEPS, Case, CaseResult, Contender, Task, TaskResult, read_task, write_result
 
 PUBLISHED_S = 1.2
-"""After which every stage has published its counters."""
+"""Seconds after which every stage has published its counters."""
 OVERHEAD_BYTES = 850_000_000
-"""What all processes take beside expert slots, files of the libraries included: with 720 MB their code is evicted and
+"""Memory of all processes beside expert slots, files of the libraries included. With 720 MB their code is evicted and
 read again in every step, which then takes several times as long."""
 LITTLE_KV = "64MiB"
 COUNTING = ("loader", "compute")

@@ -46,7 +46,7 @@ class Run:
     out: Path
     results: Results
     references: dict[int, list[list[int]]] = field(default_factory=dict)
-    """By batch size, the tokens of the system that came first."""
+    """Tokens of the system that came first, by batch size."""
 
     def cell(self, system: System, slots: str, batch: int) -> None:
         """Run one, and write what there is."""

@@ -27,7 +27,7 @@ class Work:
     """Say what every system does."""
 
     text: str
-    """Where prompts are cut from."""
+    """Text that prompts are cut from."""
     shared: dict[str, Option]
     """Options of all systems: the model, the tier, the link."""
     tokens: int
@@ -97,7 +97,7 @@ def _decode(client: Client, prompts: list[str], tokens: int, seed: int) -> list[
 
 
 LESSON_CHARACTERS = 60_000
-"""Of text that gates learn from."""
+"""Characters of text that gates learn from."""
 
 
 def trained_gates(model: Path, text: str) -> Path:

@@ -30,17 +30,17 @@ class Figures(TypedDict):
     """Prefetches that were used, and that were not."""
     wasted_a_token: float
     accuracy: float | None
-    """Of forecasts, as the loader measured it last; None: nothing is forecast."""
+    """Accuracy of predictions, as the loader measured it last; None: nothing is predicted."""
     stall_share: float
-    """Of the time, that compute waited for experts."""
+    """Share of the time that compute waited for experts."""
     cpu_ms_a_token: float
-    """Of all stages, which a busy machine changes least."""
+    """CPU time of all stages, which a busy machine changes least."""
     way: str
-    """What was kept of units, prediction and grouping when it ended."""
+    """Units, prediction and grouping in use when it ended."""
     expert_memory_mb: float
-    """Of the slots."""
+    """Memory of the slots."""
     pss_mb: float
-    """Of all processes; the host tier's store of every expert is in it."""
+    """Memory of all processes; the host tier's store of every expert is in it."""
     equal_tokens: float | None
     """Share of the sequences with the same tokens as the first system at this batch size had."""
 
@@ -53,7 +53,7 @@ class Measured:
     """Tokens a second of each block."""
     elapsed_s: float
     grown: dict[str, float]
-    """By how much counters grew; also cpu_s."""
+    """Growth of the counters; also cpu_s."""
     accuracy: float | None
     way: str
     slots: int

@@ -10,7 +10,7 @@ from .systems import ALL_PARTS, CACHE_MOE, EXPERTFLOW, SE_MOE
 
 Cell = str | float | int | None
 CLAIMS = {SE_MOE: "2.0–5.9×", CACHE_MOE: "1.9–2.2×"}
-"""Of the paper, as throughput of ExpertFlow over theirs (on GPUs, other models)."""
+"""Claims of the paper: throughput of ExpertFlow over theirs (on GPUs, other models)."""
 WHY_OTHERS = (
     "Other batches (of two units) round differently in bfloat16; in float32 all must be equal (`--dtype float32`)."
 )
@@ -60,7 +60,7 @@ class Results(TypedDict):
     versions: dict[str, str]
     setting: str
     systems: dict[str, str]
-    """What each is."""
+    """Description of each system, by name."""
     rows: list[Figures]
     left_out: list[Failure]
 

@@ -97,7 +97,7 @@ def row_of(answered: CaseResult, batch: int, warm: int) -> dict[str, Any]:
 
 DRAWN_BY = "100%"
 SHARE_OF_ACCELERATE = 0.25
-"""Of the weights, on the device: the others are on the host."""
+"""Share of the weights on the device: the others are on the host."""
 
 
 def measure_ours(test: UnderTest, folder: Path, model: str, share: str) -> dict[str, Any]:

@@ -129,7 +129,7 @@ MUTANTS: dict[str, tuple[type, str, bool, int]] = {
     "a copy does not wait for the kernels": (CopyScheduler, "_await_kernels", False, 0),
     "a read does not wait for the copy": (HostTier, "_pin", True, TWO_PLACES),
 }
-"""What is left out, whether copies or else kernels are late, and places in the host store (0: the whole model)."""
+"""The wait that is left out, True if copies are late (else kernels), places in the host store (0: the whole model)."""
 
 
 def check_mutants(test: UnderTest) -> dict[str, Any]:

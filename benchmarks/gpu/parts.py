@@ -23,7 +23,7 @@ class Part(NamedTuple):
     expected_s: float
     """Estimated for a machine with an H100 (docs/gpu.md), not measured."""
     max_s: float
-    """After which it is ended, and the next one begins."""
+    """Seconds after which it is ended, and the next one begins."""
 
     @property
     def min_s(self) -> float:

@@ -38,7 +38,7 @@ SCALE = Scale(
 LATE_COPIES, LATE_KERNELS = 0, 2
 """Seeds of the fake device: they select how likely copies run before kernels."""
 FACTOR = 2
-"""Of widening."""
+"""Factor of widening."""
 
 
 class Rehearsal:

@@ -68,7 +68,7 @@ RATE_SHARE = 0.85
 BOUND = 1.2
 TO_ACCELERATE = 5.0
 AT_BATCH, AT_SHARE = 8, "25%"
-"""Where it is compared with accelerate, which has a quarter of the weights on the device."""
+"""Setting of the comparison with accelerate, which has a quarter of the weights on the device."""
 Rows = dict[str, Any]
 
 

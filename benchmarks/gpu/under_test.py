@@ -18,7 +18,7 @@ class Scale(NamedTuple):
 
     families: tuple[str, ...]
     store_bytes: int
-    """Of host memory that is copied from."""
+    """Bytes of host memory that is copied from."""
     pieces_bytes: tuple[int, ...]
     """Sizes of copies."""
     repeats: int
@@ -30,7 +30,7 @@ class Scale(NamedTuple):
     warm: int
     """Tokens of a sequence, and how many decode steps of them are left out of the figures."""
     patience_s: float
-    """After which a case ends, once it has a few steps."""
+    """Seconds after which a case ends, once it has a few steps."""
     kv_memory: str
 
 

@@ -17,7 +17,7 @@ from expertflow.ipc.stage.stage import Stage
 from expertflow.workers.surveyor.entry import answer_survey_request
 
 ALL, FORWARD, LAYERS, KERNELS = range(4)
-"""Where in the file which part stands."""
+"""Indices of the parts in the file."""
 
 
 def timed(spent: np.ndarray, place: int, work: Callable[..., Any]) -> Callable[..., Any]:

@@ -51,6 +51,7 @@ class LayerCaches:
         self.resident = np.zeros(layers * experts, dtype=bool)
 
     def admit(self, wanted: np.ndarray, worth: np.ndarray, bypass: bool = False) -> None:
+        """Implement `Cache.admit` within each layer; `wanted` int64 [n], `worth` float64 [layers, experts]."""
         scores = np.where(self.resident, worth.ravel(), ABSENT)
         missing = wanted[~self.resident[wanted]]
         scores[missing] = worth.ravel()[missing] if bypass else DEMANDED
@@ -68,6 +69,7 @@ class PoolCache:
         self.resident = np.zeros(layers * experts, dtype=bool)
 
     def admit(self, wanted: np.ndarray, worth: np.ndarray, bypass: bool = False) -> None:
+        """Implement `Cache.admit` over all layers; `wanted` int64 [n], `worth` float64 [layers, experts]."""
         missing = wanted[~self.resident[wanted]]
         staying = np.flatnonzero(self.resident)
         worths = worth.ravel()
@@ -86,7 +88,7 @@ class StepHints(Protocol):
     """Hints for every layer of a step, given while the layer before it runs."""
 
     def of(self, step: int) -> np.ndarray:
-        """Return int64: the hinted keys of a step, ascending."""
+        """Return int64 [n]: the hinted keys of a step, ascending."""
         ...
 
 

@@ -33,7 +33,7 @@ class Belady:
         return following
 
     def touched(self, keys: np.ndarray, step: int) -> None:
-        """Advance the next use of these keys, ascending, beyond `step`."""
+        """Advance the next use of these keys, int64 [n], ascending, beyond `step`."""
         first = self._uses.starts[step]
         indices = first + np.searchsorted(self._uses.of(step), keys)
         self._next_step[keys] = self._following[indices]

@@ -49,7 +49,7 @@ class EmulatedHints:
             np.bitwise_or.at(self._packed, steps[tokens], np.packbits(hinted, axis=1))
 
     def of(self, step: int) -> np.ndarray:
-        """Return int64: the hinted keys of a step, ascending."""
+        """Return int64 [n]: the hinted keys of a step, ascending."""
         return np.flatnonzero(np.unpackbits(self._packed[step], count=self._width))
 
     def scores(self, step: int, layer: int) -> bytes:

@@ -77,7 +77,7 @@ class RecordedHints:
         self._hints, self._hinted = log.hints[log_indices], log.hinted[log_indices]
 
     def of(self, step: int) -> np.ndarray:
-        """Return int64: the hinted keys of a step, ascending: those more likely used than not."""
+        """Return int64 [n]: the hinted keys of a step, ascending: those more likely used than not."""
         return np.flatnonzero(self._hints[step] > LIKELY)
 
     def scores(self, step: int, layer: int) -> bytes | None:

@@ -31,7 +31,7 @@ class Uses:
         return len(self.starts) - 1
 
     def of(self, step: int) -> np.ndarray:
-        """Return the keys of a step, ascending."""
+        """Return int64 [n]: the keys of a step, ascending."""
         return self.keys[self.starts[step] : self.starts[step + 1]]
 
     def head(self, steps: int) -> Uses:
@@ -40,7 +40,7 @@ class Uses:
         return replace(self, starts=starts, keys=self.keys[: starts[-1]], tokens=self.tokens[:steps])
 
     def split(self, keys: np.ndarray) -> list[np.ndarray]:
-        """Split ascending keys into one array a layer."""
+        """Split ascending keys, int64 [n], into one array a layer."""
         return np.split(keys, np.searchsorted(keys, np.arange(1, self.layers) * self.experts))
 
 

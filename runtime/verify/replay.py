@@ -49,6 +49,7 @@ class _Forced:
         self.seen: ReplayedStep | None = None
 
     def choose(self, step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
+        """Return the recorded tokens of a step, and keep its logits [rows, vocabulary]."""
         if self.recorded is None:
             raise UsageError("a step has no result", f"step {step.number}", "Record again")
         tokens = dict(zip(self.recorded.rows, self.recorded.tokens, strict=True))

@@ -42,7 +42,10 @@ def row_blocks(piece: Piece, limit_bytes: int) -> list[range]:
 
 
 def convert_rows(raw: np.ndarray, target: np.ndarray, piece: Piece, rows: range, dtype: str) -> None:
-    """Write `rows` of a piece, `raw` uint8 as in the file, into `target`: the piece's bytes in a slot of `dtype`."""
+    """Write `rows` of a piece, `raw` uint8 [bytes] as in the file, into `target`.
+
+    `target`, uint8 [bytes], is the piece's place in a slot of `dtype`.
+    """
     values = cast(raw.view(NUMPY_DTYPES[piece.source_dtype]), piece.source_dtype, dtype)
     out = rows_in(target, piece, rows, dtype)
     out[:] = values.reshape(out.shape)
@@ -62,7 +65,10 @@ def rows_in(target: np.ndarray, piece: Piece, rows: range, dtype: str) -> np.nda
 
 
 def cast(values: np.ndarray, source: str, target: str) -> np.ndarray:
-    """Cast `values` from type `source` to `target`. Overflow gives infinity; the payload of a NaN may change."""
+    """Cast `values` from type `source` to `target`; any shape, which stays.
+
+    bfloat16 is held as uint16 bits. Overflow gives infinity; the payload of a NaN may change.
+    """
     if source == target:
         return values
     wide = _widen_bfloat16(values) if source == "bfloat16" else values
@@ -99,7 +105,7 @@ class Dequantiser(Protocol):
     def convert(self, raw: np.ndarray, scales: np.ndarray, target: np.ndarray, piece: Piece, rows: range) -> None:
         """Write `rows` of a piece, `raw` as in the file, into `target`: the piece's bytes in a slot.
 
-        `scales`: the bytes of `scale_rows(piece.scales, rows)`, as in the file. All are uint8, one-dimensional.
+        `scales`: the bytes of `scale_rows(piece.scales, rows)`, as in the file. All are uint8 [bytes].
         """
         ...
 
@@ -133,6 +139,7 @@ class BlockDequantiser:
         self._values = float8_values()
 
     def convert(self, raw: np.ndarray, scales: np.ndarray, target: np.ndarray, piece: Piece, rows: range) -> None:
+        """Implement `Dequantiser`; all arrays are uint8 [bytes]."""
         grid, columns = scales_of(piece), piece.source_shape[1]
         own = scale_rows(grid, rows)
         factors = scale_values(scales, grid.dtype).reshape(len(own), -1)
@@ -174,6 +181,7 @@ class GroupDequantiser:
         self._table = np.ascontiguousarray(cast(values, "float32", dtype).reshape(-1, meanings.shape[1]))
 
     def convert(self, raw: np.ndarray, scales: np.ndarray, target: np.ndarray, piece: Piece, rows: range) -> None:
+        """Implement `Dequantiser`; all arrays are uint8 [bytes]."""
         out = rows_in(target, piece, rows, self._dtype)
         groups, leading = scales_of(piece).grid[1], out.shape[:-1]
         stored, exponents = raw.reshape(*leading, groups, -1), scales.reshape(*leading, groups, 1)
@@ -202,7 +210,10 @@ class GroupDequantiser:
 
 
 def scale_values(raw: np.ndarray, dtype: str) -> np.ndarray:
-    """Return stored scales as float32. NaNs become the plain one, so that rounding cannot carry their bits away."""
+    """Return stored scales, `raw` uint8 [bytes], as float32 [scales].
+
+    NaNs become the plain one, so that rounding cannot carry their bits away.
+    """
     if dtype in _EXPONENTS:
         last = np.inf if dtype == BYTE else np.nan
         return np.append(np.ldexp(np.float32(1), np.arange(255) - 127), np.float32(last))[raw]

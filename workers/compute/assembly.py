@@ -84,8 +84,8 @@ def assemble_compute(
 ) -> Compute:
     """Bind a model from `load_unbound` to its slots and make the executor that runs it.
 
-    `memory`, uint8, is the slot arena on a CPU and the host store on a device. Raises BudgetError if the slots do not
-    fit the device.
+    `memory`, uint8 [bytes], is the slot arena on a CPU and the host store on a device. Raises BudgetError if the slots
+    do not fit the device.
     """
     routing = RoutingCollector(trace, survey.layers, survey.encoder_layers)
     holdings = Holdings(slots, survey.layers, survey.experts)

@@ -26,7 +26,7 @@ Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
 
 
 def sample(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
-    """Choose by each row's sampling parameters and generation settings."""
+    """Choose a token a row from logits [rows, vocabulary], by its sampling parameters and generation settings."""
     return choose_all(logits, unit.samplings, unit.output_indices, unit.histories)
 
 

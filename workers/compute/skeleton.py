@@ -27,6 +27,7 @@ class StreamedLinear(nn.Linear):
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name is the library's
+        """Return the projection of `input` [..., in], [..., out]; few rows stream the weights."""
         rows = input.reshape(-1, self.in_features)
         if not is_streamed(self.weight, len(rows)):
             return super().forward(input)

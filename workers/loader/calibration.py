@@ -47,7 +47,10 @@ class Calibration:
         self._right = self._predicted = self._actual = 0.0
 
     def chances(self, layer: np.ndarray | int, plan: np.ndarray, hint: np.ndarray | int = UNKNOWN) -> np.ndarray:
-        """Return the measured chance of use, float64, 0 to 1; the arguments (intp) broadcast."""
+        """Return the measured chance of use, float64, 0 to 1.
+
+        `plan` and `hint` are levels, intp, mostly [experts]; all arguments broadcast, and the result has their shape.
+        """
         return self._used[layer, plan, hint] / self._observed[layer, plan, hint]
 
     def learn(self, layer: int, plan: np.ndarray, hint: np.ndarray, used: np.ndarray) -> None:

@@ -161,9 +161,9 @@ class EvictionRanking:
 
 
 def least_indices(values: np.ndarray, count: int) -> np.ndarray:
-    """Return the indices of the `count` least values, intp, in rising order; of equal values the first.
+    """Return the indices, intp [count], of the `count` least of `values` [n], in rising order.
 
-    Sorts only the candidates.
+    Of equal values the first is taken. Sorts only the candidates.
     """
     if count >= len(values):
         return np.argsort(values, kind="stable")

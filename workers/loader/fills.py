@@ -146,9 +146,10 @@ def open_fills(
     open_engine: Callable[[ExpertSource, np.ndarray], TransferEngine],
     send: Callable[[Copy], None],
 ) -> Fills:
-    """Return the fills for these slots. `open_engine` starts reader threads, `send` sends a copy to compute.
+    """Return the fills for these slots.
 
-    Raises CheckpointError if a file is gone or changed since the survey.
+    `open_engine` starts reader threads that fill memory, uint8 [bytes]; `send` sends a copy to compute. Raises
+    CheckpointError if a file is gone or changed since the survey.
     """
     if isinstance(slots, SharedSlots):
         source = FileSource(survey) if slots.store is None else StoreSource(slots.store, survey, slots.link)

@@ -23,7 +23,7 @@ REMEDY = "Give a file ledger.EPOCH.msgpack, as an engine with record=FOLDER writ
 
 
 class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """What a ledger is made from (see `Ledger`)."""
+    """Arguments of a ledger (see `Ledger`)."""
 
     version: int = VERSION
     slots: int
@@ -39,7 +39,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     volatile: bool = False
 
     def make(self, explain: bool = False) -> Ledger:
-        """A fresh ledger; `explain`: one that takes notes. Raises UsageError for an unknown policy."""
+        """Return a fresh ledger; `explain`: one that takes notes. Raises UsageError for an unknown policy."""
         return Ledger(
             self.slots,
             self.layers,
@@ -57,7 +57,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class LedgerMark(msgspec.Struct, frozen=True, tag=True):
-    """How the ledger stood after all events before."""
+    """Statistics of the ledger after all events before."""
 
     statistics: dict[str, int | float]
 

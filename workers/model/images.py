@@ -131,10 +131,11 @@ def place_positions(positions: Tensor, images: Sequence[RowImages | None], pads:
 
 @contextmanager
 def image_inputs(model: Any, images: StepImages | None) -> Iterator[dict[str, Tensor]]:
-    """Yield the keyword arguments of a forward with these images; meanwhile `shown` says which positions they take.
+    """Yield the keyword arguments of a forward with these images.
 
-    The model's own way goes by token id. It would take a generated image token, when a row is computed again, for an
-    image. So its placeholder mask is computed from other ids.
+    Meanwhile `images.shown`, bool [rows, columns], says which positions they take. The model's own way goes by token
+    id. It would take a generated image token, when a row is computed again, for an image. So its placeholder mask is
+    computed from other ids.
     """
     if images is None:
         yield {}

@@ -165,6 +165,7 @@ class Noise(Forecaster):
         self._seed = seed
 
     def forecast(self, request: PredictStep) -> np.ndarray:
+        """Return float32 [layers, experts], uniform in 0 to 1."""
         rng = np.random.default_rng([self._seed, max(request.step, 0)])
         return rng.random((self._layers, self._experts), dtype=np.float32)
 
@@ -184,9 +185,11 @@ class Opposite(Forecaster):
         self._honest = honest
 
     def forecast(self, request: PredictStep) -> np.ndarray:
+        """Return 1 − the honest forecast, float32 [layers, experts]."""
         return np.float32(1.0) - self._honest.forecast(request)
 
     def forecast_tokens(self, request: PredictStep) -> np.ndarray:
+        """Return 1 − the honest forecast, float32 [tokens, layers, experts]."""
         return np.float32(1.0) - self._honest.forecast_tokens(request)
 
     def parts(self, request: PredictStep) -> Iterator[Part]:

@@ -15,7 +15,7 @@ _READ_ERRORS = (ValueError, TypeError, EOFError, BadZipFile, zlib.error, NotImpl
 
 
 def read_arrays(file: Path, name: str, remedy: str) -> dict[str, np.ndarray]:
-    """Return all arrays of an npz file by name; pickled objects are refused.
+    """Return all arrays of an npz file by name, in the shapes and dtypes of the file; pickled objects are refused.
 
     Raises UsageError if the file cannot be read as `name`.
     """

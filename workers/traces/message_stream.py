@@ -12,7 +12,7 @@ import msgspec
 from ...errors import UsageError
 
 MAX_ENTRIES = 1 << 24
-"""Of a list or map: no message of ours has more, and room for what a broken length promises is not taken."""
+"""Largest length of a list or map; a broken file may promise more, and no memory is reserved for that."""
 
 
 OLD_TAGS = {"Used": "StepRouting", "Forget": "DropUnit"}

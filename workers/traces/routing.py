@@ -19,7 +19,7 @@ def read_routing(routing: StepRouting, layers: int, experts: int) -> np.ndarray 
 
 
 def read_partial_routing(routing: StepRouting, layers: int, experts: int) -> np.ndarray | None:
-    """Return the same as `read_routing`, but with UNROUTED where a token does not see a layer."""
+    """Return uint16 [tokens, layers, top_k] as `read_routing`; UNROUTED where a token does not see a layer."""
     tokens = len(routing.token_ids)
     if routing.top_k < 1 or len(routing.experts) != 2 * tokens * layers * routing.top_k:
         return None

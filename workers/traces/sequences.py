@@ -28,7 +28,10 @@ def number_sequences(
 
 
 def first_of_each(sequences: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Return int64: indices of the tokens by sequence and position, of a repeated token only the first."""
+    """Return int64 [n]: indices of the tokens by sequence and position, of a repeated token only the first.
+
+    `sequences` and `positions` are int64 [tokens].
+    """
     order = np.lexsort((positions, sequences))  # stable: what came first stays first
     repeated = (np.diff(sequences[order]) == 0) & (np.diff(positions[order]) == 0)
     return order[np.concatenate([[True], ~repeated])]

@@ -59,7 +59,7 @@ class Trace:
         return self.routes.shape[2]
 
     def take(self, sequences: np.ndarray) -> Trace:
-        """Return the trace of these sequences (int64, indices), in this order."""
+        """Return the trace of these sequences, int64 [n], indices, in this order."""
         parts = [np.arange(*self.offsets[index : index + 2].tolist()) for index in sequences.tolist()]
         tokens = np.concatenate([np.empty(0, np.int64), *parts])
         return self._pick(tokens, np.array([len(part) for part in parts], dtype=np.int64))

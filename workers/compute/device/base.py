@@ -33,7 +33,10 @@ class Stream(Protocol):
         ...
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """Enqueue a copy from host memory, which must not change until the copy is done."""
+        """Enqueue a copy from host memory, which must not change until the copy is done.
+
+        Both are uint8 [bytes], of equal length.
+        """
         ...
 
     def wait(self, event: DeviceEvent) -> None:
@@ -81,15 +84,24 @@ class Device(Protocol):
         ...
 
     def register_store(self, store: np.ndarray) -> Tensor:
-        """Return shared host memory, uint8, as a source of copies; pin it if possible, so that copies do not block."""
+        """Return shared host memory, uint8 [bytes], as a source of copies.
+
+        Pin it if possible, so that copies do not block.
+        """
         ...
 
     def upload(self, array: np.ndarray) -> Tensor:
-        """Copy a small array to the device, ahead of kernels that are launched from now on; the host does not wait."""
+        """Copy a small array to the device, ahead of kernels that are launched from now on; the host does not wait.
+
+        Any shape and dtype, such as int64 [3, groups]; both stay.
+        """
         ...
 
     def fetch(self, tensor: Tensor) -> DeferredRoutes:
-        """Begin to copy a small tensor to the host; the returned function waits for the copy and returns it."""
+        """Begin to copy a small tensor to the host, such as routes [tokens, top-k].
+
+        The returned function waits for the copy and returns it, in the same shape and dtype.
+        """
         ...
 
     def grouped_product(self, experts: int, dtype: dtype) -> GroupedProduct | None:

@@ -49,6 +49,7 @@ class CudaStream:
             return kernel()
 
     def copy(self, target: Tensor, source: Tensor) -> None:
+        """Enqueue a copy of uint8 [bytes]; it blocks the host only if `source` is not pinned."""
         with torch.cuda.stream(self.stream):
             target.copy_(source, non_blocking=True)
 
@@ -87,6 +88,7 @@ class CudaDevice:
         torch.cuda.set_per_process_memory_fraction(min((torch.cuda.memory_reserved() + count_bytes) / total, 1.0))
 
     def allocate(self, count_bytes: int) -> Tensor:
+        """Return device memory, uint8 [count_bytes]. Raises BudgetError if it is not free."""
         try:
             memory = torch.empty(count_bytes, dtype=torch.uint8, device=self.torch_device)
             torch.cuda.synchronize()  # earlier uses of this memory, in other streams than copies, are over
@@ -97,6 +99,7 @@ class CudaDevice:
             raise BudgetError(what, self.name, "Lower expert_memory") from error
 
     def register_store(self, store: np.ndarray) -> Tensor:
+        """Return the store, uint8 [bytes], pinned if CUDA can register it."""
         started = time.monotonic()
         if store.size and self._register(store):
             self._pinned_bytes = store.size

@@ -70,6 +70,7 @@ class FakeStream:
         self._owner.run_some()
 
     def copy(self, target: Tensor, source: Tensor) -> None:
+        """Enqueue a copy of uint8 [bytes] in two halves; until they ran, `target` is poisoned."""
         middle = len(target) // 2
         self._work.append(lambda: _poison(target))
         for half in (slice(middle), slice(middle, None)):
@@ -106,9 +107,11 @@ class FakeDevice:
         """Do nothing: this memory is not limited."""
 
     def allocate(self, count_bytes: int) -> Tensor:
+        """Return poisoned memory, uint8 [count_bytes]."""
         return torch.full((count_bytes,), POISON, dtype=torch.uint8)
 
     def register_store(self, store: np.ndarray) -> Tensor:
+        """Return the store, uint8 [bytes], without a copy."""
         return torch.from_numpy(store)
 
     def upload(self, array: np.ndarray) -> Tensor:

@@ -66,9 +66,9 @@ def group_routes(index: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Groups]:
 
 
 def plain_product(rows: Tensor, weights: SlotMatrix, groups: Groups, out: Tensor, first: int = 0) -> None:
-    """Compute a `GroupedProduct` expert by expert, as a CPU does. The kernel of a GPU must agree with it.
+    """Compute a `GroupedProduct`, rows [n, in] to out [m, out], expert by expert, as a CPU does.
 
-    Reads the groups back from the device, so it suits devices that are the CPU.
+    The kernel of a GPU must agree with it. Reads the groups back from the device, so it suits devices that are the CPU.
     """
     for slot, start, end in groups.table.t().tolist():
         if end > start:

@@ -136,12 +136,15 @@ def first_projection(module: Any) -> str:
 
 
 def activate(module: Any, inner: torch.Tensor) -> torch.Tensor:
-    """Apply the activation between the two projections, row by row."""
+    """Apply the activation between the two projections, row by row; returns [n, inner width].
+
+    `inner` is [n, inner width], or of twice that width where there is a gate.
+    """
     return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
 
 
 def normalize(module: Any, products: torch.Tensor) -> torch.Tensor:
-    """Apply the norm after the second projection, if there is one, row by row."""
+    """Apply the norm after the second projection, if there is one, to `products` [n, width], row by row."""
     return module.post_expert_norm(products) if module.has_post_expert_norm else products
 
 
@@ -165,5 +168,8 @@ def _project(
 
 
 def dispatch(module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
-    """Run the layer attached to the module; this function is registered with transformers."""
+    """Run the layer attached to the module; this function is registered with transformers.
+
+    Shapes as in `ExpertsLayer.forward`: hidden [positions, width], routes and weights [positions, top-k].
+    """
     return module.expertflow_layer.forward(module, hidden, top_k_index, top_k_weights)

@@ -48,6 +48,7 @@ class _CapturingLayer:
         """Return None: no position is a pad."""
 
     def forward(self, module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, weights: torch.Tensor) -> NoReturn:
+        """Raise the routes `top_k_index`, int64 [tokens, top-k], to whoever asked the block."""
         raise _Routed(top_k_index)
 
 
@@ -71,7 +72,10 @@ class NextRouters:
                     child.register_forward_hook(partial(self._record, name))
 
     def ranking(self, layer: int, hidden: torch.Tensor, depth: int) -> np.ndarray | None:
-        """Implement `HintSource`: the experts that the next router chooses, then those that it scores next."""
+        """Implement `HintSource`: int64 [tokens, depth] for `hidden` [tokens, width].
+
+        The experts that the next router chooses come first, then those that it scores next.
+        """
         if layer + 1 in self.refusals or self._stacks[layer] != self._stacks[layer + 1]:
             return None
         router, self._router = self._router, None

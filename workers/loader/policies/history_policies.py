@@ -64,6 +64,7 @@ class HistoryPolicy(ABC):
         self._history = UseHistory(layers, experts, top_k)
 
     def touched(self, keys: np.ndarray, step: int) -> None:
+        """Count a use of these experts, int64 [count], in `step`."""
         self._history.add(keys, step)
 
     used = touched
@@ -80,6 +81,7 @@ class Lru(HistoryPolicy):
     """
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Return the discount of the ticks since the last use, float64 [layers, experts]."""
         return discount(after - self._history.last_tick(), self._layers)
 
 
@@ -90,6 +92,7 @@ class Lfu(HistoryPolicy):
     """
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Return the discount of the share of steps that used the expert, float64 [layers, experts]."""
         return discount(np.asarray(after - now), self._layers) * discount_of_share(self._history.share())
 
 
@@ -101,6 +104,7 @@ class Lfru(HistoryPolicy):
     """
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Return the discount of the share divided by the age of the last use, float64 [layers, experts]."""
         age = 1.0 + self._layers * self._history.rounds(now)
         share = self._history.share() / age
         return discount(np.asarray(after - now), self._layers) * discount_of_share(share)
@@ -133,6 +137,7 @@ class Ring(HistoryPolicy):
     """
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Return the discount of the layer's next visit, float64 [layers, experts]; idle experts a bit less."""
         visit = after + 1 + (self._layer_of - after - 1) % self._layers
         idle = self._history.rounds(now)
         return discount(visit - now + idle / (1.0 + idle), self._layers)

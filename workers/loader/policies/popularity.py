@@ -31,6 +31,7 @@ class Popularity:
         """Ignore touches: `used` counts the whole step."""
 
     def used(self, keys: np.ndarray, step: int) -> None:
+        """Update both shares with the experts of a step, int64 [count]."""
         self._steps += 1
         for share, steps in ((self._short, SHORT_STEPS), (self._long, LONG_STEPS)):
             weight = 1 / min(self._steps, steps)

@@ -22,10 +22,12 @@ class Static:
         self._history = UseHistory(layers, experts, top_k)
 
     def touched(self, keys: np.ndarray, step: int) -> None:
+        """Count these experts, int64 [count], until the warm-up is over; ignore later steps."""
         if self._history.steps < self._warm_up or step == self._history.latest:
             self._history.add(keys, step)
 
     used = touched
 
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
+        """Return the discount of the share of uses, float64 [layers, experts]; it stays after the warm-up."""
         return discount(np.asarray(after - now), self._layers) * discount_of_share(self._history.share())

@@ -22,7 +22,10 @@ class ExpertSource(Protocol):
     """Source of experts."""
 
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
-        """Return the chunks that load one expert to `base_bytes` of `memory` (uint8), to be run in any order."""
+        """Return the chunks that load one expert to `base_bytes` of `memory`, uint8 [bytes].
+
+        They may run in any order.
+        """
         ...
 
     def close(self) -> None: ...
@@ -44,7 +47,7 @@ class PieceReader:
         }
 
     def fill(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range, bounce: BounceBuffer) -> None:
-        """Write `rows` of a piece to their place in `target`, uint8 bytes of the piece in its slot. Raises OSError."""
+        """Write `rows` of a piece to their place in `target`, uint8 [bytes]: the piece in its slot. Raises OSError."""
         dtype = self._dtypes[piece.tensor]
         if piece.scales is None:
             convert_rows(self._rows(run, piece, rows, bounce), target, piece, rows, dtype)
@@ -102,6 +105,7 @@ class FileSource:
         return all(file.direct for file in self._files)
 
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        """Return chunks that read the expert's byte runs from the files into `memory`, uint8 [bytes]."""
         chunks: list[Chunk] = []
         spans: dict[int, list[ByteRange]] = {}
         for run in self._plan.runs(layer, expert):
@@ -146,6 +150,7 @@ class StoreSource:
         self._store, self._survey, self._link = store, survey, link
 
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
+        """Return chunks that copy the expert from the host store into `memory`, uint8 [bytes]."""
         source = (layer * self._survey.experts + expert) * self._survey.stride_bytes
         filled = filled_bytes(self._survey, expert)
         return [

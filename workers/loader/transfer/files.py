@@ -146,7 +146,7 @@ class CheckpointFile:
         self._descriptor = -1
 
     def read(self, memory: np.ndarray, span: ByteRange, bounce: BounceBuffer) -> None:
-        """Read `span` into `memory` (uint8, block-aligned). Raises OSError when the file is too short."""
+        """Read `span` into `memory`, uint8 [bytes], block-aligned. Raises OSError when the file is too short."""
         if self.direct:
             try:
                 return self._read_direct(memory, span, bounce)
@@ -158,7 +158,10 @@ class CheckpointFile:
         return self._read_buffered(memory, span)
 
     def read_joined(self, memory: np.ndarray, spans: list[ByteRange], bounce: BounceBuffer) -> None:
-        """Read spans that `join_spans` grouped into `memory`. Raises OSError as `read`."""
+        """Read spans that `join_spans` grouped into `memory`, uint8 [bytes], block-aligned.
+
+        Raises OSError as `read`.
+        """
         if len(spans) > 1 and self.direct and self._read_scattered(memory, spans):
             return
         for span in spans:

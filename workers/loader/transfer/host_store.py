@@ -17,7 +17,7 @@ from .transfers import ExpertSource, Transfer, TransferEngine, failure_of
 def fill_store(
     source: ExpertSource, store: np.ndarray, survey: Survey, threads: int, progress: Callable[[str, int, int], None]
 ) -> None:
-    """Read all experts into `store` (uint8), by layer then expert, one stride each, and close `source`.
+    """Read all experts into `store`, uint8 [bytes], by layer then expert, one stride each, and close `source`.
 
     `progress(what, experts done, experts in all)` is called now and then, and at the end. Raises CheckpointError when a
     file has changed since the survey, EngineError when one cannot be read.

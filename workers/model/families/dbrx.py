@@ -20,11 +20,13 @@ class DbrxExperts(OutsideExperts):
     ffn_hidden_size: int
 
     def expert_parameters(self) -> dict[str, torch.Tensor]:
+        """Return w1, v1 and w2 as views [experts, inner width, width]."""
         own = {name: getattr(self.mlp, name, None) for name in _NAMES}
         shape = (self.num_experts, self.ffn_hidden_size, self.hidden_size)
         return {f"mlp.{name}": tensor.view(shape) for name, tensor in own.items() if tensor is not None}
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Compute one expert on its rows [n, width], by the library's own code."""
         return self.mlp(rows, *(weights[f"mlp.{name}"] for name in _NAMES))
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

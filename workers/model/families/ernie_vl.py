@@ -28,6 +28,7 @@ class ErnieVlBlock(OutsideExperts):
     is_block = True
 
     def expert_parameters(self) -> dict[str, torch.Tensor]:
+        """Return both kinds' parameters, each [experts of the kind, out, in]."""
         own = {f"{part}.experts.{name}": (getattr(self, part).experts, name) for part in _PARTS for name in _NAMES}
         return {path: getattr(experts, name) for path, (experts, name) in own.items() if hasattr(experts, name)}
 
@@ -35,7 +36,7 @@ class ErnieVlBlock(OutsideExperts):
         return [[f"{part}.experts.{name}" for name in _NAMES] for part in _PARTS]
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
-        """Compute one expert of either kind: both compute the same."""
+        """Compute one expert of either kind on its rows [n, width]: both compute the same."""
         gate_up, down = weights.values()
         return linear(self.text_moe.experts._apply_gate(linear(rows, gate_up)), down)
 

@@ -28,10 +28,12 @@ class JetMoeBlock(OutsideExperts):
     is_block = True
 
     def expert_parameters(self) -> dict[str, torch.Tensor]:
+        """Return the weights of both maps, each [experts, out, in]."""
         own = {name: getattr(getattr(self, name), "weight", None) for name in _NAMES}
         return {f"{name}.weight": tensor for name, tensor in own.items() if tensor is not None}
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Compute one expert on its rows [n, width]: a gated unit, [n, width]."""
         gate, up = linear(rows, weights["input_linear.weight"]).chunk(2, dim=-1)
         return linear(self.activation(gate) * up, weights["output_linear.weight"])
 
@@ -50,6 +52,11 @@ class JetMoeGating(nn.Module):
     num_experts: int
 
     def forward(self, hidden: torch.Tensor) -> Any:
+        """Return the library's routing of `hidden` [tokens, width].
+
+        Sorted choices, their tokens and their weights, each [tokens * top-k]; counts, one an expert; logits
+        [tokens, experts].
+        """
         if not hidden.is_meta:
             return super().forward(hidden)  # pyright: ignore[reportAttributeAccessIssue]
         pairs = len(hidden) * self.top_k

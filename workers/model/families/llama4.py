@@ -23,13 +23,16 @@ class Llama4Experts(OutsideExperts):
     weighs_input = True
 
     def expert_parameters(self) -> dict[str, torch.Tensor]:
+        """Return both projections, each [experts, in, out]."""
         return {"gate_up_proj": self.gate_up_proj, "down_proj": self.down_proj}
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Compute one expert on its rows [n, width], which the router's scores have multiplied."""
         gate, up = (rows @ weights["gate_up_proj"]).chunk(2, dim=-1)
         return (up * self.act_fn(gate)) @ weights["down_proj"]
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return the routed experts' sum [tokens, width] for `hidden` [tokens, width], as `run_routed`."""
         return self.run_routed(hidden, index, weights)
 
 
@@ -43,6 +46,10 @@ class Llama4Block(nn.Module):
     top_k: int
 
     def forward(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the block's output [tokens, width] for `hidden` [rows, columns, width], and the router's logits.
+
+        The logits are [tokens, experts].
+        """
         hidden = hidden.reshape(-1, self.hidden_dim)
         scores, logits = self.router(hidden)
         index = logits.topk(self.top_k, dim=1).indices

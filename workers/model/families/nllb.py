@@ -32,6 +32,7 @@ class NllbExperts(SeparateExperts):
     moe_token_dropout: float
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Compute one expert on its rows [n, width], scaled as the library scales for dropout."""
         act: Any = self.get_submodule("expert_0.act")
         inner = act(linear(rows, weights["fc1.weight"], weights["fc1.bias"]))
         return linear(inner, weights["fc2.weight"], weights["fc2.bias"]) * (1 - self.moe_token_dropout)
@@ -93,6 +94,7 @@ class CorrectedNllbBlock(nn.Module):
     experts: Any
 
     def forward(self, hidden: torch.Tensor, padding_mask: Any = None) -> torch.Tensor:
+        """Return the block's output for `hidden` [rows, columns, width], in the same shape."""
         flat = hidden.reshape(-1, hidden.shape[-1])
         _, weights, _ = self.router(flat, padding_mask)
         out = torch.zeros_like(flat)

@@ -14,6 +14,7 @@ class SeparateExperts(OutsideExperts):
     names: tuple[str, ...] = ()
 
     def expert_parameters(self) -> dict[str, torch.Tensor]:
+        """Return the modules' parameters stacked, each [experts, ...]."""
         own = dict(self.named_parameters())
         return {
             name: torch.stack([own[path] for path in stored])
@@ -25,6 +26,7 @@ class SeparateExperts(OutsideExperts):
         return {name: [f"expert_{number}.{name}" for number in range(self.num_experts)] for name in self.names}
 
     def forward(self, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Return the routed experts' sum [tokens, width] for `hidden` [tokens, width], as `run_routed`."""
         return self.run_routed(hidden, index, weights)
 
 

@@ -23,6 +23,7 @@ class SwitchExperts(SeparateExperts):
     names = ("wi.weight", "wo.weight")
 
     def run_expert(self, weights: dict[str, torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """Compute one expert on its rows [n, width]: two linear maps without bias around an activation."""
         act: Any = self.get_submodule("expert_0.act")
         return linear(act(linear(rows, weights["wi.weight"])), weights["wo.weight"])
 

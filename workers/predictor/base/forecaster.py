@@ -61,7 +61,7 @@ def union(parts: Iterable[np.ndarray], layers: int, experts: int) -> np.ndarray:
 
 
 def chunks(count: int) -> Iterator[np.ndarray]:
-    """Yield the indices 0 … count − 1, `CHUNK_TOKENS` at a time."""
+    """Yield the indices 0 … count − 1 as int64 [n], n at most `CHUNK_TOKENS`."""
     for start in range(0, count, CHUNK_TOKENS):
         yield np.arange(start, min(start + CHUNK_TOKENS, count))
 

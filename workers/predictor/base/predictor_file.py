@@ -41,7 +41,10 @@ class Stored(Generic[Shape]):
     arrays: dict[str, np.ndarray]
 
     def array(self, name: str, where: str) -> np.ndarray:
-        """Return an array of the file `where`. Raise UsageError if there is no array of this name."""
+        """Return an array of the file `where`, in the shape that its kind of predictor defines.
+
+        Raise UsageError if there is no array of this name.
+        """
         if name not in self.arrays:
             raise UsageError(f"the array {name} is missing", where, REMEDY)
         return self.arrays[name]

@@ -89,7 +89,7 @@ def _judge_step(
 
 
 def step_routing_at(trace: Trace, step: int, rows: list[int], positions: list[int], indices: np.ndarray) -> StepRouting:
-    """Return the message about the tokens `indices` of the trace."""
+    """Return the message about the tokens of the trace at `indices`, int64 [tokens]."""
     return StepRouting(
         step=step,
         token_ids=trace.token_ids[indices].tolist(),

@@ -25,17 +25,23 @@ EVIDENCE = ("table", "same token", "previous", "copied", *(f"recent {decay}" for
 
 
 def clear_tiny(weights: np.ndarray) -> np.ndarray:
-    """Set weights below `NOTHING` to 0, in place, and return the array; no weight may be negative."""
+    """Set weights below `NOTHING` to 0, in place, and return the array.
+
+    float32 of any shape; no weight may be negative.
+    """
     weights *= weights > np.float32(NOTHING)
     return weights
 
 
 def count_bucket(counts: np.ndarray) -> np.ndarray:
-    """Return numbers of sightings on a logarithmic scale, int64 0 … COUNT_BUCKETS − 1."""
+    """Return numbers of sightings on a logarithmic scale, int64 0 … COUNT_BUCKETS − 1, in the same shape."""
     return np.minimum(np.log2(np.asarray(counts, dtype=np.float32) + 1) * 1.5, COUNT_BUCKETS - 1).astype(np.int64)
 
 
 def distance_bucket(distances: np.ndarray) -> np.ndarray:
-    """Return distances (1, 2, … tokens back) on a logarithmic scale, int64 0 … DISTANCE_BUCKETS − 1."""
+    """Return distances (1, 2, … tokens back) on a logarithmic scale, in the same shape.
+
+    int64, 0 … DISTANCE_BUCKETS − 1.
+    """
     logs = np.log2(np.maximum(np.asarray(distances, dtype=np.float32), 1.0)) * 1.8
     return np.minimum(logs, DISTANCE_BUCKETS - 1).astype(np.int64)

@@ -138,7 +138,8 @@ class PathForecaster(Forecaster):
 def split_runs(rows: np.ndarray, positions: np.ndarray | None = None) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return the indices of tokens that are the only ones of their row, and those of each other row in order.
 
-    With `positions`, a row's tokens are split where its positions have a gap.
+    `rows` and `positions` are int64 [tokens], the results int64 [n]. With `positions`, a row's tokens are split where
+    its positions have a gap.
     """
     if not len(rows):
         return np.empty(0, dtype=np.int64), []

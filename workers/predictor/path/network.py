@@ -218,7 +218,7 @@ def _transpose(name: str, array: np.ndarray) -> np.ndarray:
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
-    """Return the sigmoid, in place: a fresh array of this size costs more than the arithmetic."""
+    """Return the sigmoid, any shape, in place: a fresh array of this size costs more than the arithmetic."""
     np.negative(logits, out=logits)
     np.exp(logits, out=logits)
     logits += 1
@@ -226,6 +226,6 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def gelu(inputs: np.ndarray) -> np.ndarray:
-    """Return GELU in its tanh form."""
+    """Return GELU in its tanh form, float32 of the same shape."""
     cubic = inputs * (1 + np.float32(0.044715) * inputs * inputs)
     return np.float32(0.5) * inputs * (1 + np.tanh(np.float32(0.7978845608) * cubic))

@@ -56,7 +56,7 @@ class TrainingData(Protocol[Batch]):
         ...
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the mean loss over the tokens of the batch."""
+        """Return the mean loss over the tokens of the batch, a scalar [] to differentiate."""
         ...
 
 

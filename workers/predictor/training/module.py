@@ -114,6 +114,7 @@ class PathModule(nn.Module):
             self.grams.weight.data[-1] = 0
 
     def forward(self, batch: Batch) -> Tensor:
+        """Return logits [B, T, layers, experts]; a token's own routing does not enter them."""
         pairs, log_popularity = self._pairs(batch), torch.log(self.popularity.clamp_min(FLOOR))
         has_routing = batch.has_routing[..., None].float()
         shown = batch.multi_hot * has_routing

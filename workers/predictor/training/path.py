@@ -112,6 +112,7 @@ class _PathData:
             yield batch, int(batch.valid.sum())
 
     def loss(self, batch: Batch) -> Tensor:
+        """Return the mean over tokens, layers and experts, a scalar []."""
         with torch.autocast("cpu", torch.bfloat16):
             logits = self._module(batch)
         wanted = batch.multi_hot[batch.valid]

@@ -130,6 +130,7 @@ class _T5Data:
             yield batch, len(batch.indices)
 
     def loss(self, batch: _Batch) -> Tensor:
+        """Return the mean over the decoder's tokens, layers and experts, a scalar []."""
         logits = self._module(batch.prompts, batch.known)
         routes = torch.from_numpy(self._trace.routes[batch.indices].astype(np.int64))
         chosen = logits[batch.known != PAD].float()
