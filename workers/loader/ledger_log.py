@@ -23,7 +23,7 @@ REMEDY = "Give a file ledger.EPOCH.msgpack, as an engine with record=FOLDER writ
 
 
 class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
-    """What a ledger is made from (see `Ledger`)."""
+    """Arguments that build a ledger (see `Ledger`)."""
 
     version: int = VERSION
     slots: int
@@ -57,7 +57,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class LedgerMark(msgspec.Struct, frozen=True, tag=True):
-    """How the ledger stood after all events before."""
+    """Statistics of the ledger after all earlier events."""
 
     statistics: dict[str, int | float]
 

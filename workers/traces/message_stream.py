@@ -12,7 +12,7 @@ import msgspec
 from ...errors import UsageError
 
 MAX_ENTRIES = 1 << 24
-"""Of a list or map: no message of ours has more, and room for what a broken length promises is not taken."""
+"""Longest list or map that is read. No message has more; a broken length must not make the reader reserve memory."""
 
 
 OLD_TAGS = {"Used": "StepRouting", "Forget": "DropUnit"}

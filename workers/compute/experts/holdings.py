@@ -116,7 +116,7 @@ class Holdings:
 
     @property
     def layer_done(self) -> bool:
-        """Whether no expert of the current layer is missing or running."""
+        """True when no expert of the current layer is missing or running."""
         return not self._missing and not self._running
 
     @property

@@ -28,7 +28,7 @@ class SlotViews:
         """Number of experts in a layer."""
         fully_resident = survey.fully_resident(self._memory.numel() // survey.stride_bytes)
         self._uniform = survey.kinds == 1 and bool((positions == positions[0, 0]).all())
-        """Whether every expert's tensors begin at the same offsets."""
+        """True when every expert's tensors begin at the same offsets."""
         self._stackable = fully_resident and self._uniform
         self._stacks: dict[int, ExpertWeights] = {}
         self._views: dict[int, tuple[list[int], int, ExpertWeights]] = {}
