@@ -158,7 +158,7 @@ KINDS = {
         (
             "The built-in language model, *widened* to 0.9 GB of experts (6 layers of 32, four used a token): its text "
             "and its routing are those of a trained model. Each row: how much of the experts ExpertFlow may hold in "
-            "memory, the others are read from disk when they are needed or foreseen. Prompts are 32 tokens of held-out "
+            "memory, the others are read from disk when needed or predicted. Prompts are 32 tokens of held-out "
             "text.",
             "Every repeat starts the engine anew, with the checkpoint out of the page cache, for each budget and batch "
             "size. *Cold*: the first prompts after the start; *warm*: other prompts after those.",

@@ -5,7 +5,7 @@ python -m expertflow.benchmarks.grouping --trace FILE     routes of an npz file 
 python -m expertflow.benchmarks.grouping --path FILE      by the forecasts of a trained path predictor
 
 A fifth of the sequences is held out. The forecaster learns the others, then goes on learning from each step it has
-foreseen, as in the engine. Both methods group by true routes and by forecasts; what counts are the experts truly used.
+predicted, as in the engine. Both methods group by true routes and by forecasts; what counts are the experts truly used.
 """
 
 from __future__ import annotations

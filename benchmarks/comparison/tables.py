@@ -80,7 +80,7 @@ INSIDE = WHO | {
     "expert_share": Column("experts held", share, "of the experts' bytes, what the slots hold"),
     "hit_ratio": Column("hits", share, "experts that were in their slot when their layer asked for them"),
     "forecast_precision": Column("forecast precision", share, "experts brought in ahead that were then used"),
-    "forecast_recall": Column("recall", share, "experts brought in that had been foreseen"),
+    "forecast_recall": Column("recall", share, "experts brought in that had been predicted"),
     "bytes_per_token": Column(
         "MB a token",
         mb,

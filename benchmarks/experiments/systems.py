@@ -54,7 +54,7 @@ SYSTEMS = [
     System(CACHE_MOE, "main", "cache-moe", "LRU in each layer, a miss is loaded"),
     System(SE_MOE, "main", "se-moe", "a ring of layers: all experts of the coming layers are loaded"),
     System("Pregated-MoE", "main", "pregated-moe", "trained gates name the next layer's experts", needs="gates"),
-    System("MoE-Infinity", "baseline", "moe-infinity", "activation matrices of earlier requests foretell"),
+    System("MoE-Infinity", "baseline", "moe-infinity", "activation matrices of earlier requests predict"),
     System("PLEC, paper's predictor", "baseline", "plec", "the paper's cache and transformer", needs="paper"),
     _variation("LFU", "on demand, the least often used goes", policy="lfu"),
     _variation("LFRU", "on demand, frequency over age", policy="lfru"),

@@ -5,7 +5,7 @@
 Every part is a process of its own with a limit of its own, and what it found is kept in FOLDER/results.json, so that
 nothing is lost by a part that fails, hangs or was not begun when time was up: run again with the same folder, and only
 what is missing is run. FOLDER/gpu.md is the page of what there is. With --rehearse all of it runs on a CPU, over the
-fake device and tiny models, and no figure means anything.
+fake device and tiny models; its figures are no measurements.
 Exit codes: 0 all is there and exact, 1 something failed, is not exact or is missing, 2 no GPU that torch can use.
 Targets that are missed are for the page alone.
 """

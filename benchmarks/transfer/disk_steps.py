@@ -38,8 +38,8 @@ CONTENDERS: dict[str, dict[str, Any]] = {
     "auto": {},
     "hints only": {"predictor": "none", "prediction": "on"},
     "hints and forecasts": {"prediction": "on"},
-    "nothing foreseen": {"predictor": "none", "hints": "off"},
-    "nothing foreseen, lfru": {"predictor": "none", "hints": "off", "policy": "lfru"},
+    "nothing predicted": {"predictor": "none", "hints": "off"},
+    "nothing predicted, lfru": {"predictor": "none", "hints": "off", "policy": "lfru"},
     "LRU on demand": {"preset": "on-demand"},
 }
 TOKENS = {1: 96, 8: 48, 32: 24}

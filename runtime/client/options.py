@@ -146,11 +146,13 @@ def _check(options: RequestOptions) -> RequestOptions:
 
 
 def _ids(prompt: Sequence[int]) -> list[int]:
+    if isinstance(prompt, (bytes, bytearray, memoryview)):  # iterates as integers
+        raise RequestError(f"cannot be {type(prompt).__name__}", "prompt", "Decode a text: prompt.decode()")
     try:
         return [_integer(token, "prompt") for token in prompt]
     except TypeError as error:
         remedy = "A prompt is a text or a list of token ids; for a single prompt of ids write [[5, 9, 11]]"
-        raise RequestError(f"cannot be a {type(prompt).__name__}", "prompt", remedy) from error
+        raise RequestError(f"cannot be {type(prompt).__name__}", "prompt", remedy) from error
 
 
 def _optional(value: int | None, where: str) -> int | None:

@@ -4,9 +4,10 @@
         wait until pool.fileno() is readable, at most until pool.next_deadline()
         pool.on_readable()      # or pool.on_deadline()
 
-Its driver (`Client`, `AsyncClient`, a server of your own) needs neither a thread nor an event loop of ours. After every
-call the descriptor can be waited on: everything that had arrived was received, or `next_deadline` is "at once" (see the
-trap in `connection.py`). `RequestBalancer` and the `EngineSession`s decide; they know no socket and no clock.
+Its driver (`Client`, `AsyncClient`, a server of your own) needs neither a thread nor an event loop of this package.
+After every call the descriptor can be waited on: everything that had arrived was received, or `next_deadline` is "at
+once" (see the trap in `connection.py`). `RequestBalancer` and the `EngineSession`s decide; they know no socket and no
+clock.
 """
 
 from __future__ import annotations

@@ -142,8 +142,9 @@ def _summary(printer: Printer, readings: list[Reading]) -> str:
     hits, misses = sum(counts.hits for counts in experts), sum(counts.misses for counts in experts)
     hit_rate = share_text(hits / (hits + misses) if hits + misses else None)
     loads, paused = sum(counts.loads for counts in experts), any(_paused(reading) for reading in readings)
+    count = len(printer.lines)
     return (
-        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {seconds:.1f} s: "
+        f"{count:,} {'prompt' if count == 1 else 'prompts'}, {printer.tokens:,} tokens in {seconds:.1f} s: "
         f"{printer.tokens / seconds:.1f} tokens/s; experts found in memory: {hit_rate}, loaded: {loads:,}"
         + (f"; prediction is {PREDICTION_OFF}" if paused else "")
     )

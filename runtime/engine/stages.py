@@ -19,7 +19,7 @@ experts in slots, work comes soon; while experts are loaded the loader needs the
 
 
 class StagePlan(NamedTuple):
-    """Start of one stage: `python ARGUMENTS… SOCKET_FD SUPERVISOR_PID`, with `environment` on top of ours."""
+    """Start of one stage: `python ARGUMENTS… SOCKET_FD SUPERVISOR_PID`, `environment` extends the supervisor's."""
 
     stage: str
     arguments: tuple[str, ...]

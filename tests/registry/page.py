@@ -125,9 +125,9 @@ Adapted by hand (`workers/model/families/`), tested as the families of `tests/mo
 - `jetmoe`: the experts of its MLPs are routed over slots; those of its attention belong to the skeleton.
 - `switch_transformers`: a prompt goes through the encoder, the decoder starts by itself. Padding uses up no capacity.
 - `nllb-moe`: the library's own forward is wrong. transformers {version} takes the 0 and 1 of the router's mask for the
-  numbers of experts, so that two of them are ever computed. Ours follows transformers 4, with which these models were
-  published (top-2, capacity and its order, the scale of `moe_token_dropout`), checked against a straight-line
-  reference; I1b compares with the library so mended. Padding uses up no capacity, and moves no position, whatever
+  numbers of experts, so that two of them are ever computed. ExpertFlow follows transformers 4, with which these models
+  were published (top-2, capacity and its order, the scale of `moe_token_dropout`), checked against a straight-line
+  reference; I1b compares with the corrected library. Padding uses up no capacity, and moves no position, whatever
   `router_ignore_padding_tokens` says: in transformers {version} true lets padding use up capacity, and false does not.
 """
 

@@ -73,7 +73,7 @@ class PredictorShell:
 
     def _predict_rows(self, forecaster: Forecaster, request: PredictRows) -> None:
         tokens = PredictStep(step=0, token_ids=request.token_ids, rows=request.rows, positions=request.positions)
-        with self._stage.span("foresee", rows=len(request.rows)):
+        with self._stage.span("predict rows", rows=len(request.rows)):
             answer = RowPredictions(request.number, request.rows, scores(forecaster.forecast_tokens(tokens)))
         self._stage.send("scheduler", answer)
 

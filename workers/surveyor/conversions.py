@@ -1,6 +1,6 @@
 """From transformers' own loading rules to pieces: which file bytes become which bytes of which expert.
 
-Names and operations come from `get_model_conversion_mapping`, never from a table of ours. Accepted for experts are
+Names and operations come from `get_model_conversion_mapping`, never from a table kept here. Accepted for experts are
 rename, stack, stack and concatenate, transpose, and separating rows that alternate, of weights as they are or with
 scales (sources.py); any other operation is refused by name.
 """

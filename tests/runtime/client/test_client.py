@@ -80,7 +80,7 @@ def test_several_batches_share_a_client(client: Client) -> None:
 
 def test_bad_prompts_fail_alone(client: Client) -> None:
     """One bad prompt in a batch leaves the others undisturbed, and is an error of its own."""
-    bad: list[Any] = [[], [50], [-1], [True], [1.5], 7, [1] * 65, "text"]
+    bad: list[Any] = [[], [50], [-1], [True], [1.5], 7, b"\x01", [1] * 65, "text"]
     batch = client.submit([[1], *bad, [2]], max_new_tokens=3, eos_ids=[])
     results = batch.results(return_errors=True)
     assert isinstance(results[0], Completion) and isinstance(results[-1], Completion)
