@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 HEADINGS: dict[str, tuple[str, ...]] = {
-    "Model": ("model", "revision", "dtype", "device", "generation_settings"),
+    "Model": ("model", "revision", "dtype", "device"),
     "Memory": ("tier", "expert_memory", "host_memory", "kv_memory"),
     "Generation": ("batch_size", "prefill_tokens", "queue_limit", "generation_settings", "units", "grouping"),
     "Engine": (
         "predictor",
         "predictor_file",
         "prediction",
-        "spare_compute",
         "compute_threads",
         "reads_in_flight",
         "timeline",
