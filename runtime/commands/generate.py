@@ -143,10 +143,14 @@ def _summary(printer: Printer, readings: list[Reading]) -> str:
     hit_rate = share_text(hits / (hits + misses) if hits + misses else None)
     loads, paused = sum(counts.loads for counts in experts), any(_paused(reading) for reading in readings)
     return (
-        f"{len(printer.lines):,} prompts, {printer.tokens:,} tokens in {seconds:.1f} s: "
+        f"{_count_text(len(printer.lines))}, {printer.tokens:,} tokens in {seconds:.1f} s: "
         f"{printer.tokens / seconds:.1f} tokens/s; experts found in memory: {hit_rate}, loaded: {loads:,}"
         + (f"; prediction is {PREDICTION_OFF}" if paused else "")
     )
+
+
+def _count_text(prompts: int) -> str:
+    return "1 prompt" if prompts == 1 else f"{prompts:,} prompts"
 
 
 def _paused(reading: Reading) -> bool:
