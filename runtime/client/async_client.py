@@ -114,8 +114,9 @@ class AsyncClient:
 
     async def chat_ids(self, text: str) -> list[int]:
         """Return the ids of a text in the model's chat template, as `Client.chat_ids` does."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, self._driver.state.codec.encode_chat, text)
+        state = self._driver.state
+        state.require_open()
+        return await self._driver.loop.run_in_executor(self._thread, state.codec.encode_chat, text)
 
     @property
     def has_chat_template(self) -> bool:

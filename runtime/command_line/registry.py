@@ -57,7 +57,7 @@ def command_classes() -> dict[str, type[Command]]:
 def option_names() -> set[str]:
     """Return the fields of the configuration and of the commands: names in errors that users type with dashes."""
     own = {field.name for cls in command_classes().values() for field in fields(cls)}
-    return own | set(Config.__struct_fields__)
+    return (own - {"engine"}) | set(Config.__struct_fields__)  # `engine` is the configuration itself
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:

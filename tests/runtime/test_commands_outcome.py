@@ -14,6 +14,7 @@ import pytest
 from expertflow import __main__, errors
 from expertflow.runtime.command_line import outcome, program
 from expertflow.runtime.command_line.base import Command
+from expertflow.workers.traces.trace import REMEDY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,7 @@ def test_an_error_says_what_where_and_what_to_do(
 
 def test_what_is_not_known_is_left_out() -> None:
     assert outcome.describe(errors.EngineError("broke", "stage compute")) == "error: broke\nwhere: stage compute"
+    assert outcome.describe(errors.EngineError("broke", "engine")) == "error: broke\nwhere: engine"
     assert outcome.describe(errors.EngineError("broke")) == "error: broke"
 
 
@@ -175,3 +177,8 @@ def test_ctrl_c_while_modules_are_imported(module: str) -> None:
 def _heed_ctrl_c() -> None:
     """What a shell starts in the background ignores it, and so would all that pytest starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_the_shape_of_an_array_names_no_option() -> None:
+    """`top_k` in "[tokens, layers, top_k]" was printed as the flag --top-k."""
+    assert outcome.as_typed(REMEDY) == REMEDY

@@ -13,7 +13,7 @@ from .arrays import read_arrays
 from .records import MAX_EXPERTS
 from .routing import UNROUTED
 
-REMEDY = "Give an npz file with `experts` [tokens, layers, top_k], as `expertflow trace --npz` writes it"
+REMEDY = "Give an npz file with `experts` [tokens, layers, k], as `expertflow trace --npz` writes it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def write_npz(trace: Trace, file: str | Path) -> None:
 def _trace_of(arrays: dict[str, np.ndarray], where: str) -> Trace:
     routes = arrays.get("experts")
     if routes is None or routes.ndim != 3 or not routes.size or not _holds_counts(routes):
-        raise UsageError("no array `experts` [tokens, layers, top_k] of expert numbers in it", where, REMEDY)
+        raise UsageError("no array `experts` [tokens, layers, k] of expert numbers in it", where, REMEDY)
     expert_count = _expert_count(arrays, routes, where)
     token_ids, vocabulary = _tokens(arrays, len(routes), where)
     return Trace(

@@ -324,7 +324,7 @@ def test_closing_ends_every_wait(engine: FakeEngine) -> None:
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(outcome, EngineError) and "closed" in str(outcome)
         batch.cancel()
-        for late in (client.submit([[1]]), client.stats(), batch.results()):
+        for late in (client.submit([[1]]), client.stats(), batch.results(), client.chat_ids("late")):
             with pytest.raises(EngineError, match="closed"):
                 await late
         with pytest.raises(UsageError, match="connected before"):
