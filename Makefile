@@ -70,7 +70,7 @@ clean:
 
 # torch goes first and by itself: it is most of the download, and which build it is (CPU or CUDA) is for the user's pip
 # configuration to say (see docs/dependencies.md).
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard workers/kernels/native/*)
 	@test -n "$(USABLE)" || { echo "make: Python 3.11 or newer is needed; none of '$(CANDIDATES)' is. Install one or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(USABLE) -c 'import ensurepip, venv' 2>/dev/null || { v=$$($(USABLE) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
 		echo "make: $(USABLE) cannot make virtual environments. On Debian: apt install python3-venv (or $$v-venv)" >&2; exit 2; }
