@@ -10,6 +10,7 @@ from setuptools import Extension, setup
 FOLDER = "workers/kernels/native"
 
 setup(
+    script_name="setup.py",  # or the build would take this file for a module of the package, since both lie here
     ext_modules=[
         Extension(
             "expertflow.workers.kernels._native",

@@ -1,4 +1,4 @@
-"""What this machine's CPU is, and how far ATEN_CPU_CAPABILITY lets kernels use it."""
+"""Names the CPU of this machine and its instruction sets, and how far ATEN_CPU_CAPABILITY lets kernels use them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def cpu_name() -> str:
     """Return the CPU's own name, such as `Intel(R) Xeon(R) Processor, family 6, model 207`."""
     fields = _fields()
     name = fields.get("model name", platform.processor() or platform.machine())
-    numbers = [f"{label} {fields[key]}" for label, key in (("family", "cpu family"), ("model", "model")) if key in fields]
+    labels = {"cpu family": "family", "model": "model"}
+    numbers = [f"{label} {fields[key]}" for key, label in labels.items() if key in fields]
     return ", ".join([name, *numbers])
 
 

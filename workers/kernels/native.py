@@ -1,8 +1,8 @@
 """The project's own C kernels (native/): found beside this module, loaded by ctypes, run on torch's own threads.
 
-The library knows pointers, shapes and the function by which torch's OpenMP runs a loop (`GOMP_parallel`), and nothing of
-torch. So there is one thread pool, and one build serves every version of torch. A row's bits do not depend on the other
-rows or experts of a call, nor on where a weight begins in memory.
+The library knows pointers, shapes and the function by which torch's OpenMP runs a loop (`GOMP_parallel`), and nothing
+of torch. So there is one thread pool, and one build serves every version of torch. A row's bits do not depend on the
+other rows or experts of a call, nor on where a weight begins in memory.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class NativeKernels:
     @classmethod
     def open(cls, isa: str = "") -> NativeKernels | None:
         """Return the kernels for this CPU, or those of `isa`; None if there are none (`missing_reason`)."""
-        if missing_reason():
-            return None
         library, variants = _library(), _variants()
-        return cls(library, _parallel(), variants, isa or _preferred(variants)) if _allows(variants, isa) else None
+        if library is None or missing_reason() or (isa and isa not in variants):
+            return None
+        return cls(library, _parallel(), variants, isa or _preferred(variants))
 
     def isas(self) -> list[str]:
         """Return the variants that this CPU can run, best first."""
@@ -157,7 +157,7 @@ def missing_reason() -> str:
     if _library() is None:
         return "the library was not built (no C compiler when the package was installed)"
     if not _variants():
-        return "this CPU has neither AVX2 nor another instruction set with kernels"
+        return "the CPU, or ATEN_CPU_CAPABILITY, allows none of the instruction sets that have kernels (AVX2 and up)"
     return "" if _parallel() else "torch was built without GNU OpenMP, whose threads the kernels run on"
 
 
@@ -200,10 +200,6 @@ def _variants() -> dict[str, int]:
         variants[name.decode()] = len(variants)
     limit = capability_limit()
     return {name: i for name, i in variants.items() if name in limit and library and library.expertflow_usable(i)}
-
-
-def _allows(variants: dict[str, int], isa: str) -> bool:
-    return not isa or isa in variants
 
 
 def _preferred(variants: dict[str, int]) -> str:
