@@ -1,7 +1,7 @@
 """The C kernels for processors that this machine has not, compiled for them and run under emulation where there is one.
 
-On Debian: apt install gcc-aarch64-linux-gnu qemu-user. AVX-512 and AMX are emulated by nothing that is free to use; on a
-machine without them those variants are named as not run (test_native.py).
+On Debian: apt install gcc-aarch64-linux-gnu qemu-user. Nothing free emulates AVX-512 and AMX; on a machine without them
+those variants are named as not run (test_native.py).
 """
 
 from __future__ import annotations
