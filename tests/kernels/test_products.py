@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from expertflow.workers.compute.experts.projection import may_stack, padded_rows, project, project_stack
+from expertflow.workers.kernels.products import may_stack, padded_rows, project, project_stack
 
 WIDTHS = (8, 16, 48, 136, 512)
 
