@@ -37,7 +37,7 @@ class ComputeShell:
         """Load the model. Raises CheckpointError, UsageError or BudgetError if it cannot be run as configured."""
         self._stage = stage
         survey = stage.survey(Survey)
-        self._rows, self._remarks = survey.rows, survey.remarks
+        self._rows, self._remarks, self._kernels = survey.rows, survey.remarks, survey.kernels
         self._device = open_device(stage.config.device)
         self._resident = survey.fully_resident(stage.spec.slots)
         self._files = OpenFiles(survey.stamps)
@@ -120,6 +120,8 @@ class ComputeShell:
             "kv_bytes_per_position": rows.kv_bytes_per_position,
             "kv_bytes_per_row": rows.kv_bytes_per_row,
             "threads": torch.get_num_threads(),
+            "kernels": self._kernels.origin,
+            "kernels_s": self._kernels.seconds,
             "resident": int(self._resident),
             **(self._device.facts() if self._device is not None else {}),
         }

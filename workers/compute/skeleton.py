@@ -14,7 +14,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from ..checkpoint.stamps import check_files
 from ..checkpoint.survey import Survey
 from ..kernels.dispatch import Kernels, LinearKernels
-from ..kernels.shapes import is_plain_linear
+from ..kernels.shapes import plain_linears
 from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from .experts.hints import Hinter
 from .experts.layer import ExpertFeed, ExpertsLayer, dispatch
@@ -59,11 +59,10 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
 
 def stream_linears(model: nn.Module, kernels: Kernels) -> None:
     """Make every plain linear layer a `StreamedLinear`; leave subclasses, which may do more, as they are."""
-    for module in model.modules():
-        if is_plain_linear(module):
-            own = kernels.linear(cast(nn.Linear, module))
-            module.__class__ = StreamedLinear
-            module.kernels = own
+    for _, module in list(plain_linears(model)):
+        own = kernels.linear(module)
+        module.__class__ = StreamedLinear
+        cast(StreamedLinear, module).kernels = own
 
 
 def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, survey: Survey) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -18,14 +18,15 @@ def linear_shape(module: nn.Linear, dtype: torch.dtype | None = None) -> LinearS
 
 def linear_shapes(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> list[LinearShape]:
     """Return the distinct shapes of the plain linear layers of a model; `dtypes`: of each parameter, once loaded."""
-    plain = [(name, module) for name, module in model.named_modules() if is_plain_linear(module)]
-    shapes = (linear_shape(module, dtypes.get(f"{name}.weight")) for name, module in plain)
+    shapes = (linear_shape(module, dtypes.get(f"{name}.weight")) for name, module in plain_linears(model))
     return list(dict.fromkeys(shapes))
 
 
-def is_plain_linear(module: nn.Module) -> bool:
-    """Return whether a module is the library's linear layer itself: a subclass may do more."""
-    return type(module) is nn.Linear
+def plain_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield path and module of every linear layer that is the library's own: a subclass may do more."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and type(module) is nn.Linear:
+            yield name, module
 
 
 def expert_shape(module: Any, tensors: Mapping[str, list[int]], dtype: str) -> ExpertShape | None:

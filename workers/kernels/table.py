@@ -11,8 +11,9 @@ from typing import Literal
 
 import msgspec
 
-NATIVE, LEFT_FACTOR, LINEAR, FLOAT32_TILES = "native", "left_factor", "linear", "float32_tiles"
-KERNELS = (NATIVE, LEFT_FACTOR, LINEAR, FLOAT32_TILES)
+from ...configs.checks import KERNELS
+
+NATIVE, LEFT_FACTOR, LINEAR, FLOAT32_TILES = KERNELS
 """native: the project's own C kernels. left_factor: the library's product with the weight as the left factor. linear:
 the library's linear layer. float32_tiles: tiles of a 16-bit weight are cast to float32 and multiplied as such."""
 ROW_STEPS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -84,6 +85,8 @@ class KernelTable(msgspec.Struct, frozen=True, kw_only=True):
     times_us: dict[str, list[dict[str, float]]] = {}
     """Key of a shape -> at each of `ROW_STEPS` the microseconds of the kernels that were timed."""
     origin: Origin = "rule"
+    is_reliable: bool = True
+    """False: other processes took the cores while kernels were timed; such a table is not kept."""
     seconds: float = 0.0
     """Seconds that this start spent to measure the table or to find it in the cache."""
 

@@ -1,8 +1,8 @@
 """The routed experts of one layer, computed over slots; registered with transformers' experts interface.
 
 All tokens of an expert go through one call, by the kernel that its number of rows has in the kernel table. Each (token,
-choice) product has its own row, and rows are reduced once, in top-k order. So the result does not depend on the order in
-which experts arrive (I1a).
+choice) product has its own row, and rows are reduced once, in top-k order. So the result does not depend on the order
+in which experts arrive (I1a).
 """
 
 from __future__ import annotations
