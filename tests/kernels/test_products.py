@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from expertflow.workers.kernels.products import may_stack, padded_rows, project, project_stack
+from expertflow.workers.kernels import products as library_products
+from expertflow.workers.kernels.products import PRODUCTS, may_stack, padded_rows, project, project_stack, run_rows
+from expertflow.workers.kernels.table import FLOAT32_TILES, LEFT_FACTOR, LINEAR, NATIVE
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 WIDTHS = (8, 16, 48, 136, 512)
 
@@ -65,3 +69,74 @@ def test_few_numbers_of_rows_occur(rows: int) -> None:
 
 def test_eight_shapes_an_octave() -> None:
     assert len({padded_rows(rows) for rows in range(257, 513)}) == 8
+
+
+# Every product of the library
+
+SEEDS = st.integers(0, 2**31)
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[str, torch.dtype, int, int, int, bool, int]:
+    kernel = draw(st.sampled_from(list(PRODUCTS)))
+    dtype = draw(st.sampled_from([torch.bfloat16, torch.float16, torch.float32]))
+    rows, outputs, inputs = (draw(st.integers(1, size)) for size in (70, 90, 130))
+    return kernel, dtype, rows, outputs, inputs, draw(st.booleans()), draw(SEEDS)
+
+
+PRECISION = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}
+
+
+@settings(deadline=None)
+@given(products())
+def test_a_product_is_within_the_bound_of_its_dtype(case: tuple[str, torch.dtype, int, int, int, bool, int]) -> None:
+    """|error| ≤ (n + 2) · u32 · Σ|x·w| for sums in float32, and one rounding to the dtype for each addition of torch.
+
+    A library that sums in blocks may round a bfloat16 result a few times: three are allowed.
+    """
+    kernel, dtype, rows, outputs, inputs, biased, seed = case
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, inputs, generator=generator).to(dtype)
+    own = torch.randn(rows, inputs, generator=generator).to(dtype)
+    bias = torch.randn(outputs, generator=generator).to(dtype) if biased else None
+    exact = own.double() @ weight.double().t()
+    scale = own.double().abs() @ weight.double().abs().t()
+    if bias is not None:
+        exact, scale = exact + bias.double(), scale + bias.double().abs()
+    error = (project(own, weight, bias, kernel).double() - exact).abs()
+    rounding = 0 if dtype == torch.float32 else 3 * PRECISION[dtype]
+    assert (error <= (inputs + 2) * PRECISION[torch.float32] * scale + rounding * exact.abs() + 1e-30).all() or (
+        kernel != FLOAT32_TILES and (error <= 2 * PRECISION[dtype] * scale).all()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("outputs", [1, 7, 8, 9, 24, 31])
+def test_every_tile_counts_the_last_included(dtype: torch.dtype, outputs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles of eight outputs: a tail that is dropped, or a tile that still holds the one before, is seen at once."""
+    monkeypatch.setattr(library_products, "TILE_BYTES", 8 * 4 * 5)
+    weight = (torch.arange(outputs * 5).reshape(outputs, 5) % 61 + 1).to(dtype)
+    for rows in (1, 3):
+        own = torch.eye(5)[:rows].to(dtype)
+        assert torch.equal(project(own, weight, None, FLOAT32_TILES), weight.t()[:rows])
+
+
+@pytest.mark.parametrize("kernel", list(PRODUCTS))
+def test_a_result_does_not_depend_on_where_the_weight_lies(kernel: str) -> None:
+    """I1a: a slot begins where the file's block asks for, at any multiple of the dtype's size."""
+    for dtype in PRECISION:
+        for rows in (1, 2, 5, 16, 33):
+            weight = torch.randn(37, 53, generator=torch.Generator().manual_seed(rows)).to(dtype)
+            own = torch.randn(rows, 53, generator=torch.Generator().manual_seed(99)).to(dtype)
+            memory = torch.zeros(37 * 53 + 64, dtype=dtype)
+            expected = project(own, weight, None, kernel)
+            for offset in (1, 3, 8, 31):
+                shifted = memory[offset : offset + 37 * 53].view(37, 53)
+                shifted.copy_(weight)
+                assert torch.equal(project(own, shifted, None, kernel), expected), (dtype, rows, offset)
+
+
+def test_only_the_librarys_products_want_padding() -> None:
+    for rows in (1, 17, 100):
+        assert run_rows(rows, FLOAT32_TILES) == run_rows(rows, NATIVE) == rows
+        assert run_rows(rows, LEFT_FACTOR) == run_rows(rows, LINEAR) == run_rows(rows, "") == padded_rows(rows)

@@ -48,7 +48,7 @@ class ComputeShell:
         model = self._load(survey)
         self._trace = open_trace(stage.config, stage.spec.epoch, survey, stage.spec.slots, self._stall_ns)
         attachments = Path(stage.spec.run_dir) / FOLDER
-        self._recording = Recording.open(stage.config.record, stage.spec.epoch, attachments)
+        self._recording = Recording.open(stage.config.record, stage.spec.epoch, attachments, self._kernels)
         self._residency, self._executor = self._assemble(model, survey, attachments)
 
     def _load(self, survey: Survey) -> PreTrainedModel:

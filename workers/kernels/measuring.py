@@ -24,6 +24,8 @@ CLEAN_RUNS, MAX_RUNS = 3, 8
 """A kernel near the best is run until so many runs were undisturbed, or until it was run this often."""
 NEAR, FAR = 1.5, 4.0
 """Times of the best kernel: beyond NEAR one clean run is enough, beyond FAR the kernel is left out for more rows."""
+MUCH_FASTER = 0.8
+"""With disturbed runs, a kernel replaces that of the step before only if it takes this share of its time."""
 MAX_DISTURBED = 0.2
 """A larger share of choices without a single undisturbed run: the machine was too busy to trust them."""
 
@@ -94,12 +96,11 @@ class Measuring:
         return Measured(self._choices, self._times_us, disturbed <= MAX_DISTURBED * timed_steps)
 
     def _note(self, key: str, times: dict[str, Timed]) -> None:
-        """Choose the fastest kernel of a step; without times that can be compared, that of the step before."""
+        """Choose the fastest kernel of a step; without times, that of the step before."""
         chosen = self._choices.get(key, [])
         if not times and not chosen:
             return
-        may_repeat = chosen and (not times or (_is_disturbed(times) and chosen[-1] in times))
-        choice = chosen[-1] if may_repeat else min(times, key=lambda kernel: times[kernel].seconds)
+        choice = _choose(times, chosen[-1]) if chosen else min(times, key=lambda kernel: times[kernel].seconds)
         self._choices.setdefault(key, []).append(choice)
         rounded = {kernel: round(1e6 * timed.seconds, 1) for kernel, timed in times.items()}
         self._times_us.setdefault(key, []).append(rounded)
@@ -135,6 +136,16 @@ class Measuring:
         work.run(kernel, self._number)
         self._number += 1
         return self._clock_s() - started, self._count_switches() == switches
+
+
+def _choose(times: dict[str, Timed], previous: str) -> str:
+    """Return the fastest kernel, or that of the step before where nothing speaks clearly against it."""
+    if not times:
+        return previous
+    best = min(times, key=lambda kernel: times[kernel].seconds)
+    if previous in times and _is_disturbed(times):
+        return best if times[best].seconds < MUCH_FASTER * times[previous].seconds else previous
+    return best
 
 
 def _is_disturbed(times: dict[str, Timed]) -> bool:

@@ -18,7 +18,7 @@ POOL_BYTES = 256 << 20
 """Weights are taken in turn from this much memory, more than most caches hold, or from an eighth of what is free."""
 MAX_WEIGHT_BYTES = 16 << 20
 """A larger weight is timed by a part of this size: how kernels compare does not depend on the rest."""
-MIN_WEIGHT_BYTES = 128 << 10
+MIN_WEIGHT_BYTES = 1 << 20
 """The time of a smaller weight is overhead; the rule is good enough and costs no measurement."""
 _BLOCK = 1 << 16
 
