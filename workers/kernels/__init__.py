@@ -1,1 +1,1 @@
-"""Kernels: the ways to multiply rows by weights on a CPU, which is fastest for a shape, and how that is measured."""
+"""Kernels: the ways to multiply rows by weights on a CPU, torch's and the project's own, and which one runs where."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...errors import EngineError
-from .experts import ExpertWeights, run_native
+from .experts import ExpertWeights, native_activation, run_native
 from .native import NativeKernels
 from .native import missing_reason as native_missing_reason
 from .products import PRODUCTS, Product, run_rows
@@ -46,7 +46,7 @@ class Kernels:
         shape = expert_shape(module, tensors, dtype)
         if shape is None:
             return ExpertKernels()
-        return ExpertKernels(lambda rows: self._table.kernel_for(shape, rows), self.native)
+        return ExpertKernels(lambda rows: self._table.kernel_for(shape, rows), self.native, native_activation(module))
 
 
 class LinearKernels:
@@ -71,8 +71,14 @@ class ExpertKernels:
     The default is for experts that an adapter computes itself.
     """
 
-    def __init__(self, choose: Callable[[int], str] = lambda rows: "", native: NativeKernels | None = None) -> None:
-        self._choose, self._native = choose, native
+    def __init__(
+        self,
+        choose: Callable[[int], str] = lambda rows: "",
+        native: NativeKernels | None = None,
+        activation: str = "",
+    ) -> None:
+        """`activation`: that of the experts, as the native kernels name it."""
+        self._choose, self._native, self._activation = choose, native, activation
         self._chosen: dict[int, str] = {}
 
     def kernel(self, rows: int) -> str:
@@ -91,9 +97,10 @@ class ExpertKernels:
         products: torch.Tensor,
     ) -> None:
         """Compute experts together by the native kernels, as `run_native` does. Raises EngineError without them."""
-        if self._native is None:
-            raise EngineError("native kernels were chosen, and are not open", "kernels", "Report this as a bug")
-        run_native(self._native, module, weights, bounds, gathered, products)
+        if self._native is None or not self._activation:
+            what = f"native kernels were chosen for {type(module).__name__}, and cannot compute it here"
+            raise EngineError(what, "kernels", "Measure the table again: expertflow doctor --measure --model MODEL")
+        run_native(self._native, module, self._activation, weights, bounds, gathered, products)
 
     def run_rows(self, rows: int) -> int:
         """Return how many rows are run for `rows`, padding included."""

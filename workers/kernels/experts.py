@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .native import NativeKernels
+from .native import NativeKernels, activation_of
 from .products import project, project_stack
 
 ExpertWeights = dict[str, torch.Tensor]
@@ -38,6 +38,7 @@ def run_stack(module: Any, stack: ExpertWeights, rows: torch.Tensor, ends: torch
 def run_native(
     native: NativeKernels,
     module: Any,
+    activation: str,
     weights: Sequence[ExpertWeights],
     bounds: Sequence[tuple[int, int]],
     gathered: torch.Tensor,
@@ -45,15 +46,20 @@ def run_native(
 ) -> None:
     """Compute rows `bounds[i]` of `gathered` [n, width] through `weights[i]` into those of `products` [n, width].
 
-    Raises ValueError for a module whose activation the native kernels do not know.
+    `activation`: what `native_activation` returned for the module.
     """
-    activation = native.activation_of(module)
-    if activation is None:
-        raise ValueError(f"the native kernels do not know the activation of {type(module).__name__}")
     native.experts(activation, weights, bounds, gathered, products)
     if module.has_post_expert_norm:
         for low, high in bounds:
             products[low:high] = normalize(module, products[low:high])
+
+
+def native_activation(module: Any) -> str:
+    """Return the activation of a module of transformers' experts interface, as the native kernels name it.
+
+    Empty: the native kernels cannot compute its experts.
+    """
+    return "" if module.is_transposed else activation_of(module) or ""
 
 
 def first_projection(module: Any) -> str:

@@ -17,7 +17,7 @@ from ...ipc.messages import Progress
 from .cache import read_cached, read_table, table_file, table_lock, write_table
 from .machine import machine_facts
 from .measuring import Measuring
-from .native import NativeKernels
+from .native import NativeKernels, library_digest
 from .native import missing_reason as native_missing_reason
 from .shapes import expert_shape, linear_shapes
 from .table import NATIVE, ExpertShape, KernelTable, LinearShape, forced_choices
@@ -129,8 +129,8 @@ class TableMaker:
 
 
 def native_name(native: NativeKernels | None) -> str:
-    """Return variant and version of the native kernels; empty without them."""
-    return "" if native is None else native.isa
+    """Return variant and digest of the native kernels; empty without them."""
+    return "" if native is None else f"{native.isa} {library_digest()}"
 
 
 def _unkept(reason: str) -> str:

@@ -1,57 +1,222 @@
-"""The project's own C kernels. In this branch alone there are none: the file is replaced by the one of branch kern."""
+"""The project's own C kernels (native/): found beside this module, loaded by ctypes, run on torch's own threads.
+
+The library knows pointers, shapes and the function by which torch's OpenMP runs a loop (`GOMP_parallel`), and nothing
+of torch. So there is one thread pool, and one build serves every version of torch. A row's bits do not depend on the
+other rows or experts of a call, nor on where a weight begins in memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import functools
+import hashlib
+import importlib.machinery
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
 
-Activation = Any
+from .cpu import capability_limit, is_amd
+
+LIBRARY = "_native"
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu_squared": 4}
+
+
+class Job(ctypes.Structure):
+    """One call of the library, laid out like `struct job` of native/kernels.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("dtype", "activation", "gated", "segments", "threads", "reserved")),
+        *((name, ctypes.c_int64) for name in ("width", "inner", "out")),
+        *((name, ctypes.c_void_p) for name in ("first_weight", "first_bias", "down_weight", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("first", "last", "x", "y")),
+        *((name, ctypes.c_int64) for name in ("x_stride", "y_stride")),
+        ("parallel", ctypes.c_void_p),
+    ]
 
 
 class NativeKernels:
-    """The interface of the kernels."""
+    """The kernels of one instruction set, `isa`. bfloat16 may have a better variant than the other types."""
 
-    isa = ""
+    def __init__(self, library: ctypes.CDLL, parallel: int, variants: dict[str, int], isa: str) -> None:
+        self._run, self._parallel = library.expertflow_run, parallel
+        self._run.argtypes = [ctypes.POINTER(Job), ctypes.c_int]
+        self.variants = variants
+        """Variants that this CPU runs and ATEN_CPU_CAPABILITY allows, best first, by name."""
+        self.isa = isa
+        self._variant_of = {dtype: _variant(library, variants, isa, number) for dtype, number in DTYPES.items()}
 
     @classmethod
     def open(cls, isa: str = "") -> NativeKernels | None:
-        """Return None: the library is not built."""
-        return None
+        """Return the kernels for this CPU, or those of `isa`; None if there are none (`missing_reason`)."""
+        library, variants = _library(), _variants()
+        if library is None or missing_reason() or (isa and isa not in variants):
+            return None
+        return cls(library, _parallel(), variants, isa or _preferred(variants))
 
     def isas(self) -> list[str]:
-        """Return every variant that this CPU can run."""
-        return []
+        """Return the variants that this CPU can run, best first."""
+        return list(self.variants)
 
-    def linear(self, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Multiply rows [n, in] by weight [out, in] and add bias [out]: [n, out]."""
-        raise NotImplementedError
+    def takes_linear(self, weight: torch.Tensor) -> bool:
+        """Return whether `linear` takes a weight [out, in]."""
+        return weight.dtype in DTYPES and weight.is_cpu and weight.dim() == 2 and weight.is_contiguous()
 
-    def takes_linear(self, weight: Tensor) -> bool:
-        """Return whether `linear` takes this weight."""
-        return False
+    def linear(self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Multiply rows [n, in] by a weight [out, in] and add a bias [out]: [n, out]."""
+        return self.products([weight], None if bias is None else [bias], [(0, len(rows))], rows)
 
-    def takes_expert(self, module: Any) -> bool:
-        """Return whether `experts` takes the experts of this module."""
-        return False
+    def products(
+        self,
+        weights: Sequence[torch.Tensor],
+        biases: Sequence[torch.Tensor] | None,
+        bounds: Sequence[tuple[int, int]],
+        rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """Multiply rows bounds[i] of `rows` [n, in] by weights[i] [out, in], in one call: [n, out].
+
+        Rows outside all bounds are left uninitialised.
+        """
+        rows = _with_unit_stride(rows)
+        result = torch.empty(len(rows), len(weights[0]), dtype=rows.dtype)
+        job = Job(dtype=DTYPES[rows.dtype], width=rows.shape[1], out=result.shape[1])
+        self._perform(job, bounds, rows, result, first_weight=weights, first_bias=biases)
+        return result
 
     def experts(
         self,
-        activation: Activation,
-        weights: Sequence[dict[str, Tensor]],
+        activation: str,
+        weights: Sequence[Mapping[str, torch.Tensor]],
         bounds: Sequence[tuple[int, int]],
-        gathered: Tensor,
-        products: Tensor,
+        gathered: torch.Tensor,
+        products: torch.Tensor,
     ) -> None:
-        """Compute rows `bounds[i]` of `gathered` through `weights[i]` into `products`."""
-        raise NotImplementedError
+        """Compute experts: rows bounds[i] of `gathered` through weights[i] to the same rows of `products`.
 
-    def activation_of(self, module: Any) -> Activation | None:
-        """Return the activation of a module; None if it is unknown."""
+        Both are [rows, width]. `activation` is one of ACTIVATIONS; weights hold gate_up_proj [2 * inner, width] or
+        up_proj [inner, width], and down_proj [width, inner], each perhaps with a bias (`NAME_bias`). One call for all.
+        """
+        gathered = _with_unit_stride(gathered)
+        first = "gate_up_proj" if "gate_up_proj" in weights[0] else "up_proj"
+        columns = {"first_weight": first, "first_bias": f"{first}_bias", "down_weight": "down_proj"}
+        columns["down_bias"] = "down_proj_bias"
+        job = Job(dtype=DTYPES[gathered.dtype], activation=ACTIVATIONS[activation], gated=first == "gate_up_proj")
+        job.width, job.inner = gathered.shape[1], weights[0]["down_proj"].shape[1]
+        tensors = {field: [one[name] for one in weights] for field, name in columns.items() if name in weights[0]}
+        self._perform(job, bounds, gathered, products, **tensors)
+
+    def _perform(
+        self,
+        job: Job,
+        bounds: Sequence[tuple[int, int]],
+        rows: torch.Tensor,
+        result: torch.Tensor,
+        **tensors: Sequence[torch.Tensor] | None,
+    ) -> None:
+        count = len(bounds)
+        kept = {name: _pointers(column) for name, column in tensors.items() if column is not None}
+        kept["first"] = (ctypes.c_int64 * count)(*(low for low, _ in bounds))
+        kept["last"] = (ctypes.c_int64 * count)(*(high for _, high in bounds))
+        for name, array in kept.items():
+            setattr(job, name, ctypes.addressof(array))
+        job.segments, job.threads, job.parallel = count, torch.get_num_threads(), self._parallel
+        job.x, job.y, job.x_stride, job.y_stride = rows.data_ptr(), result.data_ptr(), rows.stride(0), result.stride(0)
+        if self._run(ctypes.byref(job), self._variant_of[rows.dtype]):
+            raise MemoryError("no memory for the packed rows of a product")
+
+
+def activation_of(module: Any) -> str | None:
+    """Return the name in ACTIVATIONS of what an experts module applies between its products; None if none of them."""
+    from transformers.integrations.moe import _default_apply_gate
+
+    if module.has_gate and getattr(type(module), "_apply_gate", None) is not _default_apply_gate:
         return None
+    return _name_of(getattr(module, "act_fn", None))
 
 
+def _name_of(function: Any) -> str | None:
+    from transformers import activations
+
+    names = {
+        activations.SiLUActivation: "silu",
+        torch.nn.SiLU: "silu",
+        activations.GELUTanh: "gelu_tanh",
+        torch.nn.ReLU: "relu",
+        activations.ReLUSquaredActivation: "relu_squared",
+    }
+    if type(function) is activations.GELUActivation:
+        return "gelu" if function.act is torch.nn.functional.gelu else None
+    return names.get(type(function))
+
+
+@functools.cache
 def missing_reason() -> str:
-    """Return why `NativeKernels.open` returned None."""
-    return "the library is not built"
+    """Return why there are no native kernels here; empty if there are."""
+    if _library() is None:
+        return "the library was not built (no C compiler when the package was installed)"
+    if not _variants():
+        return "the CPU, or ATEN_CPU_CAPABILITY, allows none of the instruction sets that have kernels (AVX2 and up)"
+    return "" if _parallel() else "torch was built without GNU OpenMP, whose threads the kernels run on"
+
+
+def library_file() -> Path | None:
+    """Return the file of the library, None if it was not built."""
+    suffixes = importlib.machinery.EXTENSION_SUFFIXES
+    files = [Path(__file__).with_name(LIBRARY + suffix) for suffix in suffixes]
+    return next((file for file in files if file.is_file()), None)
+
+
+def library_digest() -> str:
+    """Return a digest of the library, which changes with every build that differs; empty if there is none."""
+    file = library_file()
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file else ""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    file = library_file()
+    if file is None:
+        return None
+    library = ctypes.CDLL(str(file))
+    library.expertflow_variant.restype = ctypes.c_char_p
+    return library
+
+
+@functools.cache
+def _parallel() -> int:
+    """Return the address of `GOMP_parallel` in the OpenMP library that torch runs on; 0 if it has none."""
+    folder = Path(torch.__file__).parent
+    for file in [*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]:
+        return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, ctypes.c_void_p).value or 0
+    return 0
+
+
+@functools.cache
+def _variants() -> dict[str, int]:
+    library, variants = _library(), {}
+    while library is not None and (name := library.expertflow_variant(len(variants))) is not None:
+        variants[name.decode()] = len(variants)
+    limit = capability_limit()
+    return {name: i for name, i in variants.items() if name in limit and library and library.expertflow_usable(i)}
+
+
+def _preferred(variants: dict[str, int]) -> str:
+    """Return the best variant. Intel's CPUs multiply bfloat16 pairs at half the rate of AMD's: no gain over float32."""
+    slow = () if is_amd() else ("avx512_bf16",)
+    return next((name for name in variants if name not in slow), next(iter(variants)))
+
+
+def _variant(library: ctypes.CDLL, variants: dict[str, int], isa: str, dtype: int) -> int:
+    """Return the variant for a type: that of `isa`, or the best that follows it and takes the type."""
+    names = list(variants)
+    return next(variants[name] for name in names[names.index(isa) :] if library.expertflow_takes(variants[name], dtype))
+
+
+def _pointers(tensors: Sequence[torch.Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+
+
+def _with_unit_stride(rows: torch.Tensor) -> torch.Tensor:
+    return rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...ipc.shared.available import available_bytes
-from .experts import ExpertWeights, first_projection, run_by_library, run_native
+from .experts import ExpertWeights, first_projection, native_activation, run_by_library, run_native
 from .native import NativeKernels
 from .products import PRODUCTS
 from .table import NATIVE, ExpertShape, LinearShape, dtype_bytes, library_candidates
@@ -92,7 +92,7 @@ class ExpertWorkload:
 
     def __init__(self, shape: ExpertShape, module: Any, pool: WeightPool, native: NativeKernels | None) -> None:
         self.key, self._module, self._pool, self._native = shape.key, module, pool, native
-        self.candidates = expert_candidates(shape, module, native)
+        self.candidates, self._activation = expert_candidates(shape, module, native), native_activation(module)
         self._dtype: torch.dtype = getattr(torch, shape.dtype)
         inner = min(shape.inner, max(shape.inner * MAX_WEIGHT_BYTES // shape.weight_bytes // 64 * 64, 64))
         self._width = shape.width
@@ -112,7 +112,8 @@ class ExpertWorkload:
         """Compute once by a kernel, with the weights of this number in turn."""
         weights, rows = self._weights(number), self._rows
         if kernel == NATIVE and self._native is not None:
-            run_native(self._native, self._module, [weights], [(0, len(rows))], rows, torch.empty_like(rows))
+            bounds, products = [(0, len(rows))], torch.empty_like(rows)
+            run_native(self._native, self._module, self._activation, [weights], bounds, rows, products)
         else:
             run_by_library(self._module, weights, rows, kernel)
 
@@ -130,8 +131,7 @@ def linear_candidates(shape: LinearShape, native: NativeKernels | None) -> list[
 
 def expert_candidates(shape: ExpertShape, module: Any, native: NativeKernels | None) -> list[str]:
     """Return the kernels that can take the experts of this module."""
-    takes = native is not None and native.takes_expert(module)
-    return [*([NATIVE] if takes else []), *library_candidates(shape)]
+    return [*([NATIVE] if native is not None and native_activation(module) else []), *library_candidates(shape)]
 
 
 def _random_rows(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:

@@ -46,12 +46,13 @@ def report_kernels() -> KernelReport:
     """Return the report of the machine alone."""
     import torch
 
-    from ..kernels.machine import CAPS, FLAGS_THAT_MATTER, cpu_flags, cpu_model
+    from ..kernels.cpu import cpu_flags, cpu_name
+    from ..kernels.machine import CAPS, FLAGS_THAT_MATTER
     from ..kernels.native import NativeKernels, missing_reason
 
-    native, flags = NativeKernels.open(), set(cpu_flags())
+    native, flags = NativeKernels.open(), cpu_flags()
     return KernelReport(
-        cpu=cpu_model(),
+        cpu=cpu_name(),
         flags=[flag for flag in FLAGS_THAT_MATTER if flag in flags],
         threads=torch.get_num_threads(),
         torch=str(torch.__version__),
