@@ -1,4 +1,4 @@
-"""What `expertflow doctor` reports of a process like compute: machine, library, native kernels, the table of a model.
+"""The report of `expertflow doctor` on a process like compute: machine, library, native kernels, a model's table.
 
 Plain data, readable without torch.
 """
@@ -37,7 +37,7 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiagnosisRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What `expertflow doctor` asks its process for; without a model only the machine."""
+    """The question of `expertflow doctor` to its process; without a model only the machine."""
 
     model: str
     revision: str

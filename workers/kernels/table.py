@@ -77,7 +77,7 @@ class KernelTable(msgspec.Struct, frozen=True, kw_only=True):
     """The kernel of every shape at every number of rows; a shape that is not listed has the kernel of the rule."""
 
     machine: dict[str, str] = {}
-    """What the choice depends on besides the shapes: CPU, torch, threads (machine.py)."""
+    """Facts that a choice depends on besides the shape: CPU, torch, threads (machine.py)."""
     isa: str = ""
     """Variant of the native kernels that was measured or forced."""
     choices: dict[str, list[str]] = {}
