@@ -101,7 +101,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Threads of the compute process; 0: all cores of this machine up to 2, else all but one."""
     kernels: str = "auto"
     """Kernels of the CPU. auto: timed at the first start on a machine, and kept. native, left_factor, linear or
-    float32_tiles: that one wherever it can take a shape. Or a file of `expertflow doctor --save` (docs/kernels.md)."""
+    float32_tiles: that one wherever it can take a shape. Or the file of a table from doctor (docs/kernels.md)."""
     reads_in_flight: int = 2
     """Reader threads of the loader."""
     record: str = ""
