@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -104,7 +104,7 @@ class _NoExperts:
     def finish(self) -> NoReturn:
         raise NotImplementedError
 
-    def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
+    def stream(self, together: Collection[int] = ()) -> Iterable[list[tuple[int, ExpertWeights]]]:
         raise NotImplementedError
 
 

@@ -6,7 +6,8 @@ import random
 import shutil
 from pathlib import Path
 
-from expertflow.runtime.demo.widened import cache_folder, widened_copy
+from expertflow.configs.user_cache import cache_folder
+from expertflow.runtime.demo.widened import widened_copy
 
 MODEL_R = {
     "vocab_size": 8192,

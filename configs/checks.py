@@ -15,6 +15,8 @@ from msgspec import Meta
 from ..errors import UsageError
 
 Seed = Annotated[int, Meta(ge=0, lt=2**63)]
+KERNELS = ("native", "left_factor", "linear", "float32_tiles")
+"""Names of the kernels (workers/kernels/table.py)."""
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?|fake:\d{1,9}")
 """`fake` is a device for tests: streams that run late, on the CPU."""
 
@@ -81,6 +83,16 @@ def _check_combination(devices: list[str]) -> None:
         if numbers[position] in numbers[:position]:
             remedy = "Name each GPU once; for two engines on one GPU launch twice, each with half of its memory"
             raise UsageError(f"{device} is named twice", "device", remedy)
+
+
+def check_kernels(kernels: str, on_device: bool) -> None:
+    """Check the choice of kernels: auto, the name of one, or a path. Raises UsageError."""
+    is_path = "/" in kernels or kernels.endswith(".json")
+    if kernels not in ("auto", *KERNELS) and not is_path:
+        remedy = f"Choose auto, {', '.join(KERNELS)}, or the path of a table (.json)"
+        raise UsageError(f"no kernels '{kernels}'", "kernels", remedy)
+    if on_device and kernels != "auto":
+        raise UsageError("are for the CPU; a device has its own", "kernels", "Leave it out, or use device = cpu")
 
 
 def is_text(value: str) -> bool:

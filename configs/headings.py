@@ -11,6 +11,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "predictor_file",
         "prediction",
         "compute_threads",
+        "kernels",
         "reads_in_flight",
         "timeline",
         "start_timeout_s",

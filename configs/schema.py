@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from ..errors import UsageError
-from .checks import check_number, is_text, read_devices
+from .checks import check_kernels, check_number, is_text, read_devices
 from .sizes import parse_memory, parse_size
 
 TraceablePredictor = Literal["table", "path", "paper", "previous", "matrices", "everything"]
@@ -99,6 +99,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Tier host: emulate a link of this many bytes a second (8GB) between store and slots; empty: as fast as memory."""
     compute_threads: int = 0
     """Threads of the compute process; 0: all cores of this machine up to 2, else all but one."""
+    kernels: str = "auto"
+    """Kernels of the CPU. auto: timed at the first start on a machine, and kept. native, left_factor, linear or
+    float32_tiles: that one wherever it can take a shape. Or the file of a table from doctor (docs/kernels.md)."""
     reads_in_flight: int = 2
     """Reader threads of the loader."""
     record: str = ""
@@ -128,6 +131,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in ("expert_memory", "host_memory", "kv_memory"):
             parse_memory(getattr(self, name), name)
         _check_link(self)
+        check_kernels(self.kernels, self.on_device)
         _check_device(self)
         _check_hang_timeout(self)
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from expertflow.runtime.demo.widened import cache_folder
+from expertflow.configs.user_cache import cache_folder
 
 from .base import Missing
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expertflow import Client, Config, Supervisor
-from expertflow.runtime.demo.widened import cache_folder
+from expertflow.configs.user_cache import cache_folder
 
 from ..counters import read_counters, subtract_counters
 from .figures import Figures, Measured, figures_of

@@ -70,6 +70,12 @@ class AskSurvey(Message, frozen=True):
     revision: str
     dtype: str
     generation_settings: str = "honour"
+    kernels: str = "auto"
+    """`Config.kernels`: how the kernel table of the survey is made."""
+    on_device: bool = False
+    """True: the model is computed on a device, and its survey has no kernel table."""
+    measure: bool = False
+    """True: kernels are timed again even if a table was kept."""
 
 
 class Prepare(Message, frozen=True):

@@ -16,7 +16,7 @@ from .base import DEFAULT_PRESET, Command, EngineCommand
 from .option_groups import group_options, make_command
 
 NAMES = [
-    "demo", "serve", "generate", "verify", "trace", "train", "judge", "replay", "plan", "top", "why", "widen",
+    "demo", "serve", "generate", "verify", "trace", "train", "judge", "replay", "plan", "doctor", "top", "why", "widen",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 

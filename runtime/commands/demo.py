@@ -13,11 +13,12 @@ import tyro
 from msgspec import Meta
 
 from ...configs.schema import RANGES, Config, Predictor, Units
+from ...configs.user_cache import cache_folder
 from ...errors import UsageError
 from ..command_line.base import DONE, FAILED, Command
 from ..demo.run import RunSpec, run_prompts, show_summary
 from ..demo.view import make_view
-from ..demo.widened import cache_folder, example_file, widened_copy
+from ..demo.widened import example_file, widened_copy
 from ..engine.preflight import impossible_prompts
 from ..monitor.tables import result_console
 from ..prompt_sources.prompt_lines import read_prompt_lines

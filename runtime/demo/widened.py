@@ -29,12 +29,6 @@ def example_file(name: str) -> Path:
     return path
 
 
-def cache_folder() -> Path:
-    """Return the folder of this user's caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "expertflow"
-
-
 def widened_copy(source: Path, cache: Path, factor: int = FACTOR) -> Path:
     """Return the widened copy of `source` in `cache`; make it if it is missing, or wait for a process that makes it.
 

@@ -31,7 +31,10 @@ def run_survey(process: PrestartedStage, config: Config, report: ReportProgress 
     Raises the error of the surveyor (CheckpointError, UsageError), or EngineError if it died or was silent for longer
     than `start_timeout_s`.
     """
-    process.send(AskSurvey(config.model, config.revision, config.dtype, config.generation_settings))
+    request = AskSurvey(
+        config.model, config.revision, config.dtype, config.generation_settings, config.kernels, config.on_device
+    )
+    process.send(request)
     while True:
         match _receive(process, config):
             case Progress() as progress:

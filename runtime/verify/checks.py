@@ -13,7 +13,7 @@ from ...ipc.messages import NEUTRAL, RunStep
 from ...ipc.shared.attachments import FOLDER
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.device import open_device
-from ...workers.compute.recording import read_steps
+from ...workers.compute.recording import read_steps, recorded_kernels
 from ...workers.model.unit import RowAbilities
 from ...workers.surveyor.surveyor import survey_checkpoint
 from .error_ratio import compare_errors
@@ -51,7 +51,8 @@ class Verification:
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
         self._report = report
         self._device = open_device(device)
-        self._survey = survey_checkpoint(model, revision, dtype, generation_settings)
+        survey = survey_checkpoint(model, revision, dtype, generation_settings)
+        self._survey = msgspec.structs.replace(survey, kernels=recorded_kernels(folder))
         own = self._survey.settings != NEUTRAL
         self._processors = ReferenceProcessors(Path(self._survey.folder)) if own else None
         self._abilities = RowAbilities.of(self._survey.rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ from expertflow.tests.models.library_experts import library_experts
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.experts.expert_rows import rows_by_expert
 from expertflow.workers.compute.experts.layer import is_plain, run_expert
-from expertflow.workers.compute.experts.projection import padded_rows
 from expertflow.workers.compute.experts.residency import FeedCounts
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from expertflow.workers.compute.experts.slots import ExpertWeights, SlotViews
 from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.kernels.products import padded_rows
 from expertflow.workers.model.architecture import experts_modules
 from expertflow.workers.model.step_input import StepTokens
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
@@ -61,12 +61,12 @@ class SlotFeed:
     def finish(self) -> None:
         self.stacks += 1
 
-    def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
+    def stream(self, together: Collection[int] = ()) -> Iterable[list[tuple[int, ExpertWeights]]]:
         layer, experts = self._begun
         order = experts if self.shuffle is None else self.shuffle.permutation(experts).tolist()
         for expert in order:
             if expert not in self.lost:
-                yield expert, self.weights(layer, self.instead.get(expert, expert))
+                yield [(expert, self.weights(layer, self.instead.get(expert, expert)))]
 
 
 class Bench(NamedTuple):

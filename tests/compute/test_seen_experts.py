@@ -174,7 +174,7 @@ def test_slots_hold_the_experts_of_either_kind(tier: str, ready: Callable[[str],
         for expert in (3, 11, 4, 8):
             feed.begin_step(expert)
             feed.begin(1, [expert])
-            ((_, weights),) = feed.stream()
+            (((_, weights),),) = feed.stream()
             part, number = ("text_moe", expert) if expert < 8 else ("vision_moe", expert - 8)
             assert list(weights) == [f"{part}.experts.gate_up_proj", f"{part}.experts.down_proj"]
             for name, weight in weights.items():

@@ -29,8 +29,8 @@ def lost_waves(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = expert_layers.run_expert
     calls = iter(range(10**9))
 
-    def lossy(module: Any, weights: Any, rows: torch.Tensor) -> torch.Tensor:
-        out = honest(module, weights, rows)
+    def lossy(module: Any, weights: Any, rows: torch.Tensor, kernel: str = "") -> torch.Tensor:
+        out = honest(module, weights, rows, kernel)
         return torch.zeros_like(out) if next(calls) % 5 == 0 else out
 
     monkeypatch.setattr(expert_layers, "run_expert", lossy)

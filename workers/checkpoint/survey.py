@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from ...ipc.messages import NEUTRAL, GenerationSettings
+from ..kernels.table import KernelTable
 from .headers import DTYPE_BYTES
 from .stamps import FileStamp
 
@@ -205,6 +206,9 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     weights_here: bool = True
     aligned: bool = False
     """True if every tensor begins where its region does; else at the offset that a direct read needs (layout.py)."""
+
+    kernels: KernelTable = KernelTable()
+    """Kernel of every product, measured before the other stages are busy; the same for all processes of an engine."""
 
     def variant_of(self, layer: int) -> int:
         return self.variants[layer] if self.variants else 0

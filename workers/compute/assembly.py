@@ -91,7 +91,7 @@ def assemble_compute(
     holdings = Holdings(slots, survey.layers, survey.experts)
     if device is None:
         residency = Residency(holdings, SlotViews(memory, survey), *link, time.monotonic_ns)
-        bind(model, residency, routing)
+        bind(model, residency, routing, survey)
     else:
         residency = _device_residency(device, survey, holdings, slots, memory, link)
         _bind_on_device(model, residency, routing, device)

@@ -2,7 +2,8 @@
 
 A folder with two files for every start of compute, each a stream of MessagePack messages: `steps.EPOCH.msgpack`
 (Split, Forget, and every RunStep followed by its `Stepped`, with a digest of its logits) and
-`routes.EPOCH.msgpack` (Used). Beside them the attachments of prompts with images.
+`routes.EPOCH.msgpack` (Used). Beside them the attachments of prompts with images, and the kernel table: another kernel
+rounds in another way.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ import torch
 
 from ...ipc.messages import DropUnit, RunStep, Split, Stepped, StepRouting
 from ...ipc.shared.attachments import FOLDER, is_attachment_name
+from ..kernels.cache import read_table, write_table
+from ..kernels.table import KernelTable
 from ..model.unit import Unit
 from ..traces.message_stream import read_packed
 from .executor import Chooser
 from .sampling import RowFailed
 
 DIGEST_BYTES = 8
+KERNELS = "kernels.json"
 Recorded = RunStep | Split | DropUnit | Stepped
 
 
@@ -44,14 +48,19 @@ class Recording:
         self._digest = b""
 
     @classmethod
-    def open(cls, folder: str, epoch: int, attachments: Path | None = None) -> Recording:
+    def open(
+        cls, folder: str, epoch: int, attachments: Path | None = None, kernels: KernelTable | None = None
+    ) -> Recording:
         """Start the files of epoch `epoch` in `folder` (made if needed); an empty name records nothing.
 
-        What rows bring along in `attachments` is copied, since it goes with its request.
+        What rows bring along in `attachments` is copied, since it goes with its request. `kernels` is the table that
+        the steps are computed by.
         """
         if not folder:
             return cls(None, None)
         Path(folder).mkdir(parents=True, exist_ok=True)
+        if kernels is not None:
+            write_table(Path(folder, KERNELS), kernels)
         files = [open(Path(folder, f"{name}.{epoch}.msgpack"), "wb", buffering=0) for name in ("steps", "routes")]  # noqa: SIM115
         return cls(*files, images=attachments and (attachments, Path(folder, FOLDER)))
 
@@ -90,6 +99,12 @@ class Recording:
         for name in names:
             if is_attachment_name(name) and (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
+
+
+def recorded_kernels(folder: Path) -> KernelTable:
+    """Return the kernel table of a recording; one by the rule for a recording without it. Raises UsageError."""
+    file = folder / KERNELS
+    return read_table(file) if file.is_file() else KernelTable()
 
 
 def read_steps(folder: str) -> Iterator[list[Recorded]]:

@@ -37,7 +37,7 @@ class ComputeShell:
         """Load the model. Raises CheckpointError, UsageError or BudgetError if it cannot be run as configured."""
         self._stage = stage
         survey = stage.survey(Survey)
-        self._rows, self._remarks = survey.rows, survey.remarks
+        self._rows, self._remarks, self._kernels = survey.rows, survey.remarks, survey.kernels
         self._device = open_device(stage.config.device)
         self._resident = survey.fully_resident(stage.spec.slots)
         self._files = OpenFiles(survey.stamps)
@@ -48,7 +48,7 @@ class ComputeShell:
         model = self._load(survey)
         self._trace = open_trace(stage.config, stage.spec.epoch, survey, stage.spec.slots, self._stall_ns)
         attachments = Path(stage.spec.run_dir) / FOLDER
-        self._recording = Recording.open(stage.config.record, stage.spec.epoch, attachments)
+        self._recording = Recording.open(stage.config.record, stage.spec.epoch, attachments, self._kernels)
         self._residency, self._executor = self._assemble(model, survey, attachments)
 
     def _load(self, survey: Survey) -> PreTrainedModel:
@@ -120,6 +120,8 @@ class ComputeShell:
             "kv_bytes_per_position": rows.kv_bytes_per_position,
             "kv_bytes_per_row": rows.kv_bytes_per_row,
             "threads": torch.get_num_threads(),
+            "kernels": self._kernels.origin,
+            "kernels_s": self._kernels.seconds,
             "resident": int(self._resident),
             **(self._device.facts() if self._device is not None else {}),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,32 +13,32 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from ..checkpoint.stamps import check_files
 from ..checkpoint.survey import Survey
+from ..kernels.dispatch import Kernels, LinearKernels
+from ..kernels.shapes import plain_linears
 from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from .experts.hints import Hinter
 from .experts.layer import ExpertFeed, ExpertsLayer, dispatch
-from .experts.projection import is_streamed, project
 from .experts.routing import RoutingCollector
 
 
 class StreamedLinear(nn.Linear):
-    """A linear layer that runs the experts' kernel: reading weights bounds a decode step.
+    """A linear layer that runs the kernel of the table for its shape: reading weights bounds a decode step.
 
     Linear layers of the library become this class in place and keep their parameters.
     """
 
+    kernels: LinearKernels
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name is the library's
         """Return the projection of `input` [..., in], [..., out]; few rows stream the weights."""
-        rows = input.reshape(-1, self.in_features)
-        if not is_streamed(self.weight, len(rows)):
-            return super().forward(input)
-        out = project(rows, self.weight, self.bias)
+        out = self.kernels(input.reshape(-1, self.in_features), self.weight, self.bias)
         return out.contiguous().view(*input.shape[:-1], self.out_features)
 
 
 def load_model(survey: Survey, feed: ExpertFeed, routing: RoutingCollector) -> PreTrainedModel:
     """Load the skeleton on the CPU with every experts module bound to `feed`. Raises as `load_unbound` does."""
     model = load_unbound(survey)
-    bind(model, feed, routing)
+    bind(model, feed, routing, survey)
     return model
 
 
@@ -52,21 +52,28 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
     check_files(survey.stamps)
     if device is None or device.type == "cpu":
-        stream_linears(model)
+        stream_linears(model, Kernels(survey.kernels))
         return model
     return model.to(device)  # pyright: ignore[reportArgumentType]
 
 
-def stream_linears(model: nn.Module) -> None:
+def stream_linears(model: nn.Module, kernels: Kernels) -> None:
     """Make every plain linear layer a `StreamedLinear`; leave subclasses, which may do more, as they are."""
-    for module in model.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = StreamedLinear
+    for _, module in list(plain_linears(model)):
+        own = kernels.linear(module)
+        module.__class__ = StreamedLinear
+        cast(StreamedLinear, module).kernels = own
 
 
-def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector) -> None:
-    """Let every experts module get its experts from `feed`."""
-    bind_layers(model, lambda layer, _: ExpertsLayer(layer, feed, routing))
+def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, survey: Survey) -> None:
+    """Let every experts module get its experts from `feed` and compute them by the survey's kernel table."""
+    kernels = Kernels(survey.kernels)
+    tensors = {tensor.name: tensor.shape for tensor in survey.tensors}
+
+    def make_layer(layer: int, module: Any) -> ExpertsLayer:
+        return ExpertsLayer(layer, feed, routing, kernels.expert(module, tensors, survey.dtype))
+
+    bind_layers(model, make_layer)
 
 
 def bind_layers(model: PreTrainedModel, make_layer: Callable[[int, Any], ExpertsLayer]) -> None:

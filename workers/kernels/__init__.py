@@ -1,1 +1,1 @@
-"""Kernels: products of a few rows with big weights, the project's own (`native`) beside those of torch."""
+"""Kernels: the ways to multiply rows by weights on a CPU, torch's and the project's own, and which one runs where."""

@@ -24,16 +24,23 @@ from ..checkpoint.survey import ModelSizes, Survey
 
 
 def answer_survey_request(request: AskSurvey, report: Callable[[Progress], None]) -> Survey:
-    """Survey a checkpoint; a hub id is downloaded before. Raises what `survey_checkpoint` raises."""
+    """Survey a checkpoint; a hub id is downloaded before. Raises what `survey_checkpoint` raises.
+
+    The survey comes with the kernel table that the request asks for; kernels are timed now if none was kept.
+    """
 
     def report_download(done: int, total: int) -> None:
         report(Progress("checkpoint", f"downloading {request.model}", min(done, total), total))
 
     folder = resolve_folder(request.model, request.revision, report_download)
     with paused_garbage_collection():
-        from .surveyor import survey_folder
+        from ..kernels.making import TableMaker
+        from .surveyor import kernels_by_rule, survey_folder
 
-    return survey_folder(folder, request.dtype, request.generation_settings)
+    maker = TableMaker(request.kernels, report, request.measure)
+    make_table = kernels_by_rule if request.on_device else maker.make
+    survey = survey_folder(folder, request.dtype, request.generation_settings, make_table)
+    return msgspec.structs.replace(survey, notices=[*survey.notices, *maker.notices])
 
 
 def plan_sizes(model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour") -> ModelSizes:

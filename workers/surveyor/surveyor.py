@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError, ExpertFlowError
 from ...ipc.messages import GenerationSettings
@@ -20,6 +21,8 @@ from ..checkpoint.refused_weights import refuse_gguf, refuse_packed, refuse_pack
 from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.stamps import stamp_files
 from ..checkpoint.survey import Piece, SlotTensor, Survey
+from ..kernels.making import ModelParts
+from ..kernels.table import KernelTable
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
 from ..model.dry_run import dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
@@ -44,6 +47,14 @@ from .sizing import (
 )
 from .sources import ParameterSource
 
+MakeTable = Callable[[ModelParts, str], KernelTable]
+"""Makes the kernel table of a model whose experts have this dtype."""
+
+
+def kernels_by_rule(parts: ModelParts, dtype: str) -> KernelTable:
+    """Return a table without measurements: where nothing is computed, or on a device."""
+    return KernelTable()
+
 
 def survey_checkpoint(
     model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour"
@@ -56,8 +67,15 @@ def survey_checkpoint(
     return survey_folder(resolve_folder(model, revision), dtype, generation_settings)
 
 
-def survey_folder(folder: Path, dtype: str = "auto", generation_settings: str = "honour") -> Survey:
+def survey_folder(
+    folder: Path, dtype: str = "auto", generation_settings: str = "honour", make_table: MakeTable = kernels_by_rule
+) -> Survey:
     """Return the survey of a checkpoint in a folder. Raises UsageError or CheckpointError."""
+    survey, parts = _survey_or_refuse(folder, dtype, generation_settings)
+    return msgspec.structs.replace(survey, kernels=make_table(parts, survey.dtype))
+
+
+def _survey_or_refuse(folder: Path, dtype: str, generation_settings: str) -> tuple[Survey, ModelParts]:
     try:
         return _survey(folder, dtype, generation_settings)
     except OSError as error:
@@ -70,7 +88,7 @@ def survey_folder(folder: Path, dtype: str = "auto", generation_settings: str = 
         raise unexpected_error(folder, error) from error
 
 
-def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
+def _survey(folder: Path, dtype: str, generation_settings: str) -> tuple[Survey, ModelParts]:
     stamps = stamp_files(file for file in [folder / "config.json"] if file.is_file())
     values = read_config(folder)
     config = load_config(folder, values)
@@ -95,7 +113,7 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
     run = dry_run(config, wanted)
     top_k = experts_per_token(run, config)
     sizes = (len(modules), experts.count, top_k, text.vocab_size)
-    return Survey(
+    survey = Survey(
         folder=str(folder),
         model_type=config.model_type,
         architecture=type(skeleton).__name__,
@@ -128,6 +146,15 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> Survey:
         stride_bytes=experts.stride_bytes,
         block_bytes=experts.block_bytes,
     )
+    return survey, _model_parts(skeleton, modules, experts.tensors, dtypes)
+
+
+def _model_parts(
+    skeleton: PreTrainedModel, modules: dict[str, Any], tensors: list[SlotTensor], dtypes: dict[str, torch.dtype]
+) -> ModelParts:
+    """Return what kernels compute; all layers have experts of one shape."""
+    module = next(iter(modules.values()))
+    return ModelParts(skeleton, module, {tensor.name: tensor.shape for tensor in tensors}, dtypes)
 
 
 def _expert_names(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> set[str]:

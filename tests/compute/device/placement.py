@@ -90,14 +90,11 @@ class ShapesFeed:
     def begin(self, layer: int, experts: list[int]) -> None:
         self._chosen = experts
 
-    def stream(self) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    def stream(self) -> Iterator[list[tuple[int, dict[str, torch.Tensor]]]]:
         for expert in self._chosen:
             kind = self._survey.kind_of(expert)
             own = [each for each in self._survey.tensors if each.kind == kind]
-            yield (
-                expert,
-                {each.name: _like(each.shape, getattr(torch, each.dtype), self._where) for each in own},
-            )
+            yield [(expert, {each.name: _like(each.shape, getattr(torch, each.dtype), self._where) for each in own})]
 
 
 class World:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...kernels.experts import activate, first_projection, normalize
 from ..experts.expert_rows import ExpertRows
-from ..experts.layer import activate, first_projection, normalize, reduce_choices, require_all
+from ..experts.layer import reduce_choices, require_all
 from ..experts.routing import RoutingCollector
 from .base import Device
 from .grouped_product import GroupedProduct, Groups, SlotMatrix, group_routes

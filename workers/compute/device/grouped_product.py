@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..experts.projection import padded_rows, project
+from ...kernels.products import padded_rows, project
 
 
 class SlotMatrix(NamedTuple):

@@ -61,7 +61,7 @@ class DeviceExpertsLayer(ExpertsLayer):
         ready = self._residency.ready_count
         if not ready:
             predict()
-        for count, (expert, own) in enumerate(self._residency.stream(), 1):
+        for count, ((expert, own),) in enumerate(self._residency.stream(), 1):
             part = slice(*ranges.pop(expert))
             self._device.kernels.launch(_kernel(module, own, gathered[part], products[part]))
             if count == ready:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
-from .projection import padded_rows
+from ...kernels.products import padded_rows
 
 ROWS_MULTIPLE = 8
 """The library's grouped product requires a multiple of this as its total row count."""
@@ -23,6 +24,8 @@ class ExpertRows(NamedTuple):
     """int64 [rows]. Spare rows, after those of an expert and at the end, hold pair 0; their results are dropped."""
     row_of_pair: np.ndarray
     """int64 [tokens * top-k]."""
+    counts: list[int]
+    """Rows of each expert, without the spare ones."""
 
     @property
     def max_rows(self) -> int:
@@ -36,13 +39,16 @@ class ExpertRows(NamedTuple):
         return counts.cumsum(dtype=np.int32)
 
 
-def rows_by_expert(routes: np.ndarray) -> ExpertRows:
-    """Order the pairs of routes, int [tokens, top-k], by expert; pairs of one expert keep their order."""
+def rows_by_expert(routes: np.ndarray, run_rows: Callable[[int], int] = padded_rows) -> ExpertRows:
+    """Order the pairs of routes, int [tokens, top-k], by expert; pairs of one expert keep their order.
+
+    `run_rows` returns how many rows are run for a number of rows, so that an expert may get spare ones.
+    """
     flat = routes.reshape(-1)
     counts = np.bincount(flat)
     experts = np.flatnonzero(counts)
     counts = counts[experts]
-    rows = np.array([padded_rows(count) for count in counts.tolist()], dtype=np.int64)
+    rows = np.array([run_rows(count) for count in counts.tolist()], dtype=np.int64)
     bounds = np.append(0, rows.cumsum())
     order = np.argsort(flat, kind="stable")
     spare = bounds[:-1] - np.append(0, counts.cumsum())[:-1]
@@ -50,4 +56,4 @@ def rows_by_expert(routes: np.ndarray) -> ExpertRows:
     row_of_pair[order] = np.arange(order.size) + np.repeat(spare, counts)
     pair_of_row = np.zeros(-(-bounds[-1] // ROWS_MULTIPLE) * ROWS_MULTIPLE, dtype=np.int64)
     pair_of_row[row_of_pair] = np.arange(order.size)
-    return ExpertRows(experts.tolist(), bounds.tolist(), pair_of_row, row_of_pair)
+    return ExpertRows(experts.tolist(), bounds.tolist(), pair_of_row, row_of_pair, counts.tolist())

@@ -1,27 +1,34 @@
 """The routed experts of one layer, computed over slots; registered with transformers' experts interface.
 
-All tokens of an expert go through one call. Each (token, choice) product has its own row, and rows are reduced once, in
-top-k order. So the result does not depend on the order in which experts arrive (I1a).
+All tokens of an expert go through one call, by the kernel that its number of rows has in the kernel table. Each (token,
+choice) product has its own row, and rows are reduced once, in top-k order. So the result does not depend on the order
+in which experts arrive (I1a).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Protocol
 
 import torch
 
 from ....errors import EngineError
+from ...kernels.dispatch import ExpertKernels
+from ...kernels.experts import run_by_library, run_stack
+from ...kernels.products import may_stack
+from ...kernels.table import LEFT_FACTOR, NATIVE
 from ...model.families.base import OutsideExperts
 from .expert_rows import ExpertRows, rows_by_expert
 from .hints import Hinter
-from .projection import may_stack, project, project_stack
 from .routing import RoutingCollector
 from .slots import ExpertWeights
 
+Group = Sequence[tuple[int, ExpertWeights]]
+"""Experts of a layer and their weights, to be computed together."""
+
 
 class ExpertFeed(Protocol):
-    """Brings the experts of a layer, in the order of arrival; weights are valid until the next is asked for."""
+    """Brings the experts of a layer, in the order of arrival; weights are valid until the next group is asked for."""
 
     def begin(self, layer: int, experts: list[int]) -> None:
         """Begin a layer that chose these experts: ask for the missing ones."""
@@ -35,16 +42,20 @@ class ExpertFeed(Protocol):
         """End a layer that was computed from `stack`."""
         ...
 
-    def stream(self) -> Iterable[tuple[int, ExpertWeights]]:
-        """Yield the chosen experts of the layer."""
+    def stream(self, together: Collection[int] = ()) -> Iterable[Group]:
+        """Yield the chosen experts of the layer; those that are in `together` share a group where both are there."""
         ...
 
 
 class ExpertsLayer:
     """Computes an experts module from slots; attached to the module in place of its weights."""
 
-    def __init__(self, layer: int, feed: ExpertFeed, routing: RoutingCollector) -> None:
+    def __init__(
+        self, layer: int, feed: ExpertFeed, routing: RoutingCollector, kernels: ExpertKernels | None = None
+    ) -> None:
+        """Compute layer number `layer` by `kernels`; without them the rule chooses."""
         self._layer, self._feed, self._routing = layer, feed, routing
+        self._kernels = kernels or ExpertKernels()
         self.hinter: Hinter | None = None
 
     def forward(
@@ -68,7 +79,7 @@ class ExpertsLayer:
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         routes = index.numpy()
         self._routing.add(self._layer, routes, hidden, weights)
-        rows = rows_by_expert(routes)
+        rows = rows_by_expert(routes, self._kernels.run_rows)
         self._feed.begin(self._layer, rows.experts)
         if self.hinter is not None:  # after `Miss`, which is more urgent, and before the work that hides the loads
             self.hinter.observe(self._layer, routes, hidden)
@@ -80,21 +91,30 @@ class ExpertsLayer:
         return reduce_choices(products, torch.from_numpy(rows.row_of_pair), weights).to(hidden.dtype)
 
     def _run(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
-        stack = self._feed.stack() if is_plain(module) else None
+        kernels = [self._kernels.kernel(count) for count in rows.counts]
+        stack = self._feed.stack() if is_plain(module) and all(kernel == LEFT_FACTOR for kernel in kernels) else None
         if stack is None or not all(may_stack(tensor, rows.max_rows) for tensor in stack.values()):
-            return self._run_each(module, gathered, rows)
+            return self._run_groups(module, gathered, rows, dict(zip(rows.experts, kernels, strict=True)))
         ends = torch.from_numpy(rows.ends(len(next(iter(stack.values())))))
-        products = run_expert(module, stack, gathered, ends)
+        products = run_stack(module, stack, gathered, ends)
         self._feed.finish()
         return products
 
-    def _run_each(self, module: Any, gathered: torch.Tensor, rows: ExpertRows) -> torch.Tensor:
+    def _run_groups(
+        self, module: Any, gathered: torch.Tensor, rows: ExpertRows, kernels: dict[int, str]
+    ) -> torch.Tensor:
+        """Compute the experts as they come; those of the native kernel together in one call."""
         products = torch.empty_like(gathered)
-        ranges = {expert: (rows.bounds[i], rows.bounds[i + 1]) for i, expert in enumerate(rows.experts)}
-        for expert, own in self._feed.stream():
-            low, high = ranges.pop(expert)
-            products[low:high] = run_expert(module, own, gathered[low:high])
-        require_all(ranges, self._layer)
+        bounds = {expert: (rows.bounds[i], rows.bounds[i + 1]) for i, expert in enumerate(rows.experts)}
+        native = {expert for expert, kernel in kernels.items() if kernel == NATIVE}
+        for group in self._feed.stream(native):
+            own = [bounds.pop(expert) for expert, _ in group]
+            if native and group[0][0] in native:
+                self._kernels.run_native(module, [weights for _, weights in group], own, gathered, products)
+                continue
+            for (expert, weights), (low, high) in zip(group, own, strict=True):
+                products[low:high] = run_expert(module, weights, gathered[low:high], kernels[expert])
+        require_all(bounds, self._layer)
         return products
 
 
@@ -117,35 +137,14 @@ def reduce_choices(products: torch.Tensor, row_of_pair: torch.Tensor, weights: t
     return weighted.view(tokens, top_k, products.shape[1]).sum(dim=1)
 
 
-def run_expert(
-    module: Any, weights: ExpertWeights, rows: torch.Tensor, ends: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Compute one expert on its rows [n, width], by the flags that transformers sets on the experts module.
+def run_expert(module: Any, weights: ExpertWeights, rows: torch.Tensor, kernel: str = "") -> torch.Tensor:
+    """Compute one expert on its rows [n, width], by the flags that transformers sets on the experts module: [n, width].
 
-    With `ends`, int32 [experts], compute all experts of a module that `is_plain`, each on the rows up to its end.
+    `kernel`: one of the library's; without a name the rule decides. An adapter's experts have products of their own.
     """
     if isinstance(module, OutsideExperts):
         return module.run_expert(weights, rows)
-    inner = _project(module, weights, first_projection(module), rows, ends)
-    return normalize(module, _project(module, weights, "down_proj", activate(module, inner), ends))
-
-
-def first_projection(module: Any) -> str:
-    """Return the name of the first projection; `down_proj` is the second."""
-    return "gate_up_proj" if module.has_gate else "up_proj"
-
-
-def activate(module: Any, inner: torch.Tensor) -> torch.Tensor:
-    """Apply the activation between the two projections, row by row; returns [n, inner width].
-
-    `inner` is [n, inner width], or of twice that width where there is a gate.
-    """
-    return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
-
-
-def normalize(module: Any, products: torch.Tensor) -> torch.Tensor:
-    """Apply the norm after the second projection, if there is one, to `products` [n, width], row by row."""
-    return module.post_expert_norm(products) if module.has_post_expert_norm else products
+    return run_by_library(module, weights, rows, kernel)
 
 
 def weighs_input(module: Any) -> bool:
@@ -156,15 +155,6 @@ def weighs_input(module: Any) -> bool:
 def is_plain(module: Any) -> bool:
     """Return whether an expert is two products with its weights as stored, without bias, and row-wise operations."""
     return not (isinstance(module, OutsideExperts) or module.is_transposed or module.has_bias)
-
-
-def _project(
-    module: Any, weights: ExpertWeights, name: str, rows: torch.Tensor, ends: torch.Tensor | None
-) -> torch.Tensor:
-    if ends is not None:
-        return project_stack(rows, weights[name], ends)
-    weight = weights[name].t() if module.is_transposed else weights[name]
-    return project(rows, weight, weights[f"{name}_bias"] if module.has_bias else None)
 
 
 def dispatch(module: Any, hidden: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 from ....ipc.messages import HeldFromLoader, Message
 from .holdings import Computed, Holdings, LayerEnded, LayerStarted, LoaderJoined, Run
 from .slots import ExpertWeights, SlotViews
 
+MAX_GROUP = 8
+"""Experts of one call while others are missing: their slots are released, and messages handled, only after it."""
 IDLE_MS = 1000
 """Longest sleep of a process with nothing pending."""
 
@@ -104,22 +106,36 @@ class Residency:
         self._perform(self._holdings.handle(Computed([expert for expert, _ in self._runs])))
         self._perform(self._holdings.handle(LayerEnded()))
 
-    def stream(self) -> Iterator[tuple[int, ExpertWeights]]:
-        """Yield the experts of the layer (R4): first those that are held, then each as it arrives.
+    def stream(self, together: Collection[int] = ()) -> Iterator[list[tuple[int, ExpertWeights]]]:
+        """Yield the experts of the layer in groups (R4): first those that are held, then each as it arrives.
 
-        Handles the loader's messages after each expert: released slots are filled again while the others are computed.
+        Experts in `together` that are held now form one group; each other expert is a group of its own. The slots of a
+        group stay pinned until the next is asked for. Handles the loader's messages after each group: released slots
+        are filled again while the others are computed.
         """
         runs = deque(self._runs)
         while True:
             while runs:
-                expert, slot = runs.popleft()
-                yield expert, self._views.weights(slot, self._layer, expert)
-                runs += self._perform(self._holdings.handle(Computed([expert])))
+                group = self._take_group(runs, together)
+                yield [(expert, self._views.weights(slot, self._layer, expert)) for expert, slot in group]
+                runs += self._perform(self._holdings.handle(Computed([expert for expert, _ in group])))
                 runs += self._on_messages(self._receive())
             if self._holdings.layer_done:
                 break
             runs += self._await_arrivals()
         self._perform(self._holdings.handle(LayerEnded()))
+
+    def _take_group(self, runs: deque[tuple[int, int]], together: Collection[int]) -> list[tuple[int, int]]:
+        """Take the next group of (expert, slot) out of `runs`."""
+        if not together or runs[0][0] not in together:
+            return [runs.popleft()]
+        limit = MAX_GROUP if self._holdings.missing else len(runs)
+        group = [run for run in runs if run[0] in together][:limit]
+        taken = {expert for expert, _ in group}
+        rest = [run for run in runs if run[0] not in taken]
+        runs.clear()
+        runs += rest
+        return group
 
     def _await_arrivals(self) -> list[tuple[int, int]]:
         started_ns = self._clock_ns()

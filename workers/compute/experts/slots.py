@@ -9,9 +9,7 @@ import torch
 
 from ...checkpoint.layout import tensor_positions
 from ...checkpoint.survey import Survey
-
-ExpertWeights = dict[str, torch.Tensor]
-"""Parameter name, as in the experts module -> the tensor of one expert."""
+from ...kernels.experts import ExpertWeights
 
 
 class SlotViews:

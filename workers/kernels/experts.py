@@ -1,0 +1,85 @@
+"""Computes one expert, or all of a layer, by the kernel that was chosen for it.
+
+The module is transformers' experts module without its weights: its flags say how an expert is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .native import NativeKernels, activation_of
+from .products import project, project_stack
+
+ExpertWeights = dict[str, torch.Tensor]
+"""Parameter name, as in the experts module -> the tensor of one expert."""
+
+
+def run_by_library(module: Any, weights: ExpertWeights, rows: torch.Tensor, kernel: str = "") -> torch.Tensor:
+    """Compute one expert on its rows [n, width] with the library's products: [n, width].
+
+    Without a `kernel` the rule decides, as for shapes that were not measured.
+    """
+    inner = _project(module, weights, first_projection(module), rows, kernel)
+    return normalize(module, _project(module, weights, "down_proj", activate(module, inner), kernel))
+
+
+def run_stack(module: Any, stack: ExpertWeights, rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Compute all experts of a module that `is_plain`, each on the rows up to its end: [n, width].
+
+    `stack`: tensors [experts, ...]; `ends`: int32 [experts]. Gives the bits of `run_by_library` by `left_factor`.
+    """
+    inner = project_stack(rows, stack[first_projection(module)], ends)
+    return normalize(module, project_stack(activate(module, inner), stack["down_proj"], ends))
+
+
+def run_native(
+    native: NativeKernels,
+    module: Any,
+    activation: str,
+    weights: Sequence[ExpertWeights],
+    bounds: Sequence[tuple[int, int]],
+    gathered: torch.Tensor,
+    products: torch.Tensor,
+) -> None:
+    """Compute rows `bounds[i]` of `gathered` [n, width] through `weights[i]` into those of `products` [n, width].
+
+    `activation`: what `native_activation` returned for the module.
+    """
+    native.experts(activation, weights, bounds, gathered, products)
+    if module.has_post_expert_norm:
+        for low, high in bounds:
+            products[low:high] = normalize(module, products[low:high])
+
+
+def native_activation(module: Any) -> str:
+    """Return the activation of a module of transformers' experts interface, as the native kernels name it.
+
+    Empty: the native kernels cannot compute its experts.
+    """
+    return "" if module.is_transposed else activation_of(module) or ""
+
+
+def first_projection(module: Any) -> str:
+    """Return the name of the first projection; `down_proj` is the second."""
+    return "gate_up_proj" if module.has_gate else "up_proj"
+
+
+def activate(module: Any, inner: torch.Tensor) -> torch.Tensor:
+    """Apply the activation between the two projections, row by row; returns [n, inner width].
+
+    `inner` is [n, inner width], or of twice that width where there is a gate.
+    """
+    return module._apply_gate(inner) if module.has_gate else module.act_fn(inner)
+
+
+def normalize(module: Any, products: torch.Tensor) -> torch.Tensor:
+    """Apply the norm after the second projection, if there is one, to `products` [n, width], row by row."""
+    return module.post_expert_norm(products) if module.has_post_expert_norm else products
+
+
+def _project(module: Any, weights: ExpertWeights, name: str, rows: torch.Tensor, kernel: str) -> torch.Tensor:
+    weight = weights[name].t() if module.is_transposed else weights[name]
+    return project(rows, weight, weights[f"{name}_bias"] if module.has_bias else None, kernel)
