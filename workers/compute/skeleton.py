@@ -18,6 +18,8 @@ from .experts.hints import Hinter
 from .experts.layer import ExpertFeed, ExpertsLayer, dispatch
 from .experts.projection import is_streamed, project
 from .experts.routing import RoutingCollector
+from .lockstep.layer import LockstepLayer
+from .lockstep.lockstep import Lockstep
 
 
 class StreamedLinear(nn.Linear):
@@ -64,9 +66,11 @@ def stream_linears(model: nn.Module) -> None:
             module.__class__ = StreamedLinear
 
 
-def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector) -> None:
-    """Let every experts module get its experts from `feed`."""
-    bind_layers(model, lambda layer, _: ExpertsLayer(layer, feed, routing))
+def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector) -> Lockstep:
+    """Let every experts module get its experts from `feed`; return what its rows can run in lockstep with."""
+    lockstep = Lockstep()
+    bind_layers(model, lambda layer, _: LockstepLayer(layer, feed, routing, lockstep))
+    return lockstep
 
 
 def bind_layers(model: PreTrainedModel, make_layer: Callable[[int, Any], ExpertsLayer]) -> None:
