@@ -29,7 +29,8 @@ IMAGE = 1
 """In a processor's `mm_token_type_ids`; 0 is text."""
 _NO_ID = -1
 _SHOWN_IDS: ContextVar[Tensor | None] = ContextVar("shown_ids", default=None)
-"""Ids of the forward that runs, int64 [rows, columns]. Forwards in lockstep have a value each: so does every greenlet."""
+"""Ids of the forward that runs, int64 [rows, columns]. Forwards in lockstep have a value each, as
+every greenlet has its own context."""
 
 
 @dataclass(frozen=True)

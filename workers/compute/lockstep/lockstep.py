@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor
@@ -20,7 +20,8 @@ Forward = Callable[[], Tensor]
 """Runs one row, and returns its logits [1, vocabulary]."""
 
 
-class LayerCall(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerCall:
     """Call of an experts layer by the forward of one row; shapes as in `ExpertsLayer.forward`."""
 
     layer: int
