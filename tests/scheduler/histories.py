@@ -11,7 +11,6 @@ from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo
 from hypothesis import strategies as st
 
-
 Kinds = tuple[bool | None, ...]
 ONE_KIND: Kinds = (None,)
 BOTH_KINDS: Kinds = (None, True, False)
@@ -69,7 +68,7 @@ class History:
                 eos_ids=rng.choice((None, [], [1, 2, 3, 4])),
                 deadline_ms=rng.choice((None, None, None, 2)),
                 sampling=sampling,
-                batch_invariant=rng.choice(self.kinds) if len(self.kinds) > 1 else self.kinds[0],
+                batch_invariant=rng.choice(self.kinds),
             )
 
     def step(self) -> None:

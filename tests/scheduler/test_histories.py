@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from expertflow.ipc.messages import RequestRow
-from expertflow.tests.scheduler.histories import BOTH_KINDS, ONE_KIND, History, Kinds, check_ends, check_leftovers, worlds
+from expertflow.tests.scheduler.histories import (
+    BOTH_KINDS,
+    ONE_KIND,
+    History,
+    Kinds,
+    check_ends,
+    check_leftovers,
+    worlds,
+)
 from expertflow.tests.scheduler.world import World, make_limits
 from expertflow.workers.scheduler import admission, requests, state, stepper, unit_selection, units
 from expertflow.workers.scheduler.limits import ComputeInfo

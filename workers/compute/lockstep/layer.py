@@ -1,4 +1,4 @@
-"""The experts of a layer for rows in lockstep: an expert is brought once, and computes each row by a call of its own."""
+"""Computes the experts of a layer for rows in lockstep: an expert is brought once and gets a call for each row."""
 
 from __future__ import annotations
 
