@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from expertflow import Client, Completion, Config, Supervisor
+from expertflow import Client, Completion, Config, Request, Supervisor
 from expertflow.errors import UsageError
+from expertflow.runtime.client.options import OptionNames
 from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import random_prompts
 
 TOKENS = 24
-SEEDED = {"temperature": 1.2, "seed": 11, "eos_ids": []}
+SEED = 11
+SEEDED: OptionNames = {"temperature": 1.2, "seed": SEED, "eos_ids": []}
+INVARIANT: OptionNames = {**SEEDED, "batch_invariant": True}
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +50,9 @@ def outputs(done: Sequence[Completion]) -> list[list[int]]:
 
 def alone(client: Client, prompts: list[list[int]], batch_invariant: bool) -> list[list[int]]:
     """Each prompt by itself, with the seed that it has in the batch."""
-    options = {**SEEDED, "batch_invariant": batch_invariant}
-    return [
-        outputs(client.generate([prompt], TOKENS, **options | {"seed": 11 + number}))[0]
-        for number, prompt in enumerate(prompts)
-    ]
+    requests = [Request(prompt, seed=SEED + number) for number, prompt in enumerate(prompts)]
+    options = INVARIANT if batch_invariant else SEEDED
+    return [outputs(client.generate([request], TOKENS, **options))[0] for request in requests]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_a_seeded_text_alone_is_the_text_in_a_batch(
     client: Client, prompts: list[list[int]], texts: list[list[int]]
 ) -> None:
     """In bfloat16, at a quarter of the slots."""
-    assert outputs(client.generate(prompts, TOKENS, **SEEDED, batch_invariant=True)) == texts
+    assert outputs(client.generate(prompts, TOKENS, **INVARIANT)) == texts
 
 
 def test_without_the_option_some_text_differs(client: Client, prompts: list[list[int]]) -> None:
@@ -75,7 +76,7 @@ def test_other_requests_beside_it_change_nothing(
     client: Client, prompts: list[list[int]], texts: list[list[int]]
 ) -> None:
     others = client.submit(prompts[:4], 2 * TOKENS, eos_ids=[])
-    assert outputs(client.generate(prompts, TOKENS, **SEEDED, batch_invariant=True)) == texts
+    assert outputs(client.generate(prompts, TOKENS, **INVARIANT)) == texts
     assert len(others.results(60)) == 4
 
 
@@ -83,7 +84,7 @@ def test_a_death_of_compute_changes_no_token(
     engine: Supervisor, client: Client, prompts: list[list[int]], texts: list[list[int]]
 ) -> None:
     """In bfloat16: what is computed again has the same bits, since it is computed in the same way."""
-    batch = client.submit(prompts, TOKENS, **SEEDED, batch_invariant=True)
+    batch = client.submit(prompts, TOKENS, **INVARIANT)
     await_tokens(batch, 40)
     engine.kill("compute")
     done = batch.results(60)
