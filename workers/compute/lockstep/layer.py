@@ -52,7 +52,7 @@ class LockstepLayer(ExpertsLayer):
 
 
 class CallSegments:
-    """What one row's call of a layer computes: a segment of rows for each expert that its tokens chose.
+    """Computes one row's call of a layer: a segment of rows for each expert that its tokens chose.
 
     All tensors are the row's own. So shapes, strides and even the offsets in memory are those that the row has alone.
     """
