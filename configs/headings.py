@@ -5,7 +5,15 @@ from __future__ import annotations
 HEADINGS: dict[str, tuple[str, ...]] = {
     "Model": ("model", "revision", "dtype", "device"),
     "Memory": ("tier", "expert_memory", "host_memory", "kv_memory"),
-    "Generation": ("batch_size", "prefill_tokens", "queue_limit", "generation_settings", "units", "grouping"),
+    "Generation": (
+        "batch_size",
+        "prefill_tokens",
+        "queue_limit",
+        "generation_settings",
+        "batch_invariant",
+        "units",
+        "grouping",
+    ),
     "Engine": (
         "predictor",
         "predictor_file",

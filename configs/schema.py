@@ -70,6 +70,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     grouping: Grouping = "auto"
     """Regrouping: rows change units between steps so that each unit uses fewer experts. swap (greedy) or kmeans (the
     paper's balanced K-means) where the saving exceeds the cost of moving; auto: swap where it was measured to pay."""
+    batch_invariant: bool = False
+    """Let no result depend on what else runs: a request has the same bits alone and in any batch, at a price in speed
+    (docs/exactness.md). A request may say otherwise for itself. On the CPU only."""
     prefill_tokens: int = 2048
     """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
     queue_limit: int = 10_000
@@ -204,6 +207,8 @@ def _check_files(config: Config) -> None:
 def _check_device(config: Config) -> None:
     if not config.on_device:
         return
+    if config.batch_invariant:
+        raise UsageError("is possible on the CPU alone", "batch_invariant", "Leave it out, or use device = cpu")
     if config.link_rate:
         raise UsageError(
             "a device has its own link, which cannot be emulated", "link_rate", "Leave it out, or use device = cpu"

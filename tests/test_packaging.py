@@ -116,7 +116,8 @@ def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "LICENSE", "py.typed", *(file.name for file in ROOT.glob("*.py"))):
         (source / name).write_bytes((ROOT / name).read_bytes() if (ROOT / name).exists() else b"")
     for top in (*SHIPPED, "examples", "docs"):
-        shutil.copytree(ROOT / top, source / top, ignore=shutil.ignore_patterns("__pycache__", "*.so", "results", "images"))
+        left_out = shutil.ignore_patterns("__pycache__", "*.so", "results", "images")
+        shutil.copytree(ROOT / top, source / top, ignore=left_out)
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

@@ -22,6 +22,8 @@ class RunStep(Message, frozen=True, kw_only=True):
     admit: list[RequestRow] = []
     predict: bool = True
     """False: no predictions and no hints are made for this step."""
+    batch_invariant: bool = False
+    """The unit's rows never share a kernel call, so that none depends on its neighbours (I1d)."""
 
 
 class DropUnit(Message, frozen=True):

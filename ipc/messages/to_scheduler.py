@@ -26,6 +26,8 @@ class Submit(Message, frozen=True, kw_only=True):
     """Output that a dead scheduler has delivered: it counts as generated and is not generated again (I4)."""
     attachment: str = ""
     """Name of the file with the prompt's images; the file stays until the request has ended."""
+    batch_invariant: bool | None = None
+    """Let the result depend on no other request (I1d). None: as the engine is configured."""
 
 
 class Cancel(Message, frozen=True):

@@ -90,6 +90,8 @@ class Client:
         :param deadline_s: a request ends after so many seconds with what it has.
         :param first_token: outputs begin with this id, which for a translator names the language; None (the default):
             with the one that the model's settings force, if any.
+        :param batch_invariant: True: the result depends on no other request (docs/exactness.md), which is slower; None
+            (the default): as the engine is configured.
         :param wait_when_busy: when the engine's queue is full, requests are sent again later (the default), or fail
             with BusyError.
         :raises RequestError: for an option that no request can have. A bad prompt fails alone, in the results.

@@ -30,6 +30,7 @@ class OptionNames(TypedDict, total=False):
     eos_ids: Iterable[int] | None
     deadline_s: float | None
     first_token: int | None
+    batch_invariant: bool | None
     wait_when_busy: bool
 
 
@@ -45,6 +46,7 @@ class RequestOptions:
     eos_ids: Iterable[int] | None = None
     deadline_s: float | None = None
     first_token: int | None = None
+    batch_invariant: bool | None = None
     wait_when_busy: bool = True
 
     @property
@@ -75,6 +77,7 @@ class Request:
     eos_ids: Iterable[int] | None | UnsetType = UNSET
     deadline_s: float | None | UnsetType = UNSET
     first_token: int | None | UnsetType = UNSET
+    batch_invariant: bool | None | UnsetType = UNSET
     wait_when_busy: bool | UnsetType = UNSET
 
 
@@ -139,6 +142,7 @@ def _check(options: RequestOptions) -> RequestOptions:
         eos_ids=None if options.eos_ids is None else _eos_ids(options.eos_ids),
         deadline_s=None if options.deadline_s is None else _seconds(options.deadline_s),
         first_token=_optional(options.first_token, "first_token"),
+        batch_invariant=_choice(options.batch_invariant, "batch_invariant"),
     )
     sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed or 0, options.first_token)
     raise_if_wrong(sampling_error(sampling) or ending_error(options.max_new_tokens, options.deadline_ms))
@@ -157,6 +161,12 @@ def _ids(prompt: Sequence[int]) -> list[int]:
 
 def _optional(value: int | None, where: str) -> int | None:
     return None if value is None else _integer(value, where)
+
+
+def _choice(value: Any, where: str) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise RequestError(f"must be True, False or None, not {value!r}", where, "None takes the engine's own setting")
 
 
 def _eos_ids(eos_ids: Iterable[int]) -> list[int]:

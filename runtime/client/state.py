@@ -121,4 +121,5 @@ def _submit(prompt_ids: list[int], attachment: str, options: RequestOptions) -> 
         eos_ids=None if options.eos_ids is None else list(options.eos_ids),
         deadline_ms=options.deadline_ms,
         attachment=attachment,
+        batch_invariant=options.batch_invariant,
     )

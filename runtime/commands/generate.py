@@ -9,6 +9,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
+import msgspec
+
 from ...configs.schema import Config
 from ...errors import UsageError
 from ...workers.checkpoint.resolve import local_folder
@@ -61,7 +63,7 @@ class Generate(ImagePromptCommand):
     json: bool = False
     """One line of JSON for each prompt instead of text."""
     address: str = ""
-    """Use the engine at this address; options of the engine do not apply then."""
+    """Use the engine at this address; options of the engine do not apply then, but for --batch-invariant."""
 
     def run(self) -> int:
         lines = self.read_prompts()
@@ -86,7 +88,7 @@ class Generate(ImagePromptCommand):
     def _check_options(self) -> None:
         """Check the options before an engine starts for nothing. Raises RequestError or UsageError."""
         read_options(self.max_new_tokens, **self._sampling())
-        if self.address and self.engine != Config.load(self.preset):
+        if self.address and _engine_options(self.engine) != _engine_options(Config.load(self.preset)):
             raise UsageError(
                 "options of the engine do not change an engine that runs already",
                 "--address",
@@ -108,6 +110,7 @@ class Generate(ImagePromptCommand):
             "seed": self.seed,
             "deadline_s": self.deadline_s,
             "first_token": self.first_token,
+            "batch_invariant": self.engine.batch_invariant or None,
         }
 
     @contextmanager
@@ -134,6 +137,11 @@ class Generate(ImagePromptCommand):
         for event in batch:
             printer.take(event)
         printer.take_results(batch.results(return_errors=True))
+
+
+def _engine_options(config: Config) -> Config:
+    """Return the configuration without what a request can say for itself."""
+    return msgspec.structs.replace(config, batch_invariant=False)
 
 
 def _summary(printer: Printer, readings: list[Reading]) -> str:

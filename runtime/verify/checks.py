@@ -1,9 +1,10 @@
-"""The checks of a recording: invariants I1a, I1b and I1c (docs/architecture.md)."""
+"""The checks of a recording: invariants I1a to I1d (docs/architecture.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -16,15 +17,17 @@ from ...workers.compute.device import open_device
 from ...workers.compute.recording import read_steps, recorded_kernels
 from ...workers.model.unit import RowAbilities
 from ...workers.surveyor.surveyor import survey_checkpoint
+from .alone import first_difference, has_invariant_rows, recorded_rows
 from .error_ratio import compare_errors
 from .reference import ReferenceProcessors, Sequence, reference_logits
 from .replay import ReplayedStep, count_steps, free_memory, replay
-from .report import BFLOAT16, CHOSEN, FLOAT32, RESIDENT, Check
+from .report import ALONE, BFLOAT16, CHOSEN, FLOAT32, RESIDENT, Check
 
 LOGIT_TOLERANCE = 1e-4
 TIE_NOISES = 10
 TIE_SHARE = 0.005
 
+_Reported = TypeVar("_Reported")
 Report = Callable[[str, int, int], None]
 """Called with the work, the number of parts done, and the number of all parts."""
 
@@ -69,6 +72,18 @@ class Verification:
             steps, rows = steps + 1, rows + len(step.rows)
         where = "" if self._device is None else f" on {self._device.name}"
         return Check(claim=RESIDENT, holds=True, detail=f"{steps} steps, {rows} rows of logits compared{where}")
+
+    def alone(self) -> Check | None:
+        """Check I1d: the logits of every batch-invariant row have the same bits alone. None if there is no such row."""
+        rows = recorded_rows(self._folder, self._replay(self._survey, "everything resident, to find rows"))
+        if not rows:
+            return None
+        reported = self._report_each(rows, "batch-invariant rows alone")
+        if (differing := first_difference(self._folder, reported, self._survey, self._abilities)) is not None:
+            detail = "first difference: row {}, output {}".format(*differing)
+            return Check(claim=ALONE, holds=False, detail=detail)
+        logits, together = sum(len(row.tokens) for row in rows), 1 + max(row.neighbours for row in rows)
+        return Check(claim=ALONE, holds=True, detail=f"{len(rows)} rows, {logits} logits, up to {together} together")
 
     def chosen(self, processors: ReferenceProcessors) -> Check:
         """Check that every greedy token is the likeliest after transformers' processors have changed its logits."""
@@ -123,6 +138,8 @@ class Verification:
     def checks(self) -> Iterator[Check]:
         """Yield the checks that apply to the dtype of the recording, each as soon as it is done."""
         yield self.resident()
+        if has_invariant_rows(self._folder) and (check := self.alone()) is not None:
+            yield check
         if self._processors is not None:
             yield self.chosen(self._processors)
         yield self.float32()
@@ -149,7 +166,7 @@ class Verification:
             yield step
             self._report(f"steps again with {how}", done, total)
 
-    def _report_each(self, sequences: list[Sequence], what: str) -> Iterator[Sequence]:
+    def _report_each(self, sequences: list[_Reported], what: str) -> Iterator[_Reported]:
         """Yield the sequences, and report each when the next one is taken."""
         for done, sequence in enumerate(sequences):
             self._report(what, done, len(sequences))

@@ -16,7 +16,7 @@ from ...ipc.shared.attachments import FOLDER
 from ...ipc.shared.available import available_bytes
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.device.base import Device
-from ...workers.compute.recording import Recorded, digest_rows, read_steps
+from ...workers.compute.recording import DIGEST_BYTES, Recorded, digest_rows, read_steps
 from ...workers.compute.sampling import RowFailed
 from ...workers.model.unit import RowAbilities, Unit
 from .local_runtime import LocalRuntime
@@ -35,10 +35,15 @@ class ReplayedStep(msgspec.Struct, frozen=True):
 
     def differing_rows(self) -> list[int]:
         """Return the rows whose logits differ in any bit from the recorded ones."""
-        replayed, recorded = digest_rows(self.logits), self.recorded.digest
-        width = len(replayed) // max(len(self.rows), 1)
-        parts = [slice(i * width, (i + 1) * width) for i in range(len(self.rows))]
-        return [row for row, part in zip(self.rows, parts, strict=True) if replayed[part] != recorded[part]]
+        pairs = zip(self._by_row(digest_rows(self.logits)), self.recorded_digests(), strict=True)
+        return [row for row, pair in zip(self.rows, pairs, strict=True) if len({*pair}) > 1]
+
+    def recorded_digests(self) -> list[bytes]:
+        """Return the digest of each row's logits when they were recorded."""
+        return self._by_row(self.recorded.digest)
+
+    def _by_row(self, digests: bytes) -> list[bytes]:
+        return [digests[i * DIGEST_BYTES : (i + 1) * DIGEST_BYTES] for i in range(len(self.rows))]
 
 
 class _Forced:

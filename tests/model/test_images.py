@@ -24,8 +24,9 @@ from expertflow.tests.models.vision import (
     read_prompt,
     save_vision,
 )
-from expertflow.workers.model.images import RowImages, read_images
+from expertflow.workers.model.images import RowImages, StepImages, image_inputs, read_images
 from expertflow.workers.model.unit import Unit
+from greenlet import getcurrent, greenlet
 
 TOLERANCE = 1e-4
 Prompt = ImagePrompt | list[int]
@@ -193,3 +194,25 @@ def test_a_text_model_takes_no_images(tmp_path: Path) -> None:
     row = RequestRow(0, [5, 6], 0, Sampling(), "0" * 32 + ".1")
     with pytest.raises(RequestError, match="takes no images"):
         read_images(tiny_model("olmoe"), row, tmp_path)
+
+
+def test_forwards_in_lockstep_place_their_own_images(folders: Callable[[str], Path]) -> None:
+    """One forward stops while another runs: each has its own placeholder mask, and a text the library's."""
+    model = VisionReference(folders("qwen3_vl_moe")).model
+    seen: dict[str, list[list[bool]]] = {}
+
+    main = getcurrent()
+
+    def forward(name: str, shown: list[bool]) -> None:
+        images = StepImages({}, torch.tensor([shown])) if any(shown) else None
+        with image_inputs(model, images):
+            main.switch()
+            embedded = torch.zeros(1, len(shown), 1)
+            mask, _ = model.base_model.get_placeholder_mask(torch.full((1, len(shown)), 5), inputs_embeds=embedded)
+            seen[name] = mask[..., 0].tolist()
+
+    rows = {"one": [True, False, False], "two": [False, True, True, False], "text": [False, False]}
+    started = [greenlet(lambda name=name, shown=shown: forward(name, shown)) for name, shown in rows.items()]
+    for each in started + started[::-1]:
+        each.switch()
+    assert seen == {name: [shown] for name, shown in rows.items()}

@@ -97,6 +97,24 @@ def test_engine_options_beside_an_address_are_refused(address: str) -> None:
         Generate(prompt=["a"], address=address, engine=Config.load(batch_size=2)).run()
 
 
+@pytest.mark.parametrize(("given", "sent"), [(True, True), (False, None)])
+def test_batch_invariant_goes_with_the_request_to_a_running_engine(
+    address: str, monkeypatch: pytest.MonkeyPatch, given: bool, sent: bool | None
+) -> None:
+    """Not given, the engine's own setting holds."""
+    asked: list[object] = []
+    submit = Client.submit
+
+    def watched(self: Client, *args: Any, **options: Any) -> Any:
+        asked.append(options["batch_invariant"])
+        return submit(self, *args, **options)
+
+    monkeypatch.setattr(Client, "submit", watched)
+    engine = Config.load(batch_invariant=given)
+    assert Generate(prompt=["1 2"], ids=True, address=address, max_new_tokens=1, engine=engine).run() == 0
+    assert asked == [sent]
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_an_engine_that_dies_is_told_of_once(
     as_json: bool, address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

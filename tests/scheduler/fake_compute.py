@@ -36,6 +36,8 @@ class HeldRow:
     sampling: Sampling
     pad: int
     gone: bool = False
+    cached: int = 0
+    """Positions of a row with a cache of its own."""
 
 
 @dataclass
@@ -44,6 +46,8 @@ class HeldUnit:
     length: int
     """Columns in its cache."""
     ran: int = 0
+    batch_invariant: bool = False
+    """Rows have a cache each: none is padded, and each can leave and join."""
 
     def live(self) -> list[HeldRow]:
         return [row for row in self.rows if not row.gone]
@@ -104,14 +108,17 @@ class FakeCompute:
 
     def used_bytes(self) -> int:
         per_row, per_position = self.facts.kv_bytes_per_row, self.facts.kv_bytes_per_position
-        return sum(len(unit.rows) * (unit.length * per_position + per_row) for unit in self.units.values())
+        single = [row.cached for unit in self.units.values() if unit.batch_invariant for row in unit.rows]
+        padded = [unit.length for unit in self.units.values() if not unit.batch_invariant for _ in unit.rows]
+        return sum(length * per_position + per_row for length in single + padded)
 
     def _split(self, number: int, rows: list[int], into: int) -> None:
-        assert self.facts.joining, "rows of this model cannot move"
         assert into not in self.units
         unit = self.units[number]
+        assert self.facts.joining or unit.batch_invariant, "rows of this model cannot move"
         assert set(rows) <= {row.number for row in unit.rows}
         part = HeldUnit([row for row in unit.rows if row.number in rows], unit.length, unit.ran)
+        part.batch_invariant = unit.batch_invariant
         unit.rows = [row for row in unit.rows if row.number not in rows]
         self.units[into] = part
         for each in (unit, part):
@@ -123,11 +130,12 @@ class FakeCompute:
         self.last_number = step.number
         unit = self._admit(step) if step.admit else self._prepare(step)
         assert unit.live(), "a step without rows"
+        assert unit.batch_invariant == step.batch_invariant, "a unit changed its kind"
         self._check_memory()
         tokens = self._tokens(unit)
         failed = {number: ErrorFacts("request", "its row broke") for number in tokens if number in self.fail_rows}
         unit.rows = [row for row in unit.rows if row.number not in failed]
-        if self.facts.moving:
+        if self.facts.moving or unit.batch_invariant:
             unit.trim()
         kept = {number: token for number, token in tokens.items() if number not in failed}
         at_most, self.at_most = self.at_most, None
@@ -149,10 +157,10 @@ class FakeCompute:
         assert step.unit not in self.units, "a prefill starts a new unit"
         assert not step.drop and not step.join
         lengths = [len(row.token_ids) for row in step.admit]
-        assert self.facts.padding or len(set(lengths)) == 1, "this model cannot pad"
+        assert self.facts.padding or step.batch_invariant or len(set(lengths)) == 1, "this model cannot pad"
         width = max(lengths)
         rows = [_held(row, width) for row in step.admit]
-        unit = self.units[step.unit] = HeldUnit(rows, width)
+        unit = self.units[step.unit] = HeldUnit(rows, width, batch_invariant=step.batch_invariant)
         self._note(step, [(row.number, i, token) for row in rows for i, token in enumerate(row.token_ids)])
         return unit
 
@@ -162,19 +170,22 @@ class FakeCompute:
         for number in step.join:
             self._join(unit, self.units.pop(number))
         unit.length += 1
+        for row in unit.rows:
+            row.cached += 1
         self._note(step, [(row.number, len(row.token_ids) - 1, row.token_ids[-1]) for row in unit.live()])
         return unit
 
     def _drop(self, unit: HeldUnit, numbers: list[int]) -> None:
         assert set(numbers) <= {row.number for row in unit.live()}, "a row to drop is not in the unit"
-        if self.facts.moving:
+        if self.facts.moving or unit.batch_invariant:
             unit.rows = [row for row in unit.rows if row.number not in numbers]
             unit.trim()
         for row in unit.rows:
             row.gone = row.gone or row.number in numbers
 
     def _join(self, unit: HeldUnit, other: HeldUnit) -> None:
-        assert self.facts.joining, "units of this model cannot join"
+        assert unit.batch_invariant == other.batch_invariant, "rows of two kinds in one unit"
+        assert self.facts.joining or unit.batch_invariant, "units of this model cannot join"
         length = max(unit.length, other.length)
         for each in (unit, other):
             for row in each.rows:
@@ -199,4 +210,5 @@ class FakeCompute:
 
 
 def _held(row: RequestRow, width: int) -> HeldRow:
-    return HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - len(row.token_ids))
+    length = len(row.token_ids)
+    return HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - length, cached=length)

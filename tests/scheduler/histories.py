@@ -11,6 +11,10 @@ from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo
 from hypothesis import strategies as st
 
+Kinds = tuple[bool | None, ...]
+ONE_KIND: Kinds = (None,)
+BOTH_KINDS: Kinds = (None, True, False)
+
 
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
@@ -28,6 +32,7 @@ def worlds(draw: st.DrawFn) -> World:
         prediction=draw(st.sampled_from(("on", "auto"))),
         grouping=draw(st.sampled_from(("off", "swap", "kmeans", "auto"))),
         gather_ns=draw(st.sampled_from((0, 3))),
+        batch_invariant=draw(st.booleans()),
     )
     return World(limits, facts, context=draw(st.sampled_from((12, 40))))
 
@@ -35,8 +40,9 @@ def worlds(draw: st.DrawFn) -> World:
 class History:
     """Plays `turns` random turns on a world and lets it come to rest."""
 
-    def __init__(self, world: World, seed: int) -> None:
-        self.world, self.rng = world, random.Random(seed)
+    def __init__(self, world: World, seed: int, kinds: Kinds = ONE_KIND) -> None:
+        """`kinds`: what its requests say of `batch_invariant`."""
+        self.world, self.rng, self.kinds = world, random.Random(seed), kinds
 
     def play(self, turns: int) -> None:
         # Mostly progress: what is rare below must meet a scheduler in the middle of its work.
@@ -62,6 +68,7 @@ class History:
                 eos_ids=rng.choice((None, [], [1, 2, 3, 4])),
                 deadline_ms=rng.choice((None, None, None, 2)),
                 sampling=sampling,
+                batch_invariant=rng.choice(self.kinds),
             )
 
     def step(self) -> None:

@@ -21,6 +21,33 @@ def test_requests_of_any_length_get_the_tokens_they_would_get_alone() -> None:
     assert world.compute is not None and not world.compute.units, "units were left behind in compute"
 
 
+def ran_together(batch_invariant: bool) -> int:
+    """The most rows in one step of a model whose rows neither pad nor move."""
+    facts = ComputeInfo(kv_bytes_per_position=10, padding=False, moving=False)
+    world = World(make_limits(batch_size=4, batch_invariant=batch_invariant), facts)
+    books = [world.submit([1] * (2 + number), 9 + number, eos_ids=[]) for number in range(6)]
+    world.run_until_idle()
+    assert [book.tokens for book in books] == [book.expected() for book in books]
+    assert world.compute is not None
+    return max(len(set(ran.rows)) for ran in world.compute.ran)
+
+
+def test_batch_invariant_rows_of_any_length_share_units_whatever_the_model() -> None:
+    """Each has a cache of its own, so none is padded."""
+    assert ran_together(batch_invariant=False) == 1
+    assert ran_together(batch_invariant=True) == 4
+
+
+def test_no_padding_is_reserved_for_batch_invariant_rows() -> None:
+    """The rows of the next test fit here: 300 and 30 bytes."""
+    world = World(make_limits(kv_bytes=500, batch_invariant=True))
+    long, short = world.submit([1] * 25, 6, eos_ids=[]), world.submit([2], 2, eos_ids=[])
+    world.tick()
+    assert world.admitted == [1, 2]
+    world.run_until_idle()
+    assert finished(long).finish_reason == finished(short).finish_reason == "length"
+
+
 def test_kv_memory_is_reserved_for_padded_rows() -> None:
     """Two rows padded to the longer one do not fit 500 bytes: the second has to wait (mutant: no padding counted)."""
     world = World(make_limits(kv_bytes=500))

@@ -6,9 +6,17 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 from expertflow.ipc.messages import RequestRow
-from expertflow.tests.scheduler.histories import History, check_ends, check_leftovers, worlds
+from expertflow.tests.scheduler.histories import (
+    BOTH_KINDS,
+    ONE_KIND,
+    History,
+    Kinds,
+    check_ends,
+    check_leftovers,
+    worlds,
+)
 from expertflow.tests.scheduler.world import World, make_limits
-from expertflow.workers.scheduler import admission, requests, state, units
+from expertflow.workers.scheduler import admission, requests, state, stepper, unit_selection, units
 from expertflow.workers.scheduler.limits import ComputeInfo
 from expertflow.workers.scheduler.requests import RequestState, WaitingQueue
 from expertflow.workers.scheduler.units import UnitState
@@ -16,8 +24,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 
-def play(world: World, seed: int, turns: int) -> None:
-    History(world, seed).play(turns)
+def play(world: World, seed: int, turns: int, kinds: Kinds = ONE_KIND) -> None:
+    History(world, seed, kinds).play(turns)
     check_ends(world)
     check_leftovers(world)
 
@@ -27,6 +35,13 @@ def play(world: World, seed: int, turns: int) -> None:
 def test_every_request_ends_once_with_its_own_tokens(world: World, seed: int, turns: int) -> None:
     """Whatever dies, breaks, is cancelled or comes back: I4, budgets, order of arrival, nothing left behind."""
     play(world, seed, turns)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(worlds(), st.integers(0, 2**32 - 1), st.integers(0, 250))
+def test_batch_invariant_requests_share_units_with_each_other_alone(world: World, seed: int, turns: int) -> None:
+    """Compute and the world check the kind of every row that is admitted or joined (I1d)."""
+    play(world, seed, turns, BOTH_KINDS)
 
 
 @pytest.mark.slow
@@ -84,6 +99,24 @@ MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
     (state, "finish_reason", lambda request: "length" if len(request.tokens) >= request.token_limit else None),
     (requests.RequestLedger, "ended", lambda self, request_id: None),
 ]
+
+
+KIND_MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
+    (admission, "_same_kind", lambda waiting, head: waiting),
+    (unit_selection, "_groups", lambda each, compute: [[unit for unit in each if unit.rows]]),
+    (stepper, "can_join", lambda each, compute: compute.joining),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "mutant"), KIND_MUTANTS, ids=lambda value: getattr(value, "__name__", None))
+def test_mutants_that_mix_kinds_are_caught(
+    where: object, name: str, mutant: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, name, mutant)
+    with pytest.raises((AssertionError, KeyError)):
+        for seed in range(300):
+            limits = make_limits(units=("one", "two")[seed % 2], grouping=("off", "swap")[seed % 2])
+            play(World(limits, context=40), seed, 200, BOTH_KINDS)
 
 
 @pytest.mark.parametrize(("where", "name", "mutant"), MUTANTS, ids=lambda value: getattr(value, "__name__", None))

@@ -48,6 +48,15 @@ def test_a_request_that_cannot_be_run_is_refused_alone(wrong: dict[str, object],
     assert good.tokens == good.expected()
 
 
+def test_a_batch_invariant_request_is_refused_where_rows_cannot_run_in_lockstep() -> None:
+    """On a device its promise would not hold."""
+    world = World(make_limits(lockstep=False))
+    good, bad = world.submit(batch_invariant=False), world.submit(batch_invariant=True)
+    world.run_until_idle()
+    assert (refusal(bad).code, refusal(bad).where) == ("request", "batch_invariant")
+    assert good.tokens == good.expected()
+
+
 def test_a_sequence_larger_than_the_kv_budget_is_refused_with_the_numbers() -> None:
     """It could never be admitted: waiting for room would be a hang."""
     world = World(make_limits(kv_bytes=500))

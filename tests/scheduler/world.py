@@ -53,6 +53,8 @@ def make_limits(
     gather_ns: int = 0,
     prediction: str = "on",
     grouping: str = "off",
+    batch_invariant: bool = False,
+    lockstep: bool = True,
 ) -> SchedulerLimits:
     return SchedulerLimits(
         batch_size=batch_size,
@@ -62,6 +64,8 @@ def make_limits(
         units=units,
         prediction=prediction,
         grouping=grouping,
+        batch_invariant=batch_invariant,
+        lockstep=lockstep,
         gather_ns=gather_ns,
         gather_limit_ns=10 * gather_ns,
     )
@@ -80,6 +84,7 @@ class Book:
     may_be_lost: bool = False
     number: int = 0
     """Of its row, once accepted."""
+    batch_invariant: bool = False
     moved: bool = False
     """Its client came back under another identity, which puts it behind what that one has in the queue."""
 
@@ -125,6 +130,8 @@ class World:
         """Accepted and never started, by number."""
         self.overtaken: Counter[tuple[bytes, bytes]] = Counter()
         """(who waits, another) -> requests of the other that have started meanwhile."""
+        self.kinds: dict[int, bool] = {}
+        """Whether each accepted request is batch-invariant, by number."""
         self.last_number = -1
         self.newest = self.epoch = 0
         self._names = 0
@@ -143,6 +150,7 @@ class World:
         request_id: str | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         resume_ids: list[int] | None = None,
+        batch_invariant: bool | None = None,
     ) -> Book:
         """Send a new request."""
         self._names += 1
@@ -154,8 +162,10 @@ class World:
             eos_ids=eos_ids,
             deadline_ms=deadline_ms,
             resume_ids=resume_ids or [],
+            batch_invariant=batch_invariant,
         )
         book = Book(submit, identity, self.model.context, tokens=list(submit.resume_ids))
+        book.batch_invariant = self.limits.batch_invariant if batch_invariant is None else batch_invariant
         self.books[submit.request_id] = book
         self.do(events.ClientMessage(identity, submit, self.now_ns))
         return book
@@ -277,6 +287,7 @@ class World:
         newest = (self.epoch << 32) + self.core.statistics().accepted
         if newest > self.newest:
             self.newest = book.number = newest
+            self.kinds[newest] = book.batch_invariant
             self.waiting[newest] = book
 
     def _to_compute(self, message: ComputeFromScheduler) -> None:
@@ -294,12 +305,15 @@ class World:
 
     def _check_admission(self, step: RunStep) -> None:
         widths = [len(row.token_ids) for row in step.admit]
+        assert {self.kinds[row.number] for row in step.admit} <= {step.batch_invariant}, "a row of the other kind"
         if len(widths) > 1:
-            assert len(widths) * max(widths) <= self.limits.prefill_tokens, "too large a prefill"
+            positions = sum(widths) if step.batch_invariant else len(widths) * max(widths)
+            assert positions <= self.limits.prefill_tokens, "too large a prefill"
         for row in step.admit:
             if row.number not in self.admitted:
                 self.admitted.append(row.number)
-                if self.facts.padding:  # else only requests as long as the head of the line may go with it
+                # Else only requests as long as the head of the line, or of its kind, may go with it.
+                if self.facts.padding and len(set(self.kinds.values())) == 1:
                     self._check_turn(self.waiting[row.number])
                 del self.waiting[row.number]
 

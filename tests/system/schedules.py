@@ -29,21 +29,24 @@ class Driver:
     sequences: dict[int, Sequence] = field(default_factory=dict)
     units: dict[int, list[int]] = field(default_factory=dict)
     steps: int = 0
+    batch_invariant: bool = False
+    temperature: float = 0.0
 
     def prefill(self, unit: int, prompts: list[list[int]]) -> None:
         rows = []
         for prompt in prompts:
             number = len(self.sequences)
             self.sequences[number] = Sequence(prompt)
-            rows.append(RequestRow(number, prompt, 0, Sampling()))
+            rows.append(RequestRow(number, prompt, 0, Sampling(self.temperature)))
         self.units[unit] = [row.number for row in rows]
-        self._run(RunStep(number=self.steps, unit=unit, admit=rows))
+        self._run(RunStep(number=self.steps, unit=unit, admit=rows, batch_invariant=self.batch_invariant))
 
     def decode(self, unit: int, drop: list[int] | None = None, join: list[int] | None = None) -> None:
         for other in join or []:
             self.units[unit] = self.units[unit] + self.units.pop(other)
         self.units[unit] = [row for row in self.units[unit] if row not in (drop or [])]
-        self._run(RunStep(number=self.steps, unit=unit, drop=drop or [], join=join or []))
+        invariant = self.batch_invariant
+        self._run(RunStep(number=self.steps, unit=unit, drop=drop or [], join=join or [], batch_invariant=invariant))
 
     def split(self, unit: int, into: int, rows: list[int]) -> None:
         self.runtime.order(Split(unit, rows, into))

@@ -67,6 +67,17 @@ def test_images_and_texts_in_one_batch_give_the_tokens_of_generate(
     assert files_of(engine) == []
 
 
+def test_batch_invariant_rows_with_images_have_the_bits_they_have_alone(
+    client: Client, reference: VisionReference, folder: Path
+) -> None:
+    """I1d: forwards with and without images are interleaved, each with its own image inputs."""
+    prompts = image_prompts()
+    done = client.generate(prompts, max_new_tokens=6, eos_ids=[], batch_invariant=True)
+    assert [list(each.token_ids) for each in done] == [reference.greedy(prompt, 6) for prompt in prompts]
+    check = Verification(folder / "record", str(folder)).alone()
+    assert check is not None and check.holds and "together" in check.detail
+
+
 def test_rows_with_images_survive_the_death_of_compute(
     engine: Supervisor, client: Client, reference: VisionReference
 ) -> None:

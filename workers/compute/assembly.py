@@ -30,6 +30,7 @@ from .experts.residency import Residency
 from .experts.routing import RoutingCollector
 from .experts.slots import SlotViews
 from .experts.tracing import StepTrace
+from .lockstep.lockstep import Lockstep
 from .skeleton import attach, bind, bind_layers
 
 
@@ -89,16 +90,17 @@ def assemble_compute(
     """
     routing = RoutingCollector(trace, survey.layers, survey.encoder_layers)
     holdings = Holdings(slots, survey.layers, survey.experts)
+    lockstep: Lockstep | None = None
     if device is None:
         residency = Residency(holdings, SlotViews(memory, survey), *link, time.monotonic_ns)
-        bind(model, residency, routing, survey)
+        lockstep = bind(model, residency, routing, survey)
     else:
         residency = _device_residency(device, survey, holdings, slots, memory, link)
         _bind_on_device(model, residency, routing, device)
     if hinter is not None:
         attach(hinter, model)
     rows, clock_ns = abilities or RowAbilities(), time.monotonic_ns
-    executor = Executor(model, rows, routing, residency, clock_ns, choose, hinter, attachments, device)
+    executor = Executor(model, rows, routing, residency, clock_ns, choose, hinter, attachments, device, lockstep)
     return Compute(residency, executor)
 
 

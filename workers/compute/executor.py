@@ -19,6 +19,8 @@ from .device.base import Device
 from .experts.hints import SILENT, Hinter
 from .experts.residency import ComputeStopped, FeedCounts, Residency
 from .experts.routing import RoutingCollector
+from .lockstep.lockstep import Lockstep
+from .lockstep.unit import LockstepUnit
 from .sampling import RowFailed, choose_all
 
 Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
@@ -75,9 +77,11 @@ class Executor:
         hinter: Hinter | None = None,
         attachments: Path | None = None,
         device: Device | None = None,
+        lockstep: Lockstep | None = None,
     ) -> None:
+        """`lockstep`: that of the model's layers; None if rows cannot run in lockstep."""
         self._model, self._abilities, self._attachments = model, abilities, attachments
-        self._device = device
+        self._device, self._lockstep = device, lockstep
         self._routing, self._residency = routing, residency
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
@@ -122,7 +126,7 @@ class Executor:
         except torch.OutOfMemoryError as error:  # rows that move take memory twice
             chosen, routing = self._rescue(step, error), None
         else:
-            chosen, routing = self._attempt(step, unit, before)
+            chosen, routing = self._attempt(step, unit, before, rows)
         tokens, failed = self._settle(self._units[step.unit], rows, chosen)
         self.tokens_done += len(tokens)
         return self._report(step, tokens, failed, started_ns, self._residency.counts - before), routing
@@ -134,15 +138,26 @@ class Executor:
         return [row.number for row in step.admit] or stay + joining
 
     def _attempt(
-        self, step: RunStep, unit: Unit, before: FeedCounts
+        self, step: RunStep, unit: Unit, before: FeedCounts, rows: list[int]
     ) -> tuple[list[int | RowFailed], StepRouting | None]:
         try:
             chosen = self._choose(step, unit, self._forward(unit, step))
+            if isinstance(unit, LockstepUnit) and not unit.has_whole_routing:
+                return self._retry_failed(step, unit, rows, chosen), None
             return chosen, self._routing.step_routing(step.number, self._residency.counts - before)
         except ComputeStopped:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one row causes, the others of its unit must go on
             return self._rescue(step, error), None
+
+    def _retry_failed(
+        self, step: RunStep, unit: LockstepUnit, rows: list[int], chosen: list[int | RowFailed]
+    ) -> list[int | RowFailed]:
+        """Run rows that failed alone once more; return the choices for all `rows`, in their order."""
+        by_row = dict(zip(unit.numbers, chosen, strict=True))
+        for row, _ in unit.take_failed():
+            (by_row[row.number],) = self._run_part(step, [row], unit)
+        return [by_row[number] for number in rows]
 
     def _report(
         self, step: RunStep, tokens: dict[int, int], failed: dict[int, ErrorFacts], started_ns: int, counts: FeedCounts
@@ -165,7 +180,7 @@ class Executor:
 
     def _prepare(self, step: RunStep) -> Unit:
         if step.admit:
-            self._units[step.unit] = self._new_unit()
+            self._units[step.unit] = self._new_unit(step)
             return self._units[step.unit]
         unit, started_ns = self._unit(step.unit), self._clock_ns()
         unit.drop(step.drop)
@@ -175,7 +190,11 @@ class Executor:
         self._moved_ns += self._clock_ns() - started_ns
         return unit
 
-    def _new_unit(self) -> Unit:
+    def _new_unit(self, step: RunStep) -> Unit:
+        if step.batch_invariant:
+            if self._lockstep is None:
+                raise EngineError("rows cannot be batch-invariant on this device", "compute", "Report this as a bug")
+            return LockstepUnit(self._model.config, lockstep=self._lockstep)
         where = "cpu" if self._device is None else self._device.torch_device
         return new_unit(self._model.config, self._abilities, where)
 
@@ -196,7 +215,7 @@ class Executor:
         """Recompute the rows of a failed step in smaller parts, so that only the row that causes the error fails."""
         rows = self._drop_units(step)
         self._oom_limits.record_failure(rows, error)
-        survivors = self._units[step.unit] = self._new_unit()
+        survivors = self._units[step.unit] = self._new_unit(step)
         return self._run_parts(step, rows, survivors, error)
 
     def _drop_units(self, step: RunStep) -> list[RequestRow]:
@@ -219,7 +238,7 @@ class Executor:
         return [chosen for part in _parts(rows, error) for chosen in self._run_part(step, part, survivors)]
 
     def _run_part(self, step: RunStep, rows: list[RequestRow], survivors: Unit) -> list[int | RowFailed]:
-        unit, part = self._new_unit(), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
+        unit, part = self._new_unit(step), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
         try:
             chosen = self._choose(part, unit, self._forward(unit, part))
         except ComputeStopped:

@@ -19,6 +19,8 @@ from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_s
 from .experts.hints import Hinter
 from .experts.layer import ExpertFeed, ExpertsLayer, dispatch
 from .experts.routing import RoutingCollector
+from .lockstep.layer import LockstepLayer
+from .lockstep.lockstep import Lockstep
 
 
 class StreamedLinear(nn.Linear):
@@ -65,15 +67,19 @@ def stream_linears(model: nn.Module, kernels: Kernels) -> None:
         cast(StreamedLinear, module).kernels = own
 
 
-def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, survey: Survey) -> None:
-    """Let every experts module get its experts from `feed` and compute them by the survey's kernel table."""
-    kernels = Kernels(survey.kernels)
+def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, survey: Survey) -> Lockstep:
+    """Let every experts module get its experts from `feed` and compute them by the survey's kernel table.
+
+    Returns what the rows of the model can run in lockstep with.
+    """
+    kernels, lockstep = Kernels(survey.kernels), Lockstep()
     tensors = {tensor.name: tensor.shape for tensor in survey.tensors}
 
     def make_layer(layer: int, module: Any) -> ExpertsLayer:
-        return ExpertsLayer(layer, feed, routing, kernels.expert(module, tensors, survey.dtype))
+        return LockstepLayer(layer, feed, routing, lockstep, kernels.expert(module, tensors, survey.dtype))
 
     bind_layers(model, make_layer)
+    return lockstep
 
 
 def bind_layers(model: PreTrainedModel, make_layer: Callable[[int, Any], ExpertsLayer]) -> None:

@@ -7,9 +7,11 @@ file says which positions are images. Token ids never do: a generated or a typed
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from .architecture import WITH_IMAGES
 IMAGE = 1
 """In a processor's `mm_token_type_ids`; 0 is text."""
 _NO_ID = -1
+_SHOWN_IDS: ContextVar[Tensor | None] = ContextVar("shown_ids", default=None)
+"""Ids of the forward that runs, int64 [rows, columns]. Forwards in lockstep have a value each, as
+every greenlet has its own context."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +146,16 @@ def image_inputs(model: Any, images: StepImages | None) -> Iterator[dict[str, Te
         yield {}
         return
     base = model.base_model
-    own, ids = base.get_placeholder_mask, torch.where(images.shown, base.config.image_token_id, _NO_ID)
-    base.get_placeholder_mask = lambda input_ids, *args, **kwargs: own(ids, *args, **kwargs)
+    if "get_placeholder_mask" not in vars(base):
+        base.get_placeholder_mask = partial(_placeholder_mask, base.get_placeholder_mask)
+    token = _SHOWN_IDS.set(torch.where(images.shown, base.config.image_token_id, _NO_ID))
     try:
         yield images.inputs
     finally:
-        del base.get_placeholder_mask
+        _SHOWN_IDS.reset(token)
+
+
+def _placeholder_mask(library: Callable[..., Any], input_ids: Tensor | None, *args: Any, **kwargs: Any) -> Any:
+    """Call the library's method with the ids of the running forward's `image_inputs`, if there are any."""
+    ids = _SHOWN_IDS.get()
+    return library(input_ids if ids is None else ids, *args, **kwargs)

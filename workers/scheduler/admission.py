@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -29,8 +29,7 @@ class Room:
     def fits(self, picked: list[RequestState], request: RequestState) -> bool:
         """Tell whether `request` may join the requests already picked."""
         chosen = [*picked, request]
-        padded_tokens = len(chosen) * max(member.length for member in chosen)
-        if picked and padded_tokens > self.limits.prefill_tokens:
+        if picked and _prefill_tokens(chosen) > self.limits.prefill_tokens:
             return False
         return reserved_bytes(self.units, self.compute, chosen) <= self.limits.kv_bytes
 
@@ -38,8 +37,8 @@ class Room:
 def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
     """Return the requests of the next prefill. The head of the queue is always among them, so no request starves.
 
-    A request on which compute died runs alone. If the model cannot pad, the others are those of the next
-    `MAX_LOOK_AHEAD` requests whose prompts are as long as the head's.
+    A request on which compute died runs alone. Batch-invariant requests and others never share a unit. If the model
+    cannot pad, the others are those of the next `MAX_LOOK_AHEAD` requests whose prompts are as long as the head's.
     """
     if room.rows < 1 or not len(waiting):
         return []
@@ -50,9 +49,29 @@ def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
 
 
 def _candidates(waiting: WaitingQueue, head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
-    if compute.padding:
-        return waiting
-    return (request for request in islice(waiting, MAX_LOOK_AHEAD) if request.length == head.length)
+    if head.batch_invariant or compute.padding:
+        return _same_kind(waiting, head)
+    return (request for request in islice(waiting, MAX_LOOK_AHEAD) if _fits_head(request, head))
+
+
+def _same_kind(waiting: WaitingQueue, head: RequestState) -> Iterator[RequestState]:
+    """Yield the requests that are batch-invariant or not as the head is, up to `MAX_LOOK_AHEAD` others."""
+    skipped = 0
+    for request in waiting:
+        if request.batch_invariant == head.batch_invariant:
+            yield request
+        elif (skipped := skipped + 1) == MAX_LOOK_AHEAD:
+            return
+
+
+def _fits_head(request: RequestState, head: RequestState) -> bool:
+    return request.length == head.length and request.batch_invariant == head.batch_invariant
+
+
+def _prefill_tokens(requests: list[RequestState]) -> int:
+    """Return the positions of a prefill, padding included; batch-invariant rows have none."""
+    lengths = [request.length for request in requests]
+    return sum(lengths) if requests[0].batch_invariant else len(lengths) * max(lengths)
 
 
 def _pick(candidates: Iterable[RequestState], room: Room) -> list[RequestState]:

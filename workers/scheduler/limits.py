@@ -43,6 +43,10 @@ class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
     units: str = "auto"
     prediction: str = "on"
     grouping: str = "off"
+    batch_invariant: bool = False
+    """For requests that do not say so themselves."""
+    lockstep: bool = True
+    """Compute can run batch-invariant requests; on a GPU it cannot."""
     gather_ns: int = 4_000_000
     """A prefill waits this long for more requests of the same burst: a pass over the model's weights costs far more."""
     gather_limit_ns: int = 40_000_000

@@ -65,6 +65,9 @@ class RequestFrontend:
         if self.draining:
             return ErrorFacts("engine", "the engine is stopping", "submit", "Start it again and submit once more")
         error = submit_error(submit, self._model)
+        if error is None and self._is_invariant(submit) and not self._limits.lockstep:
+            remedy = "Leave it out, or use device = cpu"
+            error = request_error("is possible on the CPU alone", "batch_invariant", remedy)
         if error is None and self.compute is not None:
             needed = positions_needed(len(submit.prompt_ids), submit.max_new_tokens, self._model.context)
             error = memory_error(needed, self.compute, self._limits.kv_bytes)
@@ -134,9 +137,13 @@ class RequestFrontend:
             accepted_ns=now_ns,
             attachment=submit.attachment,
             settings=self._settings(eos_ids, submit.max_new_tokens, sampling),
+            batch_invariant=self._is_invariant(submit),
             tokens=list(submit.resume_ids),
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
         )
+
+    def _is_invariant(self, submit: Submit) -> bool:
+        return self._limits.batch_invariant if submit.batch_invariant is None else submit.batch_invariant
 
     def _resolve_sampling(self, sampling: Sampling) -> Sampling:
         """Return `sampling`, with the model's first token where the request names none."""

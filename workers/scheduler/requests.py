@@ -36,6 +36,8 @@ class RequestState:
     accepted_ns: int
     attachment: str = ""
     settings: GenerationSettings = NEUTRAL
+    batch_invariant: bool = False
+    """Its row shares units only with other such rows, which never share a kernel call (I1d)."""
     deadline_ns: int | None = None
     tokens: list[int] = field(default_factory=list)
     started_ns: int | None = None

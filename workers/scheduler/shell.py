@@ -170,6 +170,8 @@ def scheduler_limits(config: Config) -> SchedulerLimits:
         units=config.units,
         prediction=config.prediction if config.predictor != "none" or config.hints != "off" else "on",
         grouping=config.grouping if config.predictor != "none" else "off",
+        batch_invariant=config.batch_invariant,
+        lockstep=not config.on_device,
     )
 
 

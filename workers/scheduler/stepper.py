@@ -11,7 +11,7 @@ from .limits import ComputeInfo
 from .prediction_requests import PredictionRequests
 from .requests import RequestState
 from .unit_selection import Decode, SplitUnit, next_decode
-from .units import UnitState
+from .units import UnitState, can_join
 
 MAX_STEPS_IN_FLIGHT = 2
 
@@ -62,7 +62,7 @@ class Stepper:
     def may_exchange(self, compute: ComputeInfo) -> bool:
         """Tell whether there are several units whose rows may change places, and no prefill or move is under way."""
         settled = not any(unit.prefilling or unit.migrating for unit in self.units.values())
-        return compute.joining and settled and len(self.active) > 1
+        return settled and len(self.active) > 1 and can_join(self.active, compute)
 
     @property
     def running_suspect(self) -> bool:
@@ -156,7 +156,8 @@ class Stepper:
         self.number = request.step
         unit.step = unit.last_step = self.number
         self._in_flight[self.number] = unit
-        step = RunStep(number=self.number, unit=unit.number, predict=predict, **what)
+        invariant = unit.batch_invariant
+        step = RunStep(number=self.number, unit=unit.number, predict=predict, batch_invariant=invariant, **what)
         return [ToPredictor(request), ToCompute(step)] if predict else [ToCompute(step)]
 
     def _detach_leaving(self, unit: UnitState) -> tuple[UnitState, list[SchedulerAction]]:

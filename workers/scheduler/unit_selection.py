@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .limits import ComputeInfo
-from .units import UnitState
+from .units import UnitState, can_join
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,23 +35,24 @@ def next_decode(
     """
     choices: list[Decode | SplitUnit] = []
     for group in _groups(units, compute):
-        choices += _choices_of(group, compute, keep, settled)
+        choices += _choices_of(group, keep, settled and can_join(group, compute))
     return min(choices, key=lambda choice: choice.unit.last_step, default=None)
 
 
 def _groups(units: list[UnitState], compute: ComputeInfo) -> list[list[UnitState]]:
     """Return groups of units; the units of one group may be joined."""
     alive = [unit for unit in units if unit.rows]
-    return [alive] if compute.joining and alive else [[unit] for unit in alive]
+    kinds = [[unit for unit in alive if unit.batch_invariant is invariant] for invariant in (False, True)]
+    return [group for kind in kinds if kind for group in ([kind] if can_join(kind, compute) else [[u] for u in kind])]
 
 
-def _choices_of(group: list[UnitState], compute: ComputeInfo, keep: int, settled: bool) -> Iterator[Decode | SplitUnit]:
+def _choices_of(group: list[UnitState], keep: int, may_split: bool) -> Iterator[Decode | SplitUnit]:
     prefilling = any(unit.prefilling for unit in group)
     if keep == 1 and prefilling and len(group) > 1:
         return  # wait: the new rows join this unit's next step, and compute is busy with them meanwhile
     group.sort(key=lambda unit: (-len(unit.rows), unit.number))
     mains, extras = group[:keep], group[keep:]
-    if keep > 1 and compute.joining and settled and not extras and not prefilling:
+    if keep > 1 and may_split and not extras and not prefilling:
         surplus = _surplus(mains, keep)
         if surplus and mains[0].step is None:
             yield SplitUnit(mains[0], list(mains[0].rows)[-surplus:])

@@ -25,12 +25,15 @@ class UnitState:
     size: int = 0
     ceiling: int = 0
     """Positions to which the unit may grow if no row can leave it; `size` is its number of rows at the prefill."""
+    batch_invariant: bool = False
+    """Every row has a cache of its own: none is padded, and all can join and leave, whatever the model."""
 
     @classmethod
     def of(cls, number: int, requests: list[RequestState]) -> UnitState:
         """Return a new unit of these requests' rows."""
         rows = {request.number: request for request in requests}
-        return cls(number, rows, size=len(rows), ceiling=_ceiling(requests))
+        invariant = any(request.batch_invariant for request in requests)
+        return cls(number, rows, size=len(rows), ceiling=_ceiling(requests), batch_invariant=invariant)
 
     @property
     def migrating(self) -> bool:
@@ -47,13 +50,28 @@ class UnitState:
         return [*self.rows.values(), *self.leaving.values()]
 
 
-def reserved_bytes(units: Iterable[UnitState], compute: ComputeInfo, more: Iterable[RequestState] = ()) -> int:
+def can_join(units: Iterable[UnitState], compute: ComputeInfo) -> bool:
+    """Return whether rows of all these units may share one unit (batch-invariant rows: with each other alone)."""
+    kinds = {unit.batch_invariant for unit in units}
+    return kinds == {True} or (len(kinds) < 2 and compute.joining)
+
+
+def reserved_bytes(units: list[UnitState], compute: ComputeInfo, more: Iterable[RequestState] = ()) -> int:
     """Return the KV bytes to which `units`, and a new unit of the requests `more`, may grow.
 
-    Rows are padded to the longest of their unit. Units that may be joined already count as one unit. So joining never
-    needs a byte that was not reserved when the rows were admitted.
+    Rows are padded to the longest of their unit, batch-invariant ones not at all. Units that may be joined already
+    count as one unit. So joining never needs a byte that was not reserved when the rows were admitted.
     """
-    newcomers = list(more)
+    padded, newcomers = [unit for unit in units if not unit.batch_invariant], list(more)
+    single = [request for unit in units if unit.batch_invariant for request in unit.all_rows()]
+    if any(request.batch_invariant for request in newcomers):
+        single, newcomers = single + newcomers, []
+    single_bytes = sum(_padded_bytes(1, request.positions, compute) for request in single)
+    return single_bytes + _reserved_padded_bytes(padded, compute, newcomers)
+
+
+def _reserved_padded_bytes(units: list[UnitState], compute: ComputeInfo, newcomers: list[RequestState]) -> int:
+    """Return the KV bytes to which units of padded rows may grow, with a new unit of `newcomers`."""
     if not compute.moving:
         sizes = [(unit.size, unit.ceiling) for unit in units] + [(len(newcomers), _ceiling(newcomers))]
         return sum(_padded_bytes(rows, positions, compute) for rows, positions in sizes)

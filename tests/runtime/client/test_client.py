@@ -100,6 +100,7 @@ def test_ids_may_be_integers_of_numpy(client: Client) -> None:
     "wrong",
     [
         {"max_new_tokens": 0}, {"max_new_tokens": True}, {"max_new_tokens": 2**70}, {"temperature": math.nan},
+        {"batch_invariant": 1}, {"batch_invariant": "yes"},
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": -1}, {"top_k": 0.5}, {"seed": -1},
         {"deadline_s": 0}, {"deadline_s": math.inf}, {"eos_ids": [0.5]},
         {"eos_ids": [-1]}, {"eos_ids": 5}, {"eos_ids": "5"},

@@ -76,9 +76,9 @@ class Hinter:
     def observe(self, layer: int, routes: np.ndarray, hidden: torch.Tensor) -> None:
         """Learn from the routes of a MoE layer, int [tokens, top-k], and send a hint for the next layer.
 
-        `hidden` [tokens, width] is the layer's input.
+        `hidden` [tokens, width] is the layer's input. A row that fails in lockstep leaves fewer than were ranked.
         """
-        if self._pending is not None and self._pending[0] == layer:
+        if self._pending is not None and self._pending[0] == layer and len(self._pending[1]) == len(routes):
             self._learn(layer, self._pending[1], routes)
         self._pending = None
         if self.is_silent(layer, len(hidden)):

@@ -83,10 +83,7 @@ class ExpertsLayer:
         self._feed.begin(self._layer, rows.experts)
         if self.hinter is not None:  # after `Miss`, which is more urgent, and before the work that hides the loads
             self.hinter.observe(self._layer, routes, hidden)
-        gathered = hidden.index_select(0, torch.from_numpy(rows.pair_of_row // routes.shape[1]))
-        if weighs_input(module):
-            gathered *= weights.reshape(-1, 1)[torch.from_numpy(rows.pair_of_row)]
-            weights = torch.ones_like(weights)
+        gathered, weights = gather_rows(module, hidden, weights, rows)
         products = self._run(module, gathered, rows)
         return reduce_choices(products, torch.from_numpy(rows.row_of_pair), weights).to(hidden.dtype)
 
@@ -116,6 +113,20 @@ class ExpertsLayer:
                 products[low:high] = run_expert(module, weights, gathered[low:high], kernels[expert])
         require_all(bounds, self._layer)
         return products
+
+
+def gather_rows(
+    module: Any, hidden: torch.Tensor, weights: torch.Tensor, rows: ExpertRows
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gather the experts' input [rows, width] from `hidden` [tokens, width].
+
+    Returns also the weights [tokens, top-k] of the products: ones if `weights` of that shape multiply the input.
+    """
+    gathered = hidden.index_select(0, torch.from_numpy(rows.pair_of_row // weights.shape[1]))
+    if not weighs_input(module):
+        return gathered, weights
+    gathered *= weights.reshape(-1, 1)[torch.from_numpy(rows.pair_of_row)]
+    return gathered, torch.ones_like(weights)
 
 
 def require_all(missing: Collection[int], layer: int) -> None:
