@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .machine import cpu_kind
+
 
 def show_table(title: str, rows: Sequence[Mapping[str, object]], width: int = 170, left: int = 1) -> None:
-    """Print rows of one kind; their keys are the columns, the first `left` of which are words."""
-    table = Table(title=title)
+    """Print rows of one kind; their keys are the columns, the first `left` of which are words. Names the processor."""
+    table = Table(title=title, caption=cpu_kind())
     for index, name in enumerate(rows[0]):
         table.add_column(name.replace("_", " "), justify="left" if index < left else "right")
     for row in rows:
