@@ -156,6 +156,7 @@ MODELS = (
 )
 RULE = "A target is met when the 95 % interval of its figure, in brackets, reaches it."
 HEAD = ("target", "what", "goal", "measured", "")
+PART_HEAD = ("part", "command", "figures", "processor", "this run")
 
 
 def verdicts_of(part: Part, folder: Path = RESULTS) -> list[Verdict | Observation]:
@@ -173,7 +174,7 @@ def make_page(parts: Sequence[Part], setting: str, outcomes: dict[str, str], fol
     for target in TARGETS:
         seen = [_line(verdict.cells) for verdict in found if verdict.target == target]
         lines += seen or [_line((target, "", "–", "–", "not run"))]
-    lines += ["", "## Parts", "", "| part | command | figures | this run |", "| --- | --- | --- | --- |"]
+    lines += ["", "## Parts", "", _line(PART_HEAD), _line("---" for _ in PART_HEAD)]
     lines += [_part_line(part, outcomes, folder) for part in parts]
     return "\n".join(lines) + "\n"
 
@@ -181,9 +182,17 @@ def make_page(parts: Sequence[Part], setting: str, outcomes: dict[str, str], fol
 def _part_line(part: Part, outcomes: dict[str, str], folder: Path) -> str:
     files = [name for name in (part.file, str(Path(part.file).with_suffix(".md"))) if (folder / name).exists()]
     figures = f"[{files[-1]}]({files[-1]})" if files else "–"
-    return _line(
-        (part.name, f"`python {' '.join(part.words(quick=False))}`", figures, outcomes.get(part.name, "not in it"))
-    )
+    command = f"`python {' '.join(part.words(quick=False))}`"
+    return _line((part.name, command, figures, _cpu_of(folder / part.file), outcomes.get(part.name, "not in it")))
+
+
+def _cpu_of(file: Path) -> str:
+    """Return the processor that a file of results names; older files name none."""
+    if not file.exists():
+        return "–"
+    results = json.loads(file.read_text())
+    named = results if isinstance(results, dict) else next(iter(results), {})
+    return named.get("cpu", "not said")
 
 
 def _line(cells: Iterable[str]) -> str:

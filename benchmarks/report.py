@@ -24,7 +24,9 @@ def show_table(title: str, rows: Sequence[Mapping[str, object]], width: int = 17
 
 
 def write_json(file: Path | None, results: Any) -> None:
-    """Write results, if a file was asked for."""
+    """Write results, if a file was asked for, with the processor: once, or in every row if they are rows."""
     if file:
+        cpu = {"cpu": cpu_kind()}
+        named = cpu | results if isinstance(results, dict) else [cpu | row for row in results]
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(results, indent=1) + "\n")
+        file.write_text(json.dumps(named, indent=1) + "\n")
