@@ -8,9 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from expertflow.benchmarks.comparison.kernels import BEFORE_KERNELS
 from expertflow.benchmarks.contenders import older
-from expertflow.benchmarks.contenders.base import Missing
+from expertflow.benchmarks.contenders.base import Case, Missing, Task
 from expertflow.benchmarks.contenders.older import OlderExpertFlow, unpack_commit
+from expertflow.benchmarks.contenders.ours import ExpertFlow
+from expertflow.benchmarks.contenders.running import run
+
+MODEL = Path(__file__).parents[2] / "examples" / "model"
 
 
 @pytest.fixture
@@ -81,3 +86,22 @@ def test_it_runs_the_script_of_today_on_the_older_package(repository: Path, monk
     assert contender.environment() == {"PYTHONPATH": "/unpacked/abc"}
     assert contender.command(Path())[1:] == ["-P", "-m", "contenders.ours"]
     assert contender.options(0) == {"expert_memory": "25%", "kv_memory": "1GiB"}
+
+
+@pytest.mark.slow
+def test_ours_and_the_commit_draw_the_same_tokens_and_prefill(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    try:
+        unpack_commit(BEFORE_KERNELS)
+    except Missing as reason:
+        pytest.skip(str(reason))
+    prompts = [[5, 9, 11, 40], [7, 8, 9, 10]]
+    cases = [Case(prompts=prompts, steps=6), Case(prompts=prompts, prefills=3, state="prefill")]
+    drawn = []
+    for contender in (ExpertFlow("100%"), OlderExpertFlow(BEFORE_KERNELS, "100%")):
+        done = run(contender, Task(model=str(MODEL), cases=cases), 120)
+        assert done.answer is not None, done.failure
+        decoded, prefilled = done.answer.cases
+        assert (len(decoded.steps_s), len(prefilled.steps_s), prefilled.tokens) == (5, 3, [])
+        drawn.append(decoded.tokens)
+    assert drawn[0] == drawn[1] and [len(row) for row in drawn[0]] == [6, 6]
