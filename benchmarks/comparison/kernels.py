@@ -46,6 +46,8 @@ def run_kernels(comparison: Comparison, arguments: argparse.Namespace) -> None:
     """
     for repeat in range(arguments.repeats):
         _run_both(comparison, arguments.against, ALL, repeat)
+        if arguments.commit_only:
+            continue
         for backend in BACKENDS:
             comparison.run(Resident(backend))
         if repeat == 0 and arguments.isa == "native":

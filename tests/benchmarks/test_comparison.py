@@ -81,7 +81,7 @@ def test_prefills_need_no_tokens_and_a_step_of_theirs_has_all_tokens(tasks: list
 def test_ours_and_the_commit_take_turns_in_being_first(tasks: list[Task]) -> None:
     said: list[str] = []
     comparison = Comparison(setting(1.0), lambda line: said.append(line.split(",")[0]))
-    arguments = argparse.Namespace(repeats=2, against="abc", isa="avx2")
+    arguments = argparse.Namespace(repeats=2, against="abc", isa="avx2", commit_only=False)
     run_kernels(comparison, arguments)
     ours, commit = "ExpertFlow 100%", "commit abc 100%"
     assert [name for name in said if name in (ours, commit)] == [ours, commit, commit, ours]
