@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from expertflow.benchmarks.contenders.base import Case, Missing, Task
 from expertflow.benchmarks.contenders.older import OlderExpertFlow, unpack_commit
 from expertflow.benchmarks.contenders.ours import ExpertFlow
 from expertflow.benchmarks.contenders.running import run
+
+pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 MODEL = Path(__file__).parents[2] / "examples" / "model"
 
