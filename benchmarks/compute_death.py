@@ -10,7 +10,6 @@ spare has imported, that is, until its memory has not grown for three seconds.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -20,6 +19,9 @@ from pathlib import Path
 from expertflow import Client, Config, Supervisor
 from rich.console import Console
 from rich.table import Table
+
+from .machine import cpu_kind
+from .report import write_json
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "model"
 SPARE = "compute spare"
@@ -83,7 +85,8 @@ def await_spare(engine: Supervisor) -> int:
 
 
 def show(rows: list[Pauses]) -> None:
-    table = Table(title="a text stands still after the death of compute: seconds (median, least–most)")
+    title = "a text stands still after the death of compute: seconds (median, least–most)"
+    table = Table(title=title, caption=cpu_kind())
     for column in ("spare", "kills", "pause", "usual gap", "memory of the spare"):
         table.add_column(column, justify="right")
     for row in rows:
@@ -101,8 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = [measure(arguments.model, spare, arguments.repeats) for spare in (False, True)]
     show(rows)
-    if arguments.out:
-        arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_json(arguments.out, [asdict(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from expertflow.runtime.engine.stages import KEPT_MEMORY
 from rich.console import Console
 from rich.table import Table
 
+from .machine import cpu_kind
 from .models import folder_of
+from .report import write_json
 
 BACKENDS = ("eager", "grouped_mm")
 PROMPT = 32
@@ -38,9 +40,7 @@ def main() -> None:
     rounds = [_round(folder, arguments.batches, arguments.steps, seed) for seed in range(arguments.rounds)]
     rows = [*(_decode_row(rounds, batch) for batch in arguments.batches), _prefill_row(rounds)]
     _show(arguments.model, rows, arguments.rounds)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps({"rows": rows, "rounds": rounds}, indent=1))
+    write_json(arguments.out, {"rows": rows, "rounds": rounds})
 
 
 def _round(folder: Path, batches: list[int], steps: int, seed: int) -> dict[str, dict[str, Any]]:
@@ -129,7 +129,8 @@ def _row(what: str, unit: str, of: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def _show(model: str, rows: list[dict[str, Any]], rounds: int) -> None:
-    table = Table(title=f"model {model}, all experts resident; medians of {rounds} rounds (least to most)")
+    title = f"model {model}, all experts resident; medians of {rounds} rounds (least to most)"
+    table = Table(title=title, caption=cpu_kind())
     for name in (
         "",
         "ours",

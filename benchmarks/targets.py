@@ -1,15 +1,18 @@
-"""Judge the targets S1 to S10 by the result files that the parts of `make bench` write.
+"""Judge the targets S1 to S10 (K1 to K7: kernel_targets.py) by the result files that the parts of `make bench` write.
 
 Each reader takes the parsed JSON of one file and returns its verdicts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from math import log2
 from typing import Any, NamedTuple
 
 from .comparison.runs import NOT_RUN
 from .intervals import Interval, median_interval
+
+Row = dict[str, Any]
 
 
 class Verdict(NamedTuple):
@@ -59,8 +62,8 @@ class Observation(NamedTuple):
         return (self.target, self.what, self.wanted, self.found, self.outcome)
 
 
-UNDER_LIMIT = {("accelerate disk offload", 1): 10, ("llama.cpp mmap", 1): 3,
-               ("accelerate disk offload", 8): 5, ("llama.cpp mmap", 8): 2}  # fmt: skip
+UNDER_LIMIT = {("accelerate disk offload", 1): 10.0, ("llama.cpp mmap", 1): 3.0,
+               ("accelerate disk offload", 8): 5.0, ("llama.cpp mmap", 8): 2.0}  # fmt: skip
 SMALL_LIMIT_BYTES = 1.8e9
 """S4 speaks of about half and a third of model R's 3.3 GB; larger limits are only shown."""
 MESSAGES_A_STEP = 4
@@ -77,14 +80,19 @@ A_DOUBLING = 0.1
 
 def under_limit(file: dict[str, Any]) -> list[Verdict]:
     """Judge S4 by the file of `compare under-limit`."""
+    return under_limit_speedups("S4", file, UNDER_LIMIT)
+
+
+def under_limit_speedups(target: str, file: dict[str, Any], goals: dict[tuple[str, int], float]) -> list[Verdict]:
+    """Judge how many times as fast we are in less than about half of the model; goals by contender and batch size."""
     rows = [row for row in file["rows"] if 0 < row.get("limit_bytes", 0) <= SMALL_LIMIT_BYTES]
-    return [_faster(row, goal) for row in rows if (goal := UNDER_LIMIT.get((row["contender"], row["batch"])))]
+    return [_faster(target, row, goal) for row in rows if (goal := goals.get((row["contender"], row["batch"])))]
 
 
-def _faster(row: dict[str, Any], goal: float) -> Verdict:
+def _faster(target: str, row: dict[str, Any], goal: float) -> Verdict:
     what = f"batch {row['batch']}, {row['limit_bytes'] / 1e9:.2f} GB: times as fast as {row['contender']}"
     figure = Interval(**row["speedup"]) if "speedup" in row else None
-    return Verdict("S4", what, goal, at_least=True, figure=figure, note=row.get("failure", ""))
+    return Verdict(target, what, goal, at_least=True, figure=figure, note=row.get("failure", ""))
 
 
 def resident(file: dict[str, Any]) -> list[Verdict]:
@@ -119,12 +127,24 @@ def disk_steps(rows: list[dict[str, Any]]) -> list[Verdict]:
     verdicts = []
     for row in rows:
         if row["contender"] == OURS_FROM_DISK:
-            where = f"model {row['model']}, {row['share']} of the experts, batch {row['batch']}"
-            goal, loads = STEP_TO_BOUND.get(row["batch"], STEP_TO_BOUND_ELSE), row["loads_to_lru"]
-            verdicts.append(Verdict("S3", f"{where}: step, of its bound", goal, False, median_interval(row["ratios"])))
-            exact = Interval(loads, loads, loads)
-            verdicts.append(Verdict("S3", f"{where}: loads, of LRU's", LOADS_TO_LRU, False, exact))
+            verdicts += step_to_bound("S3", [row], lambda batch: STEP_TO_BOUND.get(batch, STEP_TO_BOUND_ELSE))
+            exact = Interval(*[row["loads_to_lru"]] * 3)
+            verdicts.append(Verdict("S3", f"{_setting(row)}: loads, of LRU's", LOADS_TO_LRU, False, exact))
     return verdicts
+
+
+def step_to_bound(target: str, rows: Iterable[Row], goal: Callable[[int], float]) -> list[Verdict]:
+    """Judge our steps from disk against their bound; the goal by batch size."""
+    return [
+        Verdict(target, f"{_setting(row)}: step, of its bound", goal(row["batch"]), False,
+                median_interval(row["ratios"]))
+        for row in rows
+        if row["contender"] == OURS_FROM_DISK
+    ]  # fmt: skip
+
+
+def _setting(row: Row) -> str:
+    return f"model {row['model']}, {row['share']} of the experts, batch {row['batch']}"
 
 
 def link(file: dict[str, Any]) -> list[Verdict]:
@@ -164,8 +184,6 @@ OURS = "ExpertFlow"
 RESIDENT = "transformers resident"
 RUNS = "it runs"
 SAME = "every drawn token that of a run with all experts in memory"
-
-Row = dict[str, Any]
 
 
 def residency(file: dict[str, Any]) -> list[Observation]:

@@ -30,6 +30,8 @@ class Cell:
     pss_peak_bytes: int = 0
     group_peak_bytes: int = 0
     state: str = ""
+    step_tokens: int = 0
+    """Tokens of a step; 0: one a row."""
 
     def add(self, run: Run, index: int) -> None:
         """Add the `index`-th case of a run."""
@@ -91,7 +93,8 @@ def speedup(ours: Cell, theirs: Cell) -> Interval:
 
 def rate(cell: Cell) -> Interval:
     """Return tokens a second: those of the steps over the time of the steps."""
-    return paired_speedup([[(each, cell.batch) for each in answer.steps_s] for answer in cell.answers if answer])
+    tokens = cell.step_tokens or cell.batch
+    return paired_speedup([[(each, tokens) for each in answer.steps_s] for answer in cell.answers if answer])
 
 
 def _figures(cell: Cell) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from .tables import Row, markdown, read_cells, write
 PROMPT = 32
 CHARACTERS = 400
 """Characters of text, which give more than a prompt's tokens."""
-COLD, WARM = "cold", "warm"
+COLD, WARM, PREFILL = "cold", "warm", "prefill"
 
 
 def random_cases(model: Path, batches: Sequence[int], steps: int) -> list[Case]:
@@ -42,6 +42,17 @@ def random_cases(model: Path, batches: Sequence[int], steps: int) -> list[Case]:
         Case(prompts=[[rng.randrange(3, vocabulary) for _ in range(PROMPT)] for _ in range(batch)], steps=steps)
         for batch in batches
     ]
+
+
+def prefill_cases(model: Path, sizes: Sequence[str], times: int) -> list[Case]:
+    """Make one case a size, written as 8x64 for eight prompts of 64 random tokens, to be prefilled so many times."""
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    rng = random.Random(0)
+    cases = []
+    for rows, tokens in (map(int, size.split("x")) for size in sizes):
+        prompts = [[rng.randrange(3, vocabulary) for _ in range(tokens)] for _ in range(rows)]
+        cases.append(Case(prompts=prompts, prefills=times, state=f"{PREFILL} {rows} x {tokens}"))
+    return cases
 
 
 def text_cases(model: Path, batches: Sequence[int], cold_steps: int, warm_steps: int) -> list[Case]:
@@ -131,7 +142,8 @@ class Comparison:
 
     def _cell(self, contender: Contender, limit_bytes: int, case: Case) -> Cell:
         key = (contender.name, limit_bytes, len(case.prompts), case.state)
-        return self.cells.setdefault(key, Cell(*key[:3], state=case.state))
+        tokens = sum(map(len, case.prompts)) if case.prefills else 0
+        return self.cells.setdefault(key, Cell(*key[:3], state=case.state, step_tokens=tokens))
 
     def _keep_tokens(self, indices: Sequence[int], drawn: Sequence[list[list[int]]]) -> None:
         """Keep the tokens of whoever draws first."""
@@ -142,7 +154,7 @@ class Comparison:
     def _attempt(self, contender: Contender, limit_bytes: int, cases: list[Case]) -> Run:
         setting = self.setting
         task = Task(model=str(setting.model), cases=cases, limit_bytes=limit_bytes, patience_s=setting.patience_s)
-        if not (contender.draws or all(case.tokens for case in cases)):
+        if not (contender.draws or all(case.tokens or case.prefills for case in cases)):
             return Run(failure="no tokens to force: nobody drew any")
         try:
             return run(contender, task, setting.timeout_s)
@@ -203,6 +215,7 @@ def run_comparison(
     rows_of: Callable[[Cells], list[Row]],
     title: str,
     notes: Sequence[str],
+    picture: bool = True,
 ) -> None:
     """Compare, and write what there is, also when asked to end."""
     console, machine = Console(stderr=True), machine_line()
@@ -215,7 +228,7 @@ def run_comparison(
     finally:
         rows, cells = rows_of(comparison.cells), list(comparison.cells.values())
         how = f"`{_command()}` on {machine}"
-        write(rows, cells, arguments.out, title, [*notes, how])
+        write(rows, cells, arguments.out, title, [*notes, how], picture)
     console.print(markdown(rows), soft_wrap=True)
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..intervals import Interval
+from ..machine import cpu_kind
 from ..plots.comparison import draw_comparison
 from .rows import Cell
 
@@ -43,7 +44,10 @@ WHO = {
     "contender": Column("contender", str),
     "batch": Column("batch", str, "sequences that are decoded together"),
     "state": Column(
-        "state", str, "*cold*: the first prompts after a start; *warm*: other prompts after those, in the same process"
+        "state",
+        str,
+        "*cold*: the first prompts after a start; *warm*: other prompts after those, in the same process; *prefill*: a "
+        "step is a prefill of so many prompts x tokens"
     ),
     "limit_bytes": Column(
         "limit, GB", limit, "of memory, enforced by the kernel on all processes of the contender; –: none"
@@ -53,7 +57,7 @@ SPEED = WHO | {
     "first_s": Column("first token, ms", ms, "from handing in the prompts to the first token: the prefill; median"),
     "step_p50_s": Column("a step, ms: p50", ms, "a decode step, one token for each sequence: median"),
     "step_p99_s": Column("p99", ms, "99 of 100 steps took no longer"),
-    "rate": Column("tokens/s", lambda value: str(Interval(**value)), "of decode, all sequences (95 % interval)"),
+    "rate": Column("tokens/s", lambda value: str(Interval(**value)), "of all sequences in the steps (95 % interval)"),
     "speedup": Column(
         "ours is faster", lambda value: f"{Interval(**value)}×", "time of the same steps over ExpertFlow's, paired"
     ),
@@ -126,14 +130,17 @@ def _cell(row: Row, name: str, column: Column) -> str:
     return NONE if value is None else column.text(value)
 
 
-def write(rows: Sequence[Row], cells: Sequence[Cell], file: Path, title: str, notes: Sequence[str]) -> None:
+def write(
+    rows: Sequence[Row], cells: Sequence[Cell], file: Path, title: str, notes: Sequence[str], picture: bool = True
+) -> None:
     """Write the JSON `file`, with the cells that rows were made of; page and picture have its name."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = {"rows": list(rows), "cells": msgspec.to_builtins(list(cells))}
+    kept = {"cpu": cpu_kind(), "rows": list(rows), "cells": msgspec.to_builtins(list(cells))}
     file.write_text(json.dumps(kept, indent=None) + "\n")
-    picture = file.with_suffix(".png")
-    draw_comparison(rows, picture)
-    shown = [f"![{title}]({picture.name})\n"] if picture.exists() else []
+    drawn = file.with_suffix(".png")
+    if picture:
+        draw_comparison(rows, drawn)
+    shown = [f"![{title}]({drawn.name})\n"] if picture and drawn.exists() else []
     file.with_suffix(".md").write_text(
         "\n".join([f"# {title}\n", *(f"{note}\n" for note in notes), *_body(rows, shown)])
     )

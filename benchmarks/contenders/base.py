@@ -48,6 +48,10 @@ class Contender:
         """Return its own options under this limit in bytes (0: none)."""
         return {}
 
+    def environment(self) -> dict[str, str]:
+        """Return the variables that its process has on top of ours."""
+        return {}
+
 
 FEW_STEPS = 4
 
@@ -61,6 +65,8 @@ class Case(msgspec.Struct, kw_only=True):
     seed: int = 7
     state: str = ""
     """`cold` or `warm`, where both are measured: a name for the tables."""
+    prefills: int = 0
+    """Not 0: prefill the prompts so often and decode nothing; what is a step elsewhere is then a prefill."""
     trial: bool = True
     """True if a few steps of it come first, untimed; without them it runs on what was there before it."""
 
@@ -82,7 +88,8 @@ class Task(msgspec.Struct, kw_only=True):
 
 
 class CaseResult(msgspec.Struct, kw_only=True):
-    """Hold the seconds to the first token of all rows, and of every step after it."""
+    """Hold the seconds to the first token of all rows, and of every step after it (of every prefill, where `prefills`
+    are asked for)."""
 
     first_s: float
     steps_s: list[float]

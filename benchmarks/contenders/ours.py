@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import inf
 from typing import Any
 
 from expertflow import Client, Config, Supervisor
@@ -19,19 +20,19 @@ COUNTING = ("loader", "compute")
 
 
 class ExpertFlow(Contender):
-    """Hold this share of the experts; without one, as many as fit the limit."""
+    """Hold this share of the experts; without one, as many as fit the limit. `options`: of the configuration."""
 
     name = "ExpertFlow"
     module = "ours"
     draws = True
 
-    def __init__(self, share: str = "") -> None:
-        self._share = share
+    def __init__(self, share: str = "", **options: Any) -> None:
+        self._share, self._options = share, options
         self.name = f"ExpertFlow {share}".strip()
 
     def options(self, limit_bytes: int) -> dict[str, Any]:
         kv = {"kv_memory": LITTLE_KV} if limit_bytes else {}
-        return {"expert_memory": self._share or str(limit_bytes - OVERHEAD_BYTES), **kv}
+        return {"expert_memory": self._share or str(limit_bytes - OVERHEAD_BYTES), **kv, **self._options}
 
 
 def main() -> None:
@@ -49,6 +50,8 @@ def _run(client: Client, case: Case, task: Task) -> CaseResult:
     if case.trial:
         _decode(client, case, task.trial_steps, case.seed + 1, task.patience_s)
         time.sleep(PUBLISHED_S)
+    if case.prefills:
+        return _prefill(client, case)
     before = _counters(client)
     times, tokens = _decode(client, case, case.steps, case.seed, task.patience_s)
     time.sleep(PUBLISHED_S)
@@ -57,6 +60,13 @@ def _run(client: Client, case: Case, task: Task) -> CaseResult:
     facts = _facts(grown, sum(map(len, tokens)), times[-1] - times[0]) | {"expert_share": _share_held(client)}
     steps = [later - earlier for earlier, later in zip(times[1:], times[2:], strict=False)]
     return CaseResult(first_s=times[1] - times[0], steps_s=steps, tokens=tokens, facts=facts)
+
+
+def _prefill(client: Client, case: Case) -> CaseResult:
+    """Time the prompts to the first token of all rows, several times."""
+    firsts = [_decode(client, case, 1, case.seed, inf)[0] for _ in range(case.prefills)]
+    spent = [times[1] - times[0] for times in firsts]
+    return CaseResult(first_s=spent[0], steps_s=spent)
 
 
 def _decode(

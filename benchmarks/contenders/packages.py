@@ -12,7 +12,7 @@ from expertflow.configs.user_cache import cache_folder
 
 from .base import Missing
 
-INSTALLING_S = 600
+INSTALLING_S = 1800
 
 
 def bench_folder() -> Path:

@@ -40,7 +40,7 @@ def run_cases(model: Any, task: Task) -> list[CaseResult]:
         for case in task.cases:
             threads = _best_threads(model, case, task)
             torch.set_num_threads(threads)
-            result = _run(model, case, len(case.tokens[0]) - 1, task.patience_s)
+            result = _prefill(model, case) if case.prefills else _decode(model, case, task.patience_s)
             result.facts["threads"] = threads
             results.append(result)
     return results
@@ -54,8 +54,18 @@ def _best_threads(model: Any, case: Case, task: Task) -> int:
     spent = {}
     for threads in task.threads:
         torch.set_num_threads(threads)
-        spent[threads] = sum(_run(model, case, task.trial_steps, inf).steps_s)
+        tried = _run(model, case, 0 if case.prefills else task.trial_steps, inf)
+        spent[threads] = tried.first_s if case.prefills else sum(tried.steps_s)
     return min(spent, key=lambda threads: spent[threads])
+
+
+def _decode(model: Any, case: Case, patience_s: float) -> CaseResult:
+    return _run(model, case, len(case.tokens[0]) - 1, patience_s)
+
+
+def _prefill(model: Any, case: Case) -> CaseResult:
+    spent = [_run(model, case, 0, inf).first_s for _ in range(case.prefills)]
+    return CaseResult(first_s=spent[0], steps_s=spent)
 
 
 def _run(model: Any, case: Case, steps: int, patience_s: float) -> CaseResult:

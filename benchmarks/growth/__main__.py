@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..counters import thread_ns
+from ..machine import cpu_kind
 from ..plots.growth import draw_growth
+from ..report import write_json
 from .compute import ALL, FORWARD, KERNELS, LAYERS
 from .cores import Shape, residency_costs, scheduler_cost
 
@@ -65,6 +67,7 @@ class Cost:
     total: float
     least: float
     most: float
+    cpu: str = field(default_factory=cpu_kind)
 
 
 def save_model(folder: Path, point: Point) -> Path:
@@ -213,7 +216,7 @@ def by_axis(costs: list[Cost]) -> dict[str, list[Cost]]:
 
 def show(costs: list[Cost]) -> None:
     names = list(dict.fromkeys(name for cost in costs for name in cost.parts))
-    table = Table(title="processor time of our own code, µs a token (layers: a token and layer)")
+    table = Table(title="processor time of our own code, µs a token (layers: a token and layer)", caption=cpu_kind())
     for name in ("axis", "value", *names, "sum", "least–most", "a doubling"):
         table.add_column(name, justify="right")
     for each in by_axis(costs).values():
@@ -237,7 +240,7 @@ def main() -> None:
     if arguments.out:
         costs = _kept(arguments.out.with_suffix(".json"), costs) + costs
         rows: list[dict[str, Any]] = [asdict(cost) for cost in costs]
-        arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(arguments.out.with_suffix(".json"), rows)
         draw_growth(rows, arguments.out.with_suffix(".png"))
     show(costs)
 
@@ -246,7 +249,7 @@ def _kept(file: Path, new: list[Cost]) -> list[Cost]:
     """Read the axes of an earlier run that were not measured anew."""
     measured = {cost.axis for cost in new}
     rows = json.loads(file.read_text()) if file.exists() else []
-    return [Cost(**row) for row in rows if row["axis"] not in measured]
+    return [Cost(**({"cpu": "not said"} | row)) for row in rows if row["axis"] not in measured]
 
 
 def parse_arguments() -> argparse.Namespace:

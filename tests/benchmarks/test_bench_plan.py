@@ -30,8 +30,21 @@ def part(name: str, minutes: float, *targets: str) -> Part:
     return Part(name, targets, ("-m", name), minutes, f"{name}.json", lambda file: [])
 
 
-def test_all_parts_fit_an_hour() -> None:
-    assert not choose_parts(PARTS, [], HOUR, quick=False).left_out
+def test_all_parts_but_the_extra_ones_fit_an_hour() -> None:
+    extra = {each.name for each in PARTS if each.extra}
+    assert set(choose_parts(PARTS, [], HOUR, quick=False).left_out) == extra == {
+        "kernels, AVX2", "kernels", "measuring", "model Q"
+    }  # fmt: skip
+
+
+def test_an_extra_part_runs_if_asked_for_and_says_how_otherwise() -> None:
+    extra = Part("x", ("K1", "K2"), ("x",), 1, "x.json", lambda file: [], extra=True)
+    assert choose_parts([extra], [], HOUR, quick=False).left_out == {"x": "runs only if asked for: --only K1 K2"}
+    assert choose_parts([extra], ["K2"], HOUR, quick=False).parts == [extra]
+
+
+def test_the_extra_parts_together_fit_ninety_minutes() -> None:
+    assert sum(each.minutes for each in PARTS if each.extra) <= 90
 
 
 def test_a_part_that_does_not_fit_is_passed_over_and_later_ones_still_run() -> None:
@@ -102,4 +115,5 @@ def test_the_page_names_every_target_and_says_what_was_not_run(tmp_path: Path) -
     (tmp_path / "under-limit.json").write_text(json.dumps({"rows": rows}))
     lines = make_page(PARTS, "setting", {"resident": "done"}, tmp_path).splitlines()
     assert "| S4 | batch 1, 1.00 GB: times as fast as llama.cpp mmap | ≥ 3 | does not build | not run |" in lines
-    assert {line.split()[1] for line in lines if line.startswith("| S")} == {f"S{number}" for number in range(1, 11)}
+    targets = [*(f"S{number}" for number in range(1, 11)), *(f"K{number}" for number in range(1, 8))]
+    assert {line.split()[1] for line in lines if line.startswith(("| S", "| K"))} == set(targets)

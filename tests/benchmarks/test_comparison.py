@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 from expertflow.benchmarks.comparison import runs
-from expertflow.benchmarks.comparison.runs import COLD, NO_LIMIT, TIME_IS_OVER, WARM, Comparison, Setting, text_cases
+from expertflow.benchmarks.comparison.kernels import kernel_rows, run_kernels
+from expertflow.benchmarks.comparison.rows import rate
+from expertflow.benchmarks.comparison.runs import (
+    COLD,
+    NO_LIMIT,
+    TIME_IS_OVER,
+    WARM,
+    Comparison,
+    Setting,
+    prefill_cases,
+    text_cases,
+)
 from expertflow.benchmarks.contenders.base import Case, CaseResult, Contender, Task, TaskResult
 from expertflow.benchmarks.contenders.running import Run
 from expertflow.benchmarks.limits import NoLimit
@@ -55,6 +67,29 @@ def test_one_batch_size_alone(tasks: list[Task]) -> None:
     comparison.run(Forced(), batch=8)
     assert [len(task.cases) for task in tasks] == [1, 1]
     assert list(comparison.cells) == [("drawing", 0, 8, ""), ("forced", 0, 8, "")]
+
+
+def test_prefills_need_no_tokens_and_a_step_of_theirs_has_all_tokens(tasks: list[Task]) -> None:
+    cases = prefill_cases(MODEL, ["2x3"], times=4)
+    assert [len(prompt) for prompt in cases[0].prompts] == [3, 3]
+    comparison = Comparison(Setting(MODEL, cases, 1.0, 1.0, 1.0), lambda said: None)
+    comparison.run(Forced())
+    (cell,) = comparison.cells.values()
+    assert (cell.failure, cell.state, cell.step_tokens, rate(cell).estimate) == ("", "prefill 2 x 3", 6, 6.0)
+
+
+def test_ours_and_the_commit_take_turns_in_being_first(tasks: list[Task]) -> None:
+    said: list[str] = []
+    comparison = Comparison(setting(1.0), lambda line: said.append(line.split(",")[0]))
+    arguments = argparse.Namespace(repeats=2, against="abc", isa="avx2", commit_only=False)
+    run_kernels(comparison, arguments)
+    ours, commit = "ExpertFlow 100%", "commit abc 100%"
+    assert [name for name in said if name in (ours, commit)] == [ours, commit, commit, ours]
+    assert len(said) == 8
+    rows = {(row["contender"], row["batch"]): row for row in kernel_rows(comparison.cells)}
+    assert rows[commit, 8]["speedup"]["estimate"] == 1.0
+    assert rows[commit, 8]["identical"] == 0.0
+    assert "speedup" not in rows[ours, 8]
 
 
 def test_when_time_is_over_nobody_runs_and_a_line_says_so(tasks: list[Task]) -> None:
