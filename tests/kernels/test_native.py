@@ -73,6 +73,16 @@ def test_a_product_is_near_float64(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_bound_product_is_the_same(kernels: NativeKernels, dtype: torch.dtype, biased: bool) -> None:
+    weight, bias = draw(0, 40, 83, dtype=dtype), draw(1, 40, dtype=dtype) if biased else None
+    bound = kernels.bound_linear(weight, bias)
+    for count in (1, 0, 7, 3):
+        rows = draw(count, count, 2 * 83, dtype=dtype)[:, ::2]
+        assert torch.equal(bound(rows), kernels.linear(rows, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_beyond_a_weight_is_read(kernels: NativeKernels, dtype: torch.dtype) -> None:
     """The last expert of the slots may end where the memory does. A read beyond would end the process."""
     for out, width in ((5, 3), (33, 83), (64, 513)):
