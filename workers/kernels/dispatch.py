@@ -30,14 +30,19 @@ class Kernels:
 
     def linear(self, module: nn.Linear) -> LinearKernels:
         """Return the kernels of a linear layer with its weights loaded."""
-        shape = linear_shape(module)
-        native = self.native if self.native is not None and self.native.takes_linear(module.weight) else None
+        shape, native = linear_shape(module), self.native
+        bound: list[Product] = []
+        """The native product of this layer's weight once it was chosen: its call is prepared once."""
 
         def choose(rows: int) -> Product:
             kernel = self._table.kernel_for(shape, rows)
-            if kernel == NATIVE:
-                return native.linear if native is not None else PRODUCTS[kernel_by_rule(shape, rows)]
-            return PRODUCTS[kernel]
+            if kernel != NATIVE:
+                return PRODUCTS[kernel]
+            if native is None or not native.takes_linear(module.weight):
+                return PRODUCTS[kernel_by_rule(shape, rows)]
+            if not bound:
+                bound.append(_bind(native, module))
+            return bound[0]
 
         return LinearKernels(choose)
 
@@ -105,3 +110,15 @@ class ExpertKernels:
     def run_rows(self, rows: int) -> int:
         """Return how many rows are run for `rows`, padding included."""
         return run_rows(rows, self.kernel(rows))
+
+
+def _bind(native: NativeKernels, module: nn.Linear) -> Product:
+    """Return the native product of a layer. It raises TypeError for rows of another dtype, as the library does."""
+    product, dtype = native.bound_linear(module.weight, module.bias), module.weight.dtype
+
+    def run(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        if rows.dtype is not dtype:
+            raise TypeError(f"rows are {rows.dtype}, the weight of a linear layer is {dtype}")
+        return product(rows)
+
+    return run

@@ -10,7 +10,7 @@ import torch
 
 from ...ipc.shared.available import available_bytes
 from .experts import ExpertWeights, first_projection, native_activation, run_by_library, run_native
-from .native import NativeKernels
+from .native import BoundLinear, NativeKernels
 from .products import PRODUCTS
 from .table import NATIVE, ExpertShape, LinearShape, dtype_bytes, library_candidates
 
@@ -74,6 +74,8 @@ class LinearWorkload:
         fitting = MAX_WEIGHT_BYTES // (shape.inputs * dtype_bytes(shape.dtype))
         self._outputs = max(min(shape.outputs, fitting), 1)
         self._rows = torch.empty(0)
+        self._bound: dict[int, BoundLinear] = {}
+        """Address of a weight -> its native product, prepared as compute prepares it."""
 
     def prepare(self, rows: int) -> None:
         """Make the input of the next runs: `rows` rows."""
@@ -83,8 +85,16 @@ class LinearWorkload:
         """Compute once by a kernel, with the weights of this number in turn."""
         (values,) = self._pool.take([self._outputs * self._inputs], self._dtype, number)
         weight = values.view(self._outputs, self._inputs)
-        product = self._native.linear if kernel == NATIVE and self._native is not None else PRODUCTS[kernel]
-        product(self._rows, weight, None)
+        if kernel == NATIVE and self._native is not None:
+            self._bind(self._native, weight)(self._rows)
+        else:
+            PRODUCTS[kernel](self._rows, weight, None)
+
+    def _bind(self, native: NativeKernels, weight: torch.Tensor) -> BoundLinear:
+        address = weight.data_ptr()
+        if address not in self._bound:
+            self._bound[address] = native.bound_linear(weight, None)
+        return self._bound[address]
 
 
 class ExpertWorkload:
