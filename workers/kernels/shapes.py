@@ -23,9 +23,12 @@ def linear_shapes(model: nn.Module, dtypes: Mapping[str, torch.dtype]) -> list[L
 
 
 def plain_linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield path and module of every linear layer that is the library's own: a subclass may do more."""
+    """Yield path and module of every linear layer that is the library's own: a subclass may do more.
+
+    Layers without a weight are those of experts, whose weights are in slots.
+    """
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and type(module) is nn.Linear:
+        if isinstance(module, nn.Linear) and type(module) is nn.Linear and "weight" in module._parameters:
             yield name, module
 
 
