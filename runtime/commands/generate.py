@@ -63,7 +63,7 @@ class Generate(ImagePromptCommand):
     json: bool = False
     """One line of JSON for each prompt instead of text."""
     address: str = ""
-    """Use the engine at this address; options of the engine do not apply then, but for --batch-invariant."""
+    """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
 
     def run(self) -> int:
         lines = self.read_prompts()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling, Stepped, StepRouting
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.lockstep.lives import RowDigests, surveyed
@@ -14,6 +15,7 @@ from expertflow.tests.models.families import save_tiny
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.experts.residency import ComputeStopped
 from expertflow.workers.compute.lockstep.unit import LockstepRow
+from expertflow.workers.model.step_input import StepTokens
 from torch import nn
 
 PROMPTS = [[5, 9, 11, 4], [7] * 9, [3, 4], [8, 20, 33, 47, 51, 60]]
@@ -121,6 +123,26 @@ def test_only_a_row_that_breaks_again_fails(
 def _break_prefills(inputs: Any) -> None:
     if inputs[0].shape[1] > 1:
         raise ValueError("a prefill broke")
+
+
+def test_a_trace_of_hidden_states_takes_rows_that_are_run_again(runtime: LocalRuntime, digests: RowDigests) -> None:
+    """It chose tokens of the prompt; the forwards after it have fewer tokens, and are not traced."""
+    digests.seen = {number: [b""] * 3 for number in range(4)}
+    runtime._executor._routing._trace = _AllHidden()  # pyright: ignore[reportAttributeAccessIssue]
+    rows = [RequestRow(n, [*PROMPTS[n], 9, 8, 7], 3, Sampling(0.9, seed=n)) for n in range(4)]
+    stepped, routing = runtime.run(RunStep(number=0, unit=1, admit=rows, batch_invariant=True))
+    assert not stepped.failed and routing is None
+    assert digests.most == 4, "the rows ran together, none by itself"
+
+
+class _AllHidden:
+    """The part of a `StepTrace` with hidden states that could fail: it looks up every token of the forward."""
+
+    def begin(self, tokens: StepTokens) -> None:
+        self._sampled = torch.arange(len(tokens.token_ids))
+
+    def layer(self, layer: int, hidden: torch.Tensor, weights: torch.Tensor) -> None:
+        assert len(hidden[self._sampled]) == len(self._sampled)
 
 
 def test_where_all_rows_break_each_is_tried_alone(

@@ -50,9 +50,12 @@ class RoutingCollector:
         return self._source_indices if layer < self._encoder_layers else self._indices
 
     def add(self, layer: int, routes: np.ndarray | DeferredRoutes, hidden: torch.Tensor, weights: torch.Tensor) -> None:
-        """Add the choice of one layer: routes and their weights [tokens, top-k], for `hidden` [tokens, width]."""
+        """Add the choice of one layer: routes and their weights [tokens, top-k], for `hidden` [tokens, width].
+
+        In lockstep a layer may see fewer tokens than the forward began with; such a step has no routing and no trace.
+        """
         self._routes[layer] = routes if callable(routes) else routes.astype("<u2")
-        if self._trace is not None:
+        if self._trace is not None and len(hidden) >= len(self.tokens_of(layer).token_ids):
             self._trace.layer(layer, hidden, weights)
 
     def step_routing(self, step: int, counts: FeedCounts) -> StepRouting:
