@@ -72,14 +72,22 @@ class Ledger:
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
-        """Take one event; return the actions to perform, in order."""
+        """Take one event; return the actions to perform, in order: those of `react`, then those of `prefetch`."""
+        return self.react(event) + self.prefetch()
+
+    def react(self, event: LedgerEvent) -> list[LedgerAction]:
+        """Take one event; return the actions that compute may wait for, in order. `prefetch` must be called next."""
         self._on_event(event)
         if not isinstance(event, FillDone | Released):  # when a slot changes hands, no worth changes
             self._ranking.refresh()
         if self._table_received:
             self._scheduler.serve_misses(self._missing, self._miss_cause)
-            if not self._missing:
-                self._scheduler.prefetch()
+        return self._actions.take()
+
+    def prefetch(self) -> list[LedgerAction]:
+        """Choose prefetches and recalls for them, unless compute waits for an expert; return the actions, in order."""
+        if self._table_received and not self._missing:
+            self._scheduler.prefetch()
         return self._actions.take()
 
     def explanations(self) -> list[Explanation]:
