@@ -82,6 +82,12 @@ def test_while_there_are_predictions_a_slot_is_spared_for_the_next_miss() -> Non
     assert experts_of(ledger.handle(Miss(0, 0, [5]))) == [(0, 5)]
 
 
+def test_no_predicted_expert_makes_room_for_a_spare_slot() -> None:
+    """It would be prefetched into the spare slot, and recalled again, for ever."""
+    held = [(layer, expert) for layer in (2, 3) for expert in range(EXPERTS)]
+    assert ledger_of(16, held).handle(plan_of(0, dict.fromkeys(held, 255))) == []
+
+
 def test_a_ledger_of_few_slots_spares_none() -> None:
     held = [(layer, expert) for layer in (2, 3) for expert in range(EXPERTS)][:-1]
     assert ledger_of(15, held).handle(plan_of(0, {(2, 0): 255})) == []

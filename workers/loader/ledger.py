@@ -32,10 +32,10 @@ class Ledger:
     """Owner of all slots that compute does not hold. It fills nothing before it has received `ResidentTable` (R9).
 
     `fills_in_flight` transfers run at a time, besides as many urgent ones. At most `recalls_ahead` slots (None: chosen)
-    are free or recalled in favour of prefetches, and `spare_slots` (None: chosen) for the next miss. `by_layer`: each layer has an equal share of the slots, else all share
-    them. `rank_victims`: always, never or auto (see eviction.py). `uncalibrated`: stated chances are not corrected.
-    `volatile`: slots lose their contents when compute dies (memory of a device). `explain`: takes notes on misses
-    (`explanations`); the decisions are the same without.
+    are free or recalled in favour of prefetches, and `spare_slots` (None: chosen) for the next miss. `by_layer`: each
+    layer has an equal share of the slots, else all share them. `rank_victims`: always, never or auto (see eviction.py).
+    `uncalibrated`: stated chances are not corrected. `volatile`: slots lose their contents when compute dies (memory of
+    a device). `explain`: takes notes on misses (`explanations`); the decisions are the same without.
     """
 
     def __init__(

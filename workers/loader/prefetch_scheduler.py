@@ -172,11 +172,15 @@ class PrefetchScheduler:
                 victims.clear()
 
     def _recall_spare(self) -> None:
-        """Recall slots for a miss to come, where layers share them. Without predictions, evict at misses alone."""
+        """Recall slots for a miss to come, where layers share them. Without predictions, evict at misses alone.
+
+        A predicted expert stays: a prefetch would bring it back into the spare slot, again and again.
+        """
         shortage = self._limits.spare - self._table.room(ALL_LAYERS) - self._table.returning(ALL_LAYERS)
         if shortage <= 0 or not self._plan.plans or not self._table.is_shared:
             return
-        victims = self._ranking.victims_for_misses(self._table.evictable, shortage)
+        unpredicted = self._table.evictable & self._ranking.unpredicted()
+        victims = self._ranking.victims_for_misses(unpredicted, shortage)
         self._actions.recall([self._table.where[key] for key in victims], NOW, Cause("policy"))
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
