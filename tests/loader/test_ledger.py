@@ -70,6 +70,29 @@ def test_a_need_without_free_slots_recalls_as_many_as_it_lacks() -> None:
     assert isinstance(recall, Recall) and len(recall.slots) == 3 and recall.step == -1
 
 
+def test_while_there_are_predictions_a_slot_is_spared_for_the_next_miss() -> None:
+    """So its transfer does not wait for a recall. Without predictions, policies evict at misses alone."""
+    held = [(layer, expert) for layer in (2, 3) for expert in range(EXPERTS)]
+    unpredicted, ledger = ledger_of(16, held), ledger_of(16, held)
+    assert unpredicted.handle(Miss(0, 0, [])) == []
+    (recall,) = ledger.handle(plan_of(0, {(2, 0): 255}))
+    assert isinstance(recall, Recall) and len(recall.slots) == 1 and recall.step == -1
+    assert recall.slots != [0], "it is predicted"
+    assert ledger.handle(Released(recall.slots, 0, 0)) == []
+    assert experts_of(ledger.handle(Miss(0, 0, [5]))) == [(0, 5)]
+
+
+def test_no_predicted_expert_makes_room_for_a_spare_slot() -> None:
+    """It would be prefetched into the spare slot, and recalled again, for ever."""
+    held = [(layer, expert) for layer in (2, 3) for expert in range(EXPERTS)]
+    assert ledger_of(16, held).handle(plan_of(0, dict.fromkeys(held, 255))) == []
+
+
+def test_a_ledger_of_few_slots_spares_none() -> None:
+    held = [(layer, expert) for layer in (2, 3) for expert in range(EXPERTS)][:-1]
+    assert ledger_of(15, held).handle(plan_of(0, {(2, 0): 255})) == []
+
+
 def test_given_slots_are_filled_at_once_and_no_slot_is_recalled_twice() -> None:
     ledger = ledger_of(2, held=[(3, 0), (3, 1)], fills_in_flight=1)
     (recall,) = ledger.handle(Miss(0, 0, [5, 6]))

@@ -92,6 +92,18 @@ def test_a_miss_is_filled_announced_and_counted(
     assert loader.wakes == [None]
 
 
+def test_compute_hears_of_a_fill_before_prefetches_are_chosen(
+    survey: Survey, loaders: list[Loader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Choosing takes longer than anything else in the ledger, and compute may wait for this very expert."""
+    loader = open_loader(loaders, survey, SharedSlots(make_arena(SLOTS * survey.stride_bytes)), tmp_path)
+    loader.runtime.handle(Miss(0, 0, [2]))
+    choose, sent_before = loader.runtime.ledger.prefetch, []
+    monkeypatch.setattr(loader.runtime.ledger, "prefetch", lambda: sent_before.append(loader.sent[:]) or choose())
+    loader.runtime.wait_for_transfer()
+    assert [[type(message) for message in sent] for sent in sent_before] == [[Filled]]
+
+
 def test_log_and_timeline_tell_all_that_happened(survey: Survey, loaders: list[Loader], tmp_path: Path) -> None:
     loader = open_loader(loaders, survey, SharedSlots(make_arena(SLOTS * survey.stride_bytes)), tmp_path)
     loader.runtime.handle(Miss(0, 0, [2, 3]))

@@ -24,7 +24,8 @@ def shapes(draw: st.DrawFn) -> Shape:
     slots = draw(st.integers(1, layers * experts + 1))
     by_layer = slots >= layers and draw(st.booleans())
     rank_victims = draw(st.sampled_from(("auto", "always", "never")))
-    return Shape(slots, layers, experts, top_k, draw(st.integers(1, 3)), by_layer, rank_victims, draw(st.booleans()))
+    in_flight, volatile, spare = draw(st.integers(1, 3)), draw(st.booleans()), draw(st.integers(0, 2))
+    return Shape(slots, layers, experts, top_k, in_flight, by_layer, rank_victims, volatile, spare)
 
 
 @st.composite
@@ -58,6 +59,7 @@ def make_ledger(shape: Shape) -> Ledger:
         by_layer=shape.by_layer,
         rank_victims=shape.rank_victims,
         volatile=shape.volatile,
+        spare_slots=shape.spare_slots,
     )
 
 

@@ -49,6 +49,7 @@ class Shape:
     rank_victims: str = "auto"
     volatile: bool = False
     """Slots are in memory of compute's own, and gone with it."""
+    spare_slots: int = 0
 
 
 @dataclass

@@ -145,6 +145,10 @@ class EvictionRanking:
             self._free[due] = last.ravel()
         return self._free[due]
 
+    def unpredicted(self) -> np.ndarray:
+        """Return the keys that no prediction wants, bool [layers * experts]."""
+        return np.isinf(self._next_due())
+
     def _unwanted_at(self, due: int) -> np.ndarray:
         """Return the keys not predicted for tick `due`, bool [layers * experts].
 

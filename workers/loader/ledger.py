@@ -22,15 +22,20 @@ from .prefetch_scheduler import PrefetchAccounting, PrefetchLimits, PrefetchSche
 from .slots import NO_KEY, NOW, LedgerActions, Owner, Slot, SlotTable
 from .statistics import LedgerStatistics
 
+SPARE_SLOTS = 1
+"""By replay 1 gains most: 2 % of a step at batch 1, and each further slot costs more hits than it saves waiting."""
+MIN_SLOTS_TO_SPARE = 8
+"""Slots, as a multiple of top-k, from which on one is spared: with fewer it is needed for experts."""
+
 
 class Ledger:
     """Owner of all slots that compute does not hold. It fills nothing before it has received `ResidentTable` (R9).
 
     `fills_in_flight` transfers run at a time, besides as many urgent ones. At most `recalls_ahead` slots (None: chosen)
-    are free or recalled in favour of prefetches. `by_layer`: each layer has an equal share of the slots, else all share
-    them. `rank_victims`: always, never or auto (see eviction.py). `uncalibrated`: stated chances are not corrected.
-    `volatile`: slots lose their contents when compute dies (memory of a device). `explain`: takes notes on misses
-    (`explanations`); the decisions are the same without.
+    are free or recalled in favour of prefetches, and `spare_slots` (None: chosen) for the next miss. `by_layer`: each
+    layer has an equal share of the slots, else all share them. `rank_victims`: always, never or auto (see eviction.py).
+    `uncalibrated`: stated chances are not corrected. `volatile`: slots lose their contents when compute dies (memory of
+    a device). `explain`: takes notes on misses (`explanations`); the decisions are the same without.
     """
 
     def __init__(
@@ -43,6 +48,7 @@ class Ledger:
         *,
         fills_in_flight: int = 2,
         recalls_ahead: int | None = None,
+        spare_slots: int | None = None,
         by_layer: bool = False,
         rank_victims: str = "auto",
         uncalibrated: bool = False,
@@ -60,6 +66,7 @@ class Ledger:
             fills_in_flight=fills_in_flight,
             recalls_ahead=2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead,
             prefetches=slots if self._table.fully_resident else max(slots - max(top_k, 1), 0),
+            spare=SPARE_SLOTS * (slots >= MIN_SLOTS_TO_SPARE * top_k) if spare_slots is None else spare_slots,
         )
         parts = (self._table, self._actions, self._plan, self._ranking, self._accounting)
         self._scheduler = PrefetchScheduler(*parts, limits)
@@ -72,14 +79,22 @@ class Ledger:
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
-        """Take one event; return the actions to perform, in order."""
+        """Take one event; return the actions to perform, in order: those of `react`, then those of `prefetch`."""
+        return self.react(event) + self.prefetch()
+
+    def react(self, event: LedgerEvent) -> list[LedgerAction]:
+        """Take one event; return the actions that compute may wait for, in order. `prefetch` must be called next."""
         self._on_event(event)
         if not isinstance(event, FillDone | Released):  # when a slot changes hands, no worth changes
             self._ranking.refresh()
         if self._table_received:
             self._scheduler.serve_misses(self._missing, self._miss_cause)
-            if not self._missing:
-                self._scheduler.prefetch()
+        return self._actions.take()
+
+    def prefetch(self) -> list[LedgerAction]:
+        """Choose prefetches and recalls for them, unless compute waits for an expert; return the actions, in order."""
+        if self._table_received and not self._missing:
+            self._scheduler.prefetch()
         return self._actions.take()
 
     def explanations(self) -> list[Explanation]:

@@ -12,7 +12,7 @@ import numpy as np
 from ...ipc.messages import Cause
 from .eviction import EvictionRanking
 from .prefetch_plan import PrefetchPlan
-from .slots import NOW, LedgerActions, SlotTable
+from .slots import ALL_LAYERS, NOW, LedgerActions, SlotTable
 
 NEVER = 1 << 62
 NOT_PREFETCHED = -1
@@ -81,6 +81,8 @@ class PrefetchLimits(NamedTuple):
     """Slots that are free or recalled in favour of prefetches."""
     prefetches: int
     """Prefetched experts whose layer has not begun (R5)."""
+    spare: int = 0
+    """Slots kept free for the next miss while there are predictions: its transfer then waits for no recall."""
 
 
 class PrefetchScheduler:
@@ -128,6 +130,7 @@ class PrefetchScheduler:
             room = self._prefetch_room()
         if not self._table.fully_resident:
             self._recall_ahead(room)
+            self._recall_spare()
 
     def _start(self, max_starts: int, room: int) -> None:
         for due, key in list(islice(self._wanted(), self._window(room))):
@@ -167,6 +170,18 @@ class PrefetchScheduler:
             if choice is not None and self._ranking.is_gain(key, due, choice[0]):
                 self._actions.recall([self._table.where[choice[0]]], choice[1], self._cause(due, key))
                 victims.clear()
+
+    def _recall_spare(self) -> None:
+        """Recall slots for a miss to come, where layers share them. Without predictions, evict at misses alone.
+
+        A predicted expert stays: a prefetch would bring it back into the spare slot, again and again.
+        """
+        shortage = self._limits.spare - self._table.room(ALL_LAYERS) - self._table.returning(ALL_LAYERS)
+        if shortage <= 0 or not self._plan.plans or not self._table.is_shared:
+            return
+        unpredicted = self._table.evictable & self._ranking.unpredicted()
+        victims = self._ranking.victims_for_misses(unpredicted, shortage)
+        self._actions.recall([self._table.where[key] for key in victims], NOW, Cause("policy"))
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
         """Yield (due tick, key) of experts worth prefetching, the first due first; the unpredicted are due NEVER."""

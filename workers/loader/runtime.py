@@ -14,7 +14,7 @@ import numpy as np
 from ...ipc.messages import ComputeFromLoader, CopiesDone, Copy, Filled
 from ..checkpoint.survey import Survey
 from .drawing import Drawing
-from .events import ComputeJoined, FillDone, LedgerEvent, PromoteFill, StartFill
+from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
 from .fills import DeviceSlots, SharedSlots, open_fills
 from .ledger import Ledger
 from .ledger_log import LedgerLog
@@ -96,10 +96,14 @@ class LoaderRuntime:
         self._log.close()
 
     def _decide(self, event: LedgerEvent) -> None:
+        """Perform what compute may wait for before prefetches are chosen, which takes longer."""
         self._log.write(event)
-        actions = self.ledger.handle(event)
+        self._perform(self.ledger.react(event))
+        self._perform(self.ledger.prefetch())
         if self._drawing is not None:
             self._drawing.draw_notes(self.ledger.explanations())
+
+    def _perform(self, actions: list[LedgerAction]) -> None:
         for action in actions:
             match action:
                 case StartFill():

@@ -16,6 +16,8 @@ NOW = -1
 """Tick of a recall without delay. Other recalls carry the tick (step * layers + layer) after which compute returns the
 slot."""
 NOT_RECALLED = -2
+ALL_LAYERS = 0
+"""The only group of slots, where all layers share them."""
 
 
 class Owner(Enum):
@@ -71,6 +73,11 @@ class SlotTable:
         self.evictable = np.zeros(keys, dtype=bool)
         """bool [layers * experts]: the key is held and its slot is not recalled."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Return whether all layers share the slots."""
+        return len(self._quota) == 1
+
     def group_of(self, key: int) -> int:
         return key // self._group_keys
 
@@ -88,7 +95,7 @@ class SlotTable:
 
     def evictable_for(self, group: int) -> np.ndarray:
         """Return the keys that may be evicted for an expert of this group, bool [layers * experts]."""
-        if len(self._quota) == 1:
+        if self.is_shared:
             return self.evictable
         evictable = np.zeros_like(self.evictable)
         part = slice(group * self._group_keys, (group + 1) * self._group_keys)
