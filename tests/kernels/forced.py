@@ -85,14 +85,18 @@ class OddFeed:
 class OddLayer:
     """A layer of experts whose kernel is forced."""
 
-    def __init__(self, kernel: str, dtype: torch.dtype, width: int, inner: int) -> None:
+    def __init__(
+        self, kernel: str, dtype: torch.dtype, width: int, inner: int, activation: str = "silu"
+    ) -> None:
         native = forced_or_skip(kernel)
         config = OlmoeConfig(hidden_size=width, intermediate_size=inner, num_experts=EXPERTS, num_experts_per_tok=2)
+        config.hidden_act = activation
         self.module: Any = OlmoeExperts(config)
         tensors = {"gate_up_proj": [2 * inner, width], "down_proj": [width, inner]}
         name = str(dtype).removeprefix("torch.")
+        known = type(self.module.act_fn).__name__
         shape = ExpertShape(
-            width=width, inner=inner, dtype=name, gated=True, transposed=False, bias=False, activation="SiLUActivation"
+            width=width, inner=inner, dtype=name, gated=True, transposed=False, bias=False, activation=known
         )
         self.choices = forced_choices(shape, kernel, expert_candidates(shape, self.module, native))
         self._isa, self._shape, self._tensors = "" if native is None else native.isa, shape, tensors

@@ -32,6 +32,24 @@ def test_the_order_and_the_place_of_experts_change_no_bit(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_an_activation_that_the_native_kernels_do_not_know(dtype: torch.dtype) -> None:
+    """It is torch's, expert by expert: the last elements of one big tensor would have other bits."""
+    layer = OddLayer(NATIVE, dtype, 45, 13, activation="mish")
+    for rows in (1, 2, 3, 9, 33, 64):
+        counts = [rows, 1, 65 - rows, 0, 3, rows % 7]
+        layer.feed.random = None
+        expected = layer.run(counts)
+        layer.feed.random = np.random.default_rng(rows)
+        layer.feed.move()
+        assert torch.equal(layer.run(counts), expected), rows
+    assert max(layer.feed.sizes) > 1
+    by_library = OddLayer("linear", dtype, 45, 13, activation="mish")
+    bound = {torch.bfloat16: 2e-2, torch.float16: 3e-3, torch.float32: 1e-5}[dtype]
+    difference = (by_library.run([5, 2, 7, 1, 0, 3]) - layer.run([5, 2, 7, 1, 0, 3])).abs().max()
+    assert difference < bound * by_library.run([5, 2, 7, 1, 0, 3]).abs().max()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_a_layer_is_near_what_the_library_computes_in_float32(kernel: str, dtype: torch.dtype) -> None:
     layer = OddLayer(kernel, dtype, 64, 24)

@@ -15,6 +15,8 @@ from .products import project, project_stack
 
 ExpertWeights = dict[str, torch.Tensor]
 """Parameter name, as in the experts module -> the tensor of one expert."""
+OWN_ACTIVATION = "own"
+"""An activation that only the module knows; torch computes it between two calls of the native kernels."""
 
 
 def run_by_library(module: Any, weights: ExpertWeights, rows: torch.Tensor, kernel: str = "") -> torch.Tensor:
@@ -48,18 +50,49 @@ def run_native(
 
     `activation`: what `native_activation` returned for the module.
     """
-    native.experts(activation, weights, bounds, gathered, products)
+    if activation == OWN_ACTIVATION:
+        _run_native_products(native, module, weights, bounds, gathered, products)
+    else:
+        native.experts(activation, weights, bounds, gathered, products)
     if module.has_post_expert_norm:
         for low, high in bounds:
             products[low:high] = normalize(module, products[low:high])
 
 
+def _run_native_products(
+    native: NativeKernels,
+    module: Any,
+    weights: Sequence[ExpertWeights],
+    bounds: Sequence[tuple[int, int]],
+    gathered: torch.Tensor,
+    products: torch.Tensor,
+) -> None:
+    """Compute experts in two calls, with the module's own activation of each expert between.
+
+    The activation of all at once would give other bits: torch computes the last elements of a tensor in another way.
+    """
+    first = first_projection(module)
+    inner = native.products(*_column(weights, first), bounds, gathered)
+    active = inner.new_empty(len(inner), weights[0]["down_proj"].shape[1])
+    for low, high in bounds:
+        active[low:high] = activate(module, inner[low:high])
+    down = native.products(*_column(weights, "down_proj"), bounds, active)
+    for low, high in bounds:
+        products[low:high] = down[low:high]
+
+
+def _column(weights: Sequence[ExpertWeights], name: str) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+    """Return one projection of all experts, and its biases."""
+    biases = [own[f"{name}_bias"] for own in weights] if f"{name}_bias" in weights[0] else None
+    return [own[name] for own in weights], biases
+
+
 def native_activation(module: Any) -> str:
     """Return the activation of a module of transformers' experts interface, as the native kernels name it.
 
-    Empty: the native kernels cannot compute its experts.
+    OWN_ACTIVATION: they do not know it. Empty: they cannot compute its experts.
     """
-    return "" if module.is_transposed else activation_of(module) or ""
+    return "" if module.is_transposed else activation_of(module) or OWN_ACTIVATION
 
 
 def first_projection(module: Any) -> str:
