@@ -17,12 +17,17 @@ from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.kernels.making import TableMaker
-from expertflow.workers.kernels.table import KERNELS
+from expertflow.workers.kernels.table import FLOAT32_TILES, KERNELS, NATIVE
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.surveyor.surveyor import survey_folder
 
 FAMILIES = ("qwen3_moe", "gpt_oss", "deepseek_v3", "llama4_text")
 """Plain, transposed with bias, with shared experts, and an adapter's."""
+
+
+OTHERS = [
+    pytest.param(kernel, marks=pytest.mark.slow) for kernel in KERNELS if kernel not in (NATIVE, FLOAT32_TILES)
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +67,7 @@ def test_a_forced_kernel_gives_the_bits_of_resident(
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [NATIVE, FLOAT32_TILES, *OTHERS])
 def test_an_engine_with_a_forced_kernel_is_verified(kernel: str, checkpoints: Path, tmp_path: Path) -> None:
     """I1a, I1b: the recording brings its table, so the replay uses the same kernels."""
     forced_or_skip(kernel)
