@@ -25,11 +25,10 @@ from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.sampling import RowFailed
 from expertflow.workers.model.unit import RowAbilities, Unit
-from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from rich.console import Console
 from rich.table import Table
 
-from .models import folder_of
+from .models import folder_of, survey_of
 
 SHARES = {"resident": 1.0, "25 % from disk": 0.25}
 KINDS = (False, True)
@@ -98,7 +97,7 @@ class Measured:
 
 def main() -> None:
     arguments = parse_arguments()
-    survey = survey_checkpoint(str(folder_of(arguments.model)))
+    survey = survey_of(folder_of(arguments.model))
     prices = [price for where, share in SHARES.items() for price in _measure(survey, where, share, arguments)]
     machine = f"{cpu_kind()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
     _show(f"model {arguments.model}, {survey.dtype}; {machine}", prices)

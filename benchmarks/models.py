@@ -17,6 +17,7 @@ from typing import Any
 
 from expertflow.configs.user_cache import cache_folder
 from expertflow.runtime.demo.widened import widened_copy
+from expertflow.workers.checkpoint.survey import Survey
 
 MODEL_R = {
     "vocab_size": 8192,
@@ -153,6 +154,14 @@ def _layer_shapes(config: Any, layer: int) -> dict[str, tuple[int, ...]]:
 def widened() -> Path:
     """Return the folder of the widened built-in model (0.9 GB of experts), made at first and shared with the demo."""
     return widened_copy(EXAMPLES / "model", cache_folder())
+
+
+def survey_of(folder: Path) -> Survey:
+    """Return the survey of a model with this machine's kernel table, as an engine makes it."""
+    from expertflow.workers.kernels.making import AUTO, TableMaker
+    from expertflow.workers.surveyor.surveyor import survey_folder
+
+    return survey_folder(folder, make_table=TableMaker(AUTO, lambda progress: None).make)
 
 
 def folder_of(name: str) -> Path:

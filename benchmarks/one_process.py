@@ -15,8 +15,9 @@ import torch
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.workers.model.unit import Unit
-from expertflow.workers.surveyor.surveyor import survey_folder
 from transformers import AutoModelForCausalLM
+
+from .models import survey_of
 
 WARM_STEPS = 4
 PREFILLS = 3
@@ -55,7 +56,7 @@ class Local:
     """Run ExpertFlow's compute over as many slots as experts; loader and ledger are function calls."""
 
     def __init__(self, folder: str) -> None:
-        survey = survey_folder(Path(folder))
+        survey = survey_of(Path(folder))
         self._forced: list[int] = []
         self._runtime = LocalRuntime(survey, survey.expert_count, choose=self._choose, hints=False)
         self._number = self._unit = 0
