@@ -18,6 +18,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(expertflow.__file__).parent
 SHIPPED = ("configs", "ipc", "workers", "runtime")
+EXTRAS = {"serve", "structured", "vision", "plots", "bench"}
+OF_EXTRAS = {"starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil"}
+HEAVY = {"torch", "transformers", "zmq"} | OF_EXTRAS
+"""Modules that cost time or memory, or that only an extra brings."""
 
 
 def project() -> dict[str, Any]:
@@ -63,7 +67,12 @@ def test_importing_the_package_is_cheap() -> None:
 
 def test_the_client_needs_no_torch() -> None:
     """A client may run in a small process of its own."""
-    assert imported_by("from expertflow import Batch, Client, Completion, Supervisor") == {"zmq"}
+    assert imported_by("from expertflow import AsyncClient, Batch, Client, Completion, Supervisor") == {"zmq"}
+
+
+def test_the_command_line_needs_neither_torch_nor_an_extra() -> None:
+    """Who installs no extra must still have every command; the missing one is named when it is needed."""
+    assert imported_by("from expertflow.runtime.command_line.registry import parse; parse(['serve'])") == {"zmq"}
 
 
 def test_public_names_exist() -> None:
@@ -78,11 +87,28 @@ def test_constraints_pin_every_dependency() -> None:
     pinned = constraints()
     described = project()["project"]
     extras = described["optional-dependencies"]
-    asked = [*described["dependencies"], *extras["dev"], *extras["plots"], *extras["torchvision"]]
+    asked = [*described["dependencies"], *(requirement for listed in extras.values() for requirement in listed)]
     for requirement in map(Requirement, asked):
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not pinned"
         assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+def test_the_tests_have_every_extra() -> None:
+    """A test that is skipped for want of a package tests nothing; torchvision must match the torch of the machine."""
+    extras = project()["project"]["optional-dependencies"]
+    assert EXTRAS | {"dev", "torchvision"} == set(extras)
+    assert {requirement for name in EXTRAS for requirement in extras[name]} <= set(extras["dev"])
+
+
+def test_an_extra_is_explained_and_has_limits() -> None:
+    """A server or a grammar that changes its interface would break an installation of today's version."""
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    extras = project()["project"]["optional-dependencies"]
+    assert all(f"| `{name}` |" in page for name in EXTRAS)
+    for requirement in map(Requirement, [*extras["serve"], *extras["structured"]]):
+        assert {limit.operator for limit in requirement.specifier} == {">=", "<"}
+        assert f"| {requirement.name} |" in page
 
 
 def test_constraints_name_no_place() -> None:
@@ -104,7 +130,7 @@ def constraints() -> dict[str, str]:
 
 def imported_by(code: str) -> set[str]:
     """Which heavy modules this code imports, in a fresh interpreter."""
-    script = f"{code}\nimport sys\nprint(*({{'torch', 'transformers', 'zmq'}} & set(sys.modules)))"
+    script = f"{code}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     return set(answer.stdout.split())
 
