@@ -72,7 +72,8 @@ def test_the_client_needs_no_torch() -> None:
 
 def test_the_command_line_needs_neither_torch_nor_an_extra() -> None:
     """Who installs no extra must still have every command; the missing one is named when it is needed."""
-    assert imported_by("from expertflow.runtime.command_line.registry import parse; parse(['serve'])") == {"zmq"}
+    code = "from expertflow.runtime.command_line.registry import command_classes, parse"
+    assert imported_by(f"{code}; command_classes(); parse(['serve'])") == {"zmq"}
 
 
 def test_public_names_exist() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import tyro
@@ -35,6 +35,14 @@ class Demo(Command):
     disk ahead of use. Then the same batches run again with everything resident, and with transformers.
     """
 
+    option_groups: ClassVar = {
+        "Prompt": ("count", "prompts"),
+        "Sampling": ("max_new_tokens",),
+        "Model": ("model", "cache"),
+        "Memory": ("tier", "expert_memory"),
+        "Generation": ("batch_size", "units"),
+        "Research": ("predictor", "kill", "timeline", "check"),
+    }
     kill: Stage | None = None
     """Kill this stage in the middle: the text pauses and goes on."""
     predictor: Predictor = "auto"

@@ -35,15 +35,10 @@ BARE = "note: this model has a chat template, and prompts go in as they are; --c
 class Generate(ImagePromptCommand):
     """Continue one prompt or many: a single text streams to stdout, several are printed in the order of the prompts."""
 
-    generation_options: ClassVar = (
-        "max_new_tokens",
-        "temperature",
-        "top_k",
-        "top_p",
-        "seed",
-        "deadline_s",
-        "first_token",
-    )
+    option_groups: ClassVar = {
+        "Prompt": ("chat",),
+        "Sampling": ("max_new_tokens", "temperature", "top_k", "top_p", "seed", "deadline_s", "first_token"),
+    }
     max_new_tokens: int = 64
     """End after so many tokens, if the model does not end before."""
     temperature: float = 0.0

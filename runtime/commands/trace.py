@@ -36,7 +36,11 @@ class Trace(PromptCommand):
     Without prompts, FOLDER is an existing trace: its size is printed, and --npz converts it.
     """
 
-    generation_options: ClassVar = ("max_new_tokens",)
+    option_groups: ClassVar = {
+        "Prompt": ("text", "text_tokens"),
+        "Sampling": ("max_new_tokens",),
+        "Recording": ("hidden", "npz"),
+    }
     folder: tyro.conf.Positional[Path]
     """Folder for the trace."""
     text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

@@ -34,7 +34,7 @@ class Verify(ImagePromptCommand):
     same device. Without prompts, random token ids are run.
     """
 
-    generation_options: ClassVar = ("count", "max_new_tokens")
+    option_groups: ClassVar = {"Prompt": ("count",), "Sampling": ("max_new_tokens",)}
     count: Annotated[int, Meta(ge=1, le=10**6)] = 12
     """Number of random prompts, if none is given."""
     max_new_tokens: Annotated[int, Meta(ge=1)] = 32
