@@ -26,8 +26,8 @@ from transformers.cache_utils import (
 )
 
 from ...errors import CheckpointError
+from .families.own_cache_layers import ATTENTION, Field, model_fields
 from .growing_cache import GrowingLayer
-from .own_cache_layers import ATTENTION, Field, model_fields
 
 
 class UnknownCacheLayer(CheckpointError):
