@@ -8,7 +8,7 @@ from typing import Literal, Self, overload
 
 from ...errors import EngineError, ExpertFlowError, RequestError, UsageError
 from ..text.codec import TextCodec, TextStream
-from .completions import Completion, Event, NotDoneInTime
+from .completions import Completion, Event, NotDoneInTime, read_routes
 from .options import require_timeout
 from .request import BatchUpdates, ClientRequest
 
@@ -75,7 +75,8 @@ class BatchState:
         self._delivered[request.index] = len(request.tokens)
         stream = self._streams.setdefault(request.index, TextStream(self._codec))
         text = stream.delta(request.tokens, request.ended)
-        return Event(request.index, request.tokens[start:], text, request.finish_reason, request.error)
+        tokens, logprobs = request.tokens[start:], request.logprobs[start:]
+        return Event(request.index, tokens, text, request.finish_reason, request.error, logprobs)
 
     def _results(self, timeout_s: float | None, return_errors: bool) -> list[Completion | ExpertFlowError]:
         """Return completions and errors. Raises NotDoneInTime, or the first error unless `return_errors`."""
@@ -103,6 +104,9 @@ class BatchState:
             timings=request.timings,
             request_id=request.submit.request_id,
             prompt_ids=request.submit.prompt_ids,
+            logprobs=None if request.submit.details.logprobs is None else request.logprobs,
+            prompt_logprobs=request.prompt_logprobs,
+            routed_experts=read_routes(request.routed_experts),
         )
 
     def _raise_not_done(self, timeout_s: float | None) -> None:

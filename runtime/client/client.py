@@ -85,11 +85,22 @@ class Client:
         :param temperature: 0 (the default) takes the likeliest token.
         :param top_k: sample among the k likeliest tokens; 0 (the default): among all.
         :param top_p: sample among the likeliest tokens that together have this probability; 1 (the default): all.
+        :param min_p: sample among tokens at least so likely relative to the likeliest; 0 (the default): all.
         :param seed: request i samples with seed + i; by default a seed is drawn.
+        :param repetition_penalty: factor over tokens of prompt and output; None (the default): the model's own.
+        :param presence_penalty: subtracted from the logit of every token in the output, -2 to 2.
+        :param frequency_penalty: subtracted once for each time that a token is in the output, -2 to 2.
+        :param logit_bias: token id -> number added to its logit, -100 to 100.
         :param eos_ids: ids that end a request; None (the default): the model's own, an empty list: none.
+        :param stop_ids: ids that end a request besides `eos_ids`.
+        :param min_new_tokens: tokens before which neither of them ends it; None (the default): the model's own.
         :param deadline_s: a request ends after so many seconds with what it has.
         :param first_token: outputs begin with this id, which for a translator names the language; None (the default):
             with the one that the model's settings force, if any.
+        :param logprobs: give each output token's log-probability, and so many likeliest tokens (0 to 20) beside it.
+        :param prompt_logprobs: the same for the tokens of the prompt; with `max_new_tokens` 0 only these.
+        :param routed_experts: give the experts of every token.
+        :param priority: requests with a lower number start first.
         :param batch_invariant: True: the result depends on no other request (docs/exactness.md), which is slower; None
             (the default): as the engine is configured.
         :param wait_when_busy: when the engine's queue is full, requests are sent again later (the default), or fail

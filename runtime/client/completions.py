@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from ...errors import ExpertFlowError, RequestError
-from ...ipc.messages import Timings
+from ...ipc.messages import RoutedExperts, Timings, TokenLogprob
 
 
 class NotDoneInTime(RequestError, TimeoutError):
@@ -27,6 +29,13 @@ class Completion:
     timings: Timings
     request_id: str
     prompt_ids: list[int]
+    logprobs: list[TokenLogprob] | None = None
+    """One entry for each of `token_ids`; None if not asked for."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """One entry for each of `prompt_ids`, the first is None; None if not asked for, or if the prompt never ran."""
+    routed_experts: np.ndarray | None = None
+    """Experts of each computed token, uint8 or uint16 [positions, MoE layers, top_k]: the prompt, and the output
+    without its last token. None as above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +47,10 @@ class Event:
     text_delta: str
     finish_reason: str | None = None
     error: ExpertFlowError | None = None
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """One entry for each of `token_ids` if the request asks for them, else empty."""
+
+
+def read_routes(routes: RoutedExperts | None) -> np.ndarray | None:
+    """Return the experts as an array [positions, MoE layers, top_k] that cannot be written to."""
+    return None if routes is None else np.frombuffer(routes.data, dtype=routes.dtype).reshape(routes.shape)

@@ -10,7 +10,7 @@ from itertools import count
 import msgspec
 
 from ...errors import ExpertFlowError
-from ...ipc.messages import Submit, Timings
+from ...ipc.messages import RoutedExperts, Submit, Timings, TokenLogprob
 
 
 class BatchUpdates:
@@ -51,6 +51,10 @@ class ClientRequest:
     """Updates of the batch, shared by all its requests."""
     wait_when_busy: bool = True
     tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Logprobs of all tokens, or of none."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    routed_experts: RoutedExperts | None = None
     deadline_ns: int | None = None
     """Deadline (monotonic ns), counted from submission; it ends a request that was never sent, too."""
     under_way: bool = False
@@ -68,6 +72,17 @@ class ClientRequest:
     def notify(self) -> None:
         """Notify the batch of an update."""
         self.updates.add(self.index)
+
+    def add_output(self, token_ids: list[int], offset: int, logprobs: list[TokenLogprob]) -> bool:
+        """Append the tokens that are new, with their logprobs; return whether there was one.
+
+        The ids begin at `offset` of the output, the logprobs belong to the last of them.
+        """
+        fresh = token_ids[len(self.tokens) - offset :]
+        self.tokens += fresh
+        if fresh:
+            self.logprobs += logprobs[-len(fresh) :]
+        return bool(fresh)
 
     def to_send(self, now_ns: int) -> Submit:
         """Return the message for a scheduler, with the remaining time and the output that was delivered before."""

@@ -99,8 +99,8 @@ class EngineSession:
         match message:
             case Accepted(request_id):
                 self._on_accepted(request_id)
-            case Tokens(request_id, offset, token_ids):
-                self._on_tokens(request_id, offset, token_ids)
+            case Tokens():
+                self._on_tokens(message)
             case Finished():
                 self._on_finished(message)
             case Refused():
@@ -154,21 +154,19 @@ class EngineSession:
         if request_id in self._under_way:
             self._under_way[request_id].wait_when_busy = True
 
-    def _on_tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
+    def _on_tokens(self, message: Tokens) -> None:
         """Append new tokens; tokens that were delivered before may precede them."""
-        request = self._under_way.get(request_id)
-        if request is None or offset > len(request.tokens):
+        request = self._under_way.get(message.request_id)
+        if request is None or message.offset > len(request.tokens):
             self.strays += 1
-            return
-        fresh = token_ids[len(request.tokens) - offset :]
-        if fresh:
-            request.tokens += fresh
+        elif request.add_output(message.token_ids, message.offset, message.logprobs):
             request.notify()
 
     def _on_finished(self, message: Finished) -> None:
         request = self._remove(message.request_id)
         if request is not None:
-            request.tokens += message.token_ids[len(request.tokens) :]
+            request.add_output(message.token_ids, 0, message.logprobs)
+            request.prompt_logprobs, request.routed_experts = message.prompt_logprobs, message.routed_experts
             request.timings, request.finish_reason = message.timings, message.finish_reason
             request.notify()
 

@@ -119,7 +119,10 @@ def _submit(prompt_ids: list[int], attachment: str, options: RequestOptions) -> 
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
         eos_ids=None if options.eos_ids is None else list(options.eos_ids),
+        stop_ids=list(options.stop_ids),
         deadline_ms=options.deadline_ms,
         attachment=attachment,
         batch_invariant=options.batch_invariant,
+        priority=options.priority,
+        details=options.details,
     )

@@ -12,7 +12,7 @@ from ...ipc.messages import DropUnit, RequestRow, RunStep
 from ...ipc.shared.attachments import FOLDER
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.recording import digest_rows, read_steps
-from ...workers.compute.sampling import RowFailed
+from ...workers.compute.sampling.failure import RowFailed
 from ...workers.model.unit import RowAbilities, Unit
 from .local_runtime import LocalRuntime
 from .replay import ReplayedStep, free_memory

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.tests.models.families import tiny_model
-from expertflow.workers.compute.sampling import RowFailed, choose_all
+from expertflow.workers.compute.sampling.choose import choose_all
+from expertflow.workers.compute.sampling.failure import RowFailed
 from expertflow.workers.model.families.llama4 import temper_by_position
 from expertflow.workers.model.unit import RowAbilities, Unit
 from torch import Tensor

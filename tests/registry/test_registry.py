@@ -25,7 +25,7 @@ from expertflow.tests.registry.enumeration import causal_types, modules
 from expertflow.tests.registry.images import NO_IMAGES, image_types
 from expertflow.tests.registry.page import PAGE, Row, load_rows, render
 from expertflow.tests.registry.tiny import full_config, save_multimodal, save_tiny, tiny_config
-from expertflow.tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
+from expertflow.tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, prompt_error, reference
 from expertflow.tests.surveyor.skeletons import assert_skeleton_equal, load_both
 from expertflow.tests.system.schedules import Driver
 from expertflow.workers.checkpoint.headers import checkpoint_files, read_headers
@@ -108,6 +108,7 @@ def test_runs_as_the_page_says(folders: Path, model_type: str) -> None:
     resident, few = live(survey, survey.expert_count), live(survey, FEW)
     assert resident.error(theirs) <= TOLERANCE
     assert resident.other_tokens(theirs) == 0
+    assert prompt_error(theirs, survey.vocabulary) <= TOLERANCE
     assert few.digests == resident.digests
     assert all(held <= promised for held, promised in resident.costs)
     assert Row.of(model_type, survey, resident.hints) == ROWS.by_type[model_type]

@@ -8,8 +8,23 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from expertflow.ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Sampling, Split, Stepped, StepSize
+import numpy as np
+from expertflow.ipc.messages import (
+    NO_DETAILS,
+    Details,
+    DropUnit,
+    ErrorFacts,
+    RequestRow,
+    RowDetails,
+    RunStep,
+    Sampling,
+    Split,
+    Stepped,
+    StepSize,
+    TokenLogprob,
+)
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
+from expertflow.tests.scheduler.fake_predictor import LAYERS
 from expertflow.workers.scheduler.limits import ComputeInfo
 
 VOCABULARY = 50
@@ -28,6 +43,16 @@ def continuation(prompt: Sequence[int], count: int, sampling: Sampling) -> list[
     return ids[len(prompt) :]
 
 
+def logprob_of(token_id: int, position: int) -> TokenLogprob:
+    """What this 'model' says of a token at a position of its sequence."""
+    return TokenLogprob(token_id, -position / 100, 1)
+
+
+def routes_of(token_ids: Sequence[int]) -> np.ndarray:
+    """Experts of tokens, uint16 [tokens, layers, 1]: here each token has the expert of its id, in every layer."""
+    return np.repeat(np.array(token_ids, dtype="<u2")[:, None, None], LAYERS, axis=1)
+
+
 @dataclass
 class HeldRow:
     number: int
@@ -38,6 +63,7 @@ class HeldRow:
     gone: bool = False
     cached: int = 0
     """Positions of a row with a cache of its own."""
+    details: Details = NO_DETAILS
 
 
 @dataclass
@@ -137,6 +163,7 @@ class FakeCompute:
         unit.rows = [row for row in unit.rows if row.number not in failed]
         if self.facts.moving or unit.batch_invariant:
             unit.trim()
+        details = {row.number: self._details(row, step) for row in unit.live() if row.details != NO_DETAILS}
         kept = {number: token for number, token in tokens.items() if number not in failed}
         at_most, self.at_most = self.at_most, None
         return Stepped(
@@ -151,6 +178,7 @@ class FakeCompute:
             experts=10,
             moved_ns=self.moved_ns * bool(step.join),
             at_most=at_most,
+            details=details,
         )
 
     def _admit(self, step: RunStep) -> HeldUnit:
@@ -202,6 +230,23 @@ class FakeCompute:
             row.generated += 1
         return tokens
 
+    def _details(self, row: HeldRow, step: RunStep) -> RowDetails:
+        """What was asked about a row whose new token was just added."""
+        *ids, token = row.token_ids
+        prompt = ids[: len(row.token_ids) - row.generated]
+        ran = [(p, t) for p, t, r in zip(*self._last_ran(), strict=True) if r == row.number]
+        scored = row.details.prompt_logprobs is not None and bool(step.admit)
+        return RowDetails(
+            logprob=None if row.details.logprobs is None else logprob_of(token, len(ids)),
+            prompt_logprobs=[*map(logprob_of, prompt[1:], range(1, len(prompt)))] if scored else [],
+            routes=routes_of([t for _, t in ran]).tobytes() if row.details.routed_experts else b"",
+            routes_start=ran[0][0],
+            top_k=1,
+        )
+
+    def _last_ran(self) -> tuple[list[int], list[int], list[int]]:
+        return self.ran[-1].positions, self.ran[-1].token_ids, self.ran[-1].rows
+
     def _note(self, step: RunStep, entries: list[tuple[int, int, int]]) -> None:
         self.ran.append(Ran(step, [e[2] for e in entries], [e[0] for e in entries], [e[1] for e in entries]))
 
@@ -211,4 +256,6 @@ class FakeCompute:
 
 def _held(row: RequestRow, width: int) -> HeldRow:
     length = len(row.token_ids)
-    return HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - length, cached=length)
+    row_of = HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - length, cached=length)
+    row_of.details = row.details
+    return row_of

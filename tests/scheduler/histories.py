@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from expertflow.ipc.messages import Finished, Refused, Sampling
+from expertflow.ipc.messages import NO_DETAILS, Details, Finished, Refused, Sampling
 from expertflow.tests.scheduler.world import MS, Book, World, make_limits
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo
@@ -69,6 +69,7 @@ class History:
                 deadline_ms=rng.choice((None, None, None, 2)),
                 sampling=sampling,
                 batch_invariant=rng.choice(self.kinds),
+                details=rng.choice((NO_DETAILS, Details(logprobs=1), Details(0, 0, routed_experts=True))),
             )
 
     def step(self) -> None:

@@ -18,8 +18,9 @@ from expertflow.tests.scheduler.histories import (
 from expertflow.tests.scheduler.world import World, make_limits
 from expertflow.workers.scheduler import admission, requests, state, stepper, unit_selection, units
 from expertflow.workers.scheduler.limits import ComputeInfo
-from expertflow.workers.scheduler.requests import RequestState, WaitingQueue
+from expertflow.workers.scheduler.requests import RequestState
 from expertflow.workers.scheduler.units import UnitState
+from expertflow.workers.scheduler.waiting_queue import WaitingQueue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

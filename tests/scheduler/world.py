@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 from expertflow.ipc.messages import (
+    NO_DETAILS,
     Accepted,
     Cancel,
+    Details,
     ErrorFacts,
     Finished,
     PredictRows,
@@ -16,11 +19,12 @@ from expertflow.ipc.messages import (
     RunStep,
     Sampling,
     Submit,
+    TokenLogprob,
     Tokens,
     Welcome,
 )
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
-from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation
+from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation, logprob_of, routes_of
 from expertflow.tests.scheduler.fake_predictor import EXPERTS, LAYERS, FakePredictor
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo, ModelInfo, SchedulerLimits
@@ -90,7 +94,7 @@ class Book:
 
     def expected(self) -> list[int]:
         """Tokens of an undisturbed run."""
-        stops = {EOS} if self.submit.eos_ids is None else set(self.submit.eos_ids)
+        stops = ({EOS} if self.submit.eos_ids is None else set(self.submit.eos_ids)) | set(self.submit.stop_ids)
         most = min(self.submit.max_new_tokens, self.context - len(self.submit.prompt_ids) + 1)
         tokens = continuation(self.submit.prompt_ids, most, self.submit.sampling)
         first_stop = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
@@ -102,6 +106,27 @@ class Book:
         assert message.offset <= len(self.tokens), "a gap in the tokens"
         assert message.token_ids[: len(known)] == known, "delivered tokens changed"
         self.tokens += message.token_ids[len(known) :]
+        self.check_logprobs(message.logprobs, message.offset, message.token_ids)
+
+    def check_logprobs(self, logprobs: list[TokenLogprob], offset: int, token_ids: list[int]) -> None:
+        """Every token that no earlier scheduler delivered has its own."""
+        start, prompt = max(offset, len(self.submit.resume_ids)), len(self.submit.prompt_ids)
+        asked = self.submit.details.logprobs is not None
+        fresh = list(enumerate(token_ids[start - offset :], prompt + start)) if asked else []
+        assert logprobs == [logprob_of(token, position) for position, token in fresh]
+
+    def check_end(self, end: Finished) -> None:
+        """What a completion tells is about its own tokens, whatever died meanwhile."""
+        prompt, asked = self.submit.prompt_ids, self.submit.details
+        self.check_logprobs(end.logprobs, 0, end.token_ids)
+        ran = end.finish_reason in ("stop", "length")
+        if end.prompt_logprobs is not None or (ran and asked.prompt_logprobs is not None):
+            assert end.prompt_logprobs == [None, *map(logprob_of, prompt[1:], range(1, len(prompt)))]
+        if end.routed_experts is not None or (ran and asked.routed_experts):
+            assert end.routed_experts is not None
+            computed = [*prompt, *end.token_ids][: max(len(prompt), len(prompt) + len(end.token_ids) - 1)]
+            routes = np.frombuffer(end.routed_experts.data, end.routed_experts.dtype)
+            assert (routes.reshape(end.routed_experts.shape) == routes_of(computed)).all()
 
 
 class World:
@@ -151,6 +176,9 @@ class World:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         resume_ids: list[int] | None = None,
         batch_invariant: bool | None = None,
+        stop_ids: list[int] | None = None,
+        priority: int = 0,
+        details: Details = NO_DETAILS,
     ) -> Book:
         """Send a new request."""
         self._names += 1
@@ -163,6 +191,9 @@ class World:
             deadline_ms=deadline_ms,
             resume_ids=resume_ids or [],
             batch_invariant=batch_invariant,
+            stop_ids=stop_ids or [],
+            priority=priority,
+            details=details,
         )
         book = Book(submit, identity, self.model.context, tokens=list(submit.resume_ids))
         book.batch_invariant = self.limits.batch_invariant if batch_invariant is None else batch_invariant
@@ -271,6 +302,7 @@ class World:
             case Finished():
                 book = self.books[message.request_id]
                 assert message.token_ids[: len(book.tokens)] == book.tokens
+                book.check_end(message)
                 book.ends.append(message)
                 self.waiting.pop(book.number, None)
             case Refused("", _):

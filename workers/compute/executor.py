@@ -15,13 +15,15 @@ from ..model.encoder_decoder import new_unit
 from ..model.images import read_images
 from ..model.step_input import StepInput
 from ..model.unit import RowAbilities, Unit
+from .details import DetailCollector
 from .device.base import Device
 from .experts.hints import SILENT, Hinter
 from .experts.residency import ComputeStopped, FeedCounts, Residency
 from .experts.routing import RoutingCollector
 from .lockstep.lockstep import Lockstep
 from .lockstep.unit import LockstepUnit
-from .sampling import RowFailed, choose_all
+from .sampling.choose import choose_all
+from .sampling.failure import RowFailed
 
 Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
 """Chooses the tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
@@ -87,6 +89,7 @@ class Executor:
         self._units: dict[int, Unit] = {}
         self.tokens_done = 0
         self._oom_limits = OomLimits()
+        self._details = DetailCollector(routing)
         self._moved_ns = 0
         """Time spent on moving rows since the last step ended."""
 
@@ -141,7 +144,7 @@ class Executor:
         self, step: RunStep, unit: Unit, before: FeedCounts, rows: list[int]
     ) -> tuple[list[int | RowFailed], StepRouting | None]:
         try:
-            chosen = self._choose(step, unit, self._forward(unit, step))
+            chosen = self._run_unit(step, unit)
             if isinstance(unit, LockstepUnit) and not unit.has_whole_routing:
                 return self._retry_failed(step, unit, rows, chosen), None
             return chosen, self._routing.step_routing(step.number, self._residency.counts - before)
@@ -149,6 +152,13 @@ class Executor:
             raise
         except Exception as error:  # noqa: BLE001 - whatever one row causes, the others of its unit must go on
             return self._rescue(step, error), None
+
+    def _run_unit(self, step: RunStep, unit: Unit) -> list[int | RowFailed]:
+        """Run one forward, choose a token for each row, and note the details that are asked for."""
+        logits = self._forward(unit, step)
+        chosen = self._choose(step, unit, logits)
+        self._details.collect(unit, logits, chosen)
+        return chosen
 
     def _retry_failed(
         self, step: RunStep, unit: LockstepUnit, rows: list[int], chosen: list[int | RowFailed]
@@ -176,6 +186,7 @@ class Executor:
             experts=counts.hits + counts.misses,
             moved_ns=moved_ns,
             at_most=at_most,
+            details={row: found for row, found in self._details.take().items() if row not in failed},
         )
 
     def _prepare(self, step: RunStep) -> Unit:
@@ -240,7 +251,7 @@ class Executor:
     def _run_part(self, step: RunStep, rows: list[RequestRow], survivors: Unit) -> list[int | RowFailed]:
         unit, part = self._new_unit(step), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
         try:
-            chosen = self._choose(part, unit, self._forward(unit, part))
+            chosen = self._run_unit(part, unit)
         except ComputeStopped:
             raise
         except Exception as error:  # noqa: BLE001 - one of these rows causes it

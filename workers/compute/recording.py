@@ -24,7 +24,7 @@ from ..kernels.table import KernelTable
 from ..model.unit import Unit
 from ..traces.message_stream import read_packed
 from .executor import Chooser
-from .sampling import RowFailed
+from .sampling.failure import RowFailed
 
 DIGEST_BYTES = 8
 KERNELS = "kernels.json"

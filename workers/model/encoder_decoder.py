@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -147,7 +148,7 @@ class EncoderDecoderUnit(Unit):
 
 def replace_ids(row: RequestRow, token_ids: list[int]) -> RequestRow:
     """Return the same row with other ids."""
-    return RequestRow(row.number, token_ids, row.generated, row.sampling, settings=row.settings)
+    return msgspec.structs.replace(row, token_ids=token_ids)
 
 
 def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:

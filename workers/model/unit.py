@@ -7,7 +7,7 @@ row are real. Positions are counted from the first real token, and the 2-D mask 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from . import cache_rows as cache_rows
 from .growing_cache import new_cache
 from .images import RowImages, image_inputs
 from .processors import TokenHistory
+from .prompt_logits import KeptStates
 from .step_input import StepInput, build_step_input, with_images
 from .unit_rows import UnitRow, pad_rows
 
@@ -71,6 +72,7 @@ class Unit:
     """Columns of the cache, padding included."""
     broken: bool = False
     _rows: list[UnitRow] = field(default_factory=list)
+    _kept: KeptStates = field(default_factory=KeptStates)
 
     def __post_init__(self) -> None:
         self.cache = self._new_cache()
@@ -126,12 +128,33 @@ class Unit:
     def run(self, model: Any, step: StepInput) -> Tensor:
         """Run one forward of a model of `config`; return logits [rows, vocabulary] after each row's newest token."""
         self.broken = True
-        output = self._forward(model, step)
+        output = self._forward(self._keep_states(model, step), step)
         if step.is_prefill:
             cache_rows.compact(self.cache)
         self.length += step.input_ids.shape[1]
         self.broken = False
         return self._logits_of_rows(output.logits[:, -1])
+
+    def prompt_logits(self, number: int) -> tuple[int, Iterator[Tensor]]:
+        """Return what the last step says of a prompt's tokens: the index of the first of them, and logits in pieces.
+
+        The pieces are [tokens, vocabulary], one row a token, and none if the step ran no position of the prompt. Only
+        for rows that ask for `prompt_logprobs`, and until `release_prompts`.
+        """
+        (index,) = self._indices([number])
+        row = self._rows[index]
+        first, pieces = self._kept.logits(index, row.pad, row.pad + len(row.prompt_ids) - 1)
+        return first - row.pad + 1, pieces
+
+    def release_prompts(self) -> None:
+        """Let go of the hidden states of prompts."""
+        self._kept.clear()
+
+    def _keep_states(self, model: Any, step: StepInput) -> Any:
+        """Return the model to run for a step: one that keeps its hidden states if a row asks for prompt logprobs."""
+        if not step.is_prefill or not any(row.details.prompt_logprobs is not None for row in self._rows):
+            return model
+        return self._kept.keep(model, self.length)
 
     def whole_rows(self) -> list[RequestRow]:
         """Return the rows that have not left, as another unit would prefill them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ipc.messages import NEUTRAL, GenerationSettings, RequestRow, Sampling
+from ...ipc.messages import NEUTRAL, NO_DETAILS, Details, GenerationSettings, RequestRow, Sampling
 from .images import RowImages
 from .processors import TokenHistory
 
@@ -24,6 +24,7 @@ class UnitRow:
     shift: int = 0
     """Added to the positions of tokens after images (see RowImages)."""
     settings: GenerationSettings = NEUTRAL
+    details: Details = NO_DETAILS
 
     @classmethod
     def of(cls, row: RequestRow, images: RowImages | None, width: int) -> UnitRow:
@@ -37,6 +38,7 @@ class UnitRow:
             attachment=row.attachment,
             shift=images.shift if images else 0,
             settings=row.settings,
+            details=row.details,
         )
 
     @property
@@ -50,7 +52,15 @@ class UnitRow:
 
     def to_request(self) -> RequestRow:
         """Return the row as another unit would prefill it."""
-        return RequestRow(self.number, self.token_ids, self.generated, self.sampling, self.attachment, self.settings)
+        return RequestRow(
+            self.number,
+            self.token_ids,
+            self.generated,
+            self.sampling,
+            self.attachment,
+            self.settings,
+            self.details,
+        )
 
 
 def pad_rows(rows: list[UnitRow], columns: int) -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from .limits import ComputeInfo, SchedulerLimits
-from .requests import RequestState, WaitingQueue
+from .requests import RequestState
 from .units import UnitState, reserved_bytes
+from .waiting_queue import WaitingQueue
 
 MAX_LOOK_AHEAD = 64
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from ...ipc.messages import Cancel, ErrorFacts, FromClient, Hello, Stepped, Submit
+from ...ipc.messages import Cancel, FromClient, Hello, Stepped, Submit, TokenLogprob
 from . import events
 from .admission import Room, pick_prefill, worth_waiting_until_ns
 from .events import SchedulerAction, SchedulerEvent
@@ -18,11 +18,12 @@ from .mode_tuner import ModeChoices, ModeTuner
 from .prediction_requests import PredictionRequests
 from .regrouping import Regrouper
 from .request_frontend import RequestFrontend, finish_reason
-from .requests import RequestState, WaitingQueue
+from .requests import RequestState
 from .row_predictions import RowPredictionCache
 from .stepper import Stepper
 from .units import reserved_bytes
-from .validation import request_error
+from .validation import crash_error, stopping_error, unreadable_error
+from .waiting_queue import WaitingQueue
 
 MAX_PREFILLS_IN_A_ROW = 4
 MAX_DEATHS = 3
@@ -94,7 +95,7 @@ class SchedulerState:
             case events.ClientLost():
                 return self._client_lost(event.identity)
             case events.Unreadable():
-                return self._frontend.reject(event.identity, event.request_id, _unreadable_error(event.what))
+                return self._frontend.reject(event.identity, event.request_id, unreadable_error(event.what))
             case events.Draining():
                 return self._drain()
 
@@ -150,8 +151,10 @@ class SchedulerState:
         if (error := self._frontend.check_submit(submit, len(self._waiting))) is not None:
             return self._frontend.reject(identity, submit.request_id, error)
         request, actions = self._frontend.accept(identity, submit, now_ns)
-        if (reason := finish_reason(request)) is not None:  # resumed with its whole output
-            return actions + self._frontend.finish(request, reason, now_ns)
+        if (reason := finish_reason(request)) is not None:  # resumed with its whole output, or none is asked for
+            if not request.details.missing:
+                return actions + self._frontend.finish(request, reason, now_ns)
+            request.whole = True
         self._waiting.join(request)
         self._last_arrival_ns = now_ns
         return actions
@@ -174,13 +177,21 @@ class SchedulerState:
             self._tuner.on_interruption()
         else:
             self._tuner.on_decode_step(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
-        actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
+        for request, found in outcome.details:
+            self._frontend.note_details(request, found)
+        actions: list[SchedulerAction] = []
+        for request, token in outcome.tokens:
+            found = stepped.details.get(request.number)
+            actions += self._advance(request, token, found and found.logprob, now_ns)
         for request, error in outcome.failed:
             actions += self._frontend.fail(request, error)
         return actions + self._regrouper.on_step_done(outcome, stepped, self._tuner.wanted)
 
-    def _advance(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
-        actions = self._frontend.deliver(request, token, now_ns)
+    def _advance(
+        self, request: RequestState, token: int, logprob: TokenLogprob | None, now_ns: int
+    ) -> list[SchedulerAction]:
+        """Take in the new token of a request; that of a whole output is there already."""
+        actions = [] if request.whole else self._frontend.deliver(request, token, now_ns, logprob)
         if (reason := finish_reason(request)) is not None:
             actions += self._finish(request, reason, now_ns)
         return actions
@@ -233,14 +244,14 @@ class SchedulerState:
         self._regrouper.on_compute_lost()
         self._waiting.put_back([request for request in lost if request.deaths < MAX_DEATHS])
         refused = [request for request in suspects if request.deaths >= MAX_DEATHS]
-        return [action for request in refused for action in self._frontend.fail(request, _crash_error())]
+        return [action for request in refused for action in self._frontend.fail(request, crash_error(MAX_DEATHS))]
 
     def _drain(self) -> list[SchedulerAction]:
         self._frontend.draining = True
         actions: list[SchedulerAction] = []
         for request in list(self._frontend.ledger.open.values()):
             self._remove(request)
-            actions += self._frontend.fail(request, _stopping_error())
+            actions += self._frontend.fail(request, stopping_error())
         return actions
 
     def _tick(self, now_ns: int) -> list[SchedulerAction]:
@@ -281,16 +292,3 @@ class SchedulerState:
 
     def _room(self, compute: ComputeInfo) -> Room:
         return Room(self._limits, compute, list(self._stepper.units.values()))
-
-
-def _unreadable_error(what: str) -> ErrorFacts:
-    return request_error(f"the message could not be read: {what}", "protocol", "See docs/protocol.md")
-
-
-def _stopping_error() -> ErrorFacts:
-    return ErrorFacts("engine", "the engine stopped before the request was done", "engine", "Start it and submit again")
-
-
-def _crash_error() -> ErrorFacts:
-    what = f"compute died {MAX_DEATHS} times in a row while it ran this request"
-    return ErrorFacts("request", what, "compute", "Its log says why; other requests were not disturbed")

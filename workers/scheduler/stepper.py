@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...ipc.messages import DropUnit, ErrorFacts, PredictStep, RunStep, Split, Stepped
+from ...ipc.messages import DropUnit, ErrorFacts, PredictStep, RowDetails, RunStep, Split, Stepped
 from .events import SchedulerAction, ToCompute, ToPredictor
 from .limits import ComputeInfo
 from .prediction_requests import PredictionRequests
@@ -26,6 +26,7 @@ class StepOutcome:
     was_prefill: bool
     exchanged: bool
     """Rows of other units joined this step."""
+    details: list[tuple[RequestState, RowDetails]]
 
 
 class Stepper:
@@ -138,9 +139,10 @@ class Stepper:
         live = unit.rows
         tokens = [(live[row], token) for row, token in zip(stepped.rows, stepped.tokens, strict=True) if row in live]
         failed = [(live[row], error) for row, error in stepped.failed.items() if row in live]
+        details = [(live[row], found) for row, found in stepped.details.items() if row in live]
         for row in stepped.failed:
             self._evict(unit, row)
-        return StepOutcome(unit, tokens, failed, was_prefill, exchanged)
+        return StepOutcome(unit, tokens, failed, was_prefill, exchanged, details)
 
     def drop_all(self) -> tuple[list[RequestState], list[RequestState]]:
         """Drop all units after a death of compute; return their requests, and those whose step was in flight."""

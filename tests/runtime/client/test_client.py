@@ -108,7 +108,10 @@ def test_ids_may_be_integers_of_numpy(client: Client) -> None:
         {"batch_invariant": 1}, {"batch_invariant": "yes"},
         {"temperature": -1}, {"temperature": "hot"}, {"top_p": 0}, {"top_k": -1}, {"top_k": 0.5}, {"seed": -1},
         {"deadline_s": 0}, {"deadline_s": math.inf}, {"eos_ids": [0.5]},
-        {"eos_ids": [-1]}, {"eos_ids": 5}, {"eos_ids": "5"},
+        {"eos_ids": [-1]}, {"eos_ids": 5}, {"eos_ids": "5"}, {"stop_ids": None}, {"stop_ids": [-1]},
+        {"min_p": 1.5}, {"repetition_penalty": 0}, {"presence_penalty": 2.5}, {"frequency_penalty": math.nan},
+        {"logit_bias": [5]}, {"logit_bias": {"5": 1}}, {"logit_bias": {5: 200}}, {"min_new_tokens": 33},
+        {"logprobs": 21}, {"logprobs": True}, {"prompt_logprobs": -1}, {"routed_experts": 1}, {"priority": 0.5},
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused_at_once(client: Client, wrong: dict[str, Any]) -> None:

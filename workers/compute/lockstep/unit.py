@@ -6,7 +6,7 @@ So no row is ever padded, and rows join and leave as entries of a list, whatever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from ...model.processors import TokenHistory
 from ...model.step_input import StepInput, StepTokens
 from ...model.unit import RowAbilities, Unit, UnitError
 from ...model.unit_rows import UnitRow
+from ..experts.routing import RowRoutes, RowWatch
 from .lockstep import Lockstep
 
 
@@ -88,6 +89,8 @@ class LockstepUnit(Unit):
     """That of the model's layers."""
     has_whole_routing: bool = True
     """False if the last step ran some rows more than once, or not to the end: its routing is of no use."""
+    routes: dict[int, RowRoutes] = field(default_factory=dict)
+    """Routes of the last step, for rows that ask for `routed_experts`."""
     _own: list[LockstepRow] = field(default_factory=list)
     _failed: list[tuple[RequestRow, Exception]] = field(default_factory=list)
 
@@ -124,15 +127,36 @@ class LockstepUnit(Unit):
         """
         recomputed = any(own.pending for own in self._own)
         forwards = [partial(own.run, model, part) for own, part in zip(self._own, step.parts, strict=True)]
-        outcomes = self.lockstep.run(forwards)
+        watch = self._watch_routes(step)
+        outcomes = self.lockstep.run(forwards, watch and watch.add)
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if len(errors) == len(outcomes):
             raise errors[0]
         self.has_whole_routing = not (recomputed or errors)
         ended = list(zip(self._own, outcomes, strict=True))
+        self.routes = {} if watch is None else self._routes_of(watch, outcomes)
         self._failed = [(own.to_request(), error) for own, error in ended if isinstance(error, Exception)]
         self._own = [own for own, outcome in ended if isinstance(outcome, Tensor)]
         return torch.cat([outcome for outcome in outcomes if isinstance(outcome, Tensor)])
+
+    def prompt_logits(self, number: int) -> tuple[int, Iterator[Tensor]]:
+        (own,) = self._select([number])
+        return own.unit.prompt_logits(number)
+
+    def release_prompts(self) -> None:
+        for own in self._own:
+            own.unit.release_prompts()
+
+    def _watch_routes(self, step: LockstepInput) -> RowWatch | None:
+        """Return what collects the routes of each row, None if none asks for them."""
+        if not any(row.details.routed_experts for row in self.rows):
+            return None
+        return RowWatch([part.tokens.positions[0] for part in step.parts])
+
+    def _routes_of(self, watch: RowWatch, outcomes: list[Tensor | Exception]) -> dict[int, RowRoutes]:
+        rows = enumerate(zip(self.rows, outcomes, strict=True))
+        wanted = [(row, i) for i, (row, end) in rows if row.details.routed_experts and isinstance(end, Tensor)]
+        return {row.number: watch.routes_of(i) for row, i in wanted}
 
     def take_failed(self) -> list[tuple[RequestRow, Exception]]:
         """Return the rows that failed in the last step, as another unit would prefill them, and their errors, once."""
