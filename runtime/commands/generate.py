@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -22,7 +23,7 @@ from ..engine.preflight import impossible_prompts
 from ..engine.starting import running_engine
 from ..monitor.readings import EngineMeters, Reading
 from ..monitor.tables import PREDICTION_OFF, share_text
-from ..prompt_sources.prompt_lines import PromptLine
+from ..prompt_sources.prompt_lines import STDIN, PromptLine, stdin_is_piped
 from ..text.chat import require_chat_template
 from .batch_progress import show_queue
 from .printing import Printer, make_printer
@@ -59,6 +60,12 @@ class Generate(ImagePromptCommand):
     """One line of JSON for each prompt instead of text."""
     address: str = ""
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
+
+    @property
+    def prompt_file(self) -> Path | None:
+        """Return the file of prompts, which is stdin if nothing else is given and something is piped in."""
+        given = super().prompt_file
+        return STDIN if given is None and not self.prompt and stdin_is_piped() else given
 
     def run(self) -> int:
         lines = self.read_prompts()
@@ -128,6 +135,7 @@ class Generate(ImagePromptCommand):
     def _generate(self, client: Client, printer: Printer) -> None:
         prompts = self._prompts(client, printer.lines)
         batch = client.submit(prompts, self.max_new_tokens, **self._sampling())
+        printer.start()
         show_queue(client, batch, "generate", printer.show_progress)
         for event in batch:
             printer.take(event)
