@@ -55,6 +55,8 @@ class Sampling(msgspec.Struct, frozen=True):
     """Token id -> number added to its logit."""
     min_new_tokens: int | None = None
     """Output tokens before which nothing ends the output; None: the model's own (`GenerationSettings`)."""
+    grammar: str = ""
+    """Grammar that the output's text follows (workers/grammars); empty: none."""
 
 
 class Details(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -26,8 +26,8 @@ from ...ipc.messages import (
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.assembly import LoaderLink, assemble_compute, open_hinter
 from ...workers.compute.device.base import Device
-from ...workers.compute.executor import Chooser, sample
 from ...workers.compute.experts.residency import IDLE_MS, FeedCounts
+from ...workers.compute.sampling.sampler import Chooser, sample
 from ...workers.compute.skeleton import load_unbound
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.fills import DeviceSlots, SharedSlots

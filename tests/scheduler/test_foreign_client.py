@@ -93,7 +93,7 @@ def test_defaults_are_as_documented() -> None:
     optional = {field.name for field in msgspec.structs.fields(submit) if not field.required}
     assert set(documented) == optional
     assert (submit.eos_ids, submit.deadline_ms, submit.resume_ids) == (None, None, [])
-    written = {"nil": None, "false": False, "{}": {}}
+    written = {"nil": None, "false": False, "{}": {}, '""': ""}
     defaults = [(row[1], written.get(row[3]) if row[3] in written else float(row[3])) for row in options]
     actual = {**msgspec.to_builtins(submit.sampling), **msgspec.structs.asdict(submit.details)}
     assert dict(defaults) == actual

@@ -22,16 +22,8 @@ from .experts.residency import ComputeStopped, FeedCounts, Residency
 from .experts.routing import RoutingCollector
 from .lockstep.lockstep import Lockstep
 from .lockstep.unit import LockstepUnit
-from .sampling.choose import choose_all
 from .sampling.failure import RowFailed
-
-Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
-"""Chooses the tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
-
-
-def sample(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
-    """Choose a token a row from logits [rows, vocabulary], by its sampling parameters and generation settings."""
-    return choose_all(logits, unit.samplings, unit.output_indices, unit.histories)
+from .sampling.sampler import Chooser, sample
 
 
 class OomLimits:

@@ -23,8 +23,8 @@ from ..kernels.cache import read_table, write_table
 from ..kernels.table import KernelTable
 from ..model.unit import Unit
 from ..traces.message_stream import read_packed
-from .executor import Chooser
 from .sampling.failure import RowFailed
+from .sampling.sampler import Chooser
 
 DIGEST_BYTES = 8
 KERNELS = "kernels.json"

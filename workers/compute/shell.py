@@ -21,10 +21,10 @@ from ..model.unit import RowAbilities
 from .assembly import Compute, LoaderLink, assemble_compute, open_hinter
 from .device import open_device
 from .device.memory import claim_memory
-from .executor import sample
 from .experts.residency import ComputeStopped
 from .experts.tracing import open_trace
 from .recording import Recording
+from .sampling.sampler import make_sampler
 from .skeleton import load_unbound
 
 LANE_COMPUTE, LANE_STALL = 0, 1
@@ -76,7 +76,7 @@ class ComputeShell:
             device=self._device,
             hinter=open_hinter(model, survey, self._send_hint, hints, config.gates_file, config.belief == "literal"),
             abilities=RowAbilities.of(survey.rows),
-            choose=self._recording.watch(sample),
+            choose=self._recording.watch(make_sampler(survey)),
             attachments=attachments,
             trace=self._trace,
         )

@@ -184,7 +184,7 @@ def own_settings(
     if sampling.min_new_tokens is not None:
         changes |= {"min_new_tokens": sampling.min_new_tokens or None, "min_length": 0}
     settings = msgspec.structs.replace(model, **changes)
-    if settings == NEUTRAL:
+    if settings == NEUTRAL and not sampling.grammar:  # which must know the ends
         return NEUTRAL
     first = settings.forced_bos_token_id if sampling.first_token is None else sampling.first_token
     return msgspec.structs.replace(

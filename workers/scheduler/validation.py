@@ -6,6 +6,7 @@ import math
 
 from ...ipc.messages import Details, ErrorFacts, Sampling, Submit
 from ...ipc.shared.attachments import is_attachment_name
+from ..grammars.library import MAX_GRAMMAR_BYTES
 from .limits import ComputeInfo, ModelInfo
 
 SEED_LIMIT = 2**63
@@ -35,7 +36,7 @@ def sampling_error(sampling: Sampling) -> ErrorFacts | None:
         return request_error(f"must be from 0 to 1, not {sampling.min_p}", "min_p", "0 does not restrict")
     if not 0 <= sampling.seed < SEED_LIMIT:
         return request_error(f"must be from 0 to 2^63 - 1, not {sampling.seed}", "seed", "Leave it out to draw one")
-    return penalty_error(sampling) or bias_error(sampling.logit_bias)
+    return penalty_error(sampling) or bias_error(sampling.logit_bias) or grammar_error(sampling)
 
 
 def penalty_error(sampling: Sampling) -> ErrorFacts | None:
@@ -59,6 +60,18 @@ def bias_error(biases: dict[int, float]) -> ErrorFacts | None:
         if not -MAX_LOGIT_BIAS <= bias <= MAX_LOGIT_BIAS:
             what = f"must be from -{MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, but is {bias} for token {token}"
             return request_error(what, "logit_bias", "-100 all but bans a token, 100 all but forces it")
+    return None
+
+
+def grammar_error(sampling: Sampling) -> ErrorFacts | None:
+    """Return an error if the grammar is too long, or cannot be followed with the other options, or None."""
+    if not sampling.grammar:
+        return None
+    if len(sampling.grammar.encode()) > MAX_GRAMMAR_BYTES:
+        what = f"is longer than {MAX_GRAMMAR_BYTES:,} bytes as a grammar"
+        return request_error(what, "structured", "Give a shorter one")
+    if sampling.first_token is not None:
+        return request_error("cannot be combined with a forced first token", "structured", "Leave first_token out")
     return None
 
 
