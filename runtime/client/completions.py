@@ -25,10 +25,12 @@ class Completion:
     text: str
     """Text without special tokens; empty if the model folder has no tokenizer."""
     finish_reason: str
-    """`stop` (an end-of-sequence id), `length`, `cancelled` or `deadline`."""
+    """`stop` (an end-of-sequence id, a stop id or a stop string), `length`, `cancelled` or `deadline`."""
     timings: Timings
     request_id: str
     prompt_ids: list[int]
+    stop_reason: str | int | None = None
+    """The stop string, or the id of `stop_ids`, that ended the output; None for an end-of-sequence id."""
     logprobs: list[TokenLogprob] | None = None
     """One entry for each of `token_ids`; None if not asked for."""
     prompt_logprobs: list[TokenLogprob | None] | None = None
@@ -49,8 +51,15 @@ class Event:
     error: ExpertFlowError | None = None
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """One entry for each of `token_ids` if the request asks for them, else empty."""
+    stop_reason: str | int | None = None
+    """As in `Completion`, in the last event."""
 
 
-def read_routes(routes: RoutedExperts | None) -> np.ndarray | None:
-    """Return the experts as an array [positions, MoE layers, top_k] that cannot be written to."""
-    return None if routes is None else np.frombuffer(routes.data, dtype=routes.dtype).reshape(routes.shape)
+def read_routes(routes: RoutedExperts | None, positions: int | None = None) -> np.ndarray | None:
+    """Return the experts of the first `positions` as an array [positions, MoE layers, top_k] that cannot be written to.
+
+    None: all of them.
+    """
+    if routes is None:
+        return None
+    return np.frombuffer(routes.data, dtype=routes.dtype).reshape(routes.shape)[:positions]

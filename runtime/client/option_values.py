@@ -9,6 +9,8 @@ from typing import Any
 from ...errors import RequestError
 
 MAX_DEADLINE_S = 10**9
+MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
+MAX_SAMPLES = 128
 
 
 def read_prompt_ids(prompt: Sequence[int]) -> list[int]:
@@ -96,3 +98,25 @@ def read_seconds(value: Any, where: str) -> float | None:
         what = f"must be seconds, above 0 and at most {MAX_DEADLINE_S:,}, not {seconds}"
         raise RequestError(what, where, "Leave it out for no deadline")
     return seconds
+
+
+def read_count(value: Any, where: str) -> int:
+    """Return a number of samples, from 1 to `MAX_SAMPLES`. Raises RequestError."""
+    count = read_integer(value, where)
+    if not 1 <= count <= MAX_SAMPLES:
+        raise RequestError(f"must be from 1 to {MAX_SAMPLES}, not {count}", where, "Submit the prompt several times")
+    return count
+
+
+def read_stop(stops: Iterable[str], where: str) -> list[str]:
+    """Return stop strings, each once. Raises RequestError for what is no list of texts, and for too many."""
+    remedy = f"Give up to {MAX_STOPS} texts of up to {MAX_STOP_LENGTH:,} characters"
+    if isinstance(stops, (str, bytes)) or not isinstance(stops, Iterable):
+        raise RequestError(f"must be a list of texts, not {stops!r}", where, remedy)
+    strings = list(dict.fromkeys(stops))
+    for string in strings:
+        if not isinstance(string, str) or not 0 < len(string) <= MAX_STOP_LENGTH:
+            raise RequestError(f"has {string!r:.60}, which is no stop string", where, remedy)
+    if len(strings) > MAX_STOPS:
+        raise RequestError(f"has {len(strings)} texts", where, remedy)
+    return strings

@@ -11,11 +11,21 @@ from msgspec import UNSET, UnsetType
 
 from ...errors import UsageError
 from ...ipc.messages import Details, ErrorFacts, Sampling, Welcome
-from ...workers.scheduler.validation import SEED_LIMIT, details_error, ending_error, prompt_error, sampling_error
+from ...workers.scheduler.validation import (
+    SEED_LIMIT,
+    details_error,
+    ending_error,
+    prompt_error,
+    request_error,
+    sampling_error,
+)
 from ..text.codec import TextCodec
+from ..text.stop_strings import StopRule
+from ..text.structured import Grammar, Structured, read_structured
 from .images import ImagePrompt
 from .option_values import (
     MAX_DEADLINE_S,
+    read_count,
     read_flag,
     read_integer,
     read_logit_bias,
@@ -26,6 +36,7 @@ from .option_values import (
     read_optional_number,
     read_prompt_ids,
     read_seconds,
+    read_stop,
     read_token_ids,
 )
 
@@ -46,6 +57,8 @@ class OptionNames(TypedDict, total=False):
     logit_bias: Mapping[int, float]
     eos_ids: Iterable[int] | None
     stop_ids: Iterable[int]
+    stop: Iterable[str]
+    include_stop: bool
     min_new_tokens: int | None
     deadline_s: float | None
     first_token: int | None
@@ -53,6 +66,9 @@ class OptionNames(TypedDict, total=False):
     prompt_logprobs: int | None
     routed_experts: bool
     priority: int
+    n: int
+    structured: Structured | Grammar | None
+    skip_special_tokens: bool
     batch_invariant: bool | None
     wait_when_busy: bool
 
@@ -73,6 +89,8 @@ class RequestOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     eos_ids: Iterable[int] | None = None
     stop_ids: Iterable[int] = ()
+    stop: Iterable[str] = ()
+    include_stop: bool = False
     min_new_tokens: int | None = None
     deadline_s: float | None = None
     first_token: int | None = None
@@ -80,6 +98,9 @@ class RequestOptions:
     prompt_logprobs: int | None = None
     routed_experts: bool = False
     priority: int = 0
+    n: int = 1
+    structured: Structured | Grammar | None = None
+    skip_special_tokens: bool = True
     batch_invariant: bool | None = None
     wait_when_busy: bool = True
 
@@ -93,6 +114,15 @@ class RequestOptions:
         """Return what is asked besides tokens."""
         return Details(self.logprobs, self.prompt_logprobs, self.routed_experts)
 
+    @property
+    def stop_rule(self) -> StopRule:
+        """Return the stop strings."""
+        return StopRule(tuple(self.stop), self.include_stop, self.min_new_tokens or 0)
+
+    def with_seed(self, offset: int) -> RequestOptions:
+        """Return the options of another sample: the same with a seed that is higher by `offset`, if one is given."""
+        return self if self.seed is None else replace(self, seed=(self.seed + offset) % SEED_LIMIT)
+
     def sampling(self) -> Sampling:
         """Return the sampling of a request; without a seed one is drawn."""
         return self._sampling(secrets.randbelow(SEED_LIMIT) if self.seed is None else self.seed)
@@ -101,7 +131,14 @@ class RequestOptions:
         """Return the first value that no engine accepts, or None."""
         sampling, details = self._sampling(self.seed or 0), self.details
         ending = ending_error(self.max_new_tokens, self.min_new_tokens, self.deadline_ms, details)
-        return sampling_error(sampling) or ending or details_error(details)
+        return sampling_error(sampling) or ending or details_error(details) or self._form_error()
+
+    def _form_error(self) -> ErrorFacts | None:
+        """Return an error if an output of this form could never end, or None."""
+        if self.structured is None or self.eos_ids is None or [*self.eos_ids, *self.stop_ids]:
+            return None
+        what, remedy = "needs an id that ends the output", "Leave eos_ids out"
+        return request_error(what, "structured", remedy)
 
     def _sampling(self, seed: int) -> Sampling:
         return Sampling(
@@ -116,6 +153,7 @@ class RequestOptions:
             frequency_penalty=self.frequency_penalty,
             logit_bias=dict(self.logit_bias),
             min_new_tokens=self.min_new_tokens,
+            grammar=str(self.structured) if isinstance(self.structured, Grammar) else "",
         )
 
 
@@ -140,6 +178,8 @@ class Request:
     logit_bias: Mapping[int, float] | UnsetType = UNSET
     eos_ids: Iterable[int] | None | UnsetType = UNSET
     stop_ids: Iterable[int] | UnsetType = UNSET
+    stop: Iterable[str] | UnsetType = UNSET
+    include_stop: bool | UnsetType = UNSET
     min_new_tokens: int | None | UnsetType = UNSET
     deadline_s: float | None | UnsetType = UNSET
     first_token: int | None | UnsetType = UNSET
@@ -147,6 +187,9 @@ class Request:
     prompt_logprobs: int | None | UnsetType = UNSET
     routed_experts: bool | UnsetType = UNSET
     priority: int | UnsetType = UNSET
+    n: int | UnsetType = UNSET
+    structured: Structured | Grammar | None | UnsetType = UNSET
+    skip_special_tokens: bool | UnsetType = UNSET
     batch_invariant: bool | None | UnsetType = UNSET
     wait_when_busy: bool | UnsetType = UNSET
 
@@ -157,12 +200,12 @@ def read_options(max_new_tokens: int = 32, **options: Unpack[OptionNames]) -> Re
 
 
 def read_request(prompt: Prompt | Request, options: RequestOptions, index: int) -> tuple[Prompt, RequestOptions]:
-    """Return prompt `index` of a batch with its options, those of the call unless it is a `Request` with its own.
+    """Return a prompt whose first output is `index` of a batch, with its options: those of the call, or its own.
 
     A seed of the call becomes seed + index, because equal prompts must not get equal samples. Raises RequestError for
     an option of the request that no engine accepts.
     """
-    shared = options if options.seed is None else replace(options, seed=(options.seed + index) % SEED_LIMIT)
+    shared = options.with_seed(index)
     if not isinstance(prompt, Request):
         return prompt, shared
     own = {field.name: getattr(prompt, field.name) for field in fields(RequestOptions)}
@@ -220,6 +263,8 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "logit_bias": read_logit_bias,
     "eos_ids": read_optional_ids,
     "stop_ids": read_token_ids,
+    "stop": read_stop,
+    "include_stop": read_flag,
     "min_new_tokens": read_optional_integer,
     "deadline_s": read_seconds,
     "first_token": read_optional_integer,
@@ -227,6 +272,9 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "prompt_logprobs": read_optional_integer,
     "routed_experts": read_flag,
     "priority": read_integer,
+    "n": read_count,
+    "structured": read_structured,
+    "skip_special_tokens": read_flag,
     "batch_invariant": read_optional_flag,
 }
 """Option -> what makes a plain value of it, or raises RequestError."""

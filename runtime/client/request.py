@@ -10,7 +10,8 @@ from itertools import count
 import msgspec
 
 from ...errors import ExpertFlowError
-from ...ipc.messages import RoutedExperts, Submit, Timings, TokenLogprob
+from ...ipc.messages import Finished, RoutedExperts, Submit, Timings, TokenLogprob
+from ..text.output_text import OutputText
 
 
 class BatchUpdates:
@@ -60,7 +61,11 @@ class ClientRequest:
     under_way: bool = False
     """Set while a scheduler has the request."""
     cancelled: bool = False
+    text: OutputText | None = None
+    """Text of the output; None: nothing of it is looked at here."""
     finish_reason: str | None = None
+    stop_reason: str | int | None = None
+    """The stop string, or the id of `stop_ids`, that ended the output."""
     timings: Timings | None = None
     error: ExpertFlowError | None = None
 
@@ -78,11 +83,29 @@ class ClientRequest:
 
         The ids begin at `offset` of the output, the logprobs belong to the last of them.
         """
-        fresh = token_ids[len(self.tokens) - offset :]
+        fresh = [] if self.meets_stop else token_ids[len(self.tokens) - offset :]
         self.tokens += fresh
         if fresh:
             self.logprobs += logprobs[-len(fresh) :]
+            self._cut_at_stop(done=False)
         return bool(fresh)
+
+    @property
+    def meets_stop(self) -> bool:
+        """Return whether a stop string ends the output; the engine need not go on."""
+        return self.text is not None and self.text.stop_string is not None
+
+    @property
+    def positions_to_stop(self) -> int | None:
+        """Return how many positions were computed before the stop string was there; None without a stop string."""
+        return len(self.submit.prompt_ids) + len(self.tokens) - 1 if self.meets_stop else None
+
+    def finish(self, message: Finished) -> None:
+        """End with what the scheduler says; an output that a stop string has ended keeps its end."""
+        self.add_output(message.token_ids, 0, message.logprobs)
+        self._cut_at_stop(done=True)
+        self.prompt_logprobs, self.routed_experts = message.prompt_logprobs, message.routed_experts
+        self._end(message.finish_reason, message.timings)
 
     def to_send(self, now_ns: int) -> Submit:
         """Return the message for a scheduler, with the remaining time and the output that was delivered before."""
@@ -91,14 +114,32 @@ class ClientRequest:
 
     def end_here(self, reason: str) -> None:
         """Finish without the scheduler: the request never ran, or its scheduler has ended."""
-        self.finish_reason = reason
-        self.timings = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
-        self.notify()
+        self._end(reason, Timings(queued_ns=0, first_token_ns=0, total_ns=0))
 
     def fail(self, error: ExpertFlowError) -> None:
-        """End the request with an error."""
+        """End the request with an error, unless a stop string has ended its output already."""
+        if self.meets_stop:
+            self.end_here("stop")
+            return
         self.error = error
         self.notify()
+
+    def _end(self, reason: str, timings: Timings) -> None:
+        self.timings = timings
+        string = self.text.stop_string if self.text is not None else None
+        if string is not None:
+            self.finish_reason, self.stop_reason = "stop", string
+        else:
+            self.finish_reason = reason
+            is_id = reason == "stop" and self.tokens and self.tokens[-1] in self.submit.stop_ids
+            self.stop_reason = self.tokens[-1] if is_id else None
+        self.notify()
+
+    def _cut_at_stop(self, done: bool) -> None:
+        """Drop tokens behind the one that completes a stop string."""
+        count = self.text.read(self.tokens, done) if self.text is not None else None
+        if count is not None:
+            del self.tokens[count:], self.logprobs[count:]
 
 
 class Deadlines:

@@ -157,18 +157,19 @@ class EngineSession:
     def _on_tokens(self, message: Tokens) -> None:
         """Append new tokens; tokens that were delivered before may precede them."""
         request = self._under_way.get(message.request_id)
+        if request is not None and request.meets_stop:
+            return  # they were computed before the cancellation
         if request is None or message.offset > len(request.tokens):
             self.strays += 1
         elif request.add_output(message.token_ids, message.offset, message.logprobs):
             request.notify()
+            if request.meets_stop:
+                self.cancel(request)
 
     def _on_finished(self, message: Finished) -> None:
         request = self._remove(message.request_id)
         if request is not None:
-            request.add_output(message.token_ids, 0, message.logprobs)
-            request.prompt_logprobs, request.routed_experts = message.prompt_logprobs, message.routed_experts
-            request.timings, request.finish_reason = message.timings, message.finish_reason
-            request.notify()
+            request.finish(message)
 
     def _on_refused(self, message: Refused, now_ns: int) -> None:
         request = self._remove(message.request_id)
