@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
-from typing import Annotated, Any, Union, get_type_hints
+from typing import Annotated, Any, Union
 
 import tyro
 
@@ -16,7 +16,8 @@ from .base import DEFAULT_PRESET, Command
 from .option_groups import group_options, make_command
 
 NAMES = [
-    "demo", "serve", "generate", "verify", "trace", "train", "judge", "replay", "plan", "doctor", "top", "why", "widen",
+    "demo", "serve", "generate", "chat", "verify", "trace", "train", "judge", "replay", "plan", "doctor", "top", "why",
+    "widen",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 
@@ -62,12 +63,6 @@ def option_names() -> set[str]:
     """Return the fields of the configuration and of the commands: names in errors that users type with dashes."""
     own = {field.name for cls in command_classes().values() for field in fields(cls)}
     return (own - {"engine"}) | set(Config.__struct_fields__)  # `engine` is the configuration itself
-
-
-def flag_names() -> set[str]:
-    """Return the options that take no value."""
-    own = {field.name for cls in command_classes().values() for field in fields(cls) if field.type in ("bool", bool)}
-    return own | {name for name, hint in get_type_hints(Config).items() if hint is bool}
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:

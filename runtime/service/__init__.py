@@ -1,1 +1,0 @@
-"""Tells other programs of a command that runs for long: files that say where it is, and word to systemd."""
