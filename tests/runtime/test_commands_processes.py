@@ -111,7 +111,7 @@ def test_the_demonstration_survives_a_kill_and_proves_it(tmp_path: Path) -> None
         (["serve"], 2, "no model given"),
         (["serve", "--model", "/etc/passwd"], 2, "is a file"),
         (["serve", "--model", str(MODEL), "--expert-memory", "1KB"], 2, "holds no expert"),
-        (["plan", "--model", str(MODEL), "--kv-memory", "1000000GB"], 1, ""),
+        pytest.param(["plan", "--model", str(MODEL), "--kv-memory", "1000000GB"], 1, "", marks=pytest.mark.slow),
         (["generate", "--address", "/nowhere", "--prompt", "a"], 1, "no engine"),
     ],
 )
