@@ -17,6 +17,7 @@ from expertflow.ipc.shared.rundir import RunDir
 from expertflow.ipc.transport.sockets import Context
 from hypothesis import HealthCheck, settings
 
+SYSTEM = Path(__file__).parent / "system"
 GRACE_SECONDS = 20.0
 """A busy machine takes its time to end a process; only a failing test waits that long."""
 
@@ -31,6 +32,19 @@ def pytest_configure() -> None:
     """How long an example takes says nothing about the code: a busy machine must fail no property."""
     settings.register_profile("expertflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("expertflow")
+    if is_worker():
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long modules first where several processes share the tests: the last module then ends soon."""
+    if is_worker():
+        items.sort(key=lambda item: not item.path.is_relative_to(SYSTEM))
+
+
+def is_worker() -> bool:
+    """Return whether this process is one of several that share the tests (pytest-xdist)."""
+    return "PYTEST_XDIST_WORKER" in os.environ
 
 
 @pytest.fixture(scope="session", autouse=True)
