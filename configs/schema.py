@@ -233,5 +233,5 @@ def _check_link(config: Config) -> None:
         return
     if config.tier != "host":
         raise UsageError("only the host tier has a link to emulate", "link_rate", "Add tier = host, or leave it out")
-    if not parse_memory(config.link_rate, "link_rate").count_bytes:
+    if not parse_memory(config.link_rate, "link_rate", percentage=False).count_bytes:
         raise UsageError(f"'{config.link_rate}' is not a rate", "link_rate", "Give bytes a second, for example 8GB")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 
@@ -63,6 +63,12 @@ def option_names() -> set[str]:
     """Return the fields of the configuration and of the commands: names in errors that users type with dashes."""
     own = {field.name for cls in command_classes().values() for field in fields(cls)}
     return (own - {"engine"}) | set(Config.__struct_fields__)  # `engine` is the configuration itself
+
+
+def flag_names() -> set[str]:
+    """Return the options that take no value."""
+    own = {field.name for cls in command_classes().values() for field in fields(cls) if field.type in ("bool", bool)}
+    return own | {name for name, hint in get_type_hints(Config).items() if hint is bool}
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:

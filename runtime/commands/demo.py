@@ -72,6 +72,7 @@ class Demo(Command):
     """Folder in which the widened model is kept (about 1 GB)."""
 
     def run(self) -> int:
+        self._plain_config(self.model, Path())  # a value that cannot be used is refused before the model is made
         spec = RunSpec(self._chosen_prompts(), self.max_new_tokens, self.kill or "")
         if self.model and (errors := impossible_prompts(spec.prompts, self.model)):
             raise errors[0]

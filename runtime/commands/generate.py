@@ -6,6 +6,7 @@ import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from ...errors import UsageError
@@ -17,7 +18,7 @@ from ..client.watching import snapshot_after
 from ..engine.preflight import impossible_prompts
 from ..monitor.readings import EngineMeters, Reading
 from ..monitor.tables import PREDICTION_OFF, share_text
-from ..prompt_sources.prompt_lines import PromptLine
+from ..prompt_sources.prompt_lines import STDIN, PromptLine, stdin_is_piped
 from ..text.chat import require_chat_template
 from .batch_progress import show_queue
 from .engine_client import open_client, refuse_engine_options
@@ -50,6 +51,12 @@ class Generate(SamplingCommand, ImagePromptCommand):
     """One line of JSON for each prompt instead of text."""
     address: str = ""
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
+
+    @property
+    def prompt_file(self) -> Path | None:
+        """Return the file of prompts, which is stdin if nothing else is given and something is piped in."""
+        given = super().prompt_file
+        return STDIN if given is None and not self.prompt and stdin_is_piped() else given
 
     def run(self) -> int:
         lines = self.read_prompts()
@@ -120,6 +127,7 @@ class Generate(SamplingCommand, ImagePromptCommand):
     def _generate(self, client: Client, printer: Printer, lines: list[PromptLine]) -> None:
         prompts = self._prompts(client, lines)
         batch = client.submit(prompts, self.max_new_tokens, **self._options())
+        printer.start()
         show_queue(client, batch, "generate", printer.show_progress)
         for event in batch:
             printer.take(event)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
-from ...errors import UsageError
 from ..command_line.base import DONE, EngineCommand
 from ..engine.starting import EngineHandle, engine_remarks, running_engine
 from ..monitor.tables import result_console
+from ..service.announcing import announced
+from ..service.systemd import READY, STOPPING, notify
 
 WAIT_S = 1.0
 
@@ -29,15 +27,24 @@ class Serve(EngineCommand):
     Several devices get an engine each, behind one address.
     """
 
+    option_groups: ClassVar = {"Server": ("address", "address_file", "pid_file")}
+    address: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    """Fixed address: the path of a private folder, made at the start and removed at the end. Without it every start has
+    another address."""
     address_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the address to this file once the engine is ready, for scripts; removed at the end."""
+    pid_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Write the process id to this file at the start; removed at the end. SIGTERM to it ends the engine."""
 
     def run(self) -> int:
-        with running_engine(self.engine) as engine, _announce(self.address_file, engine.address):
+        with announced(self.pid_file, str(os.getpid())), running_engine(self.engine, self.address) as engine:
             stop = _stop_on_sigterm()
-            _print_addresses(engine)
-            while not (stop.is_set() or engine.wait(WAIT_S)):
-                continue
+            with announced(self.address_file, engine.address):
+                _print_addresses(engine)
+                notify(READY)
+                while not (stop.is_set() or engine.wait(WAIT_S)):
+                    continue
+                notify(STOPPING)
         return DONE
 
 
@@ -60,27 +67,3 @@ def _print_addresses(engine: EngineHandle) -> None:
     console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)
     console.print(f"Watch: expertflow top --address {engine.address}", soft_wrap=True)
     console.print("Stop: Ctrl-C", soft_wrap=True)
-
-
-@contextmanager
-def _announce(file: Path | None, address: str) -> Iterator[None]:
-    """Keep the address in a file, written at once: a reader never sees half of it."""
-    if file is None:
-        yield
-        return
-    _write_at_once(file, address + "\n")
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _write_at_once(file: Path, text: str) -> None:
-    try:
-        fd, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with open(fd, "w", encoding="utf-8") as opened:
-            opened.write(text)
-        os.replace(fresh, file)
-    except OSError as error:
-        remedy = "Name a file in a folder of yours"
-        raise UsageError(f"cannot be written: {error.strerror}", str(file), remedy) from error

@@ -12,6 +12,7 @@ from ...ipc.messages import Progress, Snapshot
 from ..client.snapshots import split_snapshot
 from ..monitor.progress import ProgressView
 from .group import EngineGroup
+from .interrupts import interrupts_deferred, interrupts_once
 from .supervisor import Supervisor
 
 
@@ -48,18 +49,22 @@ class EngineHandle(Protocol):
 
 
 @contextmanager
-def running_engine(config: Config) -> Iterator[EngineHandle]:
-    """Yield a ready engine; stop it gracefully at the end."""
-    with ProgressView() as view:
+def running_engine(config: Config, address: str = "") -> Iterator[EngineHandle]:
+    """Yield a ready engine, at this address if one is given; stop it gracefully at the end.
+
+    A Ctrl-C that comes while it stops does not interrupt that.
+    """
+    with interrupts_once(), ProgressView() as view:
         cls = EngineGroup if len(config.devices) > 1 else Supervisor
-        engine = cls(config, on_progress=view)
+        engine = cls(config, on_progress=view, address=address)
         if config.model:
             view(Progress("engine", f"starting for {config.model}", 0, 1))
         engine.start()
     try:
         yield engine
     finally:
-        engine.stop()
+        with interrupts_deferred():
+            engine.stop()
 
 
 def engine_remarks(engine: EngineHandle) -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import expertflow
 import pytest
 from expertflow import __main__ as program
 from expertflow.configs.headings import HEADINGS
@@ -15,11 +18,13 @@ from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.runtime.command_line.base import EngineCommand
 from expertflow.runtime.command_line.registry import chosen_preset, command_classes, parse
+from expertflow.runtime.command_line.version import version_lines
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.commands.why import Why
 from expertflow.runtime.commands.widen import Widen
+from expertflow.workers.kernels import library
 
 MAX_UNGROUPED = 7
 
@@ -188,9 +193,23 @@ def test_the_command_line_imports_no_torch() -> None:
     assert answer.stdout.strip() == ""
 
 
-def test_the_version_option_prints_the_version(
+def test_the_version_option_prints_what_a_report_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["expertflow", "--version"])
     assert program.main() == 0
-    assert capsys.readouterr().out.startswith("expertflow 0.")
+    told = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(told) == ["expertflow", "python", "torch", "transformers", "kernels"]
+    assert told["python"] == platform.python_version() and told["torch"] == version("torch")
+    assert told["expertflow"] == expertflow.__version__ and told["transformers"] == version("transformers")
+
+
+def test_the_version_tells_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same machine is several times as slow without them, and nothing else says so at a glance."""
+    library.usable_variants.cache_clear()
+    if library.library_file():
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+        assert version_lines()[-1] in ("kernels avx2", f"kernels of torch alone: {library.NO_VARIANT}")
+    library.usable_variants.cache_clear()
+    monkeypatch.setattr("expertflow.runtime.command_line.version.open_library", lambda: None)
+    assert version_lines()[-1] == f"kernels of torch alone: {library.NOT_BUILT}"
