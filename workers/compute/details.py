@@ -22,8 +22,11 @@ class DetailCollector:
         self._routing = routing
         self._found: dict[int, RowDetails] = {}
 
-    def collect(self, unit: Unit, logits: Tensor, chosen: Sequence[int | RowFailed]) -> None:
-        """Collect from a forward of `unit` that has just run, its logits [rows, vocabulary] and the chosen tokens."""
+    def collect(self, unit: Unit, logits: Tensor, chosen: Sequence[int | RowFailed | None]) -> None:
+        """Collect from a forward of `unit` that has just run, its logits [rows, vocabulary] and the chosen tokens.
+
+        A row without a token (None) is in the middle of its prompt.
+        """
         rows = [(index, row) for index, row in enumerate(unit.rows) if row.details != NO_DETAILS]
         if not rows:
             return
@@ -31,7 +34,7 @@ class DetailCollector:
         routes = self._routes(unit, [row.number for _, row in rows if row.details.routed_experts])
         for index, row in rows:
             own, (start, prompt_logprobs) = routes.get(row.number), _prompt_logprobs(unit, row)
-            self._found[row.number] = RowDetails(
+            found = RowDetails(
                 logprob=logprobs.get(index),
                 prompt_logprobs=prompt_logprobs,
                 prompt_start=start,
@@ -39,6 +42,7 @@ class DetailCollector:
                 routes_start=0 if own is None else own.start,
                 top_k=0 if own is None else own.experts.shape[2],
             )
+            self._found[row.number] = join_details(self._found.get(row.number), found)
         unit.release_prompts()
 
     def take(self) -> dict[int, RowDetails]:
@@ -50,12 +54,27 @@ class DetailCollector:
         return unit.routes if isinstance(unit, LockstepUnit) else self._routing.routes_of(numbers)
 
 
+def join_details(before: RowDetails | None, found: RowDetails) -> RowDetails:
+    """Return the details of two parts of a step; a part that begins the row anew replaces what was before."""
+    is_first = found.prompt_start <= 1 and found.routes_start == 0
+    if before is None or is_first:
+        return found
+    return RowDetails(
+        logprob=found.logprob,
+        prompt_logprobs=before.prompt_logprobs + found.prompt_logprobs,
+        prompt_start=before.prompt_start,
+        routes=before.routes + found.routes,
+        routes_start=before.routes_start,
+        top_k=before.top_k,
+    )
+
+
 def _output_logprobs(
-    logits: Tensor, chosen: Sequence[int | RowFailed], rows: list[tuple[int, UnitRow]]
+    logits: Tensor, chosen: Sequence[int | RowFailed | None], rows: list[tuple[int, UnitRow]]
 ) -> dict[int, TokenLogprob]:
     """Return the logprobs of the chosen tokens that are asked for, by index of the row."""
     wanted = [(index, row.details.logprobs) for index, row in rows if row.details.logprobs is not None]
-    pairs = [(i, token, count) for i, count in wanted if not isinstance(token := chosen[i], RowFailed)]
+    pairs = [(i, token, count) for i, count in wanted if isinstance(token := chosen[i], int)]
     if not pairs:
         return {}
     indices, tokens, counts = zip(*pairs, strict=True)
