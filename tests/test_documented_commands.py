@@ -36,7 +36,7 @@ PYTHON = [ROOT / "docs" / name for name in ("configuration.md", "how-to/add-a-po
 """Pages whose Python blocks run, too."""
 SLOW = {"plan": "a process that imports torch", "train": "trains", "verify": "a second engine and transformers"}
 """Commands that run in `make test-all` only."""
-OTHER_WORDS = {"make", "source", "cd"}
+OTHER_WORDS = {"make", "source", "cd", "pip", "curl"}
 FENCE = re.compile(
     r"(?:<!-- (?P<note>parse only: [^>]+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL
 )

@@ -20,10 +20,11 @@ from types import TracebackType
 from typing import Self, Unpack
 from weakref import WeakSet
 
-from ...errors import EngineError, UsageError
+from ...errors import EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import Snapshot, Welcome
 from ..text.answers.formats import make_parser
 from ..text.answers.parts import AnswerParser
+from ..text.codec import TextCodec
 from ..text.conversation import ChatOptions, Messages
 from ..text.structured import Structured
 from .async_batch import AsyncBatch, stream_events
@@ -31,6 +32,7 @@ from .completions import Completion, Event
 from .images import ImagePrompt
 from .options import OptionNames, Prompt, Request, read_prompts, require_timeout
 from .request import BatchUpdates, ClientRequest
+from .session import WINDOW
 from .state import ClientState
 
 _STATS_POLL_S = 0.005
@@ -45,12 +47,22 @@ class AsyncClient:
     """
 
     def __init__(
-        self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
+        self,
+        address: str | os.PathLike[str],
+        *,
+        connect_timeout_s: float = 30.0,
+        answer_timeout_s: float = 60.0,
+        window: int | None = WINDOW,
     ) -> None:
-        """Store the address; nothing is opened yet. Raises UsageError for a wrong timeout."""
+        """Store the address; nothing is opened yet. Raises UsageError for a wrong timeout.
+
+        `window`: requests that the scheduler has at once, the others wait here. None: as many as the scheduler queues
+        and runs; for a client that stands for many users, so that priorities count among all of them.
+        """
         require_timeout(connect_timeout_s, "connect_timeout_s")
         require_timeout(answer_timeout_s, "answer_timeout_s")
         self._address, self._connect_timeout_s, self._answer_timeout_s = address, connect_timeout_s, answer_timeout_s
+        self._window = window
         self._opened: _LoopDriver | None = None
         self._batches: WeakSet[AsyncBatch] = WeakSet()
         self._thread = ThreadPoolExecutor(1, "expertflow-prepare")
@@ -72,7 +84,7 @@ class AsyncClient:
         """
         if self._opened is not None:
             raise UsageError("was connected before", "client", "Make a new one")
-        self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s))
+        self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s, self._window))
         try:
             await self._opened.wait_for_welcome(self._connect_timeout_s)
         except BaseException:
@@ -83,6 +95,16 @@ class AsyncClient:
     def model(self) -> Welcome:
         """Return facts of the model: folder, vocabulary, context, end-of-sequence ids."""
         return self._driver.state.model
+
+    @property
+    def codec(self) -> TextCodec:
+        """Return the tokenizer and chat template of the model."""
+        return self._driver.state.codec
+
+    @property
+    def failure(self) -> ExpertFlowError | None:
+        """Return the error that ended the last engine; None while one lives."""
+        return self._driver.state.pool.failure
 
     async def generate(
         self, prompts: Iterable[Prompt | Request], max_new_tokens: int = 32, **options: Unpack[OptionNames]

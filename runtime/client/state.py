@@ -18,6 +18,7 @@ from .images import ImagePreprocessor, ImagePrompt
 from .options import OptionNames, Prompt, Request, RequestOptions, read_options, read_prompt, read_prompts, read_request
 from .pool import EnginePool
 from .request import BatchUpdates, ClientRequest
+from .session import WINDOW
 
 
 class ClientState:
@@ -26,9 +27,11 @@ class ClientState:
     model: Welcome
     codec: TextCodec
 
-    def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
+    def __init__(
+        self, address: str | os.PathLike[str], answer_timeout_s: float, window: int | None = WINDOW
+    ) -> None:
         """Open the connections. Raises EngineError if there is no engine."""
-        self.pool = EnginePool(address, answer_timeout_s)
+        self.pool = EnginePool(address, answer_timeout_s, window)
         self.closed = False
         self._images = ImagePreprocessor(run_dir_of(address))
         self._with_images: list[ClientRequest] = []

@@ -11,17 +11,19 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from ..command_line.base import DONE, EngineCommand
+from ..command_line.base import DONE
 from ..engine.starting import EngineHandle, engine_remarks, running_engine
+from ..http.front import HttpFront
 from ..monitor.tables import result_console
 from ..service.announcing import announced
 from ..service.systemd import READY, STOPPING, notify
+from .serve_http import HttpCommand, answering, progress_of
 
 WAIT_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(EngineCommand):
+class Serve(HttpCommand):
     """Start an engine for a model and keep it running until Ctrl-C or SIGTERM; clients connect to its address.
 
     Several devices get an engine each, behind one address.
@@ -37,13 +39,18 @@ class Serve(EngineCommand):
     """Write the process id to this file at the start; removed at the end. SIGTERM to it ends the engine."""
 
     def run(self) -> int:
-        with announced(self.pid_file, str(os.getpid())), running_engine(self.engine, self.address) as engine:
+        with (
+            announced(self.pid_file, str(os.getpid())),
+            self.http_front() as front,
+            running_engine(self.engine, self.address, progress_of(front)) as engine,
+        ):
             stop = _stop_on_sigterm()
-            with announced(self.address_file, engine.address):
-                _print_addresses(engine)
+            with announced(self.address_file, engine.address), answering(front, engine.address):
+                _print_addresses(engine, front)
                 notify(READY)
                 while not (stop.is_set() or engine.wait(WAIT_S)):
-                    continue
+                    if front is not None:
+                        front.check()
                 notify(STOPPING)
         return DONE
 
@@ -55,13 +62,15 @@ def _stop_on_sigterm() -> Event:
     return stop
 
 
-def _print_addresses(engine: EngineHandle) -> None:
+def _print_addresses(engine: EngineHandle, front: HttpFront | None) -> None:
     console = result_console()
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
     if len(engine.config.devices) > 1:
         console.print(f"Engines: {', '.join(engine.config.devices)}", soft_wrap=True)
     for remark in engine_remarks(engine):
         console.print(remark, soft_wrap=True)
+    if front is not None:
+        console.print(f"HTTP: {front.url}/v1", soft_wrap=True)
     console.print(f"Address: {engine.address}", soft_wrap=True)
     console.print(f'Generate: expertflow generate --address {engine.address} --prompt "…"', soft_wrap=True)
     console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -49,16 +49,23 @@ class EngineHandle(Protocol):
 
 
 @contextmanager
-def running_engine(config: Config, address: str = "") -> Iterator[EngineHandle]:
+def running_engine(
+    config: Config, address: str = "", on_progress: Callable[[Progress], None] = lambda progress: None
+) -> Iterator[EngineHandle]:
     """Yield a ready engine, at this address if one is given; stop it gracefully at the end.
 
-    A Ctrl-C that comes while it stops does not interrupt that.
+    `on_progress` is told of its start, as the terminal is. A Ctrl-C that comes while it stops does not interrupt that.
     """
     with interrupts_once(), ProgressView() as view:
+
+        def show(progress: Progress) -> None:
+            view(progress)
+            on_progress(progress)
+
         cls = EngineGroup if len(config.devices) > 1 else Supervisor
-        engine = cls(config, on_progress=view, address=address)
+        engine = cls(config, on_progress=show, address=address)
         if config.model:
-            view(Progress("engine", f"starting for {config.model}", 0, 1))
+            show(Progress("engine", f"starting for {config.model}", 0, 1))
         engine.start()
     try:
         yield engine

@@ -41,13 +41,13 @@ class TextCodec:
         what = "this model has no tokenizer.json, so a prompt cannot be text"
         return UsageError(what, str(self._file.parent), "Pass the prompt as a list of token ids")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a prompt, with the special tokens that the tokenizer adds.
 
         Raises UsageError without a tokenizer, and for lone surrogates.
         """
         self._check(text)
-        return self._tokenizer().encode(text).ids
+        return self._tokenizer().encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_chat(self, conversation: Conversation) -> list[int]:
         """Return the ids of a conversation of texts in the model's chat template.
@@ -84,6 +84,10 @@ class TextCodec:
     def decode(self, token_ids: Sequence[int], special_tokens: bool = False) -> str:
         """Return the text of generated ids, without special tokens unless asked; empty without a tokenizer."""
         return self._tokenizer().decode(token_ids, skip_special_tokens=not special_tokens) if self.available else ""
+
+    def token_name(self, token_id: int) -> str:
+        """Return a token as the vocabulary spells it (`Ġthe`, `<0x0A>`); empty for an id without a token."""
+        return self._tokenizer().id_to_token(token_id) or "" if self.available else ""
 
     def _check(self, text: str) -> None:
         if not self.available:
