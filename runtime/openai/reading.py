@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any, TypeVar
 
 import msgspec
@@ -12,6 +13,8 @@ from .fields import check_names
 MAX_DEPTH = 64
 """Nested lists and objects of a body. Templates and schemas recurse into them."""
 T = TypeVar("T", bound=msgspec.Struct)
+_CONVERTING = Lock()
+"""Held to convert: msgspec ends the process when two threads use a type for the first time at once (findings/)."""
 
 
 def read_body(raw: bytes | dict[str, Any], kind: type[T]) -> tuple[T, list[str]]:
@@ -21,8 +24,10 @@ def read_body(raw: bytes | dict[str, Any], kind: type[T]) -> tuple[T, list[str]]
         raise refuse("The body must be a JSON object")
     _check_depth(content)
     ignored = check_names(content, kind)
+    given = {name: value for name, value in content.items() if value is not None}
     try:
-        return msgspec.convert({name: value for name, value in content.items() if value is not None}, kind), ignored
+        with _CONVERTING:
+            return msgspec.convert(given, kind), ignored
     except msgspec.ValidationError as error:
         raise _invalid(error) from error
 
