@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ...errors import UsageError
 from .append_file import LineOutput, StreamOutput, write_error
@@ -70,6 +70,14 @@ class StreamEnding:
         """Do nothing: the stream is not this object's."""
 
 
+class JobModel(NamedTuple):
+    """The model of a job: its folder, its name in results, and its revision on the hub (empty: none was named)."""
+
+    folder: Path
+    name: str
+    revision: str = ""
+
+
 @dataclass(frozen=True)
 class Job:
     """An open job: where its lines end, and what makes the ids of its results."""
@@ -100,9 +108,7 @@ def open_input(path: Path) -> Iterator[IndexedInput]:
 
 
 @contextmanager
-def open_job(
-    files: JobFiles, given: IndexedInput, model: Path, revision: str, options: dict[str, Option]
-) -> Iterator[Job]:
+def open_job(files: JobFiles, given: IndexedInput, model: JobModel, options: dict[str, Option]) -> Iterator[Job]:
     """Yield the job, new or resumed; its files are synced and closed at the end. Raises what `JobStore` raises."""
     if files.results == STREAM:
         yield Job(StreamEnding(StreamOutput(sys.stdout.fileno(), "stdout"), given.index), _name(given), _created(given))
@@ -112,8 +118,8 @@ def open_job(
         input_bytes=given.size_bytes,
         lines=len(given.index),
         model=model.name,
-        revision=revision,
-        model_digest=model_digest(model),
+        revision=model.revision,
+        model_digest=model_digest(model.folder),
         options={**options, "errors": files.errors.name},
         created=_created(given),
     )

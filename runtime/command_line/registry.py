@@ -16,8 +16,8 @@ from .base import DEFAULT_PRESET, Command
 from .option_groups import group_options, make_command
 
 NAMES = [
-    "demo", "serve", "generate", "chat", "verify", "trace", "train", "judge", "replay", "plan", "doctor", "top", "why",
-    "widen",
+    "demo", "serve", "generate", "chat", "batch", "verify", "trace", "train", "judge", "replay", "plan", "doctor",
+    "top", "why", "widen",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 

@@ -17,10 +17,10 @@ from ..client.processor import check_images_taken
 from ..client.watching import snapshot_after
 from ..engine.preflight import impossible_prompts
 from ..monitor.readings import EngineMeters, Reading
+from ..monitor.request_progress import show_queue
 from ..monitor.tables import PREDICTION_OFF, share_text
 from ..prompt_sources.prompt_lines import STDIN, PromptLine, stdin_is_piped
 from ..text.chat import require_chat_template
-from .batch_progress import show_queue
 from .engine_client import open_client, refuse_engine_options
 from .printing import Printer, make_printer
 from .prompt_commands import ImagePromptCommand

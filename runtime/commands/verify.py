@@ -17,10 +17,10 @@ from ..client.options import Prompt
 from ..client.processor import check_images_taken
 from ..command_line.base import DONE, FAILED
 from ..engine.starting import engine_remarks, running_engine
+from ..monitor.request_progress import show_batch
 from ..monitor.tables import result_console
 from ..prompt_sources.prompt_lines import refuse_impossible
 from ..verify.subprocess import show_checks
-from .batch_progress import show_batch
 from .prompt_commands import ImagePromptCommand
 
 MAX_RANDOM_PROMPT = 24

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 from expertflow.runtime.client.watching import Watcher
-from expertflow.runtime.commands.batch_progress import count_requests
+from expertflow.runtime.monitor.request_progress import count_requests
 from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, command, heed_ctrl_c, read_when_there, started
 
 pytestmark = [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from expertflow.errors import UsageError
-from expertflow.runtime.batch_files.job import STREAM, JobFiles, open_input, open_job
+from expertflow.runtime.batch_files.job import STREAM, JobFiles, JobModel, open_input, open_job
 from expertflow.runtime.batch_files.model_digest import SAMPLE_BYTES, model_digest
 from expertflow.tests.runtime.batch_files.jobs import request_text
 
@@ -90,5 +90,5 @@ def test_results_are_of_the_time_of_the_requests(tmp_path: Path, model: Path) ->
     requests.write_text(request_text("a"))
     os.utime(requests, (5, 1_000_000_000))
     files = JobFiles.of(requests, tmp_path / "out", None)
-    with open_input(requests) as given, open_job(files, given, model, "", {}) as job:
+    with open_input(requests) as given, open_job(files, given, JobModel(model, "m"), {}) as job:
         assert job.created == 1_000_000_000 and job.name == given.sha256[:16]
