@@ -38,9 +38,11 @@ from .to_compute import (
     ComputeFromLoader,
     ComputeFromScheduler,
     Copy,
+    DropPrefix,
     DropUnit,
     Filled,
     HeldFromLoader,
+    KeepPrefix,
     Recall,
     RunStep,
     Split,
@@ -71,12 +73,13 @@ from .to_scheduler import (
 )
 
 __all__ = [
-    "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "Cause", "CauseKind", "ComputeFromLoader", "ComputeFromScheduler",
-    "CopiesDone", "Copy", "Details", "Drain", "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished", "FromClient",
-    "FromCompute", "FromPredictor", "GenerationSettings", "HeldFromLoader", "Hello", "Hint", "KillStage",
-    "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NEUTRAL", "NO_CAUSE", "NO_DETAILS", "Peer",
-    "PeerDied", "PredictRows", "PredictStep", "PredictorFromLoader", "PredictorFromScheduler", "Prepare", "Progress",
-    "Published", "Ready", "Recall", "Refused", "Released", "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails",
-    "RowPredictions", "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction", "StepRouting",
-    "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "TokenLogprob", "Tokens", "Welcome",
+    "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "Cause", "CauseKind", "ComputeFromLoader",
+    "ComputeFromScheduler", "CopiesDone", "Copy", "Details", "Drain", "DropPrefix", "DropUnit", "ErrorFacts",
+    "Failed", "Filled", "Finished", "FromClient", "FromCompute", "FromPredictor", "GenerationSettings",
+    "HeldFromLoader", "Hello", "Hint", "KeepPrefix", "KillStage", "LoaderFromCompute", "LoaderFromPredictor",
+    "Message", "Miss", "NEUTRAL", "NO_CAUSE", "NO_DETAILS", "Peer", "PeerDied", "PredictRows", "PredictStep",
+    "PredictorFromLoader", "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready", "Recall",
+    "Refused", "Released", "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails", "RowPredictions",
+    "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction", "StepRouting", "StepSize",
+    "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "TokenLogprob", "Tokens", "Welcome",
 ]  # fmt: skip

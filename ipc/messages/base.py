@@ -148,6 +148,11 @@ class RequestRow(msgspec.Struct, frozen=True):
     attachment: str = ""
     settings: GenerationSettings = NEUTRAL
     details: Details = NO_DETAILS
+    chunk: int = 0
+    """Most positions of it that one step prefills, if it is prefilled alone; 0: all."""
+    cached: int = 0
+    blocks: list[int] = []
+    """Its first `cached` positions are copied from these blocks (`KeepPrefix`), in their order."""
 
 
 class ErrorFacts(msgspec.Struct, frozen=True):

@@ -58,6 +58,8 @@ class Finished(Message, frozen=True, kw_only=True):
     prompt_logprobs: list[TokenLogprob | None] | None = None
     """One entry a token of the prompt, the first is None; None if not asked for, or if the prompt never ran."""
     routed_experts: RoutedExperts | None = None
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed, since another row had computed them (`prefix_cache`)."""
 
 
 class Refused(Message, frozen=True):

@@ -114,6 +114,7 @@ class BatchState:
             logprobs=None if request.submit.details.logprobs is None else request.logprobs,
             prompt_logprobs=request.prompt_logprobs,
             routed_experts=read_routes(request.routed_experts, request.positions_to_stop),
+            cached_tokens=request.cached_tokens,
         )
 
     def _raise_not_done(self, timeout_s: float | None) -> None:

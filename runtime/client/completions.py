@@ -38,6 +38,8 @@ class Completion:
     routed_experts: np.ndarray | None = None
     """Experts of each computed token, uint8 or uint16 [positions, MoE layers, top_k]: the prompt, and the output
     without its last token. None as above."""
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed: another request had begun with them (`prefix_cache`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ class ClientRequest:
     stop_reason: str | int | None = None
     """The stop string, or the id of `stop_ids`, that ended the output."""
     timings: Timings | None = None
+    cached_tokens: int = 0
     error: ExpertFlowError | None = None
 
     @property
@@ -105,6 +106,7 @@ class ClientRequest:
         self.add_output(message.token_ids, 0, message.logprobs)
         self._cut_at_stop(done=True)
         self.prompt_logprobs, self.routed_experts = message.prompt_logprobs, message.routed_experts
+        self.cached_tokens = message.cached_tokens
         self._end(message.finish_reason, message.timings)
 
     def to_send(self, now_ns: int) -> Submit:

@@ -82,8 +82,11 @@ def _invariant_steps(folder: Path) -> list[RunStep]:
 
 
 def _steps_alone(row: RecordedRow) -> Iterator[RunStep]:
-    number = row.request.number
-    yield RunStep(number=0, unit=number, admit=[row.request], batch_invariant=True)
+    request, number = row.request, row.request.number
+    yield RunStep(number=0, unit=number, admit=[request], batch_invariant=True)
+    prompt = len(request.token_ids) - request.generated
+    for _ in range(request.chunk, prompt, request.chunk) if request.chunk else ():
+        yield RunStep(number=0, unit=number, continues=True, batch_invariant=True)
     for step in range(1, len(row.tokens)):
         yield RunStep(number=step, unit=number, batch_invariant=True)
 

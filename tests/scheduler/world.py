@@ -59,6 +59,8 @@ def make_limits(
     grouping: str = "off",
     batch_invariant: bool = False,
     lockstep: bool = True,
+    prefill_chunk: int = 0,
+    prefix_cache: bool = False,
 ) -> SchedulerLimits:
     return SchedulerLimits(
         batch_size=batch_size,
@@ -70,6 +72,8 @@ def make_limits(
         grouping=grouping,
         batch_invariant=batch_invariant,
         lockstep=lockstep,
+        prefill_chunk=prefill_chunk,
+        prefix_cache=prefix_cache,
         gather_ns=gather_ns,
         gather_limit_ns=10 * gather_ns,
     )
@@ -158,6 +162,8 @@ class World:
         self.kinds: dict[int, bool] = {}
         """Whether each accepted request is batch-invariant, by number."""
         self.last_number = -1
+        self.chunks_since: Counter[int] = Counter()
+        """Row -> steps with chunks of other rows' prompts since its last token."""
         self.newest = self.epoch = 0
         self._names = 0
         if joined:
@@ -223,6 +229,8 @@ class World:
             "kv_bytes_per_row": self.facts.kv_bytes_per_row,
             "padding": int(self.facts.padding),
             "moving": int(self.facts.moving),
+            "extending": int(self.facts.extending),
+            "copying": int(self.facts.copying),
         }
         self.do(events.ComputeJoined(self.now_ns, facts))
 
@@ -284,7 +292,7 @@ class World:
                     self._to_compute(message)
         self._forget_who_waits_no_longer()
         statistics = self.core.statistics()
-        assert statistics.kv_reserved_bytes <= self.limits.kv_bytes
+        assert statistics.kv_reserved_bytes + statistics.kv_prefix_bytes <= self.limits.kv_bytes
         assert statistics.running <= self.limits.batch_size
 
     # What is checked
@@ -336,7 +344,8 @@ class World:
             assert self.predictor.asked.get((row, position), token) == token, "asked about another token"
 
     def _check_admission(self, step: RunStep) -> None:
-        widths = [len(row.token_ids) for row in step.admit]
+        widths = [len(row.token_ids) - row.cached for row in step.admit]
+        self._check_chunks(step)
         assert {self.kinds[row.number] for row in step.admit} <= {step.batch_invariant}, "a row of the other kind"
         if len(widths) > 1:
             positions = sum(widths) if step.batch_invariant else len(widths) * max(widths)
@@ -348,6 +357,14 @@ class World:
                 if self.facts.padding and len(set(self.kinds.values())) == 1:
                     self._check_turn(self.waiting[row.number])
                 del self.waiting[row.number]
+
+    def _check_chunks(self, step: RunStep) -> None:
+        possible = self.limits.prefill_chunk if self.facts.extending else 0
+        assert all(row.chunk == (0 if row.details.of_prompt else possible) for row in step.admit)
+        rows = [row for row in step.admit if not row.details.of_prompt]
+        pending = {row.number: row.cached + row.generated * step.batch_invariant for row in rows}
+        longest = max((len(row.token_ids) - pending[row.number] for row in rows), default=0)
+        assert len(step.admit) < 2 or not possible or longest <= possible, "a long prompt must be prefilled alone"
 
     def _check_turn(self, starting: Book) -> None:
         """First come, first served among the requests of a client; its turn comes soon, however many others have."""
@@ -373,6 +390,24 @@ class World:
             said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
             assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"
         assert len(set(ran.rows)) <= self.limits.batch_size
+        self._check_pauses(ran.step, compute)
+
+    def _check_pauses(self, step: RunStep, compute: FakeCompute) -> None:
+        """Rows that decode wait for one chunk of another's prompt at most (until their unit is split or moved)."""
+        unit = compute.units[step.unit]
+        for row in unit.rows:
+            self.chunks_since[row.number] = 0
+        if not unit.filled or not (step.admit or step.continues):
+            return
+        for other in compute.units.values():
+            for row in other.live() if other is not unit else ():
+                self.chunks_since[row.number] += row.number in self.running
+                assert self.chunks_since[row.number] <= 1, "two chunks in a row, and rows that could decode"
+
+    @property
+    def running(self) -> set[int]:
+        """Numbers of the rows that the scheduler wants to go on."""
+        return {number for unit in self.core._stepper.active for number in unit.rows}
 
 
 def finished(book: Book) -> Finished:

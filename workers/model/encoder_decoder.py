@@ -21,6 +21,7 @@ from transformers.modeling_outputs import MoEModelOutput
 from ...errors import CheckpointError
 from ...ipc.messages import RequestRow
 from . import cache_rows as cache_rows
+from .cache_blocks import RowPrefix
 from .growing_cache import GrowingLayer
 from .images import RowImages
 from .step_input import StepInput, StepTokens
@@ -68,7 +69,12 @@ class EncoderDecoderUnit(Unit):
     """Columns of the prompts, padding included."""
     _prompts: dict[int, list[int]] = field(default_factory=dict)
 
-    def prepare_prefill(self, rows: Sequence[RequestRow], images: Sequence[RowImages | None] = ()) -> StepInput:
+    def prepare_prefill(
+        self,
+        rows: Sequence[RequestRow],
+        images: Sequence[RowImages | None] = (),
+        prefixes: Sequence[RowPrefix] = (),
+    ) -> StepInput:
         """Return all prompts for the encoder; for the decoder its start and what was generated. No row has images."""
         start = decoder_start(self.config)
         prompts = {row.number: row.token_ids[: len(row.token_ids) - row.generated] for row in rows}

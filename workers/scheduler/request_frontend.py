@@ -114,6 +114,7 @@ class RequestFrontend:
             logprobs=details.logprobs,
             prompt_logprobs=details.prompt_logprobs,
             routed_experts=details.routed_experts(positions, self._model.experts),
+            cached_tokens=request.cached_tokens,
         )
         return self._end(request, end)
 

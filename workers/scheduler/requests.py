@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -57,6 +57,8 @@ class RequestState:
     started_ns: int | None = None
     first_token_ns: int | None = None
     recomputed: int = 0
+    cached_tokens: int = 0
+    """Tokens of its prompt that were not computed at its start, since another row had computed them."""
     deaths: int = 0
     """Consecutive deaths of compute while it ran this request, without a token in between."""
 
@@ -64,6 +66,16 @@ class RequestState:
     def length(self) -> int:
         """Return the number of tokens so far that are computed, the prompt included."""
         return len(self.prompt_ids) + len(self.tokens) - self._uncomputed
+
+    @property
+    def may_share_prefix(self) -> bool:
+        """Return whether it may begin with what another row computed: its ids alone say what it computes."""
+        return not self.attachment and not self.details.left.of_prompt
+
+    @property
+    def prefill_length(self) -> int:
+        """Return the positions that its prefill runs in chunks; a batch-invariant row decodes its output again."""
+        return len(self.prompt_ids) if self.batch_invariant else self.length
 
     @property
     def last_token(self) -> int:
@@ -75,11 +87,23 @@ class RequestState:
         """Return how many tokens at the end are never computed: the last one of a whole output."""
         return int(self.whole and bool(self.tokens))
 
-    def row(self) -> RequestRow:
-        """Return the message with which compute prefills the request, also after it has begun."""
+    def row(self, chunk: int = 0, cached: int = 0, blocks: Sequence[int] = ()) -> RequestRow:
+        """Return the message with which compute prefills the request, also after it has begun.
+
+        `chunk`: most positions of a step that prefills it alone; 0: all. Its first `cached` positions are in `blocks`.
+        """
         ids, generated = (self.prompt_ids + self.tokens)[: self.length], len(self.tokens) - self._uncomputed
         return RequestRow(
-            self.number, ids, generated, self.sampling, self.attachment, self.settings, self.details.left
+            self.number,
+            ids,
+            generated,
+            self.sampling,
+            self.attachment,
+            self.settings,
+            self.details.left,
+            chunk=chunk,
+            cached=cached,
+            blocks=list(blocks),
         )
 
     def timings(self, now_ns: int) -> Timings:
