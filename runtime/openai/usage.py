@@ -39,4 +39,4 @@ def usage_of(completions: Iterable[Completion], choices: int) -> Usage:
 
 def cached_tokens(completion: Completion) -> int:
     """Return the prompt tokens of a completion that were reused from another request."""
-    return int(getattr(completion.timings, "cached_tokens", 0))
+    return completion.cached_tokens
