@@ -103,7 +103,4 @@ def _lacks_seed(request: Request) -> bool:
 
 def _without_chance(completion: Completion) -> Completion:
     """Return the completion without the prompt tokens that happened to be cached."""
-    timings = completion.timings
-    if not getattr(timings, "cached_tokens", 0):
-        return completion
-    return replace(completion, timings=msgspec.structs.replace(timings, cached_tokens=0))
+    return replace(completion, cached_tokens=0)
