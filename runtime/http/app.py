@@ -18,7 +18,7 @@ from ..openai.bodies import DetokenizeBody, TokenizeBody
 from ..openai.endpoints import ENDPOINTS
 from ..openai.errors import MISSING, SERVER, ApiError, to_api_error
 from ..openai.models import list_models, show_model
-from ..openai.openapi import describe
+from ..openai.openapi import OPEN_PATHS, describe
 from ..openai.reading import read_body
 from ..openai.tokens import detokenize, tokenize, tokenizer_info
 from .counters import EXPOSITION, GONE, exposition
@@ -26,8 +26,6 @@ from .engine_link import EngineLink
 from .generation import generate
 from .replies import ErrorReply, JsonReply, Reply, read_json_body
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json"})
-"""Paths that need no key: programs that watch a server have none."""
 MODELS = "/v1/models"
 SNAPSHOT_S = 1.0
 Answer = Callable[[Request, EngineLink], Awaitable[ASGIApp]]

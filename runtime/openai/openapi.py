@@ -39,6 +39,8 @@ _GETS: dict[str, tuple[str, Struct | None]] = {
     "/ready": ("Say whether the model is loaded, or how far", None),
     "/version": ("Show the version", None),
 }
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json"})
+"""Paths that need no key: programs that watch a server have none."""
 _ERRORS = {
     "400": "The body is wrong; `param` names the field",
     "401": "No key, or a wrong one",
@@ -89,6 +91,7 @@ def _get(path: str, summary: str, answer: Struct | None) -> dict[str, Any]:
     name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "summary": summary,
+        **({"security": []} if path in OPEN_PATHS else {}),
         **({"parameters": [name]} if "{model}" in path else {}),
         "responses": {
             "200": {"description": "The answer", "content": content},
@@ -101,6 +104,7 @@ def _metrics() -> dict[str, Any]:
     content = {"text/plain": {"schema": {"type": "string"}}}
     return {
         "summary": "Show counters in Prometheus' text format",
+        "security": [],
         "responses": {"200": {"description": "The metrics", "content": content}, **_errors(["405", "500", "503"])},
     }
 
