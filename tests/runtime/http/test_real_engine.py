@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
+import json
 import os
 import re
 import shlex
@@ -19,6 +22,7 @@ from typing import Any
 
 import expertflow
 import httpx2
+import numpy as np
 import openai
 import psutil
 import pytest
@@ -221,3 +225,93 @@ def test_a_port_in_use_is_refused_before_the_engine_starts(served: Served) -> No
     words = ["-m", "expertflow", "serve", "--model", served.model, "--http", port]
     done = subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True)
     assert done.returncode == 2 and "cannot listen" in done.stderr
+
+
+def test_a_text_is_scored(served: Served, client: OpenAI) -> None:
+    """The log probabilities are those of our client, and those of a prompt need no output."""
+    text = f"{PROMPT} science"
+    with Client(served.address) as ours:
+        (known,) = ours.generate([text], 0, prompt_logprobs=2)
+    done = client.completions.create(model="tiny", prompt=text, max_tokens=0, echo=True, logprobs=2)
+    choice = done.choices[0]
+    assert known.prompt_logprobs is not None and choice.logprobs is not None and choice.text == text
+    values = choice.logprobs.token_logprobs or []
+    assert values == [None if entry is None else entry.logprob for entry in known.prompt_logprobs]
+    assert "".join(choice.logprobs.tokens or []) == text
+    assert choice.logprobs.text_offset == offsets(choice.logprobs.tokens)
+    likeliest = [max(top.values()) for top in (choice.logprobs.top_logprobs or [])[1:] if top]
+    assert all(best >= (value or 0) for best, value in zip(likeliest, values[1:], strict=True))
+
+
+def offsets(tokens: list[str] | None) -> list[int]:
+    return [len("".join((tokens or [])[:place])) for place in range(len(tokens or []))]
+
+
+def test_chats_have_log_probabilities(client: OpenAI) -> None:
+    options: dict[str, Any] = {"model": "tiny", "messages": HI, "max_completion_tokens": 6, "temperature": 0}
+    done = client.chat.completions.create(logprobs=True, top_logprobs=3, **options)
+    assert done.choices[0].logprobs is not None
+    content = done.choices[0].logprobs.content or []
+    assert all(len(entry.top_logprobs) == 3 and entry.logprob == entry.top_logprobs[0].logprob for entry in content)
+    stream = client.chat.completions.create(logprobs=True, top_logprobs=3, stream=True, **options)
+    pieces = [piece.choices[0].logprobs for piece in stream]
+    streamed = [entry for piece in pieces if piece for entry in piece.content or []]
+    assert [entry.model_dump() for entry in streamed] == [entry.model_dump() for entry in content]
+
+
+def test_options_of_vllm_reach_the_engine(client: OpenAI) -> None:
+    def text(**body: Any) -> Any:
+        extra = {"ignore_eos": True, **body}
+        done = client.completions.create(
+            model="tiny", prompt=PROMPT, max_tokens=16, temperature=0, extra_body=extra
+        )
+        return done.choices[0]
+
+    free = text()
+    stop = free.text[5:9]
+    cut = text(stop=[stop])
+    assert cut.text == free.text[: free.text.index(stop)] and cut.finish_reason == "stop"
+    assert cut.model_extra["stop_reason"] == stop
+    assert text(stop=[stop], include_stop_str_in_output=True).text == cut.text + stop
+    ids = text(return_token_ids=True).model_extra["token_ids"]
+    assert text(stop_token_ids=[ids[3]]).model_extra["stop_reason"] == ids[3]
+    assert text(logit_bias={str(ids[0]): -100}).text != free.text
+    assert text(repetition_penalty=1.5).text != free.text != text(frequency_penalty=2.0).text
+    assert text(return_routed_experts=True).model_extra["routed_experts"]
+    assert text(priority=-5, min_p=0.2, min_tokens=3, top_k=5).text == free.text
+
+
+def test_routed_experts_are_an_array_of_every_token(served: Served, client: OpenAI) -> None:
+    done = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=4, extra_body=EXACT | {"return_routed_experts": True}
+    )
+    array = np.load(io.BytesIO(base64.b64decode(done.choices[0].model_extra["routed_experts"])))
+    assert done.usage is not None and array.shape == (done.usage.total_tokens - 1, 6, 4) and array.max() < 32
+
+
+def test_output_follows_a_schema(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    done = client.chat.completions.create(model="tiny", messages=HI, max_completion_tokens=40, response_format=form)
+    assert json.loads(done.choices[0].message.content or "")["a"] in (1, 2)
+    choice = client.completions.create(
+        model="tiny", prompt=PROMPT, max_tokens=20, extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
+    )
+    assert choice.choices[0].text in ("yes", "no")
+    with pytest.raises(openai.BadRequestError) as wrong:
+        client.completions.create(model="tiny", prompt="a", extra_body={"structured_outputs": {"regex": "("}})
+    assert wrong.value.param == "structured_outputs"
+
+
+def test_a_tool_can_be_forced(client: OpenAI) -> None:
+    """Even of a model that never saw one."""
+    kinds = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    tools: Any = [{"type": "function", "function": {"name": "count", "parameters": kinds}}]
+    for choice in ("required", {"type": "function", "function": {"name": "count"}}):
+        done = client.chat.completions.create(
+            model="tiny", messages=HI, tools=tools, tool_choice=choice, max_completion_tokens=60,
+            parallel_tool_calls=False,
+        )  # fmt: skip
+        (call,) = done.choices[0].message.tool_calls or []
+        assert call.function.name == "count" and json.loads(call.function.arguments)["n"] in (1, 2)
+        assert done.choices[0].finish_reason == "tool_calls"
