@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -142,6 +143,41 @@ class ClientRequest:
         count = self.text.read(self.tokens, done) if self.text is not None else None
         if count is not None:
             del self.tokens[count:], self.logprobs[count:]
+
+
+class UnsentRequests:
+    """Requests that no engine has yet: a lower `priority` first, and first come first served within one."""
+
+    def __init__(self) -> None:
+        self._levels: dict[int, deque[ClientRequest]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels.values()))
+
+    def __iter__(self) -> Iterator[ClientRequest]:
+        """Yield the requests in the order in which they would be taken."""
+        return (request for priority in sorted(self._levels) for request in self._levels[priority])
+
+    def append(self, request: ClientRequest) -> None:
+        """Add a request behind those of its priority."""
+        self._levels.setdefault(request.submit.priority, deque()).append(request)
+
+    def put_back(self, requests: Iterable[ClientRequest]) -> None:
+        """Add requests, which keep their order, ahead of those of their priorities."""
+        for request in reversed([*requests]):
+            self._levels.setdefault(request.submit.priority, deque()).appendleft(request)
+
+    def pop(self) -> ClientRequest:
+        """Remove and return the next request; there must be one."""
+        priority = min(self._levels)
+        request = self._levels[priority].popleft()
+        if not self._levels[priority]:
+            del self._levels[priority]
+        return request
+
+    def clear(self) -> None:
+        """Remove all requests."""
+        self._levels.clear()
 
 
 class Deadlines:

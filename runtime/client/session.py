@@ -2,16 +2,14 @@
 
 Pure: answers and times go in, messages to send come out. No socket, no clock. Of many requests a window is under way at
 the scheduler. Each ends exactly once, whatever happens to the scheduler: after a reconnect, requests under way are
-submitted again under their ids.
+submitted again under their ids. Of the requests that wait, those of a lower `priority` are sent first.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, ToClient, Tokens
-from .request import ClientRequest, Deadlines
+from .request import ClientRequest, Deadlines, UnsentRequests
 
 WINDOW = 256
 ASK_AGAIN_NS = 30_000_000_000
@@ -28,7 +26,7 @@ class EngineSession:
         self.one_of_several = False
         self.returned: list[ClientRequest] = []
         """Requests that a stopping engine has refused; the other engines get them."""
-        self._unsent: deque[ClientRequest] = deque()
+        self._unsent = UnsentRequests()
         self._under_way: dict[str, ClientRequest] = {}
         self._busy: list[ClientRequest] = []
         self._cancels: list[Cancel] = []
@@ -75,12 +73,12 @@ class EngineSession:
         messages: list[FromClient] = list(cancels)
         if now_ns < self._retry_at_ns:
             return messages
-        self._unsent.extendleft(reversed(self._busy))
+        self._unsent.put_back(self._busy)
         self._busy.clear()
         if not self._under_way:
             self._quiet_since_ns = now_ns
         while self._unsent and len(self._under_way) < self.window:
-            request = self._unsent.popleft()
+            request = self._unsent.pop()
             if not request.ended:
                 messages.append(self._send(request, now_ns))
         return messages
@@ -110,19 +108,19 @@ class EngineSession:
 
     def on_reconnect(self) -> None:
         """Queue requests under way first in line again: a new scheduler does not know them."""
-        for request in reversed(self._under_way.values()):
+        requests = list(self._under_way.values())
+        self._under_way.clear()
+        for request in requests:
             request.under_way = False
             if request.cancelled:
                 request.end_here("cancelled")
-            else:
-                self._unsent.appendleft(request)
-        self._under_way.clear()
+        self._unsent.put_back(request for request in requests if not request.cancelled)
         self._cancels.clear()
         self._retry_at_ns = 0
 
     def release(self) -> list[ClientRequest]:
         """Remove and return all open requests, for another engine."""
-        self._unsent.extendleft(reversed(self._busy))
+        self._unsent.put_back(self._busy)
         self._busy.clear()
         self.on_reconnect()
         requests = [request for request in self._unsent if not request.ended]

@@ -165,7 +165,7 @@ def test_two_tokens_do_not_wait_behind_four_hundred_requests_of_another(engine: 
         ended += batch is many and event.finish_reason is not None
         if batch is urgent and event.finish_reason is not None:
             break
-    assert ended < 200
+    assert ended < 60, "a client sends what is urgent first"
     many.cancel()
     assert len(many.results(60)) == 400
 

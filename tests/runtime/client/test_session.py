@@ -26,8 +26,10 @@ from hypothesis import strategies as st
 NEVER = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
 
 
-def request(name: str, wait_when_busy: bool = True, deadline_ms: int | None = None) -> ClientRequest:
-    submit = Submit(request_id=name, prompt_ids=[1], max_new_tokens=9, deadline_ms=deadline_ms)
+def request(
+    name: str, wait_when_busy: bool = True, deadline_ms: int | None = None, priority: int = 0
+) -> ClientRequest:
+    submit = Submit(request_id=name, prompt_ids=[1], max_new_tokens=9, deadline_ms=deadline_ms, priority=priority)
     return ClientRequest(0, submit, BatchUpdates(), wait_when_busy)
 
 
@@ -52,6 +54,22 @@ def test_a_window_of_requests_is_under_way() -> None:
     assert submitted(session.due(2)) == []
     session.receive(finished("1", [5]), 3)
     assert submitted(session.due(3)) == ["3"]
+
+
+def test_a_lower_priority_number_is_sent_first() -> None:
+    """Else an urgent request would wait in its own client, behind the hundreds that do not fit the window."""
+    session = EngineSession(window=2)
+    for name in "abc":
+        session.submit(request(name), 0)
+    assert submitted(session.due(1)) == ["a", "b"]
+    for name, priority in (("d", -1), ("e", 1), ("f", -1)):
+        session.submit(request(name, priority=priority), 1)
+    session.receive(finished("a", [5]), 2)
+    session.receive(busy("b"), 2)
+    session.window = 9
+    assert submitted(session.due(2 + RETRY_NS)) == ["d", "f", "b", "c", "e"]
+    session.on_reconnect()
+    assert submitted(session.due(3 + RETRY_NS)) == ["d", "f", "b", "c", "e"]
 
 
 def test_tokens_said_twice_are_heard_once() -> None:
