@@ -8,6 +8,8 @@ ARGS ?=
 OUT ?= wheels
 PYTHON_VERSION ?= 3.12
 WHEELS ?=
+# Two processes share the test modules; each module stays in one of them and in order. ARGS="-n 0": all in one process.
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -38,10 +40,10 @@ demo: $(READY)
 	$(BIN)/expertflow demo $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-all: lint
-	$(BIN)/python -m pytest -m "not chaos" $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) -m "not chaos" $(ARGS)
 
 chaos: $(READY)
 	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)

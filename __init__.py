@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from .runtime.client.async_client import AsyncClient as AsyncClient
     from .runtime.engine.group import EngineGroup as EngineGroup
     from .runtime.engine.supervisor import Supervisor as Supervisor
+    from .runtime.text.structured import Structured as Structured
 
 __version__ = "0.1.0"
 __all__ = [
     "AsyncBatch", "AsyncClient", "Batch", "Client", "Completion", "Config", "EngineGroup", "Event", "ImagePrompt",
-    "NotDoneInTime", "Request", "Supervisor", "__version__",
+    "NotDoneInTime", "Request", "Structured", "Supervisor", "__version__",
 ]  # fmt: skip
 
 _HOMES = {
@@ -38,6 +39,7 @@ _HOMES = {
     "ImagePrompt": ".runtime.client",
     "NotDoneInTime": ".runtime.client",
     "Request": ".runtime.client",
+    "Structured": ".runtime.text.structured",
 }
 
 

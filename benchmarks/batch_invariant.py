@@ -23,7 +23,7 @@ import torch
 from expertflow.ipc.messages import DropUnit, RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.compute.sampling import RowFailed
+from expertflow.workers.compute.sampling.failure import RowFailed
 from expertflow.workers.model.unit import RowAbilities, Unit
 from rich.console import Console
 from rich.table import Table

@@ -48,6 +48,8 @@ def range_words(allowed: Meta) -> str:
         return f"from {allowed.ge:,} to {allowed.le:,}"
     if allowed.ge is not None and allowed.lt is not None:
         return f"from {allowed.ge:,} to below {allowed.lt:,}"
+    if allowed.multiple_of is not None:
+        return f"a multiple of {allowed.multiple_of:,}, at least {allowed.ge:,}"
     bounds = {"at least": allowed.ge, "above": allowed.gt, "at most": allowed.le, "below": allowed.lt}
     return " and ".join(f"{word} {bound:,}" for word, bound in bounds.items() if bound is not None)
 
@@ -58,6 +60,7 @@ def _inside(value: float, allowed: Meta) -> bool:
         and (allowed.gt is None or value > allowed.gt)
         and (allowed.le is None or value <= allowed.le)
         and (allowed.lt is None or value < allowed.lt)
+        and (allowed.multiple_of is None or value % allowed.multiple_of == 0)
     )
 
 

@@ -8,6 +8,8 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Generation": (
         "batch_size",
         "prefill_tokens",
+        "prefill_chunk",
+        "prefix_cache",
         "queue_limit",
         "generation_settings",
         "batch_invariant",

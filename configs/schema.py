@@ -24,6 +24,7 @@ Policy = Literal["popularity", "lru", "lfu", "lfru", "least-stale", "static", "r
 RANGES = {
     "batch_size": Meta(ge=1, le=2**20),
     "prefill_tokens": Meta(ge=1),
+    "prefill_chunk": Meta(ge=0, multiple_of=32),
     "queue_limit": Meta(ge=1),
     "compute_threads": Meta(ge=0, le=1024),
     "reads_in_flight": Meta(ge=1, le=1024),
@@ -75,6 +76,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     (docs/exactness.md). A request may say otherwise for itself. On the CPU only."""
     prefill_tokens: int = 2048
     """Padded prompt tokens that may run in one prefill step (one prompt always may)."""
+    prefill_chunk: int = 512
+    """Prompt tokens in one step of a prompt that is longer: it is read in chunks between the decode steps of others, so
+    that these go on (a multiple of 32; 0: in one step)."""
+    prefix_cache: Literal["on", "off"] = "on"
+    """on: a prefix that prompts share is computed once. Copies stay in what kv_memory leaves free, and those used least
+    recently go when running sequences need room (docs/architecture.md). Models whose caches cannot be cut have none."""
     queue_limit: int = 10_000
     """Requests that may wait; one more is refused as busy."""
     policy: Policy = "popularity"
@@ -233,5 +240,5 @@ def _check_link(config: Config) -> None:
         return
     if config.tier != "host":
         raise UsageError("only the host tier has a link to emulate", "link_rate", "Add tier = host, or leave it out")
-    if not parse_memory(config.link_rate, "link_rate").count_bytes:
+    if not parse_memory(config.link_rate, "link_rate", percentage=False).count_bytes:
         raise UsageError(f"'{config.link_rate}' is not a rate", "link_rate", "Give bytes a second, for example 8GB")

@@ -12,7 +12,7 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*|%)\s*")
 
 MIN_BARE_BYTES = 10**6
-"""A size without a unit is bytes; a smaller number was probably meant as a percentage, or as MB."""
+"""A size without a unit is bytes; a smaller number was meant as a percentage, as GB or as MB."""
 
 
 class Size(msgspec.Struct, frozen=True):
@@ -43,14 +43,25 @@ def parse_size(text: str, where: str) -> Size:
     return Size(None, number / 100)
 
 
-def parse_memory(text: str, where: str) -> Size:
-    """Read a size of memory or of data; 0 is allowed. Raises UsageError, also for a small number without a unit."""
-    size = parse_size(text, where)
-    bare = text.strip()
-    if bare[-1].isdigit() and 0 < (size.count_bytes or 0) < MIN_BARE_BYTES:
-        meant = f'"{bare}%" or "{bare}MB"' if float(bare) <= 100 else f'"{bare}MB"'
-        raise UsageError(f"'{bare}' means {size.count_bytes} bytes", where, f'Write {meant}, or "{bare}B" for bytes')
+def parse_memory(text: str, where: str, percentage: bool = True) -> Size:
+    """Read a size of memory or of data; 0 is allowed. Raises UsageError, also for a small number without a unit.
+
+    `percentage`: whether the option takes one; only the advice depends on it.
+    """
+    size, bare = parse_size(text, where), text.strip()
+    if bare[-1].isdigit() and 0 < float(bare) < MIN_BARE_BYTES:
+        guesses = "? or ".join(_guesses(bare, percentage))
+        raise UsageError(f"is '{bare}', without a unit", where, f"Did you mean {guesses}? For bytes write {bare}B")
     return size
+
+
+def _guesses(bare: str, percentage: bool) -> list[str]:
+    """Return what a number without a unit was probably meant as, likeliest first."""
+    number = float(bare)
+    if number > 100:
+        return [f"{bare}MB"]
+    share = f"{100 * number:g}%" if number < 1 else f"{bare}%"
+    return [share, f"{bare}GB"] if percentage else [f"{bare}GB", f"{bare}MB"]
 
 
 def format_size(count_bytes: float) -> str:

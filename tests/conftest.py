@@ -15,14 +15,36 @@ import pytest
 import zmq
 from expertflow.ipc.shared.rundir import RunDir
 from expertflow.ipc.transport.sockets import Context
+from hypothesis import HealthCheck, settings
 
-GRACE_SECONDS = 3.0
+SYSTEM = Path(__file__).parent / "system"
+GRACE_SECONDS = 20.0
+"""A busy machine takes its time to end a process; only a failing test waits that long."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rewrite-scripts", action="store_true", help="write what the cores answer into tests/data/scripts"
     )
+
+
+def pytest_configure() -> None:
+    """How long an example takes says nothing about the code: a busy machine must fail no property."""
+    settings.register_profile("expertflow", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("expertflow")
+    if is_worker():
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long modules first where several processes share the tests: the last module then ends soon."""
+    if is_worker():
+        items.sort(key=lambda item: not item.path.is_relative_to(SYSTEM))
+
+
+def is_worker() -> bool:
+    """Return whether this process is one of several that share the tests (pytest-xdist)."""
+    return "PYTEST_XDIST_WORKER" in os.environ
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,11 +1,12 @@
-"""The pages do what they say: commands parse, those of README and the tutorial run, links and paths exist.
+"""The pages do what they say: commands parse, those of `RUN` run, links and paths exist.
 
-A block that cannot run in a test stands behind `<!-- parse only: reason -->`. README and the tutorial share one engine,
-which is the one that the tutorial serves.
+A block that cannot run in a test stands behind `<!-- parse only: reason -->`. The pages share one engine, which is the
+one that the tutorial serves.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ import pytest
 from expertflow.configs.headings import HEADINGS
 from expertflow.configs.schema import Config
 from expertflow.runtime.command_line.registry import NAMES, parse
-from expertflow.runtime.commands import generate
+from expertflow.runtime.commands import engine_client
 from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.engine.supervisor import Supervisor
 
@@ -28,12 +29,14 @@ ROOT = Path(expertflow.__file__).resolve().parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
     page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts
 )
-RUN = [ROOT / "README.md", ROOT / "docs" / "tutorial.md"]
+RUN = [ROOT / "README.md"] + [
+    ROOT / "docs" / name for name in ("tutorial.md", "how-to/chat.md", "how-to/structured-output.md")
+]
 PYTHON = [ROOT / "docs" / name for name in ("configuration.md", "how-to/add-a-policy.md", "how-to/run-a-batch.md")]
 """Pages whose Python blocks run, too."""
 SLOW = {"plan": "a process that imports torch", "train": "trains", "verify": "a second engine and transformers"}
 """Commands that run in `make test-all` only."""
-OTHER_WORDS = {"make", "source", "cd"}
+OTHER_WORDS = {"make", "source", "cd", "pip", "curl"}
 FENCE = re.compile(
     r"(?:<!-- (?P<note>parse only: [^>]+) -->\n)?```(?P<language>sh|python)\n(?P<text>.*?)```", re.DOTALL
 )
@@ -116,7 +119,8 @@ def shared(engine: Supervisor, workplace: Path, monkeypatch: pytest.MonkeyPatch)
         return nullcontext(engine)
 
     monkeypatch.chdir(workplace)
-    monkeypatch.setattr(generate, "running_engine", same)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Who was the king?\n"))  # of `expertflow chat`
+    monkeypatch.setattr(engine_client, "running_engine", same)
     monkeypatch.setattr(expertflow, "Supervisor", same, raising=False)
 
 

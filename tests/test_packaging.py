@@ -6,18 +6,26 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import expertflow
 import pytest
+from expertflow.configs.user_cache import cache_folder
+from expertflow.workers.kernels.library import NOT_BUILT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(expertflow.__file__).parent
 SHIPPED = ("configs", "ipc", "workers", "runtime")
+EXTRAS = {"serve", "structured", "vision", "plots", "bench"}
+OF_EXTRAS = {"starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil"}
+HEAVY = {"torch", "transformers", "zmq"} | OF_EXTRAS
+"""Modules that cost time or memory, or that only an extra brings."""
 
 
 def project() -> dict[str, Any]:
@@ -63,7 +71,13 @@ def test_importing_the_package_is_cheap() -> None:
 
 def test_the_client_needs_no_torch() -> None:
     """A client may run in a small process of its own."""
-    assert imported_by("from expertflow import Batch, Client, Completion, Supervisor") == {"zmq"}
+    assert imported_by("from expertflow import AsyncClient, Batch, Client, Completion, Supervisor") == {"zmq"}
+
+
+def test_the_command_line_needs_neither_torch_nor_an_extra() -> None:
+    """Who installs no extra must still have every command; the missing one is named when it is needed."""
+    code = "from expertflow.runtime.command_line.registry import command_classes, parse"
+    assert imported_by(f"{code}; command_classes(); parse(['serve'])") == {"zmq"}
 
 
 def test_public_names_exist() -> None:
@@ -78,11 +92,28 @@ def test_constraints_pin_every_dependency() -> None:
     pinned = constraints()
     described = project()["project"]
     extras = described["optional-dependencies"]
-    asked = [*described["dependencies"], *extras["dev"], *extras["plots"], *extras["torchvision"]]
+    asked = [*described["dependencies"], *(requirement for listed in extras.values() for requirement in listed)]
     for requirement in map(Requirement, asked):
         version = pinned.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not pinned"
         assert requirement.specifier.contains(version), f"{requirement} does not allow the pinned {version}"
+
+
+def test_the_tests_have_every_extra() -> None:
+    """A test that is skipped for want of a package tests nothing; torchvision must match the torch of the machine."""
+    extras = project()["project"]["optional-dependencies"]
+    assert EXTRAS | {"dev", "torchvision"} == set(extras)
+    assert {requirement for name in EXTRAS for requirement in extras[name]} <= set(extras["dev"])
+
+
+def test_an_extra_is_explained_and_has_limits() -> None:
+    """A server or a grammar that changes its interface would break an installation of today's version."""
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    extras = project()["project"]["optional-dependencies"]
+    assert all(f"| `{name}` |" in page for name in EXTRAS)
+    for requirement in map(Requirement, [*extras["serve"], *extras["structured"]]):
+        assert {limit.operator for limit in requirement.specifier} == {">=", "<"}
+        assert f"| {requirement.name} |" in page
 
 
 def test_constraints_name_no_place() -> None:
@@ -104,23 +135,38 @@ def constraints() -> dict[str, str]:
 
 def imported_by(code: str) -> set[str]:
     """Which heavy modules this code imports, in a fresh interpreter."""
-    script = f"{code}\nimport sys\nprint(*({{'torch', 'transformers', 'zmq'}} & set(sys.modules)))"
+    script = f"{code}\nimport sys\nprint(*({HEAVY!r} & set(sys.modules)))"
     answer = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=True)
     return set(answer.stdout.split())
 
 
-def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
-    """Files that are only in the repository are missed by nobody who develops."""
-    source = tmp_path / "source"
-    source.mkdir()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel made of the source distribution, which is made of the files that the package needs: both are whole."""
+    folder = tmp_path_factory.mktemp("wheel")
+    copy_sources(folder / "source")
+    code = "from setuptools import build_meta; build_meta.build_sdist(r'{}')".format(folder / "sdist")
+    (folder / "sdist").mkdir()
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=folder / "source", check=True, capture_output=True)
+    (source,) = (folder / "sdist").glob("*.tar.gz")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*build, "-w", str(folder), str(source)], check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def copy_sources(folder: Path) -> None:
+    """Copy what a clone has of the package, without what was built in it."""
+    folder.mkdir()
     for name in ("pyproject.toml", "LICENSE", "py.typed", *(file.name for file in ROOT.glob("*.py"))):
-        (source / name).write_bytes((ROOT / name).read_bytes() if (ROOT / name).exists() else b"")
+        (folder / name).write_bytes((ROOT / name).read_bytes())
     for top in (*SHIPPED, "examples", "docs"):
         left_out = shutil.ignore_patterns("__pycache__", "*.so", "results", "images")
-        shutil.copytree(ROOT / top, source / top, ignore=left_out)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*build, "-w", str(tmp_path), str(source)], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+        shutil.copytree(ROOT / top, folder / top, ignore=left_out)
+
+
+def test_the_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
+    """Files that are only in the repository are missed by nobody who develops."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
     shipped = {file.relative_to(ROOT) for top in SHIPPED for file in (ROOT / top).rglob("*.py")}
@@ -129,6 +175,25 @@ def test_the_wheel_works_without_the_repository(tmp_path: Path) -> None:
     assert_the_kernels_are_there(wheel, tmp_path / "installed")
     assert_it_runs(tmp_path / "installed")
     assert_it_describes_itself(next((tmp_path / "installed").glob("*.dist-info")) / "METADATA")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_demo_runs_where_only_the_wheel_is(wheel: Path, tmp_path: Path) -> None:
+    """In an environment of its own, far from the repository. Dependencies are those of the tests; the copy of the model
+    is the one that is cached."""
+    venv.create(tmp_path / "clean", with_pip=False)
+    python, site = tmp_path / "clean" / "bin" / "python", next((tmp_path / "clean").glob("lib/python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    words = ["demo", "--count", "2", "--max-new-tokens", "8", "--cache", str(cache_folder())]
+    command = [str(python.with_name("expertflow")), *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "bit-identical to" in done.stdout and "tokens equal to" in done.stdout
+    told = subprocess.run([*command[:1], "--version"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert NOT_BUILT not in told.stdout or shutil.which("cc") is None
 
 
 def assert_the_kernels_are_there(wheel: Path, installed: Path) -> None:
@@ -172,3 +237,6 @@ def assert_it_describes_itself(metadata: Path) -> None:
     assert "expertflow demo" in text
     links = re.findall(r"\]\(([^)]*)\)", text)
     assert [link for link in links if not link.startswith("https://")] == []
+    addresses = re.findall(r"(?m)^Project-URL: \w+, (.*)$", text)
+    assert addresses and all(address.startswith("https://") and "example" not in address for address in addresses)
+    assert {f"Provides-Extra: {name}" for name in EXTRAS} <= set(text.splitlines())

@@ -1,7 +1,21 @@
 """All messages by receiver: one module a receiver, one closed union a direction. Ids and small arrays only, never
 weights."""
 
-from .base import NEUTRAL, NO_CAUSE, Cause, CauseKind, ErrorFacts, GenerationSettings, Message, RequestRow, Sampling
+from .base import (
+    NEUTRAL,
+    NO_CAUSE,
+    NO_DETAILS,
+    Cause,
+    CauseKind,
+    Details,
+    ErrorFacts,
+    GenerationSettings,
+    Message,
+    RequestRow,
+    RoutedExperts,
+    Sampling,
+    TokenLogprob,
+)
 from .control import (
     AskSnapshot,
     AskSurvey,
@@ -24,9 +38,11 @@ from .to_compute import (
     ComputeFromLoader,
     ComputeFromScheduler,
     Copy,
+    DropPrefix,
     DropUnit,
     Filled,
     HeldFromLoader,
+    KeepPrefix,
     Recall,
     RunStep,
     Split,
@@ -49,6 +65,7 @@ from .to_scheduler import (
     FromCompute,
     FromPredictor,
     Hello,
+    RowDetails,
     RowPredictions,
     Stepped,
     StepSize,
@@ -57,11 +74,12 @@ from .to_scheduler import (
 
 __all__ = [
     "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "Cause", "CauseKind", "ComputeFromLoader",
-    "ComputeFromScheduler", "CopiesDone", "Copy", "Drain", "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished",
-    "FromClient", "FromCompute", "FromPredictor", "GenerationSettings", "HeldFromLoader", "Hello", "Hint",
-    "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NEUTRAL", "NO_CAUSE", "Peer",
-    "PeerDied", "PredictRows", "PredictStep", "PredictorFromLoader", "PredictorFromScheduler", "Prepare",
-    "Progress", "Published", "Ready", "Recall", "Refused", "Released", "RequestRow", "ResidentTable",
-    "RowPredictions", "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction",
-    "StepRouting", "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "Tokens", "Welcome",
+    "ComputeFromScheduler", "CopiesDone", "Copy", "Details", "Drain", "DropPrefix", "DropUnit", "ErrorFacts",
+    "Failed", "Filled", "Finished", "FromClient", "FromCompute", "FromPredictor", "GenerationSettings",
+    "HeldFromLoader", "Hello", "Hint", "KeepPrefix", "KillStage", "LoaderFromCompute", "LoaderFromPredictor",
+    "Message", "Miss", "NEUTRAL", "NO_CAUSE", "NO_DETAILS", "Peer", "PeerDied", "PredictRows", "PredictStep",
+    "PredictorFromLoader", "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready", "Recall",
+    "Refused", "Released", "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails", "RowPredictions",
+    "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction", "StepRouting", "StepSize",
+    "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "TokenLogprob", "Tokens", "Welcome",
 ]  # fmt: skip

@@ -32,7 +32,10 @@ NO_CAUSE = Cause()
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """Sampling options of one request. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 do not restrict."""
+    """Options that shape the tokens of one request; the defaults leave the model's own distribution.
+
+    `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 do not restrict.
+    """
 
     temperature: float = 0.0
     top_k: int = 0
@@ -40,6 +43,62 @@ class Sampling(msgspec.Struct, frozen=True):
     seed: int = 0
     first_token: int | None = None
     """Forced first token of the output: for a translator, the target language."""
+    min_p: float = 0.0
+    """Least probability of a token, relative to the likeliest."""
+    repetition_penalty: float | None = None
+    """Factor over tokens of prompt and output; None: the model's own (`GenerationSettings.repetition_penalty`)."""
+    presence_penalty: float = 0.0
+    """Subtracted from the logit of every token that is in the output."""
+    frequency_penalty: float = 0.0
+    """Subtracted from the logit of a token once for each time that it is in the output."""
+    logit_bias: dict[int, float] = {}
+    """Token id -> number added to its logit."""
+    min_new_tokens: int | None = None
+    """Output tokens before which nothing ends the output; None: the model's own (`GenerationSettings`)."""
+    grammar: str = ""
+    """Grammar that the output's text follows (workers/grammars); empty: none."""
+
+
+class Details(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Details that a request asks for besides its tokens; see `TokenLogprob` and `RoutedExperts`."""
+
+    logprobs: int | None = None
+    """Number of likeliest tokens that stand beside each output token; None: no logprobs."""
+    prompt_logprobs: int | None = None
+    """The same for the tokens of the prompt."""
+    routed_experts: bool = False
+    """Give the experts that each token was routed to."""
+
+    @property
+    def of_prompt(self) -> bool:
+        """Return whether something is asked about the prompt: then every position of it must be computed."""
+        return self.prompt_logprobs is not None or self.routed_experts
+
+
+NO_DETAILS = Details()
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Log-probability of one token in the model's distribution, before settings, penalties and temperature."""
+
+    token_id: int
+    logprob: float
+    rank: int
+    """1 for the likeliest token of the vocabulary; tokens that are equally likely share the best rank."""
+    top: list[tuple[int, float]] = []
+    """Ids and log-probabilities of the likeliest tokens, the likeliest first, equals by their ids."""
+
+
+class RoutedExperts(msgspec.Struct, frozen=True, kw_only=True):
+    """Experts of each computed token: integers [positions, MoE layers, top_k] in row-major order, little-endian.
+
+    The last token of an output is never fed back, so it has no position. A layer that takes fewer experts than others
+    repeats its first.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: Literal["uint8", "uint16"]
+    data: bytes
 
 
 class GenerationSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -66,7 +125,7 @@ class GenerationSettings(msgspec.Struct, frozen=True, kw_only=True, omit_default
     begin_suppress_tokens: tuple[int, ...] = ()
     renormalize_logits: bool = False
     eos_ids: tuple[int, ...] = ()
-    """Ids that end the request."""
+    """Ids that end the request, its own `stop_ids` among them."""
     max_new_tokens: int = 0
     """Limit of the request; 0 in a model's settings, which have none."""
 
@@ -79,7 +138,7 @@ class RequestRow(msgspec.Struct, frozen=True):
     """One sequence sent to compute: its number, all its ids so far, and how many of them were generated.
 
     `sampling` and the generation settings shape its tokens; `attachment` names the file with its images, if any
-    (ipc/shared/attachments.py).
+    (ipc/shared/attachments.py); `details` is what is asked besides its tokens.
     """
 
     number: int
@@ -88,6 +147,12 @@ class RequestRow(msgspec.Struct, frozen=True):
     sampling: Sampling
     attachment: str = ""
     settings: GenerationSettings = NEUTRAL
+    details: Details = NO_DETAILS
+    chunk: int = 0
+    """Most positions of it that one step prefills, if it is prefilled alone; 0: all."""
+    cached: int = 0
+    blocks: list[int] = []
+    """Its first `cached` positions are copied from these blocks (`KeepPrefix`), in their order."""
 
 
 class ErrorFacts(msgspec.Struct, frozen=True):

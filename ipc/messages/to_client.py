@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .base import ErrorFacts, Message
+from .base import ErrorFacts, Message, RoutedExperts, TokenLogprob
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -31,6 +31,9 @@ class Tokens(Message, frozen=True):
     request_id: str
     offset: int
     token_ids: list[int]
+    logprobs: list[TokenLogprob] = []
+    """Logprobs of the last `len(logprobs)` of these ids, if asked for. A restarted scheduler does not know those of
+    `Submit.resume_ids`."""
 
 
 class Timings(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +53,13 @@ class Finished(Message, frozen=True, kw_only=True):
     token_ids: list[int]
     finish_reason: str
     timings: Timings
+    logprobs: list[TokenLogprob] = []
+    """Logprobs of the last `len(logprobs)` of the ids, as in `Tokens`."""
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+    """One entry a token of the prompt, the first is None; None if not asked for, or if the prompt never ran."""
+    routed_experts: RoutedExperts | None = None
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed, since another row had computed them (`prefix_cache`)."""
 
 
 class Refused(Message, frozen=True):

@@ -22,6 +22,8 @@ class RunStep(Message, frozen=True, kw_only=True):
     admit: list[RequestRow] = []
     predict: bool = True
     """False: no predictions and no hints are made for this step."""
+    continues: bool = False
+    """The step runs the next chunk of a prefill that an earlier step began. A row's token is chosen in its last one."""
     batch_invariant: bool = False
     """The unit's rows never share a kernel call, so that none depends on its neighbours (I1d)."""
 
@@ -40,7 +42,26 @@ class Split(Message, frozen=True):
     into: int
 
 
-ComputeFromScheduler = RunStep | DropUnit | Split
+class KeepPrefix(Message, frozen=True, kw_only=True):
+    """Copy positions of `row` of `unit`, from `begin` on, into new blocks of `size` positions with these numbers.
+
+    Rows that begin with the same ids start from them (`RequestRow.blocks`).
+    """
+
+    unit: int
+    row: int
+    begin: int
+    size: int
+    blocks: list[int]
+
+
+class DropPrefix(Message, frozen=True):
+    """Drop these blocks: rows need their memory."""
+
+    blocks: list[int]
+
+
+ComputeFromScheduler = RunStep | DropUnit | Split | KeepPrefix | DropPrefix
 COMPUTE_FROM_SCHEDULER: msgspec.msgpack.Decoder[ComputeFromScheduler] = msgspec.msgpack.Decoder(ComputeFromScheduler)
 
 

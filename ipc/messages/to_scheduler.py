@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from .base import ErrorFacts, Message, Sampling
+from .base import NO_DETAILS, Details, ErrorFacts, Message, Sampling, TokenLogprob
 
 
 class Hello(Message, frozen=True):
@@ -17,9 +17,12 @@ class Submit(Message, frozen=True, kw_only=True):
     request_id: str
     prompt_ids: list[int]
     max_new_tokens: int
+    """0: no output, for a request that asks about its prompt (`details`)."""
     sampling: Sampling = Sampling()
     eos_ids: list[int] | None = None
     """None: the model's own; an empty list: none."""
+    stop_ids: list[int] = []
+    """Ids that end the output besides `eos_ids`."""
     deadline_ms: int | None = None
     """Milliseconds from acceptance; then the request ends with finish reason `deadline`."""
     resume_ids: list[int] = []
@@ -28,6 +31,9 @@ class Submit(Message, frozen=True, kw_only=True):
     """Name of the file with the prompt's images; the file stays until the request has ended."""
     batch_invariant: bool | None = None
     """Let the result depend on no other request (I1d). None: as the engine is configured."""
+    priority: int = 0
+    """A request with a lower number starts first; clients take turns among requests of the same."""
+    details: Details = NO_DETAILS
 
 
 class Cancel(Message, frozen=True):
@@ -46,6 +52,21 @@ class StepSize(msgspec.Struct, frozen=True):
     rows: int
     positions: int
     """Padded positions of each row."""
+
+
+class RowDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Details that a step found out about a row, as far as its request asks."""
+
+    logprob: TokenLogprob | None = None
+    """That of the row's new token."""
+    prompt_logprobs: list[TokenLogprob] = []
+    """Those of the prompt's tokens from `prompt_start` on: what the positions before them say of them."""
+    prompt_start: int = 1
+    routes: bytes = b""
+    """Experts of the positions that the step computed: uint16 [positions, layers, top_k]."""
+    routes_start: int = 0
+    """The first of these positions. A row that is computed again begins at 0 again."""
+    top_k: int = 0
 
 
 class Stepped(Message, frozen=True, kw_only=True):
@@ -67,6 +88,8 @@ class Stepped(Message, frozen=True, kw_only=True):
     """Limit for coming steps: this step did not fit the memory of the device and was run in parts."""
     digest: bytes = b""
     """Digest of the logits of this step (only when recording)."""
+    details: dict[int, RowDetails] = {}
+    """By row, for rows whose request asked for details."""
 
 
 FromCompute = Stepped

@@ -17,3 +17,12 @@ def require_open_files(min_files: int, user: str) -> None:
     if allowed != resource.RLIM_INFINITY and allowed < min_files:
         what = f"only {allowed} files may be open at once, {user} takes up to {min_files}"
         raise EngineError(what, "ulimit -n", "Allow more in this shell, for example: ulimit -n 1024")
+
+
+def allow_open_files(wanted: int) -> int:
+    """Raise this process's limit to `wanted` files, as far as the system lets it; return the limit."""
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    return wanted if allowed == resource.RLIM_INFINITY else allowed

@@ -38,7 +38,7 @@ class RunDir:
         cannot be written.
         """
         base = base or _default_base()
-        _check_length(base)
+        _check_length(base, len(os.fsencode(base)) + len(f"/{_PREFIX}xxxxxxxx"), _REMEDY)
         sweep(base)
         try:
             unlocked = Path(tempfile.mkdtemp(prefix=_UNLOCKED_PREFIX, dir=base))
@@ -49,6 +49,24 @@ class RunDir:
         # A sweep only checks this name, so the directory gets it after its lock.
         path = base / unlocked.name.removeprefix(".")
         unlocked.rename(path)
+        return cls(path, lock_fd)
+
+    @classmethod
+    def at(cls, path: Path) -> RunDir:
+        """Make the directory at this path, in place of what a dead engine has left there.
+
+        Raises UsageError if an engine runs there, if anything else is there, or if the path is too long.
+        """
+        path = Path(os.path.abspath(path))
+        _check_length(path, len(os.fsencode(path)), "Give a shorter path")
+        while True:
+            _make_private(path)
+            lock_fd = _lock_private(path)
+            if _is_there(lock_fd, path):  # else its last owner removed it just now
+                break
+            os.close(lock_fd)
+        _clear(path)
+        (path / _MARK).touch(mode=0o600)
         return cls(path, lock_fd)
 
     def remove_files_of(self, stage: str, epoch: int) -> None:
@@ -65,6 +83,8 @@ class RunDir:
             self._lock_fd = -1
 
 
+_MARK = ".expertflow"
+"""File in a directory at a fixed path: the next start may remove what is there."""
 _REMEDY = "Set XDG_RUNTIME_DIR to a short folder that you can write"
 
 
@@ -132,11 +152,56 @@ def _default_base() -> Path:
     return Path(runtime) if runtime and os.access(runtime, os.W_OK | os.X_OK) else Path("/tmp")
 
 
-def _check_length(base: Path) -> None:
-    longest = len(os.fsencode(base)) + len(f"/{_PREFIX}xxxxxxxx/{_LONGEST_SOCKET_NAME}")
+def _check_length(where: Path, run_dir_bytes: int, remedy: str) -> None:
+    longest = run_dir_bytes + len(f"/{_LONGEST_SOCKET_NAME}")
     if longest > _SOCKET_PATH_BYTES:
-        raise UsageError(
-            f"socket paths would be {longest} bytes long, more than the {_SOCKET_PATH_BYTES} the system allows",
-            str(base),
-            _REMEDY,
-        )
+        what = f"socket paths would be {longest} bytes long, more than the {_SOCKET_PATH_BYTES} the system allows"
+        raise UsageError(what, str(where), remedy)
+
+
+def _make_private(path: Path) -> None:
+    try:
+        path.mkdir(mode=_MODE)
+    except FileExistsError:
+        return
+    except OSError as error:
+        remedy = "Name a path in a folder that exists and that you can write"
+        raise UsageError(f"cannot be made: {error.strerror}", str(path), remedy) from error
+
+
+def _lock_private(path: Path) -> int:
+    """Return the descriptor of the locked directory. Raises UsageError if it is in use, or no engine's."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise UsageError(f"cannot be used: {error.strerror}", str(path), _OTHER_PATH) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        names, status = os.listdir(fd), os.fstat(fd)
+        if not _is_ours(status, path) or (names and _MARK not in names):
+            raise UsageError("is there already, and is no private folder of an engine", str(path), _OTHER_PATH)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise UsageError("has a running engine", str(path), "Stop that one first, or give another path") from error
+    except UsageError:
+        os.close(fd)
+        raise
+    return fd
+
+
+_OTHER_PATH = "Give a path that does not exist, for example in $XDG_RUNTIME_DIR"
+
+
+def _is_there(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _clear(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)

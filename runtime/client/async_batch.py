@@ -71,6 +71,15 @@ class AsyncBatch(BatchState):
         await wait_for_any([self], lambda: self.started, timeout_s)
         return self.started
 
+    async def wait_for_updates(self, timeout_s: float | None = None) -> bool:
+        """Wait until `received` would yield something, all requests have ended, or for `timeout_s`.
+
+        Returns whether there is something. A cancelled task cancels the batch.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        await wait_for_any([self], lambda: self.has_updates or self.done, timeout_s)
+        return self.has_updates
+
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""
         async for _, event in stream_events([self]):

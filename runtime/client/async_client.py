@@ -14,19 +14,25 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self, Unpack
 from weakref import WeakSet
 
-from ...errors import EngineError, UsageError
+from ...errors import EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import Snapshot, Welcome
+from ..text.answers.formats import make_parser
+from ..text.answers.parts import AnswerParser
+from ..text.codec import TextCodec
+from ..text.conversation import ChatOptions, Messages
+from ..text.structured import Structured
 from .async_batch import AsyncBatch, stream_events
 from .completions import Completion, Event
 from .images import ImagePrompt
 from .options import OptionNames, Prompt, Request, read_prompts, require_timeout
 from .request import BatchUpdates, ClientRequest
+from .session import WINDOW
 from .state import ClientState
 
 _STATS_POLL_S = 0.005
@@ -41,12 +47,22 @@ class AsyncClient:
     """
 
     def __init__(
-        self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
+        self,
+        address: str | os.PathLike[str],
+        *,
+        connect_timeout_s: float = 30.0,
+        answer_timeout_s: float = 60.0,
+        window: int | None = WINDOW,
     ) -> None:
-        """Store the address; nothing is opened yet. Raises UsageError for a wrong timeout."""
+        """Store the address; nothing is opened yet. Raises UsageError for a wrong timeout.
+
+        `window`: requests that the scheduler has at once, the others wait here. None: as many as the scheduler queues
+        and runs; for a client that stands for many users, so that priorities count among all of them.
+        """
         require_timeout(connect_timeout_s, "connect_timeout_s")
         require_timeout(answer_timeout_s, "answer_timeout_s")
         self._address, self._connect_timeout_s, self._answer_timeout_s = address, connect_timeout_s, answer_timeout_s
+        self._window = window
         self._opened: _LoopDriver | None = None
         self._batches: WeakSet[AsyncBatch] = WeakSet()
         self._thread = ThreadPoolExecutor(1, "expertflow-prepare")
@@ -68,7 +84,7 @@ class AsyncClient:
         """
         if self._opened is not None:
             raise UsageError("was connected before", "client", "Make a new one")
-        self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s))
+        self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s, self._window))
         try:
             await self._opened.wait_for_welcome(self._connect_timeout_s)
         except BaseException:
@@ -79,6 +95,16 @@ class AsyncClient:
     def model(self) -> Welcome:
         """Return facts of the model: folder, vocabulary, context, end-of-sequence ids."""
         return self._driver.state.model
+
+    @property
+    def codec(self) -> TextCodec:
+        """Return the tokenizer and chat template of the model."""
+        return self._driver.state.codec
+
+    @property
+    def failure(self) -> ExpertFlowError | None:
+        """Return the error that ended the last engine; None while one lives."""
+        return self._driver.state.pool.failure
 
     async def generate(
         self, prompts: Iterable[Prompt | Request], max_new_tokens: int = 32, **options: Unpack[OptionNames]
@@ -112,16 +138,31 @@ class AsyncClient:
         """
         return stream_events(list(batches))
 
-    async def chat_ids(self, text: str) -> list[int]:
-        """Return the ids of a text in the model's chat template, as `Client.chat_ids` does."""
+    async def chat_ids(self, messages: Messages, **options: Unpack[ChatOptions]) -> list[int]:
+        """Return the ids of a conversation in the model's chat template, as `Client.chat_ids` does."""
         state = self._driver.state
         state.require_open()
-        return await self._driver.loop.run_in_executor(self._thread, state.codec.encode_chat, text)
+        return await self._driver.loop.run_in_executor(self._thread, state.chat_ids, messages, options)
+
+    async def chat_prompt(self, messages: Messages, **options: Unpack[ChatOptions]) -> list[int] | ImagePrompt:
+        """Return the prompt of a conversation, as `Client.chat_prompt` does."""
+        state = self._driver.state
+        state.require_open()
+        return await self._driver.loop.run_in_executor(self._thread, state.chat_prompt, messages, options)
+
+    def answer_parser(self, prompt_ids: Sequence[int], reads_calls: bool = False) -> AnswerParser:
+        """Return a parser of an answer, as `Client.answer_parser` does."""
+        return make_parser(self._driver.state.codec, prompt_ids, reads_calls)
 
     @property
     def has_chat_template(self) -> bool:
         """Return whether the model has a chat template; see `Client.has_chat_template`."""
         return self._driver.state.codec.has_chat_template
+
+    @property
+    def is_chat_model(self) -> bool:
+        """Return whether the model was trained on conversations; see `Client.is_chat_model`."""
+        return self._driver.state.codec.is_chat_model
 
     async def stats(self, timeout_s: float = 5.0) -> Snapshot:
         """Return the latest statistics of every stage. Takes and raises what `Client.stats` does."""
@@ -157,8 +198,8 @@ class AsyncClient:
     async def _prepare(
         self, state: ClientState, prompts: list[Prompt | Request], max_new_tokens: int, options: OptionNames
     ) -> Prepared:
-        """Make requests of prompts, in a thread if there are texts or images."""
-        if not any(_needs_thread(prompt) for prompt in prompts):
+        """Make requests of prompts, in a thread if there are texts, images or grammars to compile."""
+        if not (_is_form(options.get("structured")) or any(_needs_thread(prompt) for prompt in prompts)):
             return state.prepare(prompts, max_new_tokens, options)
         loop = asyncio.get_running_loop()
         work = loop.run_in_executor(self._thread, state.prepare, prompts, max_new_tokens, options)
@@ -236,9 +277,14 @@ class _LoopDriver:
 
 
 def _needs_thread(prompt: Prompt | Request) -> bool:
-    """Return whether it takes long to make ids of the prompt."""
-    prompt = prompt.prompt if isinstance(prompt, Request) else prompt
+    """Return whether it takes long to make a request of the prompt."""
+    if isinstance(prompt, Request):
+        return _needs_thread(prompt.prompt) or _is_form(prompt.structured)
     return isinstance(prompt, (str, ImagePrompt))
+
+
+def _is_form(structured: object) -> bool:
+    return isinstance(structured, Structured)
 
 
 def _discard(state: ClientState, prepared: asyncio.Future[Prepared]) -> None:

@@ -6,11 +6,8 @@ of a batch than a slow one, and none is idle while another has a backlog. A sing
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
-
 from ...errors import ExpertFlowError
-from .request import ClientRequest, Deadlines
+from .request import ClientRequest, Deadlines, UnsentRequests
 from .session import EngineSession
 
 
@@ -19,7 +16,7 @@ class RequestBalancer:
 
     def __init__(self) -> None:
         self._sessions: list[EngineSession] = []
-        self._waiting: deque[ClientRequest] = deque()
+        self._waiting = UnsentRequests()
         self._deadlines = Deadlines()
 
     @property
@@ -45,13 +42,13 @@ class RequestBalancer:
                 session.cancel(request)
 
     def assign(self, now_ns: int) -> None:
-        """Assign waiting requests, first come first served, each to the engine that has the fewest."""
+        """Assign waiting requests in their order, each to the engine that has the fewest."""
         self._deadlines.end_overdue(now_ns)
         for session in self._sessions:
-            self._put_back(session.returned)
+            self._waiting.put_back(session.returned)
             session.returned = []
         while self._waiting and (session := self._least_busy()):
-            request = self._waiting.popleft()
+            request = self._waiting.pop()
             if not request.ended:
                 session.submit(request, now_ns)
 
@@ -70,7 +67,7 @@ class RequestBalancer:
         self._sessions.remove(session)
         self._recount()
         if self._sessions:
-            self._put_back([*session.returned, *session.release()])
+            self._waiting.put_back([*session.returned, *session.release()])
             return
         for request in [*session.returned, *self._waiting]:
             session.submit(request, 0)
@@ -83,9 +80,6 @@ class RequestBalancer:
             return self._sessions[0]
         free = [session for session in self._sessions if session.open_count < session.max_outstanding]
         return min(free, key=lambda session: session.open_count, default=None)
-
-    def _put_back(self, requests: Iterable[ClientRequest]) -> None:
-        self._waiting.extendleft(reversed([*requests]))
 
     def _recount(self) -> None:
         for session in self._sessions:

@@ -8,7 +8,8 @@ from typing import Literal, Self, overload
 
 from ...errors import EngineError, ExpertFlowError, RequestError, UsageError
 from ..text.codec import TextCodec, TextStream
-from .completions import Completion, Event, NotDoneInTime
+from ..text.output_text import OutputText
+from .completions import Completion, Event, NotDoneInTime, read_routes
 from .options import require_timeout
 from .request import BatchUpdates, ClientRequest
 
@@ -22,7 +23,7 @@ class BatchState:
     def __init__(self, requests: list[ClientRequest], updates: BatchUpdates, codec: TextCodec, cancel: Cancel) -> None:
         """Wrap the requests, whose indices are their positions. `cancel` is called with requests to cancel."""
         self._requests, self._updates, self._codec, self._cancel = requests, updates, codec, cancel
-        self._streams: dict[int, TextStream] = {}
+        self._texts: dict[int, OutputText] = {}
         self._delivered: dict[int, int] = {}
         self._open = len(requests)
         self._completions: dict[int, Completion] = {}
@@ -73,9 +74,15 @@ class BatchState:
     def _event(self, request: ClientRequest) -> Event:
         start = self._delivered.get(request.index, 0)
         self._delivered[request.index] = len(request.tokens)
-        stream = self._streams.setdefault(request.index, TextStream(self._codec))
-        text = stream.delta(request.tokens, request.ended)
-        return Event(request.index, request.tokens[start:], text, request.finish_reason, request.error)
+        text = self._text(request).delta(request.tokens, request.ended)
+        tokens, logprobs = request.tokens[start:], request.logprobs[start:]
+        finish_reason, stop_reason = request.finish_reason, request.stop_reason
+        return Event(request.index, tokens, text, finish_reason, request.error, logprobs, stop_reason)
+
+    def _text(self, request: ClientRequest) -> OutputText:
+        if request.index not in self._texts:
+            self._texts[request.index] = request.text or OutputText(TextStream(self._codec))
+        return self._texts[request.index]
 
     def _results(self, timeout_s: float | None, return_errors: bool) -> list[Completion | ExpertFlowError]:
         """Return completions and errors. Raises NotDoneInTime, or the first error unless `return_errors`."""
@@ -98,11 +105,16 @@ class BatchState:
             raise EngineError("the request has not ended", "batch", "This is a bug")
         return Completion(
             token_ids=request.tokens,
-            text=self._codec.decode(request.tokens),
+            text=self._text(request).whole(request.tokens),
             finish_reason=request.finish_reason,
+            stop_reason=request.stop_reason,
             timings=request.timings,
             request_id=request.submit.request_id,
             prompt_ids=request.submit.prompt_ids,
+            logprobs=None if request.submit.details.logprobs is None else request.logprobs,
+            prompt_logprobs=request.prompt_logprobs,
+            routed_experts=read_routes(request.routed_experts, request.positions_to_stop),
+            cached_tokens=request.cached_tokens,
         )
 
     def _raise_not_done(self, timeout_s: float | None) -> None:
@@ -163,6 +175,15 @@ class Batch(BatchState):
         require_timeout(timeout_s, "timeout_s")
         self._drive_until(lambda: self.started, timeout_s)
         return self.started
+
+    def wait_for_updates(self, timeout_s: float | None = None) -> bool:
+        """Wait until `received` would yield something, all requests have ended, or for `timeout_s`.
+
+        Returns whether there is something. For a loop that has other things to do besides.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        self._drive_until(lambda: self.has_updates or self.done, timeout_s)
+        return self.has_updates
 
     def __iter__(self) -> Iterator[Event]:
         """Yield events of all requests as they come, until each has ended; an error is an event, not an exception."""

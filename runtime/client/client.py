@@ -15,14 +15,18 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Unpack
 
 from ...errors import EngineError
 from ...ipc.messages import Snapshot, Welcome
+from ..text.answers.formats import make_parser
+from ..text.answers.parts import AnswerParser
+from ..text.conversation import ChatOptions, Messages
 from .batch import Batch, stream_events
 from .completions import Completion, Event
+from .images import ImagePrompt
 from .options import OptionNames, Prompt, Request, require_timeout
 from .pool import CHECK_EVERY_NS
 from .request import ClientRequest
@@ -85,11 +89,22 @@ class Client:
         :param temperature: 0 (the default) takes the likeliest token.
         :param top_k: sample among the k likeliest tokens; 0 (the default): among all.
         :param top_p: sample among the likeliest tokens that together have this probability; 1 (the default): all.
+        :param min_p: sample among tokens at least so likely relative to the likeliest; 0 (the default): all.
         :param seed: request i samples with seed + i; by default a seed is drawn.
+        :param repetition_penalty: factor over tokens of prompt and output; None (the default): the model's own.
+        :param presence_penalty: subtracted from the logit of every token in the output, -2 to 2.
+        :param frequency_penalty: subtracted once for each time that a token is in the output, -2 to 2.
+        :param logit_bias: token id -> number added to its logit, -100 to 100.
         :param eos_ids: ids that end a request; None (the default): the model's own, an empty list: none.
+        :param stop_ids: ids that end a request besides `eos_ids`.
+        :param min_new_tokens: tokens before which neither of them ends it; None (the default): the model's own.
         :param deadline_s: a request ends after so many seconds with what it has.
         :param first_token: outputs begin with this id, which for a translator names the language; None (the default):
             with the one that the model's settings force, if any.
+        :param logprobs: give each output token's log-probability, and so many likeliest tokens (0 to 20) beside it.
+        :param prompt_logprobs: the same for the tokens of the prompt; with `max_new_tokens` 0 only these.
+        :param routed_experts: give the experts of every token.
+        :param priority: requests with a lower number start first.
         :param batch_invariant: True: the result depends on no other request (docs/exactness.md), which is slower; None
             (the default): as the engine is configured.
         :param wait_when_busy: when the engine's queue is full, requests are sent again later (the default), or fail
@@ -109,17 +124,40 @@ class Client:
         """
         return stream_events(list(batches), self._drive_until)
 
-    def chat_ids(self, text: str) -> list[int]:
-        """Return the ids of a text as a user's message in the model's chat template, up to where the answer begins.
+    def chat_ids(self, messages: Messages, **options: Unpack[ChatOptions]) -> list[int]:
+        """Return the ids of a conversation in the model's chat template, up to where the answer begins.
 
-        Raises UsageError if the model has no chat template, or if the template cannot render this text.
+        :param messages: as in OpenAI's chat completions; a text is the only message of a user.
+        :param tools: functions that the model may call, for the template.
+        :param documents: objects with title and text, for the template.
+        :param add_generation_prompt: False: end behind the last message.
+        :param continue_final_message: True: end inside the last message, which the model continues.
+        :param chat_template_kwargs: other variables of the template, such as `enable_thinking`.
+        :raises UsageError: if the model has no chat template, or if it cannot render this conversation.
+        :raises RequestError: for what is no conversation, or has images.
         """
-        return self._state.codec.encode_chat(text)
+        return self._state.chat_ids(messages, options)
+
+    def chat_prompt(self, messages: Messages, **options: Unpack[ChatOptions]) -> list[int] | ImagePrompt:
+        """Return the prompt of a conversation as `chat_ids` does; with images an `ImagePrompt`."""
+        return self._state.chat_prompt(messages, options)
+
+    def answer_parser(self, prompt_ids: Sequence[int], reads_calls: bool = False) -> AnswerParser:
+        """Return a parser that takes the text of the answer to this prompt apart: reasoning, content, tool calls.
+
+        The format is the one that the model's chat template shows. `reads_calls`: the conversation has tools.
+        """
+        return make_parser(self._state.codec, prompt_ids, reads_calls)
 
     @property
     def has_chat_template(self) -> bool:
         """Return whether the model has a chat template. Only `chat_ids` puts texts into it."""
         return self._state.codec.has_chat_template
+
+    @property
+    def is_chat_model(self) -> bool:
+        """Return whether the model's chat template has special tokens: then it was trained on conversations."""
+        return self._state.codec.is_chat_model
 
     def stats(self, timeout_s: float = 5.0) -> Snapshot:
         """Return the latest statistics of every stage: rates, queues, hits, loads, bytes, stalls, memory.

@@ -30,12 +30,18 @@ _LINGER_MS = 200
 
 
 class EngineConnection:
-    """A client's link to the scheduler of the engine in `run_dir`. Raises EngineError if there is no engine."""
+    """A client's link to the scheduler of the engine in `run_dir`. Raises EngineError if there is no engine.
 
-    def __init__(self, context: Context, run_dir: str, answer_timeout_s: float) -> None:
+    `window`: requests under way at the scheduler at once; None: all, up to what it queues and runs.
+    """
+
+    def __init__(
+        self, context: Context, run_dir: str, answer_timeout_s: float, window: int | None = WINDOW
+    ) -> None:
         self.run_dir = run_dir
         self.session = EngineSession()
         self.welcome: Welcome | None = None
+        self._window = window
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)
         require_engine(run_dir)
         require_open_files(CLIENT_FILES, "a client")
@@ -108,7 +114,8 @@ class EngineConnection:
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if self.welcome is None:
-            self.session.window = max(1, min(WINDOW, welcome.queue_limit))
+            whole = welcome.queue_limit + welcome.batch_size
+            self.session.window = whole if self._window is None else max(1, min(self._window, welcome.queue_limit))
             self.session.max_outstanding = min(self.session.window, REQUESTS_AHEAD * welcome.batch_size)
         self.welcome = welcome
 

@@ -74,8 +74,10 @@ def _encode(processor: Any, text: str, images: list[Image]) -> tuple[list[int], 
     from safetensors.numpy import save
 
     text = _with_placeholders(processor, text, len(images))
+    bos = processor.tokenizer.bos_token
+    options = {"add_special_tokens": False} if bos and text.startswith(bos) else {}  # of a chat template
     try:
-        inputs = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True)
+        inputs = processor(text=[text], images=images, return_tensors="np", return_mm_token_type_ids=True, **options)
     except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
         what = f"the model's processor refuses it ({error})"
         raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
-import operator
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, TypedDict, Unpack
 
 from msgspec import UNSET, UnsetType
 
-from ...errors import RequestError, UsageError
-from ...ipc.messages import ErrorFacts, Sampling, Welcome
-from ...workers.scheduler.validation import SEED_LIMIT, ending_error, prompt_error, sampling_error
+from ...errors import UsageError
+from ...ipc.messages import Details, ErrorFacts, Sampling, Welcome
+from ...workers.scheduler.validation import (
+    SEED_LIMIT,
+    details_error,
+    ending_error,
+    prompt_error,
+    request_error,
+    sampling_error,
+)
 from ..text.codec import TextCodec
+from ..text.stop_strings import StopRule
+from ..text.structured import Grammar, Structured, read_structured
 from .images import ImagePrompt
+from .option_values import (
+    MAX_DEADLINE_S,
+    read_count,
+    read_flag,
+    read_integer,
+    read_logit_bias,
+    read_number,
+    read_optional_flag,
+    read_optional_ids,
+    read_optional_integer,
+    read_optional_number,
+    read_prompt_ids,
+    read_seconds,
+    read_stop,
+    read_token_ids,
+)
 
-MAX_DEADLINE_S = 10**9
 Prompt = str | Sequence[int] | ImagePrompt
 
 
@@ -26,10 +49,26 @@ class OptionNames(TypedDict, total=False):
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
     seed: int | None
+    repetition_penalty: float | None
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
     eos_ids: Iterable[int] | None
+    stop_ids: Iterable[int]
+    stop: Iterable[str]
+    include_stop: bool
+    min_new_tokens: int | None
     deadline_s: float | None
     first_token: int | None
+    logprobs: int | None
+    prompt_logprobs: int | None
+    routed_experts: bool
+    priority: int
+    n: int
+    structured: Structured | Grammar | None
+    skip_special_tokens: bool
     batch_invariant: bool | None
     wait_when_busy: bool
 
@@ -42,10 +81,26 @@ class RequestOptions:
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    min_p: float = 0.0
     seed: int | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     eos_ids: Iterable[int] | None = None
+    stop_ids: Iterable[int] = ()
+    stop: Iterable[str] = ()
+    include_stop: bool = False
+    min_new_tokens: int | None = None
     deadline_s: float | None = None
     first_token: int | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    routed_experts: bool = False
+    priority: int = 0
+    n: int = 1
+    structured: Structured | Grammar | None = None
+    skip_special_tokens: bool = True
     batch_invariant: bool | None = None
     wait_when_busy: bool = True
 
@@ -54,10 +109,52 @@ class RequestOptions:
         """Return the deadline in whole milliseconds, at least 1."""
         return None if self.deadline_s is None else max(1, round(self.deadline_s * 1000))
 
+    @property
+    def details(self) -> Details:
+        """Return what is asked besides tokens."""
+        return Details(self.logprobs, self.prompt_logprobs, self.routed_experts)
+
+    @property
+    def stop_rule(self) -> StopRule:
+        """Return the stop strings."""
+        return StopRule(tuple(self.stop), self.include_stop, self.min_new_tokens or 0)
+
+    def with_seed(self, offset: int) -> RequestOptions:
+        """Return the options of another sample: the same with a seed that is higher by `offset`, if one is given."""
+        return self if self.seed is None else replace(self, seed=(self.seed + offset) % SEED_LIMIT)
+
     def sampling(self) -> Sampling:
         """Return the sampling of a request; without a seed one is drawn."""
-        seed = secrets.randbelow(SEED_LIMIT) if self.seed is None else self.seed
-        return Sampling(self.temperature, self.top_k, self.top_p, seed, self.first_token)
+        return self._sampling(secrets.randbelow(SEED_LIMIT) if self.seed is None else self.seed)
+
+    def error(self) -> ErrorFacts | None:
+        """Return the first value that no engine accepts, or None."""
+        sampling, details = self._sampling(self.seed or 0), self.details
+        ending = ending_error(self.max_new_tokens, self.min_new_tokens, self.deadline_ms, details)
+        return sampling_error(sampling) or ending or details_error(details) or self._form_error()
+
+    def _form_error(self) -> ErrorFacts | None:
+        """Return an error if an output of this form could never end, or None."""
+        if self.structured is None or self.eos_ids is None or [*self.eos_ids, *self.stop_ids]:
+            return None
+        what, remedy = "needs an id that ends the output", "Leave eos_ids out"
+        return request_error(what, "structured", remedy)
+
+    def _sampling(self, seed: int) -> Sampling:
+        return Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=seed,
+            first_token=self.first_token,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            logit_bias=dict(self.logit_bias),
+            min_new_tokens=self.min_new_tokens,
+            grammar=str(self.structured) if isinstance(self.structured, Grammar) else "",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +170,26 @@ class Request:
     temperature: float | UnsetType = UNSET
     top_k: int | UnsetType = UNSET
     top_p: float | UnsetType = UNSET
+    min_p: float | UnsetType = UNSET
     seed: int | None | UnsetType = UNSET
+    repetition_penalty: float | None | UnsetType = UNSET
+    presence_penalty: float | UnsetType = UNSET
+    frequency_penalty: float | UnsetType = UNSET
+    logit_bias: Mapping[int, float] | UnsetType = UNSET
     eos_ids: Iterable[int] | None | UnsetType = UNSET
+    stop_ids: Iterable[int] | UnsetType = UNSET
+    stop: Iterable[str] | UnsetType = UNSET
+    include_stop: bool | UnsetType = UNSET
+    min_new_tokens: int | None | UnsetType = UNSET
     deadline_s: float | None | UnsetType = UNSET
     first_token: int | None | UnsetType = UNSET
+    logprobs: int | None | UnsetType = UNSET
+    prompt_logprobs: int | None | UnsetType = UNSET
+    routed_experts: bool | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
+    n: int | UnsetType = UNSET
+    structured: Structured | Grammar | None | UnsetType = UNSET
+    skip_special_tokens: bool | UnsetType = UNSET
     batch_invariant: bool | None | UnsetType = UNSET
     wait_when_busy: bool | UnsetType = UNSET
 
@@ -87,12 +200,12 @@ def read_options(max_new_tokens: int = 32, **options: Unpack[OptionNames]) -> Re
 
 
 def read_request(prompt: Prompt | Request, options: RequestOptions, index: int) -> tuple[Prompt, RequestOptions]:
-    """Return prompt `index` of a batch with its options, those of the call unless it is a `Request` with its own.
+    """Return a prompt whose first output is `index` of a batch, with its options: those of the call, or its own.
 
     A seed of the call becomes seed + index, because equal prompts must not get equal samples. Raises RequestError for
     an option of the request that no engine accepts.
     """
-    shared = options if options.seed is None else replace(options, seed=(options.seed + index) % SEED_LIMIT)
+    shared = options.with_seed(index)
     if not isinstance(prompt, Request):
         return prompt, shared
     own = {field.name: getattr(prompt, field.name) for field in fields(RequestOptions)}
@@ -111,7 +224,7 @@ def require_timeout(timeout_s: float | None, name: str) -> None:
 
 def read_prompt(prompt: str | Sequence[int], codec: TextCodec, model: Welcome) -> list[int]:
     """Return the ids of a text or of ids. Raises UsageError or RequestError if the prompt cannot be run."""
-    ids = codec.encode(prompt) if isinstance(prompt, str) else _ids(prompt)
+    ids = codec.encode(prompt) if isinstance(prompt, str) else read_prompt_ids(prompt)
     raise_if_wrong(prompt_error(ids, model.vocabulary, model.context))
     return ids
 
@@ -132,73 +245,36 @@ def raise_if_wrong(facts: ErrorFacts | None) -> None:
 
 def _check(options: RequestOptions) -> RequestOptions:
     """Return the options as plain Python numbers. Raises RequestError for a wrong one."""
-    options = replace(
-        options,
-        max_new_tokens=_integer(options.max_new_tokens, "max_new_tokens"),
-        temperature=_number(options.temperature, "temperature"),
-        top_k=_integer(options.top_k, "top_k"),
-        top_p=_number(options.top_p, "top_p"),
-        seed=_optional(options.seed, "seed"),
-        eos_ids=None if options.eos_ids is None else _eos_ids(options.eos_ids),
-        deadline_s=None if options.deadline_s is None else _seconds(options.deadline_s),
-        first_token=_optional(options.first_token, "first_token"),
-        batch_invariant=_choice(options.batch_invariant, "batch_invariant"),
-    )
-    sampling = Sampling(options.temperature, options.top_k, options.top_p, options.seed or 0, options.first_token)
-    raise_if_wrong(sampling_error(sampling) or ending_error(options.max_new_tokens, options.deadline_ms))
+    options = replace(options, **{name: read(getattr(options, name), name) for name, read in _READERS.items()})
+    raise_if_wrong(options.error())
     return options
 
 
-def _ids(prompt: Sequence[int]) -> list[int]:
-    if isinstance(prompt, (bytes, bytearray, memoryview)):  # iterates as integers
-        raise RequestError(f"cannot be {type(prompt).__name__}", "prompt", "Decode a text: prompt.decode()")
-    try:
-        return [_integer(token, "prompt") for token in prompt]
-    except TypeError as error:
-        remedy = "A prompt is a text or a list of token ids; for a single prompt of ids write [[5, 9, 11]]"
-        raise RequestError(f"cannot be {type(prompt).__name__}", "prompt", remedy) from error
-
-
-def _optional(value: int | None, where: str) -> int | None:
-    return None if value is None else _integer(value, where)
-
-
-def _choice(value: Any, where: str) -> bool | None:
-    if value is None or isinstance(value, bool):
-        return value
-    raise RequestError(f"must be True, False or None, not {value!r}", where, "None takes the engine's own setting")
-
-
-def _eos_ids(eos_ids: Iterable[int]) -> list[int]:
-    remedy = "Give token ids, or an empty list to never stop at one"
-    if isinstance(eos_ids, (str, bytes)) or not isinstance(eos_ids, Iterable):
-        raise RequestError(f"must be a list of token ids, not {eos_ids!r}", "eos_ids", remedy)
-    ids = [_integer(token, "eos_ids") for token in eos_ids]
-    if negative := [token for token in ids if token < 0]:
-        raise RequestError(f"has {negative[0]}, which is not a token id", "eos_ids", remedy)
-    return ids
-
-
-def _integer(value: Any, where: str) -> int:
-    """Return the value as an int; numpy integers count, a bool is refused. Raises RequestError."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise RequestError(f"must be a whole number, not {value!r}", where, "Give an int")
-    number = value if type(value) is int else operator.index(value)
-    if not -(2**63) <= number < 2**63:
-        raise RequestError(f"does not fit 64 bits: {number}", where, "Give a smaller number")
-    return number
-
-
-def _number(value: Any, where: str) -> float:
-    """Return the value as a float; a bool is refused. Raises RequestError."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise RequestError(f"must be a number, not {value!r}", where, "Give a float")
-    return float(value)
-
-
-def _seconds(deadline_s: Any) -> float:
-    seconds = _number(deadline_s, "deadline_s")
-    if not 0 < seconds <= MAX_DEADLINE_S:
-        what = f"must be seconds, above 0 and at most {MAX_DEADLINE_S:,}, not {seconds}"
-        raise RequestError(what, "deadline_s", "Leave it out for no deadline")
-    return seconds
+_READERS: dict[str, Callable[[Any, str], Any]] = {
+    "max_new_tokens": read_integer,
+    "temperature": read_number,
+    "top_k": read_integer,
+    "top_p": read_number,
+    "min_p": read_number,
+    "seed": read_optional_integer,
+    "repetition_penalty": read_optional_number,
+    "presence_penalty": read_number,
+    "frequency_penalty": read_number,
+    "logit_bias": read_logit_bias,
+    "eos_ids": read_optional_ids,
+    "stop_ids": read_token_ids,
+    "stop": read_stop,
+    "include_stop": read_flag,
+    "min_new_tokens": read_optional_integer,
+    "deadline_s": read_seconds,
+    "first_token": read_optional_integer,
+    "logprobs": read_optional_integer,
+    "prompt_logprobs": read_optional_integer,
+    "routed_experts": read_flag,
+    "priority": read_integer,
+    "n": read_count,
+    "structured": read_structured,
+    "skip_special_tokens": read_flag,
+    "batch_invariant": read_optional_flag,
+}
+"""Option -> what makes a plain value of it, or raises RequestError."""

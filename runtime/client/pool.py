@@ -29,6 +29,7 @@ from .address import run_dir_of
 from .balancer import RequestBalancer
 from .connection import EngineConnection
 from .request import ClientRequest
+from .session import WINDOW
 from .snapshots import EngineMonitors
 
 CHECK_EVERY_NS = 500_000_000
@@ -41,7 +42,9 @@ class EnginePool:
     Not thread-safe.
     """
 
-    def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
+    def __init__(
+        self, address: str | os.PathLike[str], answer_timeout_s: float, window: int | None = WINDOW
+    ) -> None:
         self.failure: ExpertFlowError | None = None
         """The error that ended the last engine; None while one lives."""
         run_dir = run_dir_of(address)
@@ -54,7 +57,7 @@ class EnginePool:
         self._more = False
         """Set if the descriptor may not signal although there is something to do."""
         try:
-            self._connect(run_dir, answer_timeout_s)
+            self._connect(run_dir, answer_timeout_s, window)
         except BaseException:
             self.close()
             raise
@@ -127,11 +130,11 @@ class EnginePool:
         """Return whether an answer of an engine is expected."""
         return bool(self._connections) and (self._balancer.open_count > 0 or self.welcome is None)
 
-    def _connect(self, run_dir: str, answer_timeout_s: float) -> None:
+    def _connect(self, run_dir: str, answer_timeout_s: float, window: int | None) -> None:
         end = EngineError("all engines of the group have ended", run_dir, "Start them again")
         for engine in engines_of(Path(run_dir)):
             try:
-                self._add(EngineConnection(self._context, str(engine), answer_timeout_s))
+                self._add(EngineConnection(self._context, str(engine), answer_timeout_s, window))
             except EngineError as error:  # an engine of a group has just ended
                 end = error
         if not self._connections:

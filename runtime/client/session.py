@@ -2,16 +2,14 @@
 
 Pure: answers and times go in, messages to send come out. No socket, no clock. Of many requests a window is under way at
 the scheduler. Each ends exactly once, whatever happens to the scheduler: after a reconnect, requests under way are
-submitted again under their ids.
+submitted again under their ids. Of the requests that wait, those of a lower `priority` are sent first.
 """
 
 from __future__ import annotations
 
-from collections import deque
-
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Accepted, Cancel, Finished, FromClient, Refused, Submit, ToClient, Tokens
-from .request import ClientRequest, Deadlines
+from .request import ClientRequest, Deadlines, UnsentRequests
 
 WINDOW = 256
 ASK_AGAIN_NS = 30_000_000_000
@@ -28,7 +26,7 @@ class EngineSession:
         self.one_of_several = False
         self.returned: list[ClientRequest] = []
         """Requests that a stopping engine has refused; the other engines get them."""
-        self._unsent: deque[ClientRequest] = deque()
+        self._unsent = UnsentRequests()
         self._under_way: dict[str, ClientRequest] = {}
         self._busy: list[ClientRequest] = []
         self._cancels: list[Cancel] = []
@@ -75,12 +73,12 @@ class EngineSession:
         messages: list[FromClient] = list(cancels)
         if now_ns < self._retry_at_ns:
             return messages
-        self._unsent.extendleft(reversed(self._busy))
+        self._unsent.put_back(self._busy)
         self._busy.clear()
         if not self._under_way:
             self._quiet_since_ns = now_ns
         while self._unsent and len(self._under_way) < self.window:
-            request = self._unsent.popleft()
+            request = self._unsent.pop()
             if not request.ended:
                 messages.append(self._send(request, now_ns))
         return messages
@@ -99,8 +97,8 @@ class EngineSession:
         match message:
             case Accepted(request_id):
                 self._on_accepted(request_id)
-            case Tokens(request_id, offset, token_ids):
-                self._on_tokens(request_id, offset, token_ids)
+            case Tokens():
+                self._on_tokens(message)
             case Finished():
                 self._on_finished(message)
             case Refused():
@@ -110,19 +108,19 @@ class EngineSession:
 
     def on_reconnect(self) -> None:
         """Queue requests under way first in line again: a new scheduler does not know them."""
-        for request in reversed(self._under_way.values()):
+        requests = list(self._under_way.values())
+        self._under_way.clear()
+        for request in requests:
             request.under_way = False
             if request.cancelled:
                 request.end_here("cancelled")
-            else:
-                self._unsent.appendleft(request)
-        self._under_way.clear()
+        self._unsent.put_back(request for request in requests if not request.cancelled)
         self._cancels.clear()
         self._retry_at_ns = 0
 
     def release(self) -> list[ClientRequest]:
         """Remove and return all open requests, for another engine."""
-        self._unsent.extendleft(reversed(self._busy))
+        self._unsent.put_back(self._busy)
         self._busy.clear()
         self.on_reconnect()
         requests = [request for request in self._unsent if not request.ended]
@@ -154,23 +152,22 @@ class EngineSession:
         if request_id in self._under_way:
             self._under_way[request_id].wait_when_busy = True
 
-    def _on_tokens(self, request_id: str, offset: int, token_ids: list[int]) -> None:
+    def _on_tokens(self, message: Tokens) -> None:
         """Append new tokens; tokens that were delivered before may precede them."""
-        request = self._under_way.get(request_id)
-        if request is None or offset > len(request.tokens):
+        request = self._under_way.get(message.request_id)
+        if request is not None and request.meets_stop:
+            return  # they were computed before the cancellation
+        if request is None or message.offset > len(request.tokens):
             self.strays += 1
-            return
-        fresh = token_ids[len(request.tokens) - offset :]
-        if fresh:
-            request.tokens += fresh
+        elif request.add_output(message.token_ids, message.offset, message.logprobs):
             request.notify()
+            if request.meets_stop:
+                self.cancel(request)
 
     def _on_finished(self, message: Finished) -> None:
         request = self._remove(message.request_id)
         if request is not None:
-            request.tokens += message.token_ids[len(request.tokens) :]
-            request.timings, request.finish_reason = message.timings, message.finish_reason
-            request.notify()
+            request.finish(message)
 
     def _on_refused(self, message: Refused, now_ns: int) -> None:
         request = self._remove(message.request_id)

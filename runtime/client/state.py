@@ -6,14 +6,19 @@ import os
 import uuid
 from collections.abc import Iterable
 
-from ...errors import EngineError, ExpertFlowError
+import msgspec
+
+from ...errors import EngineError, ExpertFlowError, RequestError
 from ...ipc.messages import Submit, Welcome
-from ..text.codec import TextCodec
+from ..text.codec import TextCodec, TextStream
+from ..text.conversation import ChatOptions, Messages, read_conversation
+from ..text.output_text import OutputText
 from .address import run_dir_of
 from .images import ImagePreprocessor, ImagePrompt
 from .options import OptionNames, Prompt, Request, RequestOptions, read_options, read_prompt, read_prompts, read_request
 from .pool import EnginePool
 from .request import BatchUpdates, ClientRequest
+from .session import WINDOW
 
 
 class ClientState:
@@ -22,9 +27,11 @@ class ClientState:
     model: Welcome
     codec: TextCodec
 
-    def __init__(self, address: str | os.PathLike[str], answer_timeout_s: float) -> None:
+    def __init__(
+        self, address: str | os.PathLike[str], answer_timeout_s: float, window: int | None = WINDOW
+    ) -> None:
         """Open the connections. Raises EngineError if there is no engine."""
-        self.pool = EnginePool(address, answer_timeout_s)
+        self.pool = EnginePool(address, answer_timeout_s, window)
         self.closed = False
         self._images = ImagePreprocessor(run_dir_of(address))
         self._with_images: list[ClientRequest] = []
@@ -58,7 +65,10 @@ class ClientState:
         Raises RequestError or UsageError for a call that is wrong as a whole.
         """
         shared, updates = read_options(max_new_tokens, **options), BatchUpdates()
-        return [self._request(i, prompt, shared, updates) for i, prompt in enumerate(read_prompts(prompts))], updates
+        requests: list[ClientRequest] = []
+        for prompt in read_prompts(prompts):
+            requests += self._requests(len(requests), prompt, shared, updates)
+        return requests, updates
 
     def submit(self, requests: list[ClientRequest]) -> None:
         """Submit requests that `prepare` has made."""
@@ -88,38 +98,78 @@ class ClientState:
         self.closed = True
         self.pool.close()
         self._images.close()
+        if hasattr(self, "codec"):  # not without an engine
+            self.codec.close()
 
-    def _request(
-        self, index: int, prompt: Prompt | Request, shared: RequestOptions, updates: BatchUpdates
-    ) -> ClientRequest:
-        prompt_ids, attachment, options, error = [], "", shared, None
+    def chat_prompt(self, messages: Messages, options: ChatOptions) -> list[int] | ImagePrompt:
+        """Return a conversation as ids, or as text with images. Raises what `Client.chat_prompt` does."""
+        conversation = read_conversation(messages, **options)
+        if conversation.images:
+            return ImagePrompt(self.codec.render_chat(conversation), conversation.images)
+        return self.codec.encode_chat(conversation)
+
+    def chat_ids(self, messages: Messages, options: ChatOptions) -> list[int]:
+        """Return the ids of a conversation without images. Raises what `Client.chat_ids` does."""
+        conversation = read_conversation(messages, **options)
+        if conversation.images:
+            raise RequestError("has images, which are no ids", "messages", "Use chat_prompt")
+        return self.codec.encode_chat(conversation)
+
+    def _requests(
+        self, first: int, prompt: Prompt | Request, shared: RequestOptions, updates: BatchUpdates
+    ) -> list[ClientRequest]:
+        """Return the samples of one prompt, from index `first` of the batch on."""
+        prompt_ids, content, options, error = [], b"", shared, None
         try:
-            content, options = read_request(prompt, shared, index)
-            prompt_ids, attachment = self._read(content)
+            text, options = read_request(prompt, shared, first)
+            prompt_ids, content = self._read(text)
         except ExpertFlowError as refusal:
             error = refusal
-        request = ClientRequest(index, _submit(prompt_ids, attachment, options), updates, options.wait_when_busy)
+        requests = []
+        for sample in range(options.n):
+            request = self._request(first + sample, prompt_ids, options.with_seed(sample), updates)
+            requests.append(request)
+            self._attach(request, content, error)
+        return requests
+
+    def _request(
+        self, index: int, prompt_ids: list[int], options: RequestOptions, updates: BatchUpdates
+    ) -> ClientRequest:
+        submit = _submit(prompt_ids, options)
+        ends = {*(self.model.eos_ids if submit.eos_ids is None else submit.eos_ids), *submit.stop_ids}
+        stream = TextStream(self.codec, not options.skip_special_tokens, ends)
+        text = OutputText(stream, options.stop_rule)
+        return ClientRequest(index, submit, updates, options.wait_when_busy, text=text)
+
+    def _attach(self, request: ClientRequest, content: bytes, error: ExpertFlowError | None) -> None:
+        """Keep the images of a request where compute finds them; end it with its error, if there is one."""
+        try:
+            if content and error is None:
+                name = self._images.keep(content)
+                request.submit = msgspec.structs.replace(request.submit, attachment=name)
+        except ExpertFlowError as refusal:
+            error = refusal
         if error is not None:
             request.fail(error)
-        return request
 
-    def _read(self, prompt: Prompt) -> tuple[list[int], str]:
-        """Return the ids, and the name of the attachment with the images (empty: none)."""
+    def _read(self, prompt: Prompt) -> tuple[list[int], bytes]:
+        """Return the ids, and the content of the attachment with the images (empty: none)."""
         if not isinstance(prompt, ImagePrompt):
-            return read_prompt(prompt, self.codec, self.model), ""
+            return read_prompt(prompt, self.codec, self.model), b""
         prompt_ids, content = self._images.read(prompt, self.model.model)
-        prompt_ids = read_prompt(prompt_ids, self.codec, self.model)
-        return prompt_ids, self._images.keep(content)
+        return read_prompt(prompt_ids, self.codec, self.model), content
 
 
-def _submit(prompt_ids: list[int], attachment: str, options: RequestOptions) -> Submit:
+def _submit(prompt_ids: list[int], options: RequestOptions) -> Submit:
     return Submit(
         request_id=uuid.uuid4().hex,
         prompt_ids=prompt_ids,
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
         eos_ids=None if options.eos_ids is None else list(options.eos_ids),
+        stop_ids=list(options.stop_ids),
         deadline_ms=options.deadline_ms,
-        attachment=attachment,
         batch_invariant=options.batch_invariant,
+        priority=options.priority,
+        details=options.details,
     )

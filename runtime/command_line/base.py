@@ -18,6 +18,10 @@ DONE, FAILED, WRONG_USAGE = 0, 1, 2
 class Command(ABC):
     """A subcommand. Its docstring and those of its fields are the texts of its help."""
 
+    option_groups: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Heading -> options of the command that help shows under it, in this order; the groups of base classes are added
+    to. An engine command may use the headings of the configuration, too. Options that no group names stand first."""
+
     debug: bool = False
     """Show the traceback when something goes wrong."""
 
@@ -32,9 +36,6 @@ class Command(ABC):
 @dataclass(frozen=True, kw_only=True)
 class EngineCommand(Command):
     """A command about an engine: takes every option of `Config`, with defaults from a preset."""
-
-    generation_options: ClassVar[tuple[str, ...]] = ()
-    """Options of the command that help shows under the heading Generation."""
 
     preset: str = DEFAULT_PRESET
     """Preset that gives the engine's options their defaults: cpu-disk, cpu-host, cuda, a baseline (cache-moe, se-moe,

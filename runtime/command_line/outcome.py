@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 
 from ...errors import BudgetError, BusyError, CheckpointError, ExpertFlowError, RequestError, UsageError
 from .base import FAILED, WRONG_USAGE
-from .registry import option_names
+from .registry import flag_names, option_names
 
 STOPPED = 130
 TERMINATED = 143
@@ -22,9 +25,12 @@ def exit_code(error: ExpertFlowError) -> int:
     return WRONG_USAGE if isinstance(error, _WRONG_INPUT) and not isinstance(error, BusyError) else FAILED
 
 
-def describe(error: ExpertFlowError) -> str:
-    """Return lines with what is wrong, where, and what to do. Options are named as they are typed."""
-    where = as_option(error.where)
+def describe(error: ExpertFlowError, arguments: Sequence[str] = ()) -> str:
+    """Return lines with what is wrong, where, and what to do. Options are named as they are typed.
+
+    A place that is the value of one of the `arguments` gets its option before it: `--model /nope`.
+    """
+    where = as_option(error.where, arguments)
     subject = where if error.lacks_subject else ""
     lines = [f"error: {subject} {as_typed(error.what)}" if subject else f"error: {as_typed(error.what)}"]
     if where and not subject:
@@ -34,10 +40,10 @@ def describe(error: ExpertFlowError) -> str:
     return "\n".join(lines)
 
 
-def report(error: ExpertFlowError, debug: bool) -> int:
-    """Write the error to stderr and return the exit code."""
-    _show_traceback(debug)
-    sys.stderr.write(describe(error) + "\n")
+def report(error: ExpertFlowError, arguments: Sequence[str]) -> int:
+    """Write the error of a command with these arguments to stderr and return the exit code."""
+    _show_traceback("--debug" in arguments)
+    sys.stderr.write(describe(error, arguments) + "\n")
     return exit_code(error)
 
 
@@ -50,7 +56,8 @@ def report_bug(error: Exception, debug: bool) -> int:
 
 
 def report_stop() -> int:
-    """Say on stderr that Ctrl-C stopped the command; return the exit code."""
+    """Say on stderr that Ctrl-C stopped the command; return the exit code. A further Ctrl-C finds nothing to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stderr.write("stopped\n")
     return STOPPED
 
@@ -64,9 +71,27 @@ def discard_stdout() -> int:
     return FAILED
 
 
-def as_option(where: str) -> str:
-    """Return the flag of an option that an error names; return other places unchanged."""
-    return _flag(where) if where in option_names() else where
+def as_option(where: str, arguments: Sequence[str] = ()) -> str:
+    """Return the flag of an option that an error names; before a value that was typed, the option that it is of."""
+    if where in option_names():
+        return _flag(where)
+    option = _option_of(where, arguments)
+    return f"{option} {where}" if option else as_typed(where)
+
+
+def _option_of(value: str, arguments: Sequence[str]) -> str:
+    """Return the option that was typed with this value, empty if none was. A path is compared without `./` and `//`."""
+    flags = {_flag(name) for name in flag_names()}
+    for word, following in pairwise([*arguments, ""]):
+        option, equals, attached = word.partition("=")
+        takes_value = option.startswith("--") and option not in flags
+        if takes_value and value and _same(attached if equals else following, value):
+            return option
+    return ""
+
+
+def _same(typed: str, value: str) -> bool:
+    return typed == value or (bool(typed) and os.path.normpath(typed) == value)
 
 
 def as_typed(text: str) -> str:

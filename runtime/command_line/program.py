@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from ... import __version__
 from ...errors import ExpertFlowError
 from .outcome import TERMINATED, discard_stdout, report, report_bug, report_stop
 from .registry import parse
+from .version import version_lines
 
 
 def run_program(arguments: list[str], before_run: Callable[[], None] = lambda: None) -> int:
@@ -20,13 +20,13 @@ def run_program(arguments: list[str], before_run: Callable[[], None] = lambda: N
     `before_run` is called after all imports: from then on Ctrl-C has something to stop.
     """
     if arguments == ["--version"]:
-        sys.stdout.write(f"expertflow {__version__}\n")
+        sys.stdout.write("\n".join(version_lines()) + "\n")
         return 0
     signal.signal(signal.SIGTERM, _terminate)
-    return _run(arguments, before_run, debug="--debug" in arguments)
+    return _run(arguments, before_run)
 
 
-def _run(arguments: list[str], before_run: Callable[[], None], debug: bool) -> int:
+def _run(arguments: list[str], before_run: Callable[[], None]) -> int:
     try:
         command = parse(arguments)
         before_run()
@@ -36,9 +36,9 @@ def _run(arguments: list[str], before_run: Callable[[], None], debug: bool) -> i
     except BrokenPipeError:
         return discard_stdout()
     except ExpertFlowError as error:
-        return report(error, debug)
+        return report(error, arguments)
     except Exception as error:  # noqa: BLE001 - the boundary of the process: users see a message, not a traceback
-        return report_bug(error, debug)
+        return report_bug(error, "--debug" in arguments)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -7,19 +7,25 @@ from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
 from itertools import pairwise
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Union, get_type_hints
 
 import tyro
 
 from ...configs.schema import Config
-from .base import DEFAULT_PRESET, Command, EngineCommand
+from .base import DEFAULT_PRESET, Command
 from .option_groups import group_options, make_command
 
 NAMES = [
-    "demo", "serve", "generate", "verify", "trace", "train", "judge", "replay", "plan", "doctor", "top", "why", "widen",
+    "demo", "serve", "generate", "chat", "batch", "verify", "trace", "train", "judge", "replay", "plan", "doctor",
+    "top", "why", "widen",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 
+CONFIG = (
+    tyro.conf.FlagCreatePairsOff,
+    tyro.conf.PositionalMetavarFromFieldName,
+    tyro.conf.OmitArgPrefixes,  # headings are no part of an option's name
+)
 DESCRIPTION = """\
 Runs Mixture-of-Experts models that do not fit the memory they run in, with exactly the results of the whole model.
 
@@ -37,27 +43,32 @@ def parse(arguments: Sequence[str]) -> Command:
     for unknown options, and SystemExit (0) after help was printed.
     """
     defaults = Config.load(chosen_preset(arguments))
-    subcommands = tuple(_subcommand(name, cls, defaults) for name, cls in command_classes().items())
-    command: Any = Union[subcommands]  # noqa: UP007 - of a tuple made at run time
-    config = (
-        tyro.conf.FlagCreatePairsOff,
-        tyro.conf.PositionalMetavarFromFieldName,
-        tyro.conf.OmitArgPrefixes,  # headings are no part of an option's name
-    )
-    parsed = tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=config)
-    return parsed if isinstance(parsed, Command) else make_command(parsed)
+    if arguments and arguments[0] in NAMES:  # the modules of the others are not imported: that takes half a second
+        return make_command(_parse_one(arguments[0], arguments[1:], defaults))
+    return make_command(_parse_any(arguments, defaults))
+
+
+def command_class(name: str) -> type[Command]:
+    """Return the command of this name, which is one of `NAMES`."""
+    folder = f"{__name__.rpartition('.command_line.')[0]}.commands"
+    return getattr(import_module(f"{folder}.{name}"), name.capitalize())
 
 
 def command_classes() -> dict[str, type[Command]]:
     """Return the commands by name."""
-    folder = f"{__name__.rpartition('.command_line.')[0]}.commands"
-    return {name: getattr(import_module(f"{folder}.{name}"), name.capitalize()) for name in NAMES}
+    return {name: command_class(name) for name in NAMES}
 
 
 def option_names() -> set[str]:
     """Return the fields of the configuration and of the commands: names in errors that users type with dashes."""
     own = {field.name for cls in command_classes().values() for field in fields(cls)}
     return (own - {"engine"}) | set(Config.__struct_fields__)  # `engine` is the configuration itself
+
+
+def flag_names() -> set[str]:
+    """Return the options that take no value."""
+    own = {field.name for cls in command_classes().values() for field in fields(cls) if field.type in ("bool", bool)}
+    return own | {name for name, hint in get_type_hints(Config).items() if hint is bool}
 
 
 def chosen_preset(arguments: Sequence[str]) -> str:
@@ -71,8 +82,20 @@ def chosen_preset(arguments: Sequence[str]) -> str:
     return chosen
 
 
-def _subcommand(name: str, cls: type[Command], defaults: Config) -> Any:
-    if not issubclass(cls, EngineCommand):
-        return Annotated[cls, tyro.conf.subcommand(name)]
-    description = inspect.cleandoc(cls.__doc__ or "")
-    return Annotated[group_options(cls, defaults), tyro.conf.subcommand(name, description=description)]
+def _parse_one(name: str, arguments: Sequence[str], defaults: Config) -> Any:
+    cls = command_class(name)
+    options: Any = group_options(cls, defaults)
+    return tyro.cli(options, prog=f"expertflow {name}", description=_description(cls), args=arguments, config=CONFIG)
+
+
+def _parse_any(arguments: Sequence[str], defaults: Config) -> Any:
+    subcommands = tuple(
+        Annotated[group_options(cls, defaults), tyro.conf.subcommand(name, description=_description(cls))]
+        for name, cls in command_classes().items()
+    )
+    command: Any = Union[subcommands]  # noqa: UP007 - of a tuple made at run time
+    return tyro.cli(command, prog="expertflow", description=DESCRIPTION, args=arguments, config=CONFIG)
+
+
+def _description(cls: type[Command]) -> str:
+    return inspect.cleandoc(cls.__doc__ or "")

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import tyro
@@ -35,6 +35,14 @@ class Demo(Command):
     disk ahead of use. Then the same batches run again with everything resident, and with transformers.
     """
 
+    option_groups: ClassVar = {
+        "Prompt": ("count", "prompts"),
+        "Sampling": ("max_new_tokens",),
+        "Model": ("model", "cache"),
+        "Memory": ("tier", "expert_memory"),
+        "Generation": ("batch_size", "units"),
+        "Research": ("predictor", "kill", "timeline", "check"),
+    }
     kill: Stage | None = None
     """Kill this stage in the middle: the text pauses and goes on."""
     predictor: Predictor = "auto"
@@ -64,6 +72,7 @@ class Demo(Command):
     """Folder in which the widened model is kept (about 1 GB)."""
 
     def run(self) -> int:
+        self._plain_config(self.model, Path())  # a value that cannot be used is refused before the model is made
         spec = RunSpec(self._chosen_prompts(), self.max_new_tokens, self.kill or "")
         if self.model and (errors := impossible_prompts(spec.prompts, self.model)):
             raise errors[0]

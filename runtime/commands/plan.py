@@ -52,7 +52,7 @@ class Plan(EngineCommand):
             return 0
         if not self.engine.on_device:
             raise UsageError("is for a device, and none is given", "device_memory", "Give --device cuda as well")
-        size = parse_memory(self.device_memory, "device_memory")
+        size = parse_memory(self.device_memory, "device_memory", percentage=False)
         if size.count_bytes is None:
             raise UsageError("must be bytes, not a percentage", "device_memory", "Give 24GB, or what the device has")
         if not size.count_bytes:

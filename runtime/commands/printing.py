@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from ...errors import EngineError, ExpertFlowError
-from ...ipc.messages import Progress
+from ...ipc.messages import Progress, TokenLogprob
 from ..client import Completion, Event
 from ..command_line.base import DONE
 from ..command_line.outcome import describe, exit_code
@@ -28,6 +30,10 @@ class Printer(ABC):
         self.exit_code = DONE
         self.engine_failed = False
         """Set if prompts have no result because the engine ended."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Show on stderr that the prompts run, if nothing else will show it for a while."""
 
     def take(self, event: Event) -> None:
         """Show an event."""
@@ -94,12 +100,17 @@ class _Stream(Printer):
         super().__init__(lines)
         self._view: ProgressView | None = None
 
+    def start(self) -> None:
+        if not sys.stdout.isatty():  # nobody sees the text grow
+            self.show_progress(Progress("generate", "one prompt", 0, 1))
+
     def show_progress(self, progress: Progress) -> None:
         self._view = self._view or ProgressView()
         self._view(progress)
 
     def _show(self, event: Event) -> None:
-        self.close()
+        if sys.stdout.isatty():
+            self.close()
         sys.stdout.write(event.text_delta)
         sys.stdout.flush()
 
@@ -125,12 +136,20 @@ class _List(Printer):
         self._ended = 0
         self._view = ProgressView()
 
+    def start(self) -> None:
+        self._show_ended()
+
     def show_progress(self, progress: Progress) -> None:
         self._view(progress)
 
     def _show(self, event: Event) -> None:
         self._ended += event.finish_reason is not None or event.error is not None
-        self._view(Progress("generate", f"{len(self.lines):,} prompts", self._ended, len(self.lines)))
+        self._show_ended()
+
+    def _show_ended(self) -> None:
+        count = len(self.lines)
+        words = "one prompt" if count == 1 else f"{count:,} prompts"
+        self._view(Progress("generate", words, self._ended, count))
 
     def _end(self) -> None:
         self._view.close()
@@ -177,4 +196,17 @@ def _as_json(line: PromptLine, done: Completion) -> str:
         "prompt_tokens": len(done.prompt_ids),
         "timings": done.timings,
     }
+    asked = {
+        "stop_reason": done.stop_reason,
+        "logprobs": _logprobs(done.logprobs),
+        "prompt_logprobs": _logprobs(done.prompt_logprobs),
+    }
+    facts |= {name: value for name, value in asked.items() if value is not None}
     return msgspec.json.encode(facts).decode()
+
+
+def _logprobs(entries: Sequence[TokenLogprob | None] | None) -> list[dict[str, Any] | None] | None:
+    """Return entries as objects: messages have them as arrays."""
+    if entries is None:
+        return None
+    return [None if entry is None else msgspec.structs.asdict(entry) for entry in entries]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -18,6 +18,7 @@ from ..prompt_sources.workloads import Format
 class PromptCommand(EngineCommand):
     """A command that runs prompts: texts or token ids."""
 
+    option_groups: ClassVar = {"Prompt": ("prompt", "prompts", "format", "ids")}
     prompt: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")] = field(default_factory=list)
     """A prompt; repeat the option for more."""
     prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -33,6 +34,7 @@ class PromptCommand(EngineCommand):
 class ImagePromptCommand(PromptCommand):
     """A command whose prompts may have images; the file of prompts may be given without an option."""
 
+    option_groups: ClassVar = {"Prompt": ("image",)}
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]")] = None
     """File of prompts: another way to give it."""
     image: Annotated[tyro.conf.UseAppendAction[list[Path]], tyro.conf.arg(metavar="FILE")] = field(default_factory=list)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import tyro
@@ -52,6 +52,12 @@ class Replay(Command):
     the loader's own decisions run under a virtual clock, so that transfers take time and hide behind compute.
     """
 
+    option_groups: ClassVar = {
+        "Sequence": ("batch", "tokens", "held_out", "seed"),
+        "Cache": ("policies", "slots", "sharing"),
+        "Prediction": ("hints", "predictor", "predictor_file", "forecast_ms", "rank_victims", "belief"),
+        "Time": ("link_rate", "layer_ms", "expert_bytes", "message_us", "count"),
+    }
     trace: tyro.conf.Positional[Path | None] = None
     """An .npz file, or a folder that `expertflow trace` wrote, or an engine while serving."""
     policies: str = "all"

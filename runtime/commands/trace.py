@@ -21,10 +21,10 @@ from ..client import Client, Completion
 from ..command_line.base import DONE
 from ..engine.preflight import require_device
 from ..engine.starting import running_engine
+from ..monitor.request_progress import show_batch
 from ..monitor.tables import facts_table, result_console, share_text
 from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts, refuse_impossible
 from ..text.codec import TextCodec
-from .batch_progress import show_batch
 from .printing import report_failure
 from .prompt_commands import PromptCommand
 
@@ -36,7 +36,11 @@ class Trace(PromptCommand):
     Without prompts, FOLDER is an existing trace: its size is printed, and --npz converts it.
     """
 
-    generation_options: ClassVar = ("max_new_tokens",)
+    option_groups: ClassVar = {
+        "Prompt": ("text", "text_tokens"),
+        "Sampling": ("max_new_tokens",),
+        "Recording": ("hidden", "npz"),
+    }
     folder: tyro.conf.Positional[Path]
     """Folder for the trace."""
     text: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

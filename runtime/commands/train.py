@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
 import tyro
@@ -44,6 +44,10 @@ class Train(Command):
     predictor.npz in the model's folder.
     """
 
+    option_groups: ClassVar = {
+        "Training": ("kind", "out", "minutes", "epochs", "threads", "seed"),
+        "Judging": ("held_out", "test", "tokens", "report"),
+    }
     trace: tyro.conf.Positional[Path]
     """Folder that `expertflow trace` wrote, or an npz file."""
     out: Path | None = None

@@ -17,10 +17,10 @@ from ..client.options import Prompt
 from ..client.processor import check_images_taken
 from ..command_line.base import DONE, FAILED
 from ..engine.starting import engine_remarks, running_engine
+from ..monitor.request_progress import show_batch
 from ..monitor.tables import result_console
 from ..prompt_sources.prompt_lines import refuse_impossible
 from ..verify.subprocess import show_checks
-from .batch_progress import show_batch
 from .prompt_commands import ImagePromptCommand
 
 MAX_RANDOM_PROMPT = 24
@@ -34,7 +34,7 @@ class Verify(ImagePromptCommand):
     same device. Without prompts, random token ids are run.
     """
 
-    generation_options: ClassVar = ("count", "max_new_tokens")
+    option_groups: ClassVar = {"Prompt": ("count",), "Sampling": ("max_new_tokens",)}
     count: Annotated[int, Meta(ge=1, le=10**6)] = 12
     """Number of random prompts, if none is given."""
     max_new_tokens: Annotated[int, Meta(ge=1)] = 32

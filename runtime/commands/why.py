@@ -11,8 +11,10 @@ import msgspec
 import tyro
 from msgspec import Meta
 
+from ...ipc.messages import Progress
 from ..command_line.base import DONE, Command
 from ..engine.timeline import read_timeline
+from ..monitor.progress import ProgressView
 from ..waits.history import read_history
 from ..waits.report import report_waits
 from ..waits.text import report_lines
@@ -33,7 +35,9 @@ class Why(Command):
     """JSON instead of text; times are in nanoseconds."""
 
     def run(self) -> int:
-        report = report_waits(read_history(read_timeline(self.timeline)), self.longest)
+        with ProgressView() as view:
+            view(Progress("why", "reading the timeline", 0, 1))
+            report = report_waits(read_history(read_timeline(self.timeline)), self.longest)
         if self.json:
             sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
         else:

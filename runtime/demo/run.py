@@ -82,6 +82,7 @@ def run_prompts(config: Config, spec: RunSpec, view: TextView) -> RunResult:
         texts, meter = Texts(spec.prompts), Meter(snapshot_after(engine.snapshot, 0))
         started_ns = time.monotonic_ns()
         with view:
+            view.start(len(spec.prompts))
             batch = client.submit(spec.prompts, spec.max_new_tokens)
             for event in _sample_while_iterating(batch, engine, meter):
                 view.show(texts, texts.take(event))

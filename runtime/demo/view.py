@@ -11,7 +11,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text as Styled
 
+from ...ipc.messages import Progress
 from ..client import Event
+from ..monitor.progress import ProgressView
 
 FRAMES_PER_S = 10
 
@@ -58,6 +60,10 @@ class TextView(ABC):
         self.close()
 
     @abstractmethod
+    def start(self, count: int) -> None:
+        """Show that `count` prompts run, before the first token."""
+
+    @abstractmethod
     def show(self, texts: Texts, grown: Text) -> None:
         """Show that the text `grown` has new tokens."""
 
@@ -78,6 +84,9 @@ class _LiveView(TextView):
         self._live.start()
         return self
 
+    def start(self, count: int) -> None:
+        """Do nothing: the table appears with the first token."""
+
     def show(self, texts: Texts, grown: Text) -> None:
         self._live.update(text_table(texts))
 
@@ -89,13 +98,22 @@ class _LiveView(TextView):
 
 
 class _LineView(TextView):
+    """A line on stdout for each text that is done, and lines about the progress on stderr."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
         self._done = 0
+        self._progress: ProgressView | None = None
+
+    def start(self, count: int) -> None:
+        self._progress = ProgressView()
+        self._progress(Progress("demo", f"{count:,} prompts", 0, count))
 
     def show(self, texts: Texts, grown: Text) -> None:
         if grown.done:
             self._done += 1
+            if self._progress:
+                self._progress(Progress("demo", f"{len(texts.all):,} prompts", self._done, len(texts.all)))
             line = f"[{self._done}/{len(texts.all)}] {grown.prompt} →{_flat(grown.text)}"
             self._console.print(line, soft_wrap=True)
 
@@ -103,7 +121,8 @@ class _LineView(TextView):
         self._console.print(message, soft_wrap=True)
 
     def close(self) -> None:
-        """Do nothing: printed lines stay."""
+        if self._progress:
+            self._progress.close()
 
 
 def make_view(console: Console) -> TextView:

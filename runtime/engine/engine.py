@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection
 from contextlib import ExitStack
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import NamedTuple
 
 import zmq
@@ -83,6 +83,7 @@ class Engine:
         self._stopping = False
         self._poller = zmq.Poller()
         self._children = ChildSet(self._poller)
+        self._ended = Event()
         self._thread = Thread(target=self._run, name="expertflow-engine", daemon=True)
 
     # From any thread
@@ -100,9 +101,14 @@ class Engine:
         self._requests.append(KillStage(stage))
 
     def join(self, timeout_s: float | None = None) -> bool:
-        """Wait for the end; return whether the engine has ended within `timeout_s`."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        """Wait for the end; return whether the engine has ended within `timeout_s`.
+
+        A `Thread.join` that Ctrl-C interrupts takes the thread for ended, and the next one would not wait.
+        """
+        if self._thread.ident is None:  # interrupted before its thread was started
+            self._resources.close()
+            return True
+        return self._ended.wait(timeout_s)
 
     # In the engine's thread
 
@@ -117,6 +123,7 @@ class Engine:
             self.cause = self.cause or EngineError(f"{type(error).__name__}: {error}", "supervisor", "This is a bug")
         finally:
             self.updates.put(Ended(self.cause))
+            self._ended.set()
 
     def _serve(self) -> None:
         with ExitStack() as stack:

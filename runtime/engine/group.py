@@ -40,6 +40,7 @@ class EngineGroup:
         on_progress: Callable[[Progress], None] | None = None,
         *,
         verbose: bool = False,
+        address: str = "",
         plans: list[StagePlan] | None = None,
     ) -> None:
         require_config(config)
@@ -48,7 +49,7 @@ class EngineGroup:
         """Device -> its engine, once started."""
         self._on_progress = on_progress or (lambda progress: None)
         self._progress_lock = Lock()
-        self._verbose, self._plans = verbose, plans
+        self._verbose, self._asked_address, self._plans = verbose, address, plans
         self._shared: GroupResources | None = None
         self._address = ""
         self._logged_deaths: set[str] = set()
@@ -78,7 +79,7 @@ class EngineGroup:
         check = require_device if self._plans else check_before_start
         for config in configs_of(self.config):
             check(config)
-        self._shared = GroupResources(whole_store=self.config.tier == "host")
+        self._shared = GroupResources(self.config.tier == "host", self._asked_address)
         self._address = str(self._shared.run_dir.path)
         atexit.register(self.stop)
         try:

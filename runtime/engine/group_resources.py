@@ -24,12 +24,21 @@ from ...workers.checkpoint.survey import Survey
 class StandaloneResources:
     """Resources of an engine that shares nothing; also the interface of the other kinds."""
 
+    address: str = ""
+    """Path of the run directory; empty: a name of its own in `base`."""
     base: Path | None = None
     """Folder in which the engine makes its run directory; None: the default."""
     store: HostStore | None = None
     """The host store of the group; None: the engine has its own, if any."""
     fills = True
     """True: the engine fills its host store itself."""
+
+    def __init__(self, address: str = "") -> None:
+        self.address = address
+
+    def make_run_dir(self) -> RunDir:
+        """Make the run directory. Raises UsageError if that is not possible."""
+        return RunDir.at(Path(self.address)) if self.address else RunDir.create(self.base)
 
     def survey(self, make: Callable[[], Survey]) -> Survey:
         """Return the survey, made here with `make` or by the leader."""
@@ -59,13 +68,13 @@ class HostStore:
 class GroupResources:
     """Shared resources of a group: made before its engines, closed after their ends."""
 
-    def __init__(self, whole_store: bool) -> None:
-        """Make a run directory and, with `whole_store`, one host store; else each engine has a store of its own."""
+    def __init__(self, whole_store: bool, address: str = "") -> None:
+        """Make a run directory (at `address`, if given) and, with `whole_store`, one host store for all engines."""
         self.memory_lock = Lock()
         self.surveyed: Future[Survey] = Future()
         self.allocated: Future[None] = Future()
         with ExitStack() as stack:
-            self.run_dir = RunDir.create()
+            self.run_dir = StandaloneResources(address).make_run_dir()
             stack.callback(self.run_dir.close)
             self.base = self.run_dir.path / ENGINES
             self.base.mkdir(mode=0o700)

@@ -52,7 +52,7 @@ def require_device(config: Config) -> None:
         raise UsageError(what, "an engine", "Start an EngineGroup, which makes one engine of each device")
     if config.device.startswith("cuda") and not cuda_version():
         remedy = "Install a CUDA build of torch, or use device = cpu"
-        raise UsageError("the installed torch is built without CUDA", f"device {config.device}", remedy)
+        raise UsageError("the installed torch is built without CUDA", f"device = {config.device}", remedy)
 
 
 def cuda_version() -> str:

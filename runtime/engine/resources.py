@@ -15,7 +15,6 @@ from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...ipc.shared.available import available_bytes
 from ...ipc.shared.memory import Arena
-from ...ipc.shared.rundir import RunDir
 from ...ipc.stage.startup import SharedMemory, StageSpec
 from ...workers.checkpoint.survey import Survey
 from ...workers.traces.folder import claim_folder
@@ -54,7 +53,7 @@ class Resources:
             self.timeline = Timeline(config.timeline) if config.timeline else None
             if self.timeline:
                 stack.callback(self.timeline.close)
-            self.run_dir = RunDir.create(self._sharing.base)
+            self.run_dir = self._sharing.make_run_dir()
             stack.callback(self.run_dir.close)
             self._death_fds = os.pipe2(os.O_CLOEXEC)
             for fd in self._death_fds:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from ...ipc.messages import Progress, Snapshot
 from ..client.snapshots import split_snapshot
 from ..monitor.progress import ProgressView
 from .group import EngineGroup
+from .interrupts import interrupts_deferred, interrupts_once
 from .supervisor import Supervisor
 
 
@@ -48,18 +49,29 @@ class EngineHandle(Protocol):
 
 
 @contextmanager
-def running_engine(config: Config) -> Iterator[EngineHandle]:
-    """Yield a ready engine; stop it gracefully at the end."""
-    with ProgressView() as view:
+def running_engine(
+    config: Config, address: str = "", on_progress: Callable[[Progress], None] = lambda progress: None
+) -> Iterator[EngineHandle]:
+    """Yield a ready engine, at this address if one is given; stop it gracefully at the end.
+
+    `on_progress` is told of its start, as the terminal is. A Ctrl-C that comes while it stops does not interrupt that.
+    """
+    with interrupts_once(), ProgressView() as view:
+
+        def show(progress: Progress) -> None:
+            view(progress)
+            on_progress(progress)
+
         cls = EngineGroup if len(config.devices) > 1 else Supervisor
-        engine = cls(config, on_progress=view)
+        engine = cls(config, on_progress=show, address=address)
         if config.model:
-            view(Progress("engine", f"starting for {config.model}", 0, 1))
+            show(Progress("engine", f"starting for {config.model}", 0, 1))
         engine.start()
     try:
         yield engine
     finally:
-        engine.stop()
+        with interrupts_deferred():
+            engine.stop()
 
 
 def engine_remarks(engine: EngineHandle) -> list[str]:

@@ -25,8 +25,9 @@ class Supervisor:
     """An engine for one model: `with Supervisor(config) as engine`. It works from scripts, threads and notebooks.
 
     `on_progress` is called while starting, in the caller's thread. With `verbose` the stages' output goes to our
-    stderr; otherwise the error of a dead stage quotes its end. `plans` replace the processes (tests); `sharing` are the
-    resources shared with an `EngineGroup`.
+    stderr; otherwise the error of a dead stage quotes its end. `address` is the path at which the run directory is to
+    be made; without it a fresh name is taken. `plans` replace the processes (tests); `sharing` are the resources shared
+    with an `EngineGroup`.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Supervisor:
         on_progress: Callable[[Progress], None] | None = None,
         *,
         verbose: bool = False,
+        address: str = "",
         plans: list[StagePlan] | None = None,
         sharing: StandaloneResources | None = None,
     ) -> None:
@@ -42,7 +44,7 @@ class Supervisor:
         self.config = config
         self._on_progress = on_progress or (lambda progress: None)
         self._verbose = verbose
-        self._plans, self._sharing = plans, sharing
+        self._plans, self._sharing = plans, sharing or StandaloneResources(address)
         self._engine: Engine | None = None
         self._address = ""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
+import stat
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +19,8 @@ from ..text.codec import TextCodec
 from .workloads import Format, record_prompts
 
 STDIN = Path("-")
+PATIENCE_S = 2.0
+"""Seconds without a prompt on stdin after which a command says that it waits for one."""
 
 
 class PromptLine(NamedTuple):
@@ -45,7 +50,7 @@ def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, form: Form
     """
     if bool(texts) == (file is not None):
         problem = "both --prompt and --prompts are given" if texts else "no prompt is given"
-        raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE')
+        raise UsageError(problem, "", 'Give --prompt "TEXT" (once or more), or --prompts FILE (- reads stdin)')
     if form != "lines":
         if file is None or ids:
             problem = "is for a file with records, not for --ids" if ids else "is for a file, and none is given"
@@ -53,6 +58,15 @@ def read_prompt_lines(texts: list[str], file: Path | None, ids: bool, form: Form
         return [PromptLine(*record) for record in _records(file, form)]
     named = _lines_of(file) if file else [(text, f"--prompt {number}") for number, text in enumerate(texts, 1)]
     return [PromptLine(_read_ids(text, where) if ids else _check_text(text, where), where) for text, where in named]
+
+
+def stdin_is_piped() -> bool:
+    """Return whether stdin is a pipe or a file: someone has sent prompts there, or is about to."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or replaced by something without a descriptor
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def with_images(lines: list[PromptLine], images: list[Path]) -> list[PromptLine]:
@@ -118,10 +132,26 @@ def _read_bytes(file: Path) -> bytes:
 
 def _all_bytes(file: Path) -> bytes:
     try:
-        return sys.stdin.buffer.read() if file == STDIN else file.read_bytes()
+        return _stdin_bytes() if file == STDIN else file.read_bytes()
     except OSError as error:
         remedy = "Name a text file with a prompt a line"
         raise UsageError(f"cannot be read: {error.strerror}", _name_of(file), remedy) from error
+
+
+def _stdin_bytes() -> bytes:
+    if sys.stdin is None:
+        raise UsageError("is closed", "stdin", "Send prompts to it, or name a file")
+    if not _has_input():
+        sys.stderr.write("reading prompts from stdin, one a line; Ctrl-D ends them\n")
+    return sys.stdin.buffer.read()
+
+
+def _has_input() -> bool:
+    """Wait a little for something on stdin."""
+    try:
+        return bool(select.select([sys.stdin], [], [], PATIENCE_S)[0])
+    except ValueError:  # no descriptor to wait for
+        return True
 
 
 def _decode(line: bytes, where: str) -> str:

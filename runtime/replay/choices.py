@@ -89,7 +89,7 @@ def expert_size_bytes(text: str, source: ReplaySource) -> int:
 
 def positive_bytes(text: str, option: str) -> int:
     """Return the bytes in `text`. Raises UsageError for a share or for 0."""
-    if count_bytes := parse_memory(text, option).count_bytes:
+    if count_bytes := parse_memory(text, option, percentage=False).count_bytes:
         return count_bytes
     raise UsageError(f"must be bytes, at least 1, not '{text}'", option, "Write for example 9MB")
 

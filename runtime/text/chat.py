@@ -1,19 +1,25 @@
-"""A model's chat template, rendered for one message of a user as transformers' `apply_chat_template` renders it.
+"""The chat templates of a model folder, and what they need to be rendered as transformers' `apply_chat_template` does.
 
-Templates are untrusted: they run in Jinja's sandbox, get plain values only, and cannot store private names.
+A template is a stranger's code. It is rendered in a process of its own (chat_process.py), in Jinja's sandbox, and gets
+plain values only.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...errors import UsageError
+from .chat_process import TemplateProcess
+from .chat_render_job import RenderJob
+from .conversation import Conversation
 from .tokenizer import CONFIG, named_tokens, read_settings
 
 FILE, FOLDER, LEGACY = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
+TOOL_USE = "tool_use"
+"""Name of the template that is taken for a conversation with tools, if there are several."""
 _PLAIN = "Leave out --chat to give the text as it is"
 
 
@@ -25,19 +31,59 @@ def has_chat_template(folder: Path) -> bool:
         return False
 
 
-def render_chat(folder: Path, text: str) -> str:
-    """Render a text as the only message of a user, up to the point where the model's answer begins.
+class ChatTemplates:
+    """The chat templates of a model folder, read at the first conversation. `close` ends the process that renders."""
 
-    The result contains its special tokens: encode it without adding others. Raises UsageError if the folder has no
-    chat template, if the template fails, or without jinja2.
-    """
-    messages = [{"role": "user", "content": text}]
-    return _render(require_chat_template(folder), folder, {"messages": messages, **named_tokens(folder)})
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process = TemplateProcess()
+
+    def render(self, conversation: Conversation) -> str:
+        """Return the text of a conversation. It contains its special tokens: encode it without adding others.
+
+        Raises UsageError if the folder has no chat template, or if the template fails or takes too long.
+        """
+        job = RenderJob(
+            template=choose_template(self._templates, self._folder, conversation.tools is not None),
+            messages=conversation.messages,
+            tools=conversation.tools,
+            documents=conversation.documents,
+            add_generation_prompt=conversation.add_generation_prompt,
+            continue_final_message=conversation.continue_final_message,
+            values=self._named_tokens | conversation.values,
+        )
+        return self._process.render(job, str(self._folder))
+
+    @property
+    def default(self) -> str:
+        """Return the template of a conversation without tools; empty if there is none, or it cannot be read."""
+        try:
+            return self._templates.get("default", "")
+        except UsageError:
+            return ""
+
+    def close(self) -> None:
+        """End the process that renders. Idempotent."""
+        self._process.close()
+
+    @cached_property
+    def _templates(self) -> dict[str, str]:
+        return _read_templates(self._folder)
+
+    @cached_property
+    def _named_tokens(self) -> dict[str, str]:
+        return named_tokens(self._folder)
 
 
 def require_chat_template(folder: Path) -> str:
     """Return the chat template of a model folder. Raises UsageError if it has none, or it cannot be read."""
-    templates = _read_templates(folder)
+    return choose_template(_read_templates(folder), folder, has_tools=False)
+
+
+def choose_template(templates: dict[str, str], folder: Path, has_tools: bool) -> str:
+    """Return the template for a conversation. Raises UsageError if there is none."""
+    if has_tools and TOOL_USE in templates:
+        return templates[TOOL_USE]
     if "default" not in templates:
         named = f" but {', '.join(sorted(templates))}" if templates else ""
         raise UsageError(f"this model has no chat template{named}", str(folder), _PLAIN)
@@ -76,18 +122,3 @@ def _read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot be read: {error}", str(file), _PLAIN) from error
-
-
-def _render(template: str, folder: Path, values: dict[str, Any]) -> str:
-    try:
-        from .chat_sandbox import sandbox
-    except ImportError as error:
-        raise UsageError("a chat template needs jinja2", "--chat", "pip install 'jinja2>=3.1.6'") from error
-    import jinja2
-
-    try:
-        compiled = sandbox(datetime.now).from_string(template)
-        return compiled.render(tools=None, documents=None, add_generation_prompt=True, **values)
-    except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-        what = f"its chat template cannot render this text: {error}"
-        raise UsageError(what, str(folder), _PLAIN) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...configs.checks import is_text
 from ...errors import UsageError
-from .chat import has_chat_template, render_chat
+from .chat import ChatTemplates, has_chat_template
+from .conversation import Conversation
 from .tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ class TextCodec:
     def __init__(self, folder: str) -> None:
         self._file = Path(folder) / "tokenizer.json"
         self._loaded: Tokenizer | None = None
+        self._templates = ChatTemplates(self._file.parent)
+
+    def close(self) -> None:
+        """End the process that renders chat templates, if there is one. Idempotent."""
+        self._templates.close()
 
     @property
     def available(self) -> bool:
@@ -34,30 +41,53 @@ class TextCodec:
         what = "this model has no tokenizer.json, so a prompt cannot be text"
         return UsageError(what, str(self._file.parent), "Pass the prompt as a list of token ids")
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a prompt, with the special tokens that the tokenizer adds.
 
         Raises UsageError without a tokenizer, and for lone surrogates.
         """
         self._check(text)
-        return self._tokenizer().encode(text).ids
+        return self._tokenizer().encode(text, add_special_tokens=add_special_tokens).ids
 
-    def encode_chat(self, text: str) -> list[int]:
-        """Return the ids of a user's message in the model's chat template, up to where the answer begins.
+    def encode_chat(self, conversation: Conversation) -> list[int]:
+        """Return the ids of a conversation of texts in the model's chat template.
 
-        Raises UsageError without a template or a tokenizer, and for a text that the template cannot render.
+        Raises UsageError without a template or a tokenizer, and for a conversation that the template cannot render.
         """
-        self._check(text)
-        return self._tokenizer().encode(render_chat(self._file.parent, text), add_special_tokens=False).ids
+        return self._tokenizer().encode(self.render_chat(conversation), add_special_tokens=False).ids
+
+    def render_chat(self, conversation: Conversation) -> str:
+        """Return the text of a conversation, its special tokens included. Raises what `encode_chat` raises."""
+        if not self.available:
+            raise self.missing()
+        return self._templates.render(conversation)
 
     @property
     def has_chat_template(self) -> bool:
         """Return whether `encode_chat` can work."""
         return self.available and has_chat_template(self._file.parent)
 
-    def decode(self, token_ids: list[int]) -> str:
-        """Return the text of generated ids without special tokens; empty without a tokenizer."""
-        return self._tokenizer().decode(token_ids, skip_special_tokens=True) if self.available else ""
+    @property
+    def is_chat_model(self) -> bool:
+        """Return whether the chat template writes special tokens, as that of a model trained on conversations does."""
+        template = self.chat_template
+        if not (template and self.available):
+            return False
+        added = self._tokenizer().get_added_tokens_decoder().values()
+        return "_token" in template or any(token.special and str(token) in template for token in added)
+
+    @property
+    def chat_template(self) -> str:
+        """Return the chat template of a conversation without tools; empty if there is none, or it cannot be read."""
+        return self._templates.default
+
+    def decode(self, token_ids: Sequence[int], special_tokens: bool = False) -> str:
+        """Return the text of generated ids, without special tokens unless asked; empty without a tokenizer."""
+        return self._tokenizer().decode(token_ids, skip_special_tokens=not special_tokens) if self.available else ""
+
+    def token_name(self, token_id: int) -> str:
+        """Return a token as the vocabulary spells it (`Ġthe`, `<0x0A>`); empty for an id without a token."""
+        return self._tokenizer().id_to_token(token_id) or "" if self.available else ""
 
     def _check(self, text: str) -> None:
         if not self.available:
@@ -74,28 +104,39 @@ class TextCodec:
 class TextStream:
     """Streamed text of a growing output. A delta never splits a character; all deltas add up to the whole text."""
 
-    def __init__(self, codec: TextCodec) -> None:
-        self._codec = codec
+    def __init__(self, codec: TextCodec, special_tokens: bool = False, end_ids: Collection[int] = ()) -> None:
+        """`special_tokens`: keep special tokens in the text, except one of `end_ids` at its end."""
+        self._codec, self._special_tokens = codec, special_tokens
+        self._end_ids = frozenset(end_ids)
         self._sent = 0
         self._context = 0
         self._settled = 0
 
-    def delta(self, token_ids: list[int], done: bool) -> str:
-        """Return the new text, given all ids so far; with `done` everything that is left.
+    def delta(self, token_ids: Sequence[int], done: bool) -> str:
+        """Return the new text, given all ids so far; with `done` everything that is left."""
+        return self.finish(token_ids) if done else self.advance(token_ids, len(token_ids))
 
-        Only a window of the ids is decoded, at the end all of them. A token is decoded behind those before it, because
-        its text may depend on them (a leading space).
+    def advance(self, token_ids: Sequence[int], count: int) -> str:
+        """Return the new text of the first `count` ids, without a character that is not complete yet.
+
+        Only a window of the ids is decoded. A token is decoded behind those before it, because its text may depend on
+        them (a leading space).
         """
-        if done:
-            return self._rest(token_ids)
-        before = self._codec.decode(token_ids[self._context : self._settled])
-        now = self._codec.decode(token_ids[self._context :])
+        before = self.whole(token_ids[self._context : self._settled])
+        now = self.whole(token_ids[self._context : count])
         if len(now) <= len(before) or now.endswith(_INCOMPLETE):
             return ""
-        self._context, self._settled = self._settled, len(token_ids)
+        self._context, self._settled = self._settled, count
         fresh = now[len(before) :]
         self._sent += len(fresh)
         return fresh
 
-    def _rest(self, token_ids: list[int]) -> str:
-        return self._codec.decode(token_ids)[self._sent :]
+    def finish(self, token_ids: Sequence[int]) -> str:
+        """Return everything that is left, given all ids; all of them are decoded."""
+        return self.whole(token_ids)[self._sent :]
+
+    def whole(self, token_ids: Sequence[int]) -> str:
+        """Return the text of these ids, whatever was returned before."""
+        if self._special_tokens and token_ids and token_ids[-1] in self._end_ids:
+            token_ids = token_ids[:-1]
+        return self._codec.decode(token_ids, self._special_tokens)

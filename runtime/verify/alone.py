@@ -12,7 +12,7 @@ from ...ipc.messages import DropUnit, RequestRow, RunStep
 from ...ipc.shared.attachments import FOLDER
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.recording import digest_rows, read_steps
-from ...workers.compute.sampling import RowFailed
+from ...workers.compute.sampling.failure import RowFailed
 from ...workers.model.unit import RowAbilities, Unit
 from .local_runtime import LocalRuntime
 from .replay import ReplayedStep, free_memory
@@ -82,8 +82,11 @@ def _invariant_steps(folder: Path) -> list[RunStep]:
 
 
 def _steps_alone(row: RecordedRow) -> Iterator[RunStep]:
-    number = row.request.number
-    yield RunStep(number=0, unit=number, admit=[row.request], batch_invariant=True)
+    request, number = row.request, row.request.number
+    yield RunStep(number=0, unit=number, admit=[request], batch_invariant=True)
+    prompt = len(request.token_ids) - request.generated
+    for _ in range(request.chunk, prompt, request.chunk) if request.chunk else ():
+        yield RunStep(number=0, unit=number, continues=True, batch_invariant=True)
     for step in range(1, len(row.tokens)):
         yield RunStep(number=step, unit=number, batch_invariant=True)
 

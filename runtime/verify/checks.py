@@ -195,8 +195,11 @@ def _prompts(folder: Path, limit: int) -> dict[int, Sequence]:
 
 
 def _first_other_choice(sequence: Sequence, processors: ReferenceProcessors) -> int | None:
-    """Return the index of the first output token that greedy decoding would not take; None if there is none."""
-    if sequence.sampling.temperature:
+    """Return the index of the first output token that greedy decoding would not take; None if there is none.
+
+    Drawn tokens are not judged, nor those that a grammar allows: transformers has no processor for it.
+    """
+    if sequence.sampling.temperature or sequence.sampling.grammar:
         return None
     best = processors.scores(sequence, torch.stack(sequence.logits)).argmax(-1).tolist()
     indices = range(int(sequence.sampling.first_token is not None), len(best))

@@ -26,8 +26,9 @@ from ...ipc.messages import (
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.assembly import LoaderLink, assemble_compute, open_hinter
 from ...workers.compute.device.base import Device
-from ...workers.compute.executor import Chooser, sample
 from ...workers.compute.experts.residency import IDLE_MS, FeedCounts
+from ...workers.compute.recording import Order
+from ...workers.compute.sampling.sampler import Chooser, sample
 from ...workers.compute.skeleton import load_unbound
 from ...workers.loader.events import ComputeJoined
 from ...workers.loader.fills import DeviceSlots, SharedSlots
@@ -125,12 +126,15 @@ class LocalRuntime:
                 self._forecaster.learn(used)
         return stepped, used
 
-    def order(self, order: Split | DropUnit) -> None:
-        """A change of units without a step."""
-        if isinstance(order, Split):
-            self._executor.split(order)
-        else:
-            self._executor.forget(order)
+    def order(self, order: Order) -> None:
+        """A change of units or prefixes without a step."""
+        match order:
+            case Split():
+                self._executor.split(order)
+            case DropUnit():
+                self._executor.forget(order)
+            case _:
+                self._executor.change_prefixes(order)
 
     def _tell_loader(self, event: Any) -> None:
         self._loader.handle(event)

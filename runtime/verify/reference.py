@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,11 @@ def logits_with_images(model: Any, prompt: list[int], following: list[int], imag
 
 
 class ReferenceProcessors:
-    """A model's generation settings, applied by transformers' logits processors as its greedy `generate` does."""
+    """A model's generation settings, applied by transformers' logits processors as its greedy `generate` does.
+
+    What a request asks for goes before them. Its biases and its penalties of the output are no settings of
+    transformers; they are added by their definition.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._config = load_config(folder)
@@ -98,13 +103,19 @@ class ReferenceProcessors:
     def _row(self, sequence: Sequence, index: int, logits: Tensor) -> Tensor:
         before = [decoder_start(self._config)] if self._config.is_encoder_decoder else sequence.prompt_ids
         ids = torch.tensor([before + sequence.token_ids[:index]])
-        return self._processors(sequence, len(before))(ids, logits[None].clone())[0]
+        scores = _add_biases(logits.clone(), sequence.sampling)
+        scores = self._processors(sequence, len(before))(ids, scores[None])[0]
+        return _penalise(scores, sequence.token_ids[:index], sequence.sampling)
 
     def _processors(self, sequence: Sequence, start: int) -> Any:
         settings = sequence.settings
         config = GenerationConfig.from_dict(self._stated.to_dict())
         config.eos_token_id, config.max_new_tokens = list(settings.eos_ids) or None, settings.max_new_tokens
         config.forced_bos_token_id = settings.forced_bos_token_id
+        if sequence.sampling.repetition_penalty is not None:
+            config.repetition_penalty = sequence.sampling.repetition_penalty
+        if sequence.sampling.min_new_tokens is not None:
+            config.min_length, config.min_new_tokens = 0, sequence.sampling.min_new_tokens
         config.do_sample = False
         if self._config.is_encoder_decoder:
             config.decoder_start_token_id = decoder_start(self._config)
@@ -115,6 +126,19 @@ class ReferenceProcessors:
             self._model._prepare_generated_length(config, True, True, "input_ids", start, prompt)
             mask = {"attention_mask": torch.ones(1, start, dtype=torch.long)}
             return self._model._get_logits_processor(config, start, prompt, device="cpu", model_kwargs=mask)
+
+
+def _add_biases(scores: Tensor, sampling: Sampling) -> Tensor:
+    for token, bias in sampling.logit_bias.items():
+        scores[token] += bias
+    return scores
+
+
+def _penalise(scores: Tensor, output_ids: list[int], sampling: Sampling) -> Tensor:
+    """Subtract the penalties of the output, in float32 as compute does."""
+    for token, count in Counter(output_ids).items():
+        scores[token] -= sampling.frequency_penalty * count + sampling.presence_penalty
+    return scores
 
 
 def _generation_config(folder: Path) -> GenerationConfig:

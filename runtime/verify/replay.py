@@ -17,7 +17,7 @@ from ...ipc.shared.available import available_bytes
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.device.base import Device
 from ...workers.compute.recording import DIGEST_BYTES, Recorded, digest_rows, read_steps
-from ...workers.compute.sampling import RowFailed
+from ...workers.compute.sampling.failure import RowFailed
 from ...workers.model.unit import RowAbilities, Unit
 from .local_runtime import LocalRuntime
 

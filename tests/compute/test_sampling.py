@@ -6,11 +6,19 @@ import numpy as np
 import pytest
 import torch
 from expertflow.ipc.messages import Sampling
-from expertflow.workers.compute.sampling import RowFailed, choose, choose_all, distribution, uniform
+from expertflow.workers.compute.sampling.choose import choose, choose_all
+from expertflow.workers.compute.sampling.distribution import distribution, uniform
+from expertflow.workers.compute.sampling.failure import RowFailed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 VOCABULARY = 40
 
@@ -26,6 +34,8 @@ def of_transformers(row: Tensor, sampling: Sampling) -> np.ndarray:
         warpers.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         warpers.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
     return warpers(torch.zeros(1, 1).long(), row.double()[None])[0].softmax(-1).numpy()  # pyright: ignore[reportArgumentType]
 
 
@@ -35,9 +45,12 @@ def of_transformers(row: Tensor, sampling: Sampling) -> np.ndarray:
     temperature=st.floats(0.05, 5.0),
     top_k=st.integers(0, VOCABULARY + 5),
     top_p=st.floats(0.01, 1.0),
+    min_p=st.just(0.0) | st.floats(1e-6, 1.0),
 )
-def test_distribution_is_that_of_transformers(seed: int, temperature: float, top_k: int, top_p: float) -> None:
-    sampling = Sampling(temperature, top_k, top_p)
+def test_distribution_is_that_of_transformers(
+    seed: int, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    sampling = Sampling(temperature, top_k, top_p, min_p=min_p)
     row = logits(1, seed)[0]
     np.testing.assert_allclose(distribution(row, sampling), of_transformers(row, sampling), atol=1e-12)
 

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import torch
-from expertflow.workers.kernels import native
+from expertflow.workers.kernels import library, native
 
 from .checks import check_products, draw, experts_of
 
 
 def main() -> int:
-    native.library_file = lambda: Path(sys.argv[1])
+    library.library_file = lambda: Path(sys.argv[1])
     kernels = native.NativeKernels.open("avx2")
     assert kernels is not None
     try:

@@ -26,6 +26,7 @@ def drive(compiler: list[str], runner: list[str], folder: Path) -> str:
     return subprocess.run([*runner, program], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("cc") is None, reason="not run: no C compiler")
 def test_the_driver_on_this_processor(tmp_path: Path) -> None:
     assert "checked" in drive(["cc"], [], tmp_path)

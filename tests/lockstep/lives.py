@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+import msgspec
+from expertflow.ipc.messages import DropPrefix, DropUnit, KeepPrefix, RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.system.schedules import Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
@@ -58,25 +60,56 @@ class Life:
         return self.digests.seen
 
 
-def live_together(survey: Survey, slots: int, batch: int, batch_invariant: bool = True, seed: int = 1) -> Life:
+def live_together(
+    survey: Survey, slots: int, batch: int, batch_invariant: bool = True, seed: int = 1, chunk: int = 0
+) -> Life:
     """A schedule of joins, leaves and splits with `batch` rows; greedy, as rows that differ would differ for ever."""
     digests = RowDigests()
     with LocalRuntime(survey, slots, choose=digests.choose) as runtime:
-        driver = Driver(runtime, survey.vocabulary, batch_invariant=batch_invariant)
+        driver = Driver(runtime, survey.vocabulary, batch_invariant=batch_invariant, chunk=chunk)
         drive(driver, batch, seed, equal_lengths=False)
     return Life(driver, digests)
 
 
-def live_alone(survey: Survey, life: Life, batch_invariant: bool = True) -> Bits:
+def live_alone(survey: Survey, life: Life, batch_invariant: bool = True, chunk: int = 0) -> Bits:
     """The same prompts one after the other, with every expert resident."""
     digests = RowDigests()
     with LocalRuntime(survey, survey.expert_count, choose=digests.choose) as runtime:
-        driver = Driver(runtime, survey.vocabulary, batch_invariant=batch_invariant)
+        driver = Driver(runtime, survey.vocabulary, batch_invariant=batch_invariant, chunk=chunk)
         for number, sequence in life.driver.sequences.items():
             driver.prefill(number, [sequence.prompt_ids])
             for _ in sequence.token_ids[1:]:
                 driver.decode(number)
     return digests.seen
+
+
+def live_alone_with_prefixes(survey: Survey, life: Life, chunk: int) -> Bits:
+    """The same prompts one after the other in chunks, each beginning with copies of the chunks of the one before."""
+    digests = RowDigests()
+    with LocalRuntime(survey, survey.expert_count, choose=digests.choose) as runtime:
+        for number, sequence in life.driver.sequences.items():
+            prompt = sequence.prompt_ids
+            cached = (len(prompt) - 1) // chunk * chunk
+            blocks = [1000 * number + begin for begin in range(0, cached, chunk)]
+            row = RequestRow(number, prompt, 0, Sampling(), chunk=chunk)
+            run_alone(runtime, row, unit=1)  # only to be cut
+            if blocks:
+                runtime.order(KeepPrefix(unit=1, row=number, begin=0, size=chunk, blocks=blocks))
+            runtime.order(DropUnit(1))
+            digests.seen.pop(number)
+            run_alone(runtime, msgspec.structs.replace(row, cached=cached, blocks=blocks), unit=2)
+            for _ in sequence.token_ids[1:]:
+                runtime.run(RunStep(number=0, unit=2, batch_invariant=True))
+            runtime.order(DropUnit(2))
+            runtime.order(DropPrefix(blocks))
+    return digests.seen
+
+
+def run_alone(runtime: LocalRuntime, row: RequestRow, unit: int) -> None:
+    """The prefill of a row, chunk by chunk."""
+    runtime.run(RunStep(number=0, unit=unit, admit=[row], batch_invariant=True))
+    for _ in range(row.cached + row.chunk, len(row.token_ids), row.chunk):
+        runtime.run(RunStep(number=0, unit=unit, continues=True, batch_invariant=True))
 
 
 def differing(bits: Bits, others: Bits) -> list[tuple[int, int]]:

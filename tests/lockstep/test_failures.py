@@ -96,7 +96,7 @@ def test_a_row_that_is_computed_again_in_one_prefill_has_other_bits(
     runtime: LocalRuntime, digests: RowDigests, alone: dict[int, list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant of the test above."""
-    monkeypatch.setattr(LockstepRow, "prepare_prefill", lambda self, row, _: self.unit.prepare_prefill([row]))
+    monkeypatch.setattr(LockstepRow, "prepare_prefill", lambda self, row, *_: self.unit.prepare_prefill([row]))
     breaker = Breaker(runtime)
     prefill(runtime, [0, 1, 2, 3])
     decode(runtime, 3)

@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 import torch
 from expertflow.configs.checks import KERNELS
-from expertflow.tests.lockstep.lives import Life, differing, live_alone, live_together, surveyed
+from expertflow.tests.lockstep.lives import (
+    Life,
+    differing,
+    live_alone,
+    live_alone_with_prefixes,
+    live_together,
+    surveyed,
+)
 from expertflow.tests.models.families import FAMILIES, save_tiny
 from expertflow.tests.models.nllb import save_nllb
 from expertflow.tests.models.switch import save_switch
@@ -69,13 +76,44 @@ def test_a_row_has_the_same_bits_alone_and_among_nine_whole_product(
     check(folder(model), dtype, 9)
 
 
-@pytest.mark.parametrize("batch", range(2, 9))
+CHUNK = 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["qwen3_moe", "deepseek_v3"])
+def test_a_prompt_in_chunks_has_the_same_bits_alone_and_in_a_batch(
+    folder: Callable[[str], Path], model: str, dtype: str
+) -> None:
+    """Among others all chunks run in one step, alone each in a step of its own: the forwards are the same."""
+    survey = surveyed(folder(model), dtype)
+    life = live_together(survey, survey.expert_count // 4, 7, chunk=CHUNK)
+    assert differing(life.bits, live_alone(survey, life, chunk=CHUNK)) == []
+    if dtype == "float32":
+        assert differing(life.bits, live_alone(survey, life)), "chunks have shapes of their own"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("model", ["qwen3_moe", "deepseek_v3"])
+def test_copied_chunks_change_no_bit(folder: Callable[[str], Path], model: str, dtype: str) -> None:
+    """A chunk has the same bits in every row that begins with it, so a row may take it from another."""
+    survey = surveyed(folder(model), dtype)
+    life = live_together(survey, survey.expert_count // 4, 7, chunk=CHUNK)
+    assert differing(life.bits, live_alone_with_prefixes(survey, life, CHUNK)) == []
+
+
+@pytest.mark.parametrize("batch", [2, 5, 8, *(pytest.param(batch, marks=pytest.mark.slow) for batch in (3, 4, 6, 7))])
 def test_the_size_of_the_batch_changes_no_bit(folder: Callable[[str], Path], batch: int) -> None:
     check(folder("qwen3_moe"), "bfloat16", batch)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("dtype", "kernel"),
+    [
+        pytest.param(dtype, kernel, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+        for i, dtype in enumerate(DTYPES)
+        for j, kernel in enumerate(KERNELS)
+    ],
+)
 def test_odd_widths_change_no_bit_on_any_path(tmp_path: Path, dtype: str, kernel: str) -> None:
     """Rows of a shared tensor would begin at odd addresses, and kernels treat such rows in another way."""
     if kernel == NATIVE and missing_reason():
@@ -119,8 +157,8 @@ def share_a_unit(self: Executor, step: Any) -> Any:
 def pad_the_prompt(original: Callable[..., Any]) -> Callable[..., Any]:
     """Mutant: the prompt has a pad before it, which the mask hides."""
 
-    def prepare(self: LockstepRow, row: Any, images: Any) -> Any:
-        step = original(self, row, images)
+    def prepare(self: LockstepRow, row: Any, *others: Any) -> Any:
+        step = original(self, row, *others)
         if row.number % 2:
             self.unit._rows[0].pad = 1
             step = self.unit._input([[0, *self.unit._rows[0].token_ids]], is_prefill=True)

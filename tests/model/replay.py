@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.tests.models.families import tiny_model
-from expertflow.workers.compute.sampling import RowFailed, choose_all
+from expertflow.workers.compute.sampling.choose import choose_all
+from expertflow.workers.compute.sampling.failure import RowFailed
+from expertflow.workers.model.cache_blocks import RowPrefix
 from expertflow.workers.model.families.llama4 import temper_by_position
 from expertflow.workers.model.unit import RowAbilities, Unit
 from torch import Tensor
@@ -47,10 +49,13 @@ class Replay:
         """A tiny model as rows see it when it is run, against the untouched one."""
         return cls(model_to_run(family), texts, abilities or RowAbilities(), reference=tiny_model(family))
 
-    def start(self, *numbers: int) -> Unit:
+    def start(self, *numbers: int, chunk: int = 0, prefixes: Sequence[RowPrefix] = ()) -> Unit:
         unit = Unit(self.model.config, self.abilities)
-        rows = [RequestRow(number, self.texts[number], 0, Sampling()) for number in numbers]
-        self._choose(unit, unit.run(self.model, unit.prepare_prefill(rows)))
+        rows = [RequestRow(number, self.texts[number], 0, Sampling(), chunk=chunk) for number in numbers]
+        logits = unit.run(self.model, unit.prepare_prefill(rows, prefixes=prefixes))
+        while unit.filling:
+            logits = unit.run(self.model, unit.prepare_step())
+        self._choose(unit, logits)
         return unit
 
     def step(self, unit: Unit, times: int = 1) -> None:

@@ -11,7 +11,7 @@ import torch
 from expertflow.ipc.messages import GenerationSettings, Sampling
 from expertflow.tests.models.families import tiny_model
 from expertflow.tests.models.switch import tiny_switch
-from expertflow.workers.compute.sampling import choose_all
+from expertflow.workers.compute.sampling.choose import choose_all
 from expertflow.workers.model.processors import TokenHistory, apply_settings
 from torch import Tensor
 from transformers import GenerationConfig

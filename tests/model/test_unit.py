@@ -111,7 +111,7 @@ def test_mutant_join_that_pads_right_is_caught(family: str, monkeypatch: pytest.
         widths = (0, 0) * (tensor.dim() - 1 - dim) + (0, length - tensor.shape[dim])
         return torch.nn.functional.pad(tensor, widths)
 
-    monkeypatch.setattr(cache_rows, "_pad_left", padded_right)
+    monkeypatch.setattr(cache_rows, "pad_left", padded_right)
     replay = Replay.of(family, prompts(5))
     a_life(replay)
     assert replay.compare()[0] > SEEN

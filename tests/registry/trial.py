@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from expertflow.ipc.messages import RunStep
+from expertflow.ipc.messages import Details, RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.system.schedules import Driver, Sequence
 from expertflow.workers.checkpoint.survey import Survey
@@ -83,6 +83,17 @@ def live(survey: Survey, slots: int, mutation: Mutation | None = None) -> Life:
         refusals = len(first.expertflow_layer.hinter._source.refusals)  # pyright: ignore
         life.hints = "all" if not refusals else "some" if refusals < survey.layers - 1 else "none"
     return life
+
+
+@torch.inference_mode()
+def prompt_error(model: Any, vocabulary: int) -> float:
+    """Largest difference between logits of a prompt, made of kept hidden states, and the model's own; as above."""
+    ids = torch.randint(3, vocabulary, (9,), generator=torch.Generator().manual_seed(2))
+    unit = Unit(model.config)
+    row = RequestRow(0, ids.tolist(), 0, Sampling(), details=Details(prompt_logprobs=0))
+    unit.run(model, unit.prepare_prefill([row]))
+    mine, alone = torch.cat(list(unit.prompt_logits(0)[1])), model(input_ids=ids[None]).logits[0, :-1]
+    return float((mine - alone).abs().max() / alone.abs().max())
 
 
 def _drive(driver: Driver, abilities: RowAbilities, look: Callable[[], None]) -> None:

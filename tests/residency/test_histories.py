@@ -9,7 +9,7 @@ from expertflow.tests.residency.world import Shape, World
 from hypothesis import HealthCheck, given, settings
 
 UNHURRIED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-QUICK = settings(max_examples=2000, deadline=None, suppress_health_check=UNHURRIED)
+QUICK = settings(max_examples=1000, deadline=None, suppress_health_check=UNHURRIED)
 LONG = settings(QUICK, max_examples=20_000)
 
 

@@ -107,12 +107,10 @@ def test_wrong_usage_is_refused_before_anything_starts(words: list[str], where: 
 
 
 @pytest.mark.timeout(240)
-def test_the_error_of_the_process_is_the_commands(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kernels", ["auto", pytest.param("/nowhere/table.json", marks=pytest.mark.slow)])
+def test_the_error_of_the_process_is_the_commands(kernels: str, tmp_path: Path) -> None:
     broken = tmp_path / "model"
     broken.mkdir()
     (broken / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(CheckpointError):
-        run_diagnosis(Config(model=str(broken)), False, tmp_path / "out", lambda progress: None)
-    bad = Config(model=str(broken), kernels="/nowhere/table.json")
-    with pytest.raises((CheckpointError, UsageError)):
-        run_diagnosis(bad, False, tmp_path / "out", lambda progress: None)
+    with pytest.raises(CheckpointError if kernels == "auto" else (CheckpointError, UsageError)):
+        run_diagnosis(Config(model=str(broken), kernels=kernels), False, tmp_path / "out", lambda progress: None)

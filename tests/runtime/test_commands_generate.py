@@ -122,7 +122,7 @@ def test_an_engine_that_dies_is_told_of_once(
     """It was told of for each prompt, and again when its counters were read."""
     end = EngineError("the engine has ended", address, "Start it again")
 
-    def dies(self: Generate, client: Client, printer: Printer) -> None:
+    def dies(self: Generate, client: Client, printer: Printer, lines: object) -> None:
         monkeypatch.setattr(Client, "stats", lambda self: fail())
         printer.take_results([end] * len(printer.lines))
 

@@ -94,19 +94,24 @@ def test_a_size_beyond_any_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "value", "remedy"),
+    ("words", "said"),
     [
-        ("serve --expert-memory 25", "25 bytes", '"25%" or "25MB"'),
-        ("serve --kv-memory 4096", "4096 bytes", 'Write "4096MB", or "4096B"'),
-        ("serve --host-memory 64", "64 bytes", '"64MB"'),
-        ("serve --tier host --link-rate 8", "8 bytes", '"8MB"'),
+        ("serve --expert-memory 25", "--expert-memory is '25'|Did you mean 25%? or 25GB? For bytes write 25B"),
+        ("serve --expert-memory 0.25", "--expert-memory is '0.25'|Did you mean 25%? or 0.25GB?"),
+        ("serve --kv-memory 4096", "--kv-memory is '4096'|Did you mean 4096MB? For bytes write 4096B"),
+        ("serve --host-memory 1", "--host-memory is '1'|Did you mean 1%? or 1GB?"),
+        ("serve --tier host --link-rate 8", "--link-rate is '8'|Did you mean 8GB? or 8MB?"),
+        ("plan --device cuda --device-memory 24", "--device-memory is '24'|Did you mean 24GB? or 24MB?"),
+        ("demo --expert-memory 25", "--expert-memory is '25'|Did you mean 25%? or 25GB?"),
     ],
 )
-def test_a_small_size_without_a_unit_is_refused(words: str, value: str, remedy: str) -> None:
+@pytest.mark.usefixtures("no_process")
+def test_a_small_size_without_a_unit_is_asked_back(words: str, said: str) -> None:
     """`--expert-memory 25` was meant as 25 %, and ran with 25 bytes until it failed for another reason."""
-    with pytest.raises(UsageError, match=value) as refused:
-        parse(words.split())
-    assert remedy in refused.value.remedy
+    with pytest.raises(UsageError) as refused:
+        parse(words.split()).run()
+    told = describe(refused.value)
+    assert all(part in told for part in said.split("|")), told
 
 
 def test_sizes_that_are_meant() -> None:

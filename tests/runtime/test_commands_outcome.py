@@ -28,10 +28,11 @@ class Failing(Command):
 
 
 @pytest.fixture(autouse=True)
-def sigterm_as_before() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+def signals_as_before() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def ending(error: BaseException, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -111,6 +112,32 @@ def test_options_are_named_as_they_are_typed(error: errors.ExpertFlowError, firs
     """A person who typed --max-new-tokens does not know `max_new_tokens`."""
     lines = outcome.describe(error).splitlines()
     assert lines[0].startswith(first) and lines[-1].endswith(last)
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "told"),
+    [
+        (["serve", "--model", "/nope"], "/nope", "--model /nope"),
+        (["serve", "--model=/nope"], "/nope", "--model /nope"),
+        (["serve", "--predictor-file", "./a//b.npz"], "a/b.npz", "--predictor-file a/b.npz"),
+        (["generate", "--chat", "p.txt"], "p.txt", "p.txt"),
+        (["serve", "--batch-invariant", "--model", "m"], "m", "--model m"),
+        (["trace", "m"], "m", "m"),
+        (["serve"], "kernels = native", "--kernels native"),
+        (["serve"], "device = cuda:1", "--device cuda:1"),
+        (["serve", "--timeline", ""], "", ""),
+    ],
+)
+def test_a_typed_value_is_named_by_its_option(words: list[str], where: str, told: str) -> None:
+    """With two files on the line nobody knows which of them is meant, nor which option made the engine fail."""
+    assert outcome.as_option(where, words) == told
+
+
+def test_an_error_from_deep_inside_names_the_option(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending(errors.CheckpointError("is a file", "/etc/passwd"), monkeypatch, "--model", "/etc/passwd")
+    assert capsys.readouterr().err == "error: --model /etc/passwd is a file\n"
 
 
 def test_every_error_has_a_subject() -> None:

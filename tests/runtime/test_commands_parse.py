@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import expertflow
 import pytest
 from expertflow import __main__ as program
 from expertflow.configs.headings import HEADINGS
@@ -15,11 +18,15 @@ from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.runtime.command_line.base import EngineCommand
 from expertflow.runtime.command_line.registry import chosen_preset, command_classes, parse
+from expertflow.runtime.command_line.version import version_lines
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.commands.why import Why
 from expertflow.runtime.commands.widen import Widen
+from expertflow.workers.kernels import library
+
+MAX_UNGROUPED = 7
 
 
 def test_options_reach_the_configuration() -> None:
@@ -90,18 +97,32 @@ def test_every_option_of_the_configuration_stands_under_one_heading() -> None:
 
 
 def test_help_shows_options_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
-    """45 options in one box help nobody; research switches stand last, sampling beside batching."""
+    """45 options in one box help nobody; research switches stand last, sampling beside prompts."""
+    heads = help_boxes("generate", capsys)
+    assert list(heads) == ["options", "Prompt", "Sampling", "Structured", *HEADINGS]
+    assert {"--temperature", "--max-new-tokens"} <= heads["Sampling"] and "--batch-size" in heads["Generation"]
+    assert "--belief" in heads["Research"] and {"--prompt", "--image", "--chat"} <= heads["Prompt"]
+    assert not heads["Model"] & heads["Research"] and "--expert-memory" in heads["Memory"]
+
+
+@pytest.mark.parametrize("name", list(command_classes()))
+def test_no_box_of_help_is_crowded(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new option needs a heading; the place without one is for the few that concern the command as a whole."""
+    heads = help_boxes(name, capsys)
+    assert len(heads["options"]) <= MAX_UNGROUPED, heads["options"]
+    listed = [option for options in heads.values() for option in options]
+    assert len(listed) == len(set(listed))
+
+
+def help_boxes(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, set[str]]:
+    """Heading of each box of a command's help -> the options described there."""
     with pytest.raises(SystemExit):
-        parse(["generate", "--help"])
+        parse([name, "--help"])
     _, *boxes = re.split(r"(?m)^\W+?((?:\w+ )?options) \W+$", capsys.readouterr().out)
-    heads = {
-        head.removesuffix(" options"): set(re.findall(r"--[a-z-]+", box))
+    return {
+        head.removesuffix(" options"): set(re.findall(r"(?m)^\W+?(?:-h, )?(--[a-z-]+)", box))
         for head, box in zip(boxes[::2], boxes[1::2], strict=True)
     }
-    assert list(heads) == ["options", *HEADINGS]
-    assert {"--temperature", "--max-new-tokens", "--batch-size"} <= heads["Generation"]
-    assert "--belief" in heads["Research"] and "--prompt" in heads["options"]
-    assert not heads["Model"] & heads["Research"] and "--expert-memory" in heads["Memory"]
 
 
 @pytest.mark.parametrize("name", [name for name, cls in command_classes().items() if issubclass(cls, EngineCommand)])
@@ -164,16 +185,31 @@ def test_a_preset_that_is_none(tmp_path: Path, content: bytes) -> None:
 def test_the_command_line_imports_no_torch() -> None:
     """Each `expertflow top` would take seconds and 350 MB."""
     code = (
-        "import sys; from expertflow.runtime.command_line.registry import parse; parse(['serve', '--model', 'm']);"
+        "import sys; from expertflow.runtime.command_line.registry import command_classes, parse;"
+        "command_classes(); parse(['serve', '--model', 'm']);"
         "print(*({'torch', 'transformers'} & set(sys.modules)))"
     )
     answer = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == ""
 
 
-def test_the_version_option_prints_the_version(
+def test_the_version_option_prints_what_a_report_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["expertflow", "--version"])
     assert program.main() == 0
-    assert capsys.readouterr().out.startswith("expertflow 0.")
+    told = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(told) == ["expertflow", "python", "torch", "transformers", "kernels"]
+    assert told["python"] == platform.python_version() and told["torch"] == version("torch")
+    assert told["expertflow"] == expertflow.__version__ and told["transformers"] == version("transformers")
+
+
+def test_the_version_tells_which_kernels_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same machine is several times as slow without them, and nothing else says so at a glance."""
+    library.usable_variants.cache_clear()
+    if library.library_file():
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+        assert version_lines()[-1] in ("kernels avx2", f"kernels of torch alone: {library.NO_VARIANT}")
+    library.usable_variants.cache_clear()
+    monkeypatch.setattr("expertflow.runtime.command_line.version.open_library", lambda: None)
+    assert version_lines()[-1] == f"kernels of torch alone: {library.NOT_BUILT}"

@@ -5,18 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import socket
 from pathlib import Path
 
-import expertflow
 import pytest
-
-MODEL = Path(expertflow.__file__).parent / "examples" / "model"
-PATIENCE_S = 300.0
+from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, ran, read_when_there, started
 
 pytestmark = [
     pytest.mark.skipif(not MODEL.is_dir(), reason="the built-in model is not here"),
@@ -24,42 +17,19 @@ pytestmark = [
 ]
 
 
-def command(*words: str) -> list[str]:
-    return [sys.executable, "-P", "-m", "expertflow", *words]
-
-
-def ran(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*words), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-
-
-def _heed_ctrl_c() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-@contextmanager
-def started(*words: str) -> Iterator[subprocess.Popen[str]]:
-    """As from a terminal: what a shell starts in the background ignores Ctrl-C, and so would all that pytest starts."""
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command(*words), stdout=pipe, stderr=pipe, text=True, preexec_fn=_heed_ctrl_c) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def read_when_there(file: Path, process: subprocess.Popen[str]) -> str:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not file.exists():
-        assert process.poll() is None and time.monotonic() < deadline_s, process.communicate()
-        time.sleep(0.1)
-    return file.read_text(errors="replace").strip()  # a recording is no text
-
-
-def test_serve_generate_and_top(tmp_path: Path) -> None:
+def test_serve_generate_and_top(tmp_path: Path, runtime_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second terminal must find the engine, use it and see it; SIGTERM must end it in good order (I6)."""
-    file = tmp_path / "address"
-    with started("serve", "--model", str(MODEL), "--address-file", str(file)) as server:
+    file, pid_file, fixed = tmp_path / "address", tmp_path / "pid", runtime_base / "fixed"
+    files = ["--address-file", str(file), "--address", str(fixed), "--pid-file", str(pid_file)]
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with systemd, started("serve", "--model", str(MODEL), *files) as server:
         address = read_when_there(file, server)
+        assert (address, pid_file.read_text()) == (str(fixed), f"{server.pid}\n")
+        assert systemd.recv(100) == b"READY=1"
+        second = ran("serve", "--model", str(MODEL), "--address", str(fixed))
+        assert second.returncode == 2 and f"error: --address {fixed} has a running engine" in second.stderr
         one = ran("generate", "--address", address, "--prompt", "And it came to pass in", "--max-new-tokens", "3")
         assert one.returncode == 0 and one.stdout.strip() and "3 tokens" in one.stderr
         top = ran("top", "--once", "--json", "--address", address, "--interval-s", "1.2")
@@ -67,25 +37,13 @@ def test_serve_generate_and_top(tmp_path: Path) -> None:
         wrong = ran("generate", "--address", address, "--prompt", "word " * 2000)
         server.send_signal(signal.SIGTERM)
         told, _ = server.communicate(timeout=PATIENCE_S)
+        assert systemd.recv(100) == b"STOPPING=1"
+    assert not pid_file.exists()
     assert {line["stage"] for line in reading["stages"]} >= {"compute", "loader", "scheduler", "supervisor"}
     assert reading["experts"]["hits"] + reading["experts"]["misses"] > 0
     assert wrong.returncode == 2 and "--prompt 1" in wrong.stderr and "Traceback" not in wrong.stderr
     assert (server.returncode, f"Address: {address}" in told) == (0, True)
     assert not file.exists() and not os.path.exists(address)
-
-
-def test_ctrl_c_in_the_middle_of_generating(tmp_path: Path, runtime_base: Path) -> None:
-    """It must stop the engine that was started for it, and say no more than that it stopped."""
-    record = tmp_path / "record"
-    prompts = [f"--prompt=In the beginning {number}" for number in range(40)]
-    words = [*prompts, "--max-new-tokens", "400", "--record", str(record)]
-    with started("generate", "--model", str(MODEL), *words) as process:
-        read_when_there(record / "steps.1.msgpack", process)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 130
-    assert told.endswith("stopped\n") and "Traceback" not in told
-    assert not list(runtime_base.glob("expertflow-*"))
 
 
 def test_the_demonstration_survives_a_kill_and_proves_it(tmp_path: Path) -> None:
@@ -111,7 +69,7 @@ def test_the_demonstration_survives_a_kill_and_proves_it(tmp_path: Path) -> None
         (["serve"], 2, "no model given"),
         (["serve", "--model", "/etc/passwd"], 2, "is a file"),
         (["serve", "--model", str(MODEL), "--expert-memory", "1KB"], 2, "holds no expert"),
-        (["plan", "--model", str(MODEL), "--kv-memory", "1000000GB"], 1, ""),
+        pytest.param(["plan", "--model", str(MODEL), "--kv-memory", "1000000GB"], 1, "", marks=pytest.mark.slow),
         (["generate", "--address", "/nowhere", "--prompt", "a"], 1, "no engine"),
     ],
 )

@@ -10,9 +10,9 @@ from expertflow.errors import EngineError
 from expertflow.ipc.messages import Snapshot
 from expertflow.ipc.messages.control import StageStats
 from expertflow.runtime.client import Client
-from expertflow.runtime.commands import batch_progress
-from expertflow.runtime.commands.batch_progress import count_requests, show_batch
 from expertflow.runtime.commands.generate import Generate
+from expertflow.runtime.monitor import request_progress
+from expertflow.runtime.monitor.request_progress import count_requests, show_batch
 from expertflow.tests.runtime.test_added_tokens import save_tokenizer
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
@@ -37,7 +37,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngi
             return snapshot
 
         monkeypatch.setattr(Client, "stats", stats)
-        monkeypatch.setattr(batch_progress, "CHECK_S", 0.05)
+        monkeypatch.setattr(request_progress, "CHECK_S", 0.05)
         engine.paused.set()
         yield engine
 

@@ -21,7 +21,7 @@ def test_what_torch_is_built_for_is_known_without_it() -> None:
 def test_cuda_without_cuda_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The model is not even looked for."""
     monkeypatch.setattr("expertflow.runtime.engine.preflight.cuda_version", lambda: "")
-    with pytest.raises(UsageError, match="device cuda:1: .* Install a CUDA build of torch, or use device = cpu"):
+    with pytest.raises(UsageError, match="device = cuda:1: .* Install a CUDA build of torch, or use device = cpu"):
         Supervisor(Config.load(model=tmp_path / "none", device="cuda:1")).__enter__()
 
 

@@ -41,7 +41,10 @@ def start_script(mark: str, behaviour: str = "") -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("delay_s", [0.2, 0.5, 0.6, 0.7, 0.8, 1.0, None])
+OTHER_DELAYS = [pytest.param(delay_s, marks=pytest.mark.slow) for delay_s in (0.5, 0.7, 0.8, 1.0)]
+
+
+@pytest.mark.parametrize("delay_s", [0.2, 0.6, None, *OTHER_DELAYS])
 def test_when_the_supervisor_is_killed_everything_ends(delay_s: float | None, runtime_base: Path):
     """Start-up included (None: once it runs): a child that does not watch its supervisor would live for ever."""
     mark = uuid.uuid4().hex

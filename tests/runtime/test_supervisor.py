@@ -112,7 +112,7 @@ def test_words_that_come_after_the_death_are_still_heard(monkeypatch: pytest.Mon
 
 def test_a_stage_that_never_becomes_ready_is_late_not_awaited():
     engine = fake_engine(PAIR, {"loader": "hang"}, start_timeout_s=2)
-    with pytest.raises(EngineError, match="stage loader: was not ready after 2 s"):
+    with pytest.raises(EngineError, match="was not ready after 2 s"):
         engine.start()
 
 

@@ -8,8 +8,25 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from expertflow.ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Sampling, Split, Stepped, StepSize
+import numpy as np
+from expertflow.ipc.messages import (
+    NO_DETAILS,
+    Details,
+    DropPrefix,
+    DropUnit,
+    ErrorFacts,
+    KeepPrefix,
+    RequestRow,
+    RowDetails,
+    RunStep,
+    Sampling,
+    Split,
+    Stepped,
+    StepSize,
+    TokenLogprob,
+)
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
+from expertflow.tests.scheduler.fake_predictor import LAYERS
 from expertflow.workers.scheduler.limits import ComputeInfo
 
 VOCABULARY = 50
@@ -28,6 +45,16 @@ def continuation(prompt: Sequence[int], count: int, sampling: Sampling) -> list[
     return ids[len(prompt) :]
 
 
+def logprob_of(token_id: int, position: int) -> TokenLogprob:
+    """What this 'model' says of a token at a position of its sequence."""
+    return TokenLogprob(token_id, -position / 100, 1)
+
+
+def routes_of(token_ids: Sequence[int]) -> np.ndarray:
+    """Experts of tokens, uint16 [tokens, layers, 1]: here each token has the expert of its id, in every layer."""
+    return np.repeat(np.array(token_ids, dtype="<u2")[:, None, None], LAYERS, axis=1)
+
+
 @dataclass
 class HeldRow:
     number: int
@@ -38,6 +65,8 @@ class HeldRow:
     gone: bool = False
     cached: int = 0
     """Positions of a row with a cache of its own."""
+    details: Details = NO_DETAILS
+    chunk: int = 0
 
 
 @dataclass
@@ -48,6 +77,13 @@ class HeldUnit:
     ran: int = 0
     batch_invariant: bool = False
     """Rows have a cache each: none is padded, and each can leave and join."""
+    filled: int = 0
+    fill_to: int = 0
+    """Of its only row, if that is prefilled in chunks."""
+
+    @property
+    def filling(self) -> bool:
+        return self.filled < self.fill_to
 
     def live(self) -> list[HeldRow]:
         return [row for row in self.rows if not row.gone]
@@ -57,6 +93,16 @@ class HeldUnit:
         self.length -= spare
         for row in self.rows:
             row.pad -= spare
+
+
+@dataclass(frozen=True)
+class HeldBlock:
+    """Some positions of a row, which depend on all ids up to their end."""
+
+    token_ids: list[int]
+    """Up to the end of the block."""
+    size: int
+    batch_invariant: bool
 
 
 @dataclass(frozen=True)
@@ -77,6 +123,7 @@ class FakeCompute:
     kv_bytes: int = 2**60
     fail_rows: set[int] = field(default_factory=set)
     units: dict[int, HeldUnit] = field(default_factory=dict)
+    blocks: dict[int, HeldBlock] = field(default_factory=dict)
     orders: deque[ComputeFromScheduler] = field(default_factory=deque)
     ran: list[Ran] = field(default_factory=list)
     last_number: int = -1
@@ -104,13 +151,41 @@ class FakeCompute:
                     del self.units[unit]
                 case Split(unit, rows, into):
                     self._split(unit, rows, into)
+                case KeepPrefix() as order:
+                    self._keep(order)
+                case DropPrefix(blocks):
+                    for number in blocks:
+                        del self.blocks[number]
         return None
 
     def used_bytes(self) -> int:
         per_row, per_position = self.facts.kv_bytes_per_row, self.facts.kv_bytes_per_position
         single = [row.cached for unit in self.units.values() if unit.batch_invariant for row in unit.rows]
         padded = [unit.length for unit in self.units.values() if not unit.batch_invariant for _ in unit.rows]
-        return sum(length * per_position + per_row for length in single + padded)
+        kept = sum(block.size for block in self.blocks.values()) * per_position
+        return sum(length * per_position + per_row for length in single + padded) + kept
+
+    def _keep(self, order: KeepPrefix) -> None:
+        unit = self.units[order.unit]
+        assert self.facts.can_copy and order.blocks, "rows of this model cannot be copied"
+        (row,) = [row for row in unit.rows if row.number == order.row]
+        cached = row.cached if unit.batch_invariant else unit.length - row.pad
+        for index, number in enumerate(order.blocks):
+            end = order.begin + (index + 1) * order.size
+            assert number not in self.blocks and not unit.filling and end <= cached
+            self.blocks[number] = HeldBlock(row.token_ids[:end], order.size, unit.batch_invariant)
+        self._check_memory()
+
+    def _check_prefix(self, row: RequestRow, batch_invariant: bool) -> None:
+        """The row's first ids are those of its blocks, and one at least is left to run."""
+        end = 0
+        for number in row.blocks:
+            block = self.blocks[number]
+            end += block.size
+            assert block.batch_invariant == batch_invariant, "other bits than its own"
+            begin = min(end, row.cached)
+            assert len(block.token_ids) == end and block.token_ids[:begin] == row.token_ids[:begin], "of other ids"
+        assert row.cached <= end and row.cached < len(row.token_ids) - row.generated * batch_invariant
 
     def _split(self, number: int, rows: list[int], into: int) -> None:
         assert into not in self.units
@@ -129,14 +204,16 @@ class FakeCompute:
         assert step.number > self.last_number, "steps must be numbered upwards"
         self.last_number = step.number
         unit = self._admit(step) if step.admit else self._prepare(step)
-        assert unit.live(), "a step without rows"
+        assert unit.live() or unit.filling, "a step without rows"
         assert unit.batch_invariant == step.batch_invariant, "a unit changed its kind"
         self._check_memory()
-        tokens = self._tokens(unit)
-        failed = {number: ErrorFacts("request", "its row broke") for number in tokens if number in self.fail_rows}
+        tokens = {} if unit.filling else self._tokens(unit)
+        broken = [row.number for row in unit.live() if row.number in self.fail_rows]
+        failed = {number: ErrorFacts("request", "its row broke") for number in broken}
         unit.rows = [row for row in unit.rows if row.number not in failed]
         if self.facts.moving or unit.batch_invariant:
             unit.trim()
+        details = {row.number: self._details(row, step) for row in unit.live() if row.details != NO_DETAILS}
         kept = {number: token for number, token in tokens.items() if number not in failed}
         at_most, self.at_most = self.at_most, None
         return Stepped(
@@ -151,6 +228,7 @@ class FakeCompute:
             experts=10,
             moved_ns=self.moved_ns * bool(step.join),
             at_most=at_most,
+            details=details,
         )
 
     def _admit(self, step: RunStep) -> HeldUnit:
@@ -159,13 +237,40 @@ class FakeCompute:
         lengths = [len(row.token_ids) for row in step.admit]
         assert self.facts.padding or step.batch_invariant or len(set(lengths)) == 1, "this model cannot pad"
         width = max(lengths)
+        rest = max(len(row.token_ids) - row.cached for row in step.admit)
+        for row in step.admit:
+            self._check_prefix(row, step.batch_invariant)
+            assert step.batch_invariant or row.cached == max(0, len(row.token_ids) - rest), "columns are shared"
+            assert not step.batch_invariant or not row.cached or row.cached % row.chunk == 0, "other bits than alone"
         rows = [_held(row, width) for row in step.admit]
         unit = self.units[step.unit] = HeldUnit(rows, width, batch_invariant=step.batch_invariant)
-        self._note(step, [(row.number, i, token) for row in rows for i, token in enumerate(row.token_ids)])
+        first = step.admit[0]
+        length = len(first.token_ids) - first.generated * step.batch_invariant
+        if len(rows) == 1 and 0 < first.chunk < length - first.cached:
+            assert self.facts.extending, "this model cannot extend a cache"
+            unit.fill_to, unit.filled = length, first.cached
+            self._fill(step, unit, first.chunk)
+        else:
+            begun = {row.number: row.cached for row in step.admit}
+            ran = [(row.number, i, row.token_ids[i]) for row in rows for i in range(begun[row.number], row.cached)]
+            self._note(step, ran)
         return unit
+
+    def _fill(self, step: RunStep, unit: HeldUnit, chunk: int) -> None:
+        """Run the next chunk of the unit's row; the last one takes along what a batch-invariant row has generated."""
+        (row,) = unit.rows
+        begin, unit.filled = unit.filled, min(unit.filled + chunk, unit.fill_to)
+        end = unit.filled if unit.filling else len(row.token_ids)
+        unit.length = row.cached = end
+        self._note(step, [(row.number, begin + i, token) for i, token in enumerate(row.token_ids[begin:end])])
 
     def _prepare(self, step: RunStep) -> HeldUnit:
         unit = self.units[step.unit]
+        assert step.continues == unit.filling, "a step that is not what its unit needs"
+        if unit.filling:
+            assert not step.drop and not step.join
+            self._fill(step, unit, unit.rows[0].chunk)
+            return unit
         self._drop(unit, step.drop)
         for number in step.join:
             self._join(unit, self.units.pop(number))
@@ -185,6 +290,7 @@ class FakeCompute:
 
     def _join(self, unit: HeldUnit, other: HeldUnit) -> None:
         assert unit.batch_invariant == other.batch_invariant, "rows of two kinds in one unit"
+        assert not unit.filling and not other.filling, "a prefill that is not done"
         assert self.facts.joining or unit.batch_invariant, "units of this model cannot join"
         length = max(unit.length, other.length)
         for each in (unit, other):
@@ -202,6 +308,23 @@ class FakeCompute:
             row.generated += 1
         return tokens
 
+    def _details(self, row: HeldRow, step: RunStep) -> RowDetails:
+        """What was asked about a row whose new token was just added."""
+        *ids, token = row.token_ids
+        prompt = ids[: len(row.token_ids) - row.generated]
+        ran = [(p, t) for p, t, r in zip(*self._last_ran(), strict=True) if r == row.number]
+        scored = row.details.prompt_logprobs is not None and bool(step.admit)
+        return RowDetails(
+            logprob=None if row.details.logprobs is None else logprob_of(token, len(ids)),
+            prompt_logprobs=[*map(logprob_of, prompt[1:], range(1, len(prompt)))] if scored else [],
+            routes=routes_of([t for _, t in ran]).tobytes() if row.details.routed_experts else b"",
+            routes_start=ran[0][0],
+            top_k=1,
+        )
+
+    def _last_ran(self) -> tuple[list[int], list[int], list[int]]:
+        return self.ran[-1].positions, self.ran[-1].token_ids, self.ran[-1].rows
+
     def _note(self, step: RunStep, entries: list[tuple[int, int, int]]) -> None:
         self.ran.append(Ran(step, [e[2] for e in entries], [e[0] for e in entries], [e[1] for e in entries]))
 
@@ -211,4 +334,6 @@ class FakeCompute:
 
 def _held(row: RequestRow, width: int) -> HeldRow:
     length = len(row.token_ids)
-    return HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - length, cached=length)
+    row_of = HeldRow(row.number, list(row.token_ids), row.generated, row.sampling, width - length, cached=length)
+    row_of.details, row_of.chunk = row.details, row.chunk
+    return row_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from expertflow.ipc.messages import Finished, Refused, Sampling
+from expertflow.ipc.messages import NO_DETAILS, Details, Finished, Refused, Sampling
 from expertflow.tests.scheduler.world import MS, Book, World, make_limits
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo
@@ -21,7 +21,12 @@ def worlds(draw: st.DrawFn) -> World:
     """Every shape of batch, budget and model."""
     padding, moving = draw(st.booleans()), draw(st.booleans())
     facts = ComputeInfo(
-        kv_bytes_per_position=10, kv_bytes_per_row=draw(st.sampled_from((0, 33))), padding=padding, moving=moving
+        kv_bytes_per_position=10,
+        kv_bytes_per_row=draw(st.sampled_from((0, 33))),
+        padding=padding,
+        moving=moving,
+        extending=draw(st.booleans()),
+        copying=draw(st.booleans()),
     )
     limits = make_limits(
         batch_size=draw(st.integers(1, 6)),
@@ -33,6 +38,8 @@ def worlds(draw: st.DrawFn) -> World:
         grouping=draw(st.sampled_from(("off", "swap", "kmeans", "auto"))),
         gather_ns=draw(st.sampled_from((0, 3))),
         batch_invariant=draw(st.booleans()),
+        prefill_chunk=draw(st.sampled_from((0, 1, 3, 5))),
+        prefix_cache=draw(st.booleans()),
     )
     return World(limits, facts, context=draw(st.sampled_from((12, 40))))
 
@@ -62,14 +69,20 @@ class History:
         for _ in range(rng.choice((1, 1, 2, 6))):
             sampling = Sampling(seed=rng.randrange(3))
             world.submit(
-                [rng.randrange(50) for _ in range(rng.randrange(0, 16))],
+                self._prompt(),
                 max_new_tokens=rng.randrange(0, 14),
                 identity=rng.choice((b"a", b"b", b"c")),
                 eos_ids=rng.choice((None, [], [1, 2, 3, 4])),
                 deadline_ms=rng.choice((None, None, None, 2)),
                 sampling=sampling,
                 batch_invariant=rng.choice(self.kinds),
+                details=rng.choice((NO_DETAILS, Details(logprobs=1), Details(0, 0, routed_experts=True))),
             )
+
+    def _prompt(self) -> list[int]:
+        """Short ones, which may begin alike."""
+        begin = [7, 1, 8, 2, 9, 3, 6, 4, 5][: self.rng.choice((0, 0, 4, 5, 9))]
+        return begin + [self.rng.randrange(50) for _ in range(self.rng.randrange(0, 16 - len(begin)))]
 
     def step(self) -> None:
         self.world.compute_step()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from expertflow.ipc.messages import Cancel, Sampling
+from expertflow.ipc.messages import Cancel, Details, Sampling
 from expertflow.tests.scheduler.fake_compute import continuation
 from expertflow.tests.scheduler.world import EOS, MS, World, finished, make_limits
 from expertflow.workers.scheduler import events
@@ -15,8 +15,11 @@ def test_stop_ids_end_a_request_and_are_part_of_it() -> None:
     stop = next(i for i in range(1, 8) if tokens[i] not in tokens[:i])
     book = world.submit(max_new_tokens=8, eos_ids=[tokens[stop]])
     world.run_until_idle()
-    assert finished(book).finish_reason == "stop"
-    assert book.tokens == tokens[: stop + 1]
+    more = world.submit(max_new_tokens=8, eos_ids=[], stop_ids=[tokens[stop]])
+    world.run_until_idle()
+    for ended in (book, more):
+        assert finished(ended).finish_reason == "stop"
+        assert ended.tokens == tokens[: stop + 1]
 
 
 def test_the_models_own_stop_ids_are_the_default() -> None:
@@ -134,3 +137,39 @@ def test_a_vanished_client_costs_no_more_steps() -> None:
     assert other.tokens == other.expected()
     assert not any(book.ends for book in gone)
     assert world.core.statistics().steps < 20
+
+
+def test_a_whole_output_runs_once_more_for_details_that_are_missing() -> None:
+    """Its scheduler died before the end was told. This one fills the context: its last token has no position."""
+    world = World(context=8)
+    expected = continuation([1, 2, 3], 6, Sampling())
+    book = world.submit(max_new_tokens=6, eos_ids=[], resume_ids=expected, details=Details(0, 0, routed_experts=True))
+    world.run_until_idle()
+    end = finished(book)
+    assert (end.token_ids, end.logprobs, end.finish_reason) == (expected, [], "length")
+    assert world.compute is not None
+    assert [row.token_ids for ran in world.compute.ran for row in ran.step.admit] == [[1, 2, 3, *expected[:-1]]]
+
+
+def test_a_prompt_is_scored_without_output() -> None:
+    """Also while others generate; its one step gives a token that nobody asked for."""
+    world = World()
+    scored = world.submit([1, 2, 3, 4], max_new_tokens=0, details=Details(prompt_logprobs=0, routed_experts=True))
+    other = world.submit(max_new_tokens=3, eos_ids=[])
+    world.run_until_idle()
+    assert (finished(scored).token_ids, finished(scored).finish_reason) == ([], "length")
+    assert finished(scored).prompt_logprobs is not None and other.tokens == other.expected()
+
+
+def test_a_prompt_that_was_scored_is_not_scored_again() -> None:
+    """A death of compute loses no logprobs: scoring a long prompt twice would be a waste."""
+    world = World()
+    book = world.submit(max_new_tokens=6, eos_ids=[], details=Details(1, 1))
+    for _ in range(3):
+        world.tick()
+        world.compute_step()
+    world.kill_compute()
+    world.start_compute()
+    world.run_until_idle()
+    assert world.compute is not None and world.compute.ran[0].step.admit[0].details == Details(logprobs=1)
+    assert finished(book).token_ids == book.expected()

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import zmq
 from expertflow.errors import error_from_code
-from expertflow.ipc.messages import to_client, to_scheduler
+from expertflow.ipc.messages import Details, Sampling, to_client, to_scheduler
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
@@ -73,23 +73,30 @@ def client(engine: FakeEngine) -> Iterator[ForeignClient]:
 
 def test_the_tables_name_every_message_and_field() -> None:
     """Documentation that is not checked goes stale."""
-    to_engine, from_engine, codes = tables()
+    to_engine, options, from_engine, codes = tables()
     for table, module in ((to_engine, to_scheduler.FromClient), (from_engine, to_client.ToClient)):
         structs = {kind.__name__: [field.name for field in msgspec.structs.fields(kind)] for kind in module.__args__}
         assert fields_of(table) == structs
+    sampling, details = msgspec.structs.fields(Sampling), msgspec.structs.fields(Details)
+    assert fields_of(options) == {
+        "sampling": [field.name for field in sampling], "details": [field.name for field in details],
+    }  # fmt: skip
     for [code, _] in codes:
         assert error_from_code(code, "", "", "").code == code
 
 
 def test_defaults_are_as_documented() -> None:
     """Whoever leaves a field out must get what the table promises."""
-    documented = {row[1]: row[3] for row in tables()[0] if row[1] and row[3]}
+    to_engine, options, *_ = tables()
+    documented = {row[1]: row[3] for row in to_engine if row[1] and row[3]}
     submit = to_scheduler.Submit(request_id="", prompt_ids=[], max_new_tokens=1)
     optional = {field.name for field in msgspec.structs.fields(submit) if not field.required}
     assert set(documented) == optional
     assert (submit.eos_ids, submit.deadline_ms, submit.resume_ids) == (None, None, [])
-    expected = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "seed": 0, "first_token": None}
-    assert msgspec.to_builtins(submit.sampling) == expected
+    written = {"nil": None, "false": False, "{}": {}, '""': ""}
+    defaults = [(row[1], written.get(row[3]) if row[3] in written else float(row[3])) for row in options]
+    actual = {**msgspec.to_builtins(submit.sampling), **msgspec.structs.asdict(submit.details)}
+    assert dict(defaults) == actual
 
 
 def test_the_conversation_of_the_protocol_page_happens(client: ForeignClient) -> None:

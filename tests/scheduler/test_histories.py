@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
-from expertflow.ipc.messages import RequestRow
+from expertflow.ipc.messages import DropPrefix, RequestRow
 from expertflow.tests.scheduler.histories import (
     BOTH_KINDS,
     ONE_KIND,
@@ -16,12 +16,24 @@ from expertflow.tests.scheduler.histories import (
     worlds,
 )
 from expertflow.tests.scheduler.world import World, make_limits
-from expertflow.workers.scheduler import admission, requests, state, stepper, unit_selection, units
+from expertflow.workers.scheduler import admission, prefills, prefixes, requests, state, stepper, unit_selection, units
+from expertflow.workers.scheduler.events import SchedulerAction, ToCompute
 from expertflow.workers.scheduler.limits import ComputeInfo
-from expertflow.workers.scheduler.requests import RequestState, WaitingQueue
+from expertflow.workers.scheduler.prefixes import FoundPrefix, PrefixIndex
+from expertflow.workers.scheduler.requests import RequestState
 from expertflow.workers.scheduler.units import UnitState
+from expertflow.workers.scheduler.waiting_queue import WaitingQueue
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_blocks() -> Iterator[None]:
+    """Prompts of histories are short; their blocks must be, too."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(prefixes, "BLOCK", 2)
+        patched.setattr(admission, "MIN_SHARED", 3)
+        yield
 
 
 def play(world: World, seed: int, turns: int, kinds: Kinds = ONE_KIND) -> None:
@@ -69,12 +81,12 @@ def forget_leaving_rows(each: Iterable[UnitState], compute: ComputeInfo, more: I
     return len(rows) * (longest * compute.kv_bytes_per_position + compute.kv_bytes_per_row)
 
 
-def start_over(self: RequestState) -> RequestRow:
+def start_over(self: RequestState, *prefix: object) -> RequestRow:
     """Mutant: after a death, output indices (and so the random numbers) start again."""
     return RequestRow(self.number, self.prompt_ids + self.tokens, 0, self.sampling)
 
 
-def lose_what_was_made(self: RequestState) -> RequestRow:
+def lose_what_was_made(self: RequestState, *prefix: object) -> RequestRow:
     """Mutant: after a death, the sequence is computed without its output."""
     return RequestRow(self.number, self.prompt_ids, len(self.tokens), self.sampling)
 
@@ -116,6 +128,79 @@ def test_mutants_that_mix_kinds_are_caught(
     with pytest.raises((AssertionError, KeyError)):
         for seed in range(300):
             limits = make_limits(units=("one", "two")[seed % 2], grouping=("off", "swap")[seed % 2])
+            play(World(limits, context=40), seed, 200, BOTH_KINDS)
+
+
+CHUNK_MUTANTS: list[tuple[object, str, object]] = [
+    (stepper.Stepper, "owes_decode", property(lambda self: False)),
+    (stepper.Stepper, "active", property(lambda self: [unit for unit in self.units.values() if unit.rows])),
+    (RequestState, "prefill_length", property(lambda self: self.length)),
+    (admission.Room, "is_chunked", lambda self, request: False),
+]
+
+
+@pytest.mark.parametrize(("where", "name", "mutant"), CHUNK_MUTANTS, ids=lambda value: getattr(value, "__name__", None))
+def test_mutants_of_chunks_are_caught(
+    where: object, name: str, mutant: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, name, mutant)
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        for seed in range(300):
+            limits = make_limits(units=("one", "two")[seed % 2], batch_invariant=seed % 3 == 0, prefill_chunk=4)
+            play(World(limits, context=40), seed, 200)
+
+
+def find_one_more(self: PrefixIndex, request: RequestState) -> FoundPrefix:
+    """Mutant: a position too many is taken from the prefix."""
+    found = honest_find(self, request)
+    return FoundPrefix(found.blocks, found.count + 1) if found.count else found
+
+
+def find_of_any(self: PrefixIndex, request: RequestState) -> FoundPrefix:
+    """Mutant: blocks of another row are taken."""
+    numbers = [block.number for block in self._blocks.values()][: (request.prefill_length - 1) // 2]
+    return FoundPrefix(numbers, 2 * len(numbers))
+
+
+def look_up_before_dropping(self: prefills.Prefills, room: admission.Room, now_ns: int) -> list[SchedulerAction]:
+    """Mutant: a row is sent what was found before its room was made."""
+    picked = admission.pick_prefill(self._waiting, room)
+    if not picked or picked[0].deaths:
+        return []
+    rows = self._rows(picked, room)
+    dropped = self._prefixes.make_room(picked, room.spare_positions(picked))
+    for request in picked:
+        self._waiting.start(request)
+    return [ToCompute(DropPrefix(dropped)), *self._stepper.prefill(picked, rows)]
+
+
+honest_find = PrefixIndex.find
+
+PREFIX_MUTANTS: list[tuple[object, str, object]] = [
+    (PrefixIndex, "find", find_one_more),
+    (PrefixIndex, "find", find_of_any),
+    (PrefixIndex, "make_room", lambda self, requests, room: []),
+    (PrefixIndex, "clear", lambda self: None),
+    (prefixes, "_root", lambda request: 0),
+    (prefills.Prefills, "_start", look_up_before_dropping),
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "mutant"), PREFIX_MUTANTS, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_mutants_of_prefixes_are_caught(
+    where: object, name: str, mutant: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(where, name, mutant)
+    with pytest.raises((AssertionError, KeyError, IndexError)):
+        for seed in range(400):
+            limits = make_limits(
+                batch_size=3,
+                kv_bytes=(300, 500)[seed % 2],
+                prefill_chunk=(0, 2, 4)[seed % 3],
+                prefix_cache=True,
+            )
             play(World(limits, context=40), seed, 200, BOTH_KINDS)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from expertflow.ipc.messages import Hello, Sampling
+from expertflow.ipc.messages import Details, Hello, Sampling
 from expertflow.tests.scheduler.world import World, finished, make_limits, refusal
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo
@@ -31,6 +31,24 @@ from expertflow.workers.scheduler.limits import ComputeInfo
         ({"sampling": Sampling(seed=2**63)}, "seed"),
         ({"sampling": Sampling(first_token=50)}, "first_token"),
         ({"sampling": Sampling(first_token=-1)}, "first_token"),
+        ({"sampling": Sampling(min_p=-0.1)}, "min_p"),
+        ({"sampling": Sampling(min_p=1.1)}, "min_p"),
+        ({"sampling": Sampling(min_p=math.nan)}, "min_p"),
+        ({"sampling": Sampling(repetition_penalty=0.0)}, "repetition_penalty"),
+        ({"sampling": Sampling(repetition_penalty=math.inf)}, "repetition_penalty"),
+        ({"sampling": Sampling(presence_penalty=2.1)}, "presence_penalty"),
+        ({"sampling": Sampling(frequency_penalty=math.nan)}, "frequency_penalty"),
+        ({"sampling": Sampling(logit_bias={3: 101.0})}, "logit_bias"),
+        ({"sampling": Sampling(logit_bias={3: math.nan})}, "logit_bias"),
+        ({"sampling": Sampling(logit_bias={50: 1.0})}, "logit_bias"),
+        ({"sampling": Sampling(logit_bias=dict.fromkeys(range(1025), 1.0))}, "logit_bias"),
+        ({"sampling": Sampling(min_new_tokens=6)}, "min_new_tokens"),
+        ({"sampling": Sampling(min_new_tokens=-1)}, "min_new_tokens"),
+        ({"stop_ids": [3, 50]}, "stop_ids"),
+        ({"details": Details(logprobs=21)}, "logprobs"),
+        ({"details": Details(logprobs=-1)}, "logprobs"),
+        ({"details": Details(prompt_logprobs=21)}, "prompt_logprobs"),
+        ({"max_new_tokens": -1, "details": Details(prompt_logprobs=0)}, "max_new_tokens"),
         ({"request_id": "x" * 201}, "request_id"),
         ({"resume_ids": [1] * 6}, "resume_ids"),
         ({"resume_ids": [50]}, "resume_ids"),

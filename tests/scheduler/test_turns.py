@@ -9,15 +9,16 @@ from collections.abc import Callable
 import pytest
 from expertflow.ipc.messages import Sampling
 from expertflow.tests.scheduler.world import STARTS_MEANWHILE, World, finished, make_limits
-from expertflow.workers.scheduler.requests import RequestState, WaitingQueue
+from expertflow.workers.scheduler.requests import RequestState
+from expertflow.workers.scheduler.waiting_queue import ClientTurns, WaitingQueue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def waiting_request(number: int, client: bytes) -> RequestState:
+def waiting_request(number: int, client: bytes, priority: int = 0) -> RequestState:
     return RequestState(
         number=number, request_id=str(number), identity=client, digest=b"", prompt_ids=[1], sampling=Sampling(),
-        stop_ids=frozenset(), token_limit=1, positions=1, accepted_ns=number,
+        stop_ids=frozenset(), token_limit=1, positions=1, accepted_ns=number, priority=priority,
     )  # fmt: skip
 
 
@@ -82,6 +83,19 @@ def test_lost_requests_go_first_and_take_no_turn() -> None:
     line.put_back([second, first])
     assert [request.number for request in line] == [1, 3, 2]
     assert start_all(line) == [1, 3, 2]
+
+
+def test_a_lower_priority_number_starts_first_and_clients_take_turns_within_one() -> None:
+    """Whoever sent it and whenever it came; lost requests go ahead of all."""
+    line, priorities = WaitingQueue(), (1, 1, 1, 0, 0, -2, 1, 0)
+    for number, (client, priority) in enumerate(zip(b"aabaaaab", priorities, strict=True), 1):
+        line.join(waiting_request(number, bytes([client]), priority))
+    assert [request.number for request in line] == [6, 4, 8, 5, 1, 3, 2, 7]
+    first, late = next(iter(line)), list(line)[4]
+    for request in (first, late):
+        line.start(request)
+    line.put_back([late])
+    assert start_all(line) == [1, 4, 8, 5, 3, 2, 7]
 
 
 def test_a_client_with_a_new_identity_has_one_turn() -> None:
@@ -172,20 +186,23 @@ def test_no_client_starts_more_than_two_while_another_waits(seed: int) -> None:
     Fairness(random.Random(seed)).play(300)
 
 
-def keep_no_round(self: WaitingQueue, request: RequestState) -> None:
+def keep_no_round(self: ClientTurns, client: bytes) -> None:
     """Mutant: whoever was served least recently is always next, so new clients starve old ones."""
-    client = self._client.get(request.number)
-    if client is not None:
-        self._turns += 1
-        self._served[client] = self._turns
-    self.leave(request)
+    self._turns += 1
+    self._served[client] = self._turns
 
 
 @pytest.mark.parametrize(
-    ("name", "mutant"), [("start", keep_no_round), ("__iter__", lambda self: iter(self._all.values()))]
+    ("owner", "name", "mutant"),
+    [
+        (ClientTurns, "count_turn", keep_no_round),
+        (WaitingQueue, "__iter__", lambda self: iter(self._all.values())),
+    ],
 )
-def test_unfair_lines_are_caught(name: str, mutant: Callable[..., object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WaitingQueue, name, mutant)
+def test_unfair_lines_are_caught(
+    owner: type, name: str, mutant: Callable[..., object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(owner, name, mutant)
     with pytest.raises(AssertionError):
         for seed in range(200):
             Fairness(random.Random(seed)).play(300)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 from expertflow.ipc.messages import (
+    NO_DETAILS,
     Accepted,
     Cancel,
+    Details,
     ErrorFacts,
     Finished,
     PredictRows,
@@ -16,11 +19,12 @@ from expertflow.ipc.messages import (
     RunStep,
     Sampling,
     Submit,
+    TokenLogprob,
     Tokens,
     Welcome,
 )
 from expertflow.ipc.messages.to_compute import ComputeFromScheduler
-from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation
+from expertflow.tests.scheduler.fake_compute import VOCABULARY, FakeCompute, continuation, logprob_of, routes_of
 from expertflow.tests.scheduler.fake_predictor import EXPERTS, LAYERS, FakePredictor
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo, ModelInfo, SchedulerLimits
@@ -55,6 +59,8 @@ def make_limits(
     grouping: str = "off",
     batch_invariant: bool = False,
     lockstep: bool = True,
+    prefill_chunk: int = 0,
+    prefix_cache: bool = False,
 ) -> SchedulerLimits:
     return SchedulerLimits(
         batch_size=batch_size,
@@ -66,6 +72,8 @@ def make_limits(
         grouping=grouping,
         batch_invariant=batch_invariant,
         lockstep=lockstep,
+        prefill_chunk=prefill_chunk,
+        prefix_cache=prefix_cache,
         gather_ns=gather_ns,
         gather_limit_ns=10 * gather_ns,
     )
@@ -90,7 +98,7 @@ class Book:
 
     def expected(self) -> list[int]:
         """Tokens of an undisturbed run."""
-        stops = {EOS} if self.submit.eos_ids is None else set(self.submit.eos_ids)
+        stops = ({EOS} if self.submit.eos_ids is None else set(self.submit.eos_ids)) | set(self.submit.stop_ids)
         most = min(self.submit.max_new_tokens, self.context - len(self.submit.prompt_ids) + 1)
         tokens = continuation(self.submit.prompt_ids, most, self.submit.sampling)
         first_stop = next((i + 1 for i, token in enumerate(tokens) if token in stops), len(tokens))
@@ -102,6 +110,27 @@ class Book:
         assert message.offset <= len(self.tokens), "a gap in the tokens"
         assert message.token_ids[: len(known)] == known, "delivered tokens changed"
         self.tokens += message.token_ids[len(known) :]
+        self.check_logprobs(message.logprobs, message.offset, message.token_ids)
+
+    def check_logprobs(self, logprobs: list[TokenLogprob], offset: int, token_ids: list[int]) -> None:
+        """Every token that no earlier scheduler delivered has its own."""
+        start, prompt = max(offset, len(self.submit.resume_ids)), len(self.submit.prompt_ids)
+        asked = self.submit.details.logprobs is not None
+        fresh = list(enumerate(token_ids[start - offset :], prompt + start)) if asked else []
+        assert logprobs == [logprob_of(token, position) for position, token in fresh]
+
+    def check_end(self, end: Finished) -> None:
+        """What a completion tells is about its own tokens, whatever died meanwhile."""
+        prompt, asked = self.submit.prompt_ids, self.submit.details
+        self.check_logprobs(end.logprobs, 0, end.token_ids)
+        ran = end.finish_reason in ("stop", "length")
+        if end.prompt_logprobs is not None or (ran and asked.prompt_logprobs is not None):
+            assert end.prompt_logprobs == [None, *map(logprob_of, prompt[1:], range(1, len(prompt)))]
+        if end.routed_experts is not None or (ran and asked.routed_experts):
+            assert end.routed_experts is not None
+            computed = [*prompt, *end.token_ids][: max(len(prompt), len(prompt) + len(end.token_ids) - 1)]
+            routes = np.frombuffer(end.routed_experts.data, end.routed_experts.dtype)
+            assert (routes.reshape(end.routed_experts.shape) == routes_of(computed)).all()
 
 
 class World:
@@ -133,6 +162,8 @@ class World:
         self.kinds: dict[int, bool] = {}
         """Whether each accepted request is batch-invariant, by number."""
         self.last_number = -1
+        self.chunks_since: Counter[int] = Counter()
+        """Row -> steps with chunks of other rows' prompts since its last token."""
         self.newest = self.epoch = 0
         self._names = 0
         if joined:
@@ -151,6 +182,9 @@ class World:
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         resume_ids: list[int] | None = None,
         batch_invariant: bool | None = None,
+        stop_ids: list[int] | None = None,
+        priority: int = 0,
+        details: Details = NO_DETAILS,
     ) -> Book:
         """Send a new request."""
         self._names += 1
@@ -163,6 +197,9 @@ class World:
             deadline_ms=deadline_ms,
             resume_ids=resume_ids or [],
             batch_invariant=batch_invariant,
+            stop_ids=stop_ids or [],
+            priority=priority,
+            details=details,
         )
         book = Book(submit, identity, self.model.context, tokens=list(submit.resume_ids))
         book.batch_invariant = self.limits.batch_invariant if batch_invariant is None else batch_invariant
@@ -192,6 +229,8 @@ class World:
             "kv_bytes_per_row": self.facts.kv_bytes_per_row,
             "padding": int(self.facts.padding),
             "moving": int(self.facts.moving),
+            "extending": int(self.facts.extending),
+            "copying": int(self.facts.copying),
         }
         self.do(events.ComputeJoined(self.now_ns, facts))
 
@@ -253,7 +292,7 @@ class World:
                     self._to_compute(message)
         self._forget_who_waits_no_longer()
         statistics = self.core.statistics()
-        assert statistics.kv_reserved_bytes <= self.limits.kv_bytes
+        assert statistics.kv_reserved_bytes + statistics.kv_prefix_bytes <= self.limits.kv_bytes
         assert statistics.running <= self.limits.batch_size
 
     # What is checked
@@ -271,6 +310,7 @@ class World:
             case Finished():
                 book = self.books[message.request_id]
                 assert message.token_ids[: len(book.tokens)] == book.tokens
+                book.check_end(message)
                 book.ends.append(message)
                 self.waiting.pop(book.number, None)
             case Refused("", _):
@@ -304,7 +344,8 @@ class World:
             assert self.predictor.asked.get((row, position), token) == token, "asked about another token"
 
     def _check_admission(self, step: RunStep) -> None:
-        widths = [len(row.token_ids) for row in step.admit]
+        widths = [len(row.token_ids) - row.cached for row in step.admit]
+        self._check_chunks(step)
         assert {self.kinds[row.number] for row in step.admit} <= {step.batch_invariant}, "a row of the other kind"
         if len(widths) > 1:
             positions = sum(widths) if step.batch_invariant else len(widths) * max(widths)
@@ -316,6 +357,14 @@ class World:
                 if self.facts.padding and len(set(self.kinds.values())) == 1:
                     self._check_turn(self.waiting[row.number])
                 del self.waiting[row.number]
+
+    def _check_chunks(self, step: RunStep) -> None:
+        possible = self.limits.prefill_chunk if self.facts.extending else 0
+        assert all(row.chunk == (0 if row.details.of_prompt else possible) for row in step.admit)
+        rows = [row for row in step.admit if not row.details.of_prompt]
+        pending = {row.number: row.cached + row.generated * step.batch_invariant for row in rows}
+        longest = max((len(row.token_ids) - pending[row.number] for row in rows), default=0)
+        assert len(step.admit) < 2 or not possible or longest <= possible, "a long prompt must be prefilled alone"
 
     def _check_turn(self, starting: Book) -> None:
         """First come, first served among the requests of a client; its turn comes soon, however many others have."""
@@ -341,6 +390,24 @@ class World:
             said = Counter(zip(forecast.rows, forecast.positions, forecast.token_ids, strict=True))
             assert said == Counter(zip(ran.rows, ran.positions, ran.token_ids, strict=True)), "the forecast was wrong"
         assert len(set(ran.rows)) <= self.limits.batch_size
+        self._check_pauses(ran.step, compute)
+
+    def _check_pauses(self, step: RunStep, compute: FakeCompute) -> None:
+        """Rows that decode wait for one chunk of another's prompt at most (until their unit is split or moved)."""
+        unit = compute.units[step.unit]
+        for row in unit.rows:
+            self.chunks_since[row.number] = 0
+        if not unit.filled or not (step.admit or step.continues):
+            return
+        for other in compute.units.values():
+            for row in other.live() if other is not unit else ():
+                self.chunks_since[row.number] += row.number in self.running
+                assert self.chunks_since[row.number] <= 1, "two chunks in a row, and rows that could decode"
+
+    @property
+    def running(self) -> set[int]:
+        """Numbers of the rows that the scheduler wants to go on."""
+        return {number for unit in self.core._stepper.active for number in unit.rows}
 
 
 def finished(book: Book) -> Finished:

@@ -31,15 +31,21 @@ class Driver:
     steps: int = 0
     batch_invariant: bool = False
     temperature: float = 0.0
+    chunk: int = 0
+    """Most positions of a step that prefills a row alone."""
+    _filled: dict[int, int] = field(default_factory=dict)
 
     def prefill(self, unit: int, prompts: list[list[int]]) -> None:
         rows = []
         for prompt in prompts:
             number = len(self.sequences)
             self.sequences[number] = Sequence(prompt)
-            rows.append(RequestRow(number, prompt, 0, Sampling(self.temperature)))
+            rows.append(RequestRow(number, prompt, 0, Sampling(self.temperature), chunk=self.chunk))
         self.units[unit] = [row.number for row in rows]
         self._run(RunStep(number=self.steps, unit=unit, admit=rows, batch_invariant=self.batch_invariant))
+        (chunk, length) = (self.chunk, len(prompts[0])) if len(prompts) == 1 else (0, 0)
+        for _ in range(chunk, length, chunk) if chunk else ():
+            self._run(RunStep(number=self.steps, unit=unit, continues=True, batch_invariant=self.batch_invariant))
 
     def decode(self, unit: int, drop: list[int] | None = None, join: list[int] | None = None) -> None:
         for other in join or []:
@@ -65,8 +71,10 @@ class Driver:
         for number in self.units[step.unit]:
             sequence = self.sequences[number]
             whole = sequence.prompt_ids + sequence.token_ids
-            first = 0 if step.admit else len(whole) - 1
-            entries += [(whole[at], number, at) for at in range(first, len(whole))]
+            first = 0 if step.admit else self._filled.get(number, 0) if step.continues else len(whole) - 1
+            alone = self.chunk if len(self.units[step.unit]) == 1 and (step.admit or step.continues) else 0
+            self._filled[number] = last = min(len(whole), first + alone) if alone else len(whole)
+            entries += [(whole[at], number, at) for at in range(first, last)]
         ids, rows, positions = (list(column) for column in zip(*entries, strict=True))
         return PredictStep(step=step.number, token_ids=ids, rows=rows, positions=positions)
 

@@ -35,17 +35,20 @@ Case = tuple[str, str, str, int, str, str]
 
 
 def pairwise() -> Iterator[Case]:
-    """A small set of cases in which every two values of two axes meet (greedy)."""
-    open_pairs = {
-        (a, x, b, y)
-        for a, b in itertools.combinations(range(len(AXES)), 2)
-        for x in AXES[a]
-        for y in AXES[b]
-    }  # fmt: skip
-    product = list(itertools.product(*AXES))
+    """A small set of cases in which every two values of two axes meet.
+
+    Greedy: a pair that is still open, with those other values that close most other pairs. Pairs of long axes go first.
+    """
+    places = list(itertools.combinations(range(len(AXES)), 2))
+    places.sort(key=lambda pair: -len(AXES[pair[0]]) * len(AXES[pair[1]]))
+    every = ((a, x, b, y) for a, b in places for x in AXES[a] for y in AXES[b])
+    open_pairs: dict[tuple[int, object, int, object], None] = dict.fromkeys(every)
     while open_pairs:
-        best = max(product, key=lambda case: len(open_pairs & _pairs(case)))
-        open_pairs -= _pairs(best)
+        a, x, b, y = next(iter(open_pairs))
+        axes = [(x,) if place == a else (y,) if place == b else axis for place, axis in enumerate(AXES)]
+        best = max(itertools.product(*axes), key=lambda case: len(open_pairs.keys() & _pairs(case)))
+        for pair in _pairs(best):
+            open_pairs.pop(pair, None)
         yield best  # pyright: ignore[reportReturnType]
 
 

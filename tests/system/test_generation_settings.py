@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import torch
 from expertflow.configs.schema import Config
-from expertflow.ipc.messages import GenerationSettings, RequestRow, RunStep, Sampling
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.checks import Verification
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.runtime.verify.report import CHOSEN
@@ -25,6 +25,7 @@ from expertflow.workers.compute.recording import Recording
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.predictor.registry import ModelShape, make_forecaster
 from expertflow.workers.scheduler.limits import SchedulerLimits
+from expertflow.workers.scheduler.request_frontend import own_settings
 from expertflow.workers.scheduler.shell import model_info
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM, SwitchTransformersForConditionalGeneration
@@ -36,6 +37,9 @@ MANY: dict[str, Any] = {
     "bad_words_ids": [[30], [31, 32]], "suppress_tokens": [40, 41, 42], "begin_suppress_tokens": [50, 51],
     "min_new_tokens": 4, "sequence_bias": [[[60], 1.5]], "encoder_repetition_penalty": 1.1,
 }  # fmt: skip
+ASKED = Sampling(
+    repetition_penalty=1.2, presence_penalty=0.7, frequency_penalty=-0.2, logit_bias={60: -3.0}, min_new_tokens=2
+)
 FORCED = {"eos_token_id": 7, "forced_eos_token_id": 9, "forced_bos_token_id": 80, "begin_suppress_tokens": [81, 82, 83]}
 
 
@@ -88,10 +92,15 @@ def test_tokens_and_ends_are_those_of_generate(family: str, stated: dict[str, An
     assert ignoring.eos_ids == survey.eos_ids and ours(ignoring, prompts) != expected
 
 
-def record(survey: Survey, folder: Path, settings: GenerationSettings) -> None:
-    """A few rows, as compute records them."""
+def record(survey: Survey, folder: Path, changed: dict[str, Any]) -> None:
+    """A few rows, as compute records them; every second one has options of its own."""
     folder.mkdir()
-    rows = [RequestRow(n, ids, 0, Sampling(), settings=settings) for n, ids in enumerate(random_prompts(4, VOCABULARY))]
+    rows: list[RequestRow] = []
+    for number, ids in enumerate(random_prompts(4, VOCABULARY)):
+        sampling = ASKED if number % 2 else Sampling()
+        settings = own_settings(survey.settings, tuple(survey.eos_ids), OUTPUT, sampling)
+        settings = msgspec.structs.replace(settings, **changed)
+        rows.append(RequestRow(number, ids, 0, sampling, settings=settings))
     with ExitStack() as stack:
         files = [stack.enter_context((folder / f"{name}.1.msgpack").open("wb")) for name in ("steps", "routes")]
         recording = Recording(files[0], files[1])
@@ -106,11 +115,9 @@ def test_verify_uses_the_same_settings(family: str, tmp_path: Path) -> None:
     """Tokens that were chosen without the settings are found out, though their logits are right."""
     save(family, tmp_path, MANY)
     survey = survey_checkpoint(str(tmp_path), dtype="float32")
-    own = msgspec.structs.replace(survey.settings, eos_ids=tuple(survey.eos_ids), max_new_tokens=OUTPUT)
-    record(survey, tmp_path / "honoured", own)
+    record(survey, tmp_path / "honoured", {})
     checks = list(Verification(tmp_path / "honoured", str(tmp_path), dtype="float32").checks())
     assert len(checks) == 3 and all(check.holds for check in checks), checks
-    other = msgspec.structs.replace(own, repetition_penalty=1.0)
-    record(survey, tmp_path / "other", other)
+    record(survey, tmp_path / "other", {"repetition_penalty": 1.0})
     checks = list(Verification(tmp_path / "other", str(tmp_path), dtype="float32").checks())
     assert [check.claim for check in checks if not check.holds] == [CHOSEN]

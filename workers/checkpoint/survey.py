@@ -92,6 +92,10 @@ class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Rows can be taken out of a cache and joined."""
     reason: str = ""
     """The reason if something is impossible."""
+    extending: bool = True
+    """A prompt can be prefilled in chunks."""
+    copying: bool = True
+    """The beginning of a row can be copied to others, which then do not compute it."""
     kv_bytes_per_position: int
     """Bytes of one padded position of one row, all layers: an upper bound."""
     kv_bytes_per_row: int = 0

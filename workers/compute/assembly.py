@@ -22,7 +22,7 @@ from .device.copy_scheduler import CopyScheduler
 from .device.grouped_layer import GroupedExpertsLayer
 from .device.layer import DeviceExpertsLayer
 from .device.residency import DeviceResidency, DeviceSlotViews
-from .executor import Chooser, Executor, sample
+from .executor import Executor
 from .experts.hints import Hinter
 from .experts.holdings import Holdings
 from .experts.next_router import NextRouters
@@ -31,6 +31,7 @@ from .experts.routing import RoutingCollector
 from .experts.slots import SlotViews
 from .experts.tracing import StepTrace
 from .lockstep.lockstep import Lockstep
+from .sampling.sampler import Chooser, sample
 from .skeleton import attach, bind, bind_layers
 
 

@@ -10,57 +10,25 @@ import msgspec
 import torch
 
 from ...errors import EngineError, RequestError
-from ...ipc.messages import DropUnit, ErrorFacts, RequestRow, RunStep, Split, Stepped, StepRouting, StepSize
+from ...ipc.messages import DropUnit, ErrorFacts, KeepPrefix, RequestRow, RunStep, Split, Stepped, StepRouting
 from ..model.encoder_decoder import new_unit
 from ..model.images import read_images
 from ..model.step_input import StepInput
 from ..model.unit import RowAbilities, Unit
+from .details import DetailCollector
 from .device.base import Device
 from .experts.hints import SILENT, Hinter
 from .experts.residency import ComputeStopped, FeedCounts, Residency
 from .experts.routing import RoutingCollector
 from .lockstep.lockstep import Lockstep
 from .lockstep.unit import LockstepUnit
-from .sampling import RowFailed, choose_all
+from .oom_limits import OomLimits
+from .prefixes import PrefixOrder, PrefixStore
+from .sampling.failure import RowFailed
+from .sampling.sampler import Chooser, sample
 
-Chooser = Callable[[RunStep, Unit, torch.Tensor], list[int | RowFailed]]
-"""Chooses the tokens of a step from its logits [rows, vocabulary], in the order of the unit's rows."""
-
-
-def sample(step: RunStep, unit: Unit, logits: torch.Tensor) -> list[int | RowFailed]:
-    """Choose a token a row from logits [rows, vocabulary], by its sampling parameters and generation settings."""
-    return choose_all(logits, unit.samplings, unit.output_indices, unit.histories)
-
-
-class OomLimits:
-    """Sizes that fitted or exceeded a device's memory while one step ran in parts: rows and padded positions."""
-
-    def __init__(self) -> None:
-        self._fitted = StepSize(0, 0)
-        self._too_large: StepSize | None = None
-
-    @property
-    def at_most(self) -> StepSize | None:
-        """Largest size to try from now on; None if memory was never short.
-
-        Half of the smallest size that failed, or the largest that fitted if that is more.
-        """
-        if self._too_large is None:
-            return None
-        rows = max(self._fitted.rows, self._too_large.rows // 2, 1)
-        return StepSize(rows, max(self._fitted.positions, self._too_large.positions // 2, 1))
-
-    def record_success(self, rows: list[RequestRow]) -> None:
-        """Note that rows fitted."""
-        size = _size(rows)
-        self._fitted = StepSize(max(self._fitted.rows, size.rows), max(self._fitted.positions, size.positions))
-
-    def record_failure(self, rows: list[RequestRow], error: Exception) -> None:
-        """Note that rows did not fit, if the error is one of memory."""
-        if not isinstance(error, torch.OutOfMemoryError):
-            return
-        size, least = _size(rows), self._too_large or _size(rows)
-        self._too_large = StepSize(min(least.rows, size.rows), min(least.positions, size.positions))
+Choices = list[int | RowFailed | None]
+"""For each row of a step its next token, or why it cannot go on, or None while its prefill goes on."""
 
 
 class Executor:
@@ -85,19 +53,30 @@ class Executor:
         self._routing, self._residency = routing, residency
         self._clock_ns, self._choose, self._hinter = clock_ns, choose, hinter
         self._units: dict[int, Unit] = {}
+        self._prefixes = PrefixStore()
         self.tokens_done = 0
         self._oom_limits = OomLimits()
+        self._details = DetailCollector(routing)
         self._moved_ns = 0
         """Time spent on moving rows since the last step ended."""
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the KV caches of all units."""
-        return sum(unit.kv_bytes for unit in self._units.values())
+        """Bytes of the KV caches of all units, and of the kept prefixes."""
+        return sum(unit.kv_bytes for unit in self._units.values()) + self._prefixes.kv_bytes
 
     def forget_all(self) -> None:
         """Drop every unit, because their scheduler ended."""
         self._units.clear()
+        self._prefixes.clear()
+
+    @torch.inference_mode()
+    def change_prefixes(self, order: PrefixOrder) -> None:
+        """Keep blocks of a row that has run, or drop blocks."""
+        if isinstance(order, KeepPrefix):
+            self._prefixes.keep(order, self._unit(order.unit))
+        else:
+            self._prefixes.drop(order)
 
     def forget(self, order: DropUnit) -> None:
         """Drop one unit and its cache."""
@@ -139,9 +118,9 @@ class Executor:
 
     def _attempt(
         self, step: RunStep, unit: Unit, before: FeedCounts, rows: list[int]
-    ) -> tuple[list[int | RowFailed], StepRouting | None]:
+    ) -> tuple[Choices, StepRouting | None]:
         try:
-            chosen = self._choose(step, unit, self._forward(unit, step))
+            chosen = self._run_unit(step, unit)
             if isinstance(unit, LockstepUnit) and not unit.has_whole_routing:
                 return self._retry_failed(step, unit, rows, chosen), None
             return chosen, self._routing.step_routing(step.number, self._residency.counts - before)
@@ -150,9 +129,18 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever one row causes, the others of its unit must go on
             return self._rescue(step, error), None
 
-    def _retry_failed(
-        self, step: RunStep, unit: LockstepUnit, rows: list[int], chosen: list[int | RowFailed]
-    ) -> list[int | RowFailed]:
+    def _run_unit(self, step: RunStep, unit: Unit) -> Choices:
+        """Run one forward, and choose a token for each row if no chunk of its prefill is left."""
+        logits = self._forward(unit, step.admit)
+        return [None] * len(unit.numbers) if unit.filling else self._choose_tokens(step, unit, logits)
+
+    def _choose_tokens(self, step: RunStep, unit: Unit, logits: torch.Tensor) -> Choices:
+        """Choose a token for each row, and note the details that are asked for."""
+        chosen = self._choose(step, unit, logits)
+        self._details.collect(unit, logits, chosen)
+        return [*chosen]
+
+    def _retry_failed(self, step: RunStep, unit: LockstepUnit, rows: list[int], chosen: Choices) -> Choices:
         """Run rows that failed alone once more; return the choices for all `rows`, in their order."""
         by_row = dict(zip(unit.numbers, chosen, strict=True))
         for row, _ in unit.take_failed():
@@ -176,6 +164,7 @@ class Executor:
             experts=counts.hits + counts.misses,
             moved_ns=moved_ns,
             at_most=at_most,
+            details={row: found for row, found in self._details.take().items() if row not in failed},
         )
 
     def _prepare(self, step: RunStep) -> Unit:
@@ -203,15 +192,16 @@ class Executor:
             raise EngineError(f"step for unit {number}, which does not exist", "compute", "Report this as a bug")
         return self._units[number]
 
-    def _forward(self, unit: Unit, step: RunStep) -> torch.Tensor:
-        inputs = self._prefill(unit, step.admit) if step.admit else unit.prepare_step()
+    def _forward(self, unit: Unit, admit: list[RequestRow]) -> torch.Tensor:
+        inputs = self._prefill(unit, admit) if admit else unit.prepare_step()
         self._routing.begin(inputs.tokens, inputs.source_tokens)
         return unit.run(self._model, inputs)
 
     def _prefill(self, unit: Unit, rows: list[RequestRow]) -> StepInput:
-        return unit.prepare_prefill(rows, [read_images(self._model, row, self._attachments) for row in rows])
+        images = [read_images(self._model, row, self._attachments) for row in rows]
+        return unit.prepare_prefill(rows, images, [self._prefixes.prefix(row) for row in rows])
 
-    def _rescue(self, step: RunStep, error: Exception) -> list[int | RowFailed]:
+    def _rescue(self, step: RunStep, error: Exception) -> Choices:
         """Recompute the rows of a failed step in smaller parts, so that only the row that causes the error fails."""
         rows = self._drop_units(step)
         self._oom_limits.record_failure(rows, error)
@@ -226,9 +216,7 @@ class Executor:
             unit.clear()
         return step.admit or rows
 
-    def _run_parts(
-        self, step: RunStep, rows: list[RequestRow], survivors: Unit, error: Exception
-    ) -> list[int | RowFailed]:
+    def _run_parts(self, step: RunStep, rows: list[RequestRow], survivors: Unit, error: Exception) -> Choices:
         """Run parts of `rows`, which failed together with `error`; rows that go on join `survivors`."""
         if self._device is not None:
             self._device.require_usable()
@@ -237,10 +225,14 @@ class Executor:
         error.__traceback__ = None  # a traceback keeps the tensors of all frames alive
         return [chosen for part in _parts(rows, error) for chosen in self._run_part(step, part, survivors)]
 
-    def _run_part(self, step: RunStep, rows: list[RequestRow], survivors: Unit) -> list[int | RowFailed]:
+    def _run_part(self, step: RunStep, rows: list[RequestRow], survivors: Unit) -> Choices:
+        """Prefill rows in a unit of their own, all chunks of a single one; they join `survivors`."""
         unit, part = self._new_unit(step), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
         try:
-            chosen = self._choose(part, unit, self._forward(unit, part))
+            logits = self._forward(unit, rows)
+            while unit.filling:
+                logits = self._forward(unit, [])
+            chosen = self._choose_tokens(part, unit, logits)
         except ComputeStopped:
             raise
         except Exception as error:  # noqa: BLE001 - one of these rows causes it
@@ -249,17 +241,18 @@ class Executor:
         else:
             self._oom_limits.record_success(rows)
             survivors.join(unit)
-            return chosen
+            return [*chosen]
         return self._run_parts(step, rows, survivors, failure)
 
     def _settle(
-        self, unit: Unit, rows: list[int], chosen: list[int | RowFailed]
+        self, unit: Unit, rows: list[int], chosen: Choices
     ) -> tuple[dict[int, int], dict[int, ErrorFacts]]:
         outcome = dict(zip(rows, chosen, strict=True))
         failed = {row: ErrorFacts.of(choice) for row, choice in outcome.items() if isinstance(choice, RowFailed)}
-        tokens = {row: choice for row, choice in outcome.items() if not isinstance(choice, RowFailed)}
+        tokens = {row: choice for row, choice in outcome.items() if isinstance(choice, int)}
         unit.drop([row for row in failed if row in unit.numbers])
-        unit.append([tokens[row] for row in unit.numbers])
+        if not unit.filling:
+            unit.append([tokens[row] for row in unit.numbers])
         return tokens, failed
 
 
@@ -280,7 +273,3 @@ def _failure(error: Exception) -> RowFailed:
     if isinstance(error, RequestError):
         return RowFailed(error.what, error.where, error.remedy)
     return RowFailed(f"{type(error).__name__}: {error}", "step", "Send the request again; if it fails again, report it")
-
-
-def _size(rows: list[RequestRow]) -> StepSize:
-    return StepSize(len(rows), len(rows) * max(len(row.token_ids) for row in rows))

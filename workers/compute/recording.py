@@ -17,18 +17,20 @@ from typing import BinaryIO
 import msgspec
 import torch
 
-from ...ipc.messages import DropUnit, RunStep, Split, Stepped, StepRouting
+from ...ipc.messages import DropPrefix, DropUnit, KeepPrefix, RunStep, Split, Stepped, StepRouting
 from ...ipc.shared.attachments import FOLDER, is_attachment_name
 from ..kernels.cache import read_table, write_table
 from ..kernels.table import KernelTable
 from ..model.unit import Unit
 from ..traces.message_stream import read_packed
-from .executor import Chooser
-from .sampling import RowFailed
+from .sampling.failure import RowFailed
+from .sampling.sampler import Chooser
 
 DIGEST_BYTES = 8
 KERNELS = "kernels.json"
-Recorded = RunStep | Split | DropUnit | Stepped
+Order = Split | DropUnit | KeepPrefix | DropPrefix
+"""Order that changes units or kept prefixes without a step."""
+Recorded = RunStep | Order | Stepped
 
 
 def digest_rows(logits: torch.Tensor) -> bytes:
@@ -75,8 +77,8 @@ class Recording:
 
         return watched
 
-    def order(self, message: Split | DropUnit) -> None:
-        """An order that changes units without running them."""
+    def order(self, message: Order) -> None:
+        """An order that changes units or prefixes without running them."""
         if self._steps is not None:
             self._steps.write(self._encoder.encode(message))
 
@@ -86,6 +88,7 @@ class Recording:
             return
         self._keep_images(order)
         digested = msgspec.structs.replace(result, digest=self._digest)
+        self._digest = b""  # a step that chooses no token has none
         self._steps.write(self._encoder.encode(order) + self._encoder.encode(digested))
         if used is not None:
             self._routes.write(self._encoder.encode(used))

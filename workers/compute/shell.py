@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ...ipc.messages import ComputeFromLoader, Copy, DropUnit, Filled, Hint, RunStep, Split
+from ...ipc.messages import ComputeFromLoader, Copy, DropPrefix, DropUnit, Filled, Hint, KeepPrefix, RunStep, Split
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.shared.attachments import FOLDER
 from ...ipc.stage.events import PeerJoined, Received, StageEvent, Stopping
@@ -21,10 +21,10 @@ from ..model.unit import RowAbilities
 from .assembly import Compute, LoaderLink, assemble_compute, open_hinter
 from .device import open_device
 from .device.memory import claim_memory
-from .executor import sample
 from .experts.residency import ComputeStopped
 from .experts.tracing import open_trace
 from .recording import Recording
+from .sampling.sampler import make_sampler
 from .skeleton import load_unbound
 
 LANE_COMPUTE, LANE_STALL = 0, 1
@@ -76,7 +76,7 @@ class ComputeShell:
             device=self._device,
             hinter=open_hinter(model, survey, self._send_hint, hints, config.gates_file, config.belief == "literal"),
             abilities=RowAbilities.of(survey.rows),
-            choose=self._recording.watch(sample),
+            choose=self._recording.watch(make_sampler(survey)),
             attachments=attachments,
             trace=self._trace,
         )
@@ -115,6 +115,8 @@ class ComputeShell:
         return {
             "padding": int(rows.padding),
             "moving": int(rows.moving),
+            "extending": int(rows.extending),
+            "copying": int(rows.copying),
             "reason": rows.reason,
             "remarks": "\n".join(self._remarks),
             "kv_bytes_per_position": rows.kv_bytes_per_position,
@@ -181,12 +183,15 @@ class ComputeShell:
             case Split():
                 self._executor.split(order)
                 self._recording.order(order)
+            case KeepPrefix() | DropPrefix():
+                self._executor.change_prefixes(order)
+                self._recording.order(order)
             case _:
                 self._executor.forget_all()
 
     def _run_step(self, step: RunStep) -> None:
         epoch = self._scheduler_epoch
-        name = "prefill" if step.admit else "decode"
+        name = "prefill" if step.admit or step.continues else "decode"
         with self._stage.span(name, LANE_COMPUTE, step=step.number, unit=step.unit):
             stepped, routing = self._executor.run(step)
         self._files.check()  # the skeleton's weights are pages of these files: a write to one changes results

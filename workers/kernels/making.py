@@ -15,9 +15,10 @@ from ...configs.checks import KERNELS
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from .cache import read_cached, read_table, table_file, table_lock, write_table
+from .library import library_digest
 from .machine import machine_facts
 from .measuring import Measuring
-from .native import NativeKernels, library_digest
+from .native import NativeKernels
 from .native import missing_reason as native_missing_reason
 from .shapes import expert_shape, linear_shapes
 from .table import NATIVE, ExpertShape, KernelTable, LinearShape, forced_choices

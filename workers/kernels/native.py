@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import importlib.machinery
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .cpu import capability_limit, is_amd
+from .cpu import is_amd
+from .library import NO_VARIANT, NOT_BUILT, open_library, usable_variants
 
-LIBRARY = "_native"
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu_squared": 4}
 
@@ -51,7 +49,7 @@ class NativeKernels:
     @classmethod
     def open(cls, isa: str = "") -> NativeKernels | None:
         """Return the kernels for this CPU, or those of `isa`; None if there are none (`missing_reason`)."""
-        library, variants = _library(), _variants()
+        library, variants = open_library(), usable_variants()
         if library is None or missing_reason() or (isa and isa not in variants):
             return None
         return cls(library, _parallel(), variants, isa or _preferred(variants))
@@ -187,34 +185,11 @@ def _name_of(function: Any) -> str | None:
 @functools.cache
 def missing_reason() -> str:
     """Return why there are no native kernels here; empty if there are."""
-    if _library() is None:
-        return "the library was not built (no C compiler when the package was installed)"
-    if not _variants():
-        return "the CPU, or ATEN_CPU_CAPABILITY, allows none of the instruction sets that have kernels (AVX2 and up)"
+    if open_library() is None:
+        return NOT_BUILT
+    if not usable_variants():
+        return NO_VARIANT
     return "" if _parallel() else "torch was built without GNU OpenMP, whose threads the kernels run on"
-
-
-def library_file() -> Path | None:
-    """Return the file of the library, None if it was not built."""
-    suffixes = importlib.machinery.EXTENSION_SUFFIXES
-    files = [Path(__file__).with_name(LIBRARY + suffix) for suffix in suffixes]
-    return next((file for file in files if file.is_file()), None)
-
-
-def library_digest() -> str:
-    """Return a digest of the library, which changes with every build that differs; empty if there is none."""
-    file = library_file()
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file else ""
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    file = library_file()
-    if file is None:
-        return None
-    library = ctypes.CDLL(str(file))
-    library.expertflow_variant.restype = ctypes.c_char_p
-    return library
 
 
 @functools.cache
@@ -224,15 +199,6 @@ def _parallel() -> int:
     for file in [*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]:
         return ctypes.cast(ctypes.CDLL(str(file)).GOMP_parallel, ctypes.c_void_p).value or 0
     return 0
-
-
-@functools.cache
-def _variants() -> dict[str, int]:
-    library, variants = _library(), {}
-    while library is not None and (name := library.expertflow_variant(len(variants))) is not None:
-        variants[name.decode()] = len(variants)
-    limit = capability_limit()
-    return {name: i for name, i in variants.items() if name in limit and library and library.expertflow_usable(i)}
 
 
 def _preferred(variants: dict[str, int]) -> str:

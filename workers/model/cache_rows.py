@@ -26,8 +26,8 @@ from transformers.cache_utils import (
 )
 
 from ...errors import CheckpointError
+from .families.own_cache_layers import ATTENTION, Field, model_fields
 from .growing_cache import GrowingLayer
-from .own_cache_layers import ATTENTION, Field, model_fields
 
 
 class UnknownCacheLayer(CheckpointError):
@@ -102,7 +102,7 @@ def compact(cache: Cache) -> None:
     """Copy sliding windows out of the prompt-long tensors that the library leaves them in after a prefill."""
     for layer in cache.layers:
         if _fields(layer) is not None and getattr(layer, "is_sliding", False):
-            _set_tensors(layer, lambda tensor, field: tensor.clone() if _is_part(tensor) else tensor)
+            set_tensors(layer, lambda tensor, field: tensor.clone() if _is_part(tensor) else tensor)
 
 
 def cache_bytes(cache: Cache) -> int:
@@ -124,11 +124,11 @@ def _take_rows(layer: Any, rows: Sequence[int]) -> Any:
     def select(tensor: Tensor, field: Field) -> Tensor:
         return tensor.index_select(field.row_dim, torch.tensor(rows, dtype=torch.long, device=tensor.device))
 
-    return _set_tensors(_copy_layer(layer), select)
+    return set_tensors(copy_layer(layer), select)
 
 
 def _trim_columns(layer: Any, columns: int) -> Any:
-    result = _copy_layer(layer)
+    result = copy_layer(layer)
     if hasattr(layer, "cumulative_length"):
         result.cumulative_length -= columns
     # A full window still holds its newest positions when older columns, long gone from it, are trimmed.
@@ -141,12 +141,12 @@ def _trim_columns(layer: Any, columns: int) -> Any:
         left = length - columns if kept is None else min(length, kept)
         return tensor.narrow(field.position_dim, length - left, left)
 
-    return _set_tensors(result, narrow)
+    return set_tensors(result, narrow)
 
 
 def _join_layers(layer: Any, other: Any) -> Any:
-    result = _copy_layer(layer)
-    for field in _known_fields(layer):
+    result = copy_layer(layer)
+    for field in known_fields(layer):
         own, joining = getattr(layer, field.name), getattr(other, field.name)
         if isinstance(own, dict):
             joined: Any = {key: _append(own[key], joining[key], field) for key in own}
@@ -163,11 +163,12 @@ def _append(own: Tensor | None, joining: Tensor | None, field: Field) -> Tensor 
         return None
     if field.position_dim is not None:
         length = max(own.shape[field.position_dim], joining.shape[field.position_dim])
-        own, joining = (_pad_left(tensor, field.position_dim, length) for tensor in (own, joining))
+        own, joining = (pad_left(tensor, field.position_dim, length) for tensor in (own, joining))
     return torch.cat([own, joining], dim=field.row_dim)
 
 
-def _pad_left(tensor: Tensor, dim: int, length: int) -> Tensor:
+def pad_left(tensor: Tensor, dim: int, length: int) -> Tensor:
+    """Return the tensor with zeros before it along `dim`, so that it has `length` there."""
     missing = length - tensor.shape[dim]
     if missing == 0:
         return tensor
@@ -181,7 +182,8 @@ def _kept_columns(layer: Any) -> int | None:
     return min(layer.cumulative_length, layer.sliding_window - 1)
 
 
-def _copy_layer(layer: Any) -> Any:
+def copy_layer(layer: Any) -> Any:
+    """Return another layer with the same tensors, which can be replaced without changing this one."""
     result = copy.copy(layer)
     for name, value in vars(layer).items():
         if isinstance(value, dict):
@@ -189,8 +191,9 @@ def _copy_layer(layer: Any) -> Any:
     return result
 
 
-def _set_tensors(layer: Any, change: Callable[[Tensor, Field], Tensor]) -> Any:
-    for field in _known_fields(layer):
+def set_tensors(layer: Any, change: Callable[[Tensor, Field], Tensor]) -> Any:
+    """Replace every tensor of a layer that holds rows by what `change` makes of it; return the layer."""
+    for field in known_fields(layer):
         value = getattr(layer, field.name)
         if isinstance(value, dict):
             changed = {key: None if tensor is None else change(tensor, field) for key, tensor in value.items()}
@@ -204,7 +207,8 @@ def _fields(layer: Any) -> tuple[Field, ...] | None:
     return _FIELDS[type(layer)] if type(layer) in _FIELDS else model_fields(type(layer))
 
 
-def _known_fields(layer: Any) -> tuple[Field, ...]:
+def known_fields(layer: Any) -> tuple[Field, ...]:
+    """Return the tensors of a layer that hold rows; none for a class that is not listed."""
     return _fields(layer) or ()
 
 
@@ -243,7 +247,7 @@ def _states(layer: Any) -> list[Any]:
 
 def _sizes(layer: Any) -> list[list[int]]:
     """Return the sizes of states that padding cannot make equal: all dimensions but the rows."""
-    fixed = [field for field in _known_fields(layer) if field.position_dim is None]
+    fixed = [field for field in known_fields(layer) if field.position_dim is None]
     states = [(field, state) for field in fixed for state in _tensors_of({0: getattr(layer, field.name)}, frozenset())]
     return [[size for dim, size in enumerate(state.shape) if dim != field.row_dim] for field, state in states]
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from transformers.modeling_outputs import MoEModelOutput
 from ...errors import CheckpointError
 from ...ipc.messages import RequestRow
 from . import cache_rows as cache_rows
+from .cache_blocks import RowPrefix
 from .growing_cache import GrowingLayer
 from .images import RowImages
 from .step_input import StepInput, StepTokens
@@ -67,7 +69,12 @@ class EncoderDecoderUnit(Unit):
     """Columns of the prompts, padding included."""
     _prompts: dict[int, list[int]] = field(default_factory=dict)
 
-    def prepare_prefill(self, rows: Sequence[RequestRow], images: Sequence[RowImages | None] = ()) -> StepInput:
+    def prepare_prefill(
+        self,
+        rows: Sequence[RequestRow],
+        images: Sequence[RowImages | None] = (),
+        prefixes: Sequence[RowPrefix] = (),
+    ) -> StepInput:
         """Return all prompts for the encoder; for the decoder its start and what was generated. No row has images."""
         start = decoder_start(self.config)
         prompts = {row.number: row.token_ids[: len(row.token_ids) - row.generated] for row in rows}
@@ -147,7 +154,7 @@ class EncoderDecoderUnit(Unit):
 
 def replace_ids(row: RequestRow, token_ids: list[int]) -> RequestRow:
     """Return the same row with other ids."""
-    return RequestRow(row.number, token_ids, row.generated, row.sampling, settings=row.settings)
+    return msgspec.structs.replace(row, token_ids=token_ids)
 
 
 def new_unit(config: PreTrainedConfig, *args: Any, **options: Any) -> Unit:

@@ -38,7 +38,7 @@ def _library_cache(config: PreTrainedConfig) -> DynamicCache:
     text = config.get_text_config(decoder=True)
     if text.model_type != "minimax":
         return DynamicCache(config=config)
-    from .minimax_cache import MiniMaxRowCache
+    from .families.minimax_cache import MiniMaxRowCache
 
     return MiniMaxRowCache(text)
 

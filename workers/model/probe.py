@@ -1,4 +1,7 @@
-"""Tries on a tiny random copy of a model whether its rows can be padded and moved without changing a result."""
+"""Tries on a tiny random copy of a model which row operations change no result.
+
+Padding, moving, prefill in chunks, and copies of a prefix.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from transformers import PreTrainedConfig
 from ...errors import CheckpointError
 from ...ipc.messages import RequestRow, Sampling
 from .architecture import build_on_meta, model_class
+from .cache_blocks import RowPrefix, may_cut
 from .cache_rows import UnknownCacheLayer, require_known
 from .configuration import first_line
 from .encoder_decoder import logits_alone, new_unit
@@ -31,6 +35,8 @@ SEEDS = (0, 1)
 MAX_PARAMETERS = 4_000_000
 EQUAL, UNEQUAL = (9, 9, 9), (3, 19, 12)
 """Prompt lengths: shorter than a convolution, longer than the window, and different."""
+CHUNK = 7
+"""Positions of a chunk: a prompt of 19 takes three steps."""
 
 
 def probe(config: PreTrainedConfig) -> RowAbilities:
@@ -43,7 +49,8 @@ def probe(config: PreTrainedConfig) -> RowAbilities:
     try:
         return probe_models([_tiny_model(config, seed) for seed in SEEDS])
     except Exception as error:  # noqa: BLE001 - any model code may run here; what fails to run tiny must run conservatively
-        return RowAbilities(False, False, f"a small copy cannot be tried ({type(error).__name__}: {first_line(error)})")
+        reason = f"a small copy cannot be tried ({type(error).__name__}: {first_line(error)})"
+        return RowAbilities(False, False, reason, extending=False, copying=False)
     finally:
         torch.set_num_threads(threads)
 
@@ -57,7 +64,10 @@ def probe_models(models: Sequence[Any]) -> RowAbilities:
         reason = "moving rows changed the logits of a small copy"
     if not padding:
         reason = "; ".join(filter(None, [reason, "padding changed the logits of a small copy"]))
-    return RowAbilities(padding, moving, reason)
+    abilities = RowAbilities(padding, moving, reason)
+    extending = any(_extends(model, abilities) for model in models)
+    copying = extending and moving and any(_copies(model, abilities) for model in models)
+    return RowAbilities(padding, moving, reason, extending, copying)
 
 
 @dataclass
@@ -68,12 +78,17 @@ class _Trial:
     texts: list[list[int]]
     lengths: tuple[int, ...]
     abilities: RowAbilities
+    chunk: int = 0
     seen: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
-    def prefill(self, numbers: Sequence[int]) -> Unit:
+    def prefill(self, numbers: Sequence[int], prefixes: Sequence[RowPrefix] = ()) -> Unit:
         unit = new_unit(self.model.config, self.abilities)
-        rows = [RequestRow(number, self.texts[number][: self.lengths[number]], 0, Sampling()) for number in numbers]
-        self._record(unit, unit.run(self.model, unit.prepare_prefill(rows)))
+        texts = {number: self.texts[number][: self.lengths[number]] for number in numbers}
+        rows = [RequestRow(number, text, 0, Sampling(), chunk=self.chunk) for number, text in texts.items()]
+        logits = unit.run(self.model, unit.prepare_prefill(rows, prefixes=prefixes))
+        while unit.filling:
+            logits = unit.run(self.model, unit.prepare_step())
+        self._record(unit, logits)
         return unit
 
     def step(self, unit: Unit) -> None:
@@ -97,14 +112,46 @@ class _Trial:
 @torch.inference_mode()
 def _is_exact(model: Any, lengths: tuple[int, ...], abilities: RowAbilities) -> bool:
     """Compare rows that are padded, joined and taken (as far as they can be) with each row alone."""
-    generator = torch.Generator().manual_seed(0)
-    texts = [torch.randint(3, VOCABULARY, (length + 5,), generator=generator).tolist() for length in lengths]
-    trial = _Trial(model, texts, lengths, abilities)
+    trial = _Trial(model, _random_texts(lengths), lengths, abilities)
     try:
         _run_trial(trial)
     except UnknownCacheLayer:  # the states of shorter and longer rows do not fit together
         return False
     return trial.worst_error() <= TOLERANCE
+
+
+@torch.inference_mode()
+def _extends(model: Any, abilities: RowAbilities) -> bool:
+    """Compare rows that are prefilled in chunks, alone, with each row in one prefill."""
+    if model.config.is_encoder_decoder:
+        return False  # its prompt goes through the encoder, which sees it whole
+    trial = _Trial(model, _random_texts(UNEQUAL), UNEQUAL, abilities, CHUNK)
+    try:
+        for number in range(len(UNEQUAL)):
+            trial.step(trial.prefill([number]))
+    except Exception:  # noqa: BLE001 - any model code may run here, and some refuse what they cannot do
+        return False
+    return trial.worst_error() <= TOLERANCE
+
+
+@torch.inference_mode()
+def _copies(model: Any, abilities: RowAbilities) -> bool:
+    """Compare rows that begin with copies of another row's first positions with each row alone."""
+    shared, *texts = _random_texts((CHUNK, *EQUAL))
+    if not may_cut(new_unit(model.config).cache):
+        return False
+    texts = [shared[:CHUNK] + text[CHUNK:] for text in texts]
+    trial = _Trial(model, texts, EQUAL, abilities)
+    first = trial.prefill([0])
+    prefix = RowPrefix([first.cut(0, 0, 4), first.cut(0, 4, CHUNK)], CHUNK)
+    trial.step(first)
+    trial.step(trial.prefill([1, 2], [prefix, RowPrefix(prefix.blocks[:1], 3)]))
+    return trial.worst_error() <= TOLERANCE
+
+
+def _random_texts(lengths: tuple[int, ...]) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(3, VOCABULARY, (length + 5,), generator=generator).tolist() for length in lengths]
 
 
 def _run_trial(trial: _Trial) -> None:

@@ -34,6 +34,11 @@ class TokenHistory:
         """Return how many ids come before the output."""
         return len(self.ids) - self.generated
 
+    @property
+    def output_ids(self) -> Sequence[int]:
+        """Return the ids that were generated."""
+        return self.ids[self.start :]
+
 
 def apply_settings(logits: Tensor, history: TokenHistory) -> Tensor:
     """Return the logits [vocabulary] of one row as its settings change them: float32 on the CPU, or as they are."""

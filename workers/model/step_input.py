@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,3 +104,9 @@ def with_images(step: StepInput, images: Sequence[RowImages | None], pads: Seque
     return replace(
         step, position_ids=place_positions(step.position_ids, images, pads), images=shown.to(step.input_ids.device)
     )
+
+
+def newest_logits_only(model: Any) -> dict[str, int]:
+    """Return the option without which a prefill computes logits [rows, columns, vocabulary] that nobody reads."""
+    has_option = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if has_option else {}

@@ -6,49 +6,24 @@ row are real. Positions are counted from the first real token, and the 2-D mask 
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import Cache
 
-from ...errors import EngineError
 from ...ipc.messages import RequestRow, Sampling
-from ..checkpoint.survey import RowFacts
 from . import cache_rows as cache_rows
+from .cache_blocks import RowPrefix, assemble, cut, shared_columns
 from .growing_cache import new_cache
 from .images import RowImages, image_inputs
 from .processors import TokenHistory
-from .step_input import StepInput, build_step_input, with_images
-from .unit_rows import UnitRow, pad_rows
-
-
-class UnitError(EngineError):
-    """Request that a unit's model or state does not allow; nothing has changed."""
-
-
-@dataclass(frozen=True)
-class RowAbilities:
-    """Row operations that change no result of a model (see probe.py)."""
-
-    padding: bool = True
-    """Rows of different lengths may share a unit."""
-    moving: bool = True
-    """Rows can be taken out of a cache and joined; if not, they leave by masking, and none joins."""
-    reason: str = ""
-    """The reason if something is impossible."""
-
-    @classmethod
-    def of(cls, facts: RowFacts) -> RowAbilities:
-        """Return the abilities that the survey found."""
-        return cls(facts.padding, facts.moving, facts.reason)
-
-    def may_join(self, length: int, joining: int) -> bool:
-        """Return whether caches of these lengths can become one."""
-        return self.moving and (self.padding or length == joining)
+from .prompt_logits import KeptStates
+from .step_input import StepInput, build_step_input, newest_logits_only, with_images
+from .unit_rows import RowAbilities, UnitError, UnitRow, pad_rows
 
 
 @dataclass
@@ -58,7 +33,7 @@ class Unit:
     >>> unit = Unit(model.config)
     >>> step = unit.prepare_prefill(rows)       # once; afterwards unit.prepare_step()
     >>> logits = unit.run(model, step)          # [len(unit.numbers), vocabulary], in the order of unit.numbers
-    >>> unit.append(tokens)                     # one for each row, same order
+    >>> unit.append(tokens)                     # one for each row, same order; not while unit.filling
 
     Everything runs under `torch.inference_mode()`, which is the caller's. If `run` raises, the cache may hold half a
     step: the unit is `broken`, and only its rows are of use, to be prefilled in another.
@@ -71,9 +46,16 @@ class Unit:
     """Columns of the cache, padding included."""
     broken: bool = False
     _rows: list[UnitRow] = field(default_factory=list)
+    _kept: KeptStates = field(default_factory=KeptStates)
+    _filling: bool = False
 
     def __post_init__(self) -> None:
-        self.cache = self._new_cache()
+        self.cache: Cache = self._new_cache()
+
+    @property
+    def filling(self) -> bool:
+        """Tell whether the next step runs another chunk of a prefill; no token follows the last step."""
+        return self._filling
 
     @property
     def rows(self) -> list[UnitRow]:
@@ -105,33 +87,72 @@ class Unit:
     def kv_bytes(self) -> int:
         return cache_rows.cache_bytes(self.cache)
 
-    def prepare_prefill(self, rows: Sequence[RequestRow], images: Sequence[RowImages | None] = ()) -> StepInput:
-        """Return the first step of a new unit: all ids of these rows, and their images.
+    def prepare_prefill(
+        self,
+        rows: Sequence[RequestRow],
+        images: Sequence[RowImages | None] = (),
+        prefixes: Sequence[RowPrefix] = (),
+    ) -> StepInput:
+        """Return the first step of a new unit: all ids of these rows, or the first chunk of a single one, and images.
 
-        `images` has one entry a row, or is empty. Raises UnitError if the rows cannot share a unit.
+        `images` and `prefixes` have one entry a row, or are empty. A prefix is not computed again, but for positions
+        that other rows of the unit need columns for. Raises UnitError if the rows cannot share a unit.
         """
         self._require_prefill(rows)
         width = max(len(row.token_ids) for row in rows)
         images = images or [None] * len(rows)
         self._rows = [UnitRow.of(row, shown, width) for row, shown in zip(rows, images, strict=True)]
-        step = self._input([[0] * row.pad + row.token_ids for row in self._rows], is_prefill=True)
+        if any(prefix.count for prefix in prefixes):
+            self.length = shared_columns(prefixes, [len(row.token_ids) for row in rows])
+            self.cache = assemble(prefixes, self.length, [row.pad for row in self._rows]) if self.length else self.cache
+        step = self._input(self._next_columns(), is_prefill=True)
         return with_images(step, images, [row.pad for row in self._rows])
 
     def prepare_step(self) -> StepInput:
-        """Return the next step: the last token of every row. Raises UnitError if there is nothing cached to step."""
+        """Return the next step: the last token of every row, or the next chunk of a prefill.
+
+        Raises UnitError if there is nothing cached to step.
+        """
         if self.broken or not self.rows or not self.length:
             raise UnitError("the unit has no cached rows to step", "unit", "Prefill its rows in a new unit")
+        if self._filling:
+            return self._input(self._next_columns(), is_prefill=True)
         return self._input([[row.token_ids[-1]] for row in self._rows], is_prefill=False)
 
     def run(self, model: Any, step: StepInput) -> Tensor:
-        """Run one forward of a model of `config`; return logits [rows, vocabulary] after each row's newest token."""
+        """Run one forward of a model of `config`; return logits [rows, vocabulary] after each row's newest token.
+
+        While `filling` they are of no use.
+        """
         self.broken = True
-        output = self._forward(model, step)
+        output = self._forward(self._keep_states(model, step), step)
         if step.is_prefill:
             cache_rows.compact(self.cache)
         self.length += step.input_ids.shape[1]
+        self._filling = any(row.pad + len(row.token_ids) > self.length for row in self._rows)
         self.broken = False
         return self._logits_of_rows(output.logits[:, -1])
+
+    def prompt_logits(self, number: int) -> tuple[int, Iterator[Tensor]]:
+        """Return what the last step says of a prompt's tokens: the index of the first of them, and logits in pieces.
+
+        The pieces are [tokens, vocabulary], one row a token, and none if the step ran no position of the prompt. Only
+        for rows that ask for `prompt_logprobs`, and until `release_prompts`.
+        """
+        (index,) = self._indices([number])
+        row = self._rows[index]
+        first, pieces = self._kept.logits(index, row.pad, row.pad + len(row.prompt_ids) - 1)
+        return first - row.pad + 1, pieces
+
+    def release_prompts(self) -> None:
+        """Let go of the hidden states of prompts."""
+        self._kept.clear()
+
+    def _keep_states(self, model: Any, step: StepInput) -> Any:
+        """Return the model to run for a step: one that keeps its hidden states if a row asks for prompt logprobs."""
+        if not step.is_prefill or not any(row.details.prompt_logprobs is not None for row in self._rows):
+            return model
+        return self._kept.keep(model, self.length)
 
     def whole_rows(self) -> list[RequestRow]:
         """Return the rows that have not left, as another unit would prefill them."""
@@ -205,6 +226,18 @@ class Unit:
         self._rows += other._rows
         other._clear()
 
+    def cut(self, number: int, begin: int, end: int) -> Cache:
+        """Return a copy of a row's cache from position `begin` up to `end`. Raises UnitError if it has no such row."""
+        (index,) = self._indices([number])
+        pad = self._rows[index].pad
+        return cut(self.cache, index, pad + begin, pad + end)
+
+    def _next_columns(self) -> list[list[int]]:
+        """Return the ids that are not cached, pads before them: int [rows, columns], one chunk of a single row."""
+        chunk = self._rows[0].chunk if len(self._rows) == 1 else 0
+        end = self.length + chunk if chunk else None
+        return [([0] * row.pad + row.token_ids)[self.length : end] for row in self._rows]
+
     def _input(self, token_ids: list[list[int]], is_prefill: bool) -> StepInput:
         return build_step_input(self._rows, token_ids, self.length, is_prefill, self.device)
 
@@ -233,7 +266,7 @@ class Unit:
             cache_rows.trim(self.cache, columns)
 
     def _clear(self) -> None:
-        self.cache, self._rows, self.length = self._new_cache(), [], 0
+        self.cache, self._rows, self.length, self._filling = self._new_cache(), [], 0, False
 
     def _new_cache(self) -> DynamicCache:
         return new_cache(self.config)
@@ -247,7 +280,7 @@ class Unit:
                 past_key_values=self.cache,
                 use_cache=True,
                 **images,
-                **_newest_logits_only(model),
+                **newest_logits_only(model),
             )
 
     def _require_prefill(self, rows: Sequence[RequestRow]) -> None:
@@ -257,15 +290,9 @@ class Unit:
             raise UnitError("rows of this model share a unit only at equal lengths", "unit", self.abilities.reason)
 
     def _require_join(self, other: Unit) -> None:
-        if self.broken or other.broken:
-            raise UnitError("a broken unit cannot join", "unit", "Prefill its rows in a new unit")
+        if self.broken or other.broken or self.filling or other.filling:
+            raise UnitError("a broken or unfinished unit cannot join", "unit", "Prefill its rows in a new unit")
         if set(self.numbers) & set(other.numbers):
             raise UnitError(f"rows {other.numbers} are already among {self.numbers}", "unit")
         if self._rows and not self.abilities.may_join(self.length, other.length):
             raise UnitError("rows of this model cannot join a running unit", "unit", self.abilities.reason)
-
-
-def _newest_logits_only(model: Any) -> dict[str, int]:
-    """Return the option without which a prefill computes logits [rows, columns, vocabulary] that nobody reads."""
-    has_option = "logits_to_keep" in inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if has_option else {}

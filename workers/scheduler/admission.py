@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 
 from .limits import ComputeInfo, SchedulerLimits
-from .requests import RequestState, WaitingQueue
-from .units import UnitState, reserved_bytes
+from .prefixes import FoundPrefix, PrefixIndex
+from .requests import RequestState
+from .units import UnitState, is_chunked, reserved_bytes
+from .waiting_queue import WaitingQueue
 
 MAX_LOOK_AHEAD = 64
+MIN_SHARED = 128
+"""Positions that one more step must save at least: on a CPU this many take about as long as a step's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,41 @@ class Room:
     limits: SchedulerLimits
     compute: ComputeInfo
     units: list[UnitState]
+    prefixes: PrefixIndex
+    _found: dict[int, FoundPrefix] = field(default_factory=dict)
+
+    @property
+    def filling(self) -> list[RequestState]:
+        """Return the request whose prompt is being prefilled in chunks, if there is one.
+
+        A prefill may take no longer than one of the chunks then.
+        """
+        return [request for unit in self.units if unit.filling for request in unit.rows.values()]
+
+    def found(self, request: RequestState) -> FoundPrefix:
+        """Return the prefix with which a row may begin."""
+        if request.number not in self._found:
+            self._found[request.number] = self.prefixes.find(request)
+        return self._found[request.number]
+
+    def rest(self, request: RequestState) -> int:
+        """Return the positions of a row that are not in its prefix."""
+        return request.length - self.found(request).count
+
+    def chunk(self, request: RequestState) -> int:
+        """Return the most positions of a request that one step prefills; 0: all."""
+        whole = request.attachment or request.details.left.of_prompt or not self.compute.extending
+        return 0 if whole else self.limits.prefill_chunk
+
+    def is_chunked(self, request: RequestState) -> bool:
+        """Tell whether the prefill of a request takes several steps. Such a request has a unit of its own."""
+        return is_chunked(request, self.chunk(request), self.found(request).count)
+
+    @property
+    def positions(self) -> int:
+        """Return the most padded positions of a prefill of several requests."""
+        limits = self.limits
+        return min(limits.prefill_tokens, limits.prefill_chunk) if self.filling else limits.prefill_tokens
 
     @property
     def rows(self) -> int:
@@ -29,23 +68,53 @@ class Room:
     def fits(self, picked: list[RequestState], request: RequestState) -> bool:
         """Tell whether `request` may join the requests already picked."""
         chosen = [*picked, request]
-        if picked and _prefill_tokens(chosen) > self.limits.prefill_tokens:
+        if picked and self._prefill_tokens(chosen) > self.positions:
             return False
         return reserved_bytes(self.units, self.compute, chosen) <= self.limits.kv_bytes
+
+    def spare_positions(self, picked: Sequence[RequestState] = ()) -> int:
+        """Return the positions for which kept prefixes have memory beside all rows and those picked."""
+        spare_bytes = self.limits.kv_bytes - reserved_bytes(self.units, self.compute, picked)
+        return spare_bytes // max(1, self.compute.kv_bytes_per_position)
+
+    def waits_for_prefix(self, running: list[RequestState], waiting: list[RequestState]) -> bool:
+        """Tell whether the first of `waiting` should wait until one of `running` has computed their common prefix.
+
+        That takes one more step, so enough has to be saved for all that wait; and the copy needs memory beside them.
+        """
+        saved = {
+            request.number: max((self.prefixes.shared(request, other) for other in running), default=0)
+            for request in waiting
+        }
+        if not waiting or not saved[waiting[0].number] or sum(saved.values()) < MIN_SHARED:
+            return False
+        sharing = [request for request in waiting if saved[request.number]]
+        copied = max(saved[request.number] + self.found(request).count for request in sharing)
+        newcomers = [request for request in running if request not in self.filling]
+        return copied <= self.spare_positions([*newcomers, *sharing])
+
+    def _prefill_tokens(self, requests: list[RequestState]) -> int:
+        """Return the positions of a prefill, padding included; batch-invariant rows have none."""
+        rests = [self.rest(request) for request in requests]
+        return sum(rests) if requests[0].batch_invariant else len(rests) * max(rests)
 
 
 def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
     """Return the requests of the next prefill. The head of the queue is always among them, so no request starves.
 
-    A request on which compute died runs alone. Batch-invariant requests and others never share a unit. If the model
-    cannot pad, the others are those of the next `MAX_LOOK_AHEAD` requests whose prompts are as long as the head's.
+    A request on which compute died runs alone, and so does one whose prefill takes several steps, one such at a time.
+    Batch-invariant requests and others never share a unit. If the model cannot pad, the others are those of the next
+    `MAX_LOOK_AHEAD` requests whose prompts are as long as the head's. Nobody overtakes a request that waits for another
+    to compute their common prefix.
     """
     if room.rows < 1 or not len(waiting):
         return []
     head = next(iter(waiting))
-    if head.deaths:
+    if room.filling and (room.is_chunked(head) or room.waits_for_prefix(room.filling, [head])):
+        return []
+    if head.deaths or room.is_chunked(head):
         return [head] if room.fits([], head) else []
-    return _pick(_candidates(waiting, head, room.compute), room)
+    return _pick(list(islice(_candidates(waiting, head, room.compute), room.rows)), room)
 
 
 def _candidates(waiting: WaitingQueue, head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
@@ -68,16 +137,11 @@ def _fits_head(request: RequestState, head: RequestState) -> bool:
     return request.length == head.length and request.batch_invariant == head.batch_invariant
 
 
-def _prefill_tokens(requests: list[RequestState]) -> int:
-    """Return the positions of a prefill, padding included; batch-invariant rows have none."""
-    lengths = [request.length for request in requests]
-    return sum(lengths) if requests[0].batch_invariant else len(lengths) * max(lengths)
-
-
-def _pick(candidates: Iterable[RequestState], room: Room) -> list[RequestState]:
+def _pick(candidates: list[RequestState], room: Room) -> list[RequestState]:
     picked: list[RequestState] = []
-    for request in candidates:
-        if len(picked) == room.rows or request.deaths or not room.fits(picked, request):
+    for index, request in enumerate(candidates):
+        alone = request.deaths or room.is_chunked(request)
+        if alone or not room.fits(picked, request) or room.waits_for_prefix(picked, candidates[index:]):
             break
         picked.append(request)
     return picked

@@ -1,6 +1,8 @@
-"""Plain numbers that the scheduler knows of the model, of compute and of its own limits."""
+"""Plain numbers: what the scheduler knows of the model, of compute and of its limits, and what it publishes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import msgspec
 
@@ -38,6 +40,10 @@ class SchedulerLimits(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int
     """Sequences that run at the same time, in one unit or in several."""
     prefill_tokens: int
+    prefill_chunk: int = 0
+    """Most positions of a prompt that one step prefills while the model can do that; 0: all."""
+    prefix_cache: bool = False
+    """Prefixes that rows share are computed once, and kept as long as the KV budget has room."""
     queue_limit: int
     kv_bytes: int
     units: str = "auto"
@@ -70,8 +76,17 @@ class ComputeInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of different lengths may share a unit."""
     moving: bool = True
     """Rows can move between units and leave them for good; if not, rows that left still take memory."""
+    extending: bool = True
+    """A prompt can be prefilled in chunks."""
+    copying: bool = True
+    """The beginning of a row can be copied to others."""
     resident: bool = False
     """Every expert has a slot."""
+
+    @property
+    def can_copy(self) -> bool:
+        """Tell whether a row may begin with a copy of another's beginning, and compute the rest at once."""
+        return self.copying and self.extending and self.moving
 
     @property
     def joining(self) -> bool:
@@ -86,6 +101,8 @@ def compute_info(facts: Facts, model: ModelInfo) -> ComputeInfo:
         kv_bytes_per_row=int(facts.get("kv_bytes_per_row", 0)),
         padding=bool(int(facts.get("padding", 1))),
         moving=bool(int(facts.get("moving", 1))),
+        extending=bool(int(facts.get("extending", 1))),
+        copying=bool(int(facts.get("copying", 1))),
         resident=bool(int(facts.get("resident", 0))),
     )
 
@@ -100,3 +117,41 @@ def make_welcome(model: ModelInfo, limits: SchedulerLimits) -> Welcome:
         queue_limit=limits.queue_limit,
         batch_size=limits.batch_size,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStatistics:
+    """Levels and counters, as published; counters grow from the start of this scheduler."""
+
+    queue: int
+    running: int
+    units: int
+    units_wanted: int
+    prediction_wanted: int
+    """1; 0 if predictions and hints were measured to cost more than they save."""
+    grouping_wanted: int
+    trials: int
+    """Trials of other modes of decoding."""
+    regroupings: int
+    rows_moved: int
+    unpredicted: int
+    """Rounds without regrouping because the predictor did not answer in time."""
+    invalid_answers: int
+    """Answers of the predictor that fitted no open question."""
+    steps_in_flight: int
+    kv_reserved_bytes: int
+    kv_prefix_bytes: int
+    """KV memory of kept prefixes, in what rows do not reserve."""
+    prefix_queries: int
+    """Prefills of rows for which a kept prefix was looked for."""
+    prefix_hits: int
+    prefix_tokens: int
+    """Rows that began with one, and their tokens that were not computed."""
+    accepted: int
+    done: int
+    refused: int
+    abandoned: int
+    tokens: int
+    steps: int
+    stale_steps: int
+    recomputed: int

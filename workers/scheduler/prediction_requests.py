@@ -21,12 +21,17 @@ class PredictionRequests:
     def prefill(self, step: int, rows: Sequence[RequestRow]) -> PredictStep:
         """Return the request for a prefill of these rows."""
         if self.decoder_start is None:
-            return _predict_step(step, [(row.number, row.token_ids) for row in rows])
-        prompts = [(row.number, row.token_ids[: len(row.token_ids) - row.generated]) for row in rows]
+            return _predict_step(step, [(row.number, row.cached, row.token_ids[row.cached :]) for row in rows])
+        ends = [len(row.token_ids) - row.generated for row in rows]
+        prompts = [(row.number, 0, row.token_ids[:end]) for row, end in zip(rows, ends, strict=True)]
         outputs = [
-            (row.number, [self.decoder_start, *row.token_ids[len(row.token_ids) - row.generated :]]) for row in rows
+            (row.number, 0, [self.decoder_start, *row.token_ids[end:]]) for row, end in zip(rows, ends, strict=True)
         ]
-        return _predict_step(step, prompts + outputs, sources=sum(len(prompt) for _, prompt in prompts))
+        return _predict_step(step, prompts + outputs, sources=sum(len(prompt) for _, _, prompt in prompts))
+
+    def chunk(self, step: int, row: RequestRow, begin: int, end: int | None = None) -> PredictStep:
+        """Return the request for a part of a row's prefill: from position `begin` up to `end`."""
+        return _predict_step(step, [(row.number, begin, row.token_ids[begin:end])])
 
     def decode(self, step: int, requests: Iterable[RequestState]) -> PredictStep:
         """Return the request for a decode step of these requests' rows."""
@@ -43,11 +48,12 @@ class PredictionRequests:
         return request.length - 1 if self.decoder_start is None else len(request.tokens)
 
 
-def _predict_step(step: int, texts: Sequence[tuple[int, list[int]]], sources: int = 0) -> PredictStep:
+def _predict_step(step: int, texts: Sequence[tuple[int, int, list[int]]], sources: int = 0) -> PredictStep:
+    """Return the request for texts: row, position of the first id, and ids each."""
     return PredictStep(
         step=step,
-        token_ids=[token for _, ids in texts for token in ids],
-        rows=[number for number, ids in texts for _ in ids],
-        positions=[position for _, ids in texts for position in range(len(ids))],
+        token_ids=[token for _, _, ids in texts for token in ids],
+        rows=[number for number, _, ids in texts for _ in ids],
+        positions=[begin + offset for _, begin, ids in texts for offset in range(len(ids))],
         sources=sources,
     )

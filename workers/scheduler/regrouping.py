@@ -115,7 +115,8 @@ class Regrouper:
         if not outcome.was_prefill:
             self._costs.add(stepped, outcome.exchanged)
         requests = mode.grouping and not self._rest_rounds and len(self._stepper.units) > 1
-        return self._request_predictions(outcome.unit.rows.values()) if requests else []
+        rows = [] if outcome.unit.filling else outcome.unit.rows.values()
+        return self._request_predictions(rows) if requests else []
 
     def on_row_predictions(self, answer: RowPredictions) -> None:
         """Store an answer of the predictor."""

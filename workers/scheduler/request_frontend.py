@@ -11,13 +11,16 @@ from ...ipc.messages import (
     Finished,
     GenerationSettings,
     Refused,
+    RowDetails,
     Sampling,
     Submit,
     ToClient,
+    TokenLogprob,
     Tokens,
 )
 from .events import SchedulerAction, Send
 from .limits import ComputeInfo, ModelInfo, SchedulerLimits, make_welcome
+from .request_details import RequestDetails
 from .requests import RequestLedger, RequestState, submit_digest
 from .validation import memory_error, positions_needed, request_error, submit_error, token_limit
 
@@ -47,10 +50,10 @@ class RequestFrontend:
             return self.reject(identity, submit.request_id, _duplicate_id_error(submit.request_id))
         if request is not None:
             self.ledger.assign_client(request, identity)
-            return _resend(identity, request.request_id, request.tokens)
+            return _resend(identity, request.request_id, request.tokens, request.details.logprobs)
         end = ended.end if ended else None
-        tokens = end.token_ids if isinstance(end, Finished) else []
-        return [*_resend(identity, submit.request_id, tokens), *([Send(identity, end)] if end else [])]
+        tokens, logprobs = (end.token_ids, end.logprobs) if isinstance(end, Finished) else ([], [])
+        return [*_resend(identity, submit.request_id, tokens, logprobs), *([Send(identity, end)] if end else [])]
 
     def accept(self, identity: bytes, submit: Submit, now_ns: int) -> tuple[RequestState, list[SchedulerAction]]:
         """Record a request that passed `check_submit`."""
@@ -81,23 +84,37 @@ class RequestFrontend:
         self.refused += 1
         return [Send(identity, Refused(request_id, error))]
 
-    def deliver(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
-        """Record a token and send it."""
+    def note_details(self, request: RequestState, found: RowDetails) -> None:
+        """Record what a step found out about a request besides its token."""
+        request.details.add(found, self._model.layers)
+
+    def deliver(
+        self, request: RequestState, token: int, now_ns: int, logprob: TokenLogprob | None = None
+    ) -> list[SchedulerAction]:
+        """Record a token and send it, with its logprob if there is one."""
         if request.first_token_ns is None:
             request.first_token_ns = now_ns
         offset = len(request.tokens)
         request.tokens.append(token)
         request.deaths = 0
         self.tokens += 1
-        return [Send(request.identity, Tokens(request.request_id, offset, [token]))]
+        logprobs = [] if logprob is None else [logprob]
+        request.details.logprobs += logprobs
+        return [Send(request.identity, Tokens(request.request_id, offset, [token], logprobs))]
 
     def finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
         """End an accepted request with its tokens and a finish reason."""
+        prompt, details = len(request.prompt_ids), request.details
+        positions = max(prompt, prompt + len(request.tokens) - 1)
         end = Finished(
             request_id=request.request_id,
             token_ids=request.tokens,
             finish_reason=reason,
             timings=request.timings(now_ns),
+            logprobs=details.logprobs,
+            prompt_logprobs=details.prompt_logprobs,
+            routed_experts=details.routed_experts(positions, self._model.experts),
+            cached_tokens=request.cached_tokens,
         )
         return self._end(request, end)
 
@@ -123,6 +140,7 @@ class RequestFrontend:
     def _record(self, identity: bytes, submit: Submit, now_ns: int) -> RequestState:
         prompt, context = len(submit.prompt_ids), self._model.context
         eos_ids = self._model.eos_ids if submit.eos_ids is None else submit.eos_ids
+        stop_ids = (*eos_ids, *submit.stop_ids)
         sampling = self._resolve_sampling(submit.sampling)
         return RequestState(
             number=self._row,
@@ -131,13 +149,15 @@ class RequestFrontend:
             digest=submit_digest(submit),
             prompt_ids=submit.prompt_ids,
             sampling=sampling,
-            stop_ids=frozenset(eos_ids),
+            stop_ids=frozenset(stop_ids),
             token_limit=token_limit(prompt, submit.max_new_tokens, context),
             positions=positions_needed(prompt, submit.max_new_tokens, context),
             accepted_ns=now_ns,
             attachment=submit.attachment,
-            settings=self._settings(eos_ids, submit.max_new_tokens, sampling),
+            settings=own_settings(self._model.settings, stop_ids, submit.max_new_tokens, sampling),
             batch_invariant=self._is_invariant(submit),
+            priority=submit.priority,
+            details=RequestDetails(submit.details, prompt),
             tokens=list(submit.resume_ids),
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
         )
@@ -151,15 +171,26 @@ class RequestFrontend:
             return sampling
         return msgspec.structs.replace(sampling, first_token=self._model.first_token)
 
-    def _settings(self, eos_ids: list[int], max_new_tokens: int, sampling: Sampling) -> GenerationSettings:
-        """Return the model's own settings, completed by the request's ends, length and first token."""
-        own = self._model.settings
-        if own == NEUTRAL:
-            return NEUTRAL
-        first = own.forced_bos_token_id if sampling.first_token is None else sampling.first_token
-        return msgspec.structs.replace(
-            own, eos_ids=tuple(eos_ids), max_new_tokens=max_new_tokens, forced_bos_token_id=first
-        )
+
+def own_settings(
+    model: GenerationSettings, stop_ids: tuple[int, ...], max_new_tokens: int, sampling: Sampling
+) -> GenerationSettings:
+    """Return the settings of a request: the model's, where the request does not say otherwise, with its own ends.
+
+    A minimum of 0 lifts the model's own, which may also be a `min_length`.
+    """
+    changes: dict[str, object] = {}
+    if sampling.repetition_penalty is not None:
+        changes["repetition_penalty"] = sampling.repetition_penalty
+    if sampling.min_new_tokens is not None:
+        changes |= {"min_new_tokens": sampling.min_new_tokens or None, "min_length": 0}
+    settings = msgspec.structs.replace(model, **changes)
+    if settings == NEUTRAL and not sampling.grammar:  # which must know the ends
+        return NEUTRAL
+    first = settings.forced_bos_token_id if sampling.first_token is None else sampling.first_token
+    return msgspec.structs.replace(
+        settings, eos_ids=stop_ids, max_new_tokens=max_new_tokens, forced_bos_token_id=first
+    )
 
 
 def finish_reason(request: RequestState) -> str | None:
@@ -169,10 +200,12 @@ def finish_reason(request: RequestState) -> str | None:
     return "length" if len(request.tokens) >= request.token_limit else None
 
 
-def _resend(identity: bytes, request_id: str, tokens: list[int]) -> list[SchedulerAction]:
+def _resend(
+    identity: bytes, request_id: str, tokens: list[int], logprobs: list[TokenLogprob]
+) -> list[SchedulerAction]:
     messages: list[ToClient] = [Accepted(request_id)]
     if tokens:
-        messages.append(Tokens(request_id, 0, list(tokens)))
+        messages.append(Tokens(request_id, 0, list(tokens), list(logprobs)))
     return [Send(identity, message) for message in messages]
 
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from ...ipc.messages import NEUTRAL, Finished, GenerationSettings, Refused, RequestRow, Sampling, Submit, Timings
+from ...ipc.messages import (
+    NEUTRAL,
+    Finished,
+    GenerationSettings,
+    Refused,
+    RequestRow,
+    Sampling,
+    Submit,
+    Timings,
+)
 from .limits import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
+from .request_details import RequestDetails, remembered_tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -38,28 +48,63 @@ class RequestState:
     settings: GenerationSettings = NEUTRAL
     batch_invariant: bool = False
     """Its row shares units only with other such rows, which never share a kernel call (I1d)."""
+    priority: int = 0
+    details: RequestDetails = field(default_factory=RequestDetails)
+    whole: bool = False
+    """Its output is whole, delivered by an earlier scheduler; its prompt runs for its details alone."""
     deadline_ns: int | None = None
     tokens: list[int] = field(default_factory=list)
     started_ns: int | None = None
     first_token_ns: int | None = None
     recomputed: int = 0
+    cached_tokens: int = 0
+    """Tokens of its prompt that were not computed at its start, since another row had computed them."""
     deaths: int = 0
     """Consecutive deaths of compute while it ran this request, without a token in between."""
 
     @property
     def length(self) -> int:
-        """Return the number of tokens so far, the prompt included."""
-        return len(self.prompt_ids) + len(self.tokens)
+        """Return the number of tokens so far that are computed, the prompt included."""
+        return len(self.prompt_ids) + len(self.tokens) - self._uncomputed
+
+    @property
+    def may_share_prefix(self) -> bool:
+        """Return whether it may begin with what another row computed: its ids alone say what it computes."""
+        return not self.attachment and not self.details.left.of_prompt
+
+    @property
+    def prefill_length(self) -> int:
+        """Return the positions that its prefill runs in chunks; a batch-invariant row decodes its output again."""
+        return len(self.prompt_ids) if self.batch_invariant else self.length
 
     @property
     def last_token(self) -> int:
         """Return the newest token, of the prompt if there is no output yet."""
         return self.tokens[-1] if self.tokens else self.prompt_ids[-1]
 
-    def row(self) -> RequestRow:
-        """Return the message with which compute prefills the request, also after it has begun."""
-        ids, generated = self.prompt_ids + self.tokens, len(self.tokens)
-        return RequestRow(self.number, ids, generated, self.sampling, self.attachment, self.settings)
+    @property
+    def _uncomputed(self) -> int:
+        """Return how many tokens at the end are never computed: the last one of a whole output."""
+        return int(self.whole and bool(self.tokens))
+
+    def row(self, chunk: int = 0, cached: int = 0, blocks: Sequence[int] = ()) -> RequestRow:
+        """Return the message with which compute prefills the request, also after it has begun.
+
+        `chunk`: most positions of a step that prefills it alone; 0: all. Its first `cached` positions are in `blocks`.
+        """
+        ids, generated = (self.prompt_ids + self.tokens)[: self.length], len(self.tokens) - self._uncomputed
+        return RequestRow(
+            self.number,
+            ids,
+            generated,
+            self.sampling,
+            self.attachment,
+            self.settings,
+            self.details.left,
+            chunk=chunk,
+            cached=cached,
+            blocks=list(blocks),
+        )
 
     def timings(self, now_ns: int) -> Timings:
         """Return the times since acceptance, in nanoseconds; an event that never happened counts as now."""
@@ -80,7 +125,11 @@ class EndedRequest:
 
     @property
     def token_count(self) -> int:
-        return len(self.end.token_ids) if isinstance(self.end, Finished) else 0
+        """Return the memory that the end takes, in tokens."""
+        if not isinstance(self.end, Finished):
+            return 0
+        routes = 0 if self.end.routed_experts is None else len(self.end.routed_experts.data)
+        return len(self.end.token_ids) + remembered_tokens(self.end.logprobs, self.end.prompt_logprobs, routes)
 
 
 def submit_digest(submit: Submit) -> bytes:
@@ -164,94 +213,3 @@ class RequestLedger:
     def _skip_ended(self) -> None:
         while self._deadlines and self._deadlines[0][1] not in self.open:
             heapq.heappop(self._deadlines)
-
-
-class WaitingQueue:
-    """Accepted requests that do not run yet, in the order of their starts. Clients take turns.
-
-    In a round, every client that waited at its begin starts one request, its oldest. The client served least recently
-    goes first. A round begins with the first start after the last round. So a lone request of a second client starts
-    next, however many the first client has. While a client waits, no other starts more than two requests: one in this
-    round, one in the next. So no client starves. Requests that compute lost go ahead of all others.
-    """
-
-    def __init__(self) -> None:
-        self._all: OrderedDict[int, RequestState] = OrderedDict()
-        self._lost: OrderedDict[int, RequestState] = OrderedDict()
-        self._client: dict[int, bytes] = {}
-        """Request number -> the client in whose queue it waits."""
-        self._queues: dict[bytes, OrderedDict[int, RequestState]] = {}
-        self._served: dict[bytes, int] = {}
-        """Waiting client -> number of its latest turn; 0: none yet."""
-        self._round: dict[bytes, None] = {}
-        """Clients whose turn in this round has not come yet."""
-        self._turns = 0
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __iter__(self) -> Iterator[RequestState]:
-        """Yield all requests in the order in which they would start if none were added or removed."""
-        yield from list(self._lost.values())
-        queues = {client: iter(queue.values()) for client, queue in self._queues.items()}
-        clients, turns = self._by_turn(), self._still_to_come() or self._by_turn()
-        later = [client for client in clients if client not in turns] + list(turns)
-        while turns:
-            for client in turns:
-                if (request := next(queues[client], None)) is not None:
-                    yield request
-                else:
-                    later.remove(client)
-            turns = list(later)
-
-    @property
-    def oldest(self) -> RequestState:
-        """Return the request that has waited longest; there must be one."""
-        return next(iter(self._all.values()))
-
-    def join(self, request: RequestState) -> None:
-        """Add a request at the end of its client's queue."""
-        self._all[request.number] = request
-        self._client[request.number] = request.identity
-        self._served.setdefault(request.identity, 0)
-        self._queues.setdefault(request.identity, OrderedDict())[request.number] = request
-
-    def put_back(self, requests: list[RequestState]) -> None:
-        """Return running requests to the front, in the order of their arrival."""
-        for request in sorted(requests, key=lambda request: request.number, reverse=True):
-            for queue in (self._all, self._lost):
-                queue[request.number] = request
-                queue.move_to_end(request.number, last=False)
-
-    def follow(self, request: RequestState) -> None:
-        """Move a waiting request to the queue of the identity under which its client reconnected."""
-        if self._client.get(request.number, request.identity) != request.identity:
-            self.leave(request)
-            self.join(request)
-
-    def start(self, request: RequestState) -> None:
-        """Remove a request that starts, and count its client's turn."""
-        client = self._client.get(request.number)
-        if client is not None:
-            self._round = self._still_to_come() or dict.fromkeys(self._by_turn())
-            self._round.pop(client, None)
-            self._turns += 1
-            self._served[client] = self._turns
-        self.leave(request)
-
-    def leave(self, request: RequestState) -> None:
-        """Remove a request if it is in the queue."""
-        self._all.pop(request.number, None)
-        self._lost.pop(request.number, None)
-        client = self._client.pop(request.number, None)
-        if client is not None:
-            del self._queues[client][request.number]
-            if not self._queues[client]:
-                del self._queues[client], self._served[client]
-
-    def _still_to_come(self) -> dict[bytes, None]:
-        return {client: None for client in self._round if client in self._queues}
-
-    def _by_turn(self) -> list[bytes]:
-        """Return the waiting clients, the least recently served first."""
-        return sorted(self._queues, key=self._served.__getitem__)

@@ -129,7 +129,7 @@ class SchedulerShell:
 
     def _record_sent(self, step: RunStep) -> None:
         lane = int(any(sent.lane == 0 for sent in self._sent.values()))
-        self._sent[step.number] = _Sent(time.monotonic_ns(), "prefill" if step.admit else "decode", lane)
+        self._sent[step.number] = _Sent(time.monotonic_ns(), _step_name(step), lane)
 
     def _add_step_span(self, stepped: Stepped, now_ns: int) -> None:
         sent = self._sent.pop(stepped.number, None)
@@ -165,6 +165,8 @@ def scheduler_limits(config: Config) -> SchedulerLimits:
     return SchedulerLimits(
         batch_size=config.batch_size,
         prefill_tokens=config.prefill_tokens,
+        prefill_chunk=config.prefill_chunk,
+        prefix_cache=config.prefix_cache == "on" and not config.trace,  # a trace has every token of every prompt
         queue_limit=config.queue_limit,
         kv_bytes=parse_size(config.kv_memory, "kv_memory").of(0),
         units=config.units,
@@ -173,6 +175,10 @@ def scheduler_limits(config: Config) -> SchedulerLimits:
         batch_invariant=config.batch_invariant,
         lockstep=not config.on_device,
     )
+
+
+def _step_name(step: RunStep) -> str:
+    return "prefill" if step.admit or step.continues else "decode"
 
 
 def _request_id(raw: bytes) -> str:

@@ -6,57 +6,27 @@ that all messages at hand are handled before a batch is chosen.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
-from ...ipc.messages import Cancel, ErrorFacts, FromClient, Hello, Stepped, Submit
+from ...ipc.messages import Cancel, FromClient, Hello, Stepped, Submit, TokenLogprob
 from . import events
-from .admission import Room, pick_prefill, worth_waiting_until_ns
+from .admission import Room
 from .events import SchedulerAction, SchedulerEvent
-from .limits import ComputeInfo, ModelInfo, SchedulerLimits, compute_info, shrink_limits
+from .limits import ComputeInfo, ModelInfo, SchedulerLimits, SchedulerStatistics, compute_info, shrink_limits
 from .mode_tuner import ModeChoices, ModeTuner
 from .prediction_requests import PredictionRequests
+from .prefills import Prefills
+from .prefixes import PrefixIndex
 from .regrouping import Regrouper
 from .request_frontend import RequestFrontend, finish_reason
-from .requests import RequestState, WaitingQueue
+from .requests import RequestState
 from .row_predictions import RowPredictionCache
 from .stepper import Stepper
 from .units import reserved_bytes
-from .validation import request_error
+from .validation import crash_error, stopping_error, unreadable_error
+from .waiting_queue import WaitingQueue
 
-MAX_PREFILLS_IN_A_ROW = 4
 MAX_DEATHS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulerStatistics:
-    """Levels and counters, as published; counters grow from the start of this scheduler."""
-
-    queue: int
-    running: int
-    units: int
-    units_wanted: int
-    prediction_wanted: int
-    """1; 0 if predictions and hints were measured to cost more than they save."""
-    grouping_wanted: int
-    trials: int
-    """Trials of other modes of decoding."""
-    regroupings: int
-    rows_moved: int
-    unpredicted: int
-    """Rounds without regrouping because the predictor did not answer in time."""
-    invalid_answers: int
-    """Answers of the predictor that fitted no open question."""
-    steps_in_flight: int
-    kv_reserved_bytes: int
-    accepted: int
-    done: int
-    refused: int
-    abandoned: int
-    tokens: int
-    steps: int
-    stale_steps: int
-    recomputed: int
 
 
 class SchedulerState:
@@ -71,8 +41,8 @@ class SchedulerState:
         self._tuner = ModeTuner(ModeChoices(limits.units, limits.prediction, limits.grouping))
         row_predictions = RowPredictionCache(model.layers, model.experts, epoch << 32, prediction_requests)
         self._regrouper = Regrouper(self._stepper, limits.grouping, row_predictions, epoch << 32)
-        self._last_arrival_ns = 0
-        self._prefills_in_a_row = 0
+        self._prefixes = PrefixIndex(epoch << 32, limits.prefill_chunk)
+        self._prefills = Prefills(self._waiting, self._stepper, self._prefixes)
         self._steps = self._stale_steps = self._recomputed = 0
 
     def handle(self, event: SchedulerEvent) -> list[SchedulerAction]:
@@ -94,7 +64,7 @@ class SchedulerState:
             case events.ClientLost():
                 return self._client_lost(event.identity)
             case events.Unreadable():
-                return self._frontend.reject(event.identity, event.request_id, _unreadable_error(event.what))
+                return self._frontend.reject(event.identity, event.request_id, unreadable_error(event.what))
             case events.Draining():
                 return self._drain()
 
@@ -102,7 +72,7 @@ class SchedulerState:
         """Return when the next `Tick` is due without any event, in monotonic ns; None: only after an event."""
         times = [self._frontend.ledger.next_deadline_ns(), self._regrouper.wait_until_ns]
         if (compute := self._frontend.compute) is not None:
-            times.append(worth_waiting_until_ns(self._waiting, self._room(compute), self._last_arrival_ns))
+            times.append(self._prefills.wait_until_ns(self._room(compute)))
         return min((time for time in times if time is not None and time > now_ns), default=None)
 
     def statistics(self) -> SchedulerStatistics:
@@ -123,6 +93,10 @@ class SchedulerState:
             invalid_answers=self._regrouper.rejected,
             steps_in_flight=self._stepper.steps_in_flight,
             kv_reserved_bytes=reserved_bytes(units, compute) if compute else 0,
+            kv_prefix_bytes=self._prefixes.positions * compute.kv_bytes_per_position if compute else 0,
+            prefix_queries=self._prefixes.queries,
+            prefix_hits=self._prefixes.hits,
+            prefix_tokens=self._prefixes.hit_tokens,
             accepted=frontend.accepted,
             done=frontend.done,
             refused=frontend.refused,
@@ -150,10 +124,12 @@ class SchedulerState:
         if (error := self._frontend.check_submit(submit, len(self._waiting))) is not None:
             return self._frontend.reject(identity, submit.request_id, error)
         request, actions = self._frontend.accept(identity, submit, now_ns)
-        if (reason := finish_reason(request)) is not None:  # resumed with its whole output
-            return actions + self._frontend.finish(request, reason, now_ns)
+        if (reason := finish_reason(request)) is not None:  # resumed with its whole output, or none is asked for
+            if not request.details.missing:
+                return actions + self._frontend.finish(request, reason, now_ns)
+            request.whole = True
         self._waiting.join(request)
-        self._last_arrival_ns = now_ns
+        self._prefills.last_arrival_ns = now_ns
         return actions
 
     def _cancel(self, identity: bytes, request_id: str, now_ns: int) -> list[SchedulerAction]:
@@ -174,16 +150,25 @@ class SchedulerState:
             self._tuner.on_interruption()
         else:
             self._tuner.on_decode_step(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
-        actions = [action for request, token in outcome.tokens for action in self._advance(request, token, now_ns)]
+        for request, found in outcome.details:
+            self._frontend.note_details(request, found)
+        actions: list[SchedulerAction] = []
+        for request, token in outcome.tokens:
+            found = stepped.details.get(request.number)
+            actions += self._advance(request, token, found and found.logprob, outcome.was_prefill, now_ns)
         for request, error in outcome.failed:
             actions += self._frontend.fail(request, error)
         return actions + self._regrouper.on_step_done(outcome, stepped, self._tuner.wanted)
 
-    def _advance(self, request: RequestState, token: int, now_ns: int) -> list[SchedulerAction]:
-        actions = self._frontend.deliver(request, token, now_ns)
-        if (reason := finish_reason(request)) is not None:
-            actions += self._finish(request, reason, now_ns)
-        return actions
+    def _advance(
+        self, request: RequestState, token: int, logprob: TokenLogprob | None, was_prefill: bool, now_ns: int
+    ) -> list[SchedulerAction]:
+        """Take in the new token of a request; that of a whole output is there already."""
+        actions = [] if request.whole else self._frontend.deliver(request, token, now_ns, logprob)
+        reason = finish_reason(request)
+        if (was_prefill or reason is not None) and (compute := self._frontend.compute) is not None:
+            actions += self._prefills.keep_prefix(request, self._room(compute))
+        return actions if reason is None else actions + self._finish(request, reason, now_ns)
 
     def _finish(self, request: RequestState, reason: str, now_ns: int) -> list[SchedulerAction]:
         self._remove(request)
@@ -204,6 +189,7 @@ class SchedulerState:
         """Take over a new compute; the death of the old one may never have been reported."""
         self._frontend.compute = compute_info(event.facts, self._model)
         self._tuner.resident = self._frontend.compute.resident
+        self._prefixes.enabled = self._limits.prefix_cache and self._frontend.compute.can_copy
         actions = self._requeue_all()
         misfits = [(request, self._frontend.budget_error(request)) for request in self._waiting]
         for request, error in misfits:
@@ -228,19 +214,20 @@ class SchedulerState:
         for request in suspects:
             request.deaths += 1
         self._recomputed += len(lost)
-        self._prefills_in_a_row = 0
+        self._prefills.in_a_row = 0
+        self._prefixes.clear()
         self._tuner.on_interruption()
         self._regrouper.on_compute_lost()
         self._waiting.put_back([request for request in lost if request.deaths < MAX_DEATHS])
         refused = [request for request in suspects if request.deaths >= MAX_DEATHS]
-        return [action for request in refused for action in self._frontend.fail(request, _crash_error())]
+        return [action for request in refused for action in self._frontend.fail(request, crash_error(MAX_DEATHS))]
 
     def _drain(self) -> list[SchedulerAction]:
         self._frontend.draining = True
         actions: list[SchedulerAction] = []
         for request in list(self._frontend.ledger.open.values()):
             self._remove(request)
-            actions += self._frontend.fail(request, _stopping_error())
+            actions += self._frontend.fail(request, stopping_error())
         return actions
 
     def _tick(self, now_ns: int) -> list[SchedulerAction]:
@@ -257,40 +244,16 @@ class SchedulerState:
         if compute is None or self._stepper.running_suspect:
             return []
         decode = partial(self._decode, compute, now_ns)
-        prefill = partial(self._prefill, self._room(compute), now_ns)
-        due = self._prefills_in_a_row >= MAX_PREFILLS_IN_A_ROW
-        return (decode() or prefill()) if due else (prefill() or decode())
-
-    def _prefill(self, room: Room, now_ns: int) -> list[SchedulerAction]:
-        if self._stepper.prefilling or worth_waiting_until_ns(self._waiting, room, self._last_arrival_ns) > now_ns:
-            return []
-        picked = pick_prefill(self._waiting, room)
-        if not picked or (picked[0].deaths and self._stepper.steps_in_flight):
-            return []
-        for request in picked:
-            self._waiting.start(request)
-            request.started_ns = now_ns if request.started_ns is None else request.started_ns
-        self._prefills_in_a_row += 1
-        return self._stepper.prefill(picked)
+        prefill = partial(self._prefills.next, self._room(compute), now_ns)
+        if not self._prefills.owe_decode:
+            return prefill() or decode()
+        return decode() or ([] if self._regrouper.wait_until_ns or self._stepper.steps_in_flight else prefill())
 
     def _decode(self, compute: ComputeInfo, now_ns: int) -> list[SchedulerAction]:
         actions = self._regrouper.decode(self._tuner.wanted, compute, now_ns)
         if actions:
-            self._prefills_in_a_row = 0
+            self._prefills.in_a_row = 0
         return actions
 
     def _room(self, compute: ComputeInfo) -> Room:
-        return Room(self._limits, compute, list(self._stepper.units.values()))
-
-
-def _unreadable_error(what: str) -> ErrorFacts:
-    return request_error(f"the message could not be read: {what}", "protocol", "See docs/protocol.md")
-
-
-def _stopping_error() -> ErrorFacts:
-    return ErrorFacts("engine", "the engine stopped before the request was done", "engine", "Start it and submit again")
-
-
-def _crash_error() -> ErrorFacts:
-    what = f"compute died {MAX_DEATHS} times in a row while it ran this request"
-    return ErrorFacts("request", what, "compute", "Its log says why; other requests were not disturbed")
+        return Room(self._limits, compute, list(self._stepper.units.values()), self._prefixes)

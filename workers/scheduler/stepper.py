@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ...ipc.messages import DropUnit, ErrorFacts, PredictStep, RunStep, Split, Stepped
+from ...ipc.messages import DropUnit, ErrorFacts, PredictStep, RequestRow, RowDetails, RunStep, Split, Stepped
 from .events import SchedulerAction, ToCompute, ToPredictor
 from .limits import ComputeInfo
 from .prediction_requests import PredictionRequests
 from .requests import RequestState
 from .unit_selection import Decode, SplitUnit, next_decode
-from .units import UnitState, can_join
+from .units import UnitState, can_join, is_chunked
 
 MAX_STEPS_IN_FLIGHT = 2
 
@@ -26,6 +26,7 @@ class StepOutcome:
     was_prefill: bool
     exchanged: bool
     """Rows of other units joined this step."""
+    details: list[tuple[RequestState, RowDetails]]
 
 
 class Stepper:
@@ -40,6 +41,8 @@ class Stepper:
         self._exchanged: set[int] = set()
         """Numbers of steps in flight that rows of other units joined."""
         self._holders: dict[int, UnitState] = {}
+        self._last_chunk = first_number
+        """Number of the newest step that ran a chunk, or a prefill between two chunks."""
 
     @property
     def steps_in_flight(self) -> int:
@@ -56,8 +59,18 @@ class Stepper:
 
     @property
     def active(self) -> list[UnitState]:
-        """Return the units with rows, without those whose rows move to another unit."""
-        return [unit for unit in self.units.values() if unit.rows and not unit.migrating]
+        """Return the units with rows that decode, without those whose rows move to another unit."""
+        return [unit for unit in self.units.values() if unit.rows and not unit.migrating and not unit.filling]
+
+    @property
+    def filling(self) -> UnitState | None:
+        """Return the unit of which another chunk is to be prefilled; there is one at most."""
+        return next((unit for unit in self.units.values() if unit.filling), None)
+
+    @property
+    def owes_decode(self) -> bool:
+        """Tell whether rows wait for a decode step since the last chunk of another's prompt was sent."""
+        return any(unit.last_step < self._last_chunk for unit in self.active)
 
     def may_exchange(self, compute: ComputeInfo) -> bool:
         """Tell whether there are several units whose rows may change places, and no prefill or move is under way."""
@@ -73,12 +86,24 @@ class Stepper:
     def row_count(self) -> int:
         return sum(len(unit.rows) for unit in self.units.values())
 
-    def prefill(self, requests: list[RequestState]) -> list[SchedulerAction]:
-        """Start a new unit with these rows."""
+    def prefill(self, requests: list[RequestState], rows: list[RequestRow]) -> list[SchedulerAction]:
+        """Start a new unit with these rows; of a single one that is longer than its chunk only the first chunk runs."""
+        between_chunks = self.filling is not None
         unit = self._new_unit(requests)
         unit.prefilling = True
-        rows = [request.row() for request in requests]
-        return self._run(unit, self._prediction_requests.prefill(self.number + 1, rows), admit=rows)
+        if len(rows) == 1 and is_chunked(requests[0], rows[0].chunk, rows[0].cached):
+            unit.filled = rows[0].cached
+            return self._run_chunk(unit, rows[0], rows[0].chunk, requests[0].prefill_length, admit=rows)
+        actions = self._run(unit, self._prediction_requests.prefill(self.number + 1, rows), admit=rows)
+        if between_chunks:
+            self._last_chunk = self.number
+        return actions
+
+    def prefill_chunk(self, unit: UnitState) -> list[SchedulerAction]:
+        """Run the next chunk of an idle unit that is `filling`."""
+        unit.prefilling = True
+        (request,) = unit.rows.values()
+        return self._run_chunk(unit, request.row(), unit.chunk, unit.fill_to, continues=True)
 
     def choose(self, keep: int, compute: ComputeInfo) -> tuple[Decode | None, list[SchedulerAction]]:
         """Return the next step of an idle unit, or None to wait, and the actions that must come before it."""
@@ -117,6 +142,11 @@ class Stepper:
                 actions.append(action)
         return actions
 
+    def unit_of(self, request: RequestState) -> int | None:
+        """Return the number of the unit that holds the row of a request; None: it has no row."""
+        unit = self._holders.get(request.number)
+        return None if unit is None else unit.number
+
     def leave(self, request: RequestState) -> None:
         """Mark the row of an ended request: it leaves compute before the unit's next step."""
         if (unit := self._holders.pop(request.number, None)) is not None:
@@ -138,9 +168,10 @@ class Stepper:
         live = unit.rows
         tokens = [(live[row], token) for row, token in zip(stepped.rows, stepped.tokens, strict=True) if row in live]
         failed = [(live[row], error) for row, error in stepped.failed.items() if row in live]
+        details = [(live[row], found) for row, found in stepped.details.items() if row in live]
         for row in stepped.failed:
             self._evict(unit, row)
-        return StepOutcome(unit, tokens, failed, was_prefill, exchanged)
+        return StepOutcome(unit, tokens, failed, was_prefill, exchanged, details)
 
     def drop_all(self) -> tuple[list[RequestState], list[RequestState]]:
         """Drop all units after a death of compute; return their requests, and those whose step was in flight."""
@@ -151,6 +182,16 @@ class Stepper:
         self._exchanged.clear()
         self._holders.clear()
         return lost, suspects
+
+    def _run_chunk(
+        self, unit: UnitState, row: RequestRow, chunk: int, fill_to: int, **what: Any
+    ) -> list[SchedulerAction]:
+        begin, unit.chunk, unit.fill_to = unit.filled, chunk, fill_to
+        unit.filled = min(begin + chunk, fill_to)
+        end = unit.filled if unit.filled < fill_to else None  # the last chunk takes what a row brings along
+        actions = self._run(unit, self._prediction_requests.chunk(self.number + 1, row, begin, end), **what)
+        self._last_chunk = self.number
+        return actions
 
     def _run(self, unit: UnitState, request: PredictStep, predict: bool = True, **what: Any) -> list[SchedulerAction]:
         self.number = request.step

@@ -20,6 +20,11 @@ class UnitState:
     """Number of the unit's step in flight; None: the unit is idle."""
     last_step: int = 0
     prefilling: bool = False
+    """Its step in flight is a prefill or a chunk of one."""
+    filled: int = 0
+    fill_to: int = 0
+    """Positions of its only row that are computed and that its prefill computes, if it runs in chunks; else 0."""
+    chunk: int = 0
     target: UnitState | None = None
     """Unit that these rows join at its next step, while they move from one unit to another."""
     size: int = 0
@@ -36,6 +41,11 @@ class UnitState:
         return cls(number, rows, size=len(rows), ceiling=_ceiling(requests), batch_invariant=invariant)
 
     @property
+    def filling(self) -> bool:
+        """Tell whether another chunk of its row's prefill is to be sent."""
+        return bool(self.rows) and self.filled < self.fill_to
+
+    @property
     def migrating(self) -> bool:
         """Tell whether the rows will join a unit that still has rows."""
         return self.target is not None and bool(self.target.rows)
@@ -48,6 +58,14 @@ class UnitState:
     def all_rows(self) -> list[RequestState]:
         """Return all rows for which compute may hold memory, those that leave included."""
         return [*self.rows.values(), *self.leaving.values()]
+
+
+def is_chunked(request: RequestState, chunk: int, cached: int) -> bool:
+    """Return whether the prefill of a request takes several steps.
+
+    `chunk`: most positions of one, 0: all; `cached`: positions that are not computed.
+    """
+    return 0 < chunk < request.prefill_length - cached
 
 
 def can_join(units: Iterable[UnitState], compute: ComputeInfo) -> bool:

@@ -178,6 +178,8 @@ def row_facts(config: PreTrainedConfig, run: DryRun) -> RowFacts:
         padding=abilities.padding,
         moving=abilities.moving,
         reason=abilities.reason,
+        extending=abilities.extending,
+        copying=abilities.copying,
         kv_bytes_per_position=cost.per_position_bytes,
         kv_bytes_per_row=cost.per_row_bytes,
     )

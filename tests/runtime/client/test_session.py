@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import random
 
+import msgspec
 from expertflow.errors import BusyError, EngineError, RequestError
-from expertflow.ipc.messages import Accepted, Cancel, ErrorFacts, Finished, FromClient, Refused, Submit, Timings, Tokens
+from expertflow.ipc.messages import (
+    Accepted,
+    Cancel,
+    ErrorFacts,
+    Finished,
+    FromClient,
+    Refused,
+    Submit,
+    Timings,
+    TokenLogprob,
+    Tokens,
+)
 from expertflow.runtime.client.request import BatchUpdates, ClientRequest
 from expertflow.runtime.client.session import ASK_AGAIN_NS, MAX_RETRY_NS, RETRY_NS, EngineSession
 from hypothesis import given, settings
@@ -14,8 +26,10 @@ from hypothesis import strategies as st
 NEVER = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
 
 
-def request(name: str, wait_when_busy: bool = True, deadline_ms: int | None = None) -> ClientRequest:
-    submit = Submit(request_id=name, prompt_ids=[1], max_new_tokens=9, deadline_ms=deadline_ms)
+def request(
+    name: str, wait_when_busy: bool = True, deadline_ms: int | None = None, priority: int = 0
+) -> ClientRequest:
+    submit = Submit(request_id=name, prompt_ids=[1], max_new_tokens=9, deadline_ms=deadline_ms, priority=priority)
     return ClientRequest(0, submit, BatchUpdates(), wait_when_busy)
 
 
@@ -42,6 +56,22 @@ def test_a_window_of_requests_is_under_way() -> None:
     assert submitted(session.due(3)) == ["3"]
 
 
+def test_a_lower_priority_number_is_sent_first() -> None:
+    """Else an urgent request would wait in its own client, behind the hundreds that do not fit the window."""
+    session = EngineSession(window=2)
+    for name in "abc":
+        session.submit(request(name), 0)
+    assert submitted(session.due(1)) == ["a", "b"]
+    for name, priority in (("d", -1), ("e", 1), ("f", -1)):
+        session.submit(request(name, priority=priority), 1)
+    session.receive(finished("a", [5]), 2)
+    session.receive(busy("b"), 2)
+    session.window = 9
+    assert submitted(session.due(2 + RETRY_NS)) == ["d", "f", "b", "c", "e"]
+    session.on_reconnect()
+    assert submitted(session.due(3 + RETRY_NS)) == ["d", "f", "b", "c", "e"]
+
+
 def test_tokens_said_twice_are_heard_once() -> None:
     """A scheduler says all it knows when a request is submitted again."""
     session, one = EngineSession(), request("a")
@@ -54,6 +84,19 @@ def test_tokens_said_twice_are_heard_once() -> None:
     assert (one.tokens, one.finish_reason) == ([4, 5, 6, 7], "length")
     session.receive(finished("a", [4, 5, 6, 7]), 3)
     assert session.strays == 1
+
+
+def test_every_token_gets_its_own_logprob_once() -> None:
+    """A scheduler says them again, or knows those of the last tokens alone: it began with `resume_ids`."""
+    session, one = EngineSession(), request("a")
+    session.submit(one, 0)
+    session.due(0)
+    entries = [TokenLogprob(token, -token / 10, 1) for token in range(9)]
+    for offset, tokens, known in ((0, [4], 1), (0, [4, 5], 2), (0, [4, 5, 6], 1), (2, [6], 1)):
+        session.receive(Tokens("a", offset, tokens, [entries[token] for token in tokens[-known:]]), 1)
+    assert one.logprobs == entries[4:7]
+    session.receive(msgspec.structs.replace(finished("a", [4, 5, 6, 7, 8]), logprobs=entries[6:9]), 2)
+    assert one.tokens == [4, 5, 6, 7, 8] and one.logprobs == entries[4:9]
 
 
 def test_after_a_reconnect_requests_go_again_with_what_was_delivered() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,6 +18,14 @@ DeferredRoutes = Callable[[], np.ndarray]
 """Routes on their way from a device: calling it waits for the copy and returns them."""
 
 _NO_TOKENS = StepTokens(None, [], [], [])
+
+
+@dataclass(frozen=True)
+class RowRoutes:
+    """Experts of one row's positions from `start` on: uint16 [positions, layers, top-k]."""
+
+    start: int
+    experts: np.ndarray
 
 
 class RoutingCollector:
@@ -76,16 +85,49 @@ class RoutingCollector:
             sources=len(self._source.token_ids),
         )
 
+    def routes_of(self, rows: Collection[int]) -> dict[int, RowRoutes]:
+        """Return the routes of these rows in the forward that has just run; for models without an encoder."""
+        if not rows:
+            return {}
+        stacked, owners = self._stacked(), np.array(self._tokens.rows)
+        positions = np.array(self._tokens.positions)
+        return {row: RowRoutes(int(positions[owners == row][0]), stacked[owners == row]) for row in rows}
+
     def _stacked(self) -> np.ndarray:
         """Return uint16 [tokens, layers, top-k], tokens of prompts first; with an encoder no token sees all layers."""
         arrays = {layer: _read(self._routes[layer]).astype("<u2") for layer in sorted(self._routes)}
-        widest = max(routes.shape[1] for routes in arrays.values())
-        filled = {layer: _repeat_first(routes, widest) for layer, routes in arrays.items()}
+        filled = _widen(arrays)
         if not self._encoder_layers:
             return np.stack(list(filled.values()), axis=1)
         sources = len(self._source.token_ids)
         count = sources + len(self._tokens.token_ids)
         return lay_out(filled, seen_layers(count, sources, self._layers, self._encoder_layers), UNROUTED)
+
+
+class RowWatch:
+    """Collects the routes of rows that run as forwards of their own, in any number of forwards each."""
+
+    def __init__(self, starts: Sequence[int]) -> None:
+        """Watch forwards 0, 1, …, which begin at these positions of their rows."""
+        self._starts = starts
+        self._routes: dict[int, dict[int, list[np.ndarray]]] = {}
+
+    def add(self, forward: int, layer: int, routes: torch.Tensor) -> None:
+        """Add the routes [positions, top-k] of one layer."""
+        layers = self._routes.setdefault(forward, {})
+        layers.setdefault(layer, []).append(routes.numpy().astype("<u2"))
+
+    def routes_of(self, forward: int) -> RowRoutes:
+        """Return what a forward that has ended was routed to."""
+        layers = sorted(self._routes[forward].items())
+        filled = _widen({layer: np.concatenate(parts) for layer, parts in layers})
+        return RowRoutes(self._starts[forward], np.stack(list(filled.values()), axis=1))
+
+
+def _widen(arrays: dict[int, np.ndarray]) -> dict[int, np.ndarray]:
+    """Return the routes of all layers with the top-k of the widest."""
+    widest = max(routes.shape[1] for routes in arrays.values())
+    return {layer: _repeat_first(routes, widest) for layer, routes in arrays.items()}
 
 
 def _read(routes: np.ndarray | DeferredRoutes) -> np.ndarray:

@@ -74,7 +74,7 @@ class StepTrace:
         record = TracedStep(
             step=order.number,
             unit=order.unit,
-            phase="prefill" if order.admit else "decode",
+            phase="prefill" if order.admit or order.continues else "decode",
             token_ids=routing.token_ids,
             rows=routing.rows,
             positions=routing.positions,

@@ -19,6 +19,9 @@ from ..experts.residency import ComputeStopped
 Forward = Callable[[], Tensor]
 """Runs one row, and returns its logits [1, vocabulary]."""
 
+Watch = Callable[[int, int, Tensor], None]
+"""Called with the index of a forward, a layer, and the routes [positions, top-k] that the forward has there."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerCall:
@@ -50,11 +53,11 @@ class Lockstep:
             raise RuntimeError("no forward runs in lockstep")
         return self._hub.switch(call)
 
-    def run(self, forwards: Sequence[Forward]) -> list[Tensor | Exception]:
+    def run(self, forwards: Sequence[Forward], watch: Watch | None = None) -> list[Tensor | Exception]:
         """Run forwards to their end; return the logits [1, vocabulary] or the error of each, in their order.
 
         An error of one forward does not disturb the others. An error of a layer, which all share, is raised. No
-        forward stays suspended in any case.
+        forward stays suspended in any case. `watch` is told of every layer that a forward comes to.
         """
         rows = [_RowForward(forward) for forward in forwards]
         self._hub = getcurrent()
@@ -62,6 +65,9 @@ class Lockstep:
             for row in rows:
                 row.resume()
             while calls := _next_calls(rows):
+                if watch is not None:
+                    for row, call in calls:
+                        watch(rows.index(row), call.layer, call.index)
                 results = calls[0][1].compute([call for _, call in calls])
                 for (row, _), result in zip(calls, results, strict=True):
                     row.resume(result)

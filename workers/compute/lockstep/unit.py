@@ -6,7 +6,7 @@ So no row is ever padded, and rows join and leave as entries of a list, whatever
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,14 +15,17 @@ import msgspec
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import Cache
 
 from ....ipc.messages import RequestRow
+from ...model.cache_blocks import RowPrefix
 from ...model.encoder_decoder import new_unit
 from ...model.images import RowImages
 from ...model.processors import TokenHistory
 from ...model.step_input import StepInput, StepTokens
 from ...model.unit import RowAbilities, Unit, UnitError
 from ...model.unit_rows import UnitRow
+from ..experts.routing import RowRoutes, RowWatch
 from .lockstep import Lockstep
 
 
@@ -50,8 +53,12 @@ class LockstepRow:
 
     unit: Unit
     pending: deque[int] = field(default_factory=deque)
+    is_whole: bool = False
+    """Its whole prefill runs in one step, whatever its chunks."""
+    forwards: int = 0
+    """Forwards that the last step took."""
 
-    def prepare_prefill(self, row: RequestRow, images: RowImages | None) -> StepInput:
+    def prepare_prefill(self, row: RequestRow, images: RowImages | None, prefix: RowPrefix) -> StepInput:
         """Return the prefill of the prompt. Output that the row brings along follows one token at a time, in `run`.
 
         A single prefill of prompt and output would give other bits than the decode steps did.
@@ -59,15 +66,20 @@ class LockstepRow:
         prompt = len(row.token_ids) - row.generated
         self.pending.extend(row.token_ids[prompt:])
         begun = msgspec.structs.replace(row, token_ids=row.token_ids[:prompt], generated=0)
-        return self.unit.prepare_prefill([begun], [images])
+        return self.unit.prepare_prefill([begun], [images], [prefix])
 
     def run(self, model: Any, step: StepInput) -> Tensor:
-        """Run the step, and one more for each token that is pending; return the last logits [1, vocabulary]."""
-        logits = self.unit.run(model, step)
-        while self.pending:
-            self.unit.append([self.pending[0]])
-            self.pending.popleft()
+        """Run the step, and more for chunks and tokens that are pending; return the last logits [1, vocabulary].
+
+        A row of a unit of several runs all its chunks; a single one runs one, and no pending token before the last.
+        """
+        logits, self.forwards = self.unit.run(model, step), 1
+        while self.is_whole if self.unit.filling else self.pending:
+            if not self.unit.filling:
+                self.unit.append([self.pending[0]])
+                self.pending.popleft()
             logits = self.unit.run(model, self.unit.prepare_step())
+            self.forwards += 1
         return logits
 
     def to_request(self) -> RequestRow:
@@ -88,8 +100,14 @@ class LockstepUnit(Unit):
     """That of the model's layers."""
     has_whole_routing: bool = True
     """False if the last step ran some rows more than once, or not to the end: its routing is of no use."""
+    routes: dict[int, RowRoutes] = field(default_factory=dict)
+    """Routes of the last step, for rows that ask for `routed_experts`."""
     _own: list[LockstepRow] = field(default_factory=list)
     _failed: list[tuple[RequestRow, Exception]] = field(default_factory=list)
+
+    @property
+    def filling(self) -> bool:
+        return any(own.unit.filling for own in self._own)
 
     @property
     def rows(self) -> list[UnitRow]:
@@ -103,13 +121,20 @@ class LockstepUnit(Unit):
     def kv_bytes(self) -> int:
         return sum(own.unit.kv_bytes for own in self._own)
 
-    def prepare_prefill(self, rows: Sequence[RequestRow], images: Sequence[RowImages | None] = ()) -> Any:
+    def prepare_prefill(
+        self,
+        rows: Sequence[RequestRow],
+        images: Sequence[RowImages | None] = (),
+        prefixes: Sequence[RowPrefix] = (),
+    ) -> Any:
         """Return the first step of a new unit, a `LockstepInput`; see `Unit.prepare_prefill`."""
         if self._own or not rows:
             raise UnitError("only an empty unit is prefilled, with rows", "unit")
-        self._own = [LockstepRow(new_unit(self.config, RowAbilities(), self.device)) for _ in rows]
-        parts = zip(self._own, rows, images or [None] * len(rows), strict=True)
-        return LockstepInput([own.prepare_prefill(row, shown) for own, row, shown in parts])
+        whole = len(rows) > 1
+        self._own = [LockstepRow(new_unit(self.config, RowAbilities(), self.device), is_whole=whole) for _ in rows]
+        images, prefixes = images or [None] * len(rows), prefixes or [RowPrefix()] * len(rows)
+        parts = zip(self._own, rows, images, prefixes, strict=True)
+        return LockstepInput([own.prepare_prefill(row, shown, prefix) for own, row, shown, prefix in parts])
 
     def prepare_step(self) -> Any:
         """Return the next step, a `LockstepInput`; see `Unit.prepare_step`."""
@@ -122,17 +147,37 @@ class LockstepUnit(Unit):
 
         Raises the first error if all rows fail, and the error of an experts layer, which all rows share.
         """
-        recomputed = any(own.pending for own in self._own)
         forwards = [partial(own.run, model, part) for own, part in zip(self._own, step.parts, strict=True)]
-        outcomes = self.lockstep.run(forwards)
+        watch = self._watch_routes(step)
+        outcomes = self.lockstep.run(forwards, watch and watch.add)
         errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
         if len(errors) == len(outcomes):
             raise errors[0]
-        self.has_whole_routing = not (recomputed or errors)
+        self.has_whole_routing = not errors and all(own.forwards == 1 for own in self._own)
         ended = list(zip(self._own, outcomes, strict=True))
+        self.routes = {} if watch is None else self._routes_of(watch, outcomes)
         self._failed = [(own.to_request(), error) for own, error in ended if isinstance(error, Exception)]
         self._own = [own for own, outcome in ended if isinstance(outcome, Tensor)]
         return torch.cat([outcome for outcome in outcomes if isinstance(outcome, Tensor)])
+
+    def prompt_logits(self, number: int) -> tuple[int, Iterator[Tensor]]:
+        (own,) = self._select([number])
+        return own.unit.prompt_logits(number)
+
+    def release_prompts(self) -> None:
+        for own in self._own:
+            own.unit.release_prompts()
+
+    def _watch_routes(self, step: LockstepInput) -> RowWatch | None:
+        """Return what collects the routes of each row, None if none asks for them."""
+        if not any(row.details.routed_experts for row in self.rows):
+            return None
+        return RowWatch([part.tokens.positions[0] for part in step.parts])
+
+    def _routes_of(self, watch: RowWatch, outcomes: list[Tensor | Exception]) -> dict[int, RowRoutes]:
+        rows = enumerate(zip(self.rows, outcomes, strict=True))
+        wanted = [(row, i) for i, (row, end) in rows if row.details.routed_experts and isinstance(end, Tensor)]
+        return {row.number: watch.routes_of(i) for row, i in wanted}
 
     def take_failed(self) -> list[tuple[RequestRow, Exception]]:
         """Return the rows that failed in the last step, as another unit would prefill them, and their errors, once."""
@@ -151,6 +196,10 @@ class LockstepUnit(Unit):
     def take(self, numbers: Sequence[int]) -> None:
         """Keep only these rows, in this order."""
         self._own = self._select(numbers)
+
+    def cut(self, number: int, begin: int, end: int) -> Cache:
+        (own,) = self._select([number])
+        return own.unit.cut(number, begin, end)
 
     def split(self, numbers: Sequence[int]) -> LockstepUnit:
         """Move these rows to a new unit, in this order."""

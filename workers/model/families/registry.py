@@ -7,7 +7,7 @@ To add a family, edit these places (docs/how-to/add-a-model-family.md explains e
 3. `tests/outside.py` (or `tests/families.py`): a tiny model, for all tests over families;
 4. `refusals.py`: settings that cannot be run exactly, with the reason;
 5. `../tiny_sizes.py`: names of sizes that a small copy has to cut down, if they are new;
-6. `../cache_rows.py` or `../own_cache_layers.py`: its cache layers, if their class is new;
+6. `../cache_rows.py` or `own_cache_layers.py`: its cache layers, if their class is new;
 7. `../architecture.py`, `WITH_IMAGES`: its model type, if images are shown to be exact;
 8. `make models`: renews docs/models.md.
 

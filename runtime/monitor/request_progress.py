@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ...errors import EngineError
 from ...ipc.messages import Progress, Snapshot
 from ..client import Batch, Client
-from ..monitor.progress import ProgressView
+from .progress import ProgressView
 
 CHECK_S = 2.0
 """A batch that waits longer than this for its first token asks whether other requests are the reason."""

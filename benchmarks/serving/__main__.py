@@ -1,0 +1,34 @@
+"""Measure what users of a running engine feel: one file of this folder for each measurement.
+
+python -m expertflow.benchmarks.serving prefix --model r --out docs/results/prefix.json
+python -m expertflow.benchmarks.serving chunked --model r --out docs/results/chunked.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from ..report import write_json
+
+MEASUREMENTS = ("prefix", "chunked")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="measurement", required=True)
+    for name in MEASUREMENTS:
+        module = importlib.import_module(f".{name}", __package__)
+        words = module.__doc__ or ""
+        command = commands.add_parser(name, help=words.splitlines()[0], description=words)
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
+        module.add_options(command)
+        command.add_argument("--out", type=Path, help="write the figures as JSON")
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    write_json(arguments.out, arguments.run(arguments))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A conversation on the terminal: history, commands, and answers that stream."""

@@ -1,0 +1,39 @@
+"""The client of a command: of the engine at `--address`, or of one that the command starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from ...configs.schema import Config
+from ...errors import UsageError
+from ..client import Client
+from ..engine.starting import running_engine
+
+
+@contextmanager
+def open_client(config: Config, address: str) -> Iterator[Client]:
+    """Yield a client of the engine at `address`; without one of an engine that ends with it."""
+    if address:
+        with Client(address) as client:
+            yield client
+    else:
+        with running_engine(config) as engine, Client(engine.address) as client:
+            yield client
+
+
+def refuse_engine_options(config: Config, preset: str) -> None:
+    """Raise UsageError if there are options of an engine for one that runs already, where they have no effect."""
+    if _engine_options(config) != _engine_options(Config.load(preset)):
+        raise UsageError(
+            "options of the engine do not change an engine that runs already",
+            "--address",
+            "Leave out --address to start an engine with these options, or leave them out",
+        )
+
+
+def _engine_options(config: Config) -> Config:
+    """Return the configuration without what a request can say for itself."""
+    return msgspec.structs.replace(config, batch_invariant=False)

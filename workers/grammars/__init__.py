@@ -1,0 +1,1 @@
+"""Grammars of structured output: compiled by llguidance (extra `structured`), applied as masks of tokens."""
