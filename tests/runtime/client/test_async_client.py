@@ -29,7 +29,7 @@ def engine(tmp_path: Path) -> Iterator[FakeEngine]:
         yield engine
 
 
-def run(engine: FakeEngine, test: Callable[[AsyncClient], Awaitable[None]], **options: float) -> None:
+def run(engine: FakeEngine, test: Callable[[AsyncClient], Awaitable[None]], **options: Any) -> None:
     """Run a coroutine with a connected client in an event loop of its own; nothing may take for ever."""
 
     async def main() -> None:
