@@ -213,7 +213,8 @@ class FakeCompute:
         unit.rows = [row for row in unit.rows if row.number not in failed]
         if self.facts.moving or unit.batch_invariant:
             unit.trim()
-        details = {row.number: self._details(row, step) for row in unit.live() if row.details != NO_DETAILS}
+        asked = [row for row in unit.live() if row.details != NO_DETAILS]
+        details = {row.number: self._details(row, step, unit.filling) for row in asked}
         kept = {number: token for number, token in tokens.items() if number not in failed}
         at_most, self.at_most = self.at_most, None
         return Stepped(
@@ -308,15 +309,17 @@ class FakeCompute:
             row.generated += 1
         return tokens
 
-    def _details(self, row: HeldRow, step: RunStep) -> RowDetails:
-        """What was asked about a row whose new token was just added."""
-        *ids, token = row.token_ids
-        prompt = ids[: len(row.token_ids) - row.generated]
+    def _details(self, row: HeldRow, step: RunStep, is_filling: bool) -> RowDetails:
+        """What was asked about a row, whose new token was just added unless its prompt is not at its end."""
+        prompt = row.token_ids[: len(row.token_ids) - row.generated]
         ran = [(p, t) for p, t, r in zip(*self._last_ran(), strict=True) if r == row.number]
-        scored = row.details.prompt_logprobs is not None and bool(step.admit)
+        scored = row.details.prompt_logprobs is not None and (bool(step.admit) or step.continues)
+        told = [p + 1 for p, _ in ran if scored and p + 1 < len(prompt)]
+        chosen = row.details.logprobs is not None and not is_filling
         return RowDetails(
-            logprob=None if row.details.logprobs is None else logprob_of(token, len(ids)),
-            prompt_logprobs=[*map(logprob_of, prompt[1:], range(1, len(prompt)))] if scored else [],
+            logprob=logprob_of(row.token_ids[-1], len(row.token_ids) - 1) if chosen else None,
+            prompt_logprobs=[logprob_of(prompt[p], p) for p in told],
+            prompt_start=ran[0][0] + 1,
             routes=routes_of([t for _, t in ran]).tobytes() if row.details.routed_experts else b"",
             routes_start=ran[0][0],
             top_k=1,

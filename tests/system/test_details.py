@@ -31,7 +31,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(folder: Path) -> Iterator[Supervisor]:
-    with Supervisor(Config.load(model=folder, expert_memory="25%", restart_limit=20, batch_size=8)) as engine:
+    config = Config.load(model=folder, expert_memory="25%", restart_limit=20, batch_size=8, prefill_chunk=32)
+    with Supervisor(config) as engine:  # what is scored, or computed again, is longer than a chunk
         yield engine
 
 

@@ -120,7 +120,7 @@ class Executor:
         self, step: RunStep, unit: Unit, before: FeedCounts, rows: list[int]
     ) -> tuple[Choices, StepRouting | None]:
         try:
-            chosen = self._run_unit(step, unit)
+            chosen = self._run_unit(step, unit, step.admit)
             if isinstance(unit, LockstepUnit) and not unit.has_whole_routing:
                 return self._retry_failed(step, unit, rows, chosen), None
             return chosen, self._routing.step_routing(step.number, self._residency.counts - before)
@@ -129,16 +129,15 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - whatever one row causes, the others of its unit must go on
             return self._rescue(step, error), None
 
-    def _run_unit(self, step: RunStep, unit: Unit) -> Choices:
-        """Run one forward, and choose a token for each row if no chunk of its prefill is left."""
-        logits = self._forward(unit, step.admit)
-        return [None] * len(unit.numbers) if unit.filling else self._choose_tokens(step, unit, logits)
+    def _run_unit(self, step: RunStep, unit: Unit, admit: list[RequestRow]) -> Choices:
+        """Run one forward, and note the details of its rows.
 
-    def _choose_tokens(self, step: RunStep, unit: Unit, logits: torch.Tensor) -> Choices:
-        """Choose a token for each row, and note the details that are asked for."""
-        chosen = self._choose(step, unit, logits)
+        Returns a token for each row if no chunk of its prefill is left.
+        """
+        logits = self._forward(unit, admit)
+        chosen: Choices = [None] * len(unit.numbers) if unit.filling else [*self._choose(step, unit, logits)]
         self._details.collect(unit, logits, chosen)
-        return [*chosen]
+        return chosen
 
     def _retry_failed(self, step: RunStep, unit: LockstepUnit, rows: list[int], chosen: Choices) -> Choices:
         """Run rows that failed alone once more; return the choices for all `rows`, in their order."""
@@ -229,10 +228,9 @@ class Executor:
         """Prefill rows in a unit of their own, all chunks of a single one; they join `survivors`."""
         unit, part = self._new_unit(step), msgspec.structs.replace(step, drop=[], join=[], admit=rows)
         try:
-            logits = self._forward(unit, rows)
+            chosen = self._run_unit(part, unit, rows)
             while unit.filling:
-                logits = self._forward(unit, [])
-            chosen = self._choose_tokens(part, unit, logits)
+                chosen = self._run_unit(part, unit, [])
         except ComputeStopped:
             raise
         except Exception as error:  # noqa: BLE001 - one of these rows causes it
@@ -241,7 +239,7 @@ class Executor:
         else:
             self._oom_limits.record_success(rows)
             survivors.join(unit)
-            return [*chosen]
+            return chosen
         return self._run_parts(step, rows, survivors, failure)
 
     def _settle(

@@ -47,7 +47,7 @@ class Room:
 
     def chunk(self, request: RequestState) -> int:
         """Return the most positions of a request that one step prefills; 0: all."""
-        whole = request.attachment or request.details.left.of_prompt or not self.compute.extending
+        whole = request.attachment or not self.compute.extending
         return 0 if whole else self.limits.prefill_chunk
 
     def is_chunked(self, request: RequestState) -> bool:
