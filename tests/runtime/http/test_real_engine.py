@@ -285,7 +285,8 @@ def test_routed_experts_are_an_array_of_every_token(served: Served, client: Open
     done = client.completions.create(
         model="tiny", prompt=PROMPT, max_tokens=4, extra_body=EXACT | {"return_routed_experts": True}
     )
-    array = np.load(io.BytesIO(base64.b64decode(done.choices[0].model_extra["routed_experts"])))
+    extra = done.choices[0].model_extra or {}
+    array = np.load(io.BytesIO(base64.b64decode(extra["routed_experts"])))
     assert done.usage is not None and array.shape == (done.usage.total_tokens - 1, 6, 4) and array.max() < 32
 
 
@@ -307,11 +308,13 @@ def test_a_tool_can_be_forced(client: OpenAI) -> None:
     """Even of a model that never saw one."""
     kinds = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
     tools: Any = [{"type": "function", "function": {"name": "count", "parameters": kinds}}]
-    for choice in ("required", {"type": "function", "function": {"name": "count"}}):
+    choices: list[Any] = ["required", {"type": "function", "function": {"name": "count"}}]
+    for choice in choices:
         done = client.chat.completions.create(
             model="tiny", messages=HI, tools=tools, tool_choice=choice, max_completion_tokens=60,
             parallel_tool_calls=False,
         )  # fmt: skip
         (call,) = done.choices[0].message.tool_calls or []
-        assert call.function.name == "count" and json.loads(call.function.arguments)["n"] in (1, 2)
+        assert call.type == "function" and call.function.name == "count"
+        assert json.loads(call.function.arguments)["n"] in (1, 2)
         assert done.choices[0].finish_reason == "tool_calls"
