@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
+import sys
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +34,7 @@ class Outcome:
 def write_page(file: Path, outcomes: list[Outcome]) -> None:
     """Write the page."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("starlette", "uvicorn", "transformers"))
-    command = "python -m expertflow.benchmarks.conformance --all --out docs/results/conformance.md"
+    command = shlex.join(["python", "-m", "expertflow.benchmarks.conformance", *sys.argv[1:]])
     ran = f"`{command}` on {datetime.date.today():%d %B %Y}, Python {platform.python_version()}, {packages}."
     rows = ["| client | version | holds | what was checked |", "| --- | --- | --- | --- |"]
     rows += [row(outcome) for outcome in outcomes]

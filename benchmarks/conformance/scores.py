@@ -50,7 +50,7 @@ def evaluate(environment: Environment, folder: str, task: str, metric: str, mode
     words = ["lm_eval", "run", *model, "--tasks", task, "--include_path", folder, "--output_path", str(out)]
     files = sorted(out.rglob("results*.json")) if out.exists() else []
     if not files:
-        done = environment.run(words, timeout_s=1200, variables={"OPENAI_API_KEY": KEY})
+        done = environment.run(words, timeout_s=1200, variables={"OPENAI_API_KEY": KEY, "OMP_NUM_THREADS": "1"})
         files = sorted(out.rglob("results*.json"))
         if done.returncode or not files:
             return done.stderr.strip()[-800:]

@@ -48,8 +48,11 @@ def running_server() -> Iterator[Server]:
         model = Path(folder, "model")
         shutil.copytree(EXAMPLES / "model", model)
         (model / "chat_template.jinja").write_text(TEMPLATE)
+        # lm-eval sets a length, and transformers prefers a count of new tokens that the model itself names.
+        (model / "generation_config.json").write_text('{"eos_token_id": 0}')
         port = free_port()
         words = ["serve", "--model", str(model), "--dtype", "float32", "--expert-memory", "100%"]
+        words += ["--compute-threads", "1", "--default-max-tokens", "16"]  # enough for so small a model
         words += ["--http", str(port), "--api-key", KEY, "--served-model-name", NAME]
         with open(Path(folder, "log"), "w+") as log:
             command = [sys.executable, "-P", "-m", "expertflow", *words]

@@ -2,6 +2,9 @@
 
 python -m expertflow.benchmarks.serving prefix --model r --out docs/results/prefix.json
 python -m expertflow.benchmarks.serving chunked --model r --out docs/results/chunked.json
+python -m expertflow.benchmarks.serving ordering --out docs/results/ordering.json
+python -m expertflow.benchmarks.serving ordering-replay --out docs/results/ordering-replay.json
+python -m expertflow.benchmarks.serving lines --out docs/results/batch-lines.json
 """
 
 from __future__ import annotations
@@ -12,14 +15,14 @@ from pathlib import Path
 
 from ..report import write_json
 
-MEASUREMENTS = ("prefix", "chunked")
+MEASUREMENTS = ("prefix", "chunked", "ordering", "ordering-replay", "lines")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="measurement", required=True)
     for name in MEASUREMENTS:
-        module = importlib.import_module(f".{name}", __package__)
+        module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
         words = module.__doc__ or ""
         command = commands.add_parser(name, help=words.splitlines()[0], description=words)
         command.formatter_class = argparse.RawDescriptionHelpFormatter

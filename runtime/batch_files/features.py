@@ -15,6 +15,8 @@ WIDTH = 256
 """Numbers that a line is described by; 64 told domains apart less well."""
 TAIL_CHARACTERS, TAIL_TOKENS = 512, 128
 """Part of a prompt that is forecast: its end, which is nearest to the output. Shared prefixes say little."""
+MAX_TOKENS = 32_768
+"""Tokens whose vectors are kept: 32 MiB."""
 Encode = Callable[[str], list[int]]
 
 
@@ -37,6 +39,8 @@ class TokenVectors:
     def sum(self, ids: list[int]) -> np.ndarray:
         """Return float32 [WIDTH]: the sum over distinct ids, divided by the root of their number."""
         distinct = list(dict.fromkeys(ids))
+        if len(self._of) + len(distinct) > MAX_TOKENS:
+            self._of.clear()
         if missing := [token for token in distinct if token not in self._of]:
             self._of.update(zip(missing, self._make(np.array(missing, dtype=np.int64)), strict=True))
         vectors = np.array([self._of[token] for token in distinct], dtype=np.float32).reshape(-1, WIDTH)

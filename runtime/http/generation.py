@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import quote
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -26,6 +27,9 @@ from .engine_link import EngineLink, gone
 from .replies import JsonReply, read_json_body, start
 
 IGNORED = "x-expertflow-ignored"
+MAX_NAMED = 20
+MAX_NAME = 64
+"""Fields that the header names, and characters of each."""
 """Header with the names of fields that are in no list."""
 STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache",
                   "x-accel-buffering": "no"}  # fmt: skip
@@ -180,7 +184,10 @@ def error_event(error: ApiError) -> bytes:
 
 
 def _headers(call: Call) -> dict[str, str]:
-    return {IGNORED: ", ".join(call.ignored)} if call.ignored else {}
+    """Return the header that names ignored fields. The client chose the names: none may break the header or fill it."""
+    named = [quote(name[:MAX_NAME]) for name in call.ignored[:MAX_NAMED]]
+    more = [f"{len(call.ignored) - MAX_NAMED} more"] if len(call.ignored) > MAX_NAMED else []
+    return {IGNORED: ", ".join([*named, *more])} if named else {}
 
 
 def _count(link: EngineLink, completions: list[Completion]) -> None:

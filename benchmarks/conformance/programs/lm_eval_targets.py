@@ -46,6 +46,7 @@ metric_list:
 
 
 def main(model: str, text: Path, folder: Path) -> None:
+    torch.set_num_threads(1)  # several wait for each other on a busy machine
     verses = [line.partition(" ")[2] for line in text.read_text().splitlines() if re.match(r"\d+ \w+", line)]
     halves = [cut(verse.split()) for verse in verses if 12 <= len(verse.split()) <= 30]
     random.Random(0).shuffle(halves)

@@ -8,6 +8,7 @@ from pathlib import Path
 import expertflow
 import numpy as np
 import pytest
+from expertflow.runtime.batch_files import features
 from expertflow.runtime.batch_files.features import WIDTH, PromptText, TokenVectors, line_features, prompt_text
 from expertflow.runtime.batch_files.ordering import LineFeatures, order_lines, order_vectors, prefix_digests
 from expertflow.runtime.batch_files.work_order import find_forecast, input_order, shared_order
@@ -26,10 +27,10 @@ HELD_OUT = MODEL.parent / "held_out.txt"
 def test_every_line_runs_once(count: int, seed: int, prefixes: int) -> None:
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((count, 4)).astype(np.float32) * rng.integers(0, 2, (count, 1))
-    features = LineFeatures(rng.integers(0, prefixes, (count, 3)).astype(np.uint64), vectors)
-    order = order_lines(features)
+    made = LineFeatures(rng.integers(0, prefixes, (count, 3)).astype(np.uint64), vectors)
+    order = order_lines(made)
     assert sorted(order.tolist()) == list(range(count))
-    assert order.tolist() == order_lines(features).tolist()
+    assert order.tolist() == order_lines(made).tolist()
 
 
 def neighbours_of_a_kind(kinds: np.ndarray) -> float:
@@ -124,6 +125,17 @@ def test_the_forecast_of_a_token_is_the_experts_it_uses() -> None:
 
 
 def test_a_line_without_tokens_has_a_vector_of_zeros() -> None:
-    features = line_features([PromptText(""), PromptText("a b")], None, TokenVectors(None))
-    assert features.vectors.shape == (2, WIDTH) and not features.vectors.any()
+    made = line_features([PromptText(""), PromptText("a b")], None, TokenVectors(None))
+    assert made.vectors.shape == (2, WIDTH) and not made.vectors.any()
     assert line_features([], None, TokenVectors(None)).vectors.shape == (0, WIDTH)
+
+
+def test_vectors_of_few_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large vocabulary must not fill memory; a vector that was dropped is made again."""
+    monkeypatch.setattr(features, "MAX_TOKENS", 8)
+    vectors = TokenVectors(None)
+    first = vectors.sum([0, 1])
+    for start in range(0, 40, 4):
+        vectors.sum(list(range(start, start + 4)))
+        assert len(vectors._of) <= 8
+    assert (vectors.sum([0, 1]) == first).all()

@@ -110,6 +110,16 @@ def test_ignored_fields_are_named_in_a_header(server: LocalServer) -> None:
     assert "x-expertflow-ignored" not in server.completion().headers
 
 
+def test_no_name_of_a_field_breaks_the_header(server: LocalServer) -> None:
+    """A line end in one would forge headers, a letter beyond Latin-1 cut the reply off; found by schemathesis."""
+    names = {"a\r\nset-cookie: b": 1, "ž": 1, "": 1, "\ud83d\ude00": 1, "n" * 10_000: 1}
+    answer = server.completion(**names)
+    assert answer.status == 200 and "set-cookie" not in answer.headers
+    assert "a%0D%0Aset-cookie%3A%20b" in answer.headers["x-expertflow-ignored"]
+    many = server.completion(**{f"field-{number}": 1 for number in range(5000)})
+    assert many.status == 200 and many.headers["x-expertflow-ignored"].endswith(", 4980 more")
+
+
 def test_while_the_model_loads_the_server_says_how_far(engine: FakeEngine) -> None:
     with LocalServer(None) as server:
         server.tell(Loading("compute: reading weights", 1, 4))
