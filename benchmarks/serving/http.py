@@ -3,7 +3,7 @@
 python -m expertflow.benchmarks.serving.http --out docs/results/http.json
 
 Client and HTTP take turns in one run on one engine; the client is the asyncio client in this process. Each round runs
-every way once, so that a slow moment of the machine hits all of them.
+every way once, another one first, so that a slow moment of the machine hits all of them.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def measure(engine: Served, prompts: list[list[int]], tokens: int, rounds:
         batches = Batches(client, engine.port, prompts, tokens)
         seconds: dict[str, list[float]] = {name: [] for name in batches.ways}
         for number in range(rounds + 1):
-            for name, way in batches.ways.items():
+            for name, way in _rotated(list(batches.ways.items()), number):
                 begun = time.perf_counter()
                 count = await way()
                 taken = time.perf_counter() - begun
@@ -79,6 +79,11 @@ async def measure(engine: Served, prompts: list[list[int]], tokens: int, rounds:
             firsts["client"].append(await first_by_client(client, prompt))
             firsts["http"].append((await read_stream(engine.port, PATH, first_body(prompt))).first_s)
     return {"seconds": seconds, "first_token_s": firsts}
+
+
+def _rotated(ways: list[tuple[str, Way]], by: int) -> list[tuple[str, Way]]:
+    """Return the ways in another order each round, so that none is always first."""
+    return ways[by % len(ways) :] + ways[: by % len(ways)]
 
 
 def first_body(prompt: list[int]) -> dict[str, Any]:
