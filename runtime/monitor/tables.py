@@ -82,7 +82,7 @@ def facts_table(facts: dict[str, str]) -> Table:
     """Return a table of names and values."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(no_wrap=True)
-    table.add_column()
+    table.add_column(overflow="fold")  # a long path goes on in the next line, so that it can be copied
     for name, value in facts.items():
         table.add_row(Text(name), Text(value))
     return table

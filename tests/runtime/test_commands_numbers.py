@@ -13,7 +13,7 @@ from expertflow.configs.schema import RANGES, Config
 from expertflow.errors import UsageError
 from expertflow.runtime.command_line.outcome import describe
 from expertflow.runtime.command_line.registry import command_classes, parse
-from expertflow.runtime.commands.generate import Generate
+from expertflow.runtime.commands.sampling_options import SamplingCommand
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.traces.trace import write_npz
 from msgspec import Meta
@@ -47,8 +47,9 @@ def test_a_number_outside_its_range_is_refused_at_once(command: str) -> None:
 
 
 def test_every_number_of_every_command_states_its_range() -> None:
-    """An option that is new must not be forgotten; those of `generate` are checked as a request's are."""
-    own = {(kind, name) for kind in command_classes().values() for name in numbers(kind) if kind is not Generate}
+    """An option that is new must not be forgotten; those of sampling are checked as a request's are."""
+    kinds = [kind for kind in command_classes().values() if not issubclass(kind, SamplingCommand)]
+    own = {(kind, name) for kind in kinds for name in numbers(kind)}
     assert {(kind, name) for kind, name in own if name not in stated_ranges(kind)} == set()
     assert len(own) > 15
     of_engine = {name for name, hint in Config.__annotations__.items() if hint in ("int", "float")}

@@ -129,8 +129,9 @@ def help_boxes(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, set[s
 def test_what_a_command_is_by_default(name: str) -> None:
     """Building it from headings must change nothing of what its class says."""
     kind = command_classes()[name]
-    words = ["folder"] if name == "trace" else []
-    given: dict[str, Any] = {"folder": Path("folder")} if name == "trace" else {}
+    required = {"trace": "folder", "batch": "requests"}
+    words = ["file"] if name in required else []
+    given: dict[str, Any] = {required[name]: Path("file")} if name in required else {}
     assert parse([name, *words]) == kind(**given)
 
 

@@ -80,7 +80,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, runtime_base: Path) -> Iter
         yield Served(process, said["HTTP"], said["Address"], str(model))
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(START_S) == 0
+        process.communicate(timeout=START_S)
+        assert process.returncode == 0
 
 
 @pytest.fixture
