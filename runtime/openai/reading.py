@@ -14,7 +14,7 @@ MAX_DEPTH = 64
 """Nested lists and objects of a body. Templates and schemas recurse into them."""
 T = TypeVar("T", bound=msgspec.Struct)
 _CONVERTING = Lock()
-"""Held to convert: msgspec ends the process when two threads use a type for the first time at once (findings/)."""
+"""Held to convert: msgspec 0.22 is not safe for conversions in several threads."""
 
 
 def read_body(raw: bytes | dict[str, Any], kind: type[T]) -> tuple[T, list[str]]:
