@@ -11,6 +11,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from expertflow.runtime.batch_files.job import open_input
@@ -53,7 +54,7 @@ def _routes(given: IndexedInput, tokens: int) -> tuple[np.ndarray, int]:
 
     torch.set_num_threads(1)  # tiny products
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
     experts, top_k, codec = model.config.num_experts, model.config.num_experts_per_tok, TextCodec(str(MODEL))
     routes = []
     for row in range(len(given.index)):
