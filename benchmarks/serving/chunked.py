@@ -89,6 +89,7 @@ def _round(client: Client, prompt: list[int], rows: int) -> tuple[float, float, 
         if batch is long:
             break
         gaps.add(event.index)
+    gaps.end()
     first_s = time.monotonic() - started
     running.cancel()
     running.results()
@@ -109,6 +110,11 @@ class Gaps:
             self.longest = max(self.longest, now - self._last[row])
         self._last[row] = now
         self.count += 1
+
+    def end(self) -> None:
+        """Count the gap that each row is in now: it lasts at least until here."""
+        now = time.monotonic()
+        self.longest = max([self.longest, *(now - last for last in self._last.values())])
 
 
 def _short_prompts(client: Client, rows: int) -> list[list[int]]:
