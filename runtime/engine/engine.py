@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection
 from contextlib import ExitStack
 from queue import SimpleQueue
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from typing import NamedTuple
 
 import zmq
@@ -83,6 +83,8 @@ class Engine:
         self._stopping = False
         self._poller = zmq.Poller()
         self._children = ChildSet(self._poller)
+        self._begun = Lock()
+        """Taken once and for all: by the thread, or by a `join` that finds it not started."""
         self._ended = Event()
         self._thread = Thread(target=self._run, name="expertflow-engine", daemon=True)
 
@@ -105,14 +107,16 @@ class Engine:
 
         A `Thread.join` that Ctrl-C interrupts takes the thread for ended, and the next one would not wait.
         """
-        if self._thread.ident is None:  # interrupted before its thread was started
+        if self._thread.ident is None and self._begun.acquire(blocking=False):  # Ctrl-C interrupted the start
             self._resources.close()
-            return True
+            self._ended.set()
         return self._ended.wait(timeout_s)
 
     # In the engine's thread
 
     def _run(self) -> None:
+        if not self._begun.acquire(blocking=False):
+            return
         try:
             with self._resources:
                 self._serve()

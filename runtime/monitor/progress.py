@@ -115,7 +115,7 @@ class _LineView:
     def close(self) -> None:
         """Stop the thread; printed lines stay."""
         self._closed.set()
-        if self._thread:
+        if self._thread and self._thread.is_alive():  # not when Ctrl-C interrupted its start
             self._thread.join()
 
     def _watch(self) -> None:

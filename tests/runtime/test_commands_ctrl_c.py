@@ -45,7 +45,7 @@ def wait_for(stream: IO[str] | None, text: str) -> str:
 
 
 def check(process: subprocess.Popen[str], told: str, runtime_base: Path) -> None:
-    assert process.returncode == 130
+    assert process.returncode == 130, told
     assert told.endswith("stopped\n") and "Traceback" not in told, told
     assert not [*runtime_base.glob("*expertflow-*")]
 
@@ -89,7 +89,8 @@ def test_in_the_prefill_and_twice(runtime_base: Path) -> None:
                 while not count_requests(watcher.snapshot()):
                     time.sleep(0.1)
             told = interrupted(process)
-            assert process.returncode == 130 and told.endswith("stopped\n") and "Traceback" not in told
+            assert process.returncode == 130, told
+            assert told.endswith("stopped\n") and "Traceback" not in told
         told = interrupted(server, times=2)
         check(server, told, runtime_base)
         assert "Ctrl-C once more" in told and not Path(address).exists()

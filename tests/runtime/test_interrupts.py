@@ -6,9 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+from typing import cast
 
 import pytest
+from expertflow.configs.schema import Config
+from expertflow.runtime.engine.engine import Engine
 from expertflow.runtime.engine.interrupts import PATIENCE, interrupts_deferred, interrupts_once
+from expertflow.runtime.engine.resources import Resources
 
 
 @pytest.fixture(autouse=True)
@@ -67,3 +71,22 @@ def test_another_thread_has_no_handlers() -> None:
     thread.start()
     thread.join()
     assert ran == [True]
+
+
+class CountedResources:
+    """Stands for the resources of an engine that never comes to use them."""
+
+    def __init__(self) -> None:
+        self.config, self.closed = Config(), 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_the_start_of_an_engine_interrupted_before_its_thread_runs() -> None:
+    """Whoever comes first, the thread or the join, closes the resources; the other leaves them alone."""
+    resources = CountedResources()
+    engine = Engine(cast(Resources, resources), [])
+    assert engine.join(0) and engine.join(0)
+    engine._run()
+    assert resources.closed == 1 and engine.updates.empty()

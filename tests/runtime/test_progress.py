@@ -98,3 +98,14 @@ def test_the_reminder_comes_by_itself_and_ends_with_the_view(monkeypatch: pytest
             time.sleep(0.01)
     assert "verify: comparing: 0 s so far" in out.getvalue()
     assert not [thread for thread in threading.enumerate() if thread.name == "expertflow-progress"]
+
+
+def test_ctrl_c_in_the_start_of_the_reminder_leaves_nothing_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Thread.join` refuses a thread whose start was interrupted, and the user would be told of a bug."""
+
+    def interrupt(thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupt)
+    with pytest.raises(KeyboardInterrupt), ProgressView(Console(file=io.StringIO(), width=200)) as view:
+        view(Progress("verify", "comparing", 0, 1))
