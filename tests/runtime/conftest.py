@@ -1,8 +1,10 @@
-"""For tests of what is refused before anything is started."""
+"""For tests of the runtime: nothing is started, or Ctrl-C is as in a terminal."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,3 +17,11 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail(f"started {words}")
 
     monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+@pytest.fixture
+def default_handler() -> Iterator[None]:
+    """Ctrl-C as in a terminal: what a shell starts in the background ignores it, these tests too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -72,6 +72,7 @@ def test_commands_change_the_conversation(
     assert "/nonsense: no such command" in told.err and "/clear" in told.err
 
 
+@pytest.mark.usefixtures("default_handler")
 def test_ctrl_c_stops_an_answer_and_not_the_program(
     address: str, tmp_path: Path, feed: Feed, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,12 +14,7 @@ from expertflow.runtime.engine.engine import Engine
 from expertflow.runtime.engine.interrupts import PATIENCE, interrupts_deferred, interrupts_once
 from expertflow.runtime.engine.resources import Resources
 
-
-@pytest.fixture(autouse=True)
-def default_handler() -> object:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("default_handler")
 
 
 def test_the_first_raises_and_the_second_is_answered(capfd: pytest.CaptureFixture[str]) -> None:
