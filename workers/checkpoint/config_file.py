@@ -9,18 +9,24 @@ from typing import Any
 from ...errors import CheckpointError
 from .partial_models import refuse_adapter
 from .quantisation_config import refuse_unread
-from .refused_weights import refuse_gguf
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a checkpoint folder.
 
-    Raises CheckpointError if it is missing or broken, and by name for adapters and quantised formats that are not read.
+    Raises CheckpointError if it is missing, unreadable or broken, and by name for adapters and quantised formats that
+    are not read.
     """
     file = folder / "config.json"
+    try:
+        return _read(folder, file)
+    except PermissionError as error:
+        raise CheckpointError("cannot be read (Permission denied)", str(file), "Check its permissions") from error
+
+
+def _read(folder: Path, file: Path) -> dict[str, Any]:
     refuse_adapter(folder)
     if not file.is_file():
-        refuse_gguf(folder)
         raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
     try:
         config = json.loads(file.read_bytes())

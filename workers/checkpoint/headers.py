@@ -17,8 +17,11 @@ from ...errors import CheckpointError
 HEADER_LIMIT_BYTES = 100_000_000
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+SLOT_BYTES = DTYPE_BYTES | {"uint8": 1, "int8": 1, "int32": 4}
+"""Bytes of the types of slot tensors: what is computed with, and parts of packed parameters."""
 FLOAT8, FLOAT8_EXPONENT, BYTE, SIGNED_BYTE = "F8_E4M3", "F8_E8M0", "U8", "I8"
 """Stored types of quantised tensors and their scales, by safetensors' names."""
+_CODE_BYTES = {FLOAT8: 1, FLOAT8_EXPONENT: 1, BYTE: 1, SIGNED_BYTE: 1, "I32": 4, "I64": 8}
 
 
 class StoredTensor(msgspec.Struct, frozen=True):
@@ -30,6 +33,14 @@ class StoredTensor(msgspec.Struct, frozen=True):
     shape: list[int]
     offset_bytes: int
     count_bytes: int
+
+    def read(self, file: Path) -> bytearray:
+        """Return its bytes from `file`, whose header was checked against its length."""
+        data = bytearray(self.count_bytes)
+        with file.open("rb") as stream:
+            stream.seek(self.offset_bytes)
+            stream.readinto(data)
+        return data
 
 
 class _Entry(msgspec.Struct):
@@ -193,8 +204,7 @@ def _check_ranges(entries: dict[str, _Entry], start: int, size_bytes: int, file:
 
 
 def _check_length(name: str, entry: _Entry, file: Path) -> None:
-    bytewise = entry.dtype in (FLOAT8, FLOAT8_EXPONENT, BYTE, SIGNED_BYTE)
-    expected = 1 if bytewise else DTYPE_BYTES.get(DTYPES.get(entry.dtype, ""))
+    expected = _CODE_BYTES.get(entry.dtype) or DTYPE_BYTES.get(DTYPES.get(entry.dtype, ""))
     if expected is None:
         return
     for extent in entry.shape:

@@ -6,10 +6,13 @@ at a block and holds its tensor at the offset that the file happens to have. The
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 
-from .headers import DTYPE_BYTES
+from .headers import SLOT_BYTES
 from .survey import ModelSizes, Piece, SlotTensor, Survey
 
 DIRECT_BLOCK_BYTES = 4096
@@ -23,16 +26,34 @@ def block_for(expert_bytes: int) -> int:
     return DIRECT_BLOCK_BYTES if expert_bytes >= DIRECT_FROM_BYTES else 1
 
 
+class Region(NamedTuple):
+    """Tensor to be placed in a slot."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+
+
 def place_regions(shapes: dict[str, list[int]], dtype: str, block_bytes: int) -> tuple[list[SlotTensor], int]:
     """Return regions of the tensors of one expert, one after the other, and the stride of a slot in bytes."""
+    return place([Region(name, shape, dtype) for name, shape in shapes.items()], block_bytes)
+
+
+def place(regions: list[Region], block_bytes: int) -> tuple[list[SlotTensor], int]:
+    """Return the same for tensors of different types."""
     alignment = max(block_bytes, SMALL_ALIGNMENT_BYTES)
+    guard = alignment if block_bytes > 1 else 0
     tensors, at = [], 0
-    for name, shape in shapes.items():
-        count = int(np.prod(shape)) * DTYPE_BYTES[dtype]
+    for name, shape, dtype in regions:
+        count = region_bytes(shape, dtype)
         tensors.append(SlotTensor(name, shape, dtype, count, at))
-        guard = alignment if block_bytes > 1 else 0
         at += _round_up(count, alignment) + guard
     return tensors, at
+
+
+def region_bytes(shape: list[int], dtype: str) -> int:
+    """Return the bytes of the values of a slot tensor."""
+    return math.prod(shape) * SLOT_BYTES[dtype]
 
 
 def place_kinds(kinds: list[dict[str, list[int]]], dtype: str, block_bytes: int) -> tuple[list[SlotTensor], int]:
@@ -43,9 +64,10 @@ def place_kinds(kinds: list[dict[str, list[int]]], dtype: str, block_bytes: int)
 
 
 def filled_bytes(sizes: ModelSizes, expert: int) -> int:
-    """Return the bytes of a slot, from its start, that this expert may take, guards included."""
-    last = [tensor for tensor in sizes.tensors if tensor.kind == sizes.kind_of(expert)][-1]
-    return min(last.region_bytes + last.count_bytes + sizes.block_bytes, sizes.stride_bytes)
+    """Return the bytes of a slot, from its start, that this expert may take in any layer, guards included."""
+    own = [tensor for tensor in sizes.tensors if tensor.kind == sizes.kind_of(expert)]
+    end = max(tensor.region_bytes + tensor.count_bytes for tensor in own)
+    return min(end + sizes.block_bytes, sizes.stride_bytes)
 
 
 def _round_up(value: int, multiple: int) -> int:
@@ -53,7 +75,10 @@ def _round_up(value: int, multiple: int) -> int:
 
 
 def tensor_positions(survey: Survey) -> np.ndarray:
-    """Return int64 [layers, experts, tensors], the byte position of every tensor of every expert in its slot."""
+    """Return int64 [layers, experts, tensors], the byte position of every tensor of every expert in its slot.
+
+    Tensors that the experts of a layer do not have keep the start of their region.
+    """
     places = survey.place_table()
     positions = np.empty((survey.layers, survey.experts, len(survey.tensors)), dtype=np.int64)
     for number, tensor in enumerate(survey.tensors):
@@ -68,11 +93,11 @@ def _offsets_in_region(survey: Survey, places: np.ndarray, tensor: int) -> np.nd
     firsts = {
         piece.variant: number for number, piece in reversed(list(enumerate(survey.pieces))) if piece.tensor == tensor
     }
-    first = np.array([firsts[survey.variant_of(layer)] for layer in range(survey.layers)])
-    copied = np.array([survey.pieces[number].operation == "copy" for number in first])
+    first = np.array([firsts.get(survey.variant_of(layer), -1) for layer in range(survey.layers)])
+    copied = np.array([number >= 0 and survey.pieces[number].is_copy for number in first])
     offsets = places[np.arange(survey.layers), :, first, 1] % survey.block_bytes
     # A file offset that is no multiple of the item would give an unaligned view: read such tensors through a bounce.
-    usable = (offsets % DTYPE_BYTES[survey.tensors[tensor].dtype] == 0) & copied[:, None]
+    usable = (offsets % survey.tensors[tensor].itemsize == 0) & copied[:, None]
     return np.where(usable, offsets, 0)
 
 
@@ -92,6 +117,14 @@ class ByteRun(msgspec.Struct, frozen=True):
     closes: bool
     scales_at: tuple[int, int] = (0, 0)
     """File and offset of the scales of a piece that has them."""
+    inputs_at: list[tuple[int, int]] = []
+    """The same for the inputs of its coding."""
+
+    @property
+    def files(self) -> tuple[int, ...]:
+        """Return the files that it is read from."""
+        others = [file for file, _ in self.inputs_at]
+        return (self.file, *others, self.scales_at[0]) if self.piece and self.piece.scales else (self.file, *others)
 
 
 class ReadPlan:
@@ -121,10 +154,11 @@ class ReadPlan:
     def _run(self, layer: int, expert: int, number: int, piece: Piece) -> ByteRun:
         file, offset = (int(value) for value in self._places[layer, expert, number])
         position = int(self._positions[layer, expert, piece.tensor]) + piece.position_bytes
-        converted = None if piece.operation == "copy" else piece
+        converted = None if piece.is_copy else piece
         closes = self._is_last(number)
         opens, scales_at = piece.position_bytes == 0, self._scales_at(layer, expert, piece)
-        return ByteRun(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at)
+        inputs_at = [tuple(at) for at in self._places[layer, expert, piece.inputs].tolist()]
+        return ByteRun(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at, inputs_at)
 
     def _is_last(self, number: int) -> bool:
         """Return whether a piece ends its tensor."""

@@ -11,10 +11,30 @@ from typing import Any
 
 from ...errors import CheckpointError
 
-READ_METHODS = frozenset({"fp8", "mxfp8", "mxfp4"})
-"""Values of `quant_method` whose checkpoints are dequantised while they are read."""
+CODED_METHODS = frozenset({"compressed-tensors", "gptq", "awq"})
+"""Values of `quant_method` whose weights are read by the shapes and types of their tensors (workers/packed)."""
+READ_METHODS = frozenset({"fp8", "mxfp8", "mxfp4"}) | CODED_METHODS
+"""Values of `quant_method` whose checkpoints are read."""
 
-UNQUANTISED = "Use the original checkpoint (bf16, fp16 or fp32), or one in block FP8 or MXFP4"
+UNQUANTISED = (
+    "Use the original checkpoint (bf16, fp16 or fp32), or one in block FP8, MXFP4, or compressed-tensors, GPTQ or AWQ "
+    "with 4 or 8 bits"
+)
+_COMPRESSED = frozenset(
+    {
+        "pack-quantized",
+        "int-quantized",
+        "float-quantized",
+        "naive-quantized",
+        "nvfp4-pack-quantized",
+        "mxfp4-pack-quantized",
+        "mixed-precision",
+        "dense",
+    }
+)
+"""Formats of compressed-tensors that are read."""
+_WORDS = {"gptq": ("checkpoint_format", ("gptq", "gptq_v2")), "awq": ("version", ("gemm",))}
+"""Field that says how words are laid out, and the layouts that are read, by method."""
 
 _AGAIN = "Download the checkpoint again"
 
@@ -34,9 +54,48 @@ def refuse_unread(config: dict[str, Any], file: Path) -> None:
     method = _method(stated)
     if method not in READ_METHODS or not isinstance(stated, dict):
         raise CheckpointError(f"quantisation '{method}' is not supported", str(file), UNQUANTISED)
+    if reason := _unread_reason(method, stated):
+        raise CheckpointError(f"quantisation '{method}' is not supported: {reason}", str(file), UNQUANTISED)
     _check_block(stated.get("weight_block_size"), file)
     if stated.get("modules_to_convert"):
         raise CheckpointError("quantised embeddings (modules_to_convert) are not supported", str(file), UNQUANTISED)
+
+
+def _unread_reason(method: str, stated: dict[str, Any]) -> str:
+    """Return why weights that are stated so are not read; empty if they are."""
+    if method == "compressed-tensors":
+        return _unread_compressed(stated)
+    if method not in _WORDS:
+        return ""
+    if stated.get("bits") != 4:
+        return f"it has {stated.get('bits')} bits, only 4 are read"
+    field, layouts = _WORDS[method]
+    layout = stated.get(field) or layouts[0]
+    return "" if str(layout).lower() in layouts else f"{field} is {layout}"
+
+
+def _unread_compressed(stated: dict[str, Any]) -> str:
+    groups = stated.get("config_groups")
+    if not isinstance(groups, dict) or not groups or not all(isinstance(group, dict) for group in groups.values()):
+        return "it has no config_groups"
+    if stated.get("transform_config"):
+        return "its weights are transformed (transform_config)"
+    if (stated.get("sparsity_config") or {}).get("format", "dense") != "dense":
+        return "its weights are sparse (sparsity_config)"
+    for form in [stated.get("format"), *(group.get("format") for group in groups.values())]:
+        if form is not None and form not in _COMPRESSED:
+            return f"format {form}"
+    return next((reason for group in groups.values() if (reason := _unread_group(group))), "")
+
+
+def _unread_group(group: dict[str, Any]) -> str:
+    """Return why a group of layers is not read."""
+    weights = group.get("weights")
+    if not isinstance(weights, dict):
+        return "a group quantises activations alone"
+    if weights.get("num_bits") not in (4, 8):
+        return f"weights of {weights.get('num_bits')} bits, only 4 and 8 are read"
+    return ""
 
 
 def _check_block(block: Any, file: Path) -> None:

@@ -28,7 +28,6 @@ _PACKINGS = (
 """Name of each format, and endings of its tensors' names; the first that fits is reported."""
 
 OTHER_WEIGHTS = (".gguf", ".bin", ".pt", ".pth")
-_GGUF = "Use the original checkpoint, of which the GGUF file was made, in safetensors format"
 
 
 def refuse_packed(names: Iterable[str], config: dict[str, Any], folder: Path) -> None:
@@ -54,10 +53,3 @@ def other_weights(names: Iterable[str]) -> str:
     """Return which weight files that are not read are among file names: `; it has .bin, .gguf`, or nothing."""
     suffixes = sorted({suffix for name in names if (suffix := Path(name).suffix) in OTHER_WEIGHTS})
     return f"; it has {', '.join(suffixes)}" if suffixes else ""
-
-
-def refuse_gguf(folder: Path) -> None:
-    """Raise CheckpointError for a folder whose weights are in GGUF files only."""
-    file = next(iter(sorted(folder.glob("*.gguf"))), None)
-    if file is not None and not any(folder.glob("*.safetensors")):
-        raise CheckpointError(f"has its weights in GGUF ({file.name}), which is not supported", str(folder), _GGUF)

@@ -1,11 +1,16 @@
-"""From the name of a model, a folder or a hub id, to a folder with config.json and safetensors."""
+"""From the name of a model (a folder, a hub id, a GGUF file) to a folder with its configuration."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from ...errors import UsageError
+from .gguf.description import describe
+from .gguf.model_files import SUFFIX, only_model
 from .hub import DownloadProgress, fetch_model
+
+BUILT_IN = "examples/model"
+"""Name of the built-in model, as the documentation writes it."""
 
 
 def resolve_folder(model: str, revision: str = "", report: DownloadProgress = lambda done, total: None) -> Path:
@@ -18,19 +23,31 @@ def resolve_folder(model: str, revision: str = "", report: DownloadProgress = la
 
 
 def local_folder(model: str) -> Path | None:
-    """Return the folder of that name; None for a hub id. Raises UsageError for a name that can be neither."""
+    """Return the folder of that name; None for a hub id. Raises UsageError for a name that can be neither.
+
+    A GGUF file, and a folder that has one and no safetensors, is described in a folder of its own, which is returned:
+    CheckpointError if that fails. `BUILT_IN` names the model that the package carries, in any folder that has none of
+    this name.
+    """
     if not model.strip():
         raise UsageError("no model given", "model", "Name a checkpoint folder or a hub id")
-    path = _local_path(model)
+    path = _local_path(model) or (_built_in() if model.rstrip("/") == BUILT_IN else None)
     if path is not None and path.is_dir():
-        return path.resolve()
-    if path is not None and path.suffix == ".gguf":
-        raise UsageError("is a GGUF file, which is not supported", str(path), "Give the original checkpoint's folder")
+        file = None if any(path.glob("*.safetensors")) else only_model(path)
+        return path.resolve() if file is None else describe(file)
+    if path is not None and path.suffix == SUFFIX:
+        return describe(path)
     if path is not None:
         raise UsageError("is a file, not a folder", str(path), f"Give its folder: {path.parent}")
     if model.count("/") != 1 or model.startswith((".", "/", "~")):
         raise UsageError("no such folder", model, "Give a checkpoint folder or a hub id (owner/name)")
     return None
+
+
+def _built_in() -> Path | None:
+    """Return the folder of the model in the package; None if it was installed without."""
+    folder = Path(__file__).parents[2] / BUILT_IN
+    return folder if folder.is_dir() else None
 
 
 def _local_path(model: str) -> Path | None:

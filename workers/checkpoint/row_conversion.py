@@ -14,6 +14,12 @@ from typing import Protocol
 
 import numpy as np
 
+from ..packed.coding import Coding
+from ..packed.packing import EXPONENT, FLOAT8_SCALE
+from ..packed.unpacking import unpack_rows
+from ..packed.values import float4_pairs, float8_values
+from .gguf.block_types import BLOCK_TYPES
+from .gguf.dequantise import dequantised_steps
 from .headers import BYTE, FLOAT8, FLOAT8_EXPONENT
 from .survey import FLOAT4_PAIRS, Piece, Scales
 
@@ -22,12 +28,15 @@ NUMPY_DTYPES: dict[str, type] = {
     "float32": np.float32,
     "float16": np.float16,
     "bfloat16": np.uint16,
+    "uint8": np.uint8,
+    "int8": np.int8,
+    "int32": np.int32,
 }
+"""Types as numpy holds them. The last three are those of codes, zero points and groups: they are never cast."""
 
 _UPPER_HALF = 1 if sys.byteorder == "little" else 0
 _BYTES_AT_ONCE = 1 << 16
 """Stored bytes a step: these and their values stay in a core's cache from one operation to the next."""
-_FLOAT4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _EXPONENTS = (BYTE, FLOAT8_EXPONENT)
 
 
@@ -36,6 +45,8 @@ def row_blocks(piece: Piece, limit_bytes: int) -> list[range]:
 
     A block has at least one row, or one pair of rows that alternate.
     """
+    if piece.is_whole:
+        return [range(piece.source_shape[0])]
     rows, least = piece.source_shape[0], 2 if piece.operation == "deinterleave" else 1
     step = max(1, limit_bytes * rows // piece.source_bytes // least) * least
     return [range(at, min(at + step, rows)) for at in range(0, rows, step)]
@@ -46,9 +57,21 @@ def convert_rows(raw: np.ndarray, target: np.ndarray, piece: Piece, rows: range,
 
     `target`, uint8 [bytes], is the piece's place in a slot of `dtype`.
     """
-    values = cast(raw.view(NUMPY_DTYPES[piece.source_dtype]), piece.source_dtype, dtype)
     out = rows_in(target, piece, rows, dtype)
+    if piece.source_dtype in BLOCK_TYPES:
+        out[:] = _blocks_as(raw, piece.source_dtype, dtype).reshape(out.shape)
+        return
+    values = cast(raw.view(NUMPY_DTYPES[piece.source_dtype]), piece.source_dtype, dtype)
     out[:] = values.reshape(out.shape)
+
+
+def _blocks_as(raw: np.ndarray, source: str, target: str) -> np.ndarray:
+    """Return the values of GGUF blocks, `raw` uint8 [bytes], in type `target`."""
+    own = BLOCK_TYPES[source]
+    values = np.empty(raw.size // own.size_bytes * own.values, dtype=NUMPY_DTYPES[target])
+    for place, found in dequantised_steps(raw, source):
+        values[place] = cast(found, "float32", target)
+    return values
 
 
 def rows_in(target: np.ndarray, piece: Piece, rows: range, dtype: str) -> np.ndarray:
@@ -58,10 +81,11 @@ def rows_in(target: np.ndarray, piece: Piece, rows: range, dtype: str) -> np.nda
     """
     whole = target.view(NUMPY_DTYPES[dtype])
     if piece.operation == "transpose":
-        return whole.reshape(piece.source_shape[::-1])[:, rows.start : rows.stop].T
+        columns = whole.reshape(*piece.source_shape[:0:-1], -1)[:, piece.first :: piece.every]
+        return columns[:, rows.start : rows.stop].T
     if piece.operation == "deinterleave":
         return whole.reshape(2, -1, *piece.source_shape[1:]).swapaxes(0, 1)[rows.start // 2 : rows.stop // 2]
-    return whole.reshape(piece.source_shape)[rows.start : rows.stop]
+    return whole.reshape(-1, *piece.source_shape[1:])[piece.first :: piece.every][rows.start : rows.stop]
 
 
 def cast(values: np.ndarray, source: str, target: str) -> np.ndarray:
@@ -221,18 +245,23 @@ def scale_values(raw: np.ndarray, dtype: str) -> np.ndarray:
     return np.where(np.isnan(values), np.float32(np.nan), values)
 
 
-def float8_values() -> np.ndarray:
-    """Return float32 [256], the value of each byte as e4m3 without infinities (OCP FP8): bias 7, all ones are NaN."""
-    codes = np.arange(128)
-    exponents, fractions = codes >> 3, codes & 7
-    significands = np.where(exponents > 0, fractions + 8, fractions)
-    positive = np.ldexp(significands, np.maximum(exponents, 1) - 10).astype(np.float32)
-    positive[127] = np.nan
-    return np.concatenate([positive, -positive])
+def unpack(coding: Coding, stored: list[np.ndarray], target: np.ndarray, piece: Piece, dtype: str) -> None:
+    """Write the values of a packed matrix into `target`, uint8 [bytes]: the piece's place in a slot of `dtype`.
+
+    `stored`: the bytes of its inputs, uint8, in the order of the coding.
+    """
+    parts, step = coding.pack(dict(zip(coding.inputs, stored, strict=True))), max(1, _BYTES_AT_ONCE // 2)
+    rows, columns = piece.source_shape
+    count = max(1, step // columns)
+    for at in range(0, rows, count):
+        own = range(at, min(at + count, rows))
+        rows_in(target, piece, own, dtype)[:] = cast(unpack_rows(coding.packing, parts, own), "float32", dtype)
 
 
-def float4_pairs() -> np.ndarray:
-    """Return float32 [256, 2], the two e2m1 values of each byte, low bits first."""
-    values = np.array([*_FLOAT4, *(-value for value in _FLOAT4)], dtype=np.float32)
-    codes = np.arange(256)
-    return np.stack([values[codes & 15], values[codes >> 4]], axis=1)
+def has_nan(raw: np.ndarray, scale_dtype: str) -> bool:
+    """Return whether one of the stored scales, `raw` uint8 [bytes], is NaN; `scale_dtype` as in `Packing`."""
+    if scale_dtype == EXPONENT:
+        return bool((raw == 255).any())
+    if scale_dtype == FLOAT8_SCALE:
+        return bool(((raw & 127) == 127).any())
+    return bool(np.isnan(cast(raw.view(NUMPY_DTYPES[scale_dtype]), scale_dtype, "float32")).any())

@@ -6,13 +6,16 @@ compute views slots by it.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import msgspec
 import numpy as np
 
 from ...ipc.messages import NEUTRAL, GenerationSettings
-from ..kernels.table import KernelTable
+from ..kernels.table import KernelTable, LinearShape
+from ..packed.coding import Coding, Input
+from ..packed.packing import Packing
 from .headers import DTYPE_BYTES
 from .stamps import FileStamp
 
@@ -20,9 +23,9 @@ FLOAT4_PAIRS = "float4_pairs"
 
 
 class SlotTensor(msgspec.Struct, frozen=True):
-    """One parameter of an expert inside a slot; its region starts at `region_bytes` in the slot.
+    """One parameter of an expert inside a slot, or a part of a packed one; its region starts at `region_bytes`.
 
-    Only experts of its `kind` have it.
+    Only experts of its `kind`, in layers of its `variant`, have it.
     """
 
     name: str
@@ -31,6 +34,12 @@ class SlotTensor(msgspec.Struct, frozen=True):
     count_bytes: int
     region_bytes: int
     kind: int = 0
+    variant: int = 0
+
+    @property
+    def itemsize(self) -> int:
+        """Return the bytes of one value."""
+        return self.count_bytes // math.prod(self.shape)
 
 
 class Scales(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,8 +83,31 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """Values, not bytes."""
     operation: Literal["copy", "cast", "transpose", "deinterleave"] = "copy"
     scales: Scales | None = None
+    coding: Coding | None = None
+    """Its values are those of a packed matrix, made of the tensors at `inputs` (columns of the place table)."""
+    inputs: list[int] = []
+    input: Input | None = None
+    """It is one part of a packed matrix, made of this stored tensor; those at `inputs` must be equal to it."""
+    check: str = ""
+    """Type of the scales that a packed matrix's piece holds (`Packing.scale_dtype`): those that are NaN are refused."""
+    every: int = 1
+    """Distance of its rows in the slot tensor (of columns, if transposed). Above 1 the piece has the whole tensor as
+    its place, which it shares with others: their rows alternate."""
+    first: int = 0
+    """Row (or column) there that its first one is."""
     variant: int = 0
     """Layers whose experts are stored alike share one."""
+
+    @property
+    def is_copy(self) -> bool:
+        """Return whether its bytes can be read straight into the slot."""
+        repacked = self.input is not None and self.input.repack
+        return self.operation == "copy" and not (self.check or repacked or self.inputs)
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether it is converted at once, not rows by rows."""
+        return self.coding is not None or self.input is not None
 
     @property
     def stored_bytes(self) -> int:
@@ -111,6 +143,13 @@ class RowFacts(msgspec.Struct, frozen=True, kw_only=True):
         return [f"{text} ({self.reason})" for text, possible in sentences.items() if not possible]
 
 
+class LinearCount(msgspec.Struct, frozen=True):
+    """Number of linear layers of a shape."""
+
+    shape: LinearShape
+    count: int
+
+
 class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of a model by its configuration alone: enough to plan with before any weight is present (sizing.py)."""
 
@@ -134,6 +173,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     skeleton_bytes: int
     rows: RowFacts
     tensors: list[SlotTensor]
+    packings: list[Packing] = []
+    """Matrices that slots hold as they are stored; compute unpacks them."""
     stride_bytes: int
     """Bytes of one slot, which holds an expert of any kind."""
     block_bytes: int
@@ -142,6 +183,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of all files of weights; 0: not known."""
     stored_expert_bytes: int = 0
     """Bytes of one expert (of the largest kind) in those files, fewer than in its slot if quantised; 0: not known."""
+    linears: list[LinearCount] = []
+    """Linear layers of the skeleton that a decode step runs through, a shape each."""
     weights_here: bool = False
     notes: list[str] = []
     """Remarks on this checkpoint for the user: one sentence each."""
@@ -160,8 +203,19 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind_bytes(self) -> list[int]:
-        """Return the payload bytes of one expert of each kind."""
-        return [sum(tensor.count_bytes for tensor in self.tensors if tensor.kind == kind) for kind in range(self.kinds)]
+        """Return the payload bytes of one expert of each kind, in the layers that store it largest."""
+        sizes: dict[tuple[int, int], int] = {}
+        for tensor in self.tensors:
+            key = tensor.kind, tensor.variant
+            sizes[key] = sizes.get(key, 0) + tensor.count_bytes
+        return [max((size for (own, _), size in sizes.items() if own == kind), default=0) for kind in range(self.kinds)]
+
+    @property
+    def parameters(self) -> dict[str, list[int]]:
+        """Return name and shape of the parameters of one expert, as they are computed with."""
+        packed = {name for packing in self.packings for name in packing.tensors}
+        plain = {tensor.name: tensor.shape for tensor in self.tensors if tensor.name not in packed}
+        return plain | {packing.parameter: packing.shape for packing in self.packings}
 
     @property
     def expert_bytes(self) -> int:
@@ -203,8 +257,8 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     """Stamps of `files` and config.json, by path, from before the survey read them: later readers compare."""
     pieces: list[Piece]
     places: bytes
-    """int64 [layers, experts, pieces and scales, 2]: file index, offset of the piece or its scales in that file; zeros
-    for pieces that an expert of this kind or layer does not have."""
+    """int64 [layers, experts, pieces and their scales and inputs, 2]: file index, offset in that file; zeros for pieces
+    that an expert of this kind or layer does not have."""
     variants: list[int] = []
     """For each layer, the variant of pieces that its experts have; empty: all layers are stored alike."""
     weights_here: bool = True
@@ -217,6 +271,15 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     def variant_of(self, layer: int) -> int:
         return self.variants[layer] if self.variants else 0
 
+    def tensors_of(self, layer: int, expert: int) -> list[int]:
+        """Return the numbers of the slot tensors that an expert has. Only packed layers have tensors of their own."""
+        kind, variant = self.kind_of(expert), self.variant_of(layer) if self.packings else 0
+        return [n for n, tensor in enumerate(self.tensors) if (tensor.kind, tensor.variant) == (kind, variant)]
+
+    def packings_of(self, layer: int) -> list[Packing]:
+        """Return the packed matrices of the experts of a layer."""
+        return [packing for packing in self.packings if packing.variant == self.variant_of(layer)]
+
     def lay_out(self, slots: int, tier: str, device: str = "cpu") -> Survey:
         """Return the survey for `slots` slots: aligned, which computes faster, if each expert is read only once.
 
@@ -228,7 +291,5 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, aligned=aligned)
 
     def place_table(self) -> np.ndarray:
-        """Return int64 [layers, experts, pieces and scales, 2]: file index and offset in bytes."""
-        columns = len(self.pieces) + sum(piece.scales is not None for piece in self.pieces)
-        shape = (self.layers, self.experts, columns, 2)
-        return np.frombuffer(self.places, dtype=np.int64).reshape(shape)
+        """Return int64 [layers, experts, pieces and other stored tensors, 2]: file index and offset in bytes."""
+        return np.frombuffer(self.places, dtype=np.int64).reshape(self.layers, self.experts, -1, 2)

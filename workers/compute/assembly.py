@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from transformers import PreTrainedModel
 
 from ...ipc.messages import Hint, Message
 from ..checkpoint.layout import filled_bytes
 from ..checkpoint.survey import Survey
 from ..gates.files import load_gates
+from ..kernels.dispatch import ExpertKernels, open_unpacker
 from ..model.families.base import OutsideExperts
 from ..model.unit import RowAbilities
 from .device.base import Device
@@ -28,7 +30,7 @@ from .experts.holdings import Holdings
 from .experts.next_router import NextRouters
 from .experts.residency import Residency
 from .experts.routing import RoutingCollector
-from .experts.slots import SlotViews
+from .experts.slots import SlotViews, StoreViews
 from .experts.tracing import StepTrace
 from .lockstep.lockstep import Lockstep
 from .sampling.sampler import Chooser, sample
@@ -83,21 +85,23 @@ def assemble_compute(
     choose: Chooser = sample,
     attachments: Path | None = None,
     trace: StepTrace | None = None,
+    store: np.ndarray | None = None,
 ) -> Compute:
     """Bind a model from `load_unbound` to its slots and make the executor that runs it.
 
-    `memory`, uint8 [bytes], is the slot arena on a CPU and the host store on a device. Raises BudgetError if the slots
-    do not fit the device.
+    `memory`, uint8 [bytes], is the slot arena on a CPU and the host store on a device. With a `store`, uint8 [bytes],
+    slots refer to experts in it (link = dma). Raises BudgetError if the slots do not fit the device.
     """
     routing = RoutingCollector(trace, survey.layers, survey.encoder_layers)
     holdings = Holdings(slots, survey.layers, survey.experts)
     lockstep: Lockstep | None = None
     if device is None:
-        residency = Residency(holdings, SlotViews(memory, survey), *link, time.monotonic_ns)
+        views = SlotViews(memory, survey) if store is None else StoreViews(memory, store, survey)
+        residency = Residency(holdings, views, *link, time.monotonic_ns)
         lockstep = bind(model, residency, routing, survey)
     else:
         residency = _device_residency(device, survey, holdings, slots, memory, link)
-        _bind_on_device(model, residency, routing, device)
+        _bind_on_device(model, residency, routing, device, survey)
     if hinter is not None:
         attach(hinter, model)
     rows, clock_ns = abilities or RowAbilities(), time.monotonic_ns
@@ -117,15 +121,16 @@ def _device_residency(
 
 
 def _bind_on_device(
-    model: PreTrainedModel, residency: DeviceResidency, routing: RoutingCollector, device: Device
+    model: PreTrainedModel, residency: DeviceResidency, routing: RoutingCollector, device: Device, survey: Survey
 ) -> None:
     """Bind every experts module to slots of the device; layers are grouped if a kernel can compute them so."""
-    product = device.grouped_product(residency.views.experts, residency.views.dtype)
+    product = device.grouped_product(residency.views.experts, getattr(torch, survey.dtype))
 
     def make_layer(layer: int, module: Any) -> DeviceExpertsLayer:
         matrices = {} if isinstance(module, OutsideExperts) else residency.views.matrices(module.is_transposed)
         if product is None or not matrices:
-            return DeviceExpertsLayer(layer, residency, routing, device)
+            kernels = ExpertKernels(unpacker=open_unpacker(survey.packings_of(layer), survey.dtype))
+            return DeviceExpertsLayer(layer, residency, routing, device, kernels)
         return GroupedExpertsLayer(layer, residency, routing, device, product, matrices)
 
     bind_layers(model, make_layer)

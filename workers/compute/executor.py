@@ -55,6 +55,9 @@ class Executor:
         self._units: dict[int, Unit] = {}
         self._prefixes = PrefixStore()
         self.tokens_done = 0
+        """Tokens chosen."""
+        self.prefill_tokens = 0
+        """Tokens of prompts computed, and of outputs that are prefilled again."""
         self._oom_limits = OomLimits()
         self._details = DetailCollector(routing)
         self._moved_ns = 0
@@ -161,6 +164,7 @@ class Executor:
             stall_ns=counts.stall_ns,
             kv_bytes=self.kv_bytes,
             experts=counts.hits + counts.misses,
+            misses=counts.misses,
             moved_ns=moved_ns,
             at_most=at_most,
             details={row: found for row, found in self._details.take().items() if row not in failed},
@@ -193,6 +197,8 @@ class Executor:
 
     def _forward(self, unit: Unit, admit: list[RequestRow]) -> torch.Tensor:
         inputs = self._prefill(unit, admit) if admit else unit.prepare_step()
+        if inputs.is_prefill:
+            self.prefill_tokens += len((inputs.source_tokens or inputs.tokens).token_ids)
         self._routing.begin(inputs.tokens, inputs.source_tokens)
         return unit.run(self._model, inputs)
 
@@ -242,9 +248,7 @@ class Executor:
             return chosen
         return self._run_parts(step, rows, survivors, failure)
 
-    def _settle(
-        self, unit: Unit, rows: list[int], chosen: Choices
-    ) -> tuple[dict[int, int], dict[int, ErrorFacts]]:
+    def _settle(self, unit: Unit, rows: list[int], chosen: Choices) -> tuple[dict[int, int], dict[int, ErrorFacts]]:
         outcome = dict(zip(rows, chosen, strict=True))
         failed = {row: ErrorFacts.of(choice) for row, choice in outcome.items() if isinstance(choice, RowFailed)}
         tokens = {row: choice for row, choice in outcome.items() if isinstance(choice, int)}

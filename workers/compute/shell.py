@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from pathlib import Path
@@ -10,7 +11,18 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ...ipc.messages import ComputeFromLoader, Copy, DropPrefix, DropUnit, Filled, Hint, KeepPrefix, RunStep, Split
+from ...ipc.messages import (
+    ComputeFromLoader,
+    Copy,
+    DropPrefix,
+    DropUnit,
+    Filled,
+    Hint,
+    KeepPrefix,
+    RunStep,
+    Split,
+    Stepped,
+)
 from ...ipc.messages.to_compute import ComputeFromScheduler
 from ...ipc.shared.attachments import FOLDER
 from ...ipc.stage.events import PeerJoined, Received, StageEvent, Stopping
@@ -79,6 +91,7 @@ class ComputeShell:
             choose=self._recording.watch(make_sampler(survey)),
             attachments=attachments,
             trace=self._trace,
+            store=stage.arena("host").array if config.link == "dma" else None,
         )
 
     def _stall_ns(self) -> int:
@@ -160,7 +173,7 @@ class ComputeShell:
     def _wait(self) -> list[Any]:
         """Block until the loader has sent a message; the scheduler's messages queue up meanwhile."""
         started_ns = time.monotonic_ns()
-        detail = self._residency.waiting_for() if self._stage.draws else {}
+        detail = self._residency.waiting_for() if self._stage.draws else None
         self._waiting_on = "loader"
         while not self._arrivals:
             self._handle_events(self._stage.poll(self._residency.poll()))
@@ -168,7 +181,7 @@ class ComputeShell:
                 self._publish()
         self._waiting_on = ""
         arrivals, self._arrivals = self._arrivals, []
-        if self._stage.draws:
+        if detail is not None:
             detail["arrived"] = _arrived(arrivals)
             self._stage.add_span("stall", started_ns, time.monotonic_ns(), LANE_STALL, detail)
         return arrivals
@@ -191,9 +204,11 @@ class ComputeShell:
 
     def _run_step(self, step: RunStep) -> None:
         epoch = self._scheduler_epoch
-        name = "prefill" if step.admit or step.continues else "decode"
-        with self._stage.span(name, LANE_COMPUTE, step=step.number, unit=step.unit):
-            stepped, routing = self._executor.run(step)
+        started_ns, stalled_ns = time.monotonic_ns(), self._stall_ns()
+        stepped, routing = self._executor.run(step)
+        self._add_step_span(step, stepped, started_ns, self._stall_ns() - stalled_ns)
+        for row, error in stepped.failed.items():
+            logging.getLogger(__name__).error("row %d failed in step %d: %s", row, step.number, error.code)
         self._files.check()  # the skeleton's weights are pages of these files: a write to one changes results
         if routing is not None and not self._resident:
             self._stage.send("loader", routing)
@@ -203,10 +218,25 @@ class ComputeShell:
         if epoch == self._scheduler_epoch:
             self._stage.send("scheduler", stepped)
 
+    def _add_step_span(self, step: RunStep, stepped: Stepped, started_ns: int, waited_ns: int) -> None:
+        if self._stage.draws:
+            name = "prefill" if step.admit or step.continues else "decode"
+            detail: dict[str, int | str] = {"step": step.number, "unit": step.unit, "rows": len(stepped.rows)}
+            detail["waited_us"] = waited_ns // 1000
+            self._stage.add_span(name, started_ns, time.monotonic_ns(), LANE_COMPUTE, detail)
+
     def _publish(self) -> None:
-        counters: dict[str, int | float] = {**self._residency.counters, "kv_bytes": self._executor.kv_bytes}
+        counters: dict[str, int | float] = {
+            **self._residency.counters,
+            "kv_bytes": self._executor.kv_bytes,
+            "prefill_tokens": self._executor.prefill_tokens,
+        }
         self._stage.publish(
-            done=self._executor.tokens_done, queue=len(self._steps), waiting_on=self._waiting_on, counters=counters
+            done=self._executor.tokens_done,
+            queue=len(self._steps),
+            waiting_on=self._waiting_on,
+            stalled_ns=self._residency.counts.stall_ns,
+            counters=counters,
         )
 
 

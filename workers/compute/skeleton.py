@@ -72,11 +72,11 @@ def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, su
 
     Returns what the rows of the model can run in lockstep with.
     """
-    kernels, lockstep = Kernels(survey.kernels), Lockstep()
-    tensors = {tensor.name: tensor.shape for tensor in survey.tensors}
+    kernels, lockstep, parameters = Kernels(survey.kernels), Lockstep(), survey.parameters
 
     def make_layer(layer: int, module: Any) -> ExpertsLayer:
-        return LockstepLayer(layer, feed, routing, lockstep, kernels.expert(module, tensors, survey.dtype))
+        own = kernels.expert(module, parameters, survey.dtype, survey.packings_of(layer))
+        return LockstepLayer(layer, feed, routing, lockstep, own)
 
     bind_layers(model, make_layer)
     return lockstep

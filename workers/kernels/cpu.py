@@ -8,9 +8,10 @@ import platform
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
-LIMITS = {"default": (), "avx2": ("avx2",), "avx512": ("avx2", "avx512", "avx512_bf16")}
+_AVX512 = ("avx512_bf16", "avx512_bf16_dots", "avx512", "avx512_dots", "avx2")
+LIMITS = {"default": (), "avx2": ("avx2",), "avx512": _AVX512}
 """Variants that each value of ATEN_CPU_CAPABILITY, torch's own limit, leaves to the native kernels."""
-EVERY_VARIANT = ("amx", "avx512_bf16", "avx512", "avx2", "neon")
+EVERY_VARIANT = ("amx", "amx_dots", *_AVX512, "neon")
 
 
 def capability_limit() -> tuple[str, ...]:

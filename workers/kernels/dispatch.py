@@ -9,12 +9,15 @@ import torch
 from torch import nn
 
 from ...errors import EngineError
-from .experts import ExpertWeights, native_activation, run_native
+from ..packed.packing import Packing
+from .experts import native_activation, run_native
 from .native import NativeKernels
 from .native import missing_reason as native_missing_reason
+from .packed_experts import NativeUnpacker
 from .products import PRODUCTS, Product, run_rows
 from .shapes import expert_shape, linear_shape
 from .table import NATIVE, KernelTable, kernel_by_rule
+from .unpacking import ExpertWeights, Unpacker
 
 
 class Kernels:
@@ -46,12 +49,25 @@ class Kernels:
 
         return LinearKernels(choose)
 
-    def expert(self, module: Any, tensors: Mapping[str, list[int]], dtype: str) -> ExpertKernels:
-        """Return the kernels of the experts of a module; `tensors`: name and shape of those of one expert."""
-        shape = expert_shape(module, tensors, dtype)
+    def expert(
+        self, module: Any, parameters: Mapping[str, list[int]], dtype: str, packings: Sequence[Packing] = ()
+    ) -> ExpertKernels:
+        """Return the kernels of the experts of a module; `parameters`: name and shape of those of one expert.
+
+        Matrices with `packings` are held packed.
+        """
+        shape, unpacker = expert_shape(module, parameters, dtype, packings), self._open_unpacker(packings, dtype)
         if shape is None:
-            return ExpertKernels()
-        return ExpertKernels(lambda rows: self._table.kernel_for(shape, rows), self.native, native_activation(module))
+            return ExpertKernels(unpacker=unpacker)
+        activation = native_activation(module, packings)
+        return ExpertKernels(lambda rows: self._table.kernel_for(shape, rows), self.native, activation, unpacker)
+
+    def _open_unpacker(self, packings: Sequence[Packing], dtype: str) -> Unpacker | None:
+        """Return the unpacker of experts on the CPU: the native kernels', if they know the formats."""
+        native = self.native or (NativeKernels.open() if packings else None)
+        if native is None or not NativeUnpacker.takes(packings):
+            return open_unpacker(packings, dtype)
+        return NativeUnpacker(native, packings, getattr(torch, dtype)) if packings else None
 
 
 class LinearKernels:
@@ -81,9 +97,10 @@ class ExpertKernels:
         choose: Callable[[int], str] = lambda rows: "",
         native: NativeKernels | None = None,
         activation: str = "",
+        unpacker: Unpacker | None = None,
     ) -> None:
-        """`activation`: that of the experts, as the native kernels name it."""
-        self._choose, self._native, self._activation = choose, native, activation
+        """`activation`: that of the experts, as the native kernels name it. `unpacker`: None if they are not packed."""
+        self._choose, self._native, self._activation, self._unpacker = choose, native, activation, unpacker
         self._chosen: dict[int, str] = {}
 
     def kernel(self, rows: int) -> str:
@@ -105,11 +122,33 @@ class ExpertKernels:
         if self._native is None or not self._activation:
             what = f"native kernels were chosen for {type(module).__name__}, and cannot compute it here"
             raise EngineError(what, "kernels", "Measure the table again: expertflow doctor --measure --model MODEL")
-        run_native(self._native, module, self._activation, weights, bounds, gathered, products)
+        if self._unpacker is None or isinstance(self._unpacker, NativeUnpacker):
+            held = weights if self._unpacker is None else [self._unpacker.keep_packed(own) for own in weights]
+            run_native(self._native, module, self._activation, held, bounds, gathered, products)
+            return
+        # The native kernels give an expert the same bits alone and among others.
+        for own, rows in zip(weights, bounds, strict=True):
+            run_native(self._native, module, self._activation, [self.unpack(own)], [rows], gathered, products)
+
+    def may_merge(self, rows: int) -> bool:
+        """Return whether the native kernels give `rows` rows of an expert the same bits among more rows of it."""
+        return self._native is None or self._unpacker is None or not self._native.counts_rows(rows)
+
+    def unpack(self, weights: ExpertWeights) -> ExpertWeights:
+        """Return the parameters of an expert as they are computed with, valid until the next call.
+
+        Weights that are not packed are returned as they are.
+        """
+        return weights if self._unpacker is None else self._unpacker.unpack(weights)
 
     def run_rows(self, rows: int) -> int:
         """Return how many rows are run for `rows`, padding included."""
         return run_rows(rows, self.kernel(rows))
+
+
+def open_unpacker(packings: Sequence[Packing], dtype: str) -> Unpacker | None:
+    """Return the unpacker of matrices packed so, to a type; None if there are none."""
+    return Unpacker(packings, getattr(torch, dtype)) if packings else None
 
 
 def _bind(native: NativeKernels, module: nn.Linear) -> Product:

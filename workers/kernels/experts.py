@@ -5,16 +5,16 @@ The module is transformers' experts module without its weights: its flags say ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from .native import NativeKernels, activation_of
+from ..packed.packing import Packing
+from .native import NativeKernels, Weight, activation_of
 from .products import project, project_stack
+from .unpacking import ExpertWeights
 
-ExpertWeights = dict[str, torch.Tensor]
-"""Parameter name, as in the experts module -> the tensor of one expert."""
 OWN_ACTIVATION = "own"
 """An activation that only the module knows; torch computes it between two calls of the native kernels."""
 
@@ -41,14 +41,14 @@ def run_native(
     native: NativeKernels,
     module: Any,
     activation: str,
-    weights: Sequence[ExpertWeights],
+    weights: Sequence[Mapping[str, Weight]],
     bounds: Sequence[tuple[int, int]],
     gathered: torch.Tensor,
     products: torch.Tensor,
 ) -> None:
     """Compute rows `bounds[i]` of `gathered` [n, width] through `weights[i]` into those of `products` [n, width].
 
-    `activation`: what `native_activation` returned for the module.
+    `activation`: what `native_activation` returned for the module. Weights may be packed.
     """
     if activation == OWN_ACTIVATION:
         _run_native_products(native, module, weights, bounds, gathered, products)
@@ -62,7 +62,7 @@ def run_native(
 def _run_native_products(
     native: NativeKernels,
     module: Any,
-    weights: Sequence[ExpertWeights],
+    weights: Sequence[Mapping[str, Weight]],
     bounds: Sequence[tuple[int, int]],
     gathered: torch.Tensor,
     products: torch.Tensor,
@@ -81,18 +81,21 @@ def _run_native_products(
         products[low:high] = down[low:high]
 
 
-def _column(weights: Sequence[ExpertWeights], name: str) -> tuple[list[torch.Tensor], list[torch.Tensor] | None]:
+def _column(weights: Sequence[Mapping[str, Weight]], name: str) -> tuple[list[Weight], list[Weight] | None]:
     """Return one projection of all experts, and its biases."""
     biases = [own[f"{name}_bias"] for own in weights] if f"{name}_bias" in weights[0] else None
     return [own[name] for own in weights], biases
 
 
-def native_activation(module: Any) -> str:
+def native_activation(module: Any, packings: Sequence[Packing] = ()) -> str:
     """Return the activation of a module of transformers' experts interface, as the native kernels name it.
 
-    OWN_ACTIVATION: they do not know it. Empty: they cannot compute its experts.
+    OWN_ACTIVATION: they do not know it. Empty: they cannot compute its experts. A parameter that is the transpose of a
+    packed matrix is as good as any other.
     """
-    return "" if module.is_transposed else activation_of(module) or OWN_ACTIVATION
+    turned = {packing.parameter for packing in packings if packing.transposed}
+    is_turned = turned == {first_projection(module), "down_proj"}
+    return "" if module.is_transposed and not is_turned else activation_of(module) or OWN_ACTIVATION
 
 
 def first_projection(module: Any) -> str:

@@ -12,6 +12,9 @@ from .cpu import capability_limit
 
 LIBRARY = "_native"
 NOT_BUILT = "the library was not built (no C compiler when the package was installed)"
+OTHER_VERSION = "the library is that of another version; build it again (pip install -e . in a clone, or make demo)"
+LAYOUT = (152 << 16) | 104
+"""Bytes of `struct job` and `struct packed` (native/kernels.h): a library with others would read beyond them."""
 NO_VARIANT = "the CPU, or ATEN_CPU_CAPABILITY, allows none of the instruction sets that have kernels (AVX2 and up)"
 
 
@@ -30,13 +33,22 @@ def library_digest() -> str:
 
 @functools.cache
 def open_library() -> ctypes.CDLL | None:
-    """Return the library, None if it was not built."""
-    file = library_file()
-    if file is None:
+    """Return the library, None if there is none for this version (`absence`)."""
+    if absence():
         return None
-    library = ctypes.CDLL(str(file))
+    library = ctypes.CDLL(str(library_file()))
     library.expertflow_variant.restype = ctypes.c_char_p
     return library
+
+
+@functools.cache
+def absence() -> str:
+    """Return why there is no library for this version; empty if there is one."""
+    file = library_file()
+    if file is None:
+        return NOT_BUILT
+    layout = getattr(ctypes.CDLL(str(file)), "expertflow_layout", None)
+    return "" if layout is not None and layout() == LAYOUT else OTHER_VERSION
 
 
 @functools.cache

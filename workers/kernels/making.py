@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from torch import nn
 from ...configs.checks import KERNELS
 from ...errors import UsageError
 from ...ipc.messages import Progress
+from ..packed.packing import Packing
 from .cache import read_cached, read_table, table_file, table_lock, write_table
 from .library import library_digest
 from .machine import machine_facts
 from .measuring import Measuring
 from .native import NativeKernels
 from .native import missing_reason as native_missing_reason
+from .packed_workloads import PackedExpertWorkload, packed_candidates
 from .shapes import expert_shape, linear_shapes
 from .table import NATIVE, ExpertShape, KernelTable, LinearShape, forced_choices
 from .workloads import (
@@ -39,16 +41,39 @@ class ModelParts:
     """The parts of a model that kernels compute: a skeleton on the meta device and one of its experts modules."""
 
     def __init__(
-        self, skeleton: nn.Module, experts: Any, tensors: Mapping[str, list[int]], dtypes: Mapping[str, torch.dtype]
+        self,
+        skeleton: nn.Module,
+        experts: Any,
+        tensors: Mapping[str, list[int]],
+        dtypes: Mapping[str, torch.dtype],
+        packings: Sequence[Packing] = (),
     ) -> None:
-        """`tensors`: name and shape of the tensors of one expert; `dtypes`: of each parameter once it is loaded."""
+        """`tensors`: name and shape of the parameters of one expert; `dtypes`: of each parameter once it is loaded.
+
+        `packings`: of the matrices that slots hold packed, in every variant and kind.
+        """
         self.module = experts
         self.linears: list[LinearShape] = linear_shapes(skeleton, dtypes)
-        self._tensors = tensors
+        self.packed = bool(packings)
+        self._tensors, self._packings = tensors, packings
 
-    def expert(self, dtype: str) -> ExpertShape | None:
-        """Return the shape of the experts in this dtype; None if an adapter computes them."""
-        return expert_shape(self.module, self._tensors, dtype)
+    def experts(self, dtype: str) -> dict[ExpertShape, list[Packing]]:
+        """Return the shapes of the experts in this dtype, one for each way to hold them, with packings of an expert.
+
+        Empty if an adapter computes them.
+        """
+        variants = sorted({packing.variant for packing in self._packings}) or [0]
+        shapes: dict[ExpertShape, list[Packing]] = {}
+        for variant in variants:
+            own = [packing for packing in self._packings if packing.variant == variant]
+            shape = expert_shape(self.module, self._tensors, dtype, own)
+            if shape is not None:
+                shapes.setdefault(shape, [packing for packing in own if packing.kind == 0])
+        return shapes
+
+    def open_native(self) -> NativeKernels | None:
+        """Return the native kernels that suit the model; None if there are none."""
+        return NativeKernels.open_for_packed() if self.packed else NativeKernels.open()
 
 
 class TableMaker:
@@ -74,9 +99,10 @@ class TableMaker:
         return structs.replace(table, seconds=round(time.perf_counter() - started, 4))
 
     def _automatic(self, parts: ModelParts, dtype: str) -> KernelTable:
-        native, linears = NativeKernels.open(), [each for each in parts.linears if _is_timed(each)]
-        expert = parts.expert(dtype)
-        experts = [expert] if expert is not None and _is_timed(expert) and not parts.module.has_post_expert_norm else []
+        native, linears = parts.open_native(), [each for each in parts.linears if _is_timed(each)]
+        experts = {shape: own for shape, own in parts.experts(dtype).items() if _is_timed(shape)}
+        if experts and parts.module.has_post_expert_norm:
+            experts = {}
         machine = machine_facts(native_name(native))
         keys = [shape.key for shape in [*linears, *experts]]
         if not keys:
@@ -98,12 +124,12 @@ class TableMaker:
         self,
         parts: ModelParts,
         linears: list[LinearShape],
-        experts: list[ExpertShape],
+        experts: dict[ExpertShape, list[Packing]],
         native: NativeKernels | None,
         machine: dict[str, str],
     ) -> KernelTable:
         pool = WeightPool()
-        works: list[Workload] = [ExpertWorkload(shape, parts.module, pool, native) for shape in experts]
+        works = [_expert_workload(shape, packings, parts, pool, native) for shape, packings in experts.items()]
         works += [LinearWorkload(shape, pool, native) for shape in linears]
         measured = Measuring(works, self._report_step).run()
         isa = "" if native is None else native.isa
@@ -129,6 +155,14 @@ class TableMaker:
             self.notices.append(_unkept(f"{file.parent}: {error.strerror}"))
 
 
+def _expert_workload(
+    shape: ExpertShape, packings: list[Packing], parts: ModelParts, pool: WeightPool, native: NativeKernels | None
+) -> Workload:
+    if packings:
+        return PackedExpertWorkload(shape, packings, parts.module, native)
+    return ExpertWorkload(shape, parts.module, pool, native)
+
+
 def native_name(native: NativeKernels | None) -> str:
     """Return variant and digest of the native kernels; empty without them."""
     return "" if native is None else f"{native.isa} {library_digest()}"
@@ -152,9 +186,8 @@ def _forced(parts: ModelParts, dtype: str, kernel: str) -> KernelTable:
         what = f"are missing: {native_missing_reason()}"
         raise UsageError(what, "kernels = native", "Choose auto, or another kernel")
     choices = {shape.key: forced_choices(shape, kernel, linear_candidates(shape, native)) for shape in parts.linears}
-    expert = parts.expert(dtype)
-    if expert is not None:
-        candidates = expert_candidates(expert, parts.module, native)
+    for expert, packings in parts.experts(dtype).items():
+        candidates = packed_candidates(expert_candidates(expert, parts.module, native, packings), packings)
         choices[expert.key] = forced_choices(expert, kernel, candidates)
     isa = "" if native is None else native.isa
     return KernelTable(machine=machine_facts(native_name(native)), isa=isa, choices=choices, origin="forced")

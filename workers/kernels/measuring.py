@@ -1,8 +1,8 @@
 """Times the kernels of every shape at every step of rows, within a few seconds.
 
 Kernels take turns, so that whatever slows the machine for a while slows all of them. A run in which the system gave a
-core to another process does not count where there are others. A kernel that is far behind is left out for more rows:
-which kernels are near each other changes slowly with the number of rows.
+core to another process, or let a thread wait for one, does not count where there are others. A kernel that is far
+behind is left out for more rows: which kernels are near each other changes slowly with the number of rows.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import logging
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,6 +28,8 @@ NEAR, FAR = 1.5, 4.0
 """Times of the best kernel: beyond NEAR one clean run is enough, beyond FAR the kernel is left out for more rows."""
 MUCH_FASTER = 0.8
 """With disturbed runs, a kernel replaces that of the step before only if it takes this share of its time."""
+MAX_WAITED = 0.05
+"""Share of a run for which its threads may have waited for a core: one that is woken late was not switched out."""
 MAX_DISTURBED = 0.2
 """A larger share of choices without a single undisturbed run: the machine was too busy to trust them."""
 
@@ -70,10 +74,14 @@ class Measuring:
         limit_s: float = LIMIT_S,
         clock_s: Callable[[], float] = time.perf_counter,
         count_switches: Callable[[], int] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
+        waited_s: Callable[[], float] = lambda: waited_for_core_s(Path("/proc/self/task")),
     ) -> None:
-        """`count_switches` returns how often the system took a core from this process so far."""
+        """`count_switches` returns how often the system took a core from this process so far.
+
+        `waited_s` returns for how many seconds its threads have waited for one.
+        """
         self._works, self._report, self._limit_s = works, report, limit_s
-        self._clock_s, self._count_switches = clock_s, count_switches
+        self._clock_s, self._count_switches, self._waited_s = clock_s, count_switches, waited_s
         self._number = 0
         """Number of the next weights."""
         self._left = {work.key: list(work.candidates) for work in works}
@@ -132,10 +140,12 @@ class Measuring:
 
     def _time_run(self, work: Workload, kernel: str) -> tuple[float, bool]:
         """Return the seconds of a run and whether no core was taken away meanwhile."""
-        switches, started = self._count_switches(), self._clock_s()
+        switches, waited_s, started = self._count_switches(), self._waited_s(), self._clock_s()
         work.run(kernel, self._number)
         self._number += 1
-        return self._clock_s() - started, self._count_switches() == switches
+        seconds = self._clock_s() - started
+        is_clean = self._count_switches() == switches and self._waited_s() - waited_s <= MAX_WAITED * seconds
+        return seconds, is_clean
 
 
 def _choose(times: dict[str, Timed], previous: str) -> str:
@@ -158,3 +168,15 @@ def _unfinished(times: dict[str, Timed]) -> list[str]:
     best_s = min((timed.seconds for timed in times.values()), default=0.0)
     enough = {kernel: CLEAN_RUNS if timed.seconds <= NEAR * best_s else 1 for kernel, timed in times.items()}
     return [kernel for kernel, timed in times.items() if timed.clean_runs < enough[kernel]]
+
+
+def waited_for_core_s(tasks: Path) -> float:
+    """Return for how many seconds the threads of a process have been ready to run without a core, all together.
+
+    0 where the kernel does not count it.
+    """
+    waited_ns = 0
+    for task in tasks.iterdir():
+        with suppress(OSError, ValueError, IndexError):  # a thread that has just ended, or no such count
+            waited_ns += int((task / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9

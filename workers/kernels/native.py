@@ -2,7 +2,8 @@
 
 The library knows pointers, shapes and the function by which torch's OpenMP runs a loop (`GOMP_parallel`), and nothing
 of torch. So there is one thread pool, and one build serves every version of torch. A row's bits do not depend on the
-other rows or experts of a call, nor on where a weight begins in memory.
+other rows or experts of a call, nor on where a weight begins in memory; with a packed weight and a variant of DOTS they
+depend on whether there are more than MAX_DOT_ROWS.
 """
 
 from __future__ import annotations
@@ -16,9 +17,16 @@ from typing import Any
 import torch
 
 from .cpu import is_amd
-from .library import NO_VARIANT, NOT_BUILT, open_library, usable_variants
+from .library import NO_VARIANT, absence, open_library, usable_variants
+from .packed_matrix import PackedFields, PackedMatrix
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+Weight = torch.Tensor | PackedMatrix
+"""A matrix [out, in], dense or as its slot holds it. Experts of a call may be packed in different ways."""
+DOTS = "_dots"
+"""End of the names of variants that multiply few rows with packed matrices without unpacking."""
+MAX_DOT_ROWS = 4
+"""Rows with a packed matrix that these take at most: DOT_ROWS of native/kernels.h."""
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3, "relu_squared": 4}
 
 
@@ -29,6 +37,7 @@ class Job(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("dtype", "activation", "gated", "segments", "threads", "reserved")),
         *((name, ctypes.c_int64) for name in ("width", "inner", "out")),
         *((name, ctypes.c_void_p) for name in ("first_weight", "first_bias", "down_weight", "down_bias")),
+        *((name, ctypes.c_void_p) for name in ("first_packed", "down_packed")),
         *((name, ctypes.c_void_p) for name in ("first", "last", "x", "y")),
         *((name, ctypes.c_int64) for name in ("x_stride", "y_stride")),
         ("parallel", ctypes.c_void_p),
@@ -41,6 +50,9 @@ class NativeKernels:
     def __init__(self, library: ctypes.CDLL, parallel: int, variants: dict[str, int], isa: str) -> None:
         self._run, self._parallel = library.expertflow_run, parallel
         self._run.argtypes = [ctypes.POINTER(Job), ctypes.c_int]
+        self._unpack = library.expertflow_unpack
+        kinds = (ctypes.POINTER(PackedFields), ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+        self._unpack.argtypes, self._unpack.restype = [*kinds, ctypes.c_int], None
         self.variants = variants
         """Variants that this CPU runs and ATEN_CPU_CAPABILITY allows, best first, by name."""
         self.isa = isa
@@ -54,9 +66,22 @@ class NativeKernels:
             return None
         return cls(library, _parallel(), variants, isa or _preferred(variants))
 
+    @classmethod
+    def open_for_packed(cls) -> NativeKernels | None:
+        """Return the fastest kernels for packed experts on this CPU; None if there are none.
+
+        Few rows may have other bits than by those of `open` on the unpacked values, by a millionth of a sum's terms.
+        """
+        usual = cls.open()
+        return usual and (cls.open(f"{usual.isa}{DOTS}") or usual)
+
     def isas(self) -> list[str]:
         """Return the variants that this CPU can run, best first."""
         return list(self.variants)
+
+    def counts_rows(self, rows: int) -> bool:
+        """Return whether `rows` rows of a packed expert have other bits than among more rows of it."""
+        return self.isa.endswith(DOTS) and rows <= MAX_DOT_ROWS
 
     def takes_linear(self, weight: torch.Tensor) -> bool:
         """Return whether `linear` takes a weight [out, in]."""
@@ -70,10 +95,17 @@ class NativeKernels:
         """Return `linear` for one weight [out, in] and bias, which stay where they are in memory: cheaper to call."""
         return BoundLinear(self._run, self._variant_of[weight.dtype], self._parallel, weight, bias)
 
+    def unpack(self, matrix: PackedMatrix, dtype: torch.dtype, values: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the values of a packed matrix, `dtype` [rows, columns], in `values` if given, which is contiguous."""
+        values = torch.empty(matrix.shape, dtype=dtype) if values is None else values
+        where = (values.data_ptr(), self._variant_of[dtype], self._parallel, torch.get_num_threads())
+        self._unpack(matrix.fields, DTYPES[dtype], *where)
+        return values
+
     def products(
         self,
-        weights: Sequence[torch.Tensor],
-        biases: Sequence[torch.Tensor] | None,
+        weights: Sequence[Weight],
+        biases: Sequence[Weight] | None,
         bounds: Sequence[tuple[int, int]],
         rows: torch.Tensor,
     ) -> torch.Tensor:
@@ -90,7 +122,7 @@ class NativeKernels:
     def experts(
         self,
         activation: str,
-        weights: Sequence[Mapping[str, torch.Tensor]],
+        weights: Sequence[Mapping[str, Weight]],
         bounds: Sequence[tuple[int, int]],
         gathered: torch.Tensor,
         products: torch.Tensor,
@@ -99,6 +131,7 @@ class NativeKernels:
 
         Both are [rows, width]. `activation` is one of ACTIVATIONS; weights hold gate_up_proj [2 * inner, width] or
         up_proj [inner, width], and down_proj [width, inner], each perhaps with a bias (`NAME_bias`). One call for all.
+        A packed matrix gives the bits of its values (`unpack`).
         """
         gathered = _with_unit_stride(gathered)
         first = "gate_up_proj" if "gate_up_proj" in weights[0] else "up_proj"
@@ -115,10 +148,14 @@ class NativeKernels:
         bounds: Sequence[tuple[int, int]],
         rows: torch.Tensor,
         result: torch.Tensor,
-        **tensors: Sequence[torch.Tensor] | None,
+        **tensors: Sequence[Weight] | None,
     ) -> None:
         count = len(bounds)
-        kept = {name: _pointers(column) for name, column in tensors.items() if column is not None}
+        kept: dict[str, Any] = {name: _pointers(column) for name, column in tensors.items() if column is not None}
+        for name in ("first", "down"):
+            column = tensors.get(f"{name}_weight") or []
+            if any(isinstance(weight, PackedMatrix) for weight in column):
+                kept[f"{name}_packed"] = _packed_pointers(column)
         kept["first"] = (ctypes.c_int64 * count)(*(low for low, _ in bounds))
         kept["last"] = (ctypes.c_int64 * count)(*(high for _, high in bounds))
         for name, array in kept.items():
@@ -132,9 +169,7 @@ class NativeKernels:
 class BoundLinear:
     """A product with one weight, its call prepared: ten microseconds less for each of a step's many linear layers."""
 
-    def __init__(
-        self, run: Any, variant: int, parallel: int, weight: torch.Tensor, bias: torch.Tensor | None
-    ) -> None:
+    def __init__(self, run: Any, variant: int, parallel: int, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._run, self._variant, self._held = run, variant, (weight, bias)
         self._weights = _pointers([weight])
         self._biases = None if bias is None else _pointers([bias])
@@ -185,8 +220,8 @@ def _name_of(function: Any) -> str | None:
 @functools.cache
 def missing_reason() -> str:
     """Return why there are no native kernels here; empty if there are."""
-    if open_library() is None:
-        return NOT_BUILT
+    if reason := absence():
+        return reason
     if not usable_variants():
         return NO_VARIANT
     return "" if _parallel() else "torch was built without GNU OpenMP, whose threads the kernels run on"
@@ -213,8 +248,16 @@ def _variant(library: ctypes.CDLL, variants: dict[str, int], isa: str, dtype: in
     return next(variants[name] for name in names[names.index(isa) :] if library.expertflow_takes(variants[name], dtype))
 
 
-def _pointers(tensors: Sequence[torch.Tensor]) -> Any:
-    return (ctypes.c_void_p * len(tensors))(*(tensor.data_ptr() for tensor in tensors))
+def _pointers(tensors: Sequence[Weight]) -> Any:
+    """Return the addresses of the dense ones among tensors."""
+    dense = (None if isinstance(tensor, PackedMatrix) else tensor.data_ptr() for tensor in tensors)
+    return (ctypes.c_void_p * len(tensors))(*dense)
+
+
+def _packed_pointers(weights: Sequence[Weight]) -> Any:
+    """Return the addresses of the descriptions of the packed ones among weights."""
+    packed = (weight.address if isinstance(weight, PackedMatrix) else None for weight in weights)
+    return (ctypes.c_void_p * len(weights))(*packed)
 
 
 def _with_unit_stride(rows: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The report of `expertflow doctor` on a process like compute: machine, library, native kernels, a model's table.
+"""The report on a process like compute, for `doctor` and `plan`: machine, library, native kernels, a model's table.
 
 Plain data, readable without torch.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..packed.choice import DEQUANTISED, PackingChoice
 from .table import KernelTable
 
 
@@ -37,7 +38,7 @@ class KernelReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DiagnosisRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The question of `expertflow doctor` to its process; without a model only the machine."""
+    """The question of `expertflow doctor` or `plan` to its process; without a model only the machine."""
 
     model: str
     revision: str
@@ -47,3 +48,8 @@ class DiagnosisRequest(msgspec.Struct, frozen=True, kw_only=True):
     on_device: bool
     measure: bool
     """Time the kernels even if a table was kept."""
+    devices: list[str] = []
+    """Devices that are tried out."""
+    choice: PackingChoice = DEQUANTISED
+    download: bool = True
+    """False: of a hub id that is not on this machine only the configuration is fetched, and no kernel is timed."""

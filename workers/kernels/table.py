@@ -56,13 +56,16 @@ class ExpertShape(msgspec.Struct, frozen=True, kw_only=True):
     """The weights are stored as [inputs, outputs]."""
     bias: bool
     activation: str
+    packed: str = ""
+    """Form of the matrices in slots (`packing_name`); empty: as they are computed with."""
 
     @property
     def key(self) -> str:
         """Return the name of the shape in a table."""
         flags = {"gated": self.gated, "transposed": self.transposed, "bias": self.bias}
         words = " ".join(name for name, is_set in flags.items() if is_set)
-        return " ".join(f"expert {self.dtype} {self.width}x{self.inner} {self.activation} {words}".split())
+        own = f"expert {self.dtype} {self.width}x{self.inner} {self.activation} {words} {self.packed}"
+        return " ".join(own.split())
 
     @property
     def weight_bytes(self) -> int:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from ...ipc.shared.available import available_bytes
-from .experts import ExpertWeights, first_projection, native_activation, run_by_library, run_native
+from ..packed.packing import Packing
+from .experts import first_projection, native_activation, run_by_library, run_native
 from .native import BoundLinear, NativeKernels
 from .products import PRODUCTS
 from .table import NATIVE, ExpertShape, LinearShape, dtype_bytes, library_candidates
+from .unpacking import ExpertWeights
 
 POOL_BYTES = 256 << 20
 """Weights are taken in turn from this much memory, more than most caches hold, or from an eighth of what is free."""
@@ -79,7 +82,7 @@ class LinearWorkload:
 
     def prepare(self, rows: int) -> None:
         """Make the input of the next runs: `rows` rows."""
-        self._rows = _random_rows(rows, self._inputs, self._dtype)
+        self._rows = random_rows(rows, self._inputs, self._dtype)
 
     def run(self, kernel: str, number: int) -> None:
         """Compute once by a kernel, with the weights of this number in turn."""
@@ -116,7 +119,7 @@ class ExpertWorkload:
 
     def prepare(self, rows: int) -> None:
         """Make the input of the next runs: `rows` rows."""
-        self._rows = _random_rows(rows, self._width, self._dtype)
+        self._rows = random_rows(rows, self._width, self._dtype)
 
     def run(self, kernel: str, number: int) -> None:
         """Compute once by a kernel, with the weights of this number in turn."""
@@ -139,10 +142,14 @@ def linear_candidates(shape: LinearShape, native: NativeKernels | None) -> list[
     return [*([NATIVE] if takes else []), *library_candidates(shape)]
 
 
-def expert_candidates(shape: ExpertShape, module: Any, native: NativeKernels | None) -> list[str]:
-    """Return the kernels that can take the experts of this module."""
-    return [*([NATIVE] if native is not None and native_activation(module) else []), *library_candidates(shape)]
+def expert_candidates(
+    shape: ExpertShape, module: Any, native: NativeKernels | None, packings: Sequence[Packing] = ()
+) -> list[str]:
+    """Return the kernels that can take the experts of this module, whose matrices may be packed."""
+    takes = native is not None and native_activation(module, packings)
+    return [*([NATIVE] if takes else []), *library_candidates(shape)]
 
 
-def _random_rows(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+def random_rows(rows: int, width: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return random rows, `dtype` [rows, width]."""
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(1)).to(dtype)

@@ -45,6 +45,8 @@ class Calibration:
         self._used = np.broadcast_to(guess * PRIOR, (layers, LEVELS + 1, LEVELS + 1)).copy()
         self._observed = np.full_like(self._used, PRIOR)
         self._right = self._predicted = self._actual = 0.0
+        self.predicted = self.needed = self.predicted_needed = 0
+        """Experts called likely by predictions, experts used, and both, in all layers that had a prediction."""
 
     def chances(self, layer: np.ndarray | int, plan: np.ndarray, hint: np.ndarray | int = UNKNOWN) -> np.ndarray:
         """Return the measured chance of use, float64, 0 to 1.
@@ -73,9 +75,13 @@ class Calibration:
         self._used[layer] *= fade
 
     def _judge(self, predicted: np.ndarray, used: np.ndarray) -> None:
-        self._right = FADE * self._right + float((predicted & used).sum())
-        self._predicted = FADE * self._predicted + float(predicted.sum())
-        self._actual = FADE * self._actual + float(used.sum())
+        both, named, needed = (int(np.count_nonzero(experts)) for experts in (predicted & used, predicted, used))
+        self._right = FADE * self._right + both
+        self._predicted = FADE * self._predicted + named
+        self._actual = FADE * self._actual + needed
+        self.predicted_needed += both
+        self.predicted += named
+        self.needed += needed
 
     @property
     def accuracy(self) -> float:

@@ -26,10 +26,16 @@ class AddSpan(Protocol):
 
 
 class Drawing:
-    """Spans of one start of the loader. `into` names what transfers fill: a "slot", or a "place" of the store."""
+    """Spans of one start of the loader. `into` names what transfers fill: a "slot", or a "place" of the store.
 
-    def __init__(self, add_span: AddSpan, clock_ns: Callable[[], int], into: str) -> None:
+    `is_on` says whether spans are wanted now; while they are not, the ledger takes no notes.
+    """
+
+    def __init__(
+        self, add_span: AddSpan, clock_ns: Callable[[], int], into: str, is_on: Callable[[], bool] = lambda: True
+    ) -> None:
         self._add_span, self._clock_ns, self._into = add_span, clock_ns, into
+        self.is_on = is_on
         self._lane_ends_ns: dict[int, int] = {}
         self._copies: dict[int, tuple[int, Copy]] = {}
         """Number of a copy -> the time at which it was sent, and the copy."""

@@ -13,6 +13,7 @@ from .events import FillDone
 from .host_tier import HostAction, HostTier, PromoteRead, ReadInto
 from .transfer.expert_sources import ExpertSource, FileSource, StoreSource
 from .transfer.link import EmulatedLink
+from .transfer.store_references import StoreReferences
 from .transfer.transfers import Transfer, TransferEngine
 
 
@@ -132,6 +133,16 @@ class SharedSlots(NamedTuple):
     """Holds copies from the store to a rate."""
 
 
+class ReferenceSlots(NamedTuple):
+    """Slots that refer to experts of a full host store, uint8 [slots * REFERENCE_BYTES], each after its time on a link.
+
+    The loader does not read the store.
+    """
+
+    memory: np.ndarray
+    link: EmulatedLink
+
+
 class DeviceSlots(NamedTuple):
     """Slots in memory of a device, behind a host store of `places` experts."""
 
@@ -140,9 +151,12 @@ class DeviceSlots(NamedTuple):
     """The store, uint8, if the loader fills it; None: it holds every expert, and only compute reads it."""
 
 
+Slots = SharedSlots | ReferenceSlots | DeviceSlots
+
+
 def open_fills(
     survey: Survey,
-    slots: SharedSlots | DeviceSlots,
+    slots: Slots,
     open_engine: Callable[[ExpertSource, np.ndarray], TransferEngine],
     send: Callable[[Copy], None],
 ) -> Fills:
@@ -151,6 +165,8 @@ def open_fills(
     `open_engine` starts reader threads that fill memory, uint8 [bytes]; `send` sends a copy to compute. Raises
     CheckpointError if a file is gone or changed since the survey.
     """
+    if isinstance(slots, ReferenceSlots):
+        return SharedFills(open_engine(StoreReferences(survey, slots.link), slots.memory))
     if isinstance(slots, SharedSlots):
         source = FileSource(survey) if slots.store is None else StoreSource(slots.store, survey, slots.link)
         return SharedFills(open_engine(source, slots.memory))

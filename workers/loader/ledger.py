@@ -17,15 +17,12 @@ from .eviction import EvictionRanking
 from .explanations import Explainer, Explanation
 from .policies import Policy
 from .policies.popularity import Popularity
+from .prefetch_limits import choose_limits
 from .prefetch_plan import MAX_STEPS, PrefetchPlan
-from .prefetch_scheduler import PrefetchAccounting, PrefetchLimits, PrefetchScheduler
+from .prefetch_scheduler import PrefetchAccounting, PrefetchScheduler
 from .slots import NO_KEY, NOW, LedgerActions, Owner, Slot, SlotTable
 from .statistics import LedgerStatistics
-
-SPARE_SLOTS = 1
-"""By replay 1 gains most: 2 % of a step at batch 1, and each further slot costs more hits than it saves waiting."""
-MIN_SLOTS_TO_SPARE = 8
-"""Slots, as a multiple of top-k, from which on one is spared: with fewer it is needed for experts."""
+from .use_shares import UseShares
 
 
 class Ledger:
@@ -33,7 +30,8 @@ class Ledger:
 
     `fills_in_flight` transfers run at a time, besides as many urgent ones. At most `recalls_ahead` slots (None: chosen)
     are free or recalled in favour of prefetches, and `spare_slots` (None: chosen) for the next miss. `by_layer`: each
-    layer has an equal share of the slots, else all share them. `rank_victims`: always, never or auto (see eviction.py).
+    layer has an equal share of the slots, else all share them. `whole_layers`: a miss loads all experts of its layer,
+    in their order. `rank_victims`: always, never or auto (see eviction.py).
     `uncalibrated`: stated chances are not corrected. `volatile`: slots lose their contents when compute dies (memory of
     a device). `explain`: takes notes on misses (`explanations`); the decisions are the same without.
     """
@@ -50,6 +48,7 @@ class Ledger:
         recalls_ahead: int | None = None,
         spare_slots: int | None = None,
         by_layer: bool = False,
+        whole_layers: bool = False,
         rank_victims: str = "auto",
         uncalibrated: bool = False,
         volatile: bool = False,
@@ -62,20 +61,24 @@ class Ledger:
         self._accounting = PrefetchAccounting(layers * experts)
         self._ranking = EvictionRanking(layers, experts, self._plan, self._policy, rank_victims)
         self._actions = LedgerActions(self._table, layers, experts)
-        limits = PrefetchLimits(
-            fills_in_flight=fills_in_flight,
-            recalls_ahead=2 * max(fills_in_flight, top_k) if recalls_ahead is None else recalls_ahead,
-            prefetches=slots if self._table.fully_resident else max(slots - max(top_k, 1), 0),
-            spare=SPARE_SLOTS * (slots >= MIN_SLOTS_TO_SPARE * top_k) if spare_slots is None else spare_slots,
-        )
+        limits = choose_limits(slots, layers * experts, top_k, fills_in_flight, volatile)
+        if whole_layers:
+            limits = limits._replace(prefetches=max(slots - max(top_k, 1), 0))
+        if recalls_ahead is not None:
+            limits = limits._replace(recalls_ahead=recalls_ahead)
+        if spare_slots is not None:
+            limits = limits._replace(spare=spare_slots)
         parts = (self._table, self._actions, self._plan, self._ranking, self._accounting)
-        self._scheduler = PrefetchScheduler(*parts, limits)
-        self._table_received, self._volatile = False, volatile
+        chances = self._policy.chances if isinstance(self._policy, Popularity) else None
+        self._scheduler = PrefetchScheduler(*parts, limits, chances)
+        self._table_received, self._volatile, self._whole_layers = False, volatile, whole_layers
         self._missing: dict[int, None] = {}
         """Keys that compute waits for, in its order."""
         self._miss_cause = NO_CAUSE
         observed = (self._table, self._plan, experts, fills_in_flight, self._scheduler.failed_keys)
-        self._explainer = Explainer(*observed) if explain else None
+        self._notes = Explainer(*observed)
+        self._explainer = self._notes if explain else None
+        self.use = UseShares(layers * experts)
         self._counts: defaultdict[str, int] = defaultdict(int)
 
     def handle(self, event: LedgerEvent) -> list[LedgerAction]:
@@ -92,10 +95,20 @@ class Ledger:
         return self._actions.take()
 
     def prefetch(self) -> list[LedgerAction]:
-        """Choose prefetches and recalls for them, unless compute waits for an expert; return the actions, in order."""
-        if self._table_received and not self._missing:
-            self._scheduler.prefetch()
+        """Choose prefetches and recalls for them; return the actions, in order.
+
+        Prefetches start once nothing is missing (R6). Slots for them are recalled already when the last missing experts
+        are under way: compute returns a slot only between two kernels, and the link would be idle until then.
+        """
+        if self._table_received and all(key in self._table.where for key in self._missing):
+            self._scheduler.prefetch(may_start=not self._missing)
         return self._actions.take()
+
+    def explain(self, on: bool) -> None:
+        """Begin or stop to take notes. Notes that nobody has read are dropped at the end."""
+        if not on and self._explainer is not None:
+            self._notes.take()
+        self._explainer = self._notes if on else None
 
     def explanations(self) -> list[Explanation]:
         """Return the notes taken since the last call; none without `explain`."""
@@ -166,7 +179,7 @@ class Ledger:
         self._miss_cause = Cause("miss", miss.step, miss.layer)
         if self._explainer is not None:
             self._explainer.on_miss(miss.step, keys)
-        for key in keys:
+        for key in range(first_key, first_key + self._experts) if self._whole_layers and keys else keys:
             slot = self._table.where.get(key)
             if slot is None or slot.owner is Owner.FILLING:  # a held one is announced: `Filled` is on its way
                 self._missing[key] = None
@@ -188,6 +201,7 @@ class Ledger:
         keys = used_keys(experts, self._experts)
         last_tick = (routing.step + 1) * self._layers - 1
         self._policy.used(keys, routing.step)
+        self.use.add(keys)
         if self._explainer is not None:
             unused = self._accounting.unused(keys, last_tick - self._layers + 1, last_tick)
             self._explainer.on_unused(routing.step, unused)
@@ -273,6 +287,10 @@ class Ledger:
         self._counts["invalid"] += 1
         return NO_KEY
 
+    def residence(self) -> np.ndarray:
+        """Return the state of each key, uint8 [layers * experts]; see `CacheHeat`."""
+        return self._table.residence()
+
     def statistics(self) -> LedgerStatistics:
         """Return the counters and the current state."""
         counted = ("loads", "failed", "promoted", "evictions", "dropped", "invalid")
@@ -285,6 +303,10 @@ class Ledger:
             free=free,
             filling=filling,
             held=len(self._table.slots) - free - filling,
+            late=self._plan.late,
+            predicted=self._plan.calibration.predicted,
+            needed=self._plan.calibration.needed,
+            predicted_needed=self._plan.calibration.predicted_needed,
             accuracy=round(self._plan.calibration.accuracy, 3),
             wanted_chance=round(self._plan.wanted_chance, 3),
             ranks_victims=int(self._ranking.ranks_victims),

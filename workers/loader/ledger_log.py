@@ -34,6 +34,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     fills_in_flight: int = 2
     recalls_ahead: int | None = None
     by_layer: bool = False
+    whole_layers: bool = False
     rank_victims: str = "auto"
     uncalibrated: bool = False
     volatile: bool = False
@@ -49,6 +50,7 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
             fills_in_flight=self.fills_in_flight,
             recalls_ahead=self.recalls_ahead,
             by_layer=self.by_layer,
+            whole_layers=self.whole_layers,
             rank_victims=self.rank_victims,
             uncalibrated=self.uncalibrated,
             volatile=self.volatile,

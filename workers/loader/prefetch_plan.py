@@ -123,14 +123,18 @@ class PrefetchPlan:
         """Ordered by step."""
         self.position = NOWHERE
         """Tick of the last layer known to have begun."""
+        self.late = 0
+        """Predictions and hints that came when their step, or layer, had begun: no fault, and of no use."""
 
     def add_prediction(self, prediction: StepPrediction) -> bool:
-        """Add a step prediction, in place of an older one for that step.
+        """Add a step prediction, in place of an older one for that step, unless it is late.
 
-        Return False if it is malformed, too late or too early.
+        Return False if it is malformed or too early.
         """
         if len(prediction.scores) != self._layers * self._experts or not self._is_near(prediction.step):
             return False
+        if self._is_late((prediction.step + 1) * self._layers):
+            return True
         live = self._get_or_add(prediction.step)
         if live is not None:
             stated = levels(np.frombuffer(prediction.scores, dtype=np.uint8)).reshape(self._layers, self._experts)
@@ -139,11 +143,13 @@ class PrefetchPlan:
         return True
 
     def add_hint(self, hint: Hint) -> bool:
-        """Merge a hint into the plan of its step. Return False if it is malformed or too late."""
+        """Merge a hint into the plan of its step, unless it is late. Return False if it is malformed or too early."""
         tick = hint.step * self._layers + hint.layer
         is_valid = 0 <= hint.layer < self._layers and len(hint.scores) == self._experts
-        if not is_valid or not self._is_near(hint.step) or tick <= self.position:
+        if not is_valid or not self._is_near(hint.step):
             return False
+        if self._is_late(tick):
+            return True
         live = self._get_or_add(hint.step)
         if live is not None:
             live.set_hint(hint.layer, levels(np.frombuffer(hint.scores, dtype=np.uint8)), self.calibration)
@@ -182,8 +188,13 @@ class PrefetchPlan:
     def _is_near(self, step: int) -> bool:
         if self.position == NOWHERE:
             return 0 <= step < MAX_STEPS
-        current = self.position // self._layers
-        return current <= step <= current + HORIZON_STEPS
+        return 0 <= step <= self.position // self._layers + HORIZON_STEPS
+
+    def _is_late(self, end_tick: int) -> bool:
+        """Count and return whether compute has reached `end_tick`, from which on the statement is of no use."""
+        is_late = end_tick <= self.position
+        self.late += is_late
+        return is_late
 
     def advance(self, tick: int) -> np.ndarray:
         """Move to `tick` and drop plans that are over; return the keys wanted for layers begun since, intp [count]."""

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
-from typing import NamedTuple
 
 import numpy as np
 
 from ...ipc.messages import Cause
 from .eviction import EvictionRanking
+from .prefetch_limits import PrefetchLimits
 from .prefetch_plan import PrefetchPlan
 from .slots import ALL_LAYERS, NOW, LedgerActions, SlotTable
 
 NEVER = 1 << 62
+USUAL_CHANCE = 0.7
+"""Chance of use from which on an expert of the next step's first layer is fetched before that step is predicted."""
 NOT_PREFETCHED = -1
 
 
@@ -72,19 +74,6 @@ class PrefetchAccounting:
         return int(np.count_nonzero(self._due > position))
 
 
-class PrefetchLimits(NamedTuple):
-    """Limits of what may be under way."""
-
-    fills_in_flight: int
-    """Transfers at a time, besides as many urgent ones."""
-    recalls_ahead: int
-    """Slots that are free or recalled in favour of prefetches."""
-    prefetches: int
-    """Prefetched experts whose layer has not begun (R5)."""
-    spare: int = 0
-    """Slots kept free for the next miss while there are predictions: its transfer then waits for no recall."""
-
-
 class PrefetchScheduler:
     """Reads prefetch plan and eviction ranking; decides fills and recalls."""
 
@@ -96,9 +85,12 @@ class PrefetchScheduler:
         ranking: EvictionRanking,
         accounting: PrefetchAccounting,
         limits: PrefetchLimits,
+        chances: Callable[[], np.ndarray] | None = None,
     ) -> None:
+        """`chances` returns the chance that the next step uses each expert, float64 [layers, experts], if known."""
         self._table, self._actions, self._plan, self._ranking = table, actions, plan, ranking
         self._accounting, self._limits = accounting, limits
+        self._chances = chances
         self.failed_keys: set[int] = set()
         """Keys whose transfer failed. They are not prefetched, or a broken file would be read in a loop."""
         self.prefetches = 0
@@ -114,18 +106,18 @@ class PrefetchScheduler:
         )
         for key in missing[: max(startable, 0)]:
             self._actions.start(key, urgent=True, cause=cause)
-        waiting = len(missing) - max(startable, 0)
+        waiting = min(len(missing) - max(startable, 0), self._limits.misses_ahead)
         shortage = waiting - self._table.room(group) - self._table.returning_now(group)
         if shortage > 0:
             victims = self._ranking.victims_for_misses(self._table.evictable_for(group), shortage)
             later = self._table.returning_later(group)[: shortage - len(victims)]  # a miss cannot wait for these
             self._actions.recall([self._table.where[key] for key in victims] + later, NOW, cause)
 
-    def prefetch(self) -> None:
-        """Start the prefetches that fit now, and recall slots for those that come next."""
+    def prefetch(self, may_start: bool) -> None:
+        """Start the prefetches that fit now, if they may start, and recall slots for those that come next."""
         room = self._prefetch_room()
         startable = min(self._limits.fills_in_flight - len(self._table.filling), len(self._table.free), room)
-        if startable > 0:
+        if may_start and startable > 0:
             self._start(startable, room)
             room = self._prefetch_room()
         if not self._table.fully_resident:
@@ -174,13 +166,14 @@ class PrefetchScheduler:
     def _recall_spare(self) -> None:
         """Recall slots for a miss to come, where layers share them. Without predictions, evict at misses alone.
 
-        A predicted expert stays: a prefetch would bring it back into the spare slot, again and again.
+        A predicted or usual expert stays: a prefetch would bring it back into the spare slot, again and again.
         """
         shortage = self._limits.spare - self._table.room(ALL_LAYERS) - self._table.returning(ALL_LAYERS)
         if shortage <= 0 or not self._plan.plans or not self._table.is_shared:
             return
-        unpredicted = self._table.evictable & self._ranking.unpredicted()
-        victims = self._ranking.victims_for_misses(unpredicted, shortage)
+        unwanted = self._table.evictable & self._ranking.unpredicted()
+        unwanted[np.flatnonzero(self._usual()[1])] = False
+        victims = self._ranking.victims_for_misses(unwanted, shortage)
         self._actions.recall([self._table.where[key] for key in victims], NOW, Cause("policy"))
 
     def _wanted(self) -> Iterator[tuple[int, int]]:
@@ -189,7 +182,26 @@ class PrefetchScheduler:
         if self._table.fully_resident:
             unpredicted = ((NEVER, key) for key in np.flatnonzero(~self._table.placed).tolist())
         skipped = set(self.failed_keys)
-        for due, key in chain(self._plan.wanted(self._table.placed), unpredicted):
+        for due, key in chain(self._plan.wanted(self._table.placed), self._missing_usual(), unpredicted):
             if key not in skipped:
                 skipped.add(key)
                 yield due, key
+
+    def _missing_usual(self) -> Iterator[tuple[int, int]]:
+        """Yield (due tick, key) of usual experts that have no slot, the likeliest first: the link would be idle."""
+        due, chances = self._usual()
+        likeliest = np.argsort(-chances, kind="stable")[: np.count_nonzero(chances)]
+        yield from ((due, key) for key in likeliest[~self._table.placed[likeliest]].tolist())
+
+    def _usual(self) -> tuple[int, np.ndarray]:
+        """Return the first tick of the next step, and by key the chances of its usual experts, float64 [n], others 0.
+
+        Most steps use them in the first layer. There are none once that step is predicted, nor while nothing is.
+        """
+        if self._chances is None or not self._plan.plans:
+            return 0, np.empty(0)
+        chances = self._chances()
+        step = self._plan.position // len(chances) + 1
+        if self._plan.plan_for(step) is not None:
+            return 0, np.empty(0)
+        return step * len(chances), np.where(chances[0] >= USUAL_CHANCE, chances[0], 0.0)

@@ -11,13 +11,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ...ipc.messages import ComputeFromLoader, CopiesDone, Copy, Filled
+from ...ipc.messages import CacheHeat, ComputeFromLoader, CopiesDone, Copy, Filled
 from ..checkpoint.survey import Survey
 from .drawing import Drawing
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
-from .fills import DeviceSlots, SharedSlots, open_fills
+from .fills import Slots, open_fills
 from .ledger import Ledger
 from .ledger_log import LedgerLog
+from .slow_reads import SlowReads
 from .statistics import LedgerStatistics
 from .transfer.expert_sources import ExpertSource
 from .transfer.transfers import Transfer, TransferEngine, failure_of
@@ -30,7 +31,7 @@ class LoaderRuntime:
         self,
         survey: Survey,
         ledger: Ledger,
-        slots: SharedSlots | DeviceSlots,
+        slots: Slots,
         readers: int,
         send: Callable[[ComputeFromLoader], None],
         *,
@@ -48,6 +49,7 @@ class LoaderRuntime:
         self._log, self._drawing = log or LedgerLog(None), drawing
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._ordered_bytes = self._read_bytes = 0
+        self._slow = SlowReads()
         self._fills = open_fills(survey, slots, self._open_engine, self._send_copy)
 
     def _open_engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
@@ -90,6 +92,17 @@ class LoaderRuntime:
         loaded_bytes = self._ordered_bytes if self._fills.announced else self._read_bytes
         return {"read_bytes": self._read_bytes, "bytes": loaded_bytes, **self._fills.counters()}
 
+    def heat(self) -> CacheHeat:
+        """Return the state of every expert, for watchers."""
+        residence, use = self.ledger.residence(), self.ledger.use.scaled()
+        return CacheHeat(
+            time_ns=time.monotonic_ns(),
+            layers=self._survey.layers,
+            experts=self._survey.experts,
+            residence=residence.tobytes(),
+            use=use.tobytes(),
+        )
+
     def close(self) -> None:
         """Let the reads in progress end, drop the rest, end the reader threads, and close the log."""
         self._fills.close()
@@ -97,11 +110,13 @@ class LoaderRuntime:
 
     def _decide(self, event: LedgerEvent) -> None:
         """Perform what compute may wait for before prefetches are chosen, which takes longer."""
+        drawing = self._drawing if self._drawing is not None and self._drawing.is_on() else None
+        self.ledger.explain(drawing is not None)
         self._log.write(event)
         self._perform(self.ledger.react(event))
         self._perform(self.ledger.prefetch())
-        if self._drawing is not None:
-            self._drawing.draw_notes(self.ledger.explanations())
+        if drawing is not None:
+            drawing.draw_notes(self.ledger.explanations())
 
     def _perform(self, actions: list[LedgerAction]) -> None:
         for action in actions:
@@ -117,7 +132,7 @@ class LoaderRuntime:
                     self._send(action)
 
     def _send_copy(self, copy: Copy) -> None:
-        if self._drawing is not None:
+        if self._drawing is not None and self._drawing.is_on():
             self._drawing.on_copy_sent(copy)
         self._send(copy)
 
@@ -130,8 +145,9 @@ class LoaderRuntime:
     def _on_transfer(self, transfer: Transfer) -> None:
         if (failure := failure_of(transfer, self._survey.folder)) is not None:
             raise failure
+        self._slow.watch(transfer, time.monotonic_ns())
         self._read_bytes += self._survey.bytes_of(transfer.expert)
-        if self._drawing is not None:
+        if self._drawing is not None and self._drawing.is_on():
             self._drawing.draw_transfer(transfer)
         self._complete(self._fills.on_read(transfer))
 

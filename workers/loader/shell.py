@@ -12,7 +12,7 @@ from ...ipc.stage.stage import Stage
 from ..checkpoint.survey import Survey
 from .drawing import Drawing
 from .events import ComputeJoined
-from .fills import DeviceSlots, SharedSlots
+from .fills import DeviceSlots, ReferenceSlots, SharedSlots, Slots
 from .ledger_log import LedgerHeader, LedgerLog
 from .runtime import LoaderRuntime
 from .transfer.expert_sources import FileSource
@@ -33,13 +33,13 @@ class LoaderShell:
         header = self._header()
         self._runtime = LoaderRuntime(
             self._survey,
-            header.make(explain=stage.draws),
+            header.make(),
             self._open_slots(),
             stage.config.reads_in_flight,
             self._send,
             wake=self._wake,
             log=LedgerLog.open(stage.config.record, stage.spec.epoch, header),
-            drawing=self._open_drawing() if stage.draws else None,
+            drawing=self._open_drawing(),
         )
 
     def run(self) -> None:
@@ -47,7 +47,7 @@ class LoaderShell:
         stage = self._stage
         stage.ready(
             {
-                "link": f"emulated, {stage.config.link_rate} a second" if stage.config.link_rate else stage.config.tier,
+                "link": self._describe_link(),
                 "layers": self._survey.layers,
                 "slots": stage.spec.slots,
                 "slot_bytes": self._survey.stride_bytes,
@@ -76,6 +76,7 @@ class LoaderShell:
             policy=config.policy,
             fills_in_flight=2 * config.reads_in_flight,
             by_layer=config.slot_sharing == "layer",
+            whole_layers=config.layer_loads == "whole",
             rank_victims=config.rank_victims,
             uncalibrated=config.belief == "literal",
             volatile=config.on_device,
@@ -83,16 +84,18 @@ class LoaderShell:
 
     def _open_drawing(self) -> Drawing:
         into = "place" if self._stage.config.on_device else "slot"
-        return Drawing(self._stage.add_span, time.monotonic_ns, into)
+        return Drawing(self._stage.add_span, time.monotonic_ns, into, lambda: self._stage.draws)
 
-    def _open_slots(self) -> SharedSlots | DeviceSlots:
+    def _open_slots(self) -> Slots:
         """Return the slots; with tier host, behind a full host store."""
         stage, is_full = self._stage, self._stage.config.tier == "host"
         if is_full:
             self._fill_store()
         if not stage.config.on_device:
-            memory = stage.arena("slots").array
-            return SharedSlots(memory, stage.arena("host").array, self._link()) if is_full else SharedSlots(memory)
+            memory, link = stage.arena("slots").array, self._link()
+            if link is not None and stage.config.link == "dma":
+                return ReferenceSlots(memory, link)
+            return SharedSlots(memory, stage.arena("host").array, link) if is_full else SharedSlots(memory)
         store = stage.arena("host")  # a full one is not mapped here: only compute reads it
         return DeviceSlots(store.size_bytes // self._survey.stride_bytes, None if is_full else store.array)
 
@@ -111,10 +114,18 @@ class LoaderShell:
             notify_full(spec.full_fd)
 
     def _link(self) -> EmulatedLink | None:
-        rate = self._stage.config.link_rate
-        if not rate:
+        config = self._stage.config
+        if not config.link_rate:
             return None
-        return EmulatedLink(parse_size(rate, "link_rate").of(0), time.monotonic_ns, time.sleep)
+        rate, latency_ns = parse_size(config.link_rate, "link_rate").of(0), round(config.link_latency_us * 1000)
+        return EmulatedLink(rate, time.monotonic_ns, time.sleep, latency_ns)
+
+    def _describe_link(self) -> str:
+        config = self._stage.config
+        if not config.link_rate:
+            return config.tier
+        kind = "emulated, no core copies" if config.link == "dma" else "emulated"
+        return f"{kind}, {config.link_rate} a second"
 
     def _send(self, message: ComputeFromLoader) -> None:
         self._stage.send("compute", message)
@@ -140,3 +151,5 @@ class LoaderShell:
         counters: dict[str, int | float] = {name: getattr(statistics, name) for name in statistics.__struct_fields__}
         counters |= self._runtime.counters()
         self._stage.publish(done=statistics.loads, queue=statistics.filling, counters=counters)
+        if self._stage.watched:
+            self._stage.report(self._runtime.heat())

@@ -16,6 +16,8 @@ NOW = -1
 """Tick of a recall without delay. Other recalls carry the tick (step * layers + layer) after which compute returns the
 slot."""
 NOT_RECALLED = -2
+COMING, HELD, GOING = 1, 2, 3
+"""States of an expert that has a slot (`CacheHeat.residence`)."""
 ALL_LAYERS = 0
 """The only group of slots, where all layers share them."""
 
@@ -165,6 +167,14 @@ class SlotTable:
 
     def held(self) -> Iterator[Slot]:
         return (slot for slot in self.slots if slot.owner is Owner.HELD)
+
+    def residence(self) -> np.ndarray:
+        """Return the state of each key, uint8 [layers * experts]; see `CacheHeat.residence`."""
+        states = np.zeros(len(self.placed), dtype=np.uint8)
+        states[self.placed] = GOING
+        states[self.evictable] = HELD
+        states[[slot.key for slot in self.filling.values()]] = COMING
+        return states
 
     def urgent_fills(self) -> int:
         return sum(slot.urgent for slot in self.filling.values())

@@ -26,6 +26,14 @@ class LedgerStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Predictions whose layer began before the expert was resident."""
     invalid: int
     """Messages, or parts of them, that made no sense and were ignored."""
+    predicted: int = 0
+    """Experts that predictions called likely (a chance of 0.5 or more), in layers that ran and had a prediction."""
+    late: int = 0
+    """Predictions and hints that came when their step, or layer, had begun."""
+    needed: int = 0
+    """Experts that these layers used."""
+    predicted_needed: int = 0
+    """Experts that were both; so precision and recall can be had of any time."""
     free: int
     filling: int
     held: int

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import (
 from ...errors import CheckpointError
 from ..checkpoint.config_file import read_config
 from ..checkpoint.faulty_setting import describe_faulty_setting
+from ..checkpoint.gguf.description import read_description
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.partial_models import has_no_vision
 from ..checkpoint.quantisation_config import quantisation_of
@@ -31,6 +32,7 @@ from .dtypes import dtype_name
 from .families.base import OutsideExperts
 from .families.refusals import refuse_by_name
 from .families.registry import adapt
+from .gguf.skeleton_tensors import lazy_tensors
 from .library_quantizer import set_dequantising
 
 WITH_IMAGES = frozenset(
@@ -228,8 +230,12 @@ def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     config = load_config(folder)
     cls = skeleton_class(model_class(config))
-    options = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
+    options: dict[str, Any] = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
+    described = read_description(folder)
     try:
+        if described is not None:
+            tensors = lazy_tensors(described, config.to_dict())
+            return cls.from_pretrained(None, config=config, state_dict=tensors, **options).eval()
         return cls.from_pretrained(folder, config=config, **options).eval()
     except CheckpointError:
         raise

@@ -16,8 +16,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
 
 from ...errors import CheckpointError
-from ..checkpoint.quantisation_config import block_of
+from ..checkpoint.quantisation_config import CODED_METHODS, block_of
 from .dtypes import loaded_dtypes
+from .quantizers.coded import CODED, CodedConfig, CodedQuantizer
 
 _BLOCK_FP8 = "expertflow_fp8"
 _OWN_METHODS = {"fp8": _BLOCK_FP8, "mxfp8": _BLOCK_FP8}
@@ -29,6 +30,9 @@ def set_dequantising(config: PreTrainedConfig, stated: dict[str, Any] | None) ->
         return
     _register()
     method = stated.get("quant_method", "")
+    if method in CODED_METHODS:
+        config.quantization_config = {**stated, "quant_method": CODED, "coded_method": method}
+        return
     config.quantization_config = {**stated, "quant_method": _OWN_METHODS.get(method, method), "dequantize": True}
 
 
@@ -48,9 +52,19 @@ def quantizer_of(config: PreTrainedConfig) -> HfQuantizer | None:
 
 
 def _register() -> None:
+    if CODED not in auto.AUTO_QUANTIZER_MAPPING:
+        auto.register_quantizer(CODED)(TypedCodedQuantizer)
+        auto.register_quantization_config(CODED)(CodedConfig)
     if _BLOCK_FP8 not in auto.AUTO_QUANTIZER_MAPPING:
         auto.register_quantizer(_BLOCK_FP8)(BlockFp8Quantizer)
         auto.register_quantization_config(_BLOCK_FP8)(FineGrainedFP8Config)
+
+
+class TypedCodedQuantizer(CodedQuantizer):
+    """CodedQuantizer that knows the type of each tensor after loading."""
+
+    def _process_model_before_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        self.dtypes = loaded_dtypes(model, self._dtype)
 
 
 class BlockFp8Quantizer(FineGrainedFP8HfQuantizer):

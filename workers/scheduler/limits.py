@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from ...ipc.messages import NEUTRAL, GenerationSettings, StepSize, Welcome
+from ...ipc.messages import NEUTRAL, GenerationSettings, Stepped, StepSize, Welcome
 from .events import Facts
 
 REMEMBERED_REQUESTS = 20_000
@@ -119,6 +119,28 @@ def make_welcome(model: ModelInfo, limits: SchedulerLimits) -> Welcome:
     )
 
 
+class DecodeCounts(msgspec.Struct):
+    """Sums over the decode steps of compute; a prefill is none of them."""
+
+    decode_steps: int = 0
+    decode_tokens: int = 0
+    decode_ns: int = 0
+    """Time of compute at work on them, stalls included."""
+    decode_stall_ns: int = 0
+    decode_experts: int = 0
+    """Distinct experts of every layer."""
+    decode_misses: int = 0
+
+    def add(self, step: Stepped) -> None:
+        """Add a decode step that is done."""
+        self.decode_steps += 1
+        self.decode_tokens += len(step.tokens)
+        self.decode_ns += step.busy_ns
+        self.decode_stall_ns += step.stall_ns
+        self.decode_experts += step.experts
+        self.decode_misses += step.misses
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerStatistics:
     """Levels and counters, as published; counters grow from the start of this scheduler."""
@@ -148,6 +170,10 @@ class SchedulerStatistics:
     prefix_tokens: int
     """Rows that began with one, and their tokens that were not computed."""
     accepted: int
+    oldest_waiting_ns: int
+    """Monotonic time at which the request that waits longest for its start was accepted; 0: none waits."""
+    prompt_tokens: int
+    """Tokens of the prompts of requests that have begun."""
     done: int
     refused: int
     abandoned: int
@@ -155,3 +181,10 @@ class SchedulerStatistics:
     steps: int
     stale_steps: int
     recomputed: int
+    decode_steps: int
+    decode_tokens: int
+    decode_ns: int
+    decode_stall_ns: int
+    decode_experts: int
+    decode_misses: int
+    """Sums over decode steps, as in `DecodeCounts`."""

@@ -22,8 +22,7 @@ from .mode_tuner import Mode
 from .requests import RequestState
 from .row_predictions import RowPredictionCache
 from .stepper import StepOutcome, Stepper
-from .unit_selection import Decode
-from .units import UnitState
+from .units import Decode, UnitState
 
 MAX_WAIT_SHARE = 0.1
 """Longest wait of a round for the predictor, as a share of a step's time."""

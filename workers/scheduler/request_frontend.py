@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 
 from ...ipc.messages import (
@@ -19,6 +21,7 @@ from ...ipc.messages import (
     Tokens,
 )
 from .events import SchedulerAction, Send
+from .latencies import RequestLatencies
 from .limits import ComputeInfo, ModelInfo, SchedulerLimits, make_welcome
 from .request_details import RequestDetails
 from .requests import RequestLedger, RequestState, submit_digest
@@ -32,7 +35,10 @@ class RequestFrontend:
         self.ledger = RequestLedger()
         self.compute: ComputeInfo | None = None
         self.draining = False
-        self.accepted = self.done = self.refused = self.abandoned = self.tokens = 0
+        self.accepted = self.done = self.refused = self.abandoned = self.tokens = self.prompt_tokens = 0
+        self.latencies = RequestLatencies()
+        self.ends: Counter[str] = Counter()
+        """Ended requests by 'finished_REASON' and 'error_CODE'."""
         self._model, self._limits, self._row = model, limits, first_row
 
     def welcome_client(self, identity: bytes) -> list[SchedulerAction]:
@@ -82,6 +88,7 @@ class RequestFrontend:
     def reject(self, identity: bytes, request_id: str, error: ErrorFacts) -> list[SchedulerAction]:
         """Refuse a request that was never accepted."""
         self.refused += 1
+        self.ends[f"error_{error.code}"] += 1
         return [Send(identity, Refused(request_id, error))]
 
     def note_details(self, request: RequestState, found: RowDetails) -> None:
@@ -94,6 +101,8 @@ class RequestFrontend:
         """Record a token and send it, with its logprob if there is one."""
         if request.first_token_ns is None:
             request.first_token_ns = now_ns
+            self.prompt_tokens += len(request.prompt_ids)
+        self.latencies.on_token(request, now_ns)
         offset = len(request.tokens)
         request.tokens.append(token)
         request.deaths = 0
@@ -116,11 +125,14 @@ class RequestFrontend:
             routed_experts=details.routed_experts(positions, self._model.experts),
             cached_tokens=request.cached_tokens,
         )
+        self.ends[f"finished_{reason}"] += 1
+        self.latencies.on_finished(request, now_ns)
         return self._end(request, end)
 
     def fail(self, request: RequestState, error: ErrorFacts) -> list[SchedulerAction]:
         """End an accepted request with an error."""
         self.refused += 1
+        self.ends[f"error_{error.code}"] += 1
         return self._end(request, Refused(request.request_id, error))
 
     def drop(self, request: RequestState) -> None:
@@ -157,6 +169,7 @@ class RequestFrontend:
             settings=own_settings(self._model.settings, stop_ids, submit.max_new_tokens, sampling),
             batch_invariant=self._is_invariant(submit),
             priority=submit.priority,
+            user=submit.user,
             details=RequestDetails(submit.details, prompt),
             tokens=list(submit.resume_ids),
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,
@@ -188,9 +201,7 @@ def own_settings(
     if settings == NEUTRAL and not sampling.grammar:  # which must know the ends
         return NEUTRAL
     first = settings.forced_bos_token_id if sampling.first_token is None else sampling.first_token
-    return msgspec.structs.replace(
-        settings, eos_ids=stop_ids, max_new_tokens=max_new_tokens, forced_bos_token_id=first
-    )
+    return msgspec.structs.replace(settings, eos_ids=stop_ids, max_new_tokens=max_new_tokens, forced_bos_token_id=first)
 
 
 def finish_reason(request: RequestState) -> str | None:
@@ -200,9 +211,7 @@ def finish_reason(request: RequestState) -> str | None:
     return "length" if len(request.tokens) >= request.token_limit else None
 
 
-def _resend(
-    identity: bytes, request_id: str, tokens: list[int], logprobs: list[TokenLogprob]
-) -> list[SchedulerAction]:
+def _resend(identity: bytes, request_id: str, tokens: list[int], logprobs: list[TokenLogprob]) -> list[SchedulerAction]:
     messages: list[ToClient] = [Accepted(request_id)]
     if tokens:
         messages.append(Tokens(request_id, 0, list(tokens), list(logprobs)))

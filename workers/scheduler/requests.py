@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -14,6 +14,8 @@ from ...ipc.messages import (
     NEUTRAL,
     Finished,
     GenerationSettings,
+    OpenRequest,
+    OpenRequests,
     Refused,
     RequestRow,
     Sampling,
@@ -22,6 +24,13 @@ from ...ipc.messages import (
 )
 from .limits import REMEMBERED_REQUESTS, REMEMBERED_TOKENS
 from .request_details import RequestDetails, remembered_tokens
+
+MAX_LISTED = 200
+"""Requests that a watcher sees."""
+WAITING, PREFILL, DECODE = "waiting", "prefill", "decode"
+"""States of an open request."""
+Client = tuple[bytes, str]
+"""Identity of a connection and the user that a request of it is for."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +58,8 @@ class RequestState:
     batch_invariant: bool = False
     """Its row shares units only with other such rows, which never share a kernel call (I1d)."""
     priority: int = 0
+    user: str = ""
+    """Whom its client sends it for."""
     details: RequestDetails = field(default_factory=RequestDetails)
     whole: bool = False
     """Its output is whole, delivered by an earlier scheduler; its prompt runs for its details alone."""
@@ -56,11 +67,17 @@ class RequestState:
     tokens: list[int] = field(default_factory=list)
     started_ns: int | None = None
     first_token_ns: int | None = None
+    last_token_ns: int | None = None
     recomputed: int = 0
     cached_tokens: int = 0
     """Tokens of its prompt that were not computed at its start, since another row had computed them."""
     deaths: int = 0
     """Consecutive deaths of compute while it ran this request, without a token in between."""
+
+    @property
+    def client(self) -> Client:
+        """Return who takes turns with others: a connection, or each user of one."""
+        return self.identity, self.user
 
     @property
     def length(self) -> int:
@@ -213,3 +230,28 @@ class RequestLedger:
     def _skip_ended(self) -> None:
         while self._deadlines and self._deadlines[0][1] not in self.open:
             heapq.heappop(self._deadlines)
+
+
+def list_open(requests: Collection[RequestState], now_ns: int) -> OpenRequests:
+    """Return the first `MAX_LISTED` requests, those that run before those that wait, each in order of arrival."""
+    first = heapq.nsmallest(MAX_LISTED, requests, key=lambda request: (request.started_ns is None, request.number))
+    return OpenRequests(time_ns=now_ns, total=len(requests), requests=[_listed(request, now_ns) for request in first])
+
+
+def _listed(request: RequestState, now_ns: int) -> OpenRequest:
+    return OpenRequest(
+        request_id=request.request_id,
+        state=_state(request),
+        prompt_tokens=len(request.prompt_ids),
+        tokens=len(request.tokens),
+        token_limit=request.token_limit,
+        age_ns=now_ns - request.accepted_ns,
+        priority=request.priority,
+        user=request.user,
+    )
+
+
+def _state(request: RequestState) -> str:
+    if request.started_ns is None:
+        return WAITING
+    return PREFILL if request.first_token_ns is None else DECODE

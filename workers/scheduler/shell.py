@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import msgspec
 
 from ...configs.schema import Config
 from ...configs.sizes import parse_size
-from ...ipc.messages import RowPredictions, RunStep, Stepped
+from ...ipc.messages import Finished, Refused, RowPredictions, RunStep, Stepped, Submit, ToClient
 from ...ipc.messages.to_scheduler import FROM_CLIENT
 from ...ipc.stage.events import PeerJoined, PeerLost, Received
 from ...ipc.stage.events import StageEvent as StageEvent
@@ -19,7 +21,7 @@ from ...ipc.transport.codec import Unreadable, decode
 from ...ipc.transport.router import Router
 from ..checkpoint.survey import Survey
 from . import events
-from .limits import ModelInfo, SchedulerLimits
+from .limits import ModelInfo, SchedulerLimits, SchedulerStatistics
 from .state import SchedulerState
 
 MAX_WAIT_MS = 1000
@@ -49,25 +51,41 @@ class SchedulerShell:
         self._stage = stage
         survey = stage.survey(Survey)
         self._resident = False
-        self._state = SchedulerState(model_info(survey), scheduler_limits(stage.config), stage.spec.epoch)
+        limits = scheduler_limits(stage.config)
+        self._facts: dict[str, int | float | str] = {
+            "queue_limit": limits.queue_limit,
+            "kv_budget_bytes": limits.kv_bytes,
+            "model": _model_name(stage.config.model),
+        }
+        self._state = SchedulerState(model_info(survey), limits, stage.spec.epoch)
         address = socket_address(stage.spec.run_dir, CLIENTS)
         # Raw, since a message that breaks the schema must still be answered under its request id.
         self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
         self._sent: dict[int, _Sent] = {}
+        self._logged_trials = 0
         self._ticked_ns = time.monotonic_ns()
+        self._stalled_ns = 0
         stage.watch("clients", self._clients.socket)
 
     def run(self) -> None:
         """Serve until the supervisor stops the stage."""
-        self._stage.ready({"queue_limit": self._stage.config.queue_limit})
+        self._stage.ready(self._facts)
         while self._stage.running:
-            for event in self._stage.poll(self._wait_ms()):
+            for event in self._poll():
                 self._on_event(event)
             self._ticked_ns = time.monotonic_ns()
             self._decide(events.Tick(self._ticked_ns))
             if self._stage.publish_due:
                 self._publish()
         self._shut_down()
+
+    def _poll(self) -> list[StageEvent]:
+        """Wait for events; the time counts as a stall while compute has a step."""
+        before_ns, is_stalled = self._stage.waited_ns, bool(self._sent)
+        events = self._stage.poll(self._wait_ms())
+        if is_stalled:
+            self._stalled_ns += self._stage.waited_ns - before_ns
+        return events
 
     def _shut_down(self) -> None:
         """End all open requests with the error that the engine stops, and close the socket."""
@@ -108,6 +126,8 @@ class SchedulerShell:
                 self._decide(events.Unreadable(identity, "", raw.reason))
                 continue
             message = decode(FROM_CLIENT, raw)
+            if isinstance(message, Submit) and self._stage.spec.log.prompts:
+                logging.getLogger(__name__).info("request %s: prompt %s", message.request_id, message.prompt_ids)
             if isinstance(message, Unreadable):
                 self._decide(events.Unreadable(identity, _request_id(raw), message.reason))
             else:
@@ -117,6 +137,7 @@ class SchedulerShell:
         for action in self._state.handle(event):
             match action:
                 case events.Send(identity, message):
+                    _log_end(message, self._stage.spec.log.prompts)
                     if not self._clients.send(identity, message):
                         self._decide(events.ClientLost(identity, time.monotonic_ns()))
                 case events.ToPredictor(message):
@@ -137,11 +158,42 @@ class SchedulerShell:
             detail: dict[str, int | str] = {"step": stepped.number, "unit": stepped.unit, "rows": len(stepped.rows)}
             self._stage.add_span(sent.name, sent.at_ns, now_ns, sent.lane, detail)
 
+    def _log_mode(self, now: SchedulerStatistics) -> None:
+        """Log that the tuner has tried other modes, and the mode that it took."""
+        if now.trials == self._logged_trials:
+            return
+        self._logged_trials = now.trials
+        modes = {"units": now.units_wanted, "prediction": now.prediction_wanted, "regrouping": now.grouping_wanted}
+        words = ", ".join(f"{name} {value}" for name, value in modes.items())
+        logging.getLogger(__name__).info("tuner: %d trials of other modes so far; best: %s", now.trials, words)
+
     def _publish(self) -> None:
         facts = self._state.statistics()
-        counters: dict[str, int | float] = {**asdict(facts), "dropped": self._clients.dropped}
+        self._log_mode(facts)
+        counters: dict[str, int | float] = {**asdict(facts), **self._state.ends, "dropped": self._clients.dropped}
         waiting_on = "compute" if facts.steps_in_flight else ""
-        self._stage.publish(done=facts.done, queue=facts.queue, waiting_on=waiting_on, counters=counters)
+        self._stage.publish(
+            done=facts.done,
+            queue=facts.queue,
+            waiting_on=waiting_on,
+            stalled_ns=self._stalled_ns,
+            counters=counters,
+            histograms=self._state.histograms,
+        )
+        if self._stage.watched:
+            self._stage.report(self._state.open_requests(time.monotonic_ns()))
+
+
+def _log_end(message: ToClient, tells_all: bool) -> None:
+    """Log the end of a request. What an error says may quote the request."""
+    log = logging.getLogger(__name__)
+    match message:
+        case Refused(request_id, error):
+            log.info("request %s ended: %s%s", request_id, error.code, f": {error.what}" if tells_all else "")
+        case Finished(request_id=request_id, finish_reason=reason, token_ids=ids):
+            log.debug("request %s ended: %s, %d tokens", request_id, reason, len(ids))
+            if tells_all:
+                log.info("request %s: output %s", request_id, ids)
 
 
 def model_info(survey: Survey) -> ModelInfo:
@@ -175,6 +227,11 @@ def scheduler_limits(config: Config) -> SchedulerLimits:
         batch_invariant=config.batch_invariant,
         lockstep=not config.on_device,
     )
+
+
+def _model_name(model: str) -> str:
+    """Return a hub id as it is, and the last part of a path: others see it in metrics."""
+    return Path(model).name if Path(model).exists() else model
 
 
 def _step_name(step: RunStep) -> str:

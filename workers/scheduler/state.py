@@ -8,18 +8,28 @@ from __future__ import annotations
 
 from functools import partial
 
-from ...ipc.messages import Cancel, FromClient, Hello, Stepped, Submit, TokenLogprob
+from msgspec.structs import asdict
+
+from ...ipc.messages import Cancel, FromClient, Hello, HistogramCounts, OpenRequests, Stepped, Submit, TokenLogprob
 from . import events
 from .admission import Room
 from .events import SchedulerAction, SchedulerEvent
-from .limits import ComputeInfo, ModelInfo, SchedulerLimits, SchedulerStatistics, compute_info, shrink_limits
+from .limits import (
+    ComputeInfo,
+    DecodeCounts,
+    ModelInfo,
+    SchedulerLimits,
+    SchedulerStatistics,
+    compute_info,
+    shrink_limits,
+)
 from .mode_tuner import ModeChoices, ModeTuner
 from .prediction_requests import PredictionRequests
 from .prefills import Prefills
 from .prefixes import PrefixIndex
 from .regrouping import Regrouper
 from .request_frontend import RequestFrontend, finish_reason
-from .requests import RequestState
+from .requests import RequestState, list_open
 from .row_predictions import RowPredictionCache
 from .stepper import Stepper
 from .units import reserved_bytes
@@ -44,6 +54,7 @@ class SchedulerState:
         self._prefixes = PrefixIndex(epoch << 32, limits.prefill_chunk)
         self._prefills = Prefills(self._waiting, self._stepper, self._prefixes)
         self._steps = self._stale_steps = self._recomputed = 0
+        self._decoded = DecodeCounts()
 
     def handle(self, event: SchedulerEvent) -> list[SchedulerAction]:
         """Return the actions that one event causes, in order."""
@@ -98,6 +109,8 @@ class SchedulerState:
             prefix_hits=self._prefixes.hits,
             prefix_tokens=self._prefixes.hit_tokens,
             accepted=frontend.accepted,
+            oldest_waiting_ns=self._waiting.oldest_ns,
+            prompt_tokens=frontend.prompt_tokens,
             done=frontend.done,
             refused=frontend.refused,
             abandoned=frontend.abandoned,
@@ -105,7 +118,22 @@ class SchedulerState:
             steps=self._steps,
             stale_steps=self._stale_steps,
             recomputed=self._recomputed,
+            **asdict(self._decoded),
         )
+
+    def open_requests(self, now_ns: int) -> OpenRequests:
+        """Return the open requests as watchers see them."""
+        return list_open(self._frontend.ledger.open.values(), now_ns)
+
+    @property
+    def ends(self) -> dict[str, int]:
+        """Return how requests ended, by 'finished_REASON' and 'error_CODE'."""
+        return dict(self._frontend.ends)
+
+    @property
+    def histograms(self) -> dict[str, HistogramCounts]:
+        """Return the times of requests."""
+        return self._frontend.latencies.counts()
 
     def _receive(self, identity: bytes, message: FromClient, now_ns: int) -> list[SchedulerAction]:
         match message:
@@ -149,6 +177,7 @@ class SchedulerState:
         if outcome.was_prefill:
             self._tuner.on_interruption()
         else:
+            self._decoded.add(stepped)
             self._tuner.on_decode_step(now_ns, len(outcome.tokens), stepped.stall_ns, self._stepper.row_count)
         for request, found in outcome.details:
             self._frontend.note_details(request, found)

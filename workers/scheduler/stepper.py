@@ -10,8 +10,7 @@ from .events import SchedulerAction, ToCompute, ToPredictor
 from .limits import ComputeInfo
 from .prediction_requests import PredictionRequests
 from .requests import RequestState
-from .unit_selection import Decode, SplitUnit, next_decode
-from .units import UnitState, can_join, is_chunked
+from .units import Decode, SplitUnit, UnitState, can_join, is_chunked, next_decode
 
 MAX_STEPS_IN_FLIGHT = 2
 

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
 
-from .requests import RequestState
+from .requests import Client, RequestState
+
+
+@dataclass
+class _Account:
+    """Account of a client: what it was given, as a point on the clock, and the number of its latest turn."""
+
+    mark: float
+    turn: int = 0
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Return what clients are ordered by."""
+        return self.mark, self.turn
 
 
 class ClientTurns:
-    """Waiting requests of one priority, in the order of their starts. Clients take turns.
+    """Waiting requests of one priority, in the order of their starts. Clients take turns, by the tokens they are given.
 
-    In a round, every client that waited at its begin starts one request, its oldest. The client served least recently
-    goes first. A round begins with the first start after the last round. So a lone request of a second client starts
-    next, however many the first client has. While a client waits, no other starts more than two requests: one in this
-    round, one in the next. So no client starves.
+    It is weighted fair queueing with equal weights. A start moves its client's mark on by the positions that the
+    request reserves; the client with the lowest mark starts next, its oldest request first, and of equals the one
+    served least recently. The clock moves on by the same positions, divided by the clients that wait, but stays within
+    one request of the lowest mark. Whoever comes is set to the clock: idle clients save nothing up, and newcomers start
+    soon without starving those that wait. While a client waits, another is given at most two of the largest requests.
     """
 
     def __init__(self) -> None:
-        self._queues: dict[bytes, OrderedDict[int, RequestState]] = {}
-        self._served: dict[bytes, int] = {}
-        """Waiting client -> number of its latest turn; 0: none yet."""
-        self._round: dict[bytes, None] = {}
-        """Clients whose turn in this round has not come yet."""
+        self._queues: dict[Client, OrderedDict[int, RequestState]] = {}
+        self._accounts: dict[Client, _Account] = {}
+        """Those of clients that wait, and of others that are ahead of the clock."""
+        self._clock = 0.0
         self._turns = 0
 
     def __bool__(self) -> bool:
@@ -30,41 +45,48 @@ class ClientTurns:
 
     def __iter__(self) -> Iterator[RequestState]:
         """Yield all requests in the order in which they would start if none were added or removed."""
-        queues = {client: iter(queue.values()) for client, queue in self._queues.items()}
-        clients, turns = self._by_turn(), self._still_to_come() or self._by_turn()
-        later = [client for client in clients if client not in turns] + list(turns)
-        while turns:
-            for client in turns:
-                if (request := next(queues[client], None)) is not None:
-                    yield request
-                else:
-                    later.remove(client)
-            turns = list(later)
+        queues = {client: iter(list(queue.values())) for client, queue in self._queues.items()}
+        heap = [(*self._accounts[client].order, place, client) for place, client in enumerate(self._queues)]
+        heapify(heap)
+        turns = self._turns
+        while heap:
+            mark, _, place, client = heap[0]
+            if (request := next(queues[client], None)) is None:
+                heappop(heap)
+                continue
+            yield request
+            turns += 1
+            heapreplace(heap, (mark + request.positions, turns, place, client))
 
-    def join(self, request: RequestState, client: bytes) -> None:
+    def join(self, request: RequestState, client: Client) -> None:
         """Add a request at the end of its client's queue."""
-        self._served.setdefault(client, 0)
-        self._queues.setdefault(client, OrderedDict())[request.number] = request
+        if client not in self._queues:
+            self._queues[client] = OrderedDict()
+            account = self._accounts.setdefault(client, _Account(self._clock))
+            account.mark = max(account.mark, self._clock)
+        self._queues[client][request.number] = request
 
-    def count_turn(self, client: bytes) -> None:
-        """Count the turn of a client, one of whose requests starts."""
-        self._round = self._still_to_come() or dict.fromkeys(self._by_turn())
-        self._round.pop(client, None)
+    def count_turn(self, request: RequestState, client: Client) -> None:
+        """Count the turn of a client, whose `request` starts."""
         self._turns += 1
-        self._served[client] = self._turns
+        account = self._accounts[client]
+        account.mark, account.turn = account.mark + request.positions, self._turns
+        lowest = min(self._accounts[waiting].mark for waiting in self._queues)
+        clock = self._clock + request.positions / len(self._queues)
+        self._clock = max(lowest, min(clock, lowest + request.positions))
 
-    def leave(self, request: RequestState, client: bytes) -> None:
+    def leave(self, request: RequestState, client: Client) -> None:
         """Remove a request."""
         del self._queues[client][request.number]
         if not self._queues[client]:
-            del self._queues[client], self._served[client]
+            del self._queues[client]
+            self._forget_even()
 
-    def _still_to_come(self) -> dict[bytes, None]:
-        return {client: None for client in self._round if client in self._queues}
-
-    def _by_turn(self) -> list[bytes]:
-        """Return the waiting clients, the least recently served first."""
-        return sorted(self._queues, key=self._served.__getitem__)
+    def _forget_even(self) -> None:
+        """Forget clients that do not wait and are not ahead of the clock: they come back as newcomers do."""
+        gone = self._accounts.keys() - self._queues.keys()
+        for client in [client for client in gone if self._accounts[client].mark <= self._clock]:
+            del self._accounts[client]
 
 
 class WaitingQueue:
@@ -77,7 +99,7 @@ class WaitingQueue:
     def __init__(self) -> None:
         self._all: OrderedDict[int, RequestState] = OrderedDict()
         self._lost: OrderedDict[int, RequestState] = OrderedDict()
-        self._client: dict[int, bytes] = {}
+        self._client: dict[int, Client] = {}
         """Request number -> the client in whose queue it waits; lost requests are in none."""
         self._levels: dict[int, ClientTurns] = {}
 
@@ -95,11 +117,17 @@ class WaitingQueue:
         """Return the request that has waited longest; there must be one."""
         return next(iter(self._all.values()))
 
+    @property
+    def oldest_ns(self) -> int:
+        """Return when the one that waits longest for its first start was accepted, in monotonic ns; 0: none does."""
+        unstarted = (request.accepted_ns for request in self._all.values() if request.started_ns is None)
+        return next(unstarted, 0)  # requests that have started are few, and before the others
+
     def join(self, request: RequestState) -> None:
         """Add a request at the end of its client's queue."""
         self._all[request.number] = request
-        self._client[request.number] = request.identity
-        self._levels.setdefault(request.priority, ClientTurns()).join(request, request.identity)
+        self._client[request.number] = request.client
+        self._levels.setdefault(request.priority, ClientTurns()).join(request, request.client)
 
     def put_back(self, requests: list[RequestState]) -> None:
         """Return running requests to the front, in the order of their arrival."""
@@ -110,7 +138,7 @@ class WaitingQueue:
 
     def follow(self, request: RequestState) -> None:
         """Move a waiting request to the queue of the identity under which its client reconnected."""
-        if self._client.get(request.number, request.identity) != request.identity:
+        if self._client.get(request.number, request.client) != request.client:
             self.leave(request)
             self.join(request)
 
@@ -118,7 +146,7 @@ class WaitingQueue:
         """Remove a request that starts, and count its client's turn."""
         client = self._client.get(request.number)
         if client is not None:
-            self._levels[request.priority].count_turn(client)
+            self._levels[request.priority].count_turn(request, client)
         self.leave(request)
 
     def leave(self, request: RequestState) -> None:

@@ -1,7 +1,7 @@
 """`python -m expertflow.workers.surveyor`: writes the sizes of a checkpoint to a file, for `expertflow plan`.
 
-Arguments: model, revision, dtype, generation settings, file. Exit code 0: the file holds a `Survey` or, without the
-weights, a `ModelSizes`; 2: it holds an `ErrorFacts`.
+Arguments: model, revision, dtype, generation settings, `PackingChoice` as JSON, file. Exit code 0: the file holds a
+`Survey` or, without the weights, a `ModelSizes`; 2: it holds an `ErrorFacts`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ import msgspec
 
 from ...errors import ExpertFlowError
 from ...ipc.messages import ErrorFacts
+from ..packed.choice import PackingChoice
 from .entry import plan_sizes
 
 
 def main() -> int:
-    model, revision, dtype, generation_settings, target = sys.argv[1:6]
+    model, revision, dtype, generation_settings, choice, target = sys.argv[1:7]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        answer, code = plan_sizes(model, revision, dtype, generation_settings), 0
+        answer, code = (
+            plan_sizes(model, revision, dtype, generation_settings, msgspec.json.decode(choice, type=PackingChoice)),
+            0,
+        )
     except ExpertFlowError as error:
         answer, code = ErrorFacts.of(error), 2
     Path(target).write_bytes(msgspec.msgpack.encode(answer))

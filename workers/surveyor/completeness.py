@@ -10,11 +10,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...errors import CheckpointError
+from ..checkpoint.gguf.block_types import BLOCK_TYPES
 from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.partial_models import missing_error
 from ..checkpoint.quantisation_config import UNQUANTISED, block_of
+from ..packed.coding import Facts
 from .conversions import MISMATCH
-from .sources import ParameterSource, separate_scales
+from .sources import ParameterSource, Scaled, coding_of, separate_scales
 
 _INCOMPLETE = "The checkpoint is incomplete; download it again"
 
@@ -44,6 +46,9 @@ def _check_plain_tensor(name: str, source: ParameterSource, wanted: Tensor) -> N
     scaled, shape = separate_scales(source), list(wanted.shape)
     if scaled.weights.operations:
         return
+    if scaled.coded:
+        _check_coded(name, scaled, shape)
+        return
     pattern = scaled.weights.patterns[0]
     tensor, *_ = scaled.weights.stored[pattern] or [None]
     if tensor is None:
@@ -52,7 +57,16 @@ def _check_plain_tensor(name: str, source: ParameterSource, wanted: Tensor) -> N
         what = f"is stored with shape {tensor.shape}, the configuration asks for {shape}"
         raise CheckpointError(what, name, MISMATCH)
     scales = scaled.scales.get(pattern, [])
-    if not scales and wanted.is_floating_point() and tensor.dtype not in DTYPE_BYTES:
+    plain = tensor.dtype in DTYPE_BYTES or tensor.dtype in BLOCK_TYPES
+    if not scales and wanted.is_floating_point() and not plain:
         raise CheckpointError(f"is stored as {tensor.dtype} without scales", name, UNQUANTISED)
     if scales and len(scales[0].shape) == 2:
         block_of(name, shape, scales[0].shape, scaled.stated_block)
+
+
+def _check_coded(name: str, scaled: Scaled, shape: list[int]) -> None:
+    """Check that the tensors of a packed matrix are what its format asks for."""
+    stored = next(iter(scaled.coded.values()))
+    facts = {suffix: Facts(tensors[0].dtype, tensors[0].shape) for suffix, tensors in stored.items()}
+    if coding_of(name, scaled.stated, facts, shape) is None:
+        raise CheckpointError("is quantised, but has no codes", name, _INCOMPLETE)

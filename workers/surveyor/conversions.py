@@ -32,7 +32,8 @@ from ..checkpoint.headers import StoredTensor
 from ..checkpoint.quantisation_config import UNQUANTISED, block_of
 from ..model.families.base import OutsideExperts
 from ..model.library_quantizer import quantizer_of
-from .sources import SCALE_SUFFIX, ParameterSource, Scaled, own_share, separate_scales
+from ..packed.coding import Coding, Facts, Input
+from .sources import SCALE_SUFFIX, Alternate, ParameterSource, Scaled, coding_of, own_share, separate_scales
 
 MISMATCH = "config.json and the weights do not belong together; download the checkpoint again"
 
@@ -122,6 +123,16 @@ class ExpertPart(msgspec.Struct, frozen=True):
     rearranged: Rearranged = ""
     scales: ExpertPart | None = None
     block: list[int] = []
+    coding: Coding | None = None
+    """Stored tensors of a packed matrix, where these are more than codes and one grid of scales."""
+    inputs_at: list[list[tuple[int, int]]] = []
+    """File and offset of each input of `coding`, in its order, for each expert."""
+    input: Input | None = None
+    """The stored tensor that a part of a packed matrix is made of."""
+    every: int = 1
+    """Distance of its rows in the slot tensor (of columns, if transposed), where rows of several parts alternate."""
+    first: int = 0
+    """Row of the slot tensor that its first one is, where rows of several parts alternate."""
 
 
 MakePart = Callable[[str, list[StoredTensor], list[int]], ExpertPart]
@@ -135,7 +146,9 @@ def expert_parts(name: str, source: ParameterSource, shape: list[int]) -> list[E
     """
     scaled = separate_scales(own_share(source))
     source = scaled.weights
-    stacked, rearranged = _read_operations(name, source)
+    stacked, rearranged, alternates = _read_operations(name, source)
+    if scaled.coded:
+        return coded_parts(name, scaled, shape, stacked, rearranged)
     make = _stacked_part if stacked else _sliced_part
     stored = [pattern for pattern in source.patterns if source.stored.get(pattern)]
     if not stored:
@@ -143,9 +156,40 @@ def expert_parts(name: str, source: ParameterSource, shape: list[int]) -> list[E
     parts = [_scaled_part(name, scaled, pattern, make, shape) for pattern in stored]
     if _checks_shape(source) and [shape[0], *parts[0].shape] == shape:
         rearranged = ""
+    every = len(parts) if alternates else 1
+    parts = [
+        msgspec.structs.replace(part, rearranged=rearranged, every=every, first=number if alternates else 0)
+        for number, part in enumerate(parts)
+    ]
+    _check_shape(name, parts, shape)
+    return parts
+
+
+def coded_parts(name: str, scaled: Scaled, shape: list[int], stacked: bool, rearranged: Rearranged) -> list[ExpertPart]:
+    """Return the parts of a parameter whose experts are packed matrices, one after the other (gate and up)."""
+    if not stacked or rearranged == "deinterleave" or len(shape) != 3:
+        raise CheckpointError("packed experts are stored together, which is not supported", name, UNQUANTISED)
+    rows, columns = shape[:0:-1] if rearranged == "transpose" else shape[1:]
+    own = [rows // len(scaled.coded), columns]
+    parts = [_coded_part(name, scaled, stored, shape, own) for stored in scaled.coded.values()]
     parts = [msgspec.structs.replace(part, rearranged=rearranged) for part in parts]
     _check_shape(name, parts, shape)
     return parts
+
+
+def _coded_part(
+    name: str, scaled: Scaled, stored: dict[str, list[StoredTensor]], shape: list[int], own: list[int]
+) -> ExpertPart:
+    """Return the part of one projection; `stored`: tensors of all experts by the last part of their names."""
+    tensors = {suffix: _stacked_part(name, held, shape) for suffix, held in stored.items() if held}
+    coding = coding_of(name, scaled.stated, {own: Facts(one.dtype, one.shape) for own, one in tensors.items()}, own)
+    if coding is None:
+        plain = tensors.get("weight")
+        if plain is None:
+            raise CheckpointError("has scales, but no weights", name, "The checkpoint is incomplete; download it again")
+        return plain
+    at = [tensors[one.suffix].at for one in coding.inputs.values()]
+    return ExpertPart(own, coding.packing.format, at[0], coding=coding, inputs_at=at)
 
 
 def _scaled_part(name: str, scaled: Scaled, pattern: str, make: MakePart, shape: list[int]) -> ExpertPart:
@@ -161,8 +205,10 @@ def _scaled_part(name: str, scaled: Scaled, pattern: str, make: MakePart, shape:
     return msgspec.structs.replace(part, scales=msgspec.structs.replace(scales, shape=grid), block=block)
 
 
-def _read_operations(name: str, source: ParameterSource) -> tuple[bool, Rearranged]:
-    stacked, rearranged, single = False, "", len(source.patterns) == 1
+def _read_operations(name: str, source: ParameterSource) -> tuple[bool, Rearranged, bool]:
+    """Return whether experts are stored apart, the change of rows, and whether rows of several tensors alternate."""
+    stacked, rearranged, alternates = False, "", any(isinstance(own, Alternate) for own in source.operations)
+    single = len(source.patterns) == 1 or alternates
     for operation in source.operations:
         match operation:
             case MergeModulelist(dim=0) if not stacked:
@@ -171,13 +217,15 @@ def _read_operations(name: str, source: ParameterSource) -> tuple[bool, Rearrang
                 pass
             case Transpose() if {operation.dim0 % 3, operation.dim1 % 3} == {1, 2} and single and not rearranged:
                 rearranged = "transpose"
+            case Alternate():
+                pass
             case Interleave(dim=1, inverse=False) if single and not rearranged:
                 rearranged = "deinterleave"
             case _:
                 what = f"experts need the conversion '{type(operation).__name__}', which cannot be read in place"
                 remedy = "Save the model once with a recent transformers, which stores experts plainly"
                 raise CheckpointError(what, name, remedy)
-    return stacked, rearranged
+    return stacked, rearranged, alternates
 
 
 def _is_stacked(source: ParameterSource) -> bool:
@@ -233,7 +281,9 @@ def _check_shape(name: str, parts: list[ExpertPart], shape: list[int]) -> None:
     if any(part.rearranged == "deinterleave" and part.shape[0] % 2 for part in parts):
         raise CheckpointError("rows alternate, but their number is odd", name, MISMATCH)
     shapes = [part.shape[::-1] if part.rearranged == "transpose" else part.shape for part in parts]
-    total = [sum(own[0] for own in shapes), *shapes[0][1:]]
+    joined = -1 if parts[0].every > 1 and parts[0].rearranged == "transpose" else 0
+    total = list(shapes[0])
+    total[joined] = sum(own[joined] for own in shapes)
     if total != shape[1:] or any(len(part.at) != shape[0] for part in parts):
         what = f"stored experts have shape {total}, the configuration asks for {shape[1:]}"
         raise CheckpointError(what, name, MISMATCH)

@@ -1,7 +1,7 @@
-"""`python -m expertflow.workers.surveyor.diagnosis REQUEST FILE`: the kernels of this machine, for `expertflow doctor`.
+"""`python -m expertflow.workers.surveyor.diagnosis REQUEST FILE`: machine and model, for `doctor` and `plan`.
 
 REQUEST is a `DiagnosisRequest` as JSON. Writes a JSON line for each `Progress`. Exit code 0: FILE holds a
-`KernelReport`; 2: it holds an `ErrorFacts`.
+`Diagnosis`; 2: it holds an `ErrorFacts`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import msgspec
 from ...configs.user_cache import cache_folder
 from ...errors import ExpertFlowError
 from ...ipc.messages import AskSurvey, ErrorFacts, Progress
-from ..checkpoint.survey import Survey
+from ..checkpoint.survey import ModelSizes, Survey
 from ..kernels.report import DiagnosisRequest, KernelReport
-from .entry import answer_survey_request
+from .answers import DeviceReport, Diagnosis
+from .entry import answer_survey_request, has_weights, plan_sizes
 
 
 def main() -> int:
@@ -32,14 +33,41 @@ def main() -> int:
     return code
 
 
-def diagnose(request: DiagnosisRequest) -> KernelReport:
-    """Return the report; with a model kernels are timed if none were kept. Raises what a survey raises."""
-    survey = _survey(request) if request.model else None
-    report = report_kernels()
-    if survey is None:
-        return report
-    table = None if request.on_device else survey.kernels
-    return msgspec.structs.replace(report, table=table, notices=survey.notices)
+def diagnose(request: DiagnosisRequest) -> Diagnosis:
+    """Return the diagnosis; with a model kernels are timed if none were kept. Raises what a survey raises."""
+    sizes = _sizes(request) if request.model else None
+    report, devices = report_kernels(), _report_devices(request.devices)
+    if not isinstance(sizes, Survey):
+        return Diagnosis(kernels=report, sizes=sizes, devices=devices)
+    table = None if request.on_device else sizes.kernels
+    report = msgspec.structs.replace(report, table=table, notices=sizes.notices)
+    return Diagnosis(
+        kernels=report,
+        sizes=_sizes_alone(sizes),
+        devices=devices,
+        fingerprint=sizes.fingerprint,
+        files=sizes.files,
+    )
+
+
+def _report_devices(names: list[str]) -> list[DeviceReport]:
+    if not names:
+        return []
+    from .device_report import report_device
+
+    return [report_device(name) for name in names]
+
+
+def _sizes(request: DiagnosisRequest) -> ModelSizes:
+    """Return the survey, with the kernel table; the sizes by the configuration if nothing may be downloaded for it."""
+    if not request.download and not has_weights(request.model, request.revision):
+        return plan_sizes(request.model, request.revision, request.dtype, request.generation_settings, request.choice)
+    return _survey(request)
+
+
+def _sizes_alone(survey: Survey) -> ModelSizes:
+    """Return the sizes of a survey without the places of its experts, which take megabytes."""
+    return ModelSizes(**{name: getattr(survey, name) for name in ModelSizes.__struct_fields__})
 
 
 def report_kernels() -> KernelReport:
@@ -74,6 +102,7 @@ def _survey(request: DiagnosisRequest) -> Survey:
         request.kernels,
         request.on_device,
         request.measure,
+        request.choice.experts_in,
     )
     return answer_survey_request(question, _report)
 

@@ -16,11 +16,12 @@ import msgspec
 from ...errors import CheckpointError
 from ...ipc.messages import AskSurvey, Progress
 from ..checkpoint.config_file import read_config
-from ..checkpoint.headers import weights_entry
 from ..checkpoint.hub import fetch_config, listed_bytes, needed_weights
-from ..checkpoint.refused_weights import refuse_gguf, refuse_packed_index
+from ..checkpoint.refused_weights import refuse_packed_index
 from ..checkpoint.resolve import local_folder, resolve_folder
+from ..checkpoint.stored_weights import has_weights_here
 from ..checkpoint.survey import ModelSizes, Survey
+from ..packed.choice import DEQUANTISED, PackingChoice
 
 
 def answer_survey_request(request: AskSurvey, report: Callable[[Progress], None]) -> Survey:
@@ -39,40 +40,58 @@ def answer_survey_request(request: AskSurvey, report: Callable[[Progress], None]
 
     maker = TableMaker(request.kernels, report, request.measure)
     make_table = kernels_by_rule if request.on_device else maker.make
-    survey = survey_folder(folder, request.dtype, request.generation_settings, make_table)
+    choice = PackingChoice(request.experts_in)
+    survey = survey_folder(folder, request.dtype, request.generation_settings, make_table, choice)
     return msgspec.structs.replace(survey, notices=[*survey.notices, *maker.notices])
 
 
-def plan_sizes(model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour") -> ModelSizes:
+def plan_sizes(
+    model: str,
+    revision: str = "",
+    dtype: str = "auto",
+    generation_settings: str = "honour",
+    choice: PackingChoice = DEQUANTISED,
+) -> ModelSizes:
     """Return the survey of a checkpoint whose weights are on this machine, else the sizes by its configuration.
 
     Only configuration and index of a hub id are fetched. Raises what `survey_checkpoint` raises.
     """
-    folder = local_folder(model)
-    if folder:
-        if (folder / weights_entry(folder)).is_file():
-            return _survey(folder, dtype, generation_settings)
-        refuse_gguf(folder)
-        return _sizes_by_config(folder, dtype)
+    folder, weights_here = _find(model, revision)
+    if weights_here:
+        return _survey(folder, dtype, generation_settings, choice)
+    if local_folder(model):
+        return _sizes_by_config(folder, dtype, choice)
+    return msgspec.structs.replace(
+        _sizes_by_config(folder, dtype, choice), checkpoint_bytes=listed_bytes(model, folder)
+    )
+
+
+def has_weights(model: str, revision: str = "") -> bool:
+    """Return whether the weights of a model are on this machine. Only the configuration of a hub id is fetched."""
+    return _find(model, revision)[1]
+
+
+def _find(model: str, revision: str) -> tuple[Path, bool]:
+    """Return the folder of a model's configuration, and whether its weights are there, too."""
+    if folder := local_folder(model):
+        return folder, has_weights_here(folder)
     folder = fetch_config(model, revision)
-    if all((folder / name).is_file() for name in needed_weights(model, folder)):
-        return _survey(folder, dtype, generation_settings)
-    return msgspec.structs.replace(_sizes_by_config(folder, dtype), checkpoint_bytes=listed_bytes(model, folder))
+    return folder, all((folder / name).is_file() for name in needed_weights(model, folder))
 
 
-def _survey(folder: Path, dtype: str, generation_settings: str) -> ModelSizes:
+def _survey(folder: Path, dtype: str, generation_settings: str, choice: PackingChoice) -> ModelSizes:
     from .surveyor import survey_folder
 
-    return survey_folder(folder, dtype, generation_settings)
+    return survey_folder(folder, dtype, generation_settings, choice=choice)
 
 
-def _sizes_by_config(folder: Path, dtype: str) -> ModelSizes:
+def _sizes_by_config(folder: Path, dtype: str, choice: PackingChoice) -> ModelSizes:
     from .sizing import model_sizes
 
     try:
         values = read_config(folder)
         refuse_packed_index(values, folder)
-        return model_sizes(folder, dtype, values)
+        return model_sizes(folder, dtype, values, choice)
     except OSError as error:
         what = f"cannot be read ({error.strerror or error})"
         raise CheckpointError(what, str(error.filename or folder), "Check its permissions") from error

@@ -7,10 +7,13 @@ import math
 import msgspec
 
 from ...errors import CheckpointError
-from ..checkpoint.headers import BYTE, DTYPE_BYTES, FLOAT8, FLOAT8_EXPONENT
+from ..checkpoint.gguf.block_types import BLOCK_TYPES
+from ..checkpoint.headers import BYTE, DTYPE_BYTES, FLOAT8, FLOAT8_EXPONENT, SLOT_BYTES
 from ..checkpoint.quantisation_config import UNQUANTISED
 from ..checkpoint.survey import FLOAT4_PAIRS, Piece, Scales, SlotTensor
+from ..packed.coding import Input
 from .conversions import ExpertPart
+from .expert_tensors import ExpertTensor
 
 _EXPONENTS = frozenset({BYTE, FLOAT8_EXPONENT})
 _SCALE_DTYPES = {FLOAT8: _EXPONENTS | frozenset(DTYPE_BYTES), FLOAT4_PAIRS: _EXPONENTS}
@@ -20,11 +23,16 @@ Places = list[tuple[int, int]]
 """File and offset in bytes, for each expert."""
 
 
-def part_places(layer: list[list[ExpertPart]], tensors: list[SlotTensor], kinds: int) -> list[Places]:
-    """Return [pieces and scales, experts]: places of all parts of a layer (by tensor), then of all their scales."""
-    parts = [(part, tensor.kind) for own, tensor in zip(layer, tensors, strict=True) for part in own]
+def part_places(layer: list[ExpertTensor], kinds: int) -> list[Places]:
+    """Return [places, experts]: of all parts of a layer (by tensor), then of their scales and inputs."""
+    parts = [(part, tensor.kind) for tensor in layer for part in tensor.parts]
     pieces = [_pad_kinds(part.at, kind, kinds) for part, kind in parts]
-    return pieces + [_pad_kinds(part.scales.at, kind, kinds) for part, kind in parts if part.scales is not None]
+    return pieces + [_pad_kinds(at, kind, kinds) for part, kind in parts for at in _others_at(part)]
+
+
+def _others_at(part: ExpertPart) -> list[Places]:
+    """Return the places of the tensors that a part needs besides its own."""
+    return [part.scales.at] if part.scales is not None else list(part.inputs_at)
 
 
 def _pad_kinds(at: Places, kind: int, kinds: int) -> Places:
@@ -36,55 +44,99 @@ def _pad_kinds(at: Places, kind: int, kinds: int) -> Places:
 def number_variants(variants: list[list[Piece]]) -> tuple[list[Piece], list[list[int]]]:
     """Return the pieces of all variants, numbered on, and for each variant its columns of the place table.
 
-    There the columns of all pieces come first, then those of all scales.
+    There the columns of all pieces come first, then those of their scales and inputs.
     """
     pieces: list[Piece] = []
     columns: list[list[int]] = []
-    scales_place = sum(map(len, variants))
+    following = sum(map(len, variants))
     for variant, own in enumerate(variants):
         own_columns = list(range(len(pieces), len(pieces) + len(own)))
         for piece in own:
-            scales = piece.scales
-            if scales is not None:
-                scales = msgspec.structs.replace(scales, place=scales_place)
-                own_columns.append(scales_place)
-                scales_place += 1
-            pieces.append(msgspec.structs.replace(piece, scales=scales, variant=variant))
+            piece = _place_others(piece, following)
+            others = [piece.scales.place] if piece.scales else piece.inputs
+            own_columns += others
+            following += len(others)
+            pieces.append(msgspec.structs.replace(piece, variant=variant))
         columns.append(own_columns)
     return pieces, columns
 
 
-def make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int, scales_place: int) -> Piece:
-    """Return the piece for a part, `at` bytes into slot tensor `number`, its scales in column `scales_place`.
+def _place_others(piece: Piece, first: int) -> Piece:
+    """Return the piece with its scales, or inputs, in the columns from `first`."""
+    if piece.scales is not None:
+        return msgspec.structs.replace(piece, scales=msgspec.structs.replace(piece.scales, place=first))
+    return msgspec.structs.replace(piece, inputs=list(range(first, first + len(piece.inputs))))
+
+
+def make_pieces(tensors: list[SlotTensor], layer: list[ExpertTensor]) -> list[Piece]:
+    """Return the pieces of the slot tensors of a layer, one tensor after the other.
 
     Raises CheckpointError for a type that cannot be converted.
     """
-    _check_dtype(tensor.name, part)
+    pieces: list[Piece] = []
+    following = sum(len(tensor.parts) for tensor in layer)
+    for number, (tensor, own) in enumerate(zip(tensors, layer, strict=True)):
+        at = 0
+        for part in own.parts:
+            piece = _place_others(_make_piece(number, tensor, part, at), following)
+            pieces.append(msgspec.structs.replace(piece, check=own.check))
+            at += piece.count_bytes
+            following += len(_others_at(part))
+    return pieces
+
+
+def _make_piece(number: int, tensor: SlotTensor, part: ExpertPart, at: int) -> Piece:
+    """Return the piece for a part, `at` bytes into slot tensor `number`."""
+    if part.input is not None:
+        return _input_piece(number, tensor, part, part.input, at)
+    if part.coding is None:
+        _check_dtype(tensor.name, part)
     items = math.prod(part.shape)
+    inputs = part.coding.inputs.values() if part.coding else []
     return Piece(
         tensor=number,
-        position_bytes=at,
-        count_bytes=items * DTYPE_BYTES[tensor.dtype],
-        source_bytes=_stored_bytes(part.dtype, items),
+        position_bytes=at if part.every == 1 else 0,
+        count_bytes=items * SLOT_BYTES[tensor.dtype] if part.every == 1 else tensor.count_bytes,
+        source_bytes=sum(one.count_bytes for one in inputs) or _stored_bytes(part.dtype, items),
         source_dtype=part.dtype,
         source_shape=part.shape,
-        operation=part.rearranged or ("copy" if part.dtype == tensor.dtype else "cast"),
-        scales=_scales(part, scales_place),
+        operation=part.rearranged or ("copy" if part.dtype == tensor.dtype and part.every == 1 else "cast"),
+        every=part.every,
+        first=part.first,
+        scales=_scales(part),
+        coding=part.coding,
+        inputs=[0] * len(inputs),
     )
 
 
-def _scales(part: ExpertPart, place: int) -> Scales | None:
+def _input_piece(number: int, tensor: SlotTensor, part: ExpertPart, one: Input, at: int) -> Piece:
+    """Return the piece for a part of a packed matrix."""
+    return Piece(
+        tensor=number,
+        position_bytes=at,
+        count_bytes=math.prod(one.target_shape) * SLOT_BYTES[tensor.dtype],
+        source_bytes=one.count_bytes,
+        source_dtype=one.target_dtype,
+        source_shape=one.shape or [1],
+        input=one,
+        inputs=[0] * len(part.inputs_at),
+    )
+
+
+def _scales(part: ExpertPart) -> Scales | None:
     if part.scales is None:
         return None
-    return Scales(place=place, dtype=part.scales.dtype, grid=part.scales.shape, block=part.block)
+    return Scales(place=0, dtype=part.scales.dtype, grid=part.scales.shape, block=part.block)
 
 
 def _stored_bytes(dtype: str, items: int) -> int:
-    return items // 2 if dtype == FLOAT4_PAIRS else items * DTYPE_BYTES.get(dtype, 1)
+    if dtype in BLOCK_TYPES:
+        return BLOCK_TYPES[dtype].count_bytes(items)
+    return items // 2 if dtype == FLOAT4_PAIRS else items * SLOT_BYTES.get(dtype, 1)
 
 
 def _check_dtype(name: str, part: ExpertPart) -> None:
-    if part.scales is None and part.dtype in DTYPE_BYTES:
+    if part.scales is None and (part.dtype in SLOT_BYTES or part.dtype in BLOCK_TYPES):
         return
     if part.scales is None:
         raise CheckpointError(f"experts are stored as {part.dtype} without scales", name, UNQUANTISED)

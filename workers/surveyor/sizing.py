@@ -18,7 +18,8 @@ from ..checkpoint.headers import DTYPE_BYTES
 from ..checkpoint.layout import block_for, place_kinds
 from ..checkpoint.partial_models import has_no_vision
 from ..checkpoint.quantisation_config import quantisation_of
-from ..checkpoint.survey import ModelSizes, RowFacts, SlotTensor
+from ..checkpoint.survey import LinearCount, ModelSizes, RowFacts, SlotTensor
+from ..kernels.shapes import count_linears
 from ..model.architecture import (
     build_on_meta,
     expert_names,
@@ -33,8 +34,10 @@ from ..model.dtypes import dtype_name, loaded_dtypes
 from ..model.families.base import ENCODER, OutsideExperts, stack_of
 from ..model.families.refusals import NOT_DISPATCHED
 from ..model.kv_cost import cost_of
-from ..model.probe import probe
+from ..model.probing.probe import probe
 from ..model.rope import rope_limits
+from ..packed.choice import DEQUANTISED, PackingChoice
+from .stated_packings import pack_sizes, stated_bytes
 
 ASSUMED_DTYPE = "bfloat16"
 """The type where neither the configuration nor a file names one: large models are published in it."""
@@ -48,21 +51,23 @@ MXFP8_SCALE_BYTES = 1
 """An exponent for each group of a row (OCP Microscaling Formats, MXFP8); a value a byte."""
 
 
-def model_sizes(folder: Path, dtype: str = "auto", values: dict[str, Any] | None = None) -> ModelSizes:
+def model_sizes(
+    folder: Path, dtype: str = "auto", values: dict[str, Any] | None = None, choice: PackingChoice = DEQUANTISED
+) -> ModelSizes:
     """Return the sizes of the model whose config.json lies in `folder`; no weights are needed.
 
     `values`: what config.json holds, where it was read already. Raises CheckpointError for a model without routed
     experts, or one that transformers cannot build.
     """
     try:
-        return _sizes(folder, dtype, read_config(folder) if values is None else values)
+        return _sizes(folder, dtype, read_config(folder) if values is None else values, choice)
     except (ExpertFlowError, OSError):
         raise
     except Exception as error:  # noqa: BLE001 - the library meets values here that nobody has thought of
         raise unexpected_error(folder, error) from error
 
 
-def _sizes(folder: Path, dtype: str, values: dict[str, Any]) -> ModelSizes:
+def _sizes(folder: Path, dtype: str, values: dict[str, Any], choice: PackingChoice) -> ModelSizes:
     config = load_config(folder, values)
     wanted = resolve_dtype(config, dtype, ASSUMED_DTYPE)
     model = build_on_meta(config, wanted)
@@ -72,7 +77,7 @@ def _sizes(folder: Path, dtype: str, values: dict[str, Any]) -> ModelSizes:
     tensors, stride_bytes, block_bytes = slot_layout(shapes, kinds, dtype_name(wanted))
     quantised = quantisation_of(values) or {}
     run = dry_run(config, wanted)
-    return ModelSizes(
+    sizes = ModelSizes(
         folder=str(folder),
         model_type=config.model_type,
         architecture=type(model).__name__,
@@ -86,6 +91,7 @@ def _sizes(folder: Path, dtype: str, values: dict[str, Any]) -> ModelSizes:
         top_k=experts_per_token(run, config),
         skeleton_bytes=skeleton_bytes(model, modules, loaded_dtypes(model, wanted)),
         rows=row_facts(config, run),
+        linears=linear_counts(model, loaded_dtypes(model, wanted)),
         notes=notes_on(folder, values),
         tensors=tensors,
         stride_bytes=stride_bytes,
@@ -94,6 +100,13 @@ def _sizes(folder: Path, dtype: str, values: dict[str, Any]) -> ModelSizes:
             stored_bytes(quantised, [tensor for tensor in tensors if tensor.kind == kind]) for kind in range(len(kinds))
         ),
     )
+    small = pack_sizes(sizes, quantised)
+    return small if choice.packs(small.packings, sizes.dtype) else sizes
+
+
+def linear_counts(model: PreTrainedModel, dtypes: dict[str, torch.dtype]) -> list[LinearCount]:
+    """Return the linear layers of a model by shape; `dtypes`: of each parameter, once it is loaded."""
+    return [LinearCount(shape, count) for shape, count in count_linears(model, dtypes).items()]
 
 
 def notes_on(folder: Path, values: dict[str, Any]) -> list[str]:
@@ -221,6 +234,8 @@ def stored_bytes(quantised: dict[str, Any], tensors: list[SlotTensor]) -> int:
         case "mxfp8":
             block = quantised.get("weight_block_size") or MXFP8_BLOCK
             return sum(_fp8_bytes(tensor, block, MXFP8_SCALE_BYTES) for tensor in tensors)
+        case "compressed-tensors" | "gptq" | "awq":
+            return stated_bytes(quantised, tensors)
     return 0
 
 

@@ -14,10 +14,19 @@ from transformers.core_model_loading import (
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import Mxfp4Dequantize
 
+from ...errors import CheckpointError
 from ..checkpoint.headers import SIGNED_BYTE, StoredTensor
+from ..checkpoint.quantisation_config import UNQUANTISED
 from ..checkpoint.survey import FLOAT4_PAIRS
+from ..model.quantizers.coded import DequantizeCoded
+from ..packed.coding import Coding, Facts
+from ..packed.formats.reading import code
 
 SCALE_SUFFIX = "_scale_inv"
+
+
+class Alternate:
+    """Operation on several stored tensors: rows of the parameter come from each of them in turn (GGUF, gpt-oss)."""
 
 
 class ParameterSource(msgspec.Struct):
@@ -62,6 +71,20 @@ class Scaled(msgspec.Struct):
     scales: dict[str, list[StoredTensor]]
     stated_block: list[int] | None = None
     """Rows and columns of a block, by config.json."""
+    coded: dict[str, dict[str, list[StoredTensor]]] = {}
+    """Stored tensors of packed matrices by source pattern and last part of their names, instead of all others."""
+    stated: dict[str, Any] = {}
+    """The `quantization_config` that they are read by."""
+
+
+def coding_of(name: str, stated: dict[str, Any], stored: dict[str, Facts], shape: list[int]) -> Coding | None:
+    """Return how a matrix is stored, None if it is not quantised. Raises CheckpointError if it cannot be read."""
+    try:
+        return code(stated, stored, shape)
+    except ValueError as reason:
+        raise CheckpointError(
+            f"is quantised in a way that is not supported: it {reason}", name, UNQUANTISED
+        ) from reason
 
 
 def separate_scales(source: ParameterSource) -> Scaled:
@@ -72,6 +95,8 @@ def separate_scales(source: ParameterSource) -> Scaled:
     match source.operations:
         case [Fp8Dequantize() as operation, *others]:
             return _block_scales(source, others, operation.hf_quantizer.quantization_config.weight_block_size)
+        case [DequantizeCoded() as operation, *others]:
+            return _coded_or_scaled(source, others, operation.stated)
         case [Mxfp4Dequantize(), *others]:
             return _group_scales(source, others)
         case _ if source.scales and len(source.patterns) == len(source.scales.patterns) == 1:
@@ -93,6 +118,26 @@ def _block_scales(source: ParameterSource, operations: list[Any], stated: Any) -
     stored = {pattern: [_unpack_pairs(tensor) for tensor in source.stored.get(pattern, [])] for pattern in named}
     scales = {pattern: source.stored.get(pattern + SCALE_SUFFIX, []) for pattern in named}
     return Scaled(ParameterSource(named, operations, stored), scales, list(stated) if stated else None)
+
+
+def _coded_or_scaled(source: ParameterSource, operations: list[Any], stated: dict[str, Any]) -> Scaled:
+    """Sort tensors by projection. Weights that are no codes of integers have scales as block FP8 has."""
+    coded: dict[str, dict[str, list[StoredTensor]]] = {}
+    for pattern in source.patterns:
+        if tensors := source.stored.get(pattern):
+            base, _, suffix = pattern.rpartition(".")
+            coded.setdefault(f"{base}.weight" if base else "weight", {})[suffix] = tensors
+    if coded and all(_is_float(stored) for stored in coded.values()):
+        weights = {pattern: stored.get("weight", []) for pattern, stored in coded.items()}
+        scales = {pattern: stored.get("weight_scale", []) for pattern, stored in coded.items()}
+        return Scaled(ParameterSource(list(coded), operations, weights), scales)
+    codes = {pattern: next(iter(stored.values())) for pattern, stored in coded.items()}
+    return Scaled(ParameterSource(list(coded), operations, codes), {}, coded=coded, stated=stated)
+
+
+def _is_float(stored: dict[str, list[StoredTensor]]) -> bool:
+    """Return whether a projection is stored as floats, of 16 bits or 8."""
+    return "weight" in stored and stored["weight"][0].dtype != SIGNED_BYTE
 
 
 def _unpack_pairs(tensor: StoredTensor) -> StoredTensor:

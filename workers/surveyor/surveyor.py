@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -15,34 +14,34 @@ from ...errors import CheckpointError, ExpertFlowError
 from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
 from ..checkpoint.generation import Generation, read_generation
-from ..checkpoint.headers import checkpoint_files, first_dtype, ignored_weights, read_headers
+from ..checkpoint.headers import first_dtype, ignored_weights
 from ..checkpoint.partial_models import refuse_adapter_tensors
-from ..checkpoint.refused_weights import refuse_gguf, refuse_packed, refuse_packed_index
+from ..checkpoint.refused_weights import refuse_packed, refuse_packed_index
 from ..checkpoint.resolve import resolve_folder
 from ..checkpoint.stamps import stamp_files
-from ..checkpoint.survey import Piece, SlotTensor, Survey
+from ..checkpoint.stored_weights import read_stored, weight_files
+from ..checkpoint.survey import Survey
 from ..kernels.making import ModelParts
 from ..kernels.table import KernelTable
 from ..model.architecture import build_on_meta, expert_names, expert_parameters, load_config, resolve_dtype
 from ..model.dry_run import dry_run
 from ..model.dtypes import dtype_name, loaded_dtypes
 from ..model.encoder_decoder import decoder_start
+from ..packed.choice import DEQUANTISED, ExpertsIn, PackingChoice
 from .completeness import check_complete
-from .conversions import ExpertPart, expert_parts, match_sources, stack_separate_experts
+from .conversions import stack_separate_experts
+from .expert_bytes import ExpertBytes
 from .fingerprint import fingerprint
-from .pieces import make_piece, number_variants, part_places
+from .gguf_sources import find_sources
 from .sizing import (
     encoder_layers,
     exact_positions,
-    expert_count,
-    expert_kinds,
-    expert_shapes,
     experts_per_token,
+    linear_counts,
     notes_on,
     routed_experts,
     row_facts,
     skeleton_bytes,
-    slot_layout,
     unexpected_error,
 )
 from .sources import ParameterSource
@@ -57,27 +56,31 @@ def kernels_by_rule(parts: ModelParts, dtype: str) -> KernelTable:
 
 
 def survey_checkpoint(
-    model: str, revision: str = "", dtype: str = "auto", generation_settings: str = "honour"
+    model: str,
+    revision: str = "",
+    dtype: str = "auto",
+    generation_settings: str = "honour",
+    experts_in: ExpertsIn = "dequantised",
 ) -> Survey:
     """Return all that the other processes need to know of a checkpoint; a hub id is downloaded if it is not cached.
 
     Raises UsageError or CheckpointError: no such model, no routed experts, unsupported quantisation, a missing tensor
     or shard, a truncated or unreadable file; for a hub id also EngineError where the hub cannot be reached.
     """
-    return survey_folder(resolve_folder(model, revision), dtype, generation_settings)
+    folder = resolve_folder(model, revision)
+    return survey_folder(folder, dtype, generation_settings, choice=PackingChoice(experts_in))
 
 
 def survey_folder(
-    folder: Path, dtype: str = "auto", generation_settings: str = "honour", make_table: MakeTable = kernels_by_rule
+    folder: Path,
+    dtype: str = "auto",
+    generation_settings: str = "honour",
+    make_table: MakeTable = kernels_by_rule,
+    choice: PackingChoice = DEQUANTISED,
 ) -> Survey:
     """Return the survey of a checkpoint in a folder. Raises UsageError or CheckpointError."""
-    survey, parts = _survey_or_refuse(folder, dtype, generation_settings)
-    return msgspec.structs.replace(survey, kernels=make_table(parts, survey.dtype))
-
-
-def _survey_or_refuse(folder: Path, dtype: str, generation_settings: str) -> tuple[Survey, ModelParts]:
     try:
-        return _survey(folder, dtype, generation_settings)
+        survey, parts = _survey(folder, dtype, generation_settings, choice)
     except OSError as error:
         where = str(error.filename or folder)
         what = f"cannot be read ({error.strerror or error})"
@@ -86,39 +89,38 @@ def _survey_or_refuse(folder: Path, dtype: str, generation_settings: str) -> tup
         raise
     except Exception as error:  # noqa: BLE001 - the library meets values here that nobody has thought of
         raise unexpected_error(folder, error) from error
+    return msgspec.structs.replace(survey, kernels=make_table(parts, survey.dtype))
 
 
-def _survey(folder: Path, dtype: str, generation_settings: str) -> tuple[Survey, ModelParts]:
+def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice) -> tuple[Survey, ModelParts]:
     stamps = stamp_files(file for file in [folder / "config.json"] if file.is_file())
     values = read_config(folder)
     config = load_config(folder, values)
-    refuse_gguf(folder)
     refuse_packed_index(values, folder)
-    files = checkpoint_files(folder, values)
+    files = weight_files(folder, values)
     stamps |= stamp_files(files)
-    stored = read_headers(files)
+    stored = read_stored(folder, files)
     refuse_packed(stored, values, folder)
     wanted = resolve_dtype(config, dtype, first_dtype(stored))
     skeleton = build_on_meta(config, wanted)
     modules = routed_experts(skeleton, folder)
-    sources = match_sources(skeleton, stored)
+    sources = find_sources(folder, skeleton, stored)
     refuse_adapter_tensors(stored, skeleton.state_dict(), folder)
     check_complete(skeleton, sources, folder, stored)
     stack_separate_experts(modules, sources)
-    dtypes = loaded_dtypes(skeleton, wanted)
-    _check_expert_dtypes(modules, dtypes, wanted)
-    experts = _ExpertBytes(modules, sources, dtype_name(wanted))
-    text = config.get_text_config()
-    generation = read_generation(folder, text.vocab_size, generation_settings, values)
+    dtypes = _checked_dtypes(skeleton, modules, wanted)
+    experts = ExpertBytes(modules, sources, dtype_name(wanted), choice)
+    vocabulary = config.get_text_config().vocab_size
+    generation = read_generation(folder, vocabulary, settings, values)
     run = dry_run(config, wanted)
     top_k = experts_per_token(run, config)
-    sizes = (len(modules), experts.count, top_k, text.vocab_size)
+    sizes = (len(modules), experts.count, top_k, vocabulary)
     survey = Survey(
         folder=str(folder),
         model_type=config.model_type,
         architecture=type(skeleton).__name__,
         dtype=dtype_name(wanted),
-        vocabulary=text.vocab_size,
+        vocabulary=vocabulary,
         context=exact_positions(config),
         eos_ids=generation.eos_ids,
         first_token=generation.first_token if config.is_encoder_decoder else None,
@@ -136,25 +138,20 @@ def _survey(folder: Path, dtype: str, generation_settings: str) -> tuple[Survey,
         stored_expert_bytes=experts.stored_bytes(),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
         rows=row_facts(config, run),
+        linears=linear_counts(skeleton, dtypes),
         notes=notes_on(folder, values),
         files=[str(file) for file in files],
         stamps=stamps,
         tensors=experts.tensors,
+        packings=experts.packings,
         pieces=experts.pieces,
         places=experts.places.tobytes(),
         variants=experts.variants,
         stride_bytes=experts.stride_bytes,
         block_bytes=experts.block_bytes,
     )
-    return survey, _model_parts(skeleton, modules, experts.tensors, dtypes)
-
-
-def _model_parts(
-    skeleton: PreTrainedModel, modules: dict[str, Any], tensors: list[SlotTensor], dtypes: dict[str, torch.dtype]
-) -> ModelParts:
-    """Return what kernels compute; all layers have experts of one shape."""
     module = next(iter(modules.values()))
-    return ModelParts(skeleton, module, {tensor.name: tensor.shape for tensor in tensors}, dtypes)
+    return survey, ModelParts(skeleton, module, survey.parameters, dtypes, survey.packings)
 
 
 def _expert_names(modules: dict[str, Any], sources: dict[str, ParameterSource]) -> set[str]:
@@ -163,58 +160,15 @@ def _expert_names(modules: dict[str, Any], sources: dict[str, ParameterSource]) 
     return {tensor.name for source in owned for tensor in source.tensors()}
 
 
-def _check_expert_dtypes(modules: dict[str, Any], dtypes: dict[str, torch.dtype], wanted: torch.dtype) -> None:
+def _checked_dtypes(skeleton: PreTrainedModel, modules: dict[str, Any], wanted: torch.dtype) -> dict[str, torch.dtype]:
+    """Return the type of every tensor once loaded. Raises CheckpointError if experts have another than `wanted`."""
+    dtypes = loaded_dtypes(skeleton, wanted)
     for layer, module in modules.items():
         for name in expert_names(layer, module):
             if (own := dtypes[name]) != wanted:
                 what = f"is kept in {dtype_name(own)} by the library, not in {dtype_name(wanted)}"
                 raise CheckpointError(what, name, "Choose dtype = float32")
-
-
-class _ExpertBytes:
-    """Slot layout and places of all experts; layers that are stored differently have pieces of their own."""
-
-    def __init__(self, modules: dict[str, Any], sources: dict[str, ParameterSource], dtype: str) -> None:
-        shapes = expert_shapes(modules)
-        kinds = expert_kinds(modules)
-        self.count, self.kinds = expert_count(shapes, kinds), len(kinds)
-        self.tensors, self.stride_bytes, self.block_bytes = slot_layout(shapes, kinds, dtype)
-        layers = [self._parts_of(layer, shapes, sources) for layer in modules]
-        by_layer = [_pieces(layer, self.tensors) for layer in layers]
-        distinct = [pieces for number, pieces in enumerate(by_layer) if pieces not in by_layer[:number]]
-        self.variants = [distinct.index(pieces) for pieces in by_layer] if len(distinct) > 1 else []
-        self.pieces, columns = number_variants(distinct)
-        self.places = np.zeros((len(layers), 1 + max(map(max, columns)), self.count, 2), dtype=np.int64)
-        for layer, parts in enumerate(layers):
-            own = columns[self.variants[layer] if self.variants else 0]
-            self.places[layer, own] = part_places(parts, self.tensors, self.kinds)
-        self.places = np.ascontiguousarray(self.places.transpose(0, 2, 1, 3))
-
-    def stored_bytes(self) -> int:
-        """Return the bytes in the files of one expert of the largest kind, in the layers that store it largest."""
-        sizes: dict[tuple[int, int], int] = {}
-        for piece in self.pieces:
-            key = piece.variant, self.tensors[piece.tensor].kind
-            sizes[key] = sizes.get(key, 0) + piece.stored_bytes
-        return max(sizes.values())
-
-    def _parts_of(
-        self, layer: str, shapes: dict[str, list[int]], sources: dict[str, ParameterSource]
-    ) -> list[list[ExpertPart]]:
-        names = [tensor.name for tensor in self.tensors]
-        return [expert_parts(f"{layer}.{name}", sources[f"{layer}.{name}"], shapes[name]) for name in names]
-
-
-def _pieces(parts: list[list[ExpertPart]], tensors: list[SlotTensor]) -> list[Piece]:
-    pieces: list[Piece] = []
-    scales_place = sum(map(len, parts))
-    for number, (tensor, own) in enumerate(zip(tensors, parts, strict=True)):
-        at = 0
-        for part in own:
-            pieces.append(make_piece(number, tensor, part, at, scales_place))
-            at += pieces[-1].count_bytes
-            scales_place += part.scales is not None
-    return pieces
+    return dtypes
 
 
 def _settings(generation: Generation, config: PreTrainedConfig) -> GenerationSettings:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...kernels.dispatch import ExpertKernels
 from ..experts.expert_rows import ExpertRows, rows_by_expert
 from ..experts.layer import ExpertsLayer, reduce_choices, require_all, run_expert, weighs_input
 from ..experts.routing import RoutingCollector
@@ -22,8 +23,15 @@ class DeviceExpertsLayer(ExpertsLayer):
     The host must read the routes to know which experts are missing, so it waits for the router once a layer.
     """
 
-    def __init__(self, layer: int, feed: DeviceResidency, routing: RoutingCollector, device: Device) -> None:
-        super().__init__(layer, feed, routing)
+    def __init__(
+        self,
+        layer: int,
+        feed: DeviceResidency,
+        routing: RoutingCollector,
+        device: Device,
+        kernels: ExpertKernels | None = None,
+    ) -> None:
+        super().__init__(layer, feed, routing, kernels)
         self._residency, self._device = feed, device
 
     def _compute(self, module: Any, hidden: torch.Tensor, index: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -63,17 +71,18 @@ class DeviceExpertsLayer(ExpertsLayer):
             predict()
         for count, ((expert, own),) in enumerate(self._residency.stream(), 1):
             part = slice(*ranges.pop(expert))
-            self._device.kernels.launch(_kernel(module, own, gathered[part], products[part]))
+            self._device.kernels.launch(self._kernel(module, own, gathered[part], products[part]))
             if count == ready:
                 predict()
         require_all(ranges, self._layer)
         return products
 
+    def _kernel(
+        self, module: Any, own: ExpertWeights, rows: torch.Tensor, products: torch.Tensor
+    ) -> Callable[[], None]:
+        """Return a function that computes one expert's rows [n, width] into `products` [n, width]."""
 
-def _kernel(module: Any, own: ExpertWeights, rows: torch.Tensor, products: torch.Tensor) -> Callable[[], None]:
-    """Return a function that computes one expert's rows [n, width] into `products` [n, width]."""
+        def run() -> None:
+            products.copy_(run_expert(module, self._kernels.unpack(own), rows))
 
-    def run() -> None:
-        products.copy_(run_expert(module, own, rows))
-
-    return run
+        return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from ....configs.schema import Config
@@ -18,6 +19,9 @@ COPIES_OF_ROWS = 6
 """Buffers of a MoE layer with one entry a row: gathered rows, products, products in token order, weighted products
 (in float32: two), and an eighth for spare rows."""
 
+UNPACKING_BYTES = 16
+"""Bytes a value while an expert is unpacked: float32, the scales spread over it, and the result."""
+
 
 def device_needs(sizes: ModelSizes, config: Config, slots: int) -> dict[str, int]:
     """Return the bytes that each part of an engine takes on the device, by the part's name."""
@@ -31,11 +35,13 @@ def device_needs(sizes: ModelSizes, config: Config, slots: int) -> dict[str, int
 
 def working_bytes(sizes: ModelSizes, config: Config) -> int:
     """Estimate the temporary memory of a step: the largest prefill in a MoE layer, and the logits."""
-    widest = max(max(tensor.shape) for tensor in sizes.tensors)
+    parameters = sizes.parameters.values()
+    widest = max(max(shape) for shape in parameters)
     itemsize = 4 if sizes.dtype == "float32" else 2
     rows_bytes = COPIES_OF_ROWS * config.prefill_tokens * sizes.top_k * widest * itemsize
     logits_bytes = 2 * 4 * config.batch_size * sizes.vocabulary
-    return rows_bytes + logits_bytes + LIBRARIES_BYTES
+    unpacked_bytes = UNPACKING_BYTES * sum(map(math.prod, parameters)) if sizes.packings else 0
+    return rows_bytes + logits_bytes + unpacked_bytes + LIBRARIES_BYTES
 
 
 def claim_memory(device: Device, config: Config, survey: Survey, slots: int) -> None:

@@ -40,14 +40,9 @@ class DeviceSlotViews(SlotViews):
         self._copies.read(slot)
         return super().weights(slot, layer, expert)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The experts' dtype."""
-        return getattr(torch, self._tensors[0].dtype)
-
     def matrices(self, transposed: bool) -> dict[str, SlotMatrix]:
-        """Return the matrices of a grouped product, by name; none if experts differ in kind or layout."""
-        if not self._uniform:
+        """Return the matrices of a grouped product, by name; none if experts differ in layout, or are packed."""
+        if not self._uniform or self._packed:
             return {}
         positions = dict(zip((tensor.name for tensor in self._tensors), self._positions[0][0], strict=True))
         matrices = [tensor for tensor in self._tensors if len(tensor.shape) == 2]

@@ -110,7 +110,8 @@ class ExpertsLayer:
                 self._kernels.run_native(module, [weights for _, weights in group], own, gathered, products)
                 continue
             for (expert, weights), (low, high) in zip(group, own, strict=True):
-                products[low:high] = run_expert(module, weights, gathered[low:high], kernels[expert])
+                own_weights = self._kernels.unpack(weights)
+                products[low:high] = run_expert(module, own_weights, gathered[low:high], kernels[expert])
         require_all(bounds, self._layer)
         return products
 

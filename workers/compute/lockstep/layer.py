@@ -1,13 +1,14 @@
 """Computes the experts of a layer for rows in lockstep: an expert is brought once, and used as if each row were alone.
 
 The kernel of a row is the one that its own number of tokens has. Torch's products get a call for each row, with the
-shapes that it has alone. The native kernels give a row's bits whatever shares the call, so they take all rows at once.
+shapes that it has alone. The native kernels give a row's bits whatever shares the call, so they take all rows at once;
+only few rows with packed experts stay apart, where their number decides how they are computed.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,11 +63,9 @@ class LockstepLayer(ExpertsLayer):
             together: list[Segment] = []
             for expert, weights in group:
                 missing.remove(expert)
-                for segment in (call.segment(expert) for call in calls if expert in call.ranges):
-                    if segment.kernel == NATIVE and not module.has_post_expert_norm:
-                        together.append(segment)
-                    else:
-                        segment.run(module, weights)
+                own = [call.segment(expert) for call in calls if expert in call.ranges]
+                together += (segment for segment in own if _may_share(module, segment))
+                _run_alone(module, weights, [segment for segment in own if not _may_share(module, segment)])
             self._run_together(module, dict(group), together)
         require_all(missing, self._layer)
 
@@ -74,15 +73,19 @@ class LockstepLayer(ExpertsLayer):
         """Run segments, which are in the order of their experts, by one call of the native kernels."""
         if not segments:
             return
-        counts = Counter[int]()
-        for segment in segments:
-            counts[segment.expert] += len(segment.rows)
-        ends = np.cumsum([0, *counts.values()]).tolist()
+        parts = self._parts(segments)
+        ends = np.cumsum([0, *(sum(len(own.rows) for own in part) for part in parts)]).tolist()
         gathered = torch.cat([segment.rows for segment in segments])
         products, bounds = torch.empty_like(gathered), list(zip(ends, ends[1:], strict=False))
-        self._kernels.run_native(module, [weights[expert] for expert in counts], bounds, gathered, products)
+        self._kernels.run_native(module, [weights[part[0].expert] for part in parts], bounds, gathered, products)
         for segment, own in zip(segments, products.split([len(segment.rows) for segment in segments]), strict=True):
             segment.products.copy_(own)
+
+    def _parts(self, segments: list[Segment]) -> list[list[Segment]]:
+        """Return segments in runs of one expert each, apart where their number of rows decides their bits."""
+        key = ((own.expert, -1 if self._kernels.may_merge(len(own.rows)) else i) for i, own in enumerate(segments))
+        pairs = zip(key, segments, strict=True)
+        return [[own for _, own in run] for _, run in groupby(pairs, key=lambda pair: pair[0])]
 
 
 class Segment(NamedTuple):
@@ -96,12 +99,29 @@ class Segment(NamedTuple):
     products: Tensor
     """[rows, width], where the result goes."""
 
-    def run(self, module: Any, weights: ExpertWeights) -> None:
-        """Compute the segment by itself."""
-        if self.kernel == NATIVE:
-            self.kernels.run_native(module, [weights], [(0, len(self.rows))], self.rows, self.products)
-        else:
-            self.products.copy_(run_expert(module, weights, self.rows, self.kernel))
+    def run_by_library(self, module: Any, weights: ExpertWeights) -> None:
+        """Compute the segment by the library's kernel; `weights` are unpacked."""
+        self.products.copy_(run_expert(module, weights, self.rows, self.kernel))
+
+    def run_native(self, module: Any, weights: ExpertWeights) -> None:
+        """Compute the segment by itself with the native kernels."""
+        self.kernels.run_native(module, [weights], [(0, len(self.rows))], self.rows, self.products)
+
+
+def _may_share(module: Any, segment: Segment) -> bool:
+    """Return whether a segment may be computed in one call with others."""
+    return segment.kernel == NATIVE and not module.has_post_expert_norm
+
+
+def _run_alone(module: Any, weights: ExpertWeights, segments: list[Segment]) -> None:
+    """Compute segments of one expert, each by itself; the library's kernels share what is unpacked."""
+    for segment in segments:
+        if segment.kernel == NATIVE:
+            segment.run_native(module, weights)
+    library = [segment for segment in segments if segment.kernel != NATIVE]
+    parameters = library[0].kernels.unpack(weights) if library else weights
+    for segment in library:
+        segment.run_by_library(module, parameters)
 
 
 class CallRows:

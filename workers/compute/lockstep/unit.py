@@ -46,6 +46,11 @@ class LockstepInput:
         sources = [part.source_tokens for part in self.parts if part.source_tokens is not None]
         return _concatenate(sources) if sources else None
 
+    @property
+    def is_prefill(self) -> bool:
+        """Return whether prompts are read; all rows of a step are at the same."""
+        return any(part.is_prefill for part in self.parts)
+
 
 @dataclass(eq=False)
 class LockstepRow:

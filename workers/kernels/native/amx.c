@@ -15,6 +15,9 @@
 #define FLOAT_OF_HALF(bits) _cvtsh_ss(bits)
 #define HALF_OF_FLOAT(value) _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)
 #include "common.inc"
+#include "unpack.inc"
+#define HAS_BFLOAT16
+#include "unpack512.inc"
 
 /* GCC 12 does not tell its optimiser that tile loads read memory. */
 #define WRITTEN(memory) __asm__ volatile("" : : "r"(memory) : "memory")
@@ -143,5 +146,12 @@ static int usable(void) {
 }
 
 const struct variant variant_amx = {"amx",    usable,    0,       padded,  block_bytes, pack_rows,
-                                    amx_tile, configure, release, store_rows, activate_rows};
+                                    amx_tile, configure, release, store_rows, activate_rows, unpack_fast,
+                                    NULL,     NULL,      NULL};
+
+static int usable_with_dots(void) { return usable() && expertflow_takes_dots512(); }
+
+const struct variant variant_amx_dots = {"amx_dots", usable_with_dots,    0,       padded,     block_bytes,   pack_rows,
+                                         amx_tile,   configure, release, store_rows, activate_rows, unpack_fast,
+                                         expertflow_dots512, NULL, NULL};
 #endif

@@ -10,6 +10,8 @@
 #define FLOAT_OF_HALF(bits) _cvtsh_ss(bits)
 #define HALF_OF_FLOAT(value) _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)
 #include "common.inc"
+#include "unpack.inc"
+#include "unpack256.inc"
 
 #define LANES 8
 #define VECTOR __m256
@@ -38,5 +40,6 @@ static int usable(void) {
 }
 
 const struct variant variant_avx2 = {"avx2",    usable,   1,       padded,  block_bytes, pack_rows,
-                                     float_tile, nothing, nothing, store_rows, activate_rows};
+                                     float_tile, nothing, nothing, store_rows, activate_rows, unpack_fast,
+                                    NULL, NULL, NULL};
 #endif

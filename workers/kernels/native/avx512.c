@@ -10,6 +10,8 @@
 #define FLOAT_OF_HALF(bits) _cvtsh_ss(bits)
 #define HALF_OF_FLOAT(value) _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)
 #include "common.inc"
+#include "unpack.inc"
+#include "unpack512.inc"
 
 #define LANES 16
 #define VECTOR __m512
@@ -42,5 +44,12 @@ static int usable(void) {
 }
 
 const struct variant variant_avx512 = {"avx512",  usable,   1,       padded,  block_bytes, pack_rows,
-                                       float_tile, nothing, nothing, store_rows, activate_rows};
+                                       float_tile, nothing, nothing, store_rows, activate_rows, unpack_fast,
+                                       NULL,      NULL,    NULL};
+
+static int usable_with_dots(void) { return usable() && expertflow_takes_dots512(); }
+
+const struct variant variant_avx512_dots = {"avx512_dots", usable_with_dots,  1,       padded,     block_bytes,   pack_rows,
+                                            float_tile,    nothing, nothing, store_rows, activate_rows, unpack_fast,
+                                            expertflow_dots512, NULL, NULL};
 #endif

@@ -12,6 +12,9 @@
 #define FLOAT_OF_HALF(bits) _cvtsh_ss(bits)
 #define HALF_OF_FLOAT(value) _cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT)
 #include "common.inc"
+#include "unpack.inc"
+#define HAS_BFLOAT16
+#include "unpack512.inc"
 
 #define LANES 16
 #define VECTOR __m512
@@ -52,5 +55,13 @@ static int usable(void) {
 }
 
 const struct variant variant_avx512_bf16 = {"avx512_bf16", usable,  0,       padded,  block_bytes, pack_rows,
-                                            pair_tile, nothing, nothing, store_rows, activate_rows};
+                                            pair_tile, nothing, nothing, store_rows, activate_rows, unpack_fast,
+                                            NULL, NULL, NULL};
+
+static int usable_with_dots(void) { return usable() && expertflow_takes_dots512(); }
+
+const struct variant variant_avx512_bf16_dots = {"avx512_bf16_dots", usable_with_dots, 0,          padded,
+                                                 block_bytes,        pack_rows,        pair_tile,  nothing,
+                                                 nothing,            store_rows,       activate_rows, unpack_fast,
+                                                 expertflow_dots512, NULL,             NULL};
 #endif

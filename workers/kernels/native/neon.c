@@ -20,6 +20,7 @@ static inline uint16_t half_of_float(float value) {
 #define FLOAT_OF_HALF(bits) float_of_half(bits)
 #define HALF_OF_FLOAT(value) half_of_float(value)
 #include "common.inc"
+#include "unpack.inc"
 
 #define LANES 4
 #define VECTOR float32x4_t
@@ -43,5 +44,6 @@ static inline float32x4_t WIDEN(int dtype, const char *from, int part) {
 static int usable(void) { return 1; }
 
 const struct variant variant_neon = {"neon",     usable,  1,       padded,     block_bytes,  pack_rows,
-                                     float_tile, nothing, nothing, store_rows, activate_rows};
+                                     float_tile, nothing, nothing, store_rows, activate_rows, unpack_rows,
+                                    NULL, NULL, NULL};
 #endif

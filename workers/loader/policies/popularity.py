@@ -39,10 +39,13 @@ class Popularity:
             share.reshape(-1)[keys] += weight
         self._worth_of_visit = None
 
+    def chances(self) -> np.ndarray:
+        """Return the chance that the next step uses each expert, float64 [layers, experts]: the share."""
+        return SHORT_PART * self._short + (1 - SHORT_PART) * self._long
+
     def worth(self, now: int, after: int | np.ndarray) -> np.ndarray:
         """Return the discount of the next visit times that of the share, float64 [layers, experts]."""
         if self._worth_of_visit is None:
-            share = SHORT_PART * self._short + (1 - SHORT_PART) * self._long
-            self._worth_of_visit = discount_of_share(share)
+            self._worth_of_visit = discount_of_share(self.chances())
         visit = after + 1 + (self._layer_of - after - 1) % self._layers
         return discount(visit - now, self._layers) * self._worth_of_visit

@@ -9,8 +9,17 @@ import numpy as np
 
 from ....errors import CheckpointError
 from ...checkpoint.layout import ByteRun, ReadPlan, filled_bytes
-from ...checkpoint.row_conversion import Dequantiser, convert_rows, make_dequantiser, row_blocks, scale_rows
+from ...checkpoint.row_conversion import (
+    Dequantiser,
+    convert_rows,
+    has_nan,
+    make_dequantiser,
+    row_blocks,
+    scale_rows,
+    unpack,
+)
 from ...checkpoint.survey import Piece, Scales, SlotTensor, Survey
+from ...packed.coding import Coding, pack_input
 from .files import CHUNK_BYTES, BounceBuffer, ByteRange, CheckpointFile, chunk_spans, join_spans
 from .link import EmulatedLink
 
@@ -41,6 +50,7 @@ class PieceReader:
     def __init__(self, files: list[CheckpointFile], pieces: list[Piece], tensors: list[SlotTensor]) -> None:
         self._files = files
         self._dtypes = [tensor.dtype for tensor in tensors]
+        self._names = [tensor.name for tensor in tensors]
         scaled = [piece for piece in pieces if piece.scales is not None]
         self._dequantisers: dict[tuple[int, int], Dequantiser] = {
             _piece_id(piece): make_dequantiser(piece, self._dtypes[piece.tensor]) for piece in scaled
@@ -49,12 +59,45 @@ class PieceReader:
     def fill(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range, bounce: BounceBuffer) -> None:
         """Write `rows` of a piece to their place in `target`, uint8 [bytes]: the piece in its slot. Raises OSError."""
         dtype = self._dtypes[piece.tensor]
+        if piece.coding is not None:
+            self._unpack(target, run, piece, piece.coding, dtype)
+            return
+        if piece.input is not None:
+            raw = self._view(run.file, run.offset_bytes, piece.source_bytes, bounce)
+            self._refuse_nan(raw, piece.check, run.file, piece)
+            self._require_equal(raw, run, piece)
+            target[:] = np.ascontiguousarray(pack_input(piece.input, raw)).view(np.uint8).reshape(-1)
+            return
         if piece.scales is None:
-            convert_rows(self._rows(run, piece, rows, bounce), target, piece, rows, dtype)
+            raw = self._rows(run, piece, rows, bounce)
+            self._refuse_nan(raw, piece.check, run.file, piece)
+            convert_rows(raw, target, piece, rows, dtype)
             return
         scales = self._scales(run, piece.scales, rows, bounce)
         raw = self._rows(run, piece, rows, bounce)
         self._dequantisers[_piece_id(piece)].convert(raw, scales, target, piece, rows)
+
+    def _unpack(self, target: np.ndarray, run: ByteRun, piece: Piece, coding: Coding, dtype: str) -> None:
+        """Dequantise a packed matrix: all that it is stored as, its codes and scales among them, is read at once."""
+        stored: list[np.ndarray] = []
+        for (file, offset), (role, one) in zip(run.inputs_at, coding.inputs.items(), strict=True):
+            stored.append(self._view(file, offset, one.count_bytes, BounceBuffer(one.count_bytes)))
+            self._refuse_nan(stored[-1], coding.packing.scale_dtype if role == "scales" else "", file, piece)
+        unpack(coding, stored, target, piece, dtype)
+
+    def _require_equal(self, raw: np.ndarray, run: ByteRun, piece: Piece) -> None:
+        """Raise CheckpointError if another stored tensor differs that a slot holds once."""
+        for file, offset in run.inputs_at:
+            other = self._view(file, offset, len(raw), BounceBuffer(len(raw)))
+            if not np.array_equal(raw, other):
+                what = f"the stored matrices of {self._names[piece.tensor]} of an expert have different ones"
+                raise CheckpointError(what, self._files[file].path, "Use experts_in = dequantised")
+
+    def _refuse_nan(self, scales: np.ndarray, dtype: str, file: int, piece: Piece) -> None:
+        """Raise CheckpointError if one of the scales, uint8 [bytes], is NaN; no `dtype`: they are no scales."""
+        if dtype and has_nan(scales, dtype):
+            what = f"the scales of {self._names[piece.tensor]} of an expert hold a value that is no number (NaN)"
+            raise CheckpointError(what, self._files[file].path, "Download the checkpoint again")
 
     def _rows(self, run: ByteRun, piece: Piece, rows: range, bounce: BounceBuffer) -> np.ndarray:
         row_bytes = piece.source_bytes // piece.source_shape[0]
@@ -127,8 +170,7 @@ class FileSource:
         return self._checked((file,), lambda bounce: self._files[file].read_joined(memory, spans, bounce))
 
     def _converted(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range) -> Chunk:
-        files = (run.file, run.scales_at[0]) if piece.scales else (run.file,)
-        return self._checked(files, lambda bounce: self._pieces.fill(target, run, piece, rows, bounce))
+        return self._checked(run.files, lambda bounce: self._pieces.fill(target, run, piece, rows, bounce))
 
     def _checked(self, files: tuple[int, ...], read: Chunk) -> Chunk:
         """Return `read` with a check of the stamps after it, also after a failure: a truncated file is named so."""
@@ -154,16 +196,16 @@ class StoreSource:
         source = (layer * self._survey.experts + expert) * self._survey.stride_bytes
         filled = filled_bytes(self._survey, expert)
         return [
-            self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, filled - at))
+            self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, filled - at), opens=at == 0)
             for at in range(0, filled, CHUNK_BYTES)
         ]
 
     def close(self) -> None:
         """Keep the store open: it belongs to the process."""
 
-    def _copy(self, memory: np.ndarray, target: int, source: int, count: int) -> Chunk:
+    def _copy(self, memory: np.ndarray, target: int, source: int, count: int, opens: bool) -> Chunk:
         def copy() -> None:
             np.copyto(memory[target : target + count], self._store[source : source + count])
 
         link = self._link
-        return lambda bounce: copy() if link is None else link.carry(count, copy)
+        return lambda bounce: copy() if link is None else link.carry(count, copy, opens)

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig
 
-from ...errors import CheckpointError
-from .architecture import build_on_meta, model_class, takes_images
+from ....errors import CheckpointError
+from ..architecture import build_on_meta, model_class, takes_images
 from .tiny_sizes import HEAD, HEADS, HIDDEN, cap_override, cap_size
 
 MAX_LAYERS = 12

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from ...errors import CheckpointError
-from ...ipc.messages import RequestRow, Sampling
-from .architecture import build_on_meta, model_class
-from .cache_blocks import RowPrefix, may_cut
-from .cache_rows import UnknownCacheLayer, require_known
-from .configuration import first_line
-from .encoder_decoder import logits_alone, new_unit
-from .families.registry import correct_blocks, correct_positions
+from ....errors import CheckpointError
+from ....ipc.messages import RequestRow, Sampling
+from ..architecture import build_on_meta, model_class
+from ..cache_blocks import RowPrefix, may_cut
+from ..cache_rows import UnknownCacheLayer, require_known
+from ..configuration import first_line
+from ..encoder_decoder import logits_alone, new_unit
+from ..families.registry import correct_blocks, correct_positions
+from ..unit import RowAbilities, Unit
 from .tiny_copy import shrink
 from .tiny_sizes import VOCABULARY
-from .unit import RowAbilities, Unit
 
 TOLERANCE = 1e-3
 """Largest allowed error as a share of the largest logit, float32. A leak of padding or of a neighbour's state is a

@@ -1,0 +1,1 @@
+"""Quantizers of transformers that dequantise what the library cannot, while it loads a skeleton."""

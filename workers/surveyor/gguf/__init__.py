@@ -1,0 +1,1 @@
+"""Describes a GGUF model in the form of a checkpoint folder, by rules of transformers and the `gguf` package."""
