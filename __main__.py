@@ -15,7 +15,8 @@ def main() -> int:
     """Run the command that the arguments of this process describe; return the exit code.
 
     Ctrl-C ends the process without a traceback from here on. Before the command runs there is nothing to stop, so the
-    process exits at once: an exception inside an import has made extension modules crash.
+    process exits at once: an exception inside an import has made extension modules crash. When the command is over,
+    Ctrl-C is ignored.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not ignored, as in a shell's background
         signal.signal(signal.SIGINT, _exit_at_once)
@@ -27,7 +28,13 @@ def main() -> int:
         sys.stderr.write("stopped\n")
         return STOPPED
     finally:
-        _restore_interrupt()
+        _ignore_interrupt()
+
+
+def _ignore_interrupt() -> None:
+    """Ignore Ctrl-C while Python ends: the command is over, and its exit code is known."""
+    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _exit_at_once):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _restore_interrupt() -> None:

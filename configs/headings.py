@@ -4,7 +4,7 @@ from __future__ import annotations
 
 HEADINGS: dict[str, tuple[str, ...]] = {
     "Model": ("model", "revision", "dtype", "device"),
-    "Memory": ("tier", "expert_memory", "host_memory", "kv_memory"),
+    "Memory": ("tier", "expert_memory", "experts_in", "host_memory", "kv_memory"),
     "Generation": (
         "batch_size",
         "prefill_tokens",
@@ -32,12 +32,15 @@ HEADINGS: dict[str, tuple[str, ...]] = {
     "Research": (
         "policy",
         "slot_sharing",
+        "layer_loads",
         "hints",
         "gates_file",
         "rank_victims",
         "belief",
         "oracle_routes",
+        "link",
         "link_rate",
+        "link_latency_us",
         "record",
         "trace",
         "trace_hidden",

@@ -29,12 +29,15 @@ RANGES = {
     "compute_threads": Meta(ge=0, le=1024),
     "reads_in_flight": Meta(ge=1, le=1024),
     "trace_hidden": Meta(ge=0, le=1),
+    "link_latency_us": Meta(ge=0, le=10**6),
     "start_timeout_s": Meta(gt=0, le=10**6),
     "hang_timeout_s": Meta(ge=0, le=10**6),
     "restart_limit": Meta(ge=0),
 }
 """Allowed range of every numeric field."""
 
+AUTO = "auto"
+"""Value of `expert_memory` for as much as fits."""
 MIN_HANG_TIMEOUT_S = 3.0
 """A stage publishes every second, if the machine is not too busy."""
 
@@ -57,7 +60,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Device of the computation: cpu, cuda, or cuda:N. On a GPU expert_memory and kv_memory are its memory. Several
     GPUs (cuda:0,cuda:1) get an engine each, with this much memory each, and share one host store."""
     expert_memory: str = "25%"
-    """Expert slots: bytes (900MB, 1GiB) or a percentage of the model's experts."""
+    """Expert slots: bytes (900MB, 1GiB), a percentage of the model's experts, or auto: what fits beside all else, with
+    a margin. serve, generate, chat and batch take auto where neither this nor a preset is given."""
+    experts_in: Literal["auto", "packed", "dequantised"] = "auto"
+    """Quantised experts in slots. packed: as they are stored, two to four times as many in the same memory, unpacked
+    where they are computed; dequantised: in the type of the computation. auto: dequantised where all experts have room
+    so, and on a GPU. The tokens are the same."""
     host_memory: str = "100%"
     """Host store: bytes or a percentage of the model's experts. With tier `host` it must hold every expert. On a GPU
     with tier `disk` it keeps the experts read last (several GPUs get an equal part each)."""
@@ -88,6 +96,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Eviction policy for experts that no prediction protects; all but popularity are baselines (docs/decisions.md)."""
     slot_sharing: Literal["pool", "layer"] = "pool"
     """pool: all layers share the slots; layer: each layer has the same number of slots."""
+    layer_loads: Literal["needed", "whole"] = "needed"
+    """needed: a miss loads the experts that a layer chose; whole: all experts of that layer, in their order (the
+    baseline SE-MoE, whose unit is the layer)."""
     predictor: Predictor = "auto"
     """Predictor of routing; auto: the trained predictor in the model folder (path), else a token table. noise and
     opposite are wrong on purpose; oracle reads `oracle_routes`; the others are baselines (docs/prediction.md)."""
@@ -105,8 +116,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """auto: predictions and hints pause where they cost more time than they save."""
     oracle_routes: str = ""
     """Recording of an earlier run of the same requests, for predictor = oracle."""
+    link: Literal["copy", "dma"] = "copy"
+    """Tier host. copy: the loader copies an expert into its slot; dma: no core copies. An expert takes its time on the
+    emulated link of `link_rate`, then its slot becomes a view of the host store (docs/experiments.md)."""
     link_rate: str = ""
     """Tier host: emulate a link of this many bytes a second (8GB) between store and slots; empty: as fast as memory."""
+    link_latency_us: float = 0.0
+    """Microseconds that an expert takes on the emulated link before its first byte."""
     compute_threads: int = 0
     """Threads of the compute process; 0: all cores of this machine up to 2, else all but one."""
     kernels: str = "auto"
@@ -139,7 +155,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         _check_texts(self)
         _check_files(self)
         for name in ("expert_memory", "host_memory", "kv_memory"):
-            parse_memory(getattr(self, name), name)
+            if (name, getattr(self, name)) != ("expert_memory", AUTO):
+                parse_memory(getattr(self, name), name)
         _check_link(self)
         check_kernels(self.kernels, self.on_device)
         _check_device(self)
@@ -216,9 +233,10 @@ def _check_device(config: Config) -> None:
         return
     if config.batch_invariant:
         raise UsageError("is possible on the CPU alone", "batch_invariant", "Leave it out, or use device = cpu")
-    if config.link_rate:
+    if config.link_rate or config.link == "dma":
+        option = "link_rate" if config.link_rate else "link"
         raise UsageError(
-            "a device has its own link, which cannot be emulated", "link_rate", "Leave it out, or use device = cpu"
+            "a device has its own link, which cannot be emulated", option, "Leave it out, or use device = cpu"
         )
     if parse_size(config.kv_memory, "kv_memory").count_bytes is None:
         remedy = "Give bytes, for example 4GiB"
@@ -237,8 +255,18 @@ def _check_hang_timeout(config: Config) -> None:
 
 def _check_link(config: Config) -> None:
     if not config.link_rate:
+        _require_no_link(config)
         return
     if config.tier != "host":
         raise UsageError("only the host tier has a link to emulate", "link_rate", "Add tier = host, or leave it out")
     if not parse_memory(config.link_rate, "link_rate", percentage=False).count_bytes:
         raise UsageError(f"'{config.link_rate}' is not a rate", "link_rate", "Give bytes a second, for example 8GB")
+
+
+def _require_no_link(config: Config) -> None:
+    """Check that no option speaks of an emulated link where there is none."""
+    remedy = "Add tier = host and link_rate, for example 8GB"
+    if config.link == "dma" and not config.on_device:
+        raise UsageError("'dma' is an emulated link, and no rate is given for it", "link", remedy)
+    if config.link_latency_us:
+        raise UsageError("is of an emulated link, and no rate is given for one", "link_latency_us", remedy)

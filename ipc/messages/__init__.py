@@ -1,6 +1,7 @@
 """All messages by receiver: one module a receiver, one closed union a direction. Ids and small arrays only, never
 weights."""
 
+from .activity import Activity, AskActivity, CacheHeat, OpenRequest, OpenRequests, StageSpans, Watched
 from .base import (
     NEUTRAL,
     NO_CAUSE,
@@ -21,6 +22,7 @@ from .control import (
     AskSurvey,
     Drain,
     Failed,
+    HistogramCounts,
     KillStage,
     Peer,
     PeerDied,
@@ -29,10 +31,12 @@ from .control import (
     Published,
     Ready,
     Snapshot,
-    Span,
     StageStats,
+    StageTotals,
     Surveyed,
 )
+from .history import AskHistory, History, HistoryPoint, StagePoint
+from .spans import Span
 from .to_client import Accepted, Finished, Refused, Timings, ToClient, Tokens, Welcome
 from .to_compute import (
     ComputeFromLoader,
@@ -73,13 +77,14 @@ from .to_scheduler import (
 )
 
 __all__ = [
-    "Accepted", "AskSnapshot", "AskSurvey", "Cancel", "Cause", "CauseKind", "ComputeFromLoader",
-    "ComputeFromScheduler", "CopiesDone", "Copy", "Details", "Drain", "DropPrefix", "DropUnit", "ErrorFacts",
-    "Failed", "Filled", "Finished", "FromClient", "FromCompute", "FromPredictor", "GenerationSettings",
-    "HeldFromLoader", "Hello", "Hint", "KeepPrefix", "KillStage", "LoaderFromCompute", "LoaderFromPredictor",
-    "Message", "Miss", "NEUTRAL", "NO_CAUSE", "NO_DETAILS", "Peer", "PeerDied", "PredictRows", "PredictStep",
-    "PredictorFromLoader", "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready", "Recall",
-    "Refused", "Released", "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails", "RowPredictions",
-    "RunStep", "Sampling", "Snapshot", "Span", "Split", "StageStats", "StepPrediction", "StepRouting", "StepSize",
-    "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "TokenLogprob", "Tokens", "Welcome",
+    "Accepted", "Activity", "AskActivity", "AskHistory", "AskSnapshot", "AskSurvey", "CacheHeat", "Cancel", "Cause",
+    "CauseKind", "ComputeFromLoader", "ComputeFromScheduler", "CopiesDone", "Copy", "Details", "Drain", "DropPrefix",
+    "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished", "FromClient", "FromCompute", "FromPredictor",
+    "GenerationSettings", "HeldFromLoader", "Hello", "Hint", "HistogramCounts", "History", "HistoryPoint", "KeepPrefix",
+    "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NEUTRAL", "NO_CAUSE", "NO_DETAILS",
+    "OpenRequest", "OpenRequests", "Peer", "PeerDied", "PredictRows", "PredictStep", "PredictorFromLoader",
+    "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready", "Recall", "Refused", "Released",
+    "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails", "RowPredictions", "RunStep", "Sampling", "Snapshot",
+    "Span", "Split", "StagePoint", "StageSpans", "StageStats", "StageTotals", "StepPrediction", "StepRouting",
+    "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "TokenLogprob", "Tokens", "Watched", "Welcome",
 ]  # fmt: skip

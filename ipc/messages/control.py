@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
+from .activity import Activity, AskActivity, CacheHeat, OpenRequests, Watched
 from .base import ErrorFacts, Message
+from .history import AskHistory, History
+from .spans import Span
 
 
-class Span(msgspec.Struct, frozen=True, array_like=True):
-    """One activity of a stage, in nanoseconds of the machine's monotonic clock."""
+class HistogramCounts(msgspec.Struct, frozen=True, array_like=True):
+    """Durations counted by upper bounds."""
 
-    name: str
-    start_ns: int
-    end_ns: int
-    lane: int = 0
-    detail: dict[str, int | str] = {}
+    bounds_s: list[float]
+    """Upper bounds, rising, in seconds."""
+    counts: list[int]
+    """Durations up to each bound and above the one before it; one more, for those above the last bound."""
+    sum_ns: int
+
+    def __add__(self, other: HistogramCounts) -> HistogramCounts:
+        counts = [count + more for count, more in zip(self.counts, other.counts, strict=True)]
+        return HistogramCounts(self.bounds_s, counts, self.sum_ns + other.sum_ns)
 
 
 class StageStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +38,21 @@ class StageStats(msgspec.Struct, frozen=True, kw_only=True):
     """Units of work finished: tokens (compute), requests (scheduler), forecasts (predictor), experts (loader)."""
     queue: int = 0
     waiting_on: str = ""
+    stalled_ns: int = 0
+    """Time for which the stage waited for another one with work to do. No counter, as a wait is no progress."""
     counters: dict[str, int | float] = {}
+    histograms: dict[str, HistogramCounts] = {}
+
+
+class StageTotals(msgspec.Struct, frozen=True, array_like=True):
+    """Counts of a stage over all its ended epochs."""
+
+    busy_ns: int
+    stalled_ns: int
+    done: int
+    counters: dict[str, int | float]
+    """Levels are in here too, where their sum means nothing."""
+    histograms: dict[str, HistogramCounts]
 
 
 class Ready(Message, frozen=True):
@@ -76,6 +99,8 @@ class AskSurvey(Message, frozen=True):
     """True: the model is computed on a device, and its survey has no kernel table."""
     measure: bool = False
     """True: kernels are timed again even if a table was kept."""
+    experts_in: Literal["auto", "packed", "dequantised"] = "dequantised"
+    """Form of quantised experts in slots (`PackingChoice`)."""
 
 
 class Prepare(Message, frozen=True):
@@ -94,7 +119,7 @@ class Surveyed(Message, frozen=True):
 FromSurveyor = Progress | Surveyed | Failed
 FROM_SURVEYOR: msgspec.msgpack.Decoder[FromSurveyor] = msgspec.msgpack.Decoder(FromSurveyor)
 
-FromStage = Ready | Published | Failed | Progress
+FromStage = Ready | Published | Failed | Progress | CacheHeat | OpenRequests
 FROM_STAGE: msgspec.msgpack.Decoder[FromStage] = msgspec.msgpack.Decoder(FromStage)
 
 
@@ -117,7 +142,7 @@ class Drain(Message, frozen=True):
     """Finish what is in flight, publish a last time and exit with 0."""
 
 
-ToStage = Peer | PeerDied | Drain
+ToStage = Peer | PeerDied | Drain | Watched
 TO_STAGE: msgspec.msgpack.Decoder[ToStage] = msgspec.msgpack.Decoder(ToStage)
 
 
@@ -131,7 +156,8 @@ class KillStage(Message, frozen=True):
     stage: str
 
 
-FROM_WATCHER: msgspec.msgpack.Decoder[AskSnapshot | KillStage] = msgspec.msgpack.Decoder(AskSnapshot | KillStage)
+FromWatcher = AskSnapshot | AskHistory | KillStage | AskActivity
+FROM_WATCHER: msgspec.msgpack.Decoder[FromWatcher] = msgspec.msgpack.Decoder(FromWatcher)
 
 
 class Snapshot(Message, frozen=True, kw_only=True):
@@ -144,6 +170,11 @@ class Snapshot(Message, frozen=True, kw_only=True):
     facts: dict[str, dict[str, int | float | str]]
     down: dict[str, int] = {}
     """Stages that have died and whose successors are not ready: stage -> the epoch that died."""
+    ended: dict[str, StageTotals] = {}
+    """Stage -> what its earlier epochs counted; with `stages`, counts that never fall."""
+    failures: dict[str, dict[str, int]] = {}
+    """Stage -> how its processes ended ('died', 'failed' with an error, 'hung') -> how often."""
 
 
-SNAPSHOT: msgspec.msgpack.Decoder[Snapshot] = msgspec.msgpack.Decoder(Snapshot)
+ToWatcher = Snapshot | History | Activity
+TO_WATCHER: msgspec.msgpack.Decoder[ToWatcher] = msgspec.msgpack.Decoder(ToWatcher)

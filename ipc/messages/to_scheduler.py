@@ -33,6 +33,8 @@ class Submit(Message, frozen=True, kw_only=True):
     """Let the result depend on no other request (I1d). None: as the engine is configured."""
     priority: int = 0
     """A request with a lower number starts first; clients take turns among requests of the same."""
+    user: str = ""
+    """Whom the client sends it for: users of one connection take turns as connections do."""
     details: Details = NO_DETAILS
 
 
@@ -82,6 +84,8 @@ class Stepped(Message, frozen=True, kw_only=True):
     kv_bytes: int
     experts: int = 0
     """Number of distinct experts that the step ran, summed over its layers."""
+    misses: int = 0
+    """Number of those that were not there when their layer began."""
     moved_ns: int = 0
     """Time for rows that left, joined or split before the forward pass; part of `busy_ns` except for a `Split`."""
     at_most: StepSize | None = None

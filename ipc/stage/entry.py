@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ...errors import EngineError, ExpertFlowError
+from .logs import set_up_logging
 from .run_with_parent import ORPHANED, end_with_process, end_with_supervisor
 from .stage import Stage
 from .startup import Preparation, StageSpec, SupervisorGone, Surveyor, await_spec, prepare_nothing, refuse_survey
@@ -31,7 +32,7 @@ def run_stage(
     end_with_process(int(sys.argv[2]))
     spec = _await_spec(survey, prepare)
     end_with_supervisor(spec.death_fd, spec.supervisor_pid)
-    logging.basicConfig(format=f"%(asctime)s {spec.stage}.{spec.epoch} %(levelname)s %(name)s: %(message)s")
+    set_up_logging(spec.log, spec.stage, spec.epoch)
     with Stage(spec) as stage:
         _handle_signals(stage)
         code = _run(main, stage)
@@ -62,6 +63,7 @@ def _run(main: Callable[[Stage], None], stage: Stage) -> int:
         return FAILED
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the supervisor gets any error
         logging.getLogger(__name__).exception("stage failed")
-        stage.fail(EngineError(f"{type(error).__name__}: {error}", f"stage {stage.spec.stage}", "This is a bug"))
+        told = f"{type(error).__name__}: {error}" if stage.spec.log.tells_all else type(error).__name__
+        stage.fail(EngineError(told, f"stage {stage.spec.stage}", "This is a bug"))
         return FAILED
     return 0

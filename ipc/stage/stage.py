@@ -15,6 +15,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -27,13 +28,30 @@ import msgspec
 import zmq
 
 from ...errors import ExpertFlowError
-from ..messages import Drain, ErrorFacts, Failed, Message, Peer, PeerDied, Progress, Published, Ready, Span, StageStats
+from ..messages import (
+    CacheHeat,
+    Drain,
+    ErrorFacts,
+    Failed,
+    HistogramCounts,
+    Message,
+    OpenRequests,
+    Peer,
+    PeerDied,
+    Progress,
+    Published,
+    Ready,
+    Span,
+    StageStats,
+    Watched,
+)
 from ..messages.control import TO_STAGE, ToStage
 from ..shared.memory import Arena
 from ..transport.addresses import CONTROL, Party, socket_address
 from ..transport.link import Link
 from ..transport.sockets import Context, Socket
 from .events import PeerJoined, PeerLost, Readable, Received, StageEvent, Stopping
+from .span_quota import quota_of
 from .startup import StageSpec
 from .wiring import decoders_of
 
@@ -53,6 +71,8 @@ class Stage:
         self.config = spec.config
         self.context: Context = zmq.Context()
         self.running = True
+        self.watched = False
+        """True while somebody watches: then this stage reports more than statistics."""
         self._party = Party(spec.stage, spec.epoch)
         self._poller = zmq.Poller()
         self._control: Link[ToStage] = Link.connect(
@@ -72,6 +92,7 @@ class Stage:
         self._sent = 0
         self._published_ns = 0
         self._spans: list[Span] = []
+        self._quota = quota_of(spec.stage)
         self._rejected = 0
 
     def __enter__(self) -> Stage:
@@ -135,6 +156,8 @@ class Stage:
 
     def ready(self, facts: dict[str, int | float | str] | None = None) -> None:
         """Report that this stage can work; `facts` go to its peers (`PeerJoined.facts`) and the user."""
+        words = ", ".join(f"{name} {value}" for name, value in (facts or {}).items() if value != "")
+        logging.getLogger(__name__).info("ready%s", f": {words}" if words else "")
         self._control.send(Ready(self.spec.stage, self.spec.epoch, facts or {}))
 
     def progress(self, what: str, done: int, total: int) -> None:
@@ -148,12 +171,24 @@ class Stage:
         self._control.send(Failed(self.spec.stage, msgspec.structs.replace(facts, where=where)))
 
     @property
+    def waited_ns(self) -> int:
+        """Return the time spent in `poll`."""
+        return self._waited_ns
+
+    @property
     def publish_due(self) -> bool:
         """Return whether a second has passed or `MAX_SPANS` were added since the last `publish`."""
         return time.monotonic_ns() - self._published_ns > PUBLISH_EVERY_NS or len(self._spans) > MAX_SPANS
 
     def publish(
-        self, *, done: int = 0, queue: int = 0, waiting_on: str = "", counters: dict[str, int | float] | None = None
+        self,
+        *,
+        done: int = 0,
+        queue: int = 0,
+        waiting_on: str = "",
+        stalled_ns: int = 0,
+        counters: dict[str, int | float] | None = None,
+        histograms: dict[str, HistogramCounts] | None = None,
     ) -> None:
         """Publish statistics and the spans since the last `publish`. All time outside `poll` counts as busy."""
         self._published_ns = now_ns = time.monotonic_ns()
@@ -166,19 +201,25 @@ class Stage:
             done=done,
             queue=queue,
             waiting_on=waiting_on,
+            stalled_ns=stalled_ns,
+            histograms=histograms or {},
             counters={**(counters or {}), "sent": self._sent, "rejected": self.rejected},
         )
         spans, self._spans = self._spans, []
         self._control.send(Published(stats, spans))
 
+    def report(self, activity: CacheHeat | OpenRequests) -> None:
+        """Report what this stage does now; only while it is `watched`."""
+        self._control.send(activity)
+
     @property
     def draws(self) -> bool:
-        """Return whether a timeline is drawn."""
-        return bool(self.config.timeline)
+        """Return whether spans are wanted now: a timeline is drawn, or somebody watches and the quota lasts."""
+        return bool(self.config.timeline) or (self.watched and self._quota.is_open(time.monotonic_ns()))
 
     @contextmanager
     def span(self, name: str, lane: int = 0, **detail: int | str) -> Iterator[None]:
-        """Add the time spent inside to the timeline, if one is drawn."""
+        """Add the time spent inside as a span, if spans are wanted."""
         start_ns = time.monotonic_ns()
         yield
         self.add_span(name, start_ns, time.monotonic_ns(), lane, detail)
@@ -186,8 +227,9 @@ class Stage:
     def add_span(
         self, name: str, start_ns: int, end_ns: int, lane: int = 0, detail: dict[str, int | str] | None = None
     ) -> None:
-        """Put something on the timeline, if one is drawn; times are `time.monotonic_ns`."""
+        """Add a span if spans are wanted (`draws`); times are `time.monotonic_ns`."""
         if self.draws:
+            self._quota.take()
             self._spans.append(Span(name, start_ns, end_ns, lane, detail or {}))
 
     @property
@@ -213,6 +255,8 @@ class Stage:
         for message in messages:
             if isinstance(message, Drain):
                 self.stop(gently=True)
+            elif isinstance(message, Watched):
+                self.watched = message.on
             elif isinstance(message, PeerDied):
                 events += self._on_peer_died(message)
             elif self._open_link(message):

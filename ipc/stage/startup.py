@@ -11,6 +11,7 @@ import msgspec
 from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError
 from ..messages import AskSurvey, ErrorFacts, Failed, Message, Prepare, Progress, Surveyed
+from .logs import LogSpec
 
 
 class SharedMemory(msgspec.Struct, frozen=True):
@@ -37,6 +38,8 @@ class StageSpec(Message, frozen=True, kw_only=True):
     """Tier `host`: every expert lies in `host` already, or another engine's loader brings it there."""
     full_fd: int = -1
     """Eventfd of a store that several engines share; readable once the store is full."""
+    log: LogSpec = LogSpec()
+    """Destination of the stage's log."""
     supervisor_pid: int = 0
     death_fd: int = -1
     """The read end of a pipe that closes with the supervisor."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from ...errors import BusyError, EngineError, ExpertFlowError
+from ...errors import BusyError, EngineError, ExpertFlowError, UsageError
 from ...workers.scheduler.validation import SEED_LIMIT
 from ..client.completions import Completion
 from ..client.options import Request
@@ -18,8 +20,17 @@ from ..openai.call import Call
 from ..openai.endpoints import prepare_call
 from ..openai.errors import ApiError
 from ..openai.model import ServedModel
+from ..openai.reading import read_json
 from .request_line import RequestLine, seed_of
 from .result_lines import failure_line, name_of, result_line
+
+Defaults = Mapping[str, Any]
+"""Fields of bodies that do not name them."""
+NO_DEFAULTS: Defaults = MappingProxyType({})
+
+
+_OWN_FIELDS = {"prompt", "messages", "stream"}
+"""Fields that make no sense for all lines."""
 
 
 class LineCall(NamedTuple):
@@ -36,13 +47,16 @@ class Failed(NamedTuple):
     body: bytes
 
 
-def read_call(line: RequestLine, model: ServedModel, job: str, created: int) -> LineCall | Failed:
+def read_call(
+    line: RequestLine, model: ServedModel, job: str, created: int, defaults: Defaults = NO_DEFAULTS
+) -> LineCall | Failed:
     """Return the requests of a line, or why it is refused. Takes as long as its texts take to become ids.
 
-    A seed that the body does not name is derived from the custom_id; ids and time of the answer are those of the job.
+    Fields that the body does not name are those of `defaults`; a seed that is in neither is derived from the custom_id;
+    ids and time of the answer are those of the job.
     """
     try:
-        call = prepare_call(line.url, line.body, model)
+        call = prepare_call(line.url, {**defaults, **read_json(line.body)} if defaults else line.body, model)
         if call.stream:
             raise ApiError(400, "stream: results of a batch are whole; leave it out", param="stream")
     except ApiError as error:
@@ -104,3 +118,22 @@ def _lacks_seed(request: Request) -> bool:
 def _without_chance(completion: Completion) -> Completion:
     """Return the completion without the prompt tokens that happened to be cached."""
     return replace(completion, cached_tokens=0)
+
+
+def read_defaults(text: str) -> Defaults:
+    """Return the fields of a JSON object, given as a text or as the name of a file. Raises UsageError."""
+    if not text:
+        return NO_DEFAULTS
+    remedy = """Give for example '{"max_tokens": 64, "temperature": 0}', or the name of a file with it"""
+    try:
+        content = text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8")
+        fields = read_json(content.encode())
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"is neither an object of JSON nor a file that can be read ({error})", text, remedy) from error
+    except ApiError as error:
+        raise UsageError(f"is no JSON ({error.message})", "defaults", remedy) from error
+    if not isinstance(fields, dict):
+        raise UsageError("is no object", "defaults", remedy)
+    if own := fields.keys() & _OWN_FIELDS:
+        raise UsageError(f"names {', '.join(sorted(own))}, which is of each line alone", "defaults", remedy)
+    return fields

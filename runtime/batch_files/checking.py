@@ -14,19 +14,21 @@ from ...workers.checkpoint.config_file import read_config
 from ..engine.preflight import UNKNOWN
 from ..openai.model import ServedModel
 from ..text.codec import TextCodec
-from .calls import Failed, read_call
+from .calls import NO_DEFAULTS, Defaults, Failed, read_call
 from .store import IndexedInput
 
 
-def check_lines(given: IndexedInput, model: ServedModel) -> Iterator[tuple[int, str]]:
+def check_lines(
+    given: IndexedInput, model: ServedModel, defaults: Defaults = NO_DEFAULTS
+) -> Iterator[tuple[int, str]]:
     """Yield the number and the fault of every line that would end in an error before it ran, in order."""
     faults = ((number, fault.message) for _, number, fault in given.faults())
-    yield from heapq.merge(faults, _check_bodies(given, model))
+    yield from heapq.merge(faults, _check_bodies(given, model, defaults))
 
 
-def _check_bodies(given: IndexedInput, model: ServedModel) -> Iterator[tuple[int, str]]:
+def _check_bodies(given: IndexedInput, model: ServedModel, defaults: Defaults) -> Iterator[tuple[int, str]]:
     for row, number, _ in given.index.lines(given.index.open_rows):
-        read = read_call(given.request(row), model, "", 0)
+        read = read_call(given.request(row), model, "", 0, defaults)
         if isinstance(read, Failed):
             yield number, message_of(read)
 

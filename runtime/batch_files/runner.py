@@ -16,7 +16,7 @@ from ..client.async_client import AsyncClient
 from ..client.completions import Completion
 from ..client.options import Request
 from ..openai.model import ServedModel
-from .calls import Failed, answer_line, error_line, failure_of, read_call
+from .calls import NO_DEFAULTS, Defaults, Failed, answer_line, error_line, failure_of, read_call
 from .job import Job
 from .progress import BatchProgress
 from .request_line import RequestLine
@@ -49,6 +49,7 @@ class BatchRun:
     show: Show
     batch_invariant: bool = False
     """Let no result depend on other requests, where a body does not say otherwise."""
+    defaults: Defaults = field(default_factory=lambda: NO_DEFAULTS)
     under_way: int = MIN_UNDER_WAY
     """Lines that run or wait in the engine at the same time."""
     reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "expertflow-batch"))
@@ -92,7 +93,7 @@ class BatchRun:
     async def _result(self, client: AsyncClient, line: RequestLine) -> bytes | Failed:
         """Return the line of results of a request, or its failure. Raises EngineError."""
         read = await asyncio.get_running_loop().run_in_executor(
-            self.reader, read_call, line, self.model, self.job.name, self.job.created
+            self.reader, read_call, line, self.model, self.job.name, self.job.created, self.defaults
         )
         if isinstance(read, Failed):
             return read

@@ -85,9 +85,14 @@ class AsyncBatch(BatchState):
         async for _, event in stream_events([self]):
             yield event
 
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the client was closed before the requests were done."""
+        return self._closed() and not self.done
+
     def require_open(self) -> None:
         """Raise EngineError if the client was closed before the requests were done."""
-        if self._closed() and not self.done:
+        if self.is_closed:
             raise EngineError("the client was closed before its requests were done", "client", "Close it later")
 
     def listen(self, listener: Callable[[], None]) -> None:
@@ -125,27 +130,51 @@ async def wait_for_any(
 
     A cancelled wait cancels the requests of all the batches. Raises EngineError if the client is closed meanwhile.
     """
-    changed, expired = asyncio.Event(), asyncio.Event()
-    timers = _set_all_after(timeout_s, [expired, changed])
-    for batch in batches:
-        batch.listen(changed.set)
+    wait = _Wait(batches, reached)
     try:
-        while not (reached() or expired.is_set()):
-            for batch in batches:
-                batch.require_open()
-            changed.clear()
-            await changed.wait()
+        await wait.run(timeout_s)
     except asyncio.CancelledError:
         for batch in batches:
             batch.cancel()
         raise
     finally:
-        for timer in timers:
-            timer.cancel()
-        for batch in batches:
-            batch.ignore(changed.set)
+        wait.end()
 
 
-def _set_all_after(timeout_s: float | None, events: Sequence[asyncio.Event]) -> list[asyncio.TimerHandle]:
-    loop = asyncio.get_running_loop()
-    return [] if timeout_s is None else [loop.call_later(timeout_s, event.set) for event in events]
+class _Wait:
+    """One wait for updates. The listener checks whether there is something to do: only then is the task resumed."""
+
+    def __init__(self, batches: Sequence[AsyncBatch], reached: Callable[[], bool]) -> None:
+        self._batches, self._reached = batches, reached
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] = self._loop.create_future()
+        self._expired = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self, timeout_s: float | None) -> None:
+        """Wait. Raises EngineError if the client is closed meanwhile."""
+        if timeout_s is not None:
+            self._timer = self._loop.call_later(timeout_s, self._on_timer)
+        for batch in self._batches:
+            batch.listen(self._on_update)
+        while not (self._reached() or self._expired):
+            for batch in self._batches:
+                batch.require_open()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+
+    def end(self) -> None:
+        """Stop listening."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for batch in self._batches:
+            batch.ignore(self._on_update)
+
+    def _on_update(self) -> None:
+        if not self._waiter.done() and (self._reached() or any(batch.is_closed for batch in self._batches)):
+            self._waiter.set_result(None)
+
+    def _on_timer(self) -> None:
+        self._expired = True
+        if not self._waiter.done():
+            self._waiter.set_result(None)

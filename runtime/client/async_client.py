@@ -21,7 +21,7 @@ from typing import Self, Unpack
 from weakref import WeakSet
 
 from ...errors import EngineError, ExpertFlowError, UsageError
-from ...ipc.messages import Snapshot, Welcome
+from ...ipc.messages import HistoryPoint, Snapshot, Welcome
 from ..text.answers.formats import make_parser
 from ..text.answers.parts import AnswerParser
 from ..text.codec import TextCodec
@@ -176,6 +176,18 @@ class AsyncClient:
                 driver.state.require_open()
             return snapshot
 
+    async def history(self, since_ns: int = 0, timeout_s: float = 5.0) -> dict[str, list[HistoryPoint]]:
+        """Return engine -> its points of the last hour. Takes and raises what `Client.history` does."""
+        require_timeout(timeout_s, "timeout_s")
+        driver = self._driver
+        driver.state.require_open()
+        with driver.state.pool.monitors() as monitors:
+            monitors.ask_history(since_ns, timeout_s)
+            while (history := monitors.history_answer()) is None:
+                await asyncio.sleep(_STATS_POLL_S)
+                driver.state.require_open()
+            return history
+
     async def close(self) -> None:
         """Cancel open requests and disconnect. Tasks that still wait for a batch get an EngineError. Idempotent."""
         if self._opened is None or self._opened.state.closed:
@@ -219,6 +231,7 @@ class _LoopDriver:
         self.state, self.loop = state, asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
+        self._sending: asyncio.Handle | None = None
         self._welcomed = asyncio.Event()
         self.loop.add_reader(state.pool.fileno(), self._on_readable)
         self._after_call()
@@ -233,8 +246,10 @@ class _LoopDriver:
         self.state.welcome_client(timeout_s)
 
     def submit(self, requests: list[ClientRequest]) -> None:
-        self.state.submit(requests)
-        self._after_call()
+        """Queue requests: those of one turn of the event loop are sent together."""
+        self.state.enqueue(requests)
+        if self._sending is None:
+            self._sending = self.loop.call_soon(self._send)
 
     def cancel(self, requests: list[ClientRequest]) -> None:
         self.state.cancel(requests)
@@ -245,8 +260,14 @@ class _LoopDriver:
         """Stop driving the pool: the client is closed."""
         self.state.closed = True
         self.loop.remove_reader(self.state.pool.fileno())
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._timer, self._sending):
+            if handle is not None:
+                handle.cancel()
+
+    def _send(self) -> None:
+        self._sending = None
+        self.state.pool.on_deadline()
+        self._after_call()
 
     def _on_readable(self) -> None:
         self.state.pool.on_readable()

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Unpack
 
 from ...errors import EngineError
-from ...ipc.messages import Snapshot, Welcome
+from ...ipc.messages import HistoryPoint, Snapshot, Welcome
 from ..text.answers.formats import make_parser
 from ..text.answers.parts import AnswerParser
 from ..text.conversation import ChatOptions, Messages
@@ -105,6 +105,7 @@ class Client:
         :param prompt_logprobs: the same for the tokens of the prompt; with `max_new_tokens` 0 only these.
         :param routed_experts: give the experts of every token.
         :param priority: requests with a lower number start first.
+        :param user: whom the request is for; users of one client take turns as clients do.
         :param batch_invariant: True: the result depends on no other request (docs/exactness.md), which is slower; None
             (the default): as the engine is configured.
         :param wait_when_busy: when the engine's queue is full, requests are sent again later (the default), or fail
@@ -169,6 +170,16 @@ class Client:
         self._state.require_open()
         with self._state.pool.monitors() as monitors:
             return monitors.snapshot(timeout_s)
+
+    def history(self, since_ns: int = 0, timeout_s: float = 5.0) -> dict[str, list[HistoryPoint]]:
+        """Return engine -> its points of the last hour after `since_ns`, one a second, as `Watcher.history` does.
+
+        Raises EngineError if no engine answers within `timeout_s`.
+        """
+        require_timeout(timeout_s, "timeout_s")
+        self._state.require_open()
+        with self._state.pool.monitors() as monitors:
+            return monitors.history(since_ns, timeout_s)
 
     def close(self) -> None:
         """Cancel open requests and disconnect."""

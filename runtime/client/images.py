@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...errors import RequestError, UsageError
-from ...ipc.shared.attachments import Attachments, is_of_positions
+from ...ipc.shared.attachments import TOKEN_TYPES, Attachments, is_of_positions
 from .processor import EXTRA, load_processor
 
 if TYPE_CHECKING:
@@ -81,9 +83,23 @@ def _encode(processor: Any, text: str, images: list[Image]) -> tuple[list[int], 
     except (ValueError, TypeError, LookupError, ZeroDivisionError) as error:
         what = f"the model's processor refuses it ({error})"
         raise RequestError(what, "prompt", "Check the images' sizes and the placeholders in the text") from error
+    _require_apart(inputs, len(images))
     kept = {name: inputs[name] for name in inputs if name not in ("input_ids", "attention_mask")}
     arrays = {name: array[0] if is_of_positions(name) else array for name, array in kept.items()}
     return inputs["input_ids"][0].tolist(), save(arrays)
+
+
+def _require_apart(inputs: Any, count: int) -> None:
+    """Raise RequestError if a model that finds its images by runs of their positions would find too few.
+
+    Those with a grid of patches for each image do so (Qwen2-VL to Qwen3-VL, GLM-4V, …), in transformers, too.
+    """
+    if "image_grid_thw" not in inputs or TOKEN_TYPES not in inputs:
+        return
+    is_image = np.concatenate([[False], inputs[TOKEN_TYPES][0] == 1])
+    if int((is_image[1:] & ~is_image[:-1]).sum()) < count:
+        what = "has image placeholders side by side, which this model takes for one image"
+        raise RequestError(what, "prompt", "Put text between them, or the model's markers around each")
 
 
 def _with_placeholders(processor: Any, text: str, count: int) -> str:
@@ -112,4 +128,5 @@ def _open(image: str | Path | bytes, number: int) -> Image:
             with PIL.Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
                 return PIL.ImageOps.exif_transpose(opened).convert("RGB")
     except (*_UNREADABLE, PIL.Image.DecompressionBombError) as error:
-        raise RequestError(f"cannot be read as an image ({error})", where, "Give a PNG or JPEG file") from error
+        reason = "its format is not known" if isinstance(error, PIL.UnidentifiedImageError) else error
+        raise RequestError(f"cannot be read as an image ({reason})", where, "Give a PNG or JPEG file") from error

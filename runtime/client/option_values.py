@@ -11,6 +11,7 @@ from ...errors import RequestError
 MAX_DEADLINE_S = 10**9
 MAX_STOPS, MAX_STOP_LENGTH = 16, 1000
 MAX_SAMPLES = 128
+MAX_USER_LENGTH = 200
 
 
 def read_prompt_ids(prompt: Sequence[int]) -> list[int]:
@@ -46,6 +47,14 @@ def read_logit_bias(biases: Mapping[int, float], where: str) -> dict[int, float]
         remedy = "Give a dict, such as {50256: -100}"
         raise RequestError(f"must map token ids to numbers, not {biases!r}", where, remedy)
     return {read_integer(token, where): read_number(bias, where) for token, bias in biases.items()}
+
+
+def read_user(value: str, where: str) -> str:
+    """Return the name of a user. Raises RequestError for what is no text, or too long."""
+    if not isinstance(value, str) or len(value) > MAX_USER_LENGTH:
+        what = f"must be a text of up to {MAX_USER_LENGTH} characters, not {value!r:.60}"
+        raise RequestError(what, where, "Leave it out, or give a short name")
+    return value
 
 
 def read_optional_integer(value: int | None, where: str) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, TypedDict, Unpack
 
 from msgspec import UNSET, UnsetType
@@ -38,6 +38,7 @@ from .option_values import (
     read_seconds,
     read_stop,
     read_token_ids,
+    read_user,
 )
 
 Prompt = str | Sequence[int] | ImagePrompt
@@ -66,6 +67,7 @@ class OptionNames(TypedDict, total=False):
     prompt_logprobs: int | None
     routed_experts: bool
     priority: int
+    user: str
     n: int
     structured: Structured | Grammar | None
     skip_special_tokens: bool
@@ -98,6 +100,7 @@ class RequestOptions:
     prompt_logprobs: int | None = None
     routed_experts: bool = False
     priority: int = 0
+    user: str = ""
     n: int = 1
     structured: Structured | Grammar | None = None
     skip_special_tokens: bool = True
@@ -187,6 +190,7 @@ class Request:
     prompt_logprobs: int | None | UnsetType = UNSET
     routed_experts: bool | UnsetType = UNSET
     priority: int | UnsetType = UNSET
+    user: str | UnsetType = UNSET
     n: int | UnsetType = UNSET
     structured: Structured | Grammar | None | UnsetType = UNSET
     skip_special_tokens: bool | UnsetType = UNSET
@@ -196,7 +200,8 @@ class Request:
 
 def read_options(max_new_tokens: int = 32, **options: Unpack[OptionNames]) -> RequestOptions:
     """Return checked options. Raises RequestError for a value that no engine accepts."""
-    return _check(RequestOptions(max_new_tokens=max_new_tokens, **options))
+    given = RequestOptions(max_new_tokens=max_new_tokens, **options)
+    return _with_checked(given, {"max_new_tokens": max_new_tokens, **options})
 
 
 def read_request(prompt: Prompt | Request, options: RequestOptions, index: int) -> tuple[Prompt, RequestOptions]:
@@ -208,9 +213,8 @@ def read_request(prompt: Prompt | Request, options: RequestOptions, index: int) 
     shared = options.with_seed(index)
     if not isinstance(prompt, Request):
         return prompt, shared
-    own = {field.name: getattr(prompt, field.name) for field in fields(RequestOptions)}
-    own = {name: value for name, value in own.items() if value is not UNSET}
-    return prompt.prompt, _check(replace(shared, **own))
+    own = {name: value for name in _READERS if (value := getattr(prompt, name)) is not UNSET}
+    return prompt.prompt, _with_checked(shared, own)
 
 
 def require_timeout(timeout_s: float | None, name: str) -> None:
@@ -243,9 +247,10 @@ def raise_if_wrong(facts: ErrorFacts | None) -> None:
         raise facts.to_error()
 
 
-def _check(options: RequestOptions) -> RequestOptions:
-    """Return the options as plain Python numbers. Raises RequestError for a wrong one."""
-    options = replace(options, **{name: read(getattr(options, name), name) for name, read in _READERS.items()})
+def _with_checked(options: RequestOptions, given: Mapping[str, Any]) -> RequestOptions:
+    """Return the options with these as plain Python numbers; the others are. Raises RequestError for a wrong one."""
+    values = {name: read(given[name], name) for name, read in _READERS.items() if name in given}
+    options = replace(options, **values)
     raise_if_wrong(options.error())
     return options
 
@@ -272,6 +277,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "prompt_logprobs": read_optional_integer,
     "routed_experts": read_flag,
     "priority": read_integer,
+    "user": read_user,
     "n": read_count,
     "structured": read_structured,
     "skip_special_tokens": read_flag,

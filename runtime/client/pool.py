@@ -28,9 +28,9 @@ from ...ipc.transport.sockets import Context
 from .address import run_dir_of
 from .balancer import RequestBalancer
 from .connection import EngineConnection
+from .monitors import EngineMonitors
 from .request import ClientRequest
 from .session import WINDOW
-from .snapshots import EngineMonitors
 
 CHECK_EVERY_NS = 500_000_000
 """The engine is checked at this interval while something is awaited from it."""
@@ -99,13 +99,17 @@ class EnginePool:
 
     def submit(self, requests: Iterable[ClientRequest]) -> None:
         """Submit requests; their answers arrive while the pool is driven."""
+        self.enqueue(requests)
+        self._advance()
+
+    def enqueue(self, requests: Iterable[ClientRequest]) -> None:
+        """Submit requests that `on_deadline`, which must be called soon, sends: many calls cost one send then."""
         now_ns = time.monotonic_ns()
         if not self._awaiting:
             self._checked_ns = now_ns  # silence counts from now on
         for request in requests:
             if not request.ended:
                 self._balancer.submit(request, now_ns)
-        self._advance()
 
     def cancel(self, requests: Iterable[ClientRequest]) -> None:
         """Cancel requests: they end between two steps, with the tokens they have."""

@@ -72,8 +72,13 @@ class ClientState:
 
     def submit(self, requests: list[ClientRequest]) -> None:
         """Submit requests that `prepare` has made."""
+        self.enqueue(requests)
+        self.pool.submit([])
+
+    def enqueue(self, requests: list[ClientRequest]) -> None:
+        """Submit requests that `prepare` has made, as `EnginePool.enqueue` does."""
         self._with_images += [request for request in requests if request.submit.attachment]
-        self.pool.submit(requests)
+        self.pool.enqueue(requests)
 
     def discard(self, requests: list[ClientRequest]) -> None:
         """Remove the images of requests that have ended or will not be submitted."""
@@ -171,5 +176,6 @@ def _submit(prompt_ids: list[int], options: RequestOptions) -> Submit:
         deadline_ms=options.deadline_ms,
         batch_invariant=options.batch_invariant,
         priority=options.priority,
+        user=options.user,
         details=options.details,
     )

@@ -11,12 +11,12 @@ from types import TracebackType
 import zmq
 
 from ...errors import UsageError
-from ...ipc.messages import Snapshot
+from ...ipc.messages import Activity, HistoryPoint, Snapshot
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.shared.rundir import engines_of, is_group, living
 from ...ipc.transport.sockets import Context
 from .address import require_engine, run_dir_of
-from .snapshots import EngineMonitors
+from .monitors import EngineMonitors
 
 ANSWER_S = 10.0
 POLL_S = 0.1
@@ -48,6 +48,21 @@ class Watcher:
         Raises EngineError if the engine has ended or does not answer.
         """
         return self._monitors.snapshot(ANSWER_S)
+
+    def history(self, since_ns: int = 0) -> dict[str, list[HistoryPoint]]:
+        """Return engine -> its points of the last hour after `since_ns` (`HistoryPoint.time_ns`), one a second.
+
+        A single engine is called ''; in a group, engines are called by their devices. Raises as `snapshot`.
+        """
+        return self._monitors.history(since_ns, ANSWER_S)
+
+    def activity(self) -> dict[str, Activity]:
+        """Return engine -> what its stages do now, with the spans that this watcher has not returned yet.
+
+        Stages report while somebody asks: the first answer is empty, and the next ones are a second old at most.
+        Engines are called as by `history`. Raises as `snapshot`.
+        """
+        return self._monitors.activity(ANSWER_S)
 
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL, in a group that of each engine. It is restarted like any dead stage."""

@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from msgspec import structs
+
 from ...configs.checks import check_numbers
-from ...configs.schema import Config
+from ...configs.schema import AUTO, Config
 
 DEFAULT_PRESET = "cpu-disk"
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
@@ -37,7 +39,16 @@ class Command(ABC):
 class EngineCommand(Command):
     """A command about an engine: takes every option of `Config`, with defaults from a preset."""
 
+    chooses_memory: ClassVar[bool] = False
+    """Without the option and without a preset, `expert_memory` is auto."""
     preset: str = DEFAULT_PRESET
     """Preset that gives the engine's options their defaults: cpu-disk, cpu-host, cuda, a baseline (cache-moe, se-moe,
     pregated-moe, moe-infinity, on-demand, plec), or a .toml file of yours."""
     engine: Config = field(default_factory=Config)
+
+    @classmethod
+    def engine_defaults(cls, preset: str) -> Config:
+        """Return the configuration of a preset, with what the command chooses by itself. Raises UsageError."""
+        config = Config.load(preset)
+        chooses = cls.chooses_memory and preset == DEFAULT_PRESET
+        return structs.replace(config, expert_memory=AUTO) if chooses else config

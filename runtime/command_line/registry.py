@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -12,12 +13,13 @@ from typing import Annotated, Any, Union, get_type_hints
 import tyro
 
 from ...configs.schema import Config
-from .base import DEFAULT_PRESET, Command
+from ...errors import UsageError
+from .base import DEFAULT_PRESET, Command, EngineCommand
 from .option_groups import group_options, make_command
 
 NAMES = [
     "demo", "serve", "generate", "chat", "batch", "verify", "trace", "train", "judge", "replay", "plan", "doctor",
-    "top", "why", "widen",
+    "top", "why", "bundle", "widen", "quantize", "study",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 
@@ -39,13 +41,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or input, 130 stopped by Ctrl-C.
 def parse(arguments: Sequence[str]) -> Command:
     """Return the command that the arguments describe.
 
-    Raises UsageError for a value that the configuration does not allow, SystemExit (2, with an explanation on stderr)
-    for unknown options, and SystemExit (0) after help was printed.
+    Raises UsageError for a value that the configuration does not allow and for options of one letter, SystemExit (2,
+    with an explanation on stderr) for unknown options, and SystemExit (0) after help was printed.
     """
-    defaults = Config.load(chosen_preset(arguments))
+    _refuse_letters(arguments)
+    preset = chosen_preset(arguments)
     if arguments and arguments[0] in NAMES:  # the modules of the others are not imported: that takes half a second
-        return make_command(_parse_one(arguments[0], arguments[1:], defaults))
-    return make_command(_parse_any(arguments, defaults))
+        return make_command(_parse_one(arguments[0], arguments[1:], preset))
+    return make_command(_parse_any(arguments, preset))
 
 
 def command_class(name: str) -> type[Command]:
@@ -82,15 +85,29 @@ def chosen_preset(arguments: Sequence[str]) -> str:
     return chosen
 
 
-def _parse_one(name: str, arguments: Sequence[str], defaults: Config) -> Any:
+def _refuse_letters(arguments: Sequence[str]) -> None:
+    """Raise UsageError for an option of one letter, such as vLLM's -i and -o: the parser would name a field instead."""
+    for before, word in pairwise(arguments):
+        if re.fullmatch(r"-[A-Za-gi-z]", word) and not before.startswith("--"):
+            remedy = f"expertflow {arguments[0]} --help lists them"
+            if arguments[0] == "batch":
+                remedy = "Give the files without options: expertflow batch IN.jsonl OUT.jsonl"
+            raise UsageError("is no option here: all have two dashes and a word", word, remedy)
+
+
+def _parse_one(name: str, arguments: Sequence[str], preset: str) -> Any:
     cls = command_class(name)
-    options: Any = group_options(cls, defaults)
+    options: Any = group_options(cls, _defaults(cls, preset))
     return tyro.cli(options, prog=f"expertflow {name}", description=_description(cls), args=arguments, config=CONFIG)
 
 
-def _parse_any(arguments: Sequence[str], defaults: Config) -> Any:
+def _defaults(cls: type[Command], preset: str) -> Config:
+    return cls.engine_defaults(preset) if issubclass(cls, EngineCommand) else Config.load(preset)
+
+
+def _parse_any(arguments: Sequence[str], preset: str) -> Any:
     subcommands = tuple(
-        Annotated[group_options(cls, defaults), tyro.conf.subcommand(name, description=_description(cls))]
+        Annotated[group_options(cls, _defaults(cls, preset)), tyro.conf.subcommand(name, description=_description(cls))]
         for name, cls in command_classes().items()
     )
     command: Any = Union[subcommands]  # noqa: UP007 - of a tuple made at run time

@@ -6,7 +6,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 
 from ... import __version__
-from ...workers.kernels.library import NO_VARIANT, NOT_BUILT, open_library, usable_variants
+from ...workers.kernels.library import NO_VARIANT, absence, usable_variants
 
 PACKAGES = ("torch", "transformers")
 
@@ -29,6 +29,6 @@ def _version_of(name: str) -> str:
 
 def _kernels() -> str:
     """Return the variants of the native kernels that this CPU runs, best first, or why there are none."""
-    if open_library() is None:
-        return f"of torch alone: {NOT_BUILT}"
+    if reason := absence():
+        return f"of torch alone: {reason}"
     return ", ".join(usable_variants()) or f"of torch alone: {NO_VARIANT}"

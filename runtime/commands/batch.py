@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
 import numpy as np
 import tyro
 
@@ -18,6 +19,7 @@ from ...errors import UsageError
 from ...ipc.messages import Welcome
 from ...ipc.shared.rundir import engines_of
 from ...workers.checkpoint.resolve import resolve_folder
+from ..batch_files.calls import read_defaults
 from ..batch_files.checking import check_lines, served_model, stated_facts
 from ..batch_files.header import Option
 from ..batch_files.job import STREAM, Job, JobFiles, JobModel, open_input, open_job, sort_files
@@ -30,10 +32,9 @@ from ..client import Client
 from ..client.address import run_dir_of
 from ..client.async_client import AsyncClient
 from ..command_line.base import DONE, WRONG_USAGE, EngineCommand
-from ..engine.starting import running_engine
 from ..openai.model import ServedModel
 from ..text.codec import TextCodec
-from .engine_client import refuse_engine_options
+from .common.engine_client import refuse_engine_options, remembered_engine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,11 @@ class Batch(EngineCommand):
     The same command goes on where an earlier run was stopped.
     """
 
+    chooses_memory: ClassVar = True
     option_groups: ClassVar = {
-        "Batch": ("requests", "results", "errors", "check", "sort", "order", "served_model_name", "address"),
+        "Batch": (
+            "requests", "results", "errors", "defaults", "check", "sort", "order", "served_model_name", "address",
+        ),
     }
     requests: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
     """File of requests (JSON lines: custom_id, method, url, body); - reads stdin."""
@@ -52,6 +56,8 @@ class Batch(EngineCommand):
     """File of results, appended to; - writes results and errors to stdout, without resuming."""
     errors: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """File for lines that cannot run or fail, with their numbers; by default OUT with .errors in its name."""
+    defaults: Annotated[str, tyro.conf.arg(metavar="JSON|FILE")] = ""
+    """Fields of bodies that do not name them, such as '{"max_tokens": 64}': an object of JSON, or a file with it."""
     check: bool = False
     """Check every line and run none."""
     sort: Literal["ended", "input"] = "ended"
@@ -79,6 +85,7 @@ class Batch(EngineCommand):
 
     def _check_options(self) -> None:
         """Check the options before anything is read. Raises UsageError."""
+        read_defaults(self.defaults)
         if self.sort == "input" and self.results == STREAM:
             remedy = "Leave it out, or name a file for the results"
             raise UsageError("results on stdout cannot be sorted: they are written as they end", "--sort", remedy)
@@ -94,7 +101,7 @@ class Batch(EngineCommand):
         """Print the faults of all lines; return the exit code."""
         faults, model = 0, self._served(self._facts())
         with closing(model.codec):
-            for number, fault in check_lines(given, model):
+            for number, fault in check_lines(given, model, read_defaults(self.defaults)):
                 sys.stdout.write(f"{given.name}, line {number:,}: {fault}\n")
                 faults += 1
         sys.stderr.write(f"{len(given.index):,} lines, {faults:,} that cannot run\n")
@@ -118,6 +125,7 @@ class Batch(EngineCommand):
         """Return the options that results depend on, as far as they are known."""
         own = not self.address
         return {
+            "defaults": msgspec.json.encode(dict(read_defaults(self.defaults)), order="sorted").decode(),
             "dtype": self.engine.dtype if own else None,
             "generation_settings": self.engine.generation_settings if own else None,
             "batch_invariant": self.engine.batch_invariant if own or self.engine.batch_invariant else None,
@@ -137,7 +145,7 @@ class Batch(EngineCommand):
         if self.address:
             yield self.address
         else:
-            with running_engine(self.engine) as engine:
+            with remembered_engine(self.engine) as engine:
                 yield engine.address
 
     async def _run_lines(
@@ -155,6 +163,7 @@ class Batch(EngineCommand):
                 progress=progress,
                 show=view,
                 batch_invariant=self.engine.batch_invariant,
+                defaults=read_defaults(self.defaults),
                 under_way=lines_under_way(client.model.batch_size, _count_engines(address)),
             )
             await run.run(client, self._work_order(given, model))

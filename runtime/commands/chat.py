@@ -16,8 +16,8 @@ from ..client.options import read_options
 from ..command_line.base import DONE, EngineCommand
 from ..command_line.outcome import describe, exit_code
 from ..text.chat import require_chat_template
-from .engine_client import open_client, refuse_engine_options
-from .sampling_options import SamplingCommand
+from .common.engine_client import open_client, refuse_engine_options
+from .common.sampling_options import SamplingCommand
 
 WELCOME = "Type a question; /help shows commands, Ctrl-D ends.\n"
 
@@ -26,6 +26,7 @@ WELCOME = "Type a question; /help shows commands, Ctrl-D ends.\n"
 class Chat(SamplingCommand, EngineCommand):
     """Talk with a model that has a chat template: questions from the terminal or, a line each, from a pipe."""
 
+    chooses_memory: ClassVar = True
     option_groups: ClassVar = {"Prompt": ("system", "template_values")}
     max_new_tokens: int = 512
     """End an answer after so many tokens, if the model does not end before."""

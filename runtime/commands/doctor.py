@@ -1,23 +1,24 @@
-"""`expertflow doctor`: what this machine offers to kernels, and which of them a model runs by."""
+"""`expertflow doctor`: what keeps this machine from running models, or slows them, and what to do about it."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ...ipc.shared.available import available_bytes
 from ...workers.kernels.cache import write_table
-from ...workers.kernels.report import KernelReport
-from ..command_line.base import DONE, EngineCommand
-from ..engine.diagnosis import run_diagnosis
-from ..engine.preflight import check_before_start
+from ...workers.kernels.table import KernelTable
+from ..command_line.base import DONE, FAILED, EngineCommand
+from ..doctor.checks import worst
+from ..doctor.examine import Examination, examine
+from ..doctor.view import findings_view, summary
+from ..engine.preflight import check_named_files
 from ..monitor.kernel_tables import ORIGINS, machine_rows, shape_tables
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console
@@ -25,12 +26,14 @@ from ..monitor.tables import facts_table, result_console
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor(EngineCommand):
-    """Show what this machine offers to kernels: CPU, library, native kernels, memory, cache.
+    """Examine this machine: memory, shared and locked memory, disk, cores, instructions, CUDA, versions, kernels.
 
-    With a model also which kernel computes each of its shapes at how many rows. Kernels are timed if they were not
-    timed on this machine before, which takes some seconds.
+    Each gets a verdict (ok, warning, unfit) and, unless it is ok, what to do. With a model its needs are the measure:
+    the disk is read for a second, and kernels are timed if they were not timed on this machine before, which takes
+    some seconds. Exit code 0: nothing is unfit, 1: something is.
     """
 
+    chooses_memory: ClassVar = True
     measure: bool = False
     """Time the kernels of the model again."""
     save: Path | None = None
@@ -40,43 +43,56 @@ class Doctor(EngineCommand):
 
     def run(self) -> int:
         self._check()
-        report = self._diagnose()
-        if self.save is not None and report.table is not None:
-            _save(self.save, report)
+        with ProgressView() as view:
+            view(Progress("doctor", "looking at this machine", 0, 1))
+            examination = examine(self.engine, self.measure, view)
+        table = examination.diagnosis and examination.diagnosis.kernels.table
+        if self.save is not None and table is not None:
+            _save(self.save, table)
         if self.json:
-            facts = {"cores": len(os.sched_getaffinity(0)), "available_bytes": available_bytes(), "kernels": report}
-            sys.stdout.write(msgspec.json.encode(facts).decode() + "\n")
+            sys.stdout.write(msgspec.json.encode(_as_json(examination)).decode() + "\n")
         else:
-            _show(report)
-        return DONE
+            _show(examination)
+        return FAILED if worst(examination.findings) == "unfit" else DONE
 
     def _check(self) -> None:
         if self.engine.model:
-            check_before_start(self.engine)
+            check_named_files(self.engine)
         for option, given in {"measure": self.measure, "save": self.save is not None}.items():
             if given and (not self.engine.model or self.engine.on_device):
                 raise UsageError("is for the kernels of a model on the CPU", option, "Give --model, and no --device")
         if self.measure and self.engine.kernels != "auto":
             raise UsageError("times nothing if kernels are forced", "measure", "Leave out --kernels")
 
-    def _diagnose(self) -> KernelReport:
-        with ProgressView() as view, tempfile.TemporaryDirectory(prefix="doctor-expertflow-") as folder:
-            view(Progress("doctor", "looking at this machine", 0, 1))
-            return run_diagnosis(self.engine, self.measure, Path(folder, "report"), view)
 
-
-def _save(file: Path, report: KernelReport) -> None:
-    if report.table is None:
-        return
+def _save(file: Path, table: KernelTable) -> None:
     try:
-        write_table(file, report.table)
+        write_table(file, table)
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", str(file), "Name another file") from error
 
 
-def _show(report: KernelReport) -> None:
+def _as_json(examination: Examination) -> dict[str, object]:
+    return {
+        "verdict": worst(examination.findings),
+        "findings": examination.findings,
+        "facts": examination.facts,
+        "disk": examination.disk,
+        "cores": examination.facts.cores,
+        "available_bytes": examination.facts.available_bytes,
+        "kernels": examination.diagnosis and examination.diagnosis.kernels,
+    }
+
+
+def _show(examination: Examination) -> None:
     console = result_console()
-    console.print(facts_table(machine_rows(report, len(os.sched_getaffinity(0)), available_bytes())))
+    console.print(findings_view(examination.findings))
+    console.print(summary(examination.findings), soft_wrap=True)
+    if examination.diagnosis is None:
+        return
+    report = examination.diagnosis.kernels
+    console.print()
+    console.print(facts_table(machine_rows(report, len(os.sched_getaffinity(0)), examination.facts.available_bytes)))
     for notice in report.notices:
         console.print(notice, soft_wrap=True)
     if report.table is None:

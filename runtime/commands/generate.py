@@ -21,10 +21,10 @@ from ..monitor.request_progress import show_queue
 from ..monitor.tables import PREDICTION_OFF, share_text
 from ..prompt_sources.prompt_lines import STDIN, PromptLine, stdin_is_piped
 from ..text.chat import require_chat_template
-from .engine_client import open_client, refuse_engine_options
-from .printing import Printer, make_printer
-from .prompt_commands import ImagePromptCommand
-from .sampling_options import SamplingCommand
+from .common.engine_client import open_client, refuse_engine_options
+from .common.printing import Printer, make_printer
+from .common.prompt_commands import ImagePromptCommand
+from .common.sampling_options import SamplingCommand
 
 BARE = "note: this model has a chat template, and prompts go in as they are; --chat puts them into it\n"
 
@@ -33,6 +33,7 @@ BARE = "note: this model has a chat template, and prompts go in as they are; --c
 class Generate(SamplingCommand, ImagePromptCommand):
     """Continue one prompt or many: a single text streams to stdout, several are printed in the order of the prompts."""
 
+    chooses_memory: ClassVar = True
     option_groups: ClassVar = {
         "Prompt": ("chat", "system"),
         "Sampling": ("n", "logprobs", "prompt_logprobs"),

@@ -1,51 +1,60 @@
-"""`expertflow plan`: the memory that a model needs and whether it fits, before anything is loaded."""
+"""`expertflow plan`: will a model fit, and how fast will it be, before anything is loaded."""
 
 from __future__ import annotations
 
 import math
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
 import msgspec
+import tyro
 
 from ...configs.sizes import format_size, parse_memory
 from ...errors import UsageError
-from ...ipc.messages import Progress
-from ...ipc.shared.available import available_bytes
-from ...workers.checkpoint.survey import ModelSizes
 from ..command_line.base import DONE, FAILED, EngineCommand
-from ..engine.survey_stage import run_sizes
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console, share_text
-from ..plan.fit import DeviceFit, Fit, Needs, budget_fit, model_needs
+from ..plan.fit import DeviceFit, Fit, Needs
+from ..plan.proposal import Proposal, propose
+from ..plan.speed_words import bits_facts, choice_words, speed_facts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(EngineCommand):
-    """Show the memory that a model needs and whether the given budgets fit this machine, from file headers alone.
+    """Show the memory that a model needs, whether the budgets fit this machine, and the speed to expect.
 
     Nothing is loaded, so the model may be larger than memory. Without its weights on this machine, config.json is
-    enough: for a hub id nothing else is downloaded. With --device the sums for its memory are shown, too; the device
-    need not be in this machine. Exit code 0: it fits, 1: it does not.
+    enough: for a hub id nothing else is downloaded. With its weights, kernels are timed unless they were before, and
+    its files are read for a second; earlier runs here correct the forecast. With --device the sums for its memory are
+    shown instead; the device need not be in this machine. Exit code 0: it fits, 1: it does not.
     """
 
+    chooses_memory: ClassVar = True
+    option_groups: ClassVar = {"Forecast": ("memory_only", "measure", "routing")}
     device_memory: str = ""
     """Total memory of the device, for example 24GB; empty: the sums are shown without a verdict."""
 
+    memory_only: bool = False
+    """Show memory alone: no kernel is timed, and no file read."""
+    measure: bool = False
+    """Time the kernels again."""
+    routing: Annotated[Path | None, tyro.conf.arg(metavar="TRACE")] = None
+    """Count missing experts by this recording (`expertflow trace`) instead of earlier runs; without either, by a folder
+    `trace` in the model's folder, else by a guess."""
     json: bool = False
     """One line of JSON instead of a table."""
 
     def run(self) -> int:
         device_bytes = self._device_bytes()
-        sizes = self._sizes()
-        needs, fit = model_needs(sizes), budget_fit(sizes, self.engine, available_bytes(), device_bytes)
+        with ProgressView() as view:
+            proposal = propose(self.engine, device_bytes, self.memory_only, self.measure, view, self.routing)
         if self.json:
-            sys.stdout.write(msgspec.json.encode({"model": needs, "budgets": fit}).decode() + "\n")
+            sys.stdout.write(msgspec.json.encode(proposal).decode() + "\n")
         else:
-            _show(self.engine.model, needs, fit)
-        return DONE if fit.fits else FAILED
+            _show(self.engine.model, proposal)
+        return DONE if proposal.budgets.fits else FAILED
 
     def _device_bytes(self) -> int:
         if not self.device_memory:
@@ -59,24 +68,27 @@ class Plan(EngineCommand):
             raise UsageError("is 0", "device_memory", "Give 24GB, or leave it out if it is not known")
         return size.count_bytes
 
-    def _sizes(self) -> ModelSizes:
-        with ProgressView() as view, tempfile.TemporaryDirectory(prefix="plan-expertflow-") as folder:
-            view(Progress("plan", "reading the sizes of the model", 0, 1))
-            return run_sizes(self.engine, Path(folder, "sizes"))
 
-
-def _show(model: str, needs: Needs, fit: Fit) -> None:
-    console = result_console()
+def _show(model: str, proposal: Proposal) -> None:
+    console, needs, fit = result_console(), proposal.model, proposal.budgets
     console.print(facts_table(needs_facts(model, needs)))
     console.print()
     console.print(facts_table(fit_facts(fit)))
     if fit.device:
         console.print()
         console.print(facts_table(device_facts(fit.device)))
+    if proposal.speed is not None:
+        console.print()
+        console.print(facts_table(speed_facts(proposal.speed)))
+    if facts := bits_facts(proposal.by_bits):
+        console.print()
+        console.print(facts_table(facts))
     console.print()
     for remark in needs.remarks:
         console.print(remark, soft_wrap=True)
     console.print(verdict(needs, fit), soft_wrap=True)
+    if words := choice_words(proposal):
+        console.print(words, soft_wrap=True)
 
 
 def needs_facts(model: str, needs: Needs) -> dict[str, str]:

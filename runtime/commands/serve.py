@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -14,22 +15,26 @@ import tyro
 from ..command_line.base import DONE
 from ..engine.starting import EngineHandle, engine_remarks, running_engine
 from ..http.front import HttpFront
+from ..metrics.server import MetricsServer
 from ..monitor.tables import result_console
+from ..plan.keeping import keep_run
 from ..service.announcing import announced
 from ..service.systemd import READY, STOPPING, notify
+from .common.log_options import LogCommand
 from .serve_http import HttpCommand, answering, progress_of
 
 WAIT_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(HttpCommand):
+class Serve(LogCommand, HttpCommand):
     """Start an engine for a model and keep it running until Ctrl-C or SIGTERM; clients connect to its address.
 
     Several devices get an engine each, behind one address.
     """
 
-    option_groups: ClassVar = {"Server": ("address", "address_file", "pid_file")}
+    chooses_memory: ClassVar = True
+    option_groups: ClassVar = {"Server": ("address", "address_file", "pid_file", "metrics")}
     address: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
     """Fixed address: the path of a private folder, made at the start and removed at the end. Without it every start has
     another address."""
@@ -38,20 +43,30 @@ class Serve(HttpCommand):
     pid_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the process id to this file at the start; removed at the end. SIGTERM to it ends the engine."""
 
+    metrics: Annotated[str | None, tyro.conf.arg(metavar="[HOST:]PORT")] = None
+    """Serve metrics for Prometheus there, without a key (docs/how-to/monitor-with-prometheus.md); with --http, the HTTP
+    server has them at /metrics anyway. Without a host only this machine reaches it."""
+
     def run(self) -> int:
         with (
             announced(self.pid_file, str(os.getpid())),
-            self.http_front() as front,
-            running_engine(self.engine, self.address, progress_of(front)) as engine,
+            self.log() as log,
+            self.http_front(log) as front,
+            (nullcontext() if self.metrics is None else MetricsServer(self.metrics)) as metrics,
+            running_engine(self.engine, self.address, progress_of(front), log) as engine,
         ):
             stop = _stop_on_sigterm()
             with announced(self.address_file, engine.address), answering(front, engine.address):
-                _print_addresses(engine, front)
+                if metrics is not None:
+                    metrics.serve(engine.address)
+                _print_addresses(engine, front, metrics)
                 notify(READY)
                 while not (stop.is_set() or engine.wait(WAIT_S)):
-                    if front is not None:
-                        front.check()
+                    for server in (front, metrics):
+                        if server is not None:
+                            server.check()
                 notify(STOPPING)
+                keep_run(engine)
         return DONE
 
 
@@ -62,15 +77,20 @@ def _stop_on_sigterm() -> Event:
     return stop
 
 
-def _print_addresses(engine: EngineHandle, front: HttpFront | None) -> None:
+def _print_addresses(engine: EngineHandle, front: HttpFront | None, metrics: MetricsServer | None) -> None:
     console = result_console()
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
     if len(engine.config.devices) > 1:
         console.print(f"Engines: {', '.join(engine.config.devices)}", soft_wrap=True)
+    if engine.choice:
+        console.print(f"Expert memory: {engine.choice}", soft_wrap=True)
     for remark in engine_remarks(engine):
         console.print(remark, soft_wrap=True)
     if front is not None:
         console.print(f"HTTP: {front.url}/v1", soft_wrap=True)
+        console.print(f"Page: {front.url}/", soft_wrap=True)
+    if (url := metrics.url if metrics else f"{front.url}/metrics" if front else "") != "":
+        console.print(f"Metrics: {url}", soft_wrap=True)
     console.print(f"Address: {engine.address}", soft_wrap=True)
     console.print(f'Generate: expertflow generate --address {engine.address} --prompt "…"', soft_wrap=True)
     console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)

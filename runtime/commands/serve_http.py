@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -15,11 +15,13 @@ from msgspec import Meta
 from ...configs.sizes import parse_memory
 from ...errors import UsageError
 from ...ipc.messages import Progress
+from ...ipc.stage.logs import LogSpec
 from ..command_line.base import EngineCommand
 from ..http.front import HttpFront
-from ..http.options import HttpOptions, read_address, read_keys
+from ..http.options import HttpOptions, read_keys
 from ..http.spec import MAX_BODY_BYTES, Limits
 from ..openai.model import DEFAULT_MAX_TOKENS
+from ..service.listening import read_address
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ class HttpCommand(EngineCommand):
             limits=Limits(body_bytes=_body_bytes(self.max_body)),
         )
 
-    def http_front(self) -> AbstractContextManager[HttpFront | None]:
+    def http_front(self, log: LogSpec) -> AbstractContextManager[HttpFront | None]:
         """Return the HTTP server, which says that the engine loads; None inside without `--http`."""
         options = self.http_options()
         if options is None:
@@ -71,7 +73,7 @@ class HttpCommand(EngineCommand):
         if options.is_open:
             what = "--http %s: whoever reaches this machine can use the model; give --api-key-file to ask for a key"
             logging.getLogger(__name__).warning(what, self.http)
-        return HttpFront(options)
+        return HttpFront(replace(options, log=log))
 
 
 @contextmanager

@@ -25,8 +25,8 @@ from ..monitor.request_progress import show_batch
 from ..monitor.tables import facts_table, result_console, share_text
 from ..prompt_sources.prompt_lines import PromptLine, cut_texts, read_prompt_lines, read_texts, refuse_impossible
 from ..text.codec import TextCodec
-from .printing import report_failure
-from .prompt_commands import PromptCommand
+from .common.printing import report_failure
+from .common.prompt_commands import PromptCommand
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from ..monitor.request_progress import show_batch
 from ..monitor.tables import result_console
 from ..prompt_sources.prompt_lines import refuse_impossible
 from ..verify.subprocess import show_checks
-from .prompt_commands import ImagePromptCommand
+from .common.prompt_commands import ImagePromptCommand
 
 MAX_RANDOM_PROMPT = 24
 

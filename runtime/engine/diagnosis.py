@@ -1,4 +1,4 @@
-"""Runs the process behind `expertflow doctor`, which imports torch in the environment of compute."""
+"""Runs the process behind `expertflow doctor` and `plan`, which imports torch in the environment of compute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import msgspec
 from ...configs.schema import Config
 from ...errors import EngineError
 from ...ipc.messages import ErrorFacts, Progress
-from ...workers.kernels.report import DiagnosisRequest, KernelReport
+from ...workers.kernels.report import DiagnosisRequest
+from ...workers.surveyor.answers import Diagnosis
+from .budgets import packing_choice
 from .children import describe_exit
 from .stages import stage_plans
 
@@ -21,10 +23,18 @@ REFUSED = 2
 """Exit code of the process when the file holds its error."""
 
 
-def run_diagnosis(config: Config, measure: bool, out: Path, report: Callable[[Progress], None]) -> KernelReport:
-    """Return the state of the kernels, with the table of the configured model, if any; the process writes `out`.
+class DiagnosisDied(EngineError):
+    """The diagnosing process ended before it had an answer: for want of memory, say."""
 
-    Raises the errors of a survey, or EngineError if the process died.
+
+def run_diagnosis(
+    config: Config, measure: bool, out: Path, report: Callable[[Progress], None], download: bool = True
+) -> Diagnosis:
+    """Return the state of the kernels and the sizes of the configured model, if any; the process writes `out`.
+
+    Without `download` a hub id that is not on this machine gives the sizes by its configuration, and no kernel table.
+
+    Raises the errors of a survey, or DiagnosisDied.
     """
     request = DiagnosisRequest(
         model=config.model,
@@ -34,6 +44,9 @@ def run_diagnosis(config: Config, measure: bool, out: Path, report: Callable[[Pr
         kernels=config.kernels,
         on_device=config.on_device,
         measure=measure,
+        devices=config.devices if config.on_device else [],
+        download=download,
+        choice=packing_choice(config),
     )
     command = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
     command += ["expertflow.workers.surveyor.diagnosis", msgspec.json.encode(request).decode(), os.fspath(out)]
@@ -41,8 +54,8 @@ def run_diagnosis(config: Config, measure: bool, out: Path, report: Callable[[Pr
     if code == REFUSED and out.exists():
         raise msgspec.msgpack.decode(out.read_bytes(), type=ErrorFacts).to_error()
     if code:
-        raise EngineError(f"the process that times kernels {describe_exit(code)}", config.model or "doctor", errors)
-    return msgspec.msgpack.decode(out.read_bytes(), type=KernelReport)
+        raise DiagnosisDied(f"the process that times kernels {describe_exit(code)}", config.model or "doctor", errors)
+    return msgspec.msgpack.decode(out.read_bytes(), type=Diagnosis)
 
 
 def _environment(config: Config) -> dict[str, str]:

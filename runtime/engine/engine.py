@@ -15,10 +15,10 @@ from typing import NamedTuple
 import zmq
 
 from ...errors import EngineError, ExpertFlowError
-from ...ipc.messages import AskSnapshot, Drain, Failed, KillStage, Progress, Published, Ready
-from ...ipc.messages.control import FROM_STAGE, FROM_WATCHER, FromStage
+from ...ipc.messages import CacheHeat, Drain, Failed, KillStage, OpenRequests, Progress, Published, Ready, Watched
+from ...ipc.messages.control import FROM_STAGE, FromStage
 from ...ipc.stage.entry import FAILED
-from ...ipc.transport.addresses import CONTROL, MONITOR, Party, socket_address
+from ...ipc.transport.addresses import CONTROL, Party, socket_address
 from ...ipc.transport.codec import Unreadable
 from ...ipc.transport.router import Router
 from ...ipc.transport.sockets import Context
@@ -28,6 +28,7 @@ from .roster import GiveUp, Kill, Roster, RosterAction, SendControl, Spawn
 from .stages import StagePlan
 from .status_board import StatusBoard
 from .watchdog import Watchdog
+from .watchers import Watchers
 
 DRAIN_LAST = ("loader",)
 """Stages that others wait for: the running step may still need an expert."""
@@ -71,7 +72,7 @@ class Engine:
         self.updates: SimpleQueue[EngineUpdate] = SimpleQueue()
         self.board = StatusBoard()
         self.cause: ExpertFlowError | None = None
-        self._resources = resources
+        self.resources = resources
         self._plans = {plan.stage: plan for plan in plans}
         config = resources.config
         self._roster = Roster({plan.stage: plan.peers for plan in plans}, config.restart_limit, config.start_timeout_s)
@@ -108,7 +109,7 @@ class Engine:
         A `Thread.join` that Ctrl-C interrupts takes the thread for ended, and the next one would not wait.
         """
         if self._thread.ident is None and self._begun.acquire(blocking=False):  # Ctrl-C interrupted the start
-            self._resources.close()
+            self.resources.close()
             self._ended.set()
         return self._ended.wait(timeout_s)
 
@@ -118,7 +119,7 @@ class Engine:
         if not self._begun.acquire(blocking=False):
             return
         try:
-            with self._resources:
+            with self.resources:
                 self._serve()
         except ExpertFlowError as error:
             self.cause = self.cause or error
@@ -133,11 +134,11 @@ class Engine:
         with ExitStack() as stack:
             context: Context = zmq.Context()
             stack.callback(context.destroy, 0)
-            run_dir = str(self._resources.run_dir.path)
+            run_dir = str(self.resources.run_dir.path)
             self._control = Router(context, socket_address(run_dir, CONTROL), FROM_STAGE)
-            self._monitor = Router(context, socket_address(run_dir, MONITOR), FROM_WATCHER)
+            self._watchers = Watchers(context, run_dir, self.board, self._tell_stages)
             self._poller.register(self._control.socket, zmq.POLLIN)
-            self._poller.register(self._monitor.socket, zmq.POLLIN)
+            self._poller.register(self._watchers.socket, zmq.POLLIN)
             stack.callback(self._stop_stages)
             self._perform(self._roster.start(time.monotonic()))
             while not self._stopping:
@@ -148,11 +149,12 @@ class Engine:
     def _poll(self) -> None:
         ready = dict(self._poller.poll(POLL_MS))
         self._receive_from_stages()
-        self._receive_from_watchers()
+        self._requests += self._watchers.receive()
         while self._requests:
             self._handle_request(self._requests.popleft())
         for child in self._children.take_ended(ready):
             self._on_end(child)
+        self.board.tick()
 
     def _perform(self, actions: list[RosterAction]) -> None:
         for action in actions:
@@ -176,9 +178,11 @@ class Engine:
 
     def _spawn(self, party: Party) -> None:
         plan = self._plans[party.stage]
-        child = self._resources.start(plan, party.epoch)
+        child = self.resources.start(plan, party.epoch)
         self._children.add(child)
         self.board.on_started(party.stage, party.epoch, child.pid)
+        words = "%sstage %s starts (epoch %d, pid %d)"
+        logging.getLogger(__name__).info(words, self._log_prefix, party.stage, party.epoch, child.pid)
 
     def _kill(self, stage: str) -> None:
         self._children.signal(signal.SIGKILL, lambda child: child.stage == stage)
@@ -198,8 +202,11 @@ class Engine:
             case Published(stats, spans):
                 self.board.on_published(stage, stats)
                 self._watchdog.on_stats(stats, time.monotonic())
-                if self._resources.timeline:
-                    self._resources.timeline.write(stage, spans)
+                self._watchers.on_message(message)
+                if self.resources.timeline:
+                    self.resources.timeline.write(stage, spans)
+            case CacheHeat() | OpenRequests():
+                self._watchers.on_message(message)
             case Failed(error=error):
                 self._roster.on_failed(stage, error)
             case Progress() if not self._roster.complete:
@@ -210,24 +217,27 @@ class Engine:
         self.board.on_ready(stage, facts)
         self._watchdog.on_ready(stage, time.monotonic())
         self._perform(self._roster.on_ready(stage, facts, time.monotonic()))
+        if (watched := self._watchers.watched) is not None:
+            self._tell(stage, watched)
         self._prepare_spare(self._plans[stage])
         if self._roster.complete and not was_complete:
             self.updates.put(Started())
+            logging.getLogger(__name__).info("%severy stage is ready", self._log_prefix)
 
     def _prepare_spare(self, plan: StagePlan) -> None:
         """Start the spare of compute, whose imports take longest, for its next death; only if it is configured."""
-        resources = self._resources
+        resources = self.resources
         if plan.surveys and resources.config.spare_compute:
             epoch = self._roster.members[plan.stage].epoch + 1
             self.board.set_spare(plan.stage, resources.spares.prepare(plan, epoch, resources.survey.folder))
 
-    def _receive_from_watchers(self) -> None:
-        for identity, message in self._monitor.receive():
-            match message:
-                case AskSnapshot():
-                    self._monitor.send(identity, self.board.snapshot())
-                case KillStage():
-                    self._handle_request(message)
+    def _tell_stages(self, message: Watched) -> None:
+        for stage, member in self._roster.members.items():
+            if member.ready:
+                self._tell(stage, message)
+
+    def _tell(self, stage: str, message: Watched | Drain) -> None:
+        self._control.send(Party(stage, self._roster.members[stage].epoch).identity, message)
 
     def _handle_request(self, request: KillStage | Drain) -> None:
         match request:
@@ -239,14 +249,17 @@ class Engine:
     # Ends
 
     def _on_end(self, child: Child) -> None:
+        reason = "hung" if child.stage in self._hung else "died"
         end = self._explain_end(child.stage, child.reap())
         if child.exit_code == FAILED:
+            reason = "failed"
             self._await_failure(child.stage)
-        self._resources.run_dir.remove_files_of(child.stage, child.epoch)
+        self.resources.run_dir.remove_files_of(child.stage, child.epoch)
         self._watchdog.on_ended(child.stage)
         if not self._stopping:
             logging.getLogger(__name__).warning("%s%s (epoch %d)", self._log_prefix, end, child.epoch)
-            self.board.on_died(child.stage, child.epoch)
+            self.board.on_died(child.stage, child.epoch, reason)
+            self._watchers.on_died(child.stage)
             self._perform(self._roster.on_died(child.stage, end, time.monotonic()))
 
     def _explain_end(self, stage: str, end: EngineError) -> EngineError:
@@ -265,6 +278,7 @@ class Engine:
     def _stop_stages(self) -> None:
         """Drain, then SIGTERM, then SIGKILL, under one deadline. A stage that is not ready has nothing to finish."""
         self._stopping = True
+        logging.getLogger(__name__).info("%sstages are stopped", self._log_prefix)
         times = GENTLE if self._roster.complete and self.cause is None else ABRUPT
         deadline = time.monotonic() + sum(times)
         members = self._roster.members
@@ -283,7 +297,7 @@ class Engine:
         for last in (False, True):
             draining = {stage for stage in self._plans if (stage in DRAIN_LAST) == last}
             for stage in draining:
-                self._control.send(Party(stage, self._roster.members[stage].epoch).identity, Drain())
+                self._tell(stage, Drain())
             self._await_ends(deadline, draining)
 
     def _await_ends(self, deadline: float, stages: Collection[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Progress, Snapshot
+from ...ipc.stage.logs import LogSpec
 from ..client.options import require_timeout
 from ..client.snapshots import merge_snapshots
 from .group_resources import GroupLeader, GroupMember, GroupResources
@@ -42,6 +43,7 @@ class EngineGroup:
         verbose: bool = False,
         address: str = "",
         plans: list[StagePlan] | None = None,
+        log: LogSpec | None = None,
     ) -> None:
         require_config(config)
         self.config = config
@@ -49,7 +51,7 @@ class EngineGroup:
         """Device -> its engine, once started."""
         self._on_progress = on_progress or (lambda progress: None)
         self._progress_lock = Lock()
-        self._verbose, self._asked_address, self._plans = verbose, address, plans
+        self._verbose, self._asked_address, self._plans, self._log = verbose, address, plans, log
         self._shared: GroupResources | None = None
         self._address = ""
         self._logged_deaths: set[str] = set()
@@ -71,6 +73,11 @@ class EngineGroup:
         """Return the cause of the first engine's end, if all engines have ended by themselves; else None."""
         causes = [engine.failure for engine in self.engines.values()]
         return causes[0] if causes and all(causes) else None
+
+    @property
+    def choice(self) -> str:
+        """Return why expert memory was chosen as it was: it never is, for several devices."""
+        return ""
 
     def start(self) -> None:
         """Start all engines and return when every one is ready. Raises the errors of `Supervisor.start`."""
@@ -130,7 +137,7 @@ class EngineGroup:
             sharing = GroupMember(shared) if engines else GroupLeader(shared)
             report = self._progress_of(config.device)
             engines[config.device] = Supervisor(
-                config, report, verbose=self._verbose, plans=self._plans, sharing=sharing
+                config, report, verbose=self._verbose, plans=self._plans, sharing=sharing, log=self._log
             )
         return engines
 

@@ -28,6 +28,11 @@ def check_before_start(config: Config) -> None:
     """
     require_open_files(ENGINE_FILES, "an engine")
     require_device(config)
+    check_named_files(config)
+
+
+def check_named_files(config: Config) -> None:
+    """Check the model folder and the files that the configuration names, as `check_before_start` does."""
     _require_files(config)
     folder = local_folder(config.model)
     if folder is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,14 +12,17 @@ import msgspec
 from msgspec import structs
 
 from ...configs.schema import Config
+from ...configs.sizes import format_size
 from ...errors import UsageError
 from ...ipc.messages import Progress
 from ...ipc.shared.available import available_bytes
 from ...ipc.shared.memory import Arena
+from ...ipc.stage.logs import LogSpec
 from ...ipc.stage.startup import SharedMemory, StageSpec
 from ...workers.checkpoint.survey import Survey
+from ...workers.predictor.memory import predictor_bytes
 from ...workers.traces.folder import claim_folder
-from .budgets import plan_budgets
+from .budgets import STARTED_BYTES, Budgets, plan_budgets, settle_memory
 from .children import Child
 from .group_resources import StandaloneResources
 from .preflight import require_device
@@ -29,6 +33,8 @@ from .timeline import Timeline
 
 FIRST_EPOCH = 1
 HOST = "host"
+CONFIGURATION = "configuration"
+"""File in the run directory with the configuration, as JSON; the directory is its owner's alone."""
 
 
 class Resources:
@@ -41,9 +47,11 @@ class Resources:
         plans: list[StagePlan],
         verbose: bool = False,
         sharing: StandaloneResources | None = None,
+        log: LogSpec | None = None,
     ) -> None:
         """Raises CheckpointError, BudgetError or UsageError; nothing is left behind then."""
         self.config, self._verbose, self._sharing = config, verbose, sharing or StandaloneResources()
+        self.log = log or LogSpec()
         require_device(config)
         with ExitStack() as stack:
             if config.trace:
@@ -64,13 +72,17 @@ class Resources:
             self._prestarted = {plan.stage: self._prestart_first(plan, stack) for plan in plans}
             survey = self._sharing.survey(lambda: self._make_survey(report, _surveyor(plans)))
             with self._sharing.memory_lock():
-                self.budgets = plan_budgets(config, survey, available_bytes() + self._shared_bytes)
+                free_bytes = available_bytes() + self._shared_bytes
+                config = self._settle(config, survey, free_bytes)
+                self.budgets = plan_budgets(config, survey, free_bytes)
+                _log_budgets(self.budgets, survey)
                 self._allocate(report)
             self._sharing.on_allocated()
             self.survey = survey.lay_out(self.budgets.slots, config.tier, config.device)
             self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
             # A percentage refers to the memory available now; the stages get bytes.
             self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
+            (self.run_dir.path / CONFIGURATION).write_bytes(msgspec.json.encode(self.config))
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Resources:
@@ -102,6 +114,7 @@ class Resources:
             memory={name: SharedMemory(arena.fd, arena.size_bytes) for name, arena in arenas},
             # A successor finds the store as its predecessor left it: no stage is restarted before the store is full.
             host_filled=not self._sharing.fills or epoch > FIRST_EPOCH,
+            log=self.log,
             full_fd=self._sharing.store.full_fd if self._sharing.store else -1,
             supervisor_pid=os.getpid(),
             death_fd=self._death_fds[0],
@@ -110,6 +123,14 @@ class Resources:
     @property
     def _survey_path(self) -> Path:
         return self.run_dir.path / "survey"
+
+    def _settle(self, config: Config, survey: Survey, free_bytes: int) -> Config:
+        """Choose the memory for experts if none is configured; `choice` says why."""
+        later_bytes = STARTED_BYTES + predictor_bytes(config, survey)
+        config, self.choice = settle_memory(config, survey, free_bytes, later_bytes)
+        if self.choice:
+            logging.getLogger(__name__).info("expert memory: %s", self.choice)
+        return config
 
     def _make_survey(self, report: ReportProgress, stage: str) -> Survey:
         report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
@@ -138,6 +159,8 @@ class Resources:
         fds = [self._death_fds[0], *(self.arenas[name].fd for name in plan.memory if name in self.arenas)]
         if self._sharing.store:
             fds.append(self._sharing.store.full_fd)
+        if self.log.fd >= 0:
+            fds.append(self.log.fd)
         return PrestartedStage(plan, epoch, fds, self._log_of(plan, epoch))
 
     def _log_of(self, plan: StagePlan, epoch: int) -> Path | None:
@@ -153,6 +176,13 @@ class Resources:
                 report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
 
             arena.allocate(sizes[name], allocated)
+
+
+def _log_budgets(budgets: Budgets, survey: Survey) -> None:
+    words = "budgets: %d of %d experts in slots (%s), KV caches %s, the rest of the model %s, host store %s"
+    sizes = (budgets.kv_bytes, budgets.skeleton_bytes, budgets.host_bytes)
+    counts = (budgets.slots, survey.expert_count, format_size(budgets.slots_bytes))
+    logging.getLogger(__name__).info(words, *counts, *map(format_size, sizes))
 
 
 def _make_folder(record: str) -> None:

@@ -6,8 +6,8 @@ import os
 from typing import NamedTuple
 
 from ...configs.schema import Config
-from ...configs.sizes import parse_size
 from ...ipc.stage.wiring import decoders_of
+from .budgets import is_resident
 
 KEPT_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(4 << 30), "MALLOC_TRIM_THRESHOLD_": str(4 << 30)}
 """Keeps freed activations in the process: otherwise the kernel clears and maps them again in every prefill."""
@@ -47,8 +47,13 @@ def stage_plans(config: Config) -> list[StagePlan]:
 
 
 def _memory_of_compute(config: Config) -> tuple[str, ...]:
-    """Return the shared memory of compute; on a device compute copies from the host store into slots of its own."""
-    return ("host",) if config.on_device else ("slots",)
+    """Return the shared memory of compute.
+
+    On a device compute copies from the host store into slots of its own; with link = dma slots refer to the store.
+    """
+    if config.on_device:
+        return ("host",)
+    return ("slots", "host") if config.link == "dma" else ("slots",)
 
 
 def compute_threads(config: Config) -> int:
@@ -58,7 +63,7 @@ def compute_threads(config: Config) -> int:
 
 
 def _compute(config: Config) -> StagePlan:
-    resident = parse_size(config.expert_memory, "expert_memory").share == 1
+    resident = is_resident(config)
     own = {
         "GOMP_SPINCOUNT": str(SPINS_RESIDENT if resident else SPINS),
         "KMP_BLOCKTIME": "1",

@@ -9,6 +9,8 @@ from typing import Protocol
 from ...configs.schema import Config
 from ...errors import ExpertFlowError
 from ...ipc.messages import Progress, Snapshot
+from ...ipc.stage.logs import LogSpec
+from ...workers.checkpoint.resolve import local_folder
 from ..client.snapshots import split_snapshot
 from ..monitor.progress import ProgressView
 from .group import EngineGroup
@@ -24,6 +26,11 @@ class EngineHandle(Protocol):
     @property
     def address(self) -> str:
         """Return the address for clients and watchers."""
+        ...
+
+    @property
+    def choice(self) -> str:
+        """Return why expert memory was chosen as it was; empty if it was configured."""
         ...
 
     @property
@@ -50,11 +57,15 @@ class EngineHandle(Protocol):
 
 @contextmanager
 def running_engine(
-    config: Config, address: str = "", on_progress: Callable[[Progress], None] = lambda progress: None
+    config: Config,
+    address: str = "",
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    log: LogSpec | None = None,
 ) -> Iterator[EngineHandle]:
     """Yield a ready engine, at this address if one is given; stop it gracefully at the end.
 
-    `on_progress` is told of its start, as the terminal is. A Ctrl-C that comes while it stops does not interrupt that.
+    `log`: destination of what its processes log. `on_progress` is told of its start, as the terminal is. A Ctrl-C that
+    comes while it stops does not interrupt that.
     """
     with interrupts_once(), ProgressView() as view:
 
@@ -63,8 +74,9 @@ def running_engine(
             on_progress(progress)
 
         cls = EngineGroup if len(config.devices) > 1 else Supervisor
-        engine = cls(config, on_progress=show, address=address)
+        engine = cls(config, on_progress=show, address=address, log=log)
         if config.model:
+            local_folder(config.model)  # raises: a wrong name is not worth a line
             show(Progress("engine", f"starting for {config.model}", 0, 1))
         engine.start()
     try:

@@ -10,6 +10,7 @@ from types import TracebackType
 from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import Progress, Snapshot
+from ...ipc.stage.logs import LogSpec
 from ..client.options import require_timeout
 from .engine import Ended, Engine, Started
 from .group_resources import StandaloneResources
@@ -26,8 +27,8 @@ class Supervisor:
 
     `on_progress` is called while starting, in the caller's thread. With `verbose` the stages' output goes to our
     stderr; otherwise the error of a dead stage quotes its end. `address` is the path at which the run directory is to
-    be made; without it a fresh name is taken. `plans` replace the processes (tests); `sharing` are the resources shared
-    with an `EngineGroup`.
+    be made; without it a fresh name is taken. `log` says where all processes log; without it only warnings are shown.
+    `plans` replace the processes (tests); `sharing` are the resources shared with an `EngineGroup`.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class Supervisor:
         address: str = "",
         plans: list[StagePlan] | None = None,
         sharing: StandaloneResources | None = None,
+        log: LogSpec | None = None,
     ) -> None:
         require_config(config)
         self.config = config
         self._on_progress = on_progress or (lambda progress: None)
-        self._verbose = verbose
+        self._verbose, self._log = verbose, log
         self._plans, self._sharing = plans, sharing or StandaloneResources(address)
         self._engine: Engine | None = None
         self._address = ""
@@ -65,6 +67,19 @@ class Supervisor:
         """Return the cause if the engine has ended by itself; else None."""
         return self._engine.cause if self._engine else None
 
+    @property
+    def resources(self) -> Resources:
+        """Return what the engine was given: survey, budgets, and why its memory was chosen.
+
+        Raises EngineError if the engine was not started.
+        """
+        return self._require_engine().resources
+
+    @property
+    def choice(self) -> str:
+        """Return why expert memory was chosen as it was; empty if it was configured."""
+        return self.resources.choice
+
     def start(self) -> None:
         """Start all stages and return when every one is ready.
 
@@ -78,7 +93,7 @@ class Supervisor:
         if not self._plans:
             check_before_start(self.config)
         plans = self._plans or stage_plans(self.config)
-        resources = Resources(self.config, self._on_progress, plans, self._verbose, self._sharing)
+        resources = Resources(self.config, self._on_progress, plans, self._verbose, self._sharing, self._log)
         self._address = str(resources.run_dir.path)
         self._engine = Engine(resources, plans)
         atexit.register(self.stop)

@@ -16,6 +16,7 @@ from ...errors import EngineError
 from ...ipc.messages import AskSurvey, ErrorFacts, Failed, Progress, Surveyed
 from ...ipc.messages.control import FromSurveyor
 from ...workers.checkpoint.survey import ModelSizes, Survey
+from .budgets import packing_choice
 from .children import MAX_LOG_LINES, describe_exit
 from .prestart import PrestartedStage
 
@@ -31,8 +32,15 @@ def run_survey(process: PrestartedStage, config: Config, report: ReportProgress 
     Raises the error of the surveyor (CheckpointError, UsageError), or EngineError if it died or was silent for longer
     than `start_timeout_s`.
     """
+    choice = packing_choice(config)
     request = AskSurvey(
-        config.model, config.revision, config.dtype, config.generation_settings, config.kernels, config.on_device
+        config.model,
+        config.revision,
+        config.dtype,
+        config.generation_settings,
+        config.kernels,
+        config.on_device,
+        experts_in=choice.experts_in,
     )
     process.send(request)
     while True:
@@ -68,7 +76,8 @@ def run_sizes(config: Config, out_path: Path) -> ModelSizes:
     """
     command = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
     command += ["expertflow.workers.surveyor", config.model, config.revision, config.dtype]
-    command += [config.generation_settings, os.fspath(out_path)]
+    choice = msgspec.json.encode(packing_choice(config)).decode()
+    command += [config.generation_settings, choice, os.fspath(out_path)]
     try:
         ended = subprocess.run(
             command,

@@ -29,20 +29,26 @@ def read_timeline(path: Path) -> Iterator[tuple[str, Span]]:
 
     Raises UsageError, also while iterating, if the file cannot be read or is no timeline.
     """
-    decoder, stages = msgspec.json.Decoder(_Event), dict[int, str]()
     try:
         with path.open("rb") as file:
-            for event in _decode_events(file, decoder):
-                if event.ph == "M":
-                    stages[event.pid] = str(event.args["name"])
-                else:
-                    start_ns, end_ns = round(1000 * event.ts), round(1000 * (event.ts + event.dur))
-                    yield stages[event.pid], Span(event.name, start_ns, end_ns, event.tid, event.args)
+            yield from decode_timeline(file, str(path))
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", str(path), "Give another file") from error
+
+
+def decode_timeline(lines: Iterable[bytes], where: str) -> Iterator[tuple[str, Span]]:
+    """Yield (stage, span) of the lines of a timeline, as `read_timeline`. Raises UsageError about `where`."""
+    decoder, stages = msgspec.json.Decoder(_Event), dict[int, str]()
+    try:
+        for event in _decode_events(lines, decoder):
+            if event.ph == "M":
+                stages[event.pid] = str(event.args["name"])
+            else:
+                start_ns, end_ns = round(1000 * event.ts), round(1000 * (event.ts + event.dur))
+                yield stages[event.pid], Span(event.name, start_ns, end_ns, event.tid, event.args)
     except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
         remedy = "Give a file that an engine with --timeline FILE wrote"
-        raise UsageError(f"is no timeline ({error})", str(path), remedy) from error
+        raise UsageError(f"is no timeline ({error})", where, remedy) from error
 
 
 def _decode_events(lines: Iterable[bytes], decoder: msgspec.json.Decoder[_Event]) -> Iterator[_Event]:

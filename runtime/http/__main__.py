@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
-import logging
 import socket
 import sys
 
@@ -13,6 +12,7 @@ import msgspec
 from uvicorn import Config, Server
 
 from ...ipc.shared.open_files import allow_open_files
+from ...ipc.stage.logs import set_up_logging
 from ...ipc.stage.run_with_parent import end_with_process
 from .app import Application
 from .counters import Counters
@@ -29,8 +29,8 @@ MARGIN_S = 1
 def main() -> None:
     """Serve until the input ends, or the parent does."""
     end_with_process(int(sys.argv[1]))
-    logging.basicConfig(level=logging.WARNING, format="http: %(message)s")
     spec = read_spec(io.FileIO(0, closefd=False).readline())  # unbuffered: later lines are read elsewhere
+    set_up_logging(spec.log, "http")
     gc.freeze()
     asyncio.run(serve(spec))
 
@@ -40,7 +40,7 @@ async def serve(spec: FrontSpec) -> None:
     link = EngineLink(spec, Counters())
     server = Server(configure(spec, Application(link)))
     following = asyncio.create_task(_follow_input(link, server))
-    following.add_done_callback(lambda done: _stop(server))
+    following.add_done_callback(lambda done: _stop(link, server))
     listener = socket.socket(fileno=spec.fd)
     try:
         await server.serve(sockets=[listener])
@@ -79,13 +79,14 @@ async def _follow_input(link: EngineLink, server: Server) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         await link.update(read_update(line))
-    _stop(server)
+    _stop(link, server)
     loop.call_later(link.spec.limits.grace_s, link.stopping.set)
     await asyncio.Event().wait()
 
 
-def _stop(server: Server) -> None:
+def _stop(link: EngineLink, server: Server) -> None:
     server.should_exit = True
+    link.feed.stop()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import __version__
 from ...errors import EngineError, ExpertFlowError
+from ..metrics.collector import EXPOSITION
 from ..openai.bodies import DetokenizeBody, TokenizeBody
 from ..openai.endpoints import ENDPOINTS
 from ..openai.errors import MISSING, SERVER, ApiError, to_api_error
@@ -21,9 +22,10 @@ from ..openai.models import list_models, show_model
 from ..openai.openapi import OPEN_PATHS, describe
 from ..openai.reading import read_body
 from ..openai.tokens import detokenize, tokenize, tokenizer_info
-from .counters import EXPOSITION, GONE, exposition
+from .counters import GONE, server_exposition
 from .engine_link import EngineLink
 from .generation import generate
+from .page import BUNDLE, EVENTS, FILES, ROOT, page_bundle, page_events, page_file, route_of
 from .replies import ErrorReply, JsonReply, Reply, read_json_body
 
 MODELS = "/v1/models"
@@ -121,7 +123,7 @@ def _route_name(path: str) -> str:
     """Return the path without what varies; empty for one that does not exist."""
     if path.startswith(MODELS + "/"):
         return MODELS + "/{model}"
-    return path if path in ENDPOINTS or path in _GETS or path in _POSTS else ""
+    return path if path in ENDPOINTS or path in _GETS or path in _POSTS else route_of(path)
 
 
 async def _health(request: Request, link: EngineLink) -> ASGIApp:
@@ -151,7 +153,7 @@ async def _metrics(request: Request, link: EngineLink) -> ASGIApp:
         snapshot = await link.client.stats(SNAPSHOT_S) if link.is_ready else None
     except EngineError:
         snapshot = None
-    return Reply(exposition(link.counters, snapshot).encode(), kind=EXPOSITION)
+    return Reply(server_exposition(link.counters, snapshot), kind=EXPOSITION)
 
 
 async def _openapi(request: Request, link: EngineLink) -> ASGIApp:
@@ -182,8 +184,9 @@ async def _translate(
     request: Request, link: EngineLink, kind: type[msgspec.Struct], work: Callable[[Any, Any], msgspec.Struct]
 ) -> ASGIApp:
     """Answer a body by a function of it and the model, in a thread."""
-    body, model = await read_json_body(request, link.spec.limits), link.model
-    return JsonReply(await link.in_thread(lambda: work(read_body(body, kind)[0], model)))
+    with link.room.body() as share:
+        body, model = await read_json_body(request, link.spec.limits, share), link.model
+        return JsonReply(await link.in_thread(lambda: work(read_body(body, kind)[0], model)))
 
 
 _GETS: dict[str, Answer] = {
@@ -195,5 +198,8 @@ _GETS: dict[str, Answer] = {
     MODELS: _models,
     MODELS + "/{model}": _model,
     "/tokenizer_info": _tokenizer_info,
+    ROOT: page_file,
+    FILES: page_file,
+    EVENTS: page_events,
 }
-_POSTS: dict[str, Answer] = {"/tokenize": _tokenize, "/detokenize": _detokenize}
+_POSTS: dict[str, Answer] = {"/tokenize": _tokenize, "/detokenize": _detokenize, BUNDLE: page_bundle}

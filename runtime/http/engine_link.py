@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from ...errors import EngineError, ExpertFlowError
+from ...errors import ExpertFlowError
 from ..client.async_client import AsyncClient
 from ..openai.call import Call
 from ..openai.errors import BUSY, SERVER, ApiError, to_api_error
 from ..openai.model import ServedModel
+from ..page.files import read_page_files
+from ..page.live_feed import LiveFeed
 from .counters import Counters
+from .replies import BodyRoom
 from .spec import FrontSpec, Loading, Serving, Update
+from .stop_signal import StopSignal
+from .users import share_of
 
 T = TypeVar("T")
 THREADS = 2
@@ -30,15 +37,25 @@ class EngineLink:
 
     def __init__(self, spec: FrontSpec, counters: Counters) -> None:
         self.spec, self.counters = spec, counters
+        self.room = BodyRoom(max(spec.limits.bodies_bytes, spec.limits.body_bytes))
         self.loading: Loading | None = Loading("starting", 0, 1)
         """Progress of the start; None once the engine is ready or gone."""
         self.failure: ExpertFlowError | None = None
-        self.stopping = asyncio.Event()
+        self.salt = secrets.token_bytes(16)
+        """Salt of the names that users have here (`user_of`)."""
+        self.stopping = StopSignal()
         """Set when requests that still run must end."""
+        self.page_files = read_page_files()
+        self.feed = LiveFeed(self)
+        self.address = ""
+        """Address of the engine; empty before it is ready."""
         self._client: AsyncClient | None = None
         self._model: ServedModel | None = None
         self._threads = ThreadPoolExecutor(THREADS, "expertflow-bodies")
+        self._working = 0
         self._seconds = 0.0
+        self._open: Counter[str] = Counter()
+        """Open requests of each user that has any."""
 
     async def update(self, update: Update) -> None:
         """Apply what the command tells."""
@@ -80,27 +97,57 @@ class EngineLink:
         """Return the error that ended the engine."""
         return self.failure or (self._client.failure if self._client else None)
 
+    def describe(self) -> dict[str, Any]:
+        """Return the state of the server in the words of the page: loading, running or ended."""
+        if (error := self.error) is not None:
+            return {"state": "ended", "error": str(error)}
+        if self._model is None or self.loading is not None:
+            loading = self.loading or Loading("starting", 0, 1)
+            return {"state": "loading", "phase": loading.phase, "percent": loading.percent}
+        chats = self._model.codec.has_chat_template
+        return {"state": "running", "model": self._model.name, "chats": chats, "context": self._model.facts.context}
+
     async def in_thread(self, work: Callable[[], T]) -> T:
         """Run work that takes a processor for a while, so that streams go on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        self._working += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        finally:
+            self._working -= 1
+
+    @property
+    def threads_idle(self) -> bool:
+        """Return whether no work runs in a thread, or waits for one."""
+        return self._working == 0
 
     @contextmanager
-    def admit(self, call: Call) -> Iterator[None]:
+    def admit(self, call: Call, user: str) -> Iterator[None]:
         """Count the requests of a body as open. Raises ApiError: 429 if too many are, 400 if it alone has too many."""
-        count, limit = len(call.requests), self.request_limit
-        if count > limit:
-            raise ApiError(400, f"The body has {count} requests, the limit is {limit}", code="too_many_requests")
-        if self.counters.open_requests + count > limit:
-            what = f"{self.counters.open_requests} requests are open, the limit is {limit}"
-            raise ApiError(429, what, kind=BUSY, code="busy")
+        count = len(call.requests)
+        self._check_room(count, user)
         begun = asyncio.get_running_loop().time()
         self.counters.open_requests += count
+        self._open[user] += count
         try:
             yield
         finally:
             self.counters.open_requests -= count
+            self._open -= Counter({user: count})
             taken = asyncio.get_running_loop().time() - begun
             self._seconds += SMOOTHING * (taken - self._seconds)
+
+    def _check_room(self, count: int, user: str) -> None:
+        """Raise ApiError unless so many requests of a user may be opened."""
+        limit = self.request_limit
+        share = share_of(limit)
+        if count > share:
+            raise ApiError(400, f"The body has {count} requests, the limit is {share}", code="too_many_requests")
+        if self.counters.open_requests + count > limit:
+            what = f"{self.counters.open_requests} requests are open, the limit is {limit}"
+            raise ApiError(429, what, kind=BUSY, code="busy")
+        if self._open[user] + count > share:
+            what = f"{self._open[user]} of your requests are open, the limit of one client is {share}"
+            raise ApiError(429, what, kind=BUSY, code="busy")
 
     @property
     def request_limit(self) -> int:
@@ -137,10 +184,5 @@ class EngineLink:
             self.failure = error
             await client.close()
         else:
-            self._client = client
+            self._client, self.address = client, address
         self.loading = None
-
-
-def gone() -> EngineError:
-    """Return the error for requests that the end of the server cuts short."""
-    return EngineError("the server is being stopped", "http", "Send the request again later")

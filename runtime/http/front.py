@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,12 +19,12 @@ from typing import Self
 from ...errors import EngineError, UsageError
 from ...ipc.messages import Progress
 from ..engine.children import describe_exit
+from ..service.listening import bind, url_of
 from .options import HttpOptions
 from .spec import Loading, Serving, Update, to_line
 
 MODULES = ("starlette", "uvicorn", "httptools")
 EXTRA = "Install the extra: pip install 'expertflow-runtime[serve]'"
-BACKLOG = 2048
 MAX_RESTARTS, RESTART_WINDOW_S = 5, 60.0
 STOP_MARGIN_S = 3.0
 """Seconds beyond the grace of running requests after which the process is killed."""
@@ -57,8 +56,7 @@ class HttpFront:
     @property
     def url(self) -> str:
         """Return the address for clients."""
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return url_of(self._socket)
 
     @property
     def pid(self) -> int | None:
@@ -104,11 +102,11 @@ class HttpFront:
             process.wait()
 
     def _start(self) -> None:
-        fd = self._socket.fileno()
+        fd, log_fd = self._socket.fileno(), self._options.log.fd
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "expertflow.runtime.http", str(os.getpid())],
             stdin=subprocess.PIPE,
-            pass_fds=[fd],
+            pass_fds=[fd, *([log_fd] if log_fd >= 0 else [])],
             process_group=0,  # Ctrl-C reaches the command alone
             bufsize=0,
         )
@@ -141,26 +139,3 @@ def require_extra() -> None:
     missing = [name for name in MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"needs {', '.join(missing)}, which is not installed", "--http", EXTRA)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Raises UsageError for an address that cannot be bound."""
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return _listen(socket.socket(family, kind, proto), address)
-    except OSError as error:
-        what = f"cannot listen on {host}:{port}: {error.strerror or error}"
-        raise UsageError(what, "--http", "Choose another port; 0 takes a free one") from error
-
-
-def _listen(opened: socket.socket, address: tuple[object, ...]) -> socket.socket:
-    try:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(BACKLOG)
-    except BaseException:
-        opened.close()
-        raise
-    return opened

@@ -8,23 +8,25 @@ for others after the step that runs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import logging
 from urllib.parse import quote
 
 import msgspec
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Send
+from starlette.requests import Request
+from starlette.types import Send
 
 from ...errors import ExpertFlowError
 from ..client.async_batch import AsyncBatch
 from ..client.completions import Completion, Event
 from ..openai.answers import PING
 from ..openai.call import Call, ChunkWriter
-from ..openai.endpoints import prepare_call
+from ..openai.endpoints import prepare_call, prepare_quick_call
 from ..openai.errors import ApiError
-from .engine_link import EngineLink, gone
+from ..openai.model import ServedModel
+from .engine_link import EngineLink
 from .replies import JsonReply, read_json_body, start
+from .users import user_of
+from .watch import Watch, watching
 
 IGNORED = "x-expertflow-ignored"
 MAX_NAMED = 20
@@ -35,87 +37,34 @@ STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-con
                   "x-accel-buffering": "no"}  # fmt: skip
 
 
-class Watch:
-    """Wakes for updates of a batch, for the client's hang-up, and for the end of the server."""
-
-    def __init__(self, batch: AsyncBatch, receive: Receive, stopping: asyncio.Event) -> None:
-        self._batch, self._stopping = batch, stopping
-        self._changed = asyncio.Event()
-        self._gone = False
-        self._tasks = [asyncio.create_task(self._watch_client(receive)), asyncio.create_task(self._watch_server())]
-
-    async def wait(self, reached: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait until `reached`; return False after `timeout_s`.
-
-        Raises ClientDisconnect for a client that has hung up, EngineError at the end of the server.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
-        timer = None if deadline is None else loop.call_at(deadline, self._changed.set)
-        try:
-            while not reached():
-                self._raise_if_over()
-                if deadline is not None and loop.time() >= deadline:
-                    return False
-                self._changed.clear()
-                await self._changed.wait()
-            return True
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    def open(self) -> None:
-        """Begin to listen."""
-        self._batch.listen(self._changed.set)
-
-    async def close(self) -> None:
-        """Stop listening, and cancel what still runs."""
-        self._batch.ignore(self._changed.set)
-        if not self._batch.done:
-            self._batch.cancel()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def _raise_if_over(self) -> None:
-        if self._gone:
-            raise ClientDisconnect
-        if self._stopping.is_set():
-            raise gone()
-        self._batch.require_open()
-
-    async def _watch_client(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            continue
-        self._gone = True
-        self._changed.set()
-
-    async def _watch_server(self) -> None:
-        await self._stopping.wait()
-        self._changed.set()
-
-
 async def generate(request: Request, send: Send, link: EngineLink, path: str) -> None:
     """Answer a body of `path`. Raises ApiError before the first byte, ClientDisconnect if the client has gone."""
-    body = await read_json_body(request, link.spec.limits)
-    model, client = link.model, link.client
-    call = await link.in_thread(lambda: prepare_call(path, body, model))
-    with link.admit(call):
-        batch = await client.submit(call.requests)
+    call = await _read_call(request, link, path)
+    user = user_of(request, bool(link.spec.keys), link.salt)
+    with link.admit(call, user):
+        batch = await link.client.submit(call.requests, user=user)
         async with watching(batch, request.receive, link.stopping) as watch:
             reply = _stream if call.stream else _answer
             await reply(request, send, link, call, batch, watch)
 
 
-@asynccontextmanager
-async def watching(batch: AsyncBatch, receive: Receive, stopping: asyncio.Event) -> AsyncIterator[Watch]:
-    """Yield a watch over a batch; at the end the batch is cancelled if it still runs."""
-    watch = Watch(batch, receive, stopping)
-    watch.open()
-    try:
-        yield watch
-    finally:
-        await watch.close()
+async def _read_call(request: Request, link: EngineLink, path: str) -> Call:
+    """Return what a body asks for; the body itself is not kept. Raises ApiError, ClientDisconnect."""
+    with link.room.body() as share:
+        body, model = await read_json_body(request, link.spec.limits, share), link.model
+        if link.spec.log.prompts:
+            logging.getLogger(__name__).info("%s: %s", path, body.decode("utf-8", "replace"))
+        return await _prepare(link, path, body, model)
+
+
+async def _prepare(link: EngineLink, path: str, body: bytes, model: ServedModel) -> Call:
+    """Return the requests of a body. Handing a small one to a thread costs more than reading it.
+
+    While a thread works on a body, small ones wait for their turn too: two threads would take each other's time.
+    """
+    if link.threads_idle and (call := prepare_quick_call(path, body, model)) is not None:
+        return call
+    return await link.in_thread(lambda: prepare_call(path, body, model))
 
 
 async def _answer(
@@ -157,14 +106,22 @@ async def _stream(
 async def _send_all(
     send: Send, batch: AsyncBatch, watch: Watch, writer: ChunkWriter, chunks: bytes, ping_s: float
 ) -> None:
-    """Send chunks until the batch has ended; chunks of a step go out together."""
+    """Send chunks until the batch has ended; chunks of a step go out together.
+
+    Tokens may come that show nothing yet, such as those of a call of a tool: pings go by what was sent.
+    """
+    clock_s = asyncio.get_running_loop().time
+    sent_s = clock_s()
     while True:
+        if not chunks and clock_s() - sent_s >= ping_s:
+            chunks = PING
         if chunks:
             await send({"type": "http.response.body", "body": chunks, "more_body": True})
+            sent_s = clock_s()
         if batch.done and not batch.has_updates:
             return
-        came = await watch.wait(lambda: batch.has_updates or batch.done, ping_s)
-        chunks = _chunks(batch, writer) if came else PING
+        await watch.wait(lambda: batch.has_updates or batch.done, max(0.0, sent_s + ping_s - clock_s()))
+        chunks = _chunks(batch, writer)
 
 
 def _chunks(batch: AsyncBatch, writer: ChunkWriter) -> bytes:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UsageError
+from ...ipc.stage.logs import LogSpec
 from ..openai.model import DEFAULT_MAX_TOKENS
+from ..service.listening import is_loopback
 from .spec import FrontSpec, Limits
 
-LOOPBACK = "127.0.0.1"
 KEY_VARIABLE = "EXPERTFLOW_API_KEY"
-MAX_PORT = 65_535
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +28,7 @@ class HttpOptions:
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     own_settings: bool = True
     limits: Limits = field(default_factory=Limits)
+    log: LogSpec = field(default_factory=LogSpec)
 
     @property
     def is_open(self) -> bool:
@@ -44,17 +44,8 @@ class HttpOptions:
             default_max_tokens=self.default_max_tokens,
             own_settings=self.own_settings,
             limits=self.limits,
+            log=self.log,
         )
-
-
-def read_address(text: str) -> tuple[str, int]:
-    """Return host and port of `[HOST:]PORT`; the host is the loopback unless named. Raises UsageError."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if colon else LOOPBACK
-    if not port.isdecimal() or int(port) > MAX_PORT or not host:
-        remedy = "Write for example 8000, 0.0.0.0:8000 or [::1]:8000"
-        raise UsageError(f"must be [HOST:]PORT, not '{text}'", "--http", remedy)
-    return host, int(port)
 
 
 def read_keys(given: list[str], file: Path | None) -> list[str]:
@@ -67,14 +58,6 @@ def read_keys(given: list[str], file: Path | None) -> list[str]:
         if not (key.isascii() and key.isprintable()) or " " in key or not key:
             raise UsageError("must be printable ASCII without spaces", "--api-key", "Choose letters and digits")
     return list(dict.fromkeys(keys))
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches the host."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _file_keys(file: Path | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with the limits it lacks: time and size of headers, and the number of connections."""
+"""uvicorn's HTTP protocol with the limits it lacks: of headers, of connections, and of clients that do not read."""
 
 from __future__ import annotations
 
@@ -22,13 +22,17 @@ def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
 
 
 class _LimitedProtocol(HttpToolsProtocol):
-    """A connection. Its timer runs while headers are awaited: slow or silent clients do not keep connections."""
+    """A connection. One timer runs while headers are awaited, another while the client does not read what is written.
+
+    So slow and silent clients do not keep connections, nor the answers that wait for them.
+    """
 
     limits = Limits()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._timer: asyncio.TimerHandle | None = None
+        self._aborting: asyncio.TimerHandle | None = None
         self._in_headers = True
         self._header_bytes = 0
 
@@ -42,7 +46,26 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_aborting()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._abort_later()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._stop_aborting()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self._abort_later()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._abort_later()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
@@ -95,6 +118,17 @@ class _LimitedProtocol(HttpToolsProtocol):
         head = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n"
         self.transport.write(head % (error.status, _REASONS[error.status], len(body), more) + body)
         self.transport.close()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        """End the connection unless the client reads what is written; closing alone waits for ever."""
+        if self._aborting is None:
+            self._aborting = self.loop.call_later(self.limits.write_timeout_s, self.transport.abort)
+
+    def _stop_aborting(self) -> None:
+        if self._aborting is not None:
+            self._aborting.cancel()
+            self._aborting = None
 
     def _set_timer(self) -> None:
         self._timer = self.loop.call_later(self.limits.header_timeout_s, self._on_time_up)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive, Scope, Send
 
-from ..openai.errors import ApiError
-from .spec import Limits
+from ..openai.errors import BUSY, ApiError
+from .spec import SMALL_BODY_BYTES, Limits
 
 JSON = "application/json"
 
@@ -49,32 +50,76 @@ def start(status: int, headers: Mapping[str, str]) -> dict[str, Any]:
     return {"type": "http.response.start", "status": status, "headers": encoded}
 
 
-async def read_json_body(request: Request, limits: Limits) -> bytes:
-    """Return the body of a request. Raises ApiError for another type (415), its size (413) or its time (408).
+class BodyRoom:
+    """Room for bodies that are received or wait to be read; all bodies of a server share it."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.left_bytes = limit_bytes
+
+    @contextmanager
+    def body(self) -> Iterator[BodyShare]:
+        """Yield the share of one body, which is given back at the end."""
+        share = BodyShare(self)
+        try:
+            yield share
+        finally:
+            self.left_bytes += share.taken
+
+    def take(self, count: int) -> None:
+        """Take room. Raises ApiError (429) if there is none."""
+        if count > self.left_bytes:
+            raise ApiError(429, "Too many large bodies wait to be read", kind=BUSY, code="busy")
+        self.left_bytes -= count
+
+
+class BodyShare:
+    """Room that one body takes; none up to `SMALL_BODY_BYTES`."""
+
+    def __init__(self, room: BodyRoom) -> None:
+        self._room = room
+        self.taken = 0
+
+    def grow_to(self, size: int) -> None:
+        """Take room for a body of this size. Raises ApiError (429)."""
+        if size > max(SMALL_BODY_BYTES, self.taken):
+            self._room.take(size - self.taken)
+            self.taken = size
+
+
+async def read_json_body(request: Request, limits: Limits, share: BodyShare) -> bytes:
+    """Return the body of a request, which is JSON. Raises as `read_body_of`."""
+    return await read_body_of(request, JSON, limits, share)
+
+
+async def read_body_of(request: Request, wanted: str, limits: Limits, share: BodyShare) -> bytes:
+    """Return the body of a request of the content type `wanted`.
+
+    Raises ApiError for another type (415), its size (413), its time (408), or if too many others wait (429).
 
     Raises ClientDisconnect if the client goes before the body is whole.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != JSON:
-        what = f"The content type must be {JSON}, not '{kind[:100]}'"
+    if kind != wanted:
+        what = f"The content type must be {wanted}, not '{kind[:100]}'"
         raise ApiError(415, what, code="unsupported_media_type")
     stated = request.headers.get("content-length", "")
     if stated.isdecimal() and int(stated) > limits.body_bytes:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _read(request, limits)
+            return await _read(request, limits, share)
     except TimeoutError as error:
         what = f"The body was not complete after {limits.body_timeout_s:g} s"
         raise ApiError(408, what, code="timeout") from error
 
 
-async def _read(request: Request, limits: Limits) -> bytes:
+async def _read(request: Request, limits: Limits, share: BodyShare) -> bytes:
     body = bytearray()
     async for piece in request.stream():
         body += piece
         if len(body) > limits.body_bytes:
             raise _too_large(limits)
+        share.grow_to(len(body))
     return bytes(body)
 
 
@@ -82,4 +127,6 @@ def _too_large(limits: Limits) -> ApiError:
     return ApiError(413, f"The body is larger than {limits.body_bytes:,} bytes", code="body_too_large")
 
 
-__all__ = ["ClientDisconnect", "ErrorReply", "JsonReply", "Reply", "read_json_body", "start"]
+__all__ = [
+    "BodyRoom", "ClientDisconnect", "ErrorReply", "JsonReply", "Reply", "read_body_of", "read_json_body", "start",
+]  # fmt: skip

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import msgspec
 
+from ...ipc.stage.logs import LogSpec
+
 MAX_BODY_BYTES = 32 << 20
+SMALL_BODY_BYTES = 64 << 10
+"""Size up to which a body always has room: the connections bound their number."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -19,6 +23,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     header_timeout_s: float = 20.0
     """Time for the headers of a request, from the connection or the first byte."""
     body_timeout_s: float = 120.0
+    bodies_bytes: int = 8 * MAX_BODY_BYTES
+    """Size of all bodies that are received or wait to be read, without those of up to `SMALL_BODY_BYTES`."""
+    write_timeout_s: float = 60.0
+    """Time in which a client must read what waits for it."""
     idle_timeout_s: float = 75.0
     """Time for the next request on a connection."""
     connections: int = 4096
@@ -37,6 +45,7 @@ class FrontSpec(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     default_max_tokens: int
     own_settings: bool = True
     limits: Limits = Limits()
+    log: LogSpec = LogSpec()
 
 
 class Loading(msgspec.Struct, frozen=True, tag=True):

@@ -20,12 +20,19 @@ class StageDelta(msgspec.Struct, frozen=True):
     time_ns: int = 0
     busy_ns: int = 0
     done: int = 0
+    stalled_ns: int = 0
     counters: dict[str, int | float] = {}
 
     def __add__(self, other: StageDelta) -> StageDelta:
         names = self.counters | other.counters
         counters = {name: self.counters.get(name, 0) + other.counters.get(name, 0) for name in names}
-        return StageDelta(self.time_ns + other.time_ns, self.busy_ns + other.busy_ns, self.done + other.done, counters)
+        return StageDelta(
+            time_ns=self.time_ns + other.time_ns,
+            busy_ns=self.busy_ns + other.busy_ns,
+            done=self.done + other.done,
+            stalled_ns=self.stalled_ns + other.stalled_ns,
+            counters=counters,
+        )
 
 
 class StageLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +85,16 @@ class DecodingLine(msgspec.Struct, frozen=True, kw_only=True):
     rows_moved: int
 
 
+class MemoryLine(msgspec.Struct, frozen=True, kw_only=True):
+    """Memory against its budgets, in bytes. The budget of experts is `ExpertLine.slots_bytes`."""
+
+    experts_bytes: int
+    """Slots that hold an expert, or that one is on its way to."""
+    kv_bytes: int
+    kv_budget_bytes: int
+    """Budget of the KV caches; 0: not known."""
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """Everything `top` shows of an engine."""
 
@@ -89,6 +106,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     decoding: DecodingLine | None
     """None: not known yet."""
     pss_bytes: int
+    memory: MemoryLine
 
 
 def stage_deltas(before: Snapshot, now: Snapshot) -> dict[str, StageDelta]:
@@ -98,7 +116,7 @@ def stage_deltas(before: Snapshot, now: Snapshot) -> dict[str, StageDelta]:
 
 def totals(now: Snapshot) -> dict[str, StageDelta]:
     """Return stage -> its counts since its last start, without times and so without rates."""
-    return {stage: StageDelta(0, 0, stats.done, stats.counters) for stage, stats in now.stages.items()}
+    return {stage: _delta_since(None, stats) for stage, stats in now.stages.items()}
 
 
 class Meter:
@@ -167,17 +185,24 @@ def read(now: Snapshot, rates: dict[str, StageDelta], counts: dict[str, StageDel
         experts=_expert_line(now, rates, counts),
         decoding=_decoding_line(now, counts.get("scheduler", StageDelta()).counters),
         pss_bytes=sum(now.pss_bytes.values()),
+        memory=_memory_line(now),
     )
 
 
 def _delta_since(before: StageStats | None, now: StageStats) -> StageDelta:
     if before is None:
-        return StageDelta(0, 0, now.done, now.counters)
+        return StageDelta(0, 0, now.done, now.stalled_ns, now.counters)
     elapsed_ns = now.time_ns - before.time_ns
     if before.epoch != now.epoch:
-        return StageDelta(elapsed_ns, now.busy_ns, now.done, now.counters)
+        return StageDelta(elapsed_ns, now.busy_ns, now.done, now.stalled_ns, now.counters)
     counters = {name: value - before.counters.get(name, 0) for name, value in now.counters.items()}
-    return StageDelta(elapsed_ns, now.busy_ns - before.busy_ns, now.done - before.done, counters)
+    return StageDelta(
+        time_ns=elapsed_ns,
+        busy_ns=now.busy_ns - before.busy_ns,
+        done=now.done - before.done,
+        stalled_ns=now.stalled_ns - before.stalled_ns,
+        counters=counters,
+    )
 
 
 def _stage_line(stage: str, now: Snapshot, delta: StageDelta) -> StageLine:
@@ -213,6 +238,16 @@ def _expert_line(now: Snapshot, rates: dict[str, StageDelta], counts: dict[str, 
         slots=slots,
         slots_bytes=slots * int(facts.get("slot_bytes", 0)),
         experts_bytes=int(facts.get("experts_bytes", 0)),
+    )
+
+
+def _memory_line(now: Snapshot) -> MemoryLine:
+    loader = now.stages["loader"].counters if "loader" in now.stages else {}
+    slots = int(loader.get("held", 0)) + int(loader.get("filling", 0))
+    return MemoryLine(
+        experts_bytes=slots * int(now.facts.get("loader", {}).get("slot_bytes", 0)),
+        kv_bytes=kv_bytes(now),
+        kv_budget_bytes=int(now.facts.get("scheduler", {}).get("kv_budget_bytes", 0)),
     )
 
 

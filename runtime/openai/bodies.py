@@ -202,6 +202,7 @@ class ResponsesBody(msgspec.Struct, frozen=True, kw_only=True):
     input: str | Annotated[list[dict[str, Any]], Meta(min_length=1)]
     model: str | None = None
     instructions: str | None = None
+    include: list[str] | None = None
     stream: bool | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=100)] | None = None

@@ -61,7 +61,7 @@ class ChatCall(Call):
             choices=[self._choice(index, completion) for index, completion in enumerate(completions)],
             usage=usage_of(completions, self.choices),
             prompt_token_ids=first.prompt_ids if alone and self.body.return_token_ids else UNSET,
-            prompt_logprobs=prompt_logprobs_of(first, self.model) if alone and self.body.prompt_logprobs else UNSET,
+            prompt_logprobs=prompt_logprobs_of(first, self.model) if alone else UNSET,
         )
 
     def writer(self) -> ChunkWriter:
@@ -118,7 +118,8 @@ class _ChatWriter(ChunkWriter):
         before = _last(self._prompts[event.index]) if sent.last is None else sent.last
         sent.tokens += len(event.token_ids)
         sent.last = event.token_ids[-1] if event.token_ids else sent.last
-        parts, ended = self._parts(event, sent), event.finish_reason is not None
+        read, ended = self._read(event, sent), event.finish_reason is not None
+        parts = self._call.reader.keep(read, sent.calls)
         choice = ChatChunkChoice(
             index=event.index,
             delta=to_delta(parts, sent.calls),
@@ -127,7 +128,7 @@ class _ChatWriter(ChunkWriter):
             stop_reason=event.stop_reason if ended else UNSET,
             token_ids=event.token_ids if asked else UNSET,
         )
-        sent.calls += len(parts.calls)
+        sent.calls += len(read.calls)
         if ended or asked or choice.logprobs or not is_empty(parts):
             chunks.append(self._chunk([choice], event.index))
         return chunks
@@ -137,10 +138,9 @@ class _ChatWriter(ChunkWriter):
         usage = [self._call.wrap([], usage_of(completions, self._call.choices))] if self._usage.included else []
         return [*usage, DONE]
 
-    def _parts(self, event: Event, sent: _Progress) -> AnswerParts:
+    def _read(self, event: Event, sent: _Progress) -> AnswerParts:
         parts = sent.parser.feed(event.text_delta)
-        parts = parts if event.finish_reason is None else parts + sent.parser.finish()
-        return self._call.reader.keep(parts, sent.calls)
+        return parts if event.finish_reason is None else parts + sent.parser.finish()
 
     def _begin(self, index: int) -> bytes:
         self._sent[index] = _Progress(self._call.reader.parser(self._call.requests[index].prompt))

@@ -52,8 +52,9 @@ class AnswerReader:
     def parser(self, prompt: Prompt) -> AnswerParser:
         """Return a parser for one answer to a prompt."""
         if self.choice not in ("none", "auto"):
-            return ForcedCallsParser(self._forced_name)
-        return self._model.answer_format.parser(self._end_of(prompt), reads_calls=self.choice == "auto")
+            return ForcedCallsParser(self._forced_name, streams=True)
+        reads_calls = self.choice == "auto"
+        return self._model.answer_format.parser(self._end_of(prompt), reads_calls, streams_calls=True)
 
     def read(self, prompt: Prompt, text: str) -> AnswerParts:
         """Return the parts of a whole answer."""
@@ -63,7 +64,9 @@ class AnswerReader:
         """Return the parts that the body wants, after `before` calls."""
         one = self._body.parallel_tool_calls is False
         calls = parts.calls[: max(0, 1 - before)] if one else parts.calls
-        return AnswerParts(parts.content, "" if self._body.include_reasoning is False else parts.reasoning, calls)
+        call_text = "" if one and before > 1 else parts.call_text
+        reasoning = "" if self._body.include_reasoning is False else parts.reasoning
+        return AnswerParts(parts.content, reasoning, calls, call_text)
 
     @property
     def _forced_name(self) -> str | None:
@@ -89,6 +92,8 @@ def to_message(parts: AnswerParts) -> ChatMessage:
 def to_delta(parts: AnswerParts, before: int) -> ChatDelta:
     """Return the parts as a piece of a message that has had `before` calls."""
     calls = [_call_delta(call, place) for place, call in enumerate(parts.calls, before)]
+    if parts.call_text:
+        calls.insert(0, ToolCallDelta(index=before - 1, function=FunctionCall(arguments=parts.call_text)))
     return ChatDelta(
         content=parts.content or UNSET,
         reasoning=parts.reasoning or UNSET,
@@ -99,7 +104,7 @@ def to_delta(parts: AnswerParts, before: int) -> ChatDelta:
 
 def is_empty(parts: AnswerParts) -> bool:
     """Return whether there is nothing to show."""
-    return not (parts.content or parts.reasoning or parts.calls)
+    return not (parts.content or parts.reasoning or parts.calls or parts.call_text)
 
 
 def call_id() -> str:

@@ -25,6 +25,8 @@ class Endpoint(NamedTuple):
 
 
 COMPLETIONS, CHATS = "/v1/completions", "/v1/chat/completions"
+QUICK_BYTES = 4096
+"""Size of a body whose texts become ids in a millisecond or two, times its choices."""
 ENDPOINTS: dict[str, Endpoint] = {
     COMPLETIONS: Endpoint(CompletionBody, CompletionCall),
     CHATS: Endpoint(ChatBody, ChatCall),
@@ -43,3 +45,17 @@ def prepare_call(path: str, body: bytes | dict[str, Any], model: ServedModel) ->
     endpoint = ENDPOINTS[path]
     read, ignored = read_body(body, endpoint.body)
     return endpoint.call(read, ignored, model)
+
+
+def prepare_quick_call(path: str, body: bytes, model: ServedModel) -> Call | None:
+    """Return the requests of a body that needs no thread: a small one, with no template to render or rule to compile.
+
+    None for others. Raises ApiError.
+    """
+    if path != COMPLETIONS or len(body) > QUICK_BYTES:
+        return None
+    read, ignored = read_body(body, CompletionBody)
+    has_rule = read.response_format is not None or read.structured_outputs is not None
+    if has_rule or len(body) * (read.n or 1) > QUICK_BYTES:
+        return None
+    return CompletionCall(read, ignored, model)

@@ -12,6 +12,9 @@ MAX_TEXT = 1000
 """Characters of an error's message: a body must not come back as megabytes of explanation."""
 INVALID, MISSING, BUSY, SERVER = "invalid_request_error", "not_found_error", "rate_limit_error", "server_error"
 _FIELD = re.compile(r"[A-Za-z_]\w*(?:\[\d+\]|\.\w+)*")
+_LIMITS = re.compile(r"\b(max|min)_new_tokens\b")
+_IMAGE = re.compile(r"image \d+")
+"""Place of an error in an image of a prompt."""
 BODY_NAMES = {
     "max_new_tokens": "max_tokens",
     "min_new_tokens": "min_tokens",
@@ -71,8 +74,13 @@ def to_api_error(error: ExpertFlowError, names: dict[str, str] | None = None) ->
     for cls, status, kind, code in kinds:
         if isinstance(error, cls):
             param = _param(error, names or {}) if status == 400 else None
-            return ApiError(status, _text(error, param), kind=kind, param=param, code=code)
+            return ApiError(status, _as_in_body(_text(error, param), names or {}), kind=kind, param=param, code=code)
     return ApiError(500, _text(error, None), kind=SERVER, code=error.code)
+
+
+def _as_in_body(text: str, names: dict[str, str]) -> str:
+    """Return a text with the names of the body for the limits of an output."""
+    return _LIMITS.sub(lambda found: names.get(found[0]) or BODY_NAMES[found[0]], text)
 
 
 def shorten(text: str) -> str:
@@ -82,12 +90,13 @@ def shorten(text: str) -> str:
 
 
 def _param(error: ExpertFlowError, names: dict[str, str]) -> str | None:
-    where = names.get(error.where) or BODY_NAMES.get(error.where) or error.where
+    option = "prompt" if _IMAGE.fullmatch(error.where) else error.where
+    where = names.get(option) or BODY_NAMES.get(option) or option
     return where if _FIELD.fullmatch(where) else None
 
 
 def _text(error: ExpertFlowError, param: str | None) -> str:
     """Return the error's sentence and its remedy, with the name that the field has in the body."""
-    subject = param or error.where
+    subject = error.where if _IMAGE.fullmatch(error.where) else param or error.where
     sentence = f"{subject} {error.what}" if error.lacks_subject and subject else error.what
     return f"{sentence}. {error.remedy}" if error.remedy else sentence

@@ -39,8 +39,8 @@ _GETS: dict[str, tuple[str, Struct | None]] = {
     "/ready": ("Say whether the model is loaded, or how far", None),
     "/version": ("Show the version", None),
 }
-OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json"})
-"""Paths that need no key: programs that watch a server have none."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/version", "/metrics", "/openapi.json", "/", "/page/{file}"})
+"""Paths that need no key: programs that watch a server have none, and the page asks for it."""
 _ERRORS = {
     "400": "The body is wrong; `param` names the field",
     "401": "No key, or a wrong one",

@@ -66,4 +66,4 @@ def _invalid(error: msgspec.ValidationError) -> ApiError:
     param = path.strip("`").removeprefix("$").lstrip(".") or None
     if param is None and text.startswith("Object missing required field"):
         param = text.rpartition("field ")[2].strip("`")
-    return refuse(f"{param}: {text}" if param and param not in text else text, param=param)
+    return refuse(f"{param}: {text}" if param and f"`{param}`" not in text else text, param=param)

@@ -14,9 +14,12 @@ from .bodies import ChatBody, ResponsesBody
 from .call import Call, ChunkWriter
 from .chat_call import ChatCall
 from .chat_parts import call_id
+from .errors import ApiError
 from .model import ServedModel
 from .responses_items import (
     call_item,
+    check_include,
+    in_words_of_response,
     message_item,
     reasoning_item,
     text_part,
@@ -103,7 +106,11 @@ class ResponsesCall(Call):
         """Read the body. Raises ApiError."""
         super().__init__("resp_", model, body.model, ignored)
         self.body, self.stream = body, bool(body.stream)
-        self.chat = ChatCall(_to_chat(body), [], model)
+        check_include(body.include)
+        try:
+            self.chat = ChatCall(_to_chat(body), [], model)
+        except ApiError as error:
+            raise in_words_of_response(error) from error
         self.requests = self.chat.requests
 
     def answer(self, completions: Sequence[Completion]) -> ResponseAnswer:
@@ -236,7 +243,7 @@ def _to_chat(body: ResponsesBody) -> ChatBody:
         response_format=to_format(body),
         reasoning_effort=reasoning.effort if reasoning else None,
         tools=to_tools(body.tools),
-        tool_choice=to_tool_choice(body.tool_choice) if body.tools else None,
+        tool_choice=None if not body.tools and body.tool_choice == "auto" else to_tool_choice(body.tool_choice),
         parallel_tool_calls=body.parallel_tool_calls,
         priority=body.priority,
         chat_template_kwargs=body.chat_template_kwargs,

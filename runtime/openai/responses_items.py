@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from typing import Any
 
@@ -10,9 +11,16 @@ from msgspec import UNSET
 from .answers import ChatMessage
 from .bodies import Function, FunctionName, ResponseFormat, ResponsesBody, Tool, ToolChoice
 from .bodies import JsonSchema as Schema
-from .errors import refuse
+from .errors import ApiError, refuse
 
 _TEXTS = ("input_text", "output_text", "text")
+_FIELDS = {
+    "messages": "input",
+    "response_format": "text.format",
+    "max_tokens": "max_output_tokens",
+    "max_completion_tokens": "max_output_tokens",
+}
+"""Field of a chat -> field of a response. Instructions are a message too, so messages have other places than items."""
 _ROLES = {"developer": "system"}
 """Roles that chat templates do not know -> the one they do."""
 
@@ -24,6 +32,22 @@ def to_messages(body: ResponsesBody) -> list[dict[str, Any]]:
         return [*first, {"role": "user", "content": body.input}]
     items = [_to_message(item, f"input[{place}]") for place, item in enumerate(body.input)]
     return [*first, *_join_calls([message for message in items if message is not None])]
+
+
+def check_include(include: list[str] | None) -> None:
+    """Raise ApiError for what would be in the answer of another server; the rest is of tools that it would run."""
+    if "message.output_text.logprobs" in (include or ()):
+        raise refuse("include: log probabilities are given by /v1/chat/completions", param="include")
+
+
+def in_words_of_response(error: ApiError) -> ApiError:
+    """Return an error of the chat that a response became with the names of the response's fields."""
+    field, rest = re.fullmatch(r"(\w*)(.*)", error.param or "", re.DOTALL).groups()  # type: ignore[union-attr]
+    if field not in _FIELDS:
+        return error
+    param = _FIELDS[field] + ("" if field == "messages" else rest)
+    message = error.message.replace("response_format.json_schema", "text.format").replace(error.param or "", param)
+    return ApiError(error.status, message, kind=error.kind, param=param, code=error.code)
 
 
 def to_tools(tools: list[dict[str, Any]] | None) -> list[Tool] | None:

@@ -37,5 +37,5 @@ def replay_ledger_log(file: str | Path) -> LogReplay:
             events += 1
             continue
         recorded, replayed = record.statistics, msgspec.to_builtins(ledger.statistics())
-        marks, equal = marks + 1, equal + (recorded == replayed)
+        marks, equal = marks + 1, equal + (recorded == {name: replayed.get(name) for name in recorded})
     return LogReplay(events=events, marks=marks, equal_marks=equal, recorded=recorded, replayed=replayed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _INCOMPLETE = "\ufffd"
 """The character that a decoder writes for bytes that are no whole character yet."""
 
+_DECODED_TOKENS = 10_000
+"""Tokens whose own text is kept: a stream asks for it at every token."""
+
 
 class TextCodec:
     """The tokenizer of a model folder. Without `tokenizer.json` text is refused, token ids are not."""
@@ -26,6 +30,7 @@ class TextCodec:
         self._file = Path(folder) / "tokenizer.json"
         self._loaded: Tokenizer | None = None
         self._templates = ChatTemplates(self._file.parent)
+        self._decode_token = lru_cache(_DECODED_TOKENS)(self._decode_alone)
 
     def close(self) -> None:
         """End the process that renders chat templates, if there is one. Idempotent."""
@@ -83,11 +88,21 @@ class TextCodec:
 
     def decode(self, token_ids: Sequence[int], special_tokens: bool = False) -> str:
         """Return the text of generated ids, without special tokens unless asked; empty without a tokenizer."""
-        return self._tokenizer().decode(token_ids, skip_special_tokens=not special_tokens) if self.available else ""
+        if len(token_ids) == 1:
+            return self._decode_token(token_ids[0], special_tokens)
+        return self._decode(token_ids, special_tokens)
 
     def token_name(self, token_id: int) -> str:
         """Return a token as the vocabulary spells it (`Ġthe`, `<0x0A>`); empty for an id without a token."""
         return self._tokenizer().id_to_token(token_id) or "" if self.available else ""
+
+    def _decode_alone(self, token_id: int, special_tokens: bool) -> str:
+        return self._decode([token_id], special_tokens)
+
+    def _decode(self, token_ids: Sequence[int], special_tokens: bool) -> str:
+        if self._loaded is None and not self.available:
+            return ""
+        return self._tokenizer().decode(token_ids, skip_special_tokens=not special_tokens)
 
     def _check(self, text: str) -> None:
         if not self.available:

@@ -1,4 +1,4 @@
-"""Check a recording: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS`.
+"""Check a recording: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS FORM`.
 
 Writes a JSON line for each `Check` and `Progress`. Exit codes: 0 all hold, 1 one does not, 2 error.
 """
@@ -18,15 +18,23 @@ from .report import Check
 
 def main() -> int:
     """Run the checks of the recording that `sys.argv` names; return the exit code."""
-    folder, model, revision, dtype, device, settings = sys.argv[1:7]
+    folder, model, revision, dtype, device, settings, form = sys.argv[1:8]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from ...workers.packed.choice import ExpertsIn
     from .checks import Verification
 
     holds = True
     try:
         verification = Verification(
-            Path(folder), model, revision, dtype, device=device, generation_settings=settings, report=_report
+            Path(folder),
+            model,
+            revision,
+            dtype,
+            device=device,
+            generation_settings=settings,
+            experts_in=msgspec.convert(form, ExpertsIn),
+            report=_report,
         )
         for check in verification.checks():
             _write(check)

@@ -16,6 +16,7 @@ from ...workers.checkpoint.survey import Survey
 from ...workers.compute.device import open_device
 from ...workers.compute.recording import read_steps, recorded_kernels
 from ...workers.model.unit import RowAbilities
+from ...workers.packed.choice import ExpertsIn
 from ...workers.surveyor.surveyor import survey_checkpoint
 from .alone import first_difference, has_invariant_rows, recorded_rows
 from .error_ratio import compare_errors
@@ -48,13 +49,14 @@ class Verification:
         limit: int = 32,
         device: str = "cpu",
         generation_settings: str = "honour",
+        experts_in: ExpertsIn = "dequantised",
         report: Report = lambda what, done, total: None,
     ) -> None:
         self._generation_settings = generation_settings
         self._folder, self._model, self._revision, self._limit = folder, model, revision, limit
         self._report = report
         self._device = open_device(device)
-        survey = survey_checkpoint(model, revision, dtype, generation_settings)
+        survey = survey_checkpoint(model, revision, dtype, generation_settings, experts_in)
         self._survey = msgspec.structs.replace(survey, kernels=recorded_kernels(folder))
         own = self._survey.settings != NEUTRAL
         self._processors = ReferenceProcessors(Path(self._survey.folder)) if own else None

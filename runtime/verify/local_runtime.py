@@ -23,6 +23,7 @@ from ...ipc.messages import (
     StepPrediction,
     StepRouting,
 )
+from ...ipc.shared.slot_references import REFERENCE_BYTES
 from ...workers.checkpoint.survey import Survey
 from ...workers.compute.assembly import LoaderLink, assemble_compute, open_hinter
 from ...workers.compute.device.base import Device
@@ -31,11 +32,12 @@ from ...workers.compute.recording import Order
 from ...workers.compute.sampling.sampler import Chooser, sample
 from ...workers.compute.skeleton import load_unbound
 from ...workers.loader.events import ComputeJoined
-from ...workers.loader.fills import DeviceSlots, SharedSlots
+from ...workers.loader.fills import DeviceSlots, ReferenceSlots, SharedSlots, Slots
 from ...workers.loader.ledger import Ledger
 from ...workers.loader.runtime import LoaderRuntime
 from ...workers.loader.transfer.expert_sources import FileSource
 from ...workers.loader.transfer.host_store import fill_store
+from ...workers.loader.transfer.link import EmulatedLink
 from ...workers.model.unit import RowAbilities
 
 if TYPE_CHECKING:
@@ -58,22 +60,37 @@ class LocalRuntime:
         hints: bool = True,
         device: Device | None = None,
         places: int = 0,
+        link: EmulatedLink | None = None,
     ) -> None:
-        """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk)."""
+        """With a `device` the slots are in its memory, and `places` of the host store are before them (tier disk).
+
+        With a `link` slots refer to the host store, each expert after its time on the link (link = dma).
+        """
         self._device = device
         survey = survey.lay_out(slots, tier, "cpu" if device is None else device.name)
         self._survey, self._forecaster, self._tier, self._readers = survey, forecaster, tier, readers
         self._inbox: list[ComputeFromLoader] = []
         self.ledger = Ledger(slots, survey.layers, survey.experts, survey.top_k, fills_in_flight=2 * readers)
-        memory = self._open_slots(slots) if device is None else self._open_store(places)
+        self._store: np.ndarray | None = None
+        memory = self._open_memory(slots, places, link)
         self.model = load_unbound(survey, None if device is None else device.torch_device)
         hinter = open_hinter(self.model, survey, self._tell_loader) if hints else None
-        link = LoaderLink(self._tell_loader, self._receive, self._wait)
+        peer = LoaderLink(self._tell_loader, self._receive, self._wait)
         self._residency, self._executor = assemble_compute(
-            self.model, survey, slots, memory, link, device, hinter, abilities, choose, attachments
+            self.model, survey, slots, memory, peer, device, hinter, abilities, choose, attachments, store=self._store
         )
         self._tell_loader(ComputeJoined())
         self._residency.loader_joined()
+
+    def _open_memory(self, slots: int, places: int, link: EmulatedLink | None) -> np.ndarray:
+        if link is not None:
+            return self._open_references(slots, link)
+        return self._open_slots(slots) if self._device is None else self._open_store(places)
+
+    def _open_references(self, slots: int, link: EmulatedLink) -> np.ndarray:
+        memory, self._store = _memory(slots * REFERENCE_BYTES), self._filled_store()
+        self._loader = self._open_loader(ReferenceSlots(memory, link))
+        return memory
 
     def _open_slots(self, slots: int) -> np.ndarray:
         survey = self._survey
@@ -89,7 +106,7 @@ class LocalRuntime:
         self._loader = self._open_loader(device_slots)
         return store
 
-    def _open_loader(self, slots: SharedSlots | DeviceSlots) -> LoaderRuntime:
+    def _open_loader(self, slots: Slots) -> LoaderRuntime:
         return LoaderRuntime(self._survey, self.ledger, slots, self._readers, self._inbox_put)
 
     def _filled_store(self) -> np.ndarray:

@@ -16,14 +16,16 @@ import msgspec
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from ...ipc.messages import NEUTRAL, GenerationSettings, Sampling
 from ...ipc.shared.attachments import attachment_path, is_of_positions
 from ...workers.checkpoint.generation import FILE
+from ...workers.checkpoint.gguf.description import read_description
 from ...workers.model.architecture import build_on_meta, load_config, model_class
 from ...workers.model.encoder_decoder import decoder_start, logits_alone
 from ...workers.model.families.registry import correct_blocks
+from ...workers.model.gguf.skeleton_tensors import lazy_tensors
 
 
 class Sequence(msgspec.Struct):
@@ -48,13 +50,21 @@ def reference_logits(
 
     They are computed in `dtype`, on the CPU or on `where`. The images of a sequence are a file in `attachments`.
     """
-    config = load_config(folder)
-    cls = model_class(config)
-    model = cls.from_pretrained(folder, config=config, dtype=dtype, experts_implementation="eager").eval()
+    model = load_reference(folder, dtype)
     correct_blocks(model)
     model.to(where or torch.device("cpu"))  # pyright: ignore[reportArgumentType]
     with torch.inference_mode():
         return [_logits(model, sequence, attachments).float().cpu() for sequence in sequences]
+
+
+def load_reference(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Return transformers' model of a folder, everything resident; of a GGUF file with all its tensors dequantised."""
+    config = load_config(folder)
+    options: dict[str, Any] = {"config": config, "dtype": dtype, "experts_implementation": "eager"}
+    if described := read_description(folder):
+        tensors = lazy_tensors(described, config.to_dict(), with_experts=True)
+        return model_class(config).from_pretrained(None, state_dict=tensors, **options).eval()
+    return model_class(config).from_pretrained(folder, **options).eval()
 
 
 def _logits(model: Any, sequence: Sequence, attachments: Path) -> Tensor:

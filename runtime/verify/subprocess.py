@@ -1,8 +1,8 @@
 """Runs `expertflow.runtime.verify` in a process of its own, since it needs torch and all experts in memory.
 
-The interface: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS` writes one `Check` or
-one `Progress` a line as JSON to stdout. It exits with 0 (all hold), 1 (one does not) or 2 (nothing could be checked,
-and stderr says why).
+The interface: `python -m expertflow.runtime.verify FOLDER MODEL REVISION DTYPE DEVICE SETTINGS FORM` writes one
+`Check` or one `Progress` a line as JSON to stdout. It exits with 0 (all hold), 1 (one does not) or 2 (nothing could be
+checked, and stderr says why).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Progress
+from ..engine.budgets import packing_choice
 from ..engine.children import describe_exit
 from ..engine.stages import stage_plans
 from ..monitor.progress import ProgressView
@@ -49,6 +50,7 @@ def run_checks(
     command = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]  # ends with us
     command += ["expertflow.runtime.verify", str(recording)]
     command += [config.model, config.revision, config.dtype, config.device, config.generation_settings]
+    command += [packing_choice(config).experts_in]
     pipe = subprocess.PIPE
     process = subprocess.Popen(
         command,

@@ -132,7 +132,7 @@ def _charge_link(history: History, blames: list[Blames]) -> None:
         of_step = [blames[index] for index in stalls[step.number]]
         waited_ns = sum(history.stalls[index].waited_ns for index in stalls[step.number])
         computing_ns = step.end_ns - step.start_ns - waited_ns
-        _move_to_link(of_step, _covered_ns(transfers[step.number]) - computing_ns)
+        _move_to_link(of_step, covered_ns(transfers[step.number]) - computing_ns)
 
 
 def _move_to_link(blames: list[Blames], max_ns: float) -> None:
@@ -148,7 +148,7 @@ def _move_to_link(blames: list[Blames], max_ns: float) -> None:
         stall[Blame.LINK_RATE] = stall.get(Blame.LINK_RATE, 0.0) + charged_ns
 
 
-def _covered_ns(spans: list[tuple[int, int]]) -> int:
+def covered_ns(spans: list[tuple[int, int]]) -> int:
     """Return the nanoseconds covered by at least one of the spans, which are in order of their starts."""
     covered_ns = until_ns = 0
     for start_ns, end_ns in spans:

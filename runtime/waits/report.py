@@ -78,9 +78,12 @@ class WaitReport(msgspec.Struct, frozen=True, kw_only=True):
     longest: list[Wait]
 
 
-def report_waits(history: History, longest: int = 10) -> WaitReport:
-    """Return the sum of all waits by blame, and the `longest` longest of them."""
-    pairs = zip(history.stalls, blame_stalls(history), strict=True)
+def report_waits(history: History, longest: int = 10, blames: list[Blames] | None = None) -> WaitReport:
+    """Return the sum of all waits by blame, and the `longest` longest of them.
+
+    `blames` are those of `blame_stalls`, if they are known already.
+    """
+    pairs = zip(history.stalls, blame_stalls(history) if blames is None else blames, strict=True)
     waits = [list(group) for _, group in groupby(pairs, key=lambda pair: (pair[0].step, pair[0].layer))]
     waits.sort(key=lambda wait: -_waited_ns(wait))
     return WaitReport(

@@ -25,10 +25,11 @@ def report_lines(report: WaitReport) -> Iterator[str]:
         yield f"{_time(time_ns):>8} {time_ns / max(report.waited_ns, 1):>4.0%}  {name}: {MEANINGS.get(name, '')}"
     for number, wait in enumerate(report.longest, 1):
         yield ""
-        yield from _wait_lines(number, wait)
+        yield from wait_lines(number, wait)
 
 
-def _wait_lines(number: int, wait: Wait) -> Iterator[str]:
+def wait_lines(number: int, wait: Wait) -> Iterator[str]:
+    """Yield one wait with its chain, as entry `number` of a list."""
     missing = f"{len(wait.experts)} of {wait.wanted} experts missing"
     slots = {expert.slots for expert in wait.experts if expert.blamed == Blame.CAPACITY}
     missing += "".join(f", {count} slots" for count in slots)

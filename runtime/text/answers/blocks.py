@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .call_stream import CallReader
 from .markers import MarginTrimmer, MarkerSplitter
 from .parts import AnswerParts, ToolCall, make_call
 
@@ -21,13 +22,20 @@ class BlockFormat:
     """Marker that ends a block; a block also ends with the next one, and with the answer."""
     read: Callable[[str], list[ToolCall]]
     """Reads the text of a block. Raises ValueError (KeyError, TypeError) if it holds no calls."""
+    streams: bool = False
+    """A block is one object with the name of the function before its arguments."""
 
 
 class BlockParser:
-    """Parser of text with blocks of calls. A block that holds no calls is text, with its markers."""
+    """Parser of text with blocks of calls. A block that holds no calls is text, with its markers.
 
-    def __init__(self, form: BlockFormat) -> None:
-        self._form = form
+    With `streams` calls are given while they are written, where the format lets them. What is wrong behind the
+    arguments is text then, and an answer that is cut off has a call that is cut off.
+    """
+
+    def __init__(self, form: BlockFormat, streams: bool = False) -> None:
+        self._form, self._streams = form, streams and form.streams
+        self._reader = CallReader()
         self._splitter, self._trimmer = MarkerSplitter([form.begin, form.end]), MarginTrimmer()
         self._block: str | None = None
         """Text of the open block."""
@@ -53,13 +61,23 @@ class BlockParser:
                 return parts + AnswerParts(self._trimmer.feed(marker))
         else:
             self._block += piece
-            parts = self._close(marker) if marker else AnswerParts()
+            parts = self._stream(piece)
+            parts += self._close(marker) if marker else AnswerParts()
         if marker == self._form.begin:
-            self._block = ""
+            self._block, self._reader = "", CallReader()
+        return parts
+
+    def _stream(self, piece: str) -> AnswerParts:
+        """Return what a piece of a block adds to its call."""
+        parts = self._reader.feed(piece) if self._streams else AnswerParts()
+        if parts.calls:
+            self._trimmer.mark()
         return parts
 
     def _close(self, marker: str) -> AnswerParts:
         block, self._block = self._block or "", None
+        if self._reader.begun:
+            return AnswerParts(self._trimmer.feed(self._reader.rest.strip().removeprefix("}").strip()))
         try:
             calls = self._form.read(block)
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -105,6 +123,6 @@ def _read_object(call: Any) -> ToolCall:
     return make_call(call["name"], call.get("arguments", call.get("parameters", {})))
 
 
-HERMES = BlockFormat("<tool_call>", "</tool_call>", read_hermes)
+HERMES = BlockFormat("<tool_call>", "</tool_call>", read_hermes, streams=True)
 MISTRAL = BlockFormat("[TOOL_CALLS]", "</s>", read_mistral)
 DEEPSEEK = BlockFormat("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", read_deepseek)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ....errors import RequestError
+from .call_stream import CallListReader
 from .parts import AnswerParts, ToolCall, make_call
 
 _DEFINITIONS = ("$defs", "definitions")
@@ -36,19 +37,33 @@ def forced_calls_schema(tools: Sequence[Schema], name: str | None = None, parall
 
 
 class ForcedCallsParser:
-    """Parser of an answer that `forced_calls_schema` has shaped; an answer that was cut off is text."""
+    """Parser of an answer that `forced_calls_schema` has shaped; an answer that was cut off is text.
 
-    def __init__(self, name: str | None = None) -> None:
-        self._name = name
+    With `streams` calls are given while they are written, and only what was cut off before a call is text.
+    """
+
+    def __init__(self, name: str | None = None, streams: bool = False) -> None:
+        self._name, self._streams = name, streams
+        self._list, self._begun = CallListReader(), False
         self._text = ""
 
     def feed(self, text: str) -> AnswerParts:
-        """Return nothing: calls are given at the end."""
+        """Return what was added to calls, or nothing: then they are given at the end."""
+        begun = self._begun
         self._text += text
-        return AnswerParts()
+        if not self._streams or not text:
+            return AnswerParts()
+        if self._name is None:
+            parts = self._list.feed(text)
+            self._begun = self._list.begun
+            return parts
+        self._begun = True
+        return AnswerParts(call_text=text) if begun else AnswerParts(calls=[ToolCall(self._name, text)])
 
     def finish(self) -> AnswerParts:
-        """Return the calls."""
+        """Return the calls that were not given."""
+        if self._begun:
+            return AnswerParts()
         try:
             return AnswerParts(calls=self._read(json.loads(self._text)))
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -36,16 +36,17 @@ class AnswerFormat:
         """Return whether markers are special tokens: then the text must be decoded with them."""
         return self.tools in ("mistral", "deepseek", HARMONY)
 
-    def parser(self, prompt_end: str, reads_calls: bool) -> AnswerParser:
+    def parser(self, prompt_end: str, reads_calls: bool, streams_calls: bool = False) -> AnswerParser:
         """Return a parser for one answer.
 
         :param prompt_end: the end of the prompt's text, special tokens included: it may open the reasoning.
         :param reads_calls: the request has tools; otherwise markers of calls are text.
+        :param streams_calls: give calls while they are written, where the format lets them.
         """
         if self.tools == HARMONY:
-            return HarmonyParser()
+            return HarmonyParser(streams_calls)
         form = TOOL_FORMATS[self.tools] if reads_calls else None
-        rest = PlainParser() if form is None else BlockParser(form)
+        rest = PlainParser() if form is None else BlockParser(form, streams_calls)
         return ReasoningParser(rest, prompt_end.rstrip().endswith(BEGIN)) if self.reasoning else rest
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 
 from .markers import MarkerSplitter
-from .parts import AnswerParts, make_call
+from .parts import AnswerParts, ToolCall, make_call
 
 _START, _MESSAGE = "<|start|>", "<|message|>"
 _ENDS = ("<|end|>", "<|return|>", "<|call|>", _START)
@@ -19,9 +19,13 @@ _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
 
 
 class HarmonyParser:
-    """Parser of harmony's messages. Messages to other recipients are left out; text without any marker is content."""
+    """Parser of harmony's messages. Messages to other recipients are left out; text without any marker is content.
 
-    def __init__(self) -> None:
+    With `streams` calls are given while they are written; otherwise one whose arguments are no object is content.
+    """
+
+    def __init__(self, streams: bool = False) -> None:
+        self._streams, self._in_call = streams, False
         self._splitter = MarkerSplitter([_MESSAGE, *_ENDS])
         self._header = ""
         self._content: str | None = None
@@ -45,7 +49,7 @@ class HarmonyParser:
         if self._content is None:
             self._header += piece
             if marker == _MESSAGE:
-                self._content = ""
+                self._content, self._in_call = "", False
             elif marker:
                 self._header = ""
             return AnswerParts()
@@ -59,12 +63,20 @@ class HarmonyParser:
         """Return what can be given of the open message: a call when it is whole, text at once."""
         content = self._content or ""
         if recipient := _RECIPIENT.search(self._header):
+            if self._streams and recipient[1] is not None:
+                return self._stream(recipient[2], content)
             is_call = is_whole and recipient[1] is not None
             return _read_call(recipient[2], content) if is_call else AnswerParts()
         self._content = ""
         channel = _CHANNEL.search(self._header)
         make = _BY_CHANNEL.get(channel[1] if channel else "final")
         return make(content) if make else AnswerParts()
+
+    def _stream(self, name: str, arguments: str) -> AnswerParts:
+        """Return the call with its first arguments, or more of them."""
+        self._content = ""
+        begun, self._in_call = self._in_call, True
+        return AnswerParts(call_text=arguments) if begun else AnswerParts(calls=[ToolCall(name, arguments)])
 
 
 _BY_CHANNEL: dict[str, Callable[[str], AnswerParts]] = {

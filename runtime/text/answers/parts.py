@@ -17,16 +17,24 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class AnswerParts:
-    """New parts of an answer, or a whole one. A tool call is given when it is complete."""
+    """New parts of an answer, or a whole one. A tool call is given when it is complete, unless calls are streamed."""
 
     content: str = ""
     reasoning: str = ""
     calls: list[ToolCall] = field(default_factory=list)
+    """Calls that are new; if calls are streamed, the last one may grow."""
+    call_text: str = ""
+    """More arguments of the last call before these."""
 
     def __add__(self, other: AnswerParts) -> AnswerParts:
         """Return these parts with later ones behind them."""
+        calls, call_text = self.calls, self.call_text
+        if not calls:
+            call_text += other.call_text
+        elif other.call_text:
+            calls = [*calls[:-1], ToolCall(calls[-1].name, calls[-1].arguments + other.call_text)]
         return AnswerParts(
-            self.content + other.content, self.reasoning + other.reasoning, [*self.calls, *other.calls]
+            self.content + other.content, self.reasoning + other.reasoning, [*calls, *other.calls], call_text
         )
 
 

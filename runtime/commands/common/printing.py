@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from ...errors import EngineError, ExpertFlowError
-from ...ipc.messages import Progress, TokenLogprob
-from ..client import Completion, Event
-from ..command_line.base import DONE
-from ..command_line.outcome import describe, exit_code
-from ..monitor.progress import ProgressView
-from ..prompt_sources.prompt_lines import PromptLine
+from ....errors import EngineError, ExpertFlowError
+from ....ipc.messages import Progress, TokenLogprob
+from ...client import Completion, Event
+from ...command_line.base import DONE
+from ...command_line.outcome import describe, exit_code
+from ...monitor.progress import ProgressView
+from ...prompt_sources.prompt_lines import PromptLine
 
 Result = Completion | ExpertFlowError
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
 
-from ...configs.schema import Config
-from ...errors import UsageError
-from ..client import Client
-from ..engine.starting import running_engine
+from ....configs.schema import AUTO, Config
+from ....errors import UsageError
+from ...client import Client
+from ...engine.starting import EngineHandle, running_engine
+from ...plan.keeping import keep_run
 
 
 @contextmanager
@@ -20,8 +22,18 @@ def open_client(config: Config, address: str) -> Iterator[Client]:
         with Client(address) as client:
             yield client
     else:
-        with running_engine(config) as engine, Client(engine.address) as client:
+        with remembered_engine(config) as engine, Client(engine.address) as client:
             yield client
+
+
+@contextmanager
+def remembered_engine(config: Config) -> Iterator[EngineHandle]:
+    """Yield a running engine, say on stderr which memory was chosen for it, and keep at the end how fast it was."""
+    with running_engine(config) as engine:
+        if engine.choice:
+            sys.stderr.write(f"expert memory: {engine.choice}\n")
+        yield engine
+        keep_run(engine)
 
 
 def refuse_engine_options(config: Config, preset: str) -> None:
@@ -35,5 +47,6 @@ def refuse_engine_options(config: Config, preset: str) -> None:
 
 
 def _engine_options(config: Config) -> Config:
-    """Return the configuration without what a request can say for itself."""
-    return msgspec.structs.replace(config, batch_invariant=False)
+    """Return the configuration without what a request can say for itself, and what the command chose by itself."""
+    memory = Config.load().expert_memory if config.expert_memory == AUTO else config.expert_memory
+    return msgspec.structs.replace(config, batch_invariant=False, expert_memory=memory)

@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from ...errors import UsageError
-from ..command_line.base import EngineCommand
-from ..prompt_sources.prompt_lines import PromptLine, read_prompt_lines, with_images
-from ..prompt_sources.workloads import Format
+from ....errors import UsageError
+from ...command_line.base import EngineCommand
+from ...prompt_sources.prompt_lines import PromptLine, read_prompt_lines, with_images
+from ...prompt_sources.workloads import Format
 
 
 @dataclass(frozen=True, kw_only=True)

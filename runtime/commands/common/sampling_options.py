@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from ...errors import UsageError
-from ..client.options import OptionNames
-from ..command_line.base import Command
-from ..text.structured import Structured
+from ....errors import UsageError
+from ...client.options import OptionNames
+from ...command_line.base import Command
+from ...text.structured import Structured
 
 TextList = Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="TEXT")]
 

@@ -1,0 +1,1 @@
+"""Parts of several commands: a client of an engine, prompts, sampling options, printing."""
