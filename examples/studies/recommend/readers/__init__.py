@@ -1,0 +1,1 @@
+"""Readers of MovieLens and Amazon reviews in their published formats."""

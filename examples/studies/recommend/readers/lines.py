@@ -1,0 +1,49 @@
+"""Lines of text files, plain or gzipped, cut into fields, with their numbers."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from .rows import BadRows, DataError
+
+
+def open_text(file: Path, encoding: str = "utf-8") -> IO[str]:
+    """Open a text file, gzipped if its name ends in .gz. Raises DataError if it is not there."""
+    try:
+        if file.suffix == ".gz":
+            return gzip.open(file, "rt", encoding=encoding)
+        return open(file, encoding=encoding)
+    except OSError as error:
+        raise DataError(f"cannot be opened ({error.strerror})", str(file), "Name a whole data set") from error
+
+
+def read_lines(file: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:
+    """Yield number, from 1, and text of every line that is not empty.
+
+    Raises DataError for a file that is not there, not gzipped as its name says, or not in this encoding.
+    """
+    number = 0
+    with open_text(file, encoding) as stream:
+        try:
+            for number, line in enumerate(stream, 1):
+                if text := line.rstrip("\r\n"):
+                    yield number, text
+        except (UnicodeDecodeError, OSError, EOFError) as error:
+            raise DataError(
+                f"cannot be read as {encoding}: {error}", f"{file}:{number + 1}", "Download it again"
+            ) from error
+
+
+def read_fields(
+    file: Path, separator: str, count: int, bad: BadRows, encoding: str = "utf-8"
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield line and its `count` fields. Raises DataError for a line with fewer or more, unless they are skipped."""
+    for line, text in read_lines(file, encoding):
+        cells = text.split(separator)
+        if len(cells) == count:
+            yield line, cells
+        else:
+            bad.report(file, line, f"has {len(cells)} fields, not {count}", text)

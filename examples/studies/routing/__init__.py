@@ -1,0 +1,1 @@
+"""The study of routing: soft, specialised, hard, hashed and dense."""

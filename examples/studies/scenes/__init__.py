@@ -1,0 +1,1 @@
+"""Scenes of coloured shapes with known objects, and questions about them."""

@@ -1,0 +1,1 @@
+"""Readers and scorers of POPE, VQA-v2, MMBench and SEED-Bench."""

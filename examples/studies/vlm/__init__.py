@@ -1,0 +1,1 @@
+"""Small vision-language models of three architectures: their making and training."""
