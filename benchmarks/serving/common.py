@@ -10,10 +10,12 @@ from expertflow import Config
 
 from ..models import EXAMPLES, folder_of
 
+MODELS = ("built-in", "r", "widened")
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
+
+def add_model_options(parser: argparse.ArgumentParser, default: str = "r") -> None:
     """Add the options that say which model runs, and with which memory."""
-    parser.add_argument("--model", choices=("built-in", "r", "widened"), default="r", help="r: random OLMoE of 3.3 GB")
+    parser.add_argument("--model", choices=MODELS, default=default, help="r: random OLMoE of 3.3 GB")
     parser.add_argument("--expert-memory", default="100%", help="expert slots")
     parser.add_argument("--kv-memory", default="2GiB", help="budget of the KV caches")
 

@@ -1,9 +1,10 @@
-"""Measure what HTTP adds: to a batch, as one body and as concurrent bodies and streams, and to the first token.
+"""What HTTP adds: to a batch, as one body and as concurrent bodies and streams, and to the first token.
 
-python -m expertflow.benchmarks.serving.http --out docs/results/http.json
+python -m expertflow.benchmarks.serving http --model r --batch 64 --tokens 24
 
-Client and HTTP take turns in one run on one engine; the client is the asyncio client in this process. Each round runs
-every way once, another one first, so that a slow moment of the machine hits all of them.
+Client and HTTP take turns on one engine, in pairs of which either is first in every other round; the client is the
+asyncio client in this process. The built-in model's step is so short that chance decides: model R is measured.
+`server_ms` is the processor time of the server's process a request, which does not depend on what else runs.
 """
 
 from __future__ import annotations
@@ -11,20 +12,49 @@ from __future__ import annotations
 import argparse
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from pathlib import Path
-from statistics import median
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from expertflow import AsyncClient, Config
+import psutil
+from expertflow import AsyncClient
 
-from ..models import EXAMPLES, folder_of, held_out_prompts
-from ..report import show_table, write_json
+from ..models import held_out_prompts
+from ..report import show_table
+from .budget import Budget
+from .common import add_model_options, config_of
+from .quartiles import quartiles
 from .raw_client import post, read_stream
 from .served import Served, served
 
+MINUTES = 12.0
 PATH = "/v1/completions"
+CLIENT = "client"
+PROMPT_TOKENS = 24
+SINGLES_SHARE = 0.2
+"""Share of the time for first tokens."""
 Way = Callable[[], Awaitable[int]]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this measurement."""
+    add_model_options(parser)
+    parser.add_argument("--batch", type=int, default=64, help="requests")
+    parser.add_argument("--tokens", type=int, default=24, help="new tokens of each")
+    parser.add_argument("--rounds", type=int, default=8, help="pairs of each way with the client")
+    parser.add_argument("--singles", type=int, default=60, help="pairs of requests for the time to the first token")
+
+
+def run(arguments: argparse.Namespace, budget: Budget) -> dict[str, Any]:
+    """Measure, show and return the seconds of each pair and their ratios."""
+    config = config_of(arguments, batch_size=arguments.batch)
+    prompts = [[1 + ord(letter) % 100 for letter in text[:PROMPT_TOKENS]] for text in held_out_prompts(arguments.batch)]
+    with served(config) as engine:
+        measured = asyncio.run(_measure(engine, prompts, arguments, budget))
+    rows = [_row(name, pairs, arguments.batch) for name, pairs in measured["pairs"].items()]
+    show_table(f"{arguments.batch} requests of {arguments.tokens} tokens, model {arguments.model}", rows)
+    first = _first_token_row(measured["first_token_s"])
+    show_table("first token, ms: median (quartiles)", [first])
+    return {"model": arguments.model, "rows": rows, "first_token_ms": first, **measured}
 
 
 class Batches:
@@ -34,7 +64,7 @@ class Batches:
         self._client, self._port, self._prompts, self._tokens = client, port, prompts, tokens
         self._body: dict[str, Any] = {"max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         self.ways: dict[str, Way] = {
-            "client": self.by_client,
+            CLIENT: self.by_client,
             "one body": self.as_one_body,
             "concurrent bodies": self.as_bodies,
             "concurrent streams": self.as_streams,
@@ -59,38 +89,64 @@ class Batches:
         return sum(self._tokens for stream in streams if stream.done)
 
 
-async def measure(engine: Served, prompts: list[list[int]], tokens: int, rounds: int, singles: int) -> dict[str, Any]:
-    """Return the seconds of each way and the times to the first token."""
+async def _measure(
+    engine: Served, prompts: list[list[int]], arguments: argparse.Namespace, budget: Budget
+) -> dict[str, Any]:
+    """Return for each way its pairs, and the pairs of times to the first token, in seconds."""
     async with AsyncClient(engine.address) as client:
-        batches = Batches(client, engine.port, prompts, tokens)
-        seconds: dict[str, list[float]] = {name: [] for name in batches.ways}
-        for number in range(rounds + 1):
-            for name, way in _rotated(list(batches.ways.items()), number):
-                begun = time.perf_counter()
-                count = await way()
-                taken = time.perf_counter() - begun
-                if count != tokens * len(prompts):
-                    raise RuntimeError(f"{name}: {count} tokens instead of {tokens * len(prompts)}")
-                if number:  # the first round warms up
-                    seconds[name].append(taken)
-        firsts = {"client": [], "http": []}
-        for place in range(singles):
-            prompt = prompts[place % len(prompts)]
-            firsts["client"].append(await first_by_client(client, prompt))
-            firsts["http"].append((await read_stream(engine.port, PATH, first_body(prompt))).first_s)
-    return {"seconds": seconds, "first_token_s": firsts}
+        batches = Batches(client, engine.port, prompts, arguments.tokens)
+        timer = _Timer(batches, psutil.Process(engine.front.pid), arguments.tokens * len(prompts))
+        singles_s = SINGLES_SHARE * budget.left_s
+        for name in batches.ways:  # warms up
+            await timer.run(name)
+        firsts = await _first_tokens(engine, client, prompts, arguments.singles, Budget(singles_s / 60))
+        pairs: dict[str, list[dict[str, float]]] = {name: [] for name in batches.ways if name != CLIENT}
+        for number in budget.rounds(arguments.rounds):
+            for name in pairs:
+                pairs[name].append(await timer.run_pair(name, first=number % 2 == 0))
+    return {"pairs": pairs, "first_token_s": firsts}
 
 
-def _rotated(ways: list[tuple[str, Way]], by: int) -> list[tuple[str, Way]]:
-    """Return the ways in another order each round, so that none is always first."""
-    return ways[by % len(ways) :] + ways[: by % len(ways)]
+class _Timer:
+    """Times ways, and the server's processor time meanwhile."""
+
+    def __init__(self, batches: Batches, server: psutil.Process, tokens: int) -> None:
+        self._batches, self._server, self._tokens = batches, server, tokens
+
+    async def run(self, name: str) -> tuple[float, float]:
+        """Return the seconds of a way, and those of the server's processor time. Raises RuntimeError for lost ones."""
+        begun_s, before = time.perf_counter(), self._server.cpu_times()
+        count = await self._batches.ways[name]()
+        taken_s, after = time.perf_counter() - begun_s, self._server.cpu_times()
+        if count != self._tokens:
+            raise RuntimeError(f"{name}: {count} tokens instead of {self._tokens}")
+        return taken_s, after.user + after.system - before.user - before.system
+
+    async def run_pair(self, name: str, first: bool) -> dict[str, float]:
+        """Run a way and the client, the way first or second."""
+        runs = {each: await self.run(each) for each in ((name, CLIENT) if first else (CLIENT, name))}
+        return {"http_s": runs[name][0], "client_s": runs[CLIENT][0], "server_cpu_s": runs[name][1]}
 
 
-def first_body(prompt: list[int]) -> dict[str, Any]:
-    return {"prompt": prompt, "max_tokens": 2, "temperature": 0, "ignore_eos": True}
+async def _first_tokens(
+    engine: Served, client: AsyncClient, prompts: list[list[int]], singles: int, budget: Budget
+) -> list[dict[str, float]]:
+    """Return pairs of seconds to the first token of a request that is alone."""
+    pairs: list[dict[str, float]] = []
+    for number in budget.rounds(singles):
+        prompt, pair = prompts[number % len(prompts)], {}
+        for way in ("http", CLIENT) if number % 2 else (CLIENT, "http"):
+            pair[way] = await (_first_by_client(client, prompt) if way == CLIENT else _first_by_http(engine, prompt))
+        pairs.append(pair)
+    return pairs
 
 
-async def first_by_client(client: AsyncClient, prompt: list[int]) -> float:
+async def _first_by_http(engine: Served, prompt: list[int]) -> float:
+    body = {"prompt": prompt, "max_tokens": 2, "temperature": 0, "ignore_eos": True}
+    return (await read_stream(engine.port, PATH, body)).first_s
+
+
+async def _first_by_client(client: AsyncClient, prompt: list[int]) -> float:
     begun = time.perf_counter()
     batch = await client.submit([prompt], 2, eos_ids=[])
     await batch.wait_until_started()
@@ -99,44 +155,19 @@ async def first_by_client(client: AsyncClient, prompt: list[int]) -> float:
     return taken
 
 
-def rows_of(measured: dict[str, Any], tokens: int) -> Iterable[dict[str, Any]]:
-    """Yield a row a way: median seconds, tokens a second, and the median of the ratios to the client of its round."""
-    base = measured["seconds"]["client"]
-    for name, seconds in measured["seconds"].items():
-        ratio = median(taken / of_client for taken, of_client in zip(seconds, base, strict=True))
-        yield {
-            "way": name,
-            "seconds": round(median(seconds), 3),
-            "tokens_a_s": round(tokens / median(seconds), 1),
-            "to_client": round(ratio, 3),
-        }
+def _row(name: str, pairs: list[dict[str, float]], batch: int) -> dict[str, Any]:
+    """Return a row of medians and quartiles; ratios are those of the pairs."""
+    return {
+        "way": name,
+        "pairs": len(pairs),
+        "seconds": str(quartiles([pair["http_s"] for pair in pairs])),
+        "client, s": str(quartiles([pair["client_s"] for pair in pairs])),
+        "to client": str(quartiles([pair["http_s"] / pair["client_s"] for pair in pairs])),
+        "server_ms": f"{1000 * quartiles([pair['server_cpu_s'] for pair in pairs]).median / batch:.2f}",
+    }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="example", help="example, r, widened, …")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--singles", type=int, default=60, help="requests for the time to the first token")
-    parser.add_argument("--out", type=Path, help="write the figures as JSON")
-    arguments = parser.parse_args()
-    folder = EXAMPLES / "model" if arguments.model == "example" else folder_of(arguments.model)
-    config = Config.load("cpu-host", model=str(folder), batch_size=arguments.batch, kv_memory="512MiB")
-    prompts = [[1 + ord(letter) % 100 for letter in text[:24]] for text in held_out_prompts(arguments.batch)]
-    with served(config) as engine:
-        measured = asyncio.run(
-            measure(engine, prompts, arguments.tokens, arguments.rounds, arguments.singles)
-        )
-    rows = list(rows_of(measured, arguments.batch * arguments.tokens))
-    show_table(f"{arguments.batch} requests of {arguments.tokens} tokens", rows)
-    firsts = {name: round(1000 * median(times), 2) for name, times in measured["first_token_s"].items()}
-    added = round(1000 * median(
-        http - client for http, client in zip(*map(measured["first_token_s"].get, ("http", "client")), strict=True)
-    ), 2)
-    show_table("First token, ms", [firsts | {"added": added}], left=0)
-    write_json(arguments.out, {"rows": rows, "first_token_ms": firsts | {"added": added}, **measured})
-
-
-if __name__ == "__main__":
-    main()
+def _first_token_row(pairs: list[dict[str, float]]) -> dict[str, Any]:
+    ms = {way: [1000 * pair[way] for pair in pairs] for way in (CLIENT, "http")}
+    added = [1000 * (pair["http"] - pair[CLIENT]) for pair in pairs]
+    return {"pairs": len(pairs), **{way: str(quartiles(ms[way])) for way in ms}, "added": str(quartiles(added))}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,9 @@ from expertflow import Config, Supervisor
 
 from ..models import EXAMPLES
 from ..report import show_table
+from .budget import Budget
 
+MINUTES = 20.0
 MIB = 1 << 20
 SAMPLE_S = 1.0
 
@@ -32,14 +35,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=64, help="rows of the engine")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
+def run(arguments: argparse.Namespace, budget: Budget) -> dict[str, object]:
     config = Config.load(model=EXAMPLES / "model", batch_size=arguments.batch, expert_memory="100%")
     with tempfile.TemporaryDirectory() as folder, Supervisor(config) as engine:
         file = Path(folder, "in.jsonl")
         write_requests(file, arguments.lines, arguments.tokens)
         started_s = time.monotonic()
-        samples = list(_watched(file, Path(folder, "out.jsonl"), engine.address))
+        samples = list(_watched(file, Path(folder, "out.jsonl"), engine.address, budget))
         seconds = time.monotonic() - started_s
+    if not samples:
+        raise SystemExit("the command ended before its memory was read: give more lines or minutes")
     rows = [_at(samples, share, arguments.lines) for share in (0.1, 0.25, 0.5, 0.75, 1.0)]
     show_table(f"{arguments.lines:,} lines of {arguments.tokens} tokens in {seconds:.0f} s", rows)
     return {"lines": arguments.lines, "seconds": round(seconds, 1), "rows": rows, "grown MiB": _grown(samples)}
@@ -56,9 +61,13 @@ def write_requests(file: Path, lines: int, tokens: int) -> None:
             opened.write(json.dumps(line) + "\n")
 
 
-def _watched(file: Path, results: Path, address: str) -> Iterator[tuple[int, float, float]]:
-    """Run the command; yield ended lines, PSS and RSS in MiB about each second. Raises CalledProcessError."""
+def _watched(file: Path, results: Path, address: str, budget: Budget) -> Iterator[tuple[int, float, float]]:
+    """Run the command; yield ended lines, PSS and RSS in MiB about each second. Raises CalledProcessError.
+
+    When the time is up, the command is interrupted, which it survives with what it has.
+    """
     words = [sys.executable, "-P", "-m", "expertflow", "batch", str(file), str(results), "--address", address]
+    stopped = False
     with subprocess.Popen(words) as process:
         watched = psutil.Process(process.pid)
         while process.poll() is None:
@@ -66,7 +75,10 @@ def _watched(file: Path, results: Path, address: str) -> Iterator[tuple[int, flo
                 memory = watched.memory_full_info()
                 yield _count_lines(results), memory.pss / MIB, memory.rss / MIB
             time.sleep(SAMPLE_S)
-    if process.returncode:
+            if not (stopped or budget.left_s):
+                process.send_signal(signal.SIGINT)
+                stopped = True
+    if process.returncode and not stopped:
         raise subprocess.CalledProcessError(process.returncode, words)
 
 

@@ -1,8 +1,10 @@
 """Measure what the order of a batch file's lines gains over that of arrival: two domains, a quarter of the experts.
 
-The widened built-in model runs the same requests in the order of the file, in the order that `expertflow batch` chooses
-by a trained predictor's forecast or by words alone, and with the domains apart: what no forecast can exceed. Runs take
-turns on one engine. The gain is the ratio of tokens a second of neighbouring runs; loads say why.
+The widened built-in model runs the same requests in the order of the file and in the order that `expertflow batch`
+chooses by a trained predictor's forecast; with --all-orders also in the order by words alone, and with the domains
+apart: what no forecast can exceed. Runs take turns on one engine, each order first in every other round. The gain is
+the ratio of tokens a second of the runs of a round; loads say why. A first run of a few lines tells how many lines fit
+into the time, so that there are rounds enough.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,30 +33,40 @@ from expertflow.runtime.text.codec import TextCodec
 from ..counters import read_counters, subtract_counters
 from ..models import EXAMPLES, widened
 from ..report import show_table
+from .budget import Budget
+from .quartiles import quartiles
 
+MINUTES = 7.0
 ARRIVAL, FORECAST, WORDS, APART = "as they arrive", "by forecast experts", "by words", "domains apart"
 ORDERS = (ARRIVAL, FORECAST, WORDS, APART)
 PROMPT_CHARACTERS = 160
+MAX_ROUNDS = 12
+WARM_UP_BATCHES = 2
+"""Batches of lines in the run that warms up."""
+MIN_BATCHES = 4
+"""Batches of lines of a run: in fewer, most rows have neighbours of the other domain in any order."""
 FIRST_VERSE = "\n1 "
 """Begin of the first line of a chapter in verses; the other works have none."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--lines", type=int, default=96)
+    """Add the options of this measurement."""
+    parser.add_argument("--lines", type=int, default=96, help="at most")
     parser.add_argument("--tokens", type=int, default=32, help="new tokens of a line")
-    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16], help="rows of the engine")
+    parser.add_argument("--batches", type=int, nargs="+", default=[8], help="rows of the engine")
     parser.add_argument("--tier", choices=("disk", "host"), default="disk")
     parser.add_argument("--link-rate", default="", help="host tier: emulate a link of so many bytes a second")
     parser.add_argument("--share", default="25%", help="expert memory")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=3, help="at least; more while there is time")
+    parser.add_argument("--all-orders", action="store_true", help="by words and with the domains apart, too")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "in.jsonl")
-        write_requests(file, arguments.lines, arguments.tokens)
-        rows = [row for batch in arguments.batches for row in _measure(file, batch, arguments)]
-    what = f"{arguments.lines} lines of two domains, {arguments.tokens} tokens, {arguments.share} of the experts"
+def run(arguments: argparse.Namespace, budget: Budget) -> dict[str, object]:
+    """Measure, show and return a row for each order and batch size."""
+    rows: list[dict[str, object]] = []
+    for place, batch in enumerate(arguments.batches):
+        rows += _measure(batch, arguments, budget.part(len(arguments.batches) - place))
+    what = f"two domains, {arguments.tokens} tokens a line, {arguments.share} of the experts"
     show_table(f"widened model, {what}, {arguments.tier} {arguments.link_rate}", rows, left=2)
     options = {name: value for name, value in vars(arguments).items() if name not in ("run", "out", "measurement")}
     return {"options": options, "rows": rows}
@@ -80,8 +92,8 @@ def _texts(verses: bool) -> list[str]:
     return [text for text in documents if (FIRST_VERSE in text[:80]) == verses and len(text) > PROMPT_CHARACTERS]
 
 
-def _measure(file: Path, batch: int, arguments: argparse.Namespace) -> Iterator[dict[str, object]]:
-    """Yield a row for each order on one engine."""
+def _measure(batch: int, arguments: argparse.Namespace, budget: Budget) -> list[dict[str, object]]:
+    """Return a row for each order on one engine."""
     config = Config.load(
         "cpu-disk",
         model=widened(),
@@ -90,18 +102,42 @@ def _measure(file: Path, batch: int, arguments: argparse.Namespace) -> Iterator[
         tier=arguments.tier,
         link_rate=arguments.link_rate if arguments.tier == "host" else "",
     )
-    rates: dict[str, list[float]] = {order: [] for order in ORDERS}
-    grown: dict[str, dict[str, float]] = {}
-    with Supervisor(config) as engine, Client(engine.address) as client:
-        for round_ in range(-1, arguments.rounds):
-            for order in ORDERS[: 2 if round_ < 0 else None]:  # the first round warms up
-                before = read_counters(client)
-                rate = run_in_order(file, engine.address, order)
-                if round_ >= 0:
-                    rates[order].append(rate)
-                    grown[order] = _sum(grown.get(order, {}), subtract_counters(read_counters(client), before))
-    for order in ORDERS:
-        yield _row(batch, order, rates, grown[order])
+    with tempfile.TemporaryDirectory() as folder, Supervisor(config) as engine, Client(engine.address) as client:
+        runs = _Runs(Path(folder, "in.jsonl"), engine.address, client, ORDERS if arguments.all_orders else ORDERS[:2])
+        lines = runs.lines_that_fit(batch, arguments, budget)
+        write_requests(runs.file, lines, arguments.tokens)
+        for number in budget.rounds(MAX_ROUNDS, least=arguments.rounds):
+            runs.run_round(number)
+    return [_row(batch, lines, order, runs.rates, runs.grown[order]) for order in runs.rates]
+
+
+class _Runs:
+    """Runs of the same requests on one engine: tokens a second, and by how much counters grew, by order."""
+
+    def __init__(self, file: Path, address: str, client: Client, orders: Sequence[str]) -> None:
+        self.file = file
+        self.rates: dict[str, list[float]] = {order: [] for order in orders}
+        self.grown: dict[str, dict[str, float]] = {}
+        self._address, self._client = address, client
+
+    def lines_that_fit(self, batch: int, arguments: argparse.Namespace, budget: Budget) -> int:
+        """Run a few lines, which warms up, and return of how many lines the least rounds fit into the time."""
+        few = WARM_UP_BATCHES * batch
+        write_requests(self.file, few, arguments.tokens)
+        begun_s = time.monotonic()
+        run_in_order(self.file, self._address, ARRIVAL)
+        line_s = (time.monotonic() - begun_s) / few
+        fitting = int(budget.left_s / (arguments.rounds * len(self.rates)) / line_s)
+        return max(MIN_BATCHES * batch, min(arguments.lines, fitting) // batch * batch)
+
+    def run_round(self, number: int) -> None:
+        """Run every order once, another one first in each round."""
+        orders, by = list(self.rates), number % len(self.rates)
+        for order in orders[by:] + orders[:by]:
+            before = read_counters(self._client)
+            self.rates[order].append(run_in_order(self.file, self._address, order))
+            grown = subtract_counters(read_counters(self._client), before)
+            self.grown[order] = _sum(self.grown.get(order, {}), grown)
 
 
 def run_in_order(file: Path, address: str, order: str) -> float:
@@ -137,16 +173,18 @@ def order_rows(order: str, given: IndexedInput, codec: TextCodec) -> Iterator[np
     return shared_order(given, codec, find_forecast(EXAMPLES / "model") if order == FORECAST else None)
 
 
-def _row(batch: int, order: str, rates: dict[str, list[float]], grown: dict[str, float]) -> dict[str, object]:
+def _row(
+    batch: int, lines: int, order: str, rates: dict[str, list[float]], grown: dict[str, float]
+) -> dict[str, object]:
     ratios = [mine / theirs for mine, theirs in zip(rates[order], rates[ARRIVAL], strict=True)]
     tokens, accesses = grown["tokens"], grown["hits"] + grown["misses"]
     return {
         "rows": batch,
         "order": order,
+        "lines": lines,
+        "pairs": len(ratios),
         "tokens/s": round(statistics.median(rates[order]), 1),
-        "to arrival": round(statistics.median(ratios), 3),
-        "lowest": round(min(ratios), 3),
-        "highest": round(max(ratios), 3),
+        "to arrival": str(quartiles(ratios)),
         "experts a token": round(accesses / tokens, 2),
         "found %": round(100 * grown["hits"] / accesses, 1),
         "loads a token": round(grown["loads"] / tokens, 2),

@@ -23,8 +23,10 @@ from expertflow.workers.traces.trace import Trace
 
 from ..models import EXAMPLES
 from ..report import show_table
+from .budget import Budget
 from .ordering import ARRIVAL, ORDERS, order_rows, write_requests
 
+MINUTES = 10.0
 POLICIES = ("popularity", BELADY)
 SHARE = 0.25
 MODEL = EXAMPLES / "model"
@@ -36,13 +38,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16], help="rows of a step")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, object]:
+def run(arguments: argparse.Namespace, budget: Budget) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "in.jsonl")
         write_requests(file, arguments.lines, arguments.tokens)
         with open_input(file) as given:
             routes, experts = _routes(given, arguments.tokens)
-            rows = [row for batch in arguments.batches for row in _replay(given, routes, experts, batch)]
+            rows = [row for number in budget.rounds(len(arguments.batches))
+                    for row in _replay(given, routes, experts, arguments.batches[number])]
     show_table(f"replay, {arguments.lines} lines of two domains, {SHARE:.0%} of the experts", rows, left=2)
     return {"lines": arguments.lines, "tokens": arguments.tokens, "rows": rows}
 

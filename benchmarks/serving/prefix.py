@@ -16,7 +16,10 @@ from typing import Any
 from expertflow import Client, Supervisor
 
 from ..report import show_table
+from .budget import Budget
 from .common import add_model_options, config_of, random_ids
+
+MINUTES = 5.0
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +30,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=int, default=5, help="prompts after the first")
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: argparse.Namespace, budget: Budget) -> dict[str, Any]:
     """Measure, show and return the seconds of both engines, and their ratio prompt by prompt."""
-    figures = {reuse: _measure_engine(arguments, reuse) for reuse in ("off", "on")}
+    budgets = {"off": budget.part(2), "on": budget}
+    figures = {reuse: _measure_engine(arguments, reuse, each) for reuse, each in budgets.items()}
     title = f"{arguments.prefix} shared tokens and {arguments.own} of each prompt, {arguments.expert_memory} of experts"
     show_table(title, [_row(reuse, each) for reuse, each in figures.items()])
-    pairs = zip(figures["off"]["seconds"], figures["on"]["seconds"], strict=True)
+    pairs = zip(figures["off"]["seconds"], figures["on"]["seconds"], strict=False)  # as many as both had time for
     ratios = [off / on for off, on in pairs]
     ratio = {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
     show_table("times as fast with reuse, prompt by prompt", [{name: f"{each:.1f}" for name, each in ratio.items()}])
@@ -47,12 +51,12 @@ def _row(reuse: str, figures: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _measure_engine(arguments: argparse.Namespace, reuse: str) -> dict[str, Any]:
+def _measure_engine(arguments: argparse.Namespace, reuse: str, budget: Budget) -> dict[str, Any]:
     """Return the seconds to the first token of each prompt but the first, and how many tokens were not computed."""
     seconds, cached = [], []
     with Supervisor(config_of(arguments, prefix_cache=reuse)) as engine, Client(engine.address) as client:
         shared = random_ids(client.model.vocabulary, arguments.prefix, "shared")
-        for number in range(arguments.prompts + 1):
+        for number in budget.rounds(arguments.prompts + 1, least=2):
             prompt = shared + random_ids(client.model.vocabulary, arguments.own, f"own {number}")
             started = time.monotonic()
             (done,) = client.generate([prompt], max_new_tokens=1, eos_ids=[])

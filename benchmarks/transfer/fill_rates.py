@@ -1,7 +1,7 @@
-"""Measure how fast slots fill with experts that are dequantised on the way, against plain copies of the same experts.
+"""Measure how fast slots fill with experts that are dequantised on the way or stay packed, against plain copies.
 
-Shapes of Qwen3-30B-A3B (plain, block FP8) and gpt-oss-20b (plain, MXFP4), random bytes, direct reads. Kinds take turns
-within a round, so that whatever else the machine does falls on all of them; medians over rounds.
+Shapes of Qwen3-30B-A3B (plain, block FP8, 4 bits) and gpt-oss-20b (plain, MXFP4), random bytes, direct reads. Kinds
+take turns within a round, so that whatever else the machine does falls on all of them; medians over rounds.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GptOssConfig, PreTrainedConfig, Qwen3MoeConfig
 
+from ..contenders.small import quantised_copy
 from ..report import show_table
 from .fills import fill_slots, touched_memory
 
 Tensors = dict[str, torch.Tensor]
 
 FP8_BLOCK, MXFP4_GROUP = 128, 32
+PACKED = "packed"
 IN_FLIGHT = 4
 SMALL: dict[str, Any] = {
     "num_hidden_layers": 1,
@@ -62,6 +64,8 @@ def make_checkpoints(root: Path, experts: int) -> dict[str, Path]:
             made[f"{shape} {name}"] = root / f"{shape}-{name}"
             _save(config, made[f"{shape} {name}"])
         _quantise(made[f"{shape} {kind}"], METHODS[kind], change)
+    made["qwen3-30b int4"] = root / "qwen3-30b-int4"
+    quantised_copy(made["qwen3-30b bf16"], made["qwen3-30b int4"], 4)
     return made
 
 
@@ -99,6 +103,9 @@ def _to_mxfp4(name: str, tensor: torch.Tensor) -> Tensors:
 def measure(folders: dict[str, Path], threads: int, rounds: int) -> list[dict[str, Any]]:
     """Return one row a kind: seconds an expert, bytes read and filled a second."""
     surveys = {kind: survey_checkpoint(str(folder)) for kind, folder in folders.items()}
+    for kind, folder in folders.items():
+        if not kind.endswith("bf16"):
+            surveys[f"{kind} {PACKED}"] = survey_checkpoint(str(folder), experts_in=PACKED)
     seconds: dict[str, list[tuple[float, float]]] = {kind: [] for kind in surveys}
     for number in range(rounds + 1):
         for kind, survey in surveys.items():
@@ -133,6 +140,7 @@ def _row(kind: str, threads: int, survey: Survey, spent: list[tuple[float, float
 
 def show(rows: list[dict[str, Any]]) -> None:
     plain = {(row["kind"].split()[0], row["threads"]): row for row in rows if row["kind"].endswith("bf16")}
+    pairs = [(row, plain[row["kind"].split()[0], row["threads"]]) for row in rows]
     shown = [
         {
             "experts": row["kind"],
@@ -140,10 +148,11 @@ def show(rows: list[dict[str, Any]]) -> None:
             "ms an expert": f"{row['expert_ms']:.1f}",
             "CPU ms": f"{row['expert_cpu_ms']:.1f}",
             "read GB/s": f"{row['read_bytes_per_s'] / 1e9:.2f}",
+            "to plain (P4)": f"{row['read_bytes_per_s'] / own['read_bytes_per_s']:.2f}",
             "filled GB/s": f"{row['filled_bytes_per_s'] / 1e9:.2f}",
-            "to plain": f"{plain[row['kind'].split()[0], row['threads']]['expert_ms'] / row['expert_ms']:.2f}",
+            "experts a second, to plain": f"{own['expert_ms'] / row['expert_ms']:.2f}",
         }
-        for row in rows
+        for row, own in pairs
     ]
     show_table("experts that fill slots", shown)
 
