@@ -13,8 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
+from expertflow.configs.user_cache import cache_folder
 from expertflow.ipc.shared.rundir import RunDir
 from expertflow.ipc.transport.sockets import Context
+from expertflow.runtime.plan.past_runs import FILE
 from hypothesis import HealthCheck, settings
 
 SYSTEM = Path(__file__).parent / "system"
@@ -54,6 +56,18 @@ def runtime_base() -> Iterator[Path]:
     os.environ["XDG_RUNTIME_DIR"] = str(base)
     yield base
     shutil.rmtree(base, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def past_runs_stay() -> Iterator[None]:
+    """Runs of tests, on a busy machine, must not correct the forecasts of whoever runs them."""
+    file = cache_folder() / FILE
+    before = file.read_bytes() if file.exists() else None
+    yield
+    if before is not None:
+        file.write_bytes(before)
+    else:
+        file.unlink(missing_ok=True)
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ import pytest
 from expertflow.configs.headings import HEADINGS
 from expertflow.configs.schema import Config
 from expertflow.runtime.command_line.registry import NAMES, parse
-from expertflow.runtime.commands import engine_client
+from expertflow.runtime.commands.common import engine_client
 from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.engine.supervisor import Supervisor
 

@@ -22,8 +22,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(expertflow.__file__).parent
 SHIPPED = ("configs", "ipc", "workers", "runtime")
-EXTRAS = {"serve", "structured", "vision", "plots", "bench"}
-OF_EXTRAS = {"starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil"}
+EXTRAS = {"serve", "structured", "vision", "plots", "bench", "studies"}
+OF_EXTRAS = {
+    "starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil", "torch_rechub", "wordllama",
+}  # fmt: skip
 HEAVY = {"torch", "transformers", "zmq"} | OF_EXTRAS
 """Modules that cost time or memory, or that only an extra brings."""
 
@@ -48,6 +50,7 @@ def test_every_package_has_an_init_file() -> None:
 def test_every_other_file_of_a_package_is_package_data() -> None:
     """A preset that is not listed would be unknown once installed."""
     listed = {ROOT / "configs" / file.name for file in (ROOT / "configs").glob("*.toml")}
+    listed |= set((ROOT / "runtime" / "page" / "static").iterdir())
     others = {
         file
         for top in SHIPPED
@@ -58,8 +61,9 @@ def test_every_other_file_of_a_package_is_package_data() -> None:
     built = {file for file in others if file.parent == kernels / "native" or file.match("_native*.so")}
     assert others - built == listed
     assert project()["tool"]["setuptools"]["package-data"] == {
-        "expertflow": ["py.typed", "examples/prompts.txt", "examples/model/*"],
+        "expertflow": ["py.typed", "examples/prompts.txt", "examples/model/*", "examples/monitoring/*"],
         "expertflow.configs": ["*.toml"],
+        "expertflow.runtime.page": ["static/*"],
     }
 
 
@@ -111,7 +115,7 @@ def test_an_extra_is_explained_and_has_limits() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     extras = project()["project"]["optional-dependencies"]
     assert all(f"| `{name}` |" in page for name in EXTRAS)
-    for requirement in map(Requirement, [*extras["serve"], *extras["structured"]]):
+    for requirement in map(Requirement, [*extras["serve"], *extras["structured"], *extras["studies"]]):
         assert {limit.operator for limit in requirement.specifier} == {">=", "<"}
         assert f"| {requirement.name} |" in page
 

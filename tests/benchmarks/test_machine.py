@@ -35,9 +35,7 @@ def test_a_processor_is_described_with_what_matters_to_products(tmp_path: Path) 
     file.write_text(INFO)
     assert cpu_kind(file) == "Some Processor @ 2.1GHz; family 6 model 143; AVX2, AVX-512, AMX BF16"
     restrict_instructions("avx2")
-    assert cpu_kind(file).endswith(
-        "; ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2"
-    )
+    assert cpu_kind(file).endswith("; ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2")
 
 
 def test_without_a_description_there_is_a_name_still(tmp_path: Path) -> None:

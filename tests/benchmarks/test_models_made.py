@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from expertflow.benchmarks import models
+from expertflow.benchmarks.compare import made_model
 from expertflow.benchmarks.models import folder_of, model_q
 from transformers import AutoModelForCausalLM
 
@@ -51,3 +53,23 @@ def test_model_q_is_made_once_and_found_by_its_name(cache: Path) -> None:
     assert (folder_of("q-2") / "mark").exists()
     assert folder == cache / "model-q-2"
     assert not list(cache.glob("*.partial"))
+
+
+def test_model_q_in_a_named_folder_is_removed_after_the_run_unless_it_was_there(cache: Path, tmp_path: Path) -> None:
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / "other").touch()
+    arguments = argparse.Namespace(kind="model-q", layers=1, folder=named)
+    with made_model(arguments) as folder:
+        assert folder.parent == named and (folder / "config.json").is_file() and not cache.exists()
+    assert [file.name for file in named.iterdir()] == ["other"]
+    kept = model_q(1, named)
+    with made_model(arguments) as folder:
+        assert folder == kept
+    assert (kept / "config.json").is_file()
+
+
+def test_other_models_lie_in_the_cache(cache: Path) -> None:
+    with made_model(argparse.Namespace(kind="model-q", layers=1, folder=None)) as folder:
+        assert folder.parent == cache
+    assert folder.exists()

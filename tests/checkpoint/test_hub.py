@@ -249,3 +249,11 @@ def test_a_disk_that_is_too_small(remote: FakeHub, monkeypatch: pytest.MonkeyPat
     with pytest.raises(EngineError, match="to be downloaded, but only 1.0 kB are free"):
         resolve_folder(MODEL)
     assert not [name for name in remote.asked if name.endswith(".safetensors")]
+
+
+def test_the_built_in_model_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every page of the documentation names it so; whoever installed a wheel stands in some other folder."""
+    monkeypatch.chdir(tmp_path)
+    assert (resolve_folder("examples/model") / "config.json").is_file()
+    (tmp_path / "examples" / "model").mkdir(parents=True)
+    assert resolve_folder("examples/model") == (tmp_path / "examples" / "model").resolve()

@@ -1,4 +1,4 @@
-"""Quantised weights whose config.json says nothing of it, and GGUF: refused by name, before anything is loaded."""
+"""Quantised weights whose config.json says nothing of it, and broken GGUF: refused before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from expertflow.errors import CheckpointError, UsageError
+from expertflow.errors import CheckpointError
 from expertflow.tests.checkpoint.broken import INDEX, WEIGHTS, edit_config, edit_tensors, refusal
 from expertflow.workers.surveyor.entry import plan_sizes
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
@@ -59,7 +59,7 @@ def test_mxfp4_whose_configuration_was_lost(single: Path):
 
 def test_what_the_configuration_states_comes_first(single: Path):
     pack(single, PACKED["gptq or awq"])
-    edit_config(single, quantization_config={"quant_method": "awq", "bits": 4})
+    edit_config(single, quantization_config={"quant_method": "awq", "bits": 2})
     refusal(single, "quantisation 'awq' is not supported", single / "config.json")
 
 
@@ -67,21 +67,21 @@ def test_what_the_configuration_states_comes_first(single: Path):
 
 
 @pytest.mark.parametrize("with_config", [True, False])
-def test_a_folder_of_gguf_files_is_refused_by_their_kind(single: Path, with_config: bool):
+def test_a_folder_without_safetensors_is_its_gguf_file(single: Path, with_config: bool):
     (single / WEIGHTS).unlink()
-    (single / "model-Q4_K_M.gguf").write_bytes(b"GGUF")
+    file = single / "model-Q4_K_M.gguf"
+    file.write_bytes(b"GGUF")
     if not with_config:
         (single / "config.json").unlink()
-    text = refusal(single, "GGUF (model-Q4_K_M.gguf), which is not supported", single)
-    assert "in safetensors format" in text
-    with pytest.raises(CheckpointError, match="has its weights in GGUF"):
+    refusal(single, "is cut off in its header", file)
+    with pytest.raises(CheckpointError, match="cut off in its header"):
         plan_sizes(str(single))
 
 
-def test_a_gguf_file_is_refused_by_its_kind(single: Path):
+def test_a_gguf_file_that_is_none_is_refused(single: Path):
     file = single / "model.gguf"
-    file.write_bytes(b"GGUF")
-    refusal(file, "is a GGUF file", file, UsageError)
+    file.write_bytes(b"PK")
+    refusal(file, "is not a GGUF file", file)
 
 
 def test_gguf_beside_safetensors_is_nobody_s_business(single: Path):

@@ -92,8 +92,8 @@ def test_a_model_without_routed_experts(tmp_path: Path):
 
 
 QUANTISED: dict[str, object] = {
-    "gptq": {"quant_method": "gptq", "bits": 4},
-    "awq": {"quant_method": "awq", "bits": 4},
+    "gptq": {"quant_method": "gptq", "bits": 3},
+    "awq": {"quant_method": "awq", "bits": 4, "version": "gemv"},
     "bitsandbytes": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "compressed-tensors": {"quant_method": "compressed-tensors", "format": "float-quantized"},
     "nvfp4": {"quant_method": "nvfp4"},
@@ -114,6 +114,23 @@ def test_a_quantised_model_that_says_so_elsewhere(single: Path, place: str):
     stated: dict[str, Any] = {"quant_method": "compressed-tensors"}
     edit_config(single, **{place: {"quantization_config": stated} if place == "text_config" else stated})
     refusal(single, "quantisation 'compressed-tensors'", single / "config.json")
+
+
+GROUP: dict[str, Any] = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}
+COMPRESSED: dict[str, tuple[dict[str, Any], str]] = {
+    "activations": ({"config_groups": {"a": {"targets": ["Linear"], "weights": None}}}, "activations alone"),
+    "bits": ({"config_groups": {"a": GROUP | {"weights": {"num_bits": 3}}}}, "weights of 3 bits"),
+    "format": ({"config_groups": {"a": GROUP}, "format": "marlin-24"}, "format marlin-24"),
+    "sparse": ({"config_groups": {"a": GROUP}, "sparsity_config": {"format": "sparse-24-bitmask"}}, "sparse"),
+    "transformed": ({"config_groups": {"a": GROUP}, "transform_config": {"config_groups": {"r": 1}}}, "transformed"),
+}
+
+
+@pytest.mark.parametrize("case", COMPRESSED)
+def test_schemes_of_compressed_tensors_that_are_not_read(single: Path, case: str):
+    stated, words = COMPRESSED[case]
+    edit_config(single, quantization_config={"quant_method": "compressed-tensors", **stated})
+    assert words in refusal(single, "quantisation 'compressed-tensors' is not supported", single / "config.json")
 
 
 def test_quantised_embeddings(single: Path):

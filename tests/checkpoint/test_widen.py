@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from expertflow.errors import CheckpointError, UsageError
-from expertflow.workers.checkpoint import widen as widening
+from expertflow.workers.checkpoint import shards
 from expertflow.workers.checkpoint.widen import widen
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM, OlmoeConfig, OlmoeForCausalLM
 
@@ -57,7 +57,7 @@ def test_the_built_in_model_computes_the_same_when_widened(tmp_path: Path):
 
 
 def test_a_model_that_counts_neurons_as_intermediate_size_and_spans_shards(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(widening, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 40_000)
     source = olmoe(tmp_path / "source")
     widen(source, tmp_path / "wide", 8)
     assert len(list((tmp_path / "wide").glob("*.safetensors"))) > 2

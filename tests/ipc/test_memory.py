@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from expertflow.errors import BudgetError
 from expertflow.ipc.shared import memory
-from expertflow.ipc.shared.available import available_bytes
+from expertflow.ipc.shared.available import allowed_cores, available_bytes, memory_groups
 from expertflow.ipc.shared.memory import Arena
 
 SIZE = 3 * mmap.PAGESIZE
@@ -105,12 +105,29 @@ def test_what_is_available_is_not_more_than_the_machine_has():
 
 def test_the_room_of_a_control_group_counts_cached_files_as_free(tmp_path: Path):
     """Otherwise a container that has read its checkpoint once would have no memory left for it."""
-    from expertflow.ipc.shared.available import _free_upwards
-
-    group = tmp_path / "a" / "b"
+    own, group = tmp_path / "proc" / "self", tmp_path / "sys" / "fs" / "cgroup" / "a" / "b"
+    own.mkdir(parents=True)
     group.mkdir(parents=True)
+    (own / "cgroup").write_text("0::/a/b\n")
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 8 kB\n")
     (group / "memory.max").write_text("1000\n")
     (group / "memory.current").write_text("900\n")
     (group / "memory.stat").write_text("anon 1\ninactive_file 300\n")
     (group.parent / "memory.max").write_text("max\n")
-    assert _free_upwards(tmp_path, "/a/b", "memory.max", "memory.current", "inactive_file") == [400]
+    assert memory_groups(tmp_path) == [(group, 1000, 400)] and available_bytes(tmp_path) == 400
+
+
+@pytest.mark.parametrize(
+    ("line", "files", "cores"),
+    [
+        ("0::/a", {"a/cpu.max": "150000 100000"}, 1.5),
+        ("0::/a", {"a/cpu.max": "max 100000", "cpu.max": "50000 100000"}, 0.5),
+        ("4:cpu,cpuacct:/a", {"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, float("inf")),
+        ("4:cpu,cpuacct:/a", {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+    ],
+)
+def test_the_cores_of_control_groups_of_both_versions(tmp_path: Path, line: str, files: dict[str, str], cores: float):
+    for name, text in {"proc/self/cgroup": line}.items() | {f"sys/fs/cgroup/{n}": t for n, t in files.items()}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert allowed_cores(tmp_path) == cores

@@ -12,6 +12,7 @@ import torch
 from expertflow.workers.kernels import library, native
 
 from .checks import check_products, draw, experts_of
+from .packed.fused import check_fused, check_values
 
 
 def main() -> int:
@@ -21,6 +22,9 @@ def main() -> int:
     try:
         check_products(kernels, torch.bfloat16, (37, 83), [1, 4, 9])
         _check_experts(kernels)
+        for name in ("int4", "Q4_K", "Q6_K"):
+            check_values(kernels, name)
+        check_fused(kernels, "int4", torch.bfloat16, True, (2, 260))
     except AssertionError:
         return 1
     return 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
-from expertflow.workers.kernels.measuring import LIMIT_S, Measured, Measuring
+from expertflow.workers.kernels.measuring import LIMIT_S, Measured, Measuring, waited_for_core_s
 from expertflow.workers.kernels.table import FLOAT32_TILES, KERNELS, LEFT_FACTOR, LINEAR, NATIVE, ROW_STEPS, LinearShape
 from expertflow.workers.kernels.workloads import LinearWorkload, WeightPool, Workload
 
@@ -17,9 +18,11 @@ class FakeMachine:
     def __init__(self, costs: dict[str, float], per_row: float = 0.0) -> None:
         self.costs, self.per_row = costs, per_row
         self.now = 0.0
-        self.switches = 0
+        self.switches, self.waited = 0, 0.0
         self.disturb: list[str] = []
         """Kernels whose runs all take ten times as long, as another process has a core."""
+        self.unseen = False
+        """Whether those runs wait for a core without being switched out."""
         self.runs: list[tuple[str, int]] = []
 
     def work(self, key: str = "work") -> Workload:
@@ -41,7 +44,8 @@ class FakeWork:
             raise RuntimeError("cannot be done here")
         machine.runs.append((kernel, self._rows))
         machine.now += (cost + machine.per_row * self._rows) * (10 if kernel in machine.disturb else 1)
-        machine.switches += kernel in machine.disturb
+        machine.switches += kernel in machine.disturb and not machine.unseen
+        machine.waited += 9 * cost if kernel in machine.disturb else 0.01 * cost
         self.numbers.append(number)
 
 
@@ -53,6 +57,7 @@ def measured(machine: FakeMachine, works: list[Workload] | None = None, limit_s:
         limit_s,
         lambda: machine.now,
         lambda: machine.switches,
+        lambda: machine.waited,
     )
     found = measuring.run()
     total = len(ROW_STEPS) * len(works or [0])
@@ -102,10 +107,19 @@ def test_disturbed_runs_do_not_decide() -> None:
     assert found.is_reliable, "one step of ten"
 
 
-def test_a_busy_machine_gives_no_reliable_table() -> None:
+@pytest.mark.parametrize("unseen", [False, True], ids=["switched out", "not woken in time"])
+def test_a_busy_machine_gives_no_reliable_table(unseen: bool) -> None:
     machine = FakeMachine({LEFT_FACTOR: 1e-4, LINEAR: 1e-4})
-    machine.disturb = [LEFT_FACTOR, LINEAR]
+    machine.disturb, machine.unseen = [LEFT_FACTOR, LINEAR], unseen
     assert not measured(machine).is_reliable
+
+
+def test_waits_of_all_threads_are_counted_as_far_as_the_system_tells(tmp_path: Path) -> None:
+    for thread, counts in {"7": "5 2000000000 9", "8": "5 500000000 9", "9": "", "10": "5"}.items():
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(counts)
+    (tmp_path / "11").mkdir()
+    assert waited_for_core_s(tmp_path) == 2.5
 
 
 def test_the_time_is_limited_and_more_rows_get_the_last_choice() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 import expertflow
 import pytest
 import torch
-from expertflow.workers.kernels import native
-from expertflow.workers.kernels.native import DTYPES, NativeKernels
+from expertflow.workers.kernels import library, native
+from expertflow.workers.kernels.native import DTYPES, Job, NativeKernels
+from expertflow.workers.kernels.packed_matrix import PackedFields
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
@@ -186,11 +188,24 @@ def test_the_limit_of_torch_is_the_kernels_limit_too() -> None:
 
 FAULTS = {
     "a dropped tail": ("dot.inc", "if (whole < count)", "if (0)"),
-    "a wrong expert": ("run.c", "b->begin + segment, k = job->inner", "b->begin, k = job->inner"),
-    "a stale tile": ("dot.inc", "memset(sums, 0, rows * TILE * sizeof *sums);", ""),
+    "a wrong expert": ("run.c", "b->begin + segment;", "b->begin;"),
+    "a stale tile": ("dot.inc", "memset(sums + row * TILE, 0, outs * sizeof *sums);", ""),
     "the last rows of a weight left out": ("dot.inc", "o < outs; o += OUTS_OF", "o + 3 < outs; o += OUTS_OF"),
+    "unpacked rows that replace those before": ("run.c", "room->sums[which] + part", "room->sums[which]"),
+    "rows of another tile kept": ("run.c", "room->is_kept = row > 0", "room->is_kept = out > 0 || row > 0"),
+    "gate and up unpacked to one place": ("run.c", "own + b->scratch_bytes / 2", "own"),
+    "a zero point left out": (
+        "unpack256.inc",
+        "_mm256_sub_ps(_mm256_loadu_ps(meaning), shift)",
+        "_mm256_loadu_ps(meaning)",
+    ),
+    "an offset left out": ("unpack256.inc", "_mm256_sub_ps(first, offset)", "first"),
+    "the scale of another group": ("unpack.inc", "(int8_t)scales[part]", "(int8_t)scales[part / 2]"),
 }
-OTHERS = "&variant_amx, &variant_avx512_bf16, &variant_avx512, "
+OTHERS = (
+    "&variant_amx, &variant_amx_dots, &variant_avx512_bf16, &variant_avx512_bf16_dots, &variant_avx512, "
+    "&variant_avx512_dots, "
+)
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
@@ -211,3 +226,16 @@ def _replace(file: Path, before: str, after: str) -> None:
     text = file.read_text()
     assert before in text, f"{before!r} is not in {file.name} any more"
     file.write_text(text.replace(before, after))
+
+
+def test_structures_are_as_long_as_the_library_takes_them() -> None:
+    """A library that was built for another version is not used, and `doctor` says to build it again."""
+    assert (ctypes.sizeof(Job) << 16) | ctypes.sizeof(PackedFields) == library.LAYOUT
+    assert library.absence() in ("", library.NOT_BUILT)
+
+
+def test_a_library_of_another_version_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    if library.library_file() is None:
+        pytest.skip(library.NOT_BUILT)
+    monkeypatch.setattr(library, "LAYOUT", library.LAYOUT + 8)
+    assert library.absence.__wrapped__() == library.OTHER_VERSION

@@ -24,10 +24,10 @@ class Watched(Popularity):
         return super().worth(now, after)
 
 
-def busy_ledger() -> tuple[Ledger, Watched, list[int]]:
+def busy_ledger(fills_in_flight: int = 2) -> tuple[Ledger, Watched, list[int]]:
     """All slots are full or filling, and more is wanted; the slots that fill."""
     policy = Watched(LAYERS, EXPERTS, 2)
-    ledger = Ledger(12, LAYERS, EXPERTS, 2, policy)
+    ledger = Ledger(12, LAYERS, EXPERTS, 2, policy, fills_in_flight=fills_in_flight)
     ledger.handle(ResidentTable({slot: divmod(slot, EXPERTS) for slot in range(8)}))
     ledger.handle(StepPrediction(0, bytes([255]) * (LAYERS * EXPERTS)))
     ledger.handle(Miss(0, 1, [0, 1]))
@@ -49,7 +49,7 @@ def test_slots_that_change_hands_ask_no_policy():
 
 
 def test_news_of_use_asks_again():
-    ledger, policy, _ = busy_ledger()
+    ledger, policy, _ = busy_ledger(fills_in_flight=12)
     before = policy.asked
     ledger.handle(Miss(0, 2, [0, 1, 2, 3, 4, 5]))
     assert policy.asked > before

@@ -7,7 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expertflow.ipc.messages import Cause, Filled, Miss, Recall, Released, ResidentTable, StepPrediction, StepRouting
+from expertflow.ipc.messages import (
+    Cause,
+    Filled,
+    Hint,
+    Miss,
+    Recall,
+    Released,
+    ResidentTable,
+    StepPrediction,
+    StepRouting,
+)
 from expertflow.workers.loader.events import ComputeJoined, FillDone, PromoteFill, StartFill
 from expertflow.workers.loader.ledger import Ledger
 
@@ -64,10 +74,16 @@ def test_a_need_takes_free_slots_first() -> None:
     assert not kinds(actions, Recall)
 
 
-def test_a_need_without_free_slots_recalls_as_many_as_it_lacks() -> None:
-    """One message, so one round trip; nothing is evicted beyond what is needed."""
-    (recall,) = ledger_of(4, held=[(3, 0), (3, 1), (3, 2), (3, 3)]).handle(Miss(0, 0, [5, 6, 7]))
-    assert isinstance(recall, Recall) and len(recall.slots) == 3 and recall.step == -1
+def test_a_need_without_free_slots_recalls_as_many_as_readers_can_fill_at_once() -> None:
+    """One message, so one round trip; nothing is evicted beyond what is needed, nor before it can be filled."""
+    ledger = ledger_of(5, held=[(3, 0), (3, 1), (3, 2), (3, 3), (0, 4)], fills_in_flight=4)
+    (recall,) = ledger.handle(Miss(0, 0, [5, 6, 7]))
+    assert isinstance(recall, Recall) and len(recall.slots) == 2 and recall.step == -1
+    actions = ledger.handle(Released(recall.slots, 0, 0))
+    assert experts_of(actions) == [(0, 5), (0, 6)]
+    (rest,) = kinds(actions, Recall)
+    assert len(rest.slots) == 1 and not set(rest.slots) & set(recall.slots)
+    assert experts_of(ledger.handle(Released(rest.slots, 0, 0))) == [(0, 7)]
 
 
 def test_while_there_are_predictions_a_slot_is_spared_for_the_next_miss() -> None:
@@ -276,6 +292,16 @@ def test_nonsense_is_counted_and_changes_nothing(message: Any) -> None:
     assert experts_of(ledger.handle(Miss(1, 0, [5]))) == [(0, 5)]
 
 
+def test_late_predictions_and_hints_are_no_nonsense() -> None:
+    """A predictor that was not given a core in time is no fault, and no reason to load anything."""
+    ledger = ledger_of(3, held=[(3, 0), (3, 1)])
+    ledger.handle(Miss(2, 1, []))
+    late = [StepPrediction(1, bytes([255]) * (LAYERS * EXPERTS)), Hint(2, 1, bytes([255]) * EXPERTS)]
+    assert [ledger.handle(message) for message in late] == [[], []]
+    facts = ledger.statistics()
+    assert (facts.late, facts.invalid, facts.filling) == (2, 0, 0)
+
+
 def test_a_table_of_nonsense_keeps_every_slot_accounted_for() -> None:
     """What compute says it holds is never written before it is returned, even if the entry is useless."""
     ledger = LooseLedger(4, LAYERS, EXPERTS, TOP_K)
@@ -284,3 +310,11 @@ def test_a_table_of_nonsense_keeps_every_slot_accounted_for() -> None:
     assert experts_of(ledger.handle(Released([1, 2], -1, -1))) == []
     facts = ledger.statistics()
     assert (facts.free, facts.held, facts.invalid) == (3, 1, 3)
+
+
+def test_with_whole_layers_a_miss_loads_every_expert_of_its_layer_in_order() -> None:
+    """SE-MoE's unit is the layer, whatever was chosen of it."""
+    ledger = LooseLedger(12, LAYERS, EXPERTS, TOP_K, fills_in_flight=9, whole_layers=True)
+    ledger.handle(ResidentTable({0: (1, 2)}))
+    assert ledger.handle(Miss(0, 1, [])) == []
+    assert experts_of(ledger.handle(Miss(0, 1, [6, 4]))) == [(1, expert) for expert in (0, 1, 3, 4, 5, 6, 7)]

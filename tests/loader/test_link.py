@@ -54,3 +54,34 @@ def test_a_slow_copy_is_not_waited_for_twice() -> None:
     before_ns = clock.now_ns
     link.carry(10**6, lambda: clock.sleep(0.5))
     assert clock.now_ns - before_ns == 5 * 10**8
+
+
+def test_an_expert_takes_the_latency_once() -> None:
+    clock = Clock()
+    link = EmulatedLink(10**9, clock, clock.sleep, latency_ns=2 * 10**6)
+    start_ns = clock.now_ns
+    link.carry(10**6, lambda: None, opens=True)
+    link.carry(10**6, lambda: None)
+    assert clock.now_ns - start_ns == 4 * 10**6
+
+
+def test_a_delay_ordered_while_the_link_was_busy_follows_without_a_gap() -> None:
+    """However late its thread comes: nothing copies here, so no core is needed to go on."""
+    clock = Clock()
+    link = EmulatedLink(10**9, clock, clock.sleep)
+    ordered_ns = clock.now_ns
+    link.delay(10**6, ordered_ns)
+    clock.now_ns += 5 * 10**6
+    link.delay(10**6, ordered_ns)
+    link.delay(10**7, ordered_ns)
+    assert clock.now_ns - ordered_ns == 12 * 10**6
+
+
+def test_a_delay_begins_when_it_was_ordered_at_the_earliest() -> None:
+    clock = Clock()
+    link = EmulatedLink(10**9, clock, clock.sleep)
+    link.delay(10**6, clock.now_ns)
+    clock.now_ns += 10**9
+    ordered_ns = clock.now_ns
+    link.delay(10**6, ordered_ns)
+    assert clock.now_ns - ordered_ns == 10**6

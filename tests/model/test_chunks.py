@@ -10,7 +10,7 @@ import torch
 from expertflow.ipc.messages import RequestRow, Sampling
 from expertflow.tests.model.replay import TOLERANCE, Replay, prompts
 from expertflow.tests.models.families import FAMILIES, tiny_config, tiny_model
-from expertflow.workers.model.probe import probe
+from expertflow.workers.model.probing.probe import probe
 from expertflow.workers.model.unit import Unit, UnitError
 
 WHOLE_ONLY: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from expertflow.tests.model.replay import TOLERANCE, Replay, prompts
 from expertflow.tests.models.families import FAMILIES, tiny_config, tiny_model
 from expertflow.workers.model import cache_blocks
 from expertflow.workers.model.cache_blocks import RowPrefix, may_cut
-from expertflow.workers.model.probe import probe
+from expertflow.workers.model.probing.probe import probe
 from expertflow.workers.model.unit import Unit
 from torch import Tensor
 

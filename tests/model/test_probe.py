@@ -11,9 +11,9 @@ from expertflow.tests.models.families import FAMILIES, tiny_config, tiny_model
 from expertflow.workers.model import cache_rows as cache_rows
 from expertflow.workers.model.growing_cache import GrowingLayer
 from expertflow.workers.model.kv_cost import kv_bytes
-from expertflow.workers.model.probe import probe, probe_models
+from expertflow.workers.model.probing.probe import probe, probe_models
+from expertflow.workers.model.probing.tiny_copy import layers_of_every_kind, shrink
 from expertflow.workers.model.rope import rope_limits
-from expertflow.workers.model.tiny_copy import layers_of_every_kind, shrink
 from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

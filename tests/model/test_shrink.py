@@ -8,8 +8,8 @@ import pytest
 import torch
 from expertflow.tests.registry.tiny import full_config
 from expertflow.workers.model.architecture import build_on_meta, experts_modules
-from expertflow.workers.model.probe import probe
-from expertflow.workers.model.tiny_copy import layers_of_every_kind, shrink
+from expertflow.workers.model.probing.probe import probe
+from expertflow.workers.model.probing.tiny_copy import layers_of_every_kind, shrink
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 

@@ -16,7 +16,7 @@ from expertflow.tests.registry.tiny import tiny_config
 from expertflow.tests.registry.trial import CAUGHT, TOLERANCE, exchanged_experts, live, reference
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.workers.checkpoint.survey import Survey
-from expertflow.workers.model.tiny_sizes import VOCABULARY
+from expertflow.workers.model.probing.tiny_sizes import VOCABULARY
 from expertflow.workers.predictor.training.loop import Effort
 from expertflow.workers.predictor.training.path import train_path
 from expertflow.workers.predictor.training.t5 import train_t5

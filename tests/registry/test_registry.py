@@ -36,7 +36,7 @@ from expertflow.workers.compute.skeleton import attach
 from expertflow.workers.model.architecture import WITH_IMAGES, model_class
 from expertflow.workers.model.cache_rows import UnknownCacheLayer, cache_bytes, join
 from expertflow.workers.model.kv_cost import kv_bytes
-from expertflow.workers.model.probe import probe
+from expertflow.workers.model.probing.probe import probe
 from expertflow.workers.model.unit import Unit
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForCausalLM

@@ -9,7 +9,7 @@ import torch
 from expertflow.tests.models.families import draw_constants, remember_longer
 from expertflow.tests.registry.demanding import COMPOSITES, DEMANDING
 from expertflow.workers.model.architecture import build_on_meta, experts_modules, model_class
-from expertflow.workers.model.tiny_copy import shrink
+from expertflow.workers.model.probing.tiny_copy import shrink
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -20,6 +20,13 @@ def test_any_history_ends_with_all_work_done(world: World, history: bytes) -> No
     play(world, history)
 
 
+def test_a_spare_slot_takes_no_usual_expert_away() -> None:
+    """A usual expert that was evicted for the spare slot would be fetched into that slot again, for ever."""
+    shape = Shape(2, 2, 2, 1, 1, False, "auto", False, 2)
+    history = bytes.fromhex("e90077b77a50a6683afde809be65e37f1771b69d1e308cb77420226d73547411f1925f72013b")
+    play(World(shape, [[[0], [0]]], make_ledger, make_holdings), history)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @LONG

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError
-from expertflow.runtime.engine.budgets import count_slots, plan_budgets
+from expertflow.runtime.engine import budgets
+from expertflow.runtime.engine.budgets import count_slots, packing_choice, plan_budgets
 from expertflow.tests.runtime.fake_survey import fake_survey
+from expertflow.workers.packed.choice import DEQUANTISED, ExpertsIn, PackingChoice
+from expertflow.workers.packed.packing import FLOAT8, INT4, Packing
 
 MIB = 2**20
 
@@ -63,3 +66,27 @@ def test_slots_of_their_own_need_one_a_layer():
     assert plan_budgets(Config.load(model="m", expert_memory=few), survey, 10**12).slots == 3
     with pytest.raises(BudgetError, match="slots of its own"):
         plan_budgets(Config.load(model="m", expert_memory=few, slot_sharing="layer"), survey, 10**12)
+
+
+@pytest.mark.parametrize("variants", [["amx_dots", "avx2"], ["avx2"], []])
+@pytest.mark.parametrize("experts_in", ["auto", "packed", "dequantised"])
+def test_the_form_of_experts_follows_the_machine_and_never_a_budget(
+    experts_in: ExpertsIn, variants: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I1a: each form may have kernels of its own, and so bits of its own."""
+    monkeypatch.setattr(budgets, "usable_variants", lambda: dict.fromkeys(variants, 0))
+    named = {"model": "m", "experts_in": experts_in}
+    chosen = [packing_choice(Config.load(expert_memory=size, **named)) for size in ("100%", "25%", "1GB", "auto")]
+    automatic = "auto" if "amx_dots" in variants else "dequantised"
+    assert chosen == [PackingChoice(automatic if experts_in == "auto" else experts_in)] * 4
+    on_device = packing_choice(Config.load(device="fake:1", **named))
+    assert on_device == (DEQUANTISED if experts_in == "auto" else PackingChoice(experts_in))
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype", "packs"), [(INT4, "bfloat16", True), (INT4, "float32", False), (FLOAT8, "bfloat16", False)]
+)
+def test_auto_packs_what_is_multiplied_without_unpacking(form: str, dtype: str, packs: bool) -> None:
+    packing = Packing(parameter="p", format=form, rows=4, columns=64, codes="c")
+    assert PackingChoice("auto").packs([packing], dtype) == packs and not PackingChoice("auto").packs([], dtype)
+    assert PackingChoice("packed").packs([packing], dtype) and not DEQUANTISED.packs([packing], dtype)

@@ -13,7 +13,7 @@ from typing import IO
 import pytest
 from expertflow.runtime.client.watching import Watcher
 from expertflow.runtime.monitor.request_progress import count_requests
-from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, command, heed_ctrl_c, read_when_there, started
+from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, command, heed_ctrl_c, ran, read_when_there, started
 
 pytestmark = [
     pytest.mark.skipif(not MODEL.is_dir(), reason="the built-in model is not here"),
@@ -61,6 +61,17 @@ def test_while_it_imports(delay_s: float, runtime_base: Path, monkeypatch: pytes
         wait_for(process.stderr, FIRST)
         time.sleep(delay_s)
         check(process, interrupted(process), runtime_base)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["plan", "--model", "/nowhere"]])
+def test_while_python_ends(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is over, so its own exit code counts; the signal killed the process, without a word."""
+    monkeypatch.setenv("PYTHONVERBOSE", "1")
+    code = ran(*words).returncode
+    with started(*words) as process:
+        wait_for(process.stderr, "# clear sys.")
+        interrupted(process)
+        assert process.returncode == code
 
 
 @pytest.mark.parametrize(

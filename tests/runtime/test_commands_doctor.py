@@ -1,4 +1,4 @@
-"""`expertflow doctor`: machine and kernels as a table and as JSON, a model's table, what is missing, wrong usage."""
+"""`expertflow doctor`: findings, machine and kernels as tables and JSON, what is missing, wrong usage."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from expertflow.configs.schema import Config
-from expertflow.errors import CheckpointError, UsageError
+from expertflow.errors import CheckpointError, EngineError, UsageError
 from expertflow.runtime.command_line.registry import parse
+from expertflow.runtime.doctor.examine import examine
 from expertflow.runtime.engine.diagnosis import run_diagnosis
 from expertflow.runtime.monitor.kernel_tables import machine_rows, shape_tables
 from expertflow.tests.models.families import save_tiny
@@ -76,6 +77,9 @@ def test_with_a_model_its_table_is_measured_shown_kept_and_saved(
     table = answer["kernels"]["table"]
     assert list(table["choices"]) == ["linear float32 6000x48"] and table["origin"] == "measured"
     assert answer["kernels"]["threads"] >= 1 and answer["cores"] >= 1 and answer["available_bytes"] > 0
+    assert answer["verdict"] in ("ok", "warning") and answer["disk"]["bytes_per_s"] > 0
+    names = [finding["name"] for finding in answer["findings"]]
+    assert names[:2] == ["memory", "disk"] and len(names) == len(set(names)) > 10
     assert read_table(file).choices == table["choices"]
     assert parse(["doctor", "--model", str(model), "--kernels", str(file)]).run() == 0
     out = capsys.readouterr().out
@@ -114,3 +118,12 @@ def test_the_error_of_the_process_is_the_commands(kernels: str, tmp_path: Path) 
     (broken / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(CheckpointError if kernels == "auto" else (CheckpointError, UsageError)):
         run_diagnosis(Config(model=str(broken), kernels=kernels), False, tmp_path / "out", lambda progress: None)
+
+
+@pytest.mark.timeout(240)
+def test_a_hub_that_cannot_be_reached_is_no_fault_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    with pytest.raises(EngineError, match="hub cannot be reached") as caught:
+        examine(Config(model="somebody/unknown"), False, lambda progress: None)
+    assert "connection" in caught.value.remedy and "memory" not in caught.value.remedy

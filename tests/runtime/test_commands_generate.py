@@ -12,8 +12,8 @@ from expertflow.configs.schema import Config
 from expertflow.errors import EngineError, RequestError, UsageError
 from expertflow.ipc.messages import Sampling, Snapshot
 from expertflow.runtime.client import Client
+from expertflow.runtime.commands.common.printing import Printer
 from expertflow.runtime.commands.generate import Generate
-from expertflow.runtime.commands.printing import Printer
 from expertflow.tests.runtime.test_added_tokens import save_tokenizer
 from expertflow.tests.scheduler.fake_compute import VOCABULARY, continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine

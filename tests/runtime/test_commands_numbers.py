@@ -13,7 +13,7 @@ from expertflow.configs.schema import RANGES, Config
 from expertflow.errors import UsageError
 from expertflow.runtime.command_line.outcome import describe
 from expertflow.runtime.command_line.registry import command_classes, parse
-from expertflow.runtime.commands.sampling_options import SamplingCommand
+from expertflow.runtime.commands.common.sampling_options import SamplingCommand
 from expertflow.tests.runtime.replay.made import random_trace
 from expertflow.workers.traces.trace import write_npz
 from msgspec import Meta

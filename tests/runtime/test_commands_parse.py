@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,7 +17,7 @@ from expertflow import __main__ as program
 from expertflow.configs.headings import HEADINGS
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
-from expertflow.runtime.command_line.base import EngineCommand
+from expertflow.runtime.command_line.base import DEFAULT_PRESET, EngineCommand
 from expertflow.runtime.command_line.registry import chosen_preset, command_classes, parse
 from expertflow.runtime.command_line.version import version_lines
 from expertflow.runtime.commands.demo import Demo
@@ -132,7 +133,8 @@ def test_what_a_command_is_by_default(name: str) -> None:
     required = {"trace": "folder", "batch": "requests"}
     words = ["file"] if name in required else []
     given: dict[str, Any] = {required[name]: Path("file")} if name in required else {}
-    assert parse([name, *words]) == kind(**given)
+    assert issubclass(kind, EngineCommand)
+    assert parse([name, *words]) == kind(engine=kind.engine_defaults(DEFAULT_PRESET), **given)
 
 
 @pytest.mark.parametrize(
@@ -198,7 +200,11 @@ def test_the_version_option_prints_what_a_report_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["expertflow", "--version"])
-    assert program.main() == 0
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        assert program.main() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
     told = dict(line.split(" ", 1) for line in capsys.readouterr().out.splitlines())
     assert list(told) == ["expertflow", "python", "torch", "transformers", "kernels"]
     assert told["python"] == platform.python_version() and told["torch"] == version("torch")
@@ -212,5 +218,13 @@ def test_the_version_tells_which_kernels_run(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
         assert version_lines()[-1] in ("kernels avx2", f"kernels of torch alone: {library.NO_VARIANT}")
     library.usable_variants.cache_clear()
-    monkeypatch.setattr("expertflow.runtime.command_line.version.open_library", lambda: None)
+    monkeypatch.setattr("expertflow.runtime.command_line.version.absence", lambda: library.NOT_BUILT)
     assert version_lines()[-1] == f"kernels of torch alone: {library.NOT_BUILT}"
+
+
+def test_an_option_of_one_letter_is_named() -> None:
+    """vLLM's `run-batch -i IN -o OUT` was answered with the name of a field."""
+    with pytest.raises(UsageError, match=r"batch IN.jsonl OUT.jsonl") as caught:
+        parse(["batch", "-i", "in.jsonl", "-o", "out.jsonl"])
+    assert caught.value.where == "-i"
+    assert parse(["generate", "--model", "m", "--prompt=-i"]).prompt == ["-i"]  # type: ignore[attr-defined]

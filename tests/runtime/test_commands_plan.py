@@ -11,7 +11,7 @@ from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, UsageError
 from expertflow.runtime.commands import plan
 from expertflow.runtime.commands.plan import Plan
-from expertflow.runtime.plan import fit
+from expertflow.runtime.plan import fit, proposal
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.predictor.base.token_table import TABLE_BYTES
@@ -109,13 +109,13 @@ def test_exit_code_and_json(
 ) -> None:
     """A script asks whether it fits; petabytes must be answered as fast as kilobytes."""
     survey = fake_survey(stride_bytes=stride_bytes)
-    monkeypatch.setattr(plan, "run_sizes", lambda config, path: survey)
+    monkeypatch.setattr(proposal, "run_sizes", lambda config, path: survey)
     engine = Config.load(model="m", kv_memory="1MB")
-    assert Plan(engine=engine, json=True).run() == code
+    assert Plan(engine=engine, memory_only=True, json=True).run() == code
     answer = json.loads(capsys.readouterr().out)
     assert answer["budgets"]["fits"] is (code == 0)
     assert answer["model"]["slot_bytes"] == stride_bytes
-    assert Plan(engine=engine).run() == code
+    assert Plan(engine=engine, memory_only=True).run() == code
     table = capsys.readouterr().out
     assert ("It fits." if code == 0 else "It does not fit") in table
     assert "one expert" in table and "processes" in table

@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import socket
+import urllib.request
 from pathlib import Path
 
 import pytest
+from expertflow.runtime.bundle.file import read_bundle
+from expertflow.runtime.service.listening import bind
 from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, ran, read_when_there, started
 
 pytestmark = [
@@ -20,7 +23,9 @@ pytestmark = [
 def test_serve_generate_and_top(tmp_path: Path, runtime_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second terminal must find the engine, use it and see it; SIGTERM must end it in good order (I6)."""
     file, pid_file, fixed = tmp_path / "address", tmp_path / "pid", runtime_base / "fixed"
-    files = ["--address-file", str(file), "--address", str(fixed), "--pid-file", str(pid_file)]
+    with bind("127.0.0.1", 0) as free:
+        port = str(free.getsockname()[1])
+    files = ["--address-file", str(file), "--address", str(fixed), "--pid-file", str(pid_file), "--metrics", port]
     systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     systemd.bind(str(tmp_path / "notify"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
@@ -34,6 +39,9 @@ def test_serve_generate_and_top(tmp_path: Path, runtime_base: Path, monkeypatch:
         assert one.returncode == 0 and one.stdout.strip() and "3 tokens" in one.stderr
         top = ran("top", "--once", "--json", "--address", address, "--interval-s", "1.2")
         reading = json.loads(top.stdout)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as reply:
+            metrics = reply.read().decode()
+        bundle = ran("bundle", str(tmp_path / "engine.zip"), "--address", address, "--seconds", "0")
         wrong = ran("generate", "--address", address, "--prompt", "word " * 2000)
         server.send_signal(signal.SIGTERM)
         told, _ = server.communicate(timeout=PATIENCE_S)
@@ -41,6 +49,8 @@ def test_serve_generate_and_top(tmp_path: Path, runtime_base: Path, monkeypatch:
     assert not pid_file.exists()
     assert {line["stage"] for line in reading["stages"]} >= {"compute", "loader", "scheduler", "supervisor"}
     assert reading["experts"]["hits"] + reading["experts"]["misses"] > 0
+    assert 'expertflow_generation_tokens_total{device="cpu"} 3.0' in metrics
+    assert bundle.returncode == 0 and read_bundle(tmp_path / "engine.zip").configurations[""]["model"]
     assert wrong.returncode == 2 and "--prompt 1" in wrong.stderr and "Traceback" not in wrong.stderr
     assert (server.returncode, f"Address: {address}" in told) == (0, True)
     assert not file.exists() and not os.path.exists(address)

@@ -12,6 +12,7 @@ from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.runtime.commands import plan
 from expertflow.runtime.commands.plan import Plan
+from expertflow.runtime.plan import proposal
 from expertflow.runtime.plan.fit import Fit, budget_fit, model_needs
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import SlotTensor, Survey
@@ -68,8 +69,8 @@ def test_either_memory_can_be_too_small() -> None:
 def test_plan_says_whether_the_device_has_room(
     memory: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(plan, "run_sizes", lambda config, path: survey())
-    monkeypatch.setattr(plan, "available_bytes", lambda: 100 * GIB)
+    monkeypatch.setattr(proposal, "run_sizes", lambda config, path: survey())
+    monkeypatch.setattr(proposal, "available_bytes", lambda: 100 * GIB)
     command = Plan(engine=config(), device_memory=memory)
     assert command.run() == code and words in capsys.readouterr().out
     assert Plan(engine=config(), device_memory=memory, json=True).run() == code
@@ -78,7 +79,7 @@ def test_plan_says_whether_the_device_has_room(
 
 @pytest.mark.parametrize(("memory", "device"), [("24GB", "cpu"), ("50%", "cuda")])
 def test_a_memory_that_means_nothing_is_refused(memory: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "run_sizes", lambda config, path: survey())
+    monkeypatch.setattr(proposal, "run_sizes", lambda config, path: survey())
     with pytest.raises(UsageError, match="device_memory"):
         Plan(engine=Config.load(model="m", device=device), device_memory=memory).run()
 

@@ -32,11 +32,18 @@ def test_cuda_without_cuda_is_refused_at_once(tmp_path: Path, monkeypatch: pytes
         ({"device": "cuda:"}, "device"),
         ({"device": "cuda", "kv_memory": "10%"}, "kv_memory"),
         ({"device": "cuda", "tier": "host", "link_rate": "8GB"}, "link_rate"),
+        ({"device": "cuda", "tier": "host", "link": "dma"}, "link"),
         ({"device": "cuda:0,"}, "device"),
         ({"device": "cpu,cuda:0"}, "device"),
         ({"device": "cuda,cuda:00"}, "device"),
         ({"device": "cuda:0,cuda:1", "trace": "folder"}, "device"),
         ({"hang_timeout_s": 0.01}, "hang_timeout_s"),
+        ({"link": "dma"}, "link"),
+        ({"link": "dma", "tier": "host"}, "link"),
+        ({"link": "dma", "link_rate": "8GB"}, "link_rate"),
+        ({"link": "usb", "tier": "host", "link_rate": "8GB"}, "configuration (cpu-disk)"),
+        ({"tier": "host", "link_latency_us": 10.0}, "link_latency_us"),
+        ({"tier": "host", "link_rate": "8GB", "link_latency_us": -1.0}, "link_latency_us"),
     ],
 )
 def test_a_configuration_that_no_device_can_follow_is_refused(wrong: dict[str, Any], place: str) -> None:
@@ -79,4 +86,4 @@ def test_what_ran_on_a_device_is_verified_there(monkeypatch: pytest.MonkeyPatch,
     program.chmod(0o755)
     monkeypatch.setattr(checking.sys, "executable", str(program))
     assert list(checking.run_checks(tmp_path, Config.load(model="m", device="fake:3"))) == []
-    assert (tmp_path / "asked").read_text().split()[-2:] == ["fake:3", "honour"]
+    assert (tmp_path / "asked").read_text().split()[-3:] == ["fake:3", "honour", "dequantised"]

@@ -11,7 +11,8 @@ from typing import Any
 import expertflow
 import pytest
 from expertflow.configs.schema import Config
-from expertflow.errors import EngineError, ExpertFlowError, RequestError, UsageError
+from expertflow.errors import CheckpointError, EngineError, ExpertFlowError, RequestError, UsageError
+from expertflow.ipc.messages import Progress
 from expertflow.ipc.shared.open_files import ENGINE_FILES
 from expertflow.runtime.client.client import Client
 from expertflow.runtime.client.images import ImagePrompt
@@ -21,7 +22,9 @@ from expertflow.runtime.commands.verify import Verify
 from expertflow.runtime.engine import preflight
 from expertflow.runtime.engine.group import EngineGroup
 from expertflow.runtime.engine.preflight import impossible_prompts
+from expertflow.runtime.engine.starting import running_engine
 from expertflow.runtime.engine.supervisor import Supervisor
+from expertflow.tests.checkpoint.broken import no_override
 
 MODEL = Path(expertflow.__file__).parent / "examples" / "model"
 
@@ -52,6 +55,18 @@ def test_what_is_not_there_is_said_before_a_process_starts(
     with pytest.raises(UsageError, match=what) as refused:
         Supervisor(Config.load(**{"model": str(model), **options})).start()
     assert refused.value.where == where and refused.value.remedy
+
+
+@pytest.mark.parametrize("name", ["config.json", "."])
+def test_a_folder_that_may_not_be_read_is_named(name: str, model: Path) -> None:
+    secret = model / name
+    mode = secret.stat().st_mode
+    secret.chmod(0)
+    try:
+        with no_override(), pytest.raises(CheckpointError, match="config.json: cannot be read .Permission denied"):
+            preflight.check_named_files(Config(model=str(model)))
+    finally:
+        secret.chmod(mode)
 
 
 @pytest.mark.usefixtures("no_process")
@@ -123,3 +138,11 @@ def test_commands_refuse_them_before_an_engine_starts(
             command.run()
         assert refused.value.where == "--prompt 1"
     assert not (tmp_path / "trace").exists()
+
+
+def test_a_wrong_name_is_refused_before_a_start_is_announced() -> None:
+    told: list[Progress] = []
+    engine = running_engine(Config(model="/nope"), on_progress=told.append)
+    with pytest.raises(UsageError, match="no such folder"), engine:
+        pass
+    assert told == []

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Snapshot
-from expertflow.runtime.commands import plan, serve
+from expertflow.runtime.commands import serve
 from expertflow.runtime.commands.plan import Plan
 from expertflow.runtime.engine.starting import engine_remarks
 from expertflow.runtime.engine.supervisor import Supervisor
+from expertflow.runtime.plan import proposal
 from expertflow.runtime.plan.fit import model_needs
 from expertflow.tests.runtime.fake_survey import fake_survey
 from expertflow.workers.checkpoint.survey import RowFacts, Survey
@@ -44,12 +45,12 @@ def test_each_limit_has_its_sentence(survey: Survey, said: list[str]):
 
 
 def test_plan_prints_the_remarks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.setattr(plan, "run_sizes", lambda config, path: survey_with(padding=False, notes=(NOTE,)))
+    monkeypatch.setattr(proposal, "run_sizes", lambda config, path: survey_with(padding=False, notes=(NOTE,)))
     engine = Config.load(model="m", kv_memory="1MB")
-    assert Plan(engine=engine).run() == 0
+    assert Plan(engine=engine, memory_only=True).run() == 0
     lines = capsys.readouterr().out.splitlines()
     assert NOTE in lines and PADDING in lines
-    Plan(engine=engine, json=True).run()
+    Plan(engine=engine, memory_only=True, json=True).run()
     assert msgspec.json.decode(capsys.readouterr().out)["model"]["remarks"] == [NOTE, PADDING]
 
 
@@ -57,12 +58,12 @@ def engine_with(survey: Survey) -> Supervisor:
     """As far as commands look at one: compute has told its facts."""
     facts: dict[str, Any] = {"compute": {"remarks": "\n".join(survey.remarks)}}
     snapshot = Snapshot(time_ns=0, stages={}, pss_bytes={}, restarts={}, facts=facts)
-    fake = SimpleNamespace(snapshot=lambda: snapshot, config=Config.load(model="m"), address="/run/x")
+    fake = SimpleNamespace(snapshot=lambda: snapshot, config=Config.load(model="m"), address="/run/x", choice="")
     return cast(Supervisor, fake)
 
 
 def test_serve_prints_the_remarks(capsys: pytest.CaptureFixture[str]):
-    serve._print_addresses(engine_with(survey_with(padding=False, moving=False)), None)
+    serve._print_addresses(engine_with(survey_with(padding=False, moving=False)), None, None)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Ready: m" and lines[1:3] == [PADDING, MOVING]
 

@@ -15,8 +15,8 @@ import pytest
 import zmq
 from expertflow.configs.schema import Config
 from expertflow.errors import BudgetError, EngineError, UsageError
-from expertflow.ipc.messages import AskSnapshot, KillStage, Progress, Snapshot
-from expertflow.ipc.messages.control import SNAPSHOT
+from expertflow.ipc.messages import Activity, AskActivity, AskSnapshot, KillStage, Progress, Snapshot
+from expertflow.ipc.messages.control import TO_WATCHER, ToWatcher
 from expertflow.ipc.transport.addresses import MONITOR, socket_address
 from expertflow.ipc.transport.link import Link
 from expertflow.ipc.transport.sockets import Context, Socket
@@ -155,11 +155,12 @@ def test_a_watcher_sees_the_snapshot_and_may_kill(context: Context):
         while restarts < 1:
             watcher.send(AskSnapshot())
             assert watcher.socket.poll(10_000), "no answer"
-            restarts = max([0, *(answer.restarts["loader"] for answer in watcher.receive())])
+            answers = [answer for answer in watcher.receive() if isinstance(answer, Snapshot)]
+            restarts = max([0, *(answer.restarts["loader"] for answer in answers)])
 
 
-def watch(context: Context, address: str) -> Link[Snapshot]:
-    return Link.connect(context, socket_address(address, MONITOR), SNAPSHOT)
+def watch(context: Context, address: str) -> Link[ToWatcher]:
+    return Link.connect(context, socket_address(address, MONITOR), TO_WATCHER)
 
 
 def test_garbage_on_the_supervisors_sockets_harms_nobody(context: Context):
@@ -221,3 +222,31 @@ def test_an_engine_can_be_started_again_and_stopped_twice():
         engine.stop()
         engine.stop()
     assert engine.wait(0)
+
+
+def test_stages_report_only_while_somebody_asks(context: Context):
+    """I7: a stage is told when watching begins, also one that is restarted meanwhile, and when nobody asks any more."""
+    with fake_engine(PAIR) as engine, closing(watch(context, engine.address)) as watcher:
+        wait_until(lambda: heard(engine, "compute", "loader said") == 1)
+        assert published_spans(watcher) == set()
+        wait_until(lambda: published_spans(watcher) == set(PAIR))
+        engine.kill("loader")
+        wait_until(lambda: engine.snapshot().restarts["loader"] == 1 and not engine.snapshot().down)
+        before = newest_spans(watcher)
+        wait_until(lambda: "loader" in {spans.stage for spans in ask(watcher, before).spans})
+
+
+def ask(watcher: Link[ToWatcher], after: int = -1) -> Activity:
+    watcher.send(AskActivity(after))
+    assert watcher.socket.poll(10_000), "no answer"
+    answers = watcher.receive()
+    assert isinstance(answers[-1], Activity)
+    return answers[-1]
+
+
+def published_spans(watcher: Link[ToWatcher]) -> set[str]:
+    return {spans.stage for spans in ask(watcher).spans}
+
+
+def newest_spans(watcher: Link[ToWatcher]) -> int:
+    return ask(watcher).spans[-1].number

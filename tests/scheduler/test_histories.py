@@ -16,7 +16,7 @@ from expertflow.tests.scheduler.histories import (
     worlds,
 )
 from expertflow.tests.scheduler.world import World, make_limits
-from expertflow.workers.scheduler import admission, prefills, prefixes, requests, state, stepper, unit_selection, units
+from expertflow.workers.scheduler import admission, prefills, prefixes, requests, state, stepper, units
 from expertflow.workers.scheduler.events import SchedulerAction, ToCompute
 from expertflow.workers.scheduler.limits import ComputeInfo
 from expertflow.workers.scheduler.prefixes import FoundPrefix, PrefixIndex
@@ -115,7 +115,7 @@ MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
 
 KIND_MUTANTS: list[tuple[object, str, Callable[..., object]]] = [
     (admission, "_same_kind", lambda waiting, head: waiting),
-    (unit_selection, "_groups", lambda each, compute: [[unit for unit in each if unit.rows]]),
+    (units, "_groups", lambda each, compute: [[unit for unit in each if unit.rows]]),
     (stepper, "can_join", lambda each, compute: compute.joining),
 ]
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from expertflow.ipc.messages import Sampling
 from expertflow.tests.scheduler.world import STARTS_MEANWHILE, World, finished, make_limits
-from expertflow.workers.scheduler.requests import RequestState
-from expertflow.workers.scheduler.waiting_queue import ClientTurns, WaitingQueue
+from expertflow.workers.scheduler.requests import Client, RequestState
+from expertflow.workers.scheduler.waiting_queue import ClientTurns, WaitingQueue, _Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
-def waiting_request(number: int, client: bytes, priority: int = 0) -> RequestState:
+def waiting_request(
+    number: int, client: bytes, priority: int = 0, positions: int = 1, user: str = ""
+) -> RequestState:
     return RequestState(
         number=number, request_id=str(number), identity=client, digest=b"", prompt_ids=[1], sampling=Sampling(),
-        stop_ids=frozenset(), token_limit=1, positions=1, accepted_ns=number, priority=priority,
+        stop_ids=frozenset(), token_limit=1, positions=positions, accepted_ns=number, priority=priority,
+        user=user,
     )  # fmt: skip
 
 
@@ -125,19 +128,42 @@ def test_two_tokens_do_not_wait_behind_four_hundred_requests() -> None:
     assert finished(few).token_ids == few.expected()
 
 
-class Fairness:
-    """Random comings, goings, starts and losses over one line; counts whom a waiting client sees start."""
+def test_clients_share_tokens_and_not_starts() -> None:
+    """A client of short requests starts as many as take what one long one of another takes."""
+    line = WaitingQueue()
+    for number in range(1, 21):
+        line.join(waiting_request(number, b"a", positions=100))
+    for number in range(21, 1021):
+        line.join(waiting_request(number, b"b", positions=2))
+    given = Counter[bytes]()
+    for _ in range(515):
+        request = next(iter(line))
+        line.start(request)
+        given[request.identity] += request.positions
+    assert 0 <= given[b"a"] - given[b"b"] <= 100
 
-    def __init__(self, rng: random.Random) -> None:
-        self.rng, self.line, self.number = rng, WaitingQueue(), 0
+
+def test_users_of_one_connection_take_turns() -> None:
+    """A server stands for many: its connection is one, its users are not."""
+    line = WaitingQueue()
+    for number, user in enumerate(["x", "x", "x", "y", "", "x"], 1):
+        line.join(waiting_request(number, b"a", user=user))
+    assert start_all(line) == [1, 4, 5, 2, 3, 6]
+
+
+class Fairness:
+    """Random comings, goings, starts and losses over one line; counts what others are given while a client waits."""
+
+    def __init__(self, rng: random.Random, sizes: Sequence[int] = (1,)) -> None:
+        self.rng, self.line, self.number, self.sizes = rng, WaitingQueue(), 0, sizes
         self.started: list[RequestState] = []
-        self.seen: Counter[tuple[bytes, bytes]] = Counter()
+        self.seen: Counter[tuple[Client, Client]] = Counter()
 
     def join(self) -> None:
         client = bytes([self.rng.choice(b"aaaabbcdefgh")])
         for _ in range(self.rng.choice((1, 1, 30 if client == b"a" else 2))):
             self.number += 1
-            self.line.join(waiting_request(self.number, client))
+            self.line.join(waiting_request(self.number, client, positions=self.rng.choice(self.sizes)))
 
     def cancel(self) -> None:
         if requests := list(self.line):
@@ -159,16 +185,16 @@ class Fairness:
         self.started += picked
 
     def _count(self, starting: RequestState) -> None:
-        queues = {request.identity for request in self.line if request.number in self.line._client}
+        queues = {request.client for request in self.line if request.number in self.line._client}
         assert starting.number == min(
-            number for number, client in self.line._client.items() if client == starting.identity
+            number for number, client in self.line._client.items() if client == starting.client
         )
-        for client in queues - {starting.identity}:
-            self.seen[client, starting.identity] += 1
-            assert self.seen[client, starting.identity] <= STARTS_MEANWHILE
-        self._forget({starting.identity})
+        for client in queues - {starting.client}:
+            self.seen[client, starting.client] += starting.positions
+            assert self.seen[client, starting.client] <= STARTS_MEANWHILE * max(self.sizes)
+        self._forget({starting.client})
 
-    def _forget(self, clients: set[bytes]) -> None:
+    def _forget(self, clients: set[Client]) -> None:
         for pair in [pair for pair in self.seen if pair[0] in clients]:
             del self.seen[pair]
 
@@ -182,20 +208,38 @@ class Fairness:
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 2**32 - 1))
 def test_no_client_starts_more_than_two_while_another_waits(seed: int) -> None:
-    """The bound that docs/protocol.md promises."""
+    """The bound that docs/protocol.md promises, of requests of one size."""
     Fairness(random.Random(seed)).play(300)
 
 
-def keep_no_round(self: ClientTurns, client: bytes) -> None:
-    """Mutant: whoever was served least recently is always next, so new clients starve old ones."""
-    self._turns += 1
-    self._served[client] = self._turns
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 2**32 - 1))
+def test_no_client_is_given_more_than_two_of_the_largest_while_another_waits(seed: int) -> None:
+    """And of requests of several sizes."""
+    Fairness(random.Random(seed), (1, 2, 30, 100)).play(300)
+
+
+def stop_the_clock(self: ClientTurns, request: RequestState, client: Client) -> None:
+    """Mutant: newcomers always go first, and starve those that wait."""
+    COUNT_TURN(self, request, client)
+    self._clock = 0.0
+
+
+def save_up(self: ClientTurns, request: RequestState, client: Client) -> None:
+    """Mutant: a client that was away is owed all that others were given meanwhile."""
+    self._accounts.setdefault(client, _Account(0.0))
+    JOIN(self, request, client)
+    self._accounts[client].mark = 0.0 if len(self._queues[client]) == 1 else self._accounts[client].mark
+
+
+COUNT_TURN, JOIN = ClientTurns.count_turn, ClientTurns.join
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "mutant"),
     [
-        (ClientTurns, "count_turn", keep_no_round),
+        (ClientTurns, "count_turn", stop_the_clock),
+        (ClientTurns, "join", save_up),
         (WaitingQueue, "__iter__", lambda self: iter(self._all.values())),
     ],
 )
@@ -205,4 +249,4 @@ def test_unfair_lines_are_caught(
     monkeypatch.setattr(owner, name, mutant)
     with pytest.raises(AssertionError):
         for seed in range(200):
-            Fairness(random.Random(seed)).play(300)
+            Fairness(random.Random(seed), (1, 2, 30, 100)).play(300)

@@ -29,11 +29,12 @@ from expertflow.tests.scheduler.fake_predictor import EXPERTS, LAYERS, FakePredi
 from expertflow.workers.scheduler import events
 from expertflow.workers.scheduler.limits import ComputeInfo, ModelInfo, SchedulerLimits
 from expertflow.workers.scheduler.state import SchedulerState
+from expertflow.workers.scheduler.validation import positions_needed
 
 EOS = 7
 MS = 1_000_000
 STARTS_MEANWHILE = 2
-"""Requests of any other client that may start while one waits for its turn."""
+"""Requests of any other client, all of the largest size, that may start while one waits for its turn."""
 
 
 def model_facts(context: int = 64) -> ModelInfo:
@@ -374,10 +375,15 @@ class World:
         ahead = [book.number for book in self.waiting.values() if book.identity == mine and not book.moved]
         assert starting.moved or min(ahead) == number, "overtaken by a later request of the same client"
         for other in {book.identity for book in self.waiting.values()} - {mine}:
-            self.overtaken[other, mine] += 1
-            assert self.overtaken[other, mine] <= STARTS_MEANWHILE, f"{mine} had {other}'s turn"
+            self.overtaken[other, mine] += self._positions(starting)
+            largest = max(map(self._positions, self.books.values()))
+            assert self.overtaken[other, mine] <= STARTS_MEANWHILE * largest, f"{mine} had {other}'s turn"
         for pair in [pair for pair in self.overtaken if pair[0] == mine]:
             del self.overtaken[pair]
+
+    def _positions(self, book: Book) -> int:
+        submit = book.submit
+        return positions_needed(len(submit.prompt_ids), submit.max_new_tokens, self.model.context)
 
     def _forget_who_waits_no_longer(self) -> None:
         if self.overtaken:

@@ -15,7 +15,7 @@ from expertflow.workers.compute.experts.layer import ExpertFeed
 from expertflow.workers.compute.experts.routing import RoutingCollector
 from expertflow.workers.compute.skeleton import load_model
 from expertflow.workers.model.kv_cost import kv_bytes
-from expertflow.workers.model.probe import probe
+from expertflow.workers.model.probing.probe import probe
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from transformers import AutoModelForSeq2SeqLM, NllbMoeConfig, SwitchTransformersConfig
 

@@ -15,6 +15,7 @@ from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 HUB_ID = "some-people/some-experts"
+CHOICE = '{"experts_in": "dequantised"}'
 COMMITS = {"main": "0" * 40, "older": "1" * 40}
 
 
@@ -31,7 +32,7 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sized_in_process(cache: Path, model: str, revision: str, answer: Path) -> tuple[int, str, str]:
-    arguments = ["-m", "expertflow.workers.surveyor", model, revision, "auto", "honour", str(answer)]
+    arguments = ["-m", "expertflow.workers.surveyor", model, revision, "auto", "honour", CHOICE, str(answer)]
     return run_python(arguments, {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
 
 

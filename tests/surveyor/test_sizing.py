@@ -13,6 +13,7 @@ import torch
 from expertflow.configs.schema import Config
 from expertflow.errors import CheckpointError
 from expertflow.runtime.commands.plan import Plan
+from expertflow.runtime.engine import budgets
 from expertflow.runtime.plan.fit import Fit, Needs, budget_fit, model_needs
 from expertflow.tests.models.families import save_tiny, tiny_config
 from expertflow.workers.checkpoint.survey import ModelSizes, SlotTensor
@@ -204,9 +205,14 @@ def test_a_configuration_of_no_model_is_refused(tmp_path: Path, changes: dict[st
         plan_sizes(str(tmp_path))
 
 
-def test_a_plan_without_weights(capsys: pytest.CaptureFixture[str]):
-    """The whole way: command, surveyor's process, answer."""
-    config = Config.load(model=str(CONFIGURATIONS / "gpt-oss-20b"), expert_memory="1GB", kv_memory="1MB")
+@pytest.mark.parametrize(("experts_in", "slot_bytes"), [("auto", 13_236_480), ("dequantised", 49_783_680)])
+def test_a_plan_without_weights(
+    experts_in: str, slot_bytes: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """The whole way: command, surveyor's process, answer. auto packs where the CPU has kernels for packed experts."""
+    monkeypatch.setattr(budgets, "usable_variants", lambda: {"avx512_dots": 0})
+    model = str(CONFIGURATIONS / "gpt-oss-20b")
+    config = Config.load(model=model, expert_memory="1GB", kv_memory="1MB", experts_in=experts_in)
     Plan(engine=config, json=True).run()
 
     class Answer(msgspec.Struct):
@@ -215,5 +221,5 @@ def test_a_plan_without_weights(capsys: pytest.CaptureFixture[str]):
 
     answer = msgspec.json.decode(capsys.readouterr().out, type=Answer)
     assert (answer.model.weights_here, answer.model.checkpoint_bytes) == (False, 0)
-    assert answer.model.expert_bytes == 49_783_680 and answer.model.stored_expert_bytes == 13_236_480
+    assert answer.model.expert_bytes == slot_bytes and answer.model.stored_expert_bytes == 13_236_480
     assert answer.budgets.slots == 10**9 // answer.model.slot_bytes

@@ -6,6 +6,7 @@ A pairwise cover by default; the whole product under the marker `slow`. The part
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from expertflow.tests.models.families import FAMILIES, save_tiny
 from expertflow.tests.predictor.paths import random_path
 from expertflow.tests.system.schedules import Digests, Driver, drive
 from expertflow.workers.checkpoint.survey import Survey
+from expertflow.workers.loader.transfer.link import EmulatedLink
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.predictor.base.forecaster import Forecaster
 from expertflow.workers.predictor.base.model_shape import ModelShape
@@ -28,7 +30,9 @@ from transformers import AutoModelForCausalLM
 BUDGETS = ("one", "few", "quarter", "all")
 PREDICTORS = ("none", "table", "path", "previous", "matrices", "everything", "noise", "opposite")
 BATCHES = (1, 3, 8, 16)
-TIERS = ("disk", "host")
+TIERS = ("disk", "host", "dma")
+"""dma: tier host over a link that copies nothing."""
+LINK_RATE = 10**10
 DTYPES = ("float32", "bfloat16")
 AXES = (FAMILIES, BUDGETS, PREDICTORS, BATCHES, TIERS, DTYPES)
 Case = tuple[str, str, str, int, str, str]
@@ -80,7 +84,9 @@ def _run(
 ) -> tuple[Driver, Digests]:
     forecaster = _forecaster(survey, predictor)
     digests = Digests()
-    with LocalRuntime(survey, slots, abilities, digests.choose, forecaster, tier=tier) as runtime:
+    link = EmulatedLink(LINK_RATE, time.monotonic_ns, time.sleep) if tier == "dma" else None
+    tier = "host" if link else tier
+    with LocalRuntime(survey, slots, abilities, digests.choose, forecaster, tier=tier, link=link) as runtime:
         driver = Driver(runtime, survey.vocabulary)
         drive(driver, batch, seed=batch)
     return driver, digests

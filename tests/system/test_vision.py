@@ -137,6 +137,7 @@ BAD: dict[str, ImagePrompt] = {
     "cannot be read as an image": ImagePrompt(f"w1 {IMAGE}", [b"no image"]),
     "No such file": ImagePrompt(f"w1 {IMAGE}", ["/no/such/image.png"]),
     "0 image placeholders for 1": ImagePrompt("w1", [picture(16, 16, 0)]),
+    "side by side": ImagePrompt(f"w1 {IMAGE}{IMAGE} w2", [picture(16, 32, 0), picture(24, 24, 2)]),
     "has no images": ImagePrompt("w1", []),
     "the model's context": ImagePrompt(f"{' w1' * 256} {IMAGE}", [picture(16, 16, 0)]),
 }

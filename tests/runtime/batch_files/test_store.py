@@ -235,3 +235,25 @@ def test_a_file_that_changes_under_the_job_is_noticed() -> None:
     assert given_lines.request(4).custom_id == "r4"
     with pytest.raises(InputChanged, match=r"in.jsonl, line 6"):
         given_lines.request(5)
+
+
+def test_lines_are_synced_once_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill loses nothing that was written; a power cut loses what was not synced."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    file = AppendFile(tmp_path / "out")
+    file.append(b"1\n")
+    assert synced == []
+    file.sync()
+    file.sync()
+    assert len(synced) == 1
+    file.append(b"2\n")
+    file.close()
+    assert len(synced) == 2 and len(set(synced)) == 1
+
+
+def test_a_request_has_ended_when_its_line_is_written(tmp_path: Path) -> None:
+    given = indexed([request_text("a"), request_text("b")])
+    with closing(JobStore(tmp_path / "out", tmp_path / "err", header_of(given), given.index)) as store:
+        store.end(0, b"{}\n")
+        assert given.index.ended.tolist() == [True, False] and given.index.open_rows.tolist() == [1]

@@ -13,6 +13,7 @@ from expertflow import AsyncBatch, AsyncClient, Client, Completion, NotDoneInTim
 from expertflow.configs.schema import Config
 from expertflow.errors import BusyError, EngineError, RequestError, UsageError
 from expertflow.ipc.messages import Sampling
+from expertflow.runtime.client.connection import EngineConnection
 from expertflow.runtime.client.state import ClientState
 from expertflow.tests.runtime.client.test_text import save_byte_tokenizer
 from expertflow.tests.runtime.fakes import wait_until
@@ -460,5 +461,33 @@ def test_both_clients_give_the_same_tokens(engine: FakeEngine) -> None:
             expected = await asyncio.to_thread(blocking.generate, [[1], [2, 3]], 9, **options)
             done = await client.generate([[1], [2, 3]], 9, **options)
             assert [one.token_ids for one in done] == [one.token_ids for one in expected]
+
+    run(engine, test)
+
+
+def test_submissions_of_one_turn_are_sent_together(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sends: list[int] = []
+    real = EngineConnection.send_due
+
+    def counted(connection: EngineConnection, now_ns: int) -> None:
+        before = connection.session.open_count
+        real(connection, now_ns)
+        sends.append(before)
+
+    async def test(client: AsyncClient) -> None:
+        monkeypatch.setattr(EngineConnection, "send_due", counted)
+        batches = await asyncio.gather(*(client.submit([[1 + i]], 3, eos_ids=[]) for i in range(5)))
+        assert sends == [5] and all(batch.under_way for batch in batches)
+        for batch in batches:
+            await batch.results()
+
+    run(engine, test)
+
+
+def test_what_is_cancelled_before_it_was_sent_ends_at_once(engine: FakeEngine) -> None:
+    async def test(client: AsyncClient) -> None:
+        batch = await client.submit([[1], [2]], 3, eos_ids=[])
+        batch.cancel(0)
+        assert [done.finish_reason for done in await batch.results()] == ["cancelled", "length"]
 
     run(engine, test)

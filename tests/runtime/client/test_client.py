@@ -112,6 +112,7 @@ def test_ids_may_be_integers_of_numpy(client: Client) -> None:
         {"min_p": 1.5}, {"repetition_penalty": 0}, {"presence_penalty": 2.5}, {"frequency_penalty": math.nan},
         {"logit_bias": [5]}, {"logit_bias": {"5": 1}}, {"logit_bias": {5: 200}}, {"min_new_tokens": 33},
         {"logprobs": 21}, {"logprobs": True}, {"prompt_logprobs": -1}, {"routed_experts": 1}, {"priority": 0.5},
+        {"user": 5}, {"user": "u" * 201},
     ],
 )  # fmt: skip
 def test_impossible_arguments_are_refused_at_once(client: Client, wrong: dict[str, Any]) -> None:

@@ -93,3 +93,12 @@ def test_a_fresh_snapshot_is_waited_for() -> None:
     assert stale.stages["compute"].time_ns < 2**62
     result_console().print(reading_view(read_pair(before, after)))
     assert msgspec.json.encode(read_pair(before, after))
+
+
+def test_a_watcher_gets_every_span_once() -> None:
+    """What is returned again would be counted again by whoever explains steps."""
+    with fake_engine(("compute", "loader")) as engine, Watcher(engine.address) as watcher:
+        assert watcher.activity()[""].spans == []
+        numbers: list[int] = []
+        wait_until(lambda: len(numbers) >= 4 or numbers.extend(each.number for each in watcher.activity()[""].spans))
+        assert numbers == sorted(set(numbers))

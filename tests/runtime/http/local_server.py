@@ -16,8 +16,8 @@ from expertflow.runtime.http.__main__ import configure
 from expertflow.runtime.http.app import Application
 from expertflow.runtime.http.counters import Counters
 from expertflow.runtime.http.engine_link import EngineLink
-from expertflow.runtime.http.front import bind
 from expertflow.runtime.http.spec import FrontSpec, Limits, Serving, Update
+from expertflow.runtime.service.listening import bind
 from uvicorn import Server
 
 PATIENCE_S = 20.0
@@ -43,10 +43,12 @@ class Answer(NamedTuple):
 class LocalServer:
     """A context manager. Without an address, the engine loads for ever."""
 
-    def __init__(self, address: str | None, *, keys: list[str] | None = None, limits: Limits = QUICK) -> None:
-        self._socket = bind("127.0.0.1", 0)
-        self.port: int = self._socket.getsockname()[1]
-        self.spec = FrontSpec(fd=-1, names=["tiny", "alias"], keys=keys or [], default_max_tokens=20, limits=limits)
+    def __init__(
+        self, address: str | None, *, keys: list[str] | None = None, limits: Limits = QUICK, name: str = "tiny"
+    ) -> None:
+        self.socket = bind("127.0.0.1", 0)
+        self.port: int = self.socket.getsockname()[1]
+        self.spec = FrontSpec(fd=-1, names=[name, "alias"], keys=keys or [], default_max_tokens=20, limits=limits)
         self._address = address
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._guard, name="http")
@@ -109,6 +111,16 @@ class LocalServer:
         finally:
             connection.close()
 
+    @contextmanager
+    def watch(self) -> Iterator[http.client.HTTPResponse]:
+        """The events of an open page; leaving closes it."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection.request("GET", "/watch/events")
+        try:
+            yield connection.getresponse()
+        finally:
+            connection.close()
+
     def raw(self, data: bytes, *, timeout_s: float = PATIENCE_S) -> tuple[int, bytes]:
         """Send bytes, read to the end of the connection; return the status (0: none) and everything."""
         with socket.create_connection(("127.0.0.1", self.port), timeout_s) as opened:
@@ -122,13 +134,14 @@ class LocalServer:
 
     def _end(self) -> None:
         self._server.should_exit = True
+        self.link.feed.stop()
         self._loop.call_later(self.spec.limits.grace_s, self.link.stopping.set)
 
     def _guard(self) -> None:
         try:
             asyncio.run(self._run())
         finally:
-            self._socket.close()
+            self.socket.close()
             self._ready.set()
 
     async def _run(self) -> None:
@@ -138,7 +151,7 @@ class LocalServer:
         if self._address is not None:
             await self.link.update(Serving(self._address))
         self._loop.call_soon(self._ready.set)
-        await self._server.serve(sockets=[self._socket])
+        await self._server.serve(sockets=[self.socket])
         await self.link.close()
 
 

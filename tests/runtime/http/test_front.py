@@ -18,9 +18,10 @@ import psutil
 import pytest
 from expertflow.errors import EngineError, UsageError
 from expertflow.ipc.messages import Progress
-from expertflow.runtime.http.front import HttpFront, bind
-from expertflow.runtime.http.options import HttpOptions, is_loopback, read_address, read_keys
+from expertflow.runtime.http.front import HttpFront
+from expertflow.runtime.http.options import HttpOptions, read_keys
 from expertflow.runtime.http.spec import Limits, Loading, Serving, read_spec, read_update, to_line
+from expertflow.runtime.service.listening import bind, is_loopback, read_address
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 

@@ -6,14 +6,19 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from expertflow.runtime.http.spec import Limits
+from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.http.local_server import LocalServer
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
 BODY = json.dumps({"prompt": [5], "max_tokens": 1}).encode()
+LARGE = {"prompt": [5], "n": 6, "max_tokens": 60, "ignore_eos": True, "logprobs": 0, "return_token_ids": True}
+LARGE_STREAM = LARGE | {"stream": True, "stream_options": {"continuous_usage_stats": True}}
 
 
 @pytest.fixture
@@ -112,6 +117,13 @@ def test_slow_headers_are_408(strict: LocalServer) -> None:
             pytest.fail("a client that sends a letter now and then keeps its connection")
 
 
+def test_slow_headers_of_a_later_request_are_408(strict: LocalServer) -> None:
+    """A connection that was used once is no reason to wait for ever."""
+    whole = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
+    _, answer = strict.raw(whole + whole[:-2])
+    assert answer.count(b"HTTP/1.1 200 OK") == 1 and answer.count(b"HTTP/1.1 408") == 1
+
+
 def test_large_headers_are_431(strict: LocalServer) -> None:
     for size in (3000, 500_000):
         status, _ = strict.raw(b"GET /health HTTP/1.1\r\nhost: x\r\nx-large: " + b"a" * size + b"\r\n\r\n")
@@ -148,3 +160,49 @@ def test_requests_follow_each_other_on_a_connection(server: LocalServer) -> None
     last = b"GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
     _, answer = server.raw(one + HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY + last)
     assert answer.count(b"HTTP/1.1 200 OK") == 3
+
+
+def test_a_client_that_reads_nothing_is_let_go(engine: FakeEngine) -> None:
+    """Its stream would wait for ever, with a row of the engine and all that the row has generated."""
+    limits = Limits(write_timeout_s=0.2, grace_s=0.0)
+    with LocalServer(engine.address, limits=limits) as server, _unread(server, LARGE_STREAM):
+        wait_until(lambda: server.link.counters.open_streams == 1)
+        wait_until(lambda: server.link.counters.open_streams == 0)
+        assert server.completion().status == 200
+
+
+def test_a_closed_connection_does_not_wait_for_its_reader(engine: FakeEngine) -> None:
+    """What was answered whole, or refused, may lie unread too."""
+    limits = Limits(write_timeout_s=0.2, idle_timeout_s=0, connections=2, grace_s=0.0)
+    with LocalServer(engine.address, limits=limits) as server, _unread(server, LARGE):
+        wait_until(lambda: server.link.counters.replies["/v1/completions", 200] == 1)
+        with _unread(server, LARGE):
+            wait_until(lambda: server.raw(b"GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")[0] == 200)
+
+
+def test_bodies_that_wait_to_be_read_are_bounded(engine: FakeEngine) -> None:
+    """Else a few hundred large bodies fill the memory of the machine."""
+    limits = Limits(bodies_bytes=1_000_000, body_bytes=1_000_000, grace_s=0.0)
+    head = HEAD + b"content-length: 900000\r\n\r\n"
+    with LocalServer(engine.address, limits=limits) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as opened:
+            opened.sendall(head + b" " * 800_000)
+            wait_until(lambda: server.link.room.left_bytes < 300_000)
+            status, answer = server.raw(head + b" " * 899_999)
+            assert status == 429 and b'"busy"' in answer and b"retry-after" in answer
+            assert server.completion(prompt=[5] * 10).status == 200, "a small body always has room"
+        wait_until(lambda: server.link.room.left_bytes == 1_000_000)
+        assert server.post("/v1/completions", b" " * 800_000 + BODY).status == 200
+        assert server.link.room.left_bytes == 1_000_000
+
+
+@contextmanager
+def _unread(server: LocalServer, body: dict[str, Any]) -> Iterator[None]:
+    """A connection that sends a body and reads nothing; the server's end of it buffers little."""
+    raw = json.dumps(body).encode()
+    server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024)
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        opened.connect(("127.0.0.1", server.port))
+        opened.sendall(HEAD + b"content-length: %d\r\n\r\n" % len(raw) + raw)
+        yield

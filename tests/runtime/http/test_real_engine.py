@@ -319,3 +319,18 @@ def test_a_tool_can_be_forced(client: OpenAI) -> None:
         assert call.type == "function" and call.function.name == "count"
         assert json.loads(call.function.arguments)["n"] in (1, 2)
         assert done.choices[0].finish_reason == "tool_calls"
+
+
+def test_the_official_client_adds_up_a_streamed_call(client: OpenAI) -> None:
+    """The same call as without a stream; its name comes once, its arguments in pieces."""
+    kinds = {"type": "object", "properties": {"text": {"type": "string", "minLength": 9, "maxLength": 30}},
+             "required": ["text"], "additionalProperties": False}  # fmt: skip
+    tools: Any = [{"type": "function", "function": {"name": "write", "parameters": kinds}}]
+    body: Any = {"model": "tiny", "messages": HI, "tools": tools, "tool_choice": "required", "seed": 1,
+                 "max_completion_tokens": 90, "parallel_tool_calls": False}  # fmt: skip
+    (whole,) = client.chat.completions.create(**body).choices[0].message.tool_calls or []
+    with client.chat.completions.stream(**body) as stream:
+        pieces = [event.arguments_delta for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls or []
+    assert whole.type == "function" and streamed.function.name == whole.function.name == "write"
+    assert streamed.function.arguments == whole.function.arguments == "".join(pieces) and len(pieces) > 3

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from functools import partial
 from typing import Any
 
 import pytest
 from expertflow import __version__
+from expertflow.configs.schema import Config
 from expertflow.ipc.messages import Sampling
 from expertflow.runtime.http.spec import Limits, Loading, Serving
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.http.conftest import QUEUE
 from expertflow.tests.runtime.http.local_server import Answer, LocalServer, events
-from expertflow.tests.runtime.openai.models import CONTEXT
+from expertflow.tests.runtime.openai.models import CONTEXT, VOCABULARY, save_model
 from expertflow.tests.scheduler.fake_compute import continuation
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 
@@ -86,14 +89,14 @@ def test_texts_become_ids_and_back(server: LocalServer) -> None:
 
 
 def test_watchers_see_states_and_counts(server: LocalServer) -> None:
-    server.completion()
+    server.completion(ignore_eos=True)  # drawn at random, so an end might come early
     assert server.get("/health").json == {"status": "ok"}
     assert server.get("/ready").json == {"status": "ready", "model": "tiny"}
     assert server.get("/version").json == {"version": __version__}
     assert server.get("/openapi.json").json["openapi"].startswith("3.1")
     text = server.get("/metrics").body.decode()
-    assert 'expertflow_http_replies_total{path="/v1/completions",status="200"} 1' in text
-    assert "expertflow_generation_tokens_total 4" in text and "expertflow_http_requests_open 0" in text
+    assert 'expertflow_http_replies_total{path="/v1/completions",status="200"} 1.0' in text
+    assert "expertflow_http_generation_tokens_total 4.0" in text and "expertflow_http_requests_open 0.0" in text
 
 
 def test_unknown_paths_and_methods_are_refused(server: LocalServer) -> None:
@@ -158,6 +161,64 @@ def test_a_full_queue_is_429_with_the_time_to_wait(server: LocalServer, engine: 
     assert [answer.status for answer in answers] == [200, 200] and server.completion().status == 200
 
 
+def test_the_time_to_wait_is_that_of_a_row(server: LocalServer) -> None:
+    """About when the next of four rows is free; a minute at most, since requests may end early."""
+    for mean_s, told in ((0.0, 1), (25.0, 7), (1e6, 60)):
+        server.link._seconds = mean_s
+        assert server.link.retry_s == told
+
+
+def test_keys_take_turns(tmp_path: Any) -> None:
+    """All of them share the server's connection to the engine; a request waits for no other key's many."""
+    config = Config(kv_memory="100KB", batch_size=1, queue_limit=40)
+    with FakeEngine(save_model(tmp_path), config, vocabulary=VOCABULARY) as engine:
+        for keys, headers in ((["a", "b"], ("Bearer a", "Bearer b")), ([], ("Bearer any", ""))):
+            with LocalServer(engine.address, keys=keys) as server:
+                assert answers_in_order(server, engine, headers) == [1, 0]
+
+
+def answers_in_order(server: LocalServer, engine: FakeEngine, headers: tuple[str, str]) -> list[int]:
+    """Send twenty requests with the first header, then one with the second; return in which order they are answered."""
+    ended: list[int] = []
+
+    def send(place: int, count: int) -> None:
+        body = {"prompt": [5], "max_tokens": 2, "n": count}
+        assert server.post("/v1/completions", body, authorization=headers[place]).status == 200
+        ended.append(place)
+
+    engine.paused.set()
+    threads = [threading.Thread(target=send, args=(place, count)) for place, count in ((0, 20), (1, 1))]
+    threads[0].start()
+    wait_until(lambda: server.link.counters.open_requests == 20)
+    threads[1].start()
+    wait_until(lambda: server.link.counters.open_requests == 21)
+    engine.paused.clear()
+    for thread in threads:
+        thread.join()
+    return ended
+
+
+def test_no_key_fills_the_queue_alone(tmp_path: Any) -> None:
+    """Else a flood of one keeps all others out."""
+    config = Config(kv_memory="100KB", batch_size=1, queue_limit=16)
+    engine = FakeEngine(save_model(tmp_path), config, vocabulary=VOCABULARY)
+    flood = {"prompt": [5], "max_tokens": 2, "n": 14}
+    with engine, LocalServer(engine.address, keys=["a", "b"]) as server:
+        answers: list[Answer] = []
+        send = partial(server.post, "/v1/completions")
+        thread = threading.Thread(target=lambda: answers.append(send(flood, authorization="Bearer a")))
+        engine.paused.set()
+        thread.start()
+        wait_until(lambda: server.link.counters.open_requests == 14)
+        refused = send({"prompt": [5]}, authorization="Bearer a")
+        assert refused.status == 429 and "one client" in refused.error["message"]
+        engine.paused.clear()
+        assert send({"prompt": [5]}, authorization="Bearer b").status == 200
+        thread.join()
+        assert [answer.status for answer in answers] == [200]
+        assert send(flood, authorization="Bearer a").status == 200
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_hangs_up_frees_its_row(server: LocalServer, engine: FakeEngine, stream: bool) -> None:
     """At once, and whether or not it reads: rows of nobody would keep others waiting."""
@@ -191,6 +252,33 @@ def test_a_silent_stream_gets_pings(engine: FakeEngine) -> None:
             assert [next(seen), next(seen)] == [b": ping\n"] * 2
             engine.paused.clear()
             assert list(seen)[-1] == "[DONE]"
+
+
+def test_a_stream_whose_tokens_show_nothing_gets_pings_too(engine: FakeEngine) -> None:
+    """Echoed log probabilities go out at the end, calls of tools when they are whole: proxies cut silent streams."""
+    with LocalServer(engine.address, limits=Limits(ping_s=0.05, grace_s=0.0)) as server:
+        engine.paused.set()
+        with server.stream(prompt=[5], max_tokens=59, echo=True, logprobs=0, ignore_eos=True) as response:
+            seen = events(response)
+            assert next(seen) == b": ping\n"
+            pulse = threading.Thread(target=pulse_engine, args=(engine,))
+            pulse.start()
+            pings = list(seen).count(b": ping\n")
+            pulse.join()
+        assert pings >= 5
+
+
+def pulse_engine(engine: FakeEngine) -> None:
+    """Let the engine make a few steps every 20 ms, so that no time of silence passes without a token."""
+    ran = engine.computes[-1].ran
+    while len(ran) < 55:
+        before = len(ran)
+        engine.paused.clear()
+        while len(ran) == before:
+            time.sleep(0.0005)
+        engine.paused.set()
+        time.sleep(0.02)
+    engine.paused.clear()
 
 
 def test_streams_pause_and_go_on_when_stages_die(server: LocalServer, engine: FakeEngine) -> None:

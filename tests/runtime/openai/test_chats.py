@@ -163,16 +163,30 @@ def test_calls_of_tools_are_read(hermes: ServedModel) -> None:
     ] * 2
     deltas = [piece["choices"][0] for piece in stream_of(call, hermes, "So: " + ADD + ADD)[:-1]]
     calls = [each for delta in deltas for each in delta["delta"].get("tool_calls", [])]
-    assert [each["index"] for each in calls] == [0, 1] and deltas[-1]["finish_reason"] == "tool_calls"
-    assert len({each["id"] for each in calls}) == 2 and json.loads(calls[0]["function"]["arguments"]) == {"a": 1}
+    assert [each["index"] for each in calls if "id" in each] == [0, 1] and deltas[-1]["finish_reason"] == "tool_calls"
+    assert [each["function"]["name"] for each in calls if "id" in each] == ["add", "add"]
+    assert all(set(each) == {"index", "function"} and set(each["function"]) == {"arguments"} for each in calls[1:3])
+    for index in (0, 1):
+        pieces = [each["function"]["arguments"] for each in calls if each["index"] == index]
+        assert len(pieces) > 1 and json.loads("".join(pieces)) == {"a": 1}
     assert "".join(delta["delta"].get("content", "") for delta in deltas) == "So:"
+
+
+def test_a_call_that_is_cut_off_ends_by_length(hermes: ServedModel) -> None:
+    """Its arguments are no JSON: the client must not take them for whole."""
+    call = call_of(hermes, tools=[TOOL])
+    choice = call.answer([complete(hermes, [5], ADD[: ADD.index("1}")], "length")]).choices[0]
+    assert choice.finish_reason == "length" and choice.message.tool_calls
+    assert choice.message.tool_calls[0].function.arguments == '{"a": '
 
 
 def test_one_call_is_kept_of_several_if_asked(hermes: ServedModel) -> None:
     call = call_of(hermes, tools=[TOOL], parallel_tool_calls=False)
     assert len(call.answer([complete(hermes, [5], ADD + ADD, "stop")]).choices[0].message.tool_calls or []) == 1
     pieces = [piece["choices"][0]["delta"] for piece in stream_of(call, hermes, ADD + ADD)[:-1]]
-    assert sum(len(delta.get("tool_calls", [])) for delta in pieces) == 1
+    calls = [each for delta in pieces for each in delta.get("tool_calls", [])]
+    assert [each["index"] for each in calls if "id" in each] == [0] and {each["index"] for each in calls} == {0}
+    assert json.loads("".join(each["function"]["arguments"] for each in calls)) == {"a": 1}
 
 
 def test_without_tools_a_call_is_text(hermes: ServedModel) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import msgspec
 import pytest
+from expertflow.ipc.messages import TokenLogprob
 from expertflow.runtime.client.options import Request
 from expertflow.runtime.openai.call import Call
 from expertflow.runtime.openai.completion_call import CompletionCall
-from expertflow.runtime.openai.endpoints import COMPLETIONS, prepare_call
+from expertflow.runtime.openai.endpoints import CHATS, COMPLETIONS, QUICK_BYTES, prepare_call, prepare_quick_call
 from expertflow.runtime.openai.errors import ApiError
+from expertflow.runtime.openai.logprobs import TokenNames
 from expertflow.runtime.openai.model import ServedModel
 from expertflow.tests.runtime.openai.models import BOS, CONTEXT, NAME, complete, events_of, read_sse
 
@@ -198,3 +201,47 @@ def test_usage_may_be_in_every_chunk(model: ServedModel) -> None:
     writer = call.writer()
     pieces = read_sse([chunk for event in events_of(done, model) for chunk in writer.on_event(event)])
     assert [piece["usage"]["completion_tokens"] for piece in pieces] == [1, 2, 3]
+
+
+def test_a_small_body_is_read_at_once_and_another_is_not(model: ServedModel) -> None:
+    def quick(**body: Any) -> Any:
+        return prepare_quick_call(COMPLETIONS, msgspec.json.encode({"prompt": "ab", **body}), model)
+
+    raw = msgspec.json.encode({"prompt": "ab", "max_tokens": 3, "seed": 1, "n": 2})
+    assert quick(max_tokens=3, seed=1, n=2).requests == prepare_call(COMPLETIONS, raw, model).requests
+    assert quick(n=128, user="x" * 40) is None and quick(user="x" * QUICK_BYTES) is None
+    assert quick(response_format={"type": "json_object"}) is None
+    assert quick(structured_outputs={"choice": ["a"]}) is None
+    assert prepare_quick_call(CHATS, b'{"messages": []}', model) is None
+
+
+def test_log_probabilities_of_a_stream_are_those_of_the_answer(model: ServedModel) -> None:
+    """Each token reads as behind the one before, the first behind the prompt; offsets go on from chunk to chunk."""
+    call = call_of(model, stream=True, logprobs=1)
+    call.token_names = cast(TokenNames, lambda before, token: f"{before}>{token};")
+    done = complete(model, call.requests[0].prompt, "wxyz")
+    listed = [TokenLogprob(token, -0.5 - place, 1, [(5, -0.1)]) for place, token in enumerate(done.token_ids)]
+    writer, at = call.writer(), 0
+    chunks: list[bytes] = []
+    for event in events_of(done, model, size=2):
+        chunks += writer.on_event(replace(event, logprobs=listed[at : at + len(event.token_ids)]))
+        at += len(event.token_ids)
+    pieces = [piece["choices"][0]["logprobs"] for piece in read_sse(chunks)]
+    whole = msgspec.to_builtins(call.answer([replace(done, logprobs=listed)]))["choices"][0]["logprobs"]
+    assert {name: [each for piece in pieces for each in piece[name]] for name in whole} == whole
+    first, second = done.token_ids[:2]
+    assert whole["tokens"][:2] == [f"{model.codec.encode('ab')[-1]}>{first};", f"{first}>{second};"]
+
+
+def test_a_scoring_asks_for_the_prompts_log_probabilities(model: ServedModel) -> None:
+    """An engine refuses an output of no tokens that asks for nothing."""
+    for body, asked in (({"echo": True}, 0), ({"echo": True, "logprobs": 3}, 3), ({"prompt_logprobs": 2}, 2)):
+        (request,) = call_of(model, max_tokens=0, **body).requests
+        assert (request.max_new_tokens, request.prompt_logprobs) == (0, asked)
+
+
+def test_reused_tokens_of_a_prompt_count_once(model: ServedModel) -> None:
+    call = call_of(model, n=2)
+    done = [complete(model, request.prompt, "x", cached_tokens=2) for request in call.requests]
+    usage = msgspec.to_builtins(call.answer(done))["usage"]
+    assert usage["prompt_tokens"] == 3 and usage["prompt_tokens_details"] == {"cached_tokens": 2}

@@ -17,6 +17,7 @@ from expertflow.runtime.openai.bodies import (
     ResponsesBody,
     TokenizeBody,
 )
+from expertflow.runtime.openai.errors import ApiError
 from expertflow.runtime.openai.fields import HARMLESS, REFUSED, check_names, honoured_fields, refused_fields
 from expertflow.runtime.openai.openapi import describe
 from expertflow.runtime.openai.sampling import OPTIONS
@@ -80,6 +81,21 @@ def test_a_neutral_value_must_have_the_type_too() -> None:
     assert check_names({"use_beam_search": False}, ChatBody) == []
     with pytest.raises(Exception, match="use_beam_search"):
         check_names({"use_beam_search": 0}, ChatBody)
+
+
+def test_what_only_another_path_honours_is_refused_unless_it_means_nothing() -> None:
+    """Ignored, it would change the answer without a word."""
+    for kind, name, neutral, value in (
+        (CompletionBody, "max_completion_tokens", None, 5), (CompletionBody, "tools", [], [{"type": "function"}]),
+        (CompletionBody, "tool_choice", "auto", "required"), (ChatBody, "echo", False, True),
+        (ResponsesBody, "stop", [], "a"), (ResponsesBody, "n", 1, 2), (ResponsesBody, "presence_penalty", 0, 1),
+        (ResponsesBody, "top_logprobs", 0, 2),
+    ):  # fmt: skip
+        assert check_names({name: neutral}, kind) == []
+        with pytest.raises(ApiError, match=name):
+            check_names({name: value}, kind)
+    assert check_names({"stop": "a"}, DetokenizeBody) == ["stop"]
+    assert refused_fields(ResponsesBody)["stop"] == "Use /v1/chat/completions"
 
 
 def test_the_description_is_whole() -> None:

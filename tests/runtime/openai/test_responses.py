@@ -68,6 +68,13 @@ def test_calls_and_their_outputs_become_messages(hermes: ServedModel) -> None:
         ({"background": True}, "background"),
         ({"input": []}, "input"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"stop": "a"}, "stop"),
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"instructions": "x", "input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input"),
+        ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format"),
     ],
 )
 def test_what_needs_a_memory_is_refused(model: ServedModel, body: dict[str, Any], param: str) -> None:

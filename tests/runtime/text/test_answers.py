@@ -60,21 +60,24 @@ ANSWERS: list[tuple[str, str, AnswerParts]] = [
 ]
 
 
-def parser(tools: str) -> AnswerParser:
-    return AnswerFormat(tools, reasoning=tools != "harmony").parser("", reads_calls=True)
+def parser(tools: str, streams: bool = False) -> AnswerParser:
+    return AnswerFormat(tools, reasoning=tools != "harmony").parser("", reads_calls=True, streams_calls=streams)
 
 
+@pytest.mark.parametrize("streams", [False, True])
 @pytest.mark.parametrize("tools,text,parts", ANSWERS, ids=[f"{tools} {i}" for i, (tools, *_) in enumerate(ANSWERS)])
-def test_an_answer_is_taken_apart(tools: str, text: str, parts: AnswerParts) -> None:
+def test_an_answer_is_taken_apart(tools: str, text: str, parts: AnswerParts, streams: bool) -> None:
     """What is no whole call stays text: nothing that the model wrote is lost."""
-    assert parse_answer(parser(tools), text) == parts
+    assert parse_answer(parser(tools, streams), text) == parts
 
 
-@given(st.sampled_from(ANSWERS), st.data())
-def test_the_parts_do_not_depend_on_the_pieces(answer: tuple[str, str, AnswerParts], data: st.DataObject) -> None:
+@given(st.sampled_from(ANSWERS), st.booleans(), st.data())
+def test_the_parts_do_not_depend_on_the_pieces(
+    answer: tuple[str, str, AnswerParts], streams: bool, data: st.DataObject
+) -> None:
     """Tokens end anywhere, in the middle of markers, too."""
     tools, text, parts = answer
-    reader, seen = parser(tools), AnswerParts()
+    reader, seen = parser(tools, streams), AnswerParts()
     while text:
         size = data.draw(st.integers(1, 9))
         seen += reader.feed(text[:size])
@@ -85,16 +88,57 @@ def test_the_parts_do_not_depend_on_the_pieces(answer: tuple[str, str, AnswerPar
 PIECES = ["a", " ", "\n", "<think>", "</think>", "<tool_call>", "</tool_call>", _ADD, "<", "</tool"]
 
 
-@given(st.lists(st.sampled_from(PIECES), max_size=8), st.data())
-def test_pieces_of_any_text_add_up(parts: list[str], data: st.DataObject) -> None:
+@given(st.lists(st.sampled_from(PIECES), max_size=8), st.booleans(), st.data())
+def test_pieces_of_any_text_add_up(parts: list[str], streams: bool, data: st.DataObject) -> None:
     """Of texts that no model should write."""
     text = "".join(parts)
-    whole, reader, seen = parse_answer(parser("hermes"), text), parser("hermes"), AnswerParts()
+    whole, reader, seen = parse_answer(parser("hermes", streams), text), parser("hermes", streams), AnswerParts()
     while text:
         size = data.draw(st.integers(1, 9))
         seen += reader.feed(text[:size])
         text = text[size:]
     assert seen + reader.finish() == whole
+
+
+LONG = '{"text": "a \\" } ] \\\\", "list": [{"b": "}"}], "n": {}}'
+STREAMED: list[tuple[AnswerParser, str]] = [
+    (parser("hermes", True), '<tool_call>\n{"name": "add", "arguments": %s}\n</tool_call>'),
+    (parser("harmony", True), "<|channel|>commentary to=functions.add json<|message|>%s<|call|>"),
+    (ForcedCallsParser("add", streams=True), "%s"),
+    (ForcedCallsParser(streams=True), '[{"name":"add","arguments":%s}]'),
+]
+
+
+@pytest.mark.parametrize("reader,form", STREAMED, ids=["hermes", "harmony", "named", "required"])
+def test_arguments_are_given_as_they_come(reader: AnswerParser, form: str) -> None:
+    """A client shows a file while the model writes it. Each letter is given once, and none later than it must be."""
+    given = [reader.feed(letter) for letter in form % LONG] + [reader.finish()]
+    (name,) = [call.name for parts in given for call in parts.calls]
+    pieces = [parts.call_text or "".join(call.arguments for call in parts.calls) for parts in given]
+    assert name == "add" and "".join(pieces) == LONG and len([piece for piece in pieces if piece]) >= len(LONG) - 9
+    assert not any(parts.content for parts in given)
+
+
+def test_forced_calls_are_given_one_after_the_other() -> None:
+    reader, seen = ForcedCallsParser(streams=True), AnswerParts()
+    for letter in f"[{_ADD},{_SUB}]":
+        seen += reader.feed(letter)
+    assert seen + reader.finish() == AnswerParts(calls=[ADD, SUB])
+
+
+@pytest.mark.parametrize("reader,text", [
+    (parser("hermes", True), '<tool_call>{"name": "add", "arguments": {"a": '),
+    (ForcedCallsParser("add", streams=True), '{"a": '),
+    (ForcedCallsParser(streams=True), '[{"name":"add","arguments":{"a": '),
+])  # fmt: skip
+def test_a_streamed_call_that_is_cut_off_is_a_call(reader: AnswerParser, text: str) -> None:
+    """It was begun, and cannot be taken back; `finish_reason` says length."""
+    assert parse_answer(reader, text) == AnswerParts(calls=[ToolCall("add", '{"a": ')])
+
+
+def test_what_follows_the_arguments_of_a_streamed_call_is_text() -> None:
+    text = '<tool_call>{"name": "sub", "arguments": {}} or not</tool_call> so'
+    assert parse_answer(parser("hermes", True), text) == AnswerParts("or not so", "", [SUB])
 
 
 def test_content_is_given_at_once() -> None:

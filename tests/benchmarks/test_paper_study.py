@@ -1,0 +1,138 @@
+"""The pure parts of the paper's comparison: the order of cells, prompts, figures, ratios, tables, and going on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from expertflow.benchmarks.paper_study import study as module
+from expertflow.benchmarks.paper_study.cells import BASE, BATCHES, LINKS, SLOTS, Cell, Choice, all_cells
+from expertflow.benchmarks.paper_study.figures import figures_of, share_equal, speed_up
+from expertflow.benchmarks.paper_study.measure import Block, Result, Work, need_bytes_per_s
+from expertflow.benchmarks.paper_study.picture import draw_study, lines_along
+from expertflow.benchmarks.paper_study.study import Study, write_result
+from expertflow.benchmarks.paper_study.systems import CACHE_MOE, EXPERTFLOW, MAIN, NAMES, ORACLE, SYSTEMS
+from expertflow.benchmarks.paper_study.tables import page, targets
+from expertflow.benchmarks.paper_study.workloads import FORMS, held_out_text, prompts
+from expertflow.configs.schema import Config
+from expertflow.errors import EngineError
+
+
+def result_of(cell: Cell, seconds: tuple[float, ...] = (2.0, 4.0, 1.0), **more: Any) -> Result:
+    """A result of three blocks with 8 tokens each."""
+    blocks = [
+        Block(workload=name, tokens=8, seconds=each, later_tokens=6, later_seconds=each / 2)
+        for name, each in zip("abc", seconds, strict=True)
+    ]
+    values = Result(
+        **cell._asdict(), rate_bytes_per_s=1e9, blocks=blocks, steps=3, hits=30, misses=10, loads=12,
+        loaded_bytes=6e9, useful=5, wasted=3, compute_s=4.0, transfer_s=5.0, elapsed_s=sum(seconds), accuracy=0.8,
+        way="1 unit", slots_bytes=25, experts_bytes=100, generated=[[1, 2], [3]],
+    )  # fmt: skip
+    return values | more  # type: ignore[return-value]
+
+
+def test_the_base_case_comes_first_and_every_cell_once() -> None:
+    cells = all_cells()
+    assert cells[: len(MAIN)] == [BASE._replace(system=system) for system in MAIN]
+    assert len(set(cells)) == len(cells) == len(NAMES) * len(SLOTS) * len(BATCHES) * len(LINKS) * 2
+    assert len({cell.name for cell in cells}) == len(cells), "each has a file of its own"
+
+
+def test_a_choice_restricts_the_axes_it_names() -> None:
+    chosen = [cell for cell in all_cells() if Choice(systems=[CACHE_MOE], batches=[1]).allows(cell)]
+    assert chosen and all(cell.system == CACHE_MOE and cell.batch == 1 for cell in chosen)
+    assert {cell.slots for cell in chosen} == set(SLOTS)
+
+
+@pytest.mark.parametrize("system", SYSTEMS, ids=NAMES)
+def test_every_system_is_a_configuration_over_the_link(system: Any) -> None:
+    files = {kind: Path(kind) for kind in ("path", "gates", "paper")}
+    work = Work(Path("model"), files, tokens=2, warm_tokens=2, settling_tokens=2, rounds=1)
+    more = {"oracle_routes": "folder"} if system.name == ORACLE else {}
+    config = work.config(BASE._replace(system=system.name), system, "5000B", **more)
+    assert isinstance(config, Config) and (config.link, config.tier, config.link_rate) == ("dma", "host", "5000B")
+    assert (config.expert_memory, config.batch_size) == ("25%", 8)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_prompts_have_the_form_of_their_data_set_and_are_the_same_at_every_call(form: Any) -> None:
+    text = held_out_text()
+    first = prompts(text, form, 0, 3)
+    assert first == prompts(text, form, 0, 3) and len(set(first + prompts(text, form, 1, 3))) == 6
+    mark = {"alpaca": "### Response:", "wmt16": "German phrase:", "xsum": "Summarize the above", "aime": "Answer:"}
+    assert all(mark[form] in prompt for prompt in first)
+
+
+def test_figures_of_a_cell() -> None:
+    figures = figures_of(result_of(BASE))
+    assert figures.tokens_per_s.estimate == 4.0 and figures.decoded_per_s.estimate == 6.0
+    assert figures.hit_ratio == 0.75
+    assert (figures.loads_a_token, figures.wasted_a_token) == (0.5, 0.125)
+    assert figures.step_of_bound == pytest.approx(7 / 5) and figures.overlap == pytest.approx((4 + 5 - 7) / 4)
+    assert figures.saved_memory == 0.75
+
+
+def test_a_speed_up_is_the_median_of_the_same_blocks() -> None:
+    mine, theirs = result_of(BASE), result_of(BASE, (3.0, 4.0, 3.0))
+    assert speed_up(mine, theirs).estimate == 1.5
+    other = theirs | {"blocks": list(reversed(theirs["blocks"]))}
+    with pytest.raises(ValueError, match="other workloads"):
+        speed_up(mine, other)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="shorter"):
+        speed_up(mine, theirs | {"blocks": theirs["blocks"][:1]})  # type: ignore[arg-type]
+
+
+def test_equal_sequences_are_counted_whole() -> None:
+    theirs = result_of(BASE, generated=[[1, 2], [4]])
+    assert share_equal(result_of(BASE), theirs) == 0.5
+
+
+def test_what_on_demand_needs_is_its_bytes_in_the_time_of_its_computing() -> None:
+    assert need_bytes_per_s(result_of(BASE)) == 1.5e9
+
+
+def test_targets_say_what_was_missed() -> None:
+    slow, fast = result_of(BASE._replace(system=EXPERTFLOW)), result_of(BASE._replace(system=CACHE_MOE))
+    assert "≥ 1.5 | 1.00 (1.00–1.00) | missed" in targets([slow, fast])
+    slower = result_of(BASE._replace(system=CACHE_MOE), (4.0, 8.0, 2.0))
+    assert "≥ 1.5 | 2.00 (2.00–2.00) | met" in targets([slow, slower])
+
+
+def test_pages_and_picture_are_made_of_what_is_there(tmp_path: Path) -> None:
+    results = [result_of(BASE._replace(system=system, link=link)) for system in MAIN for link in (0.5, 1.0)]
+    text = page("command", "about", results, {"a cell": "no memory"})
+    assert text.count(f"\n| {EXPERTFLOW} |") >= 3 and "- a cell: no memory" in text
+    assert set(lines_along(results, "link")) == set(MAIN) and lines_along(results, "batch") == {}
+    draw_study(results, tmp_path / "study.png")
+    assert (tmp_path / "study.png").stat().st_size > 1000
+    draw_study(results[:1], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+
+
+@pytest.fixture
+def work() -> Work:
+    return Work(Path("model"), {}, tokens=2, warm_tokens=2, settling_tokens=2, rounds=1)
+
+
+def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells with a file are not measured again; a failure is named and does not end the run."""
+    measured: list[Cell] = []
+
+    def measure(work: Work, cell: Cell, system: Any, rate: float, oracle: str = "") -> Result:
+        measured.append(cell)
+        if cell.batch == 16 and cell.link:
+            raise EngineError("stopped", "engine", "Try again")
+        return result_of(cell)
+
+    monkeypatch.setattr(module, "measure", measure)
+    cells = [BASE._replace(system=CACHE_MOE, batch=batch) for batch in (8, 16, 1)]
+    study = Study(tmp_path, tmp_path, lambda model: work, lambda text: None)
+    write_result(study._file(cells[0]), result_of(cells[0]))
+    study.run(cells, minutes=0)
+    assert [cell for cell in measured if cell.link] == cells[1:], "without the runs of what on demand needs"
+    assert list(study.failures) == [cells[1].name] and len(study.results()) == 2
+    assert study.needs() == {"widened_16": 1.5e9, "widened_1": 1.5e9}
+    assert json.loads(study._file(cells[2]).read_text())["batch"] == 1

@@ -1,0 +1,81 @@
+"""The log of `expertflow serve`: every process tells its events, and no prompt is in it unless it was asked for."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from expertflow import Client
+from expertflow.runtime.client.watching import Watcher
+from expertflow.tests.runtime.fakes import wait_until
+from expertflow.tests.runtime.http.test_real_engine import free_port
+from expertflow.tests.runtime.processes import MODEL, command
+
+MARKER = "zebramarker"
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    ("completions", {"prompt": f"The {MARKER}", "max_tokens": 4}),
+    ("chat/completions", {"messages": [{"role": "user", "content": MARKER}], "max_tokens": 4}),
+    ("completions", {"prompt": f"The {MARKER}" * 2000, "max_tokens": 4}),
+    ("completions", {"prompt": {"text": MARKER}}),
+    ("completions", {"prompt": f"The {MARKER}", "max_tokens": MARKER}),
+    ("chat/completions", {"messages": [{"role": MARKER, "content": MARKER}]}),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": MARKER}]}]}),
+    ("completions", {"prompt": "The", "stop": [MARKER], "logit_bias": {MARKER: 1}}),
+    ("completions", {"prompt": "The", "extra_body": {"guided_regex": f"({MARKER}"}, "structured_outputs": MARKER}),
+]
+
+
+@pytest.fixture(params=[False, True], ids=["hidden", "asked for"])
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, list[dict[str, Any]], str]]:
+    """A server that gets good and bad requests and loses compute; its log, and all that its processes wrote."""
+    port, log = free_port(), tmp_path / "log"
+    words = ["serve", "--model", str(MODEL), "--http", str(port), "--compute-threads", "1", "--log-file", str(log)]
+    words += ["--log-format", "json", *["--log-prompts"] * request.param]
+    process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        lines = [line for line in iter(process.stdout.readline, "Stop: Ctrl-C\n") if line]
+        address = next(line.split()[-1] for line in lines if line.startswith("Address:"))
+        ask(port)
+        with Client(address) as client, Watcher(address) as watcher:
+            watcher.kill("compute")
+            wait_until(lambda: watcher.snapshot().restarts.get("compute") == 1 and not watcher.snapshot().down)
+            client.generate([f"The {MARKER}"], max_new_tokens=2)
+        raw = "".join(file.read_text() for file in Path(address).glob("*.log"))
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    finally:
+        process.kill()
+        process.communicate()
+    text = log.read_text()
+    yield request.param, [json.loads(line) for line in text.splitlines()], text + raw + out + errors + "".join(lines)
+
+
+def ask(port: int) -> None:
+    for path, body in BODIES:
+        answer = httpx2.post(f"http://127.0.0.1:{port}/v1/{path}", json=body, timeout=60)
+        assert answer.status_code in (200, 400, 404, 422), answer.text
+
+
+@pytest.mark.timeout(240)
+def test_every_process_tells_its_events_and_prompts_only_if_asked(
+    run: tuple[bool, list[dict[str, Any]], str],
+) -> None:
+    asked_for, lines, everything = run
+    stages = {line["stage"] for line in lines}
+    assert {"supervisor", "scheduler", "predictor", "loader", "compute"} <= stages
+    assert all({"time", "level", "stage", "pid", "event"} <= line.keys() for line in lines)
+    ready = [(line["stage"], line["epoch"]) for line in lines if line["event"].startswith("ready")]
+    assert ("compute", 2) in ready and len(ready) == 5, "compute came back as its second start"
+    events = " ".join(line["event"] for line in lines)
+    for words in ("budgets: 192 of 192 experts", "expert memory: 14.0 MB: all 192", "every stage is ready", "SIGKILL"):
+        assert words in events
+    assert (MARKER in everything) == asked_for
+    assert any("prompt [" in line["event"] for line in lines) == asked_for
