@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make gpu-check · make gpu-wheels · make models · make wheel · make clean
+# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 # Without a network: make gpu-wheels OUT=wheels PYTHON_VERSION=3.12, then there make gpu-check WHEELS=wheels.
@@ -20,7 +20,7 @@ GPU_VENV := $(if $(WHEELS),$(CARRIED),$(VENV))
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos lint bench experiments gpu-check gpu-wheels models wheel clean
+.PHONY: help demo test test-all chaos lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
@@ -30,6 +30,8 @@ help:
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     speed beside resident and offloading libraries, within an hour (docs/performance.md)"
 	@echo "make experiments  ExpertFlow beside the baselines (docs/experiments.md)"
+	@echo "make study-paper  the paper's comparison on a link that costs no core (docs/studies/paper.md)"
+	@echo "make study-pope  do answers stay the same while experts are offloaded (also: study-routing, study-recommend)"
 	@echo "make gpu-check everything that needs a GPU, within ten minutes (docs/gpu.md)"
 	@echo "make gpu-wheels  what gpu-check needs besides torch, for a machine without a network"
 	@echo "make models    try every architecture of transformers and write docs/models.md"
@@ -57,6 +59,12 @@ bench: $(READY)
 
 experiments: $(READY)
 	$(BIN)/python -m expertflow.benchmarks.experiments $(ARGS)
+
+study-paper: $(READY)
+	$(BIN)/python -m expertflow.benchmarks.paper_study $(ARGS)
+
+study-pope study-routing study-recommend: study-%: $(READY)
+	$(BIN)/expertflow study $* $(ARGS)
 
 gpu-check: $(GPU_VENV)/ready
 	$(GPU_VENV)/bin/python -m expertflow.benchmarks.gpu.check $(ARGS)
