@@ -225,9 +225,9 @@ KINDS = {
         _model_r, _random_cases, run_small, small_rows, (1, 8), 24, 15, "Model R with small experts",
         (
             MODEL_R + "*4 bits*, *8 bits*: experts rounded by `expertflow quantize` in groups of 32, held as stored; "
-            "the rest stays bfloat16. *Q4_0*: all matrices, rounded by llama.cpp. *Commit* is ExpertFlow at that "
-            "commit with the bfloat16 weights. Under a limit, with all processes and the page cache, files are out of "
-            "the page cache before.",
+            "the rest stays bfloat16. *Q4_0 experts*: the same matrices, rounded by llama.cpp; *Q4_0*: all matrices. "
+            "*Commit* is ExpertFlow at that commit with the bfloat16 weights. Under a limit, with all processes and "
+            "the page cache, files are out of the page cache before.",
             "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow in 4 bits and forced on "
             "llama.cpp. Steps are paired by repeat and place; the interval is a bootstrap over both.",
             "*Identical*: drawn tokens equal to those with all experts in memory, in the same bits.",
