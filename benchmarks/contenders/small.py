@@ -74,3 +74,21 @@ class SmallLlamaCpp(LlamaCpp):
 
     def _weights(self, model: Path) -> Path:
         return bench_folder() / f"{model.name}.{'-'.join(self._arguments)}.gguf"
+
+
+class GgufExpertFlow(ExpertFlow):
+    """ExpertFlow on the very file that `llama` opens, experts held as they are stored."""
+
+    def __init__(self, llama: SmallLlamaCpp, share: str = "") -> None:
+        super().__init__(share, experts_in="packed")
+        self.name = f"ExpertFlow {llama.name.removeprefix('llama.cpp ')} {share}".strip()
+        self._llama = llama
+
+    def prepare(self, model: Path) -> None:
+        self._llama.prepare(model)
+
+    def files(self, model: Path) -> list[Path]:
+        return self._llama.files(model)
+
+    def command(self, model: Path) -> list[str]:
+        return [*super().command(model), str(self.files(model)[0])]
