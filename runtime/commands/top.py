@@ -36,6 +36,8 @@ class Top(Command):
 
     address: str = ""
     """Address of the engine, as `expertflow serve` prints it. Empty: your only running engine."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of your keys, for an address over TCP (tcp://HOST:PORT)."""
     once: bool = False
     """Show it once and end."""
     json: bool = False
@@ -49,7 +51,7 @@ class Top(Command):
         if self.from_ is not None:
             self._show_bundle(bundle_views(read_bundle(self.from_)))
             return DONE
-        with Watcher(find_engine(self.address)) as watcher:
+        with Watcher(find_engine(self.address), self.keys) as watcher:
             views = EngineViews()
 
             def look() -> list[EngineView]:
