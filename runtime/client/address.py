@@ -169,18 +169,25 @@ def require_engine(run_dir: str) -> None:
     try:
         require_alive(run_dir)
     except EngineError as error:
+        if error.lacks_subject:  # it says more than that there is no engine
+            raise
         remedy = "Check the address that `expertflow serve` prints; an engine that has ended has none"
         raise EngineError("no engine answers there", run_dir or "address", remedy) from error
 
 
 def require_alive(run_dir: str) -> None:
-    """Raise EngineError unless a supervisor holds the lock of its run directory."""
+    """Raise EngineError unless a supervisor of this user holds the lock of its run directory.
+
+    In a folder that is everyone's, another user could make a directory where an engine's has been, and get the prompts.
+    """
     remedy = "Start the engine again; its output says why it ended"
     try:
         fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise EngineError("the engine has ended", run_dir, remedy) from error
     try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise EngineError("belongs to another user", run_dir, "Run this as the user of the engine")
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return
