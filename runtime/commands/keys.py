@@ -26,7 +26,7 @@ class Keys(Command):
     """
 
     action: Annotated[tyro.conf.Positional[Action], tyro.conf.arg(metavar="new|client|allow")]
-    """What to do."""
+    """Action, one of the three above."""
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
     """Folder of the keys."""
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[FILE]")] = None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import tyro
@@ -34,6 +34,7 @@ class Top(Command):
     Keys: q quits, tab and the arrows turn the page (overview, experts, requests, waits), a digit chooses an engine.
     """
 
+    option_groups: ClassVar = {"Engine": ("address", "keys")}
     address: str = ""
     """Address of the engine, as `expertflow serve` prints it. Empty: your only running engine."""
     keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None

@@ -85,7 +85,7 @@ GatewayEvent = Arrived | Answered | Undelivered | Tick
 GatewayAction = Open | Forward | Reply | Close
 
 FROM_REMOTE_WATCHER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(AskSnapshot | AskHistory | AskActivity)
-"""What a remote watcher may ask. It gives no orders."""
+"""Questions of a remote watcher. It gives no orders."""
 _DECODERS: dict[Channel, msgspec.msgpack.Decoder[Any]] = {
     CLIENTS.encode(): FROM_CLIENT,
     MONITOR.encode(): FROM_REMOTE_WATCHER,

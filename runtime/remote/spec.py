@@ -1,4 +1,4 @@
-"""What the gateway's process is told, on its command line: nothing secret."""
+"""Specification of the gateway's process, on its command line: nothing in it is secret."""
 
 from __future__ import annotations
 
