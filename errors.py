@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 PREDICATES = frozenset({
-    "and", "are", "asks", "can", "cannot", "could", "did", "died", "differs", "does", "ended", "gave", "has", "have",
-    "holds", "is", "must", "names", "need", "needs", "takes", "was", "were",
+    "and", "are", "asks", "belongs", "can", "cannot", "could", "did", "died", "differs", "does", "ended", "gave",
+    "has", "have", "holds", "is", "must", "names", "need", "needs", "takes", "was", "were",
 })  # fmt: skip
 """First words of a `what` that needs its `where` as the subject."""
 

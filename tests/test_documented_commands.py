@@ -26,7 +26,7 @@ from expertflow.runtime.commands.serve import Serve
 from expertflow.runtime.engine.supervisor import Supervisor
 
 ROOT = Path(expertflow.__file__).resolve().parent
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")] + sorted(
     page for page in (ROOT / "docs").rglob("*.md") if "results" not in page.parts
 )
 RUN = [ROOT / "README.md"] + [

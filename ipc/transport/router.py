@@ -8,12 +8,17 @@ import zmq
 from msgspec.msgpack import Decoder, Encoder
 
 from ..messages import Message
+from ..shared.open_files import free_files
 from .codec import Unreadable, decode
 from .sockets import Context, open_socket
 
 M = TypeVar("M")
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+MAX_UNHANDLED = 1000
+"""Messages of one peer that wait to be handled; more stay with the peer."""
+SPARE_FILES = 128
+"""Files that stay free for others than peers: a process without any could not open a link to a restarted stage."""
 
 
 class Router(Generic[M]):
@@ -25,11 +30,15 @@ class Router(Generic[M]):
     def __init__(self, context: Context, address: str, decoder: Decoder[M], high_water: int = 100_000) -> None:
         self.dropped = 0
         self.rejected = 0
+        self.accepts = True
+        """False while there are as many peers as this process may open files, less `SPARE_FILES`."""
+        self._address = address
         self._decoder = decoder
         self._encoder = Encoder()
         self.socket = open_socket(context, zmq.ROUTER)
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.setsockopt(zmq.SNDHWM, high_water)
+        self.socket.setsockopt(zmq.RCVHWM, MAX_UNHANDLED)
         self.socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         self.socket.bind(address)  # libzmq removes what a killed process left at this path
 
@@ -55,6 +64,15 @@ class Router(Generic[M]):
             self.dropped += 1
             return False
         return True
+
+    def check_room(self) -> None:
+        """Let no more peers in while too few files are free; those that are in stay, others try again."""
+        accepts = free_files() >= SPARE_FILES
+        if accepts and not self.accepts:
+            self.socket.bind(self._address)
+        elif self.accepts and not accepts:
+            self.socket.unbind(self._address)
+        self.accepts = accepts
 
     def close(self, linger_ms: int = 0) -> None:
         """Close; the context may try for `linger_ms` to deliver messages already sent."""

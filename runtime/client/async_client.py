@@ -12,7 +12,6 @@ belongs to one event loop.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ from ..text.answers.parts import AnswerParser
 from ..text.codec import TextCodec
 from ..text.conversation import ChatOptions, Messages
 from ..text.structured import Structured
+from .address import Address
 from .async_batch import AsyncBatch, stream_events
 from .completions import Completion, Event
 from .images import ImagePrompt
@@ -48,21 +48,24 @@ class AsyncClient:
 
     def __init__(
         self,
-        address: str | os.PathLike[str],
+        address: Address,
         *,
+        keys: Address | None = None,
+        model: str = "",
         connect_timeout_s: float = 30.0,
         answer_timeout_s: float = 60.0,
         window: int | None = WINDOW,
     ) -> None:
         """Store the address; nothing is opened yet. Raises UsageError for a wrong timeout.
 
+        `keys`, `model`: as for `Client`.
         `window`: requests that the scheduler has at once, the others wait here. None: as many as the scheduler queues
         and runs; for a client that stands for many users, so that priorities count among all of them.
         """
         require_timeout(connect_timeout_s, "connect_timeout_s")
         require_timeout(answer_timeout_s, "answer_timeout_s")
         self._address, self._connect_timeout_s, self._answer_timeout_s = address, connect_timeout_s, answer_timeout_s
-        self._window = window
+        self._window, self._keys, self._model = window, keys, model
         self._opened: _LoopDriver | None = None
         self._batches: WeakSet[AsyncBatch] = WeakSet()
         self._thread = ThreadPoolExecutor(1, "expertflow-prepare")
@@ -84,7 +87,8 @@ class AsyncClient:
         """
         if self._opened is not None:
             raise UsageError("was connected before", "client", "Make a new one")
-        self._opened = _LoopDriver(ClientState(self._address, self._answer_timeout_s, self._window))
+        state = ClientState(self._address, self._answer_timeout_s, self._window, self._keys, self._model)
+        self._opened = _LoopDriver(state)
         try:
             await self._opened.wait_for_welcome(self._connect_timeout_s)
         except BaseException:

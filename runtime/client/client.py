@@ -12,7 +12,6 @@ all batches of the client at once. A client belongs to one thread; several clien
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +23,7 @@ from ...ipc.messages import HistoryPoint, Snapshot, Welcome
 from ..text.answers.formats import make_parser
 from ..text.answers.parts import AnswerParser
 from ..text.conversation import ChatOptions, Messages
+from .address import Address
 from .batch import Batch, stream_events
 from .completions import Completion, Event
 from .images import ImagePrompt
@@ -41,14 +41,23 @@ class Client:
     A context manager. Raises EngineError if there is no engine, or if it does not answer within `connect_timeout_s`.
     Later the client waits for a restarted scheduler. Open requests fail when the engine ends or its scheduler is silent
     for `answer_timeout_s`; with several engines they go on at the others.
+
+    An engine over TCP (`tcp://HOST:PORT`) needs `keys`, the folder of the client's keys, and `model`, a folder with the
+    model's tokenizer, unless that is where the engine has it.
     """
 
     def __init__(
-        self, address: str | os.PathLike[str], *, connect_timeout_s: float = 30.0, answer_timeout_s: float = 60.0
+        self,
+        address: Address,
+        *,
+        keys: Address | None = None,
+        model: str = "",
+        connect_timeout_s: float = 30.0,
+        answer_timeout_s: float = 60.0,
     ) -> None:
         require_timeout(connect_timeout_s, "connect_timeout_s")
         require_timeout(answer_timeout_s, "answer_timeout_s")
-        self._state = ClientState(address, answer_timeout_s)
+        self._state = ClientState(address, answer_timeout_s, keys=keys, model=model)
         self._poll = select.poll()
         self._poll.register(self._state.pool.fileno(), select.POLLIN)
         try:

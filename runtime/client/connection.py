@@ -1,7 +1,7 @@
 """One engine of a client: its sockets and its session.
 
 The engine lives as long as its supervisor holds the lock on the run directory (the kernel releases it however the
-supervisor dies). A restarted scheduler shows by the socket's own reconnect.
+supervisor dies); over TCP, silence alone shows its end. A restarted scheduler shows by the socket's own reconnect.
 
 A trap: the descriptor of a ZeroMQ socket (`zmq.FD`) does not signal that a message has arrived. It signals that
 something may have changed since the last call on the socket, and any call, a send included, resets it. Before waiting
@@ -14,13 +14,14 @@ from __future__ import annotations
 import zmq
 
 from ...errors import EngineError
-from ...ipc.messages import Hello, ToClient, Welcome
+from ...ipc.messages import Hello, Refused, ToClient, Welcome
 from ...ipc.messages.to_client import TO_CLIENT
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
-from ...ipc.transport.addresses import CLIENTS, socket_address
+from ...ipc.transport.addresses import CLIENTS
+from ...ipc.transport.handshakes import Handshakes
 from ...ipc.transport.link import Link
-from ...ipc.transport.sockets import Context, Socket, open_socket
-from .address import require_alive, require_engine
+from ...ipc.transport.sockets import Context, Socket
+from .address import Route, key_unknown
 from .session import WINDOW, EngineSession
 
 REQUESTS_AHEAD = 2
@@ -30,28 +31,26 @@ _LINGER_MS = 200
 
 
 class EngineConnection:
-    """A client's link to the scheduler of the engine in `run_dir`. Raises EngineError if there is no engine.
+    """A client's link to the scheduler of the engine that `route` leads to. Raises EngineError if there is none.
 
     `window`: requests under way at the scheduler at once; None: all, up to what it queues and runs.
     """
 
-    def __init__(
-        self, context: Context, run_dir: str, answer_timeout_s: float, window: int | None = WINDOW
-    ) -> None:
-        self.run_dir = run_dir
+    def __init__(self, context: Context, route: Route, answer_timeout_s: float, window: int | None = WINDOW) -> None:
+        self.route = route
         self.session = EngineSession()
         self.welcome: Welcome | None = None
         self._window = window
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)
-        require_engine(run_dir)
+        route.require_engine()
         require_open_files(CLIENT_FILES, "a client")
         # No identity is set, so the scheduler cannot confuse this connection with a dead one. The monitor opens before
         # the socket connects: else the first handshake could be missed and a second one taken for it.
-        socket = open_socket(context, zmq.DEALER)
-        self._handshakes = socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
-        socket.connect(socket_address(run_dir, CLIENTS))
-        self._link: Link[ToClient] = Link(socket, TO_CLIENT)
-        self._connected_before = False
+        socket = route.open(context)
+        self._handshakes = Handshakes(socket)
+        socket.connect(route.endpoint(CLIENTS))
+        self._link: Link[ToClient] = Link(socket, TO_CLIENT, route.prefix(CLIENTS))
+        self._refusal: EngineError | None = None
         self._heard = False
         self._silent_ns = self._hello_at_ns = 0
         self._link.send(Hello())
@@ -59,7 +58,7 @@ class EngineConnection:
     @property
     def fds(self) -> tuple[int, int]:
         """Descriptors that become readable when `receive` may find something (see the trap above)."""
-        return int(self._link.socket.getsockopt(zmq.FD)), int(self._handshakes.getsockopt(zmq.FD))
+        return int(self._link.socket.getsockopt(zmq.FD)), int(self._handshakes.socket.getsockopt(zmq.FD))
 
     def receive(self, now_ns: int) -> bool:
         """Receive what has arrived, at most a thousand messages.
@@ -70,7 +69,7 @@ class EngineConnection:
         for message in messages:
             self._on_message(message, now_ns)
         self._heard |= bool(messages)
-        reconnected = self._reconnected()
+        reconnected = self._handshakes.reconnected()
         if reconnected:  # after the old scheduler's last messages
             self.session.on_reconnect()
         return bool(messages) or reconnected or _readable(self._link.socket)
@@ -83,32 +82,37 @@ class EngineConnection:
     def check(self, waited_ns: int) -> None:
         """Check the engine. `waited_ns` is the time for which the client has listened since the last check.
 
-        Raises EngineError if the engine has ended, or its scheduler was silent for `answer_timeout_s`.
+        Raises EngineError if the engine has ended, lets this client not in, or was silent for `answer_timeout_s`.
         """
+        if self._handshakes.refused:
+            raise key_unknown(self.route)
+        if self._refusal is not None:
+            raise self._refusal
         if self._heard:
             self._heard = False
             self._silent_ns = self._hello_at_ns = 0
             return
-        require_alive(self.run_dir)
+        self.route.require_alive()
         self._silent_ns += waited_ns
         if self._silent_ns - self._hello_at_ns > _HELLO_NS:
             self._hello_at_ns = self._silent_ns
             self._link.send(Hello())
         if self._silent_ns > self._answer_timeout_ns:
             what = f"the scheduler has not answered for {self._silent_ns / 1e9:.0f} s"
-            raise EngineError(what, self.run_dir, "`expertflow top` shows what it waits for")
+            raise EngineError(what, self.route.address, "`expertflow top` shows what it waits for")
 
     def close(self) -> None:
         """Cancel open requests and disconnect; the last messages have 200 ms to go out."""
         for message in self.session.cancellations():
             self._link.send(message)
-        self._link.socket.disable_monitor()
-        self._handshakes.close(linger=0)
+        self._handshakes.close()
         self._link.close(_LINGER_MS)
 
     def _on_message(self, message: ToClient, now_ns: int) -> None:
         if isinstance(message, Welcome):
             self._on_welcome(message)
+        elif self.welcome is None and isinstance(message, Refused):
+            self._refusal = EngineError(message.error.what, self.route.address, message.error.remedy)
         else:
             self.session.receive(message, now_ns)
 
@@ -118,16 +122,6 @@ class EngineConnection:
             self.session.window = whole if self._window is None else max(1, min(self._window, welcome.queue_limit))
             self.session.max_outstanding = min(self.session.window, REQUESTS_AHEAD * welcome.batch_size)
         self.welcome = welcome
-
-    def _reconnected(self) -> bool:
-        """Return whether the scheduler at the other end may have been replaced since the last call."""
-        handshakes = 0
-        while _readable(self._handshakes):
-            self._handshakes.recv_multipart()  # no other event is monitored
-            handshakes += 1
-        reconnected = handshakes > 0 and (self._connected_before or handshakes > 1)
-        self._connected_before = self._connected_before or handshakes > 0
-        return reconnected
 
 
 def _readable(socket: Socket) -> bool:

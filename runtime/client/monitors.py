@@ -10,10 +10,11 @@ from typing import TypeVar
 from ...errors import EngineError
 from ...ipc.messages import Activity, AskActivity, AskHistory, AskSnapshot, History, HistoryPoint, KillStage, Snapshot
 from ...ipc.messages.control import TO_WATCHER, ToWatcher
-from ...ipc.transport.addresses import MONITOR, socket_address
+from ...ipc.transport.addresses import MONITOR
+from ...ipc.transport.handshakes import Handshakes
 from ...ipc.transport.link import Link
 from ...ipc.transport.sockets import Context
-from .address import require_alive
+from .address import Route, key_unknown
 from .snapshots import combine_snapshots, engine_name
 
 _POLL_MS = 100
@@ -30,9 +31,9 @@ class EngineMonitors:
     then `answer` (or `history_answer`) again and again.
     """
 
-    def __init__(self, context: Context, run_dirs: Sequence[str], is_group: bool) -> None:
+    def __init__(self, context: Context, routes: Sequence[Route], is_group: bool) -> None:
         self._is_group = is_group
-        self._engines = [_EngineMonitor(context, run_dir) for run_dir in run_dirs]
+        self._engines = [_EngineMonitor(context, route) for route in routes]
 
     def __enter__(self) -> EngineMonitors:
         return self
@@ -98,7 +99,7 @@ class EngineMonitors:
     def close(self, linger_ms: int = 0) -> None:
         """Close the sockets; the last messages have `linger_ms` to go out."""
         for engine in self._engines:
-            engine.link.close(linger_ms)
+            engine.close(linger_ms)
 
     def _outcomes(self) -> list[Outcome] | None:
         outcomes = [engine.outcome() for engine in self._engines]
@@ -113,14 +114,17 @@ class EngineMonitors:
 class _EngineMonitor:
     """The monitor socket of one engine, and the outcome of the last request."""
 
-    def __init__(self, context: Context, run_dir: str) -> None:
-        self._run_dir = run_dir
+    def __init__(self, context: Context, route: Route) -> None:
+        self._route = route
         self._timeout_s = self._deadline_s = 0.0
         self._wanted: type[ToWatcher] = Snapshot
         self._outcome: Outcome | None = None
         self.spans_seen = -1
         """Number of the newest spans of an activity that was returned."""
-        self.link: Link[ToWatcher] = Link.connect(context, socket_address(run_dir, MONITOR), TO_WATCHER)
+        socket = route.open(context)
+        self._handshakes = Handshakes(socket)
+        socket.connect(route.endpoint(MONITOR))
+        self.link: Link[ToWatcher] = Link(socket, TO_WATCHER, route.prefix(MONITOR))
 
     def ask(self, request: Request, timeout_s: float) -> None:
         """Send a request."""
@@ -140,18 +144,26 @@ class _EngineMonitor:
         if self._outcome is None:
             self.link.socket.poll(_POLL_MS)
 
+    def close(self, linger_ms: int) -> None:
+        """Close the socket; the last messages have `linger_ms` to go out."""
+        self._handshakes.close()
+        self.link.close(linger_ms)
+
     def _check(self) -> Outcome | None:
         if answers := [answer for answer in self.link.receive() if isinstance(answer, self._wanted)]:
             self._note_spans(answers[-1])
             return answers[-1]
         try:
-            require_alive(self._run_dir)
+            self._route.require_alive()
         except EngineError as end:
             return end
+        self._handshakes.reconnected()
+        if self._handshakes.refused:
+            return key_unknown(self._route)
         if time.monotonic() < self._deadline_s:
             return None
         what = f"gave no {self._wanted.__name__.lower()} within {self._timeout_s:g} s"
-        return EngineError(what, self._run_dir, "The machine may be overloaded")
+        return EngineError(what, self._route.address, "The machine may be overloaded")
 
     def _note_spans(self, answer: ToWatcher) -> None:
         if isinstance(answer, Activity) and answer.spans:

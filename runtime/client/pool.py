@@ -13,19 +13,16 @@ clock.
 from __future__ import annotations
 
 import logging
-import os
 import select
 import time
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 import zmq
 
 from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Welcome
-from ...ipc.shared.rundir import engines_of, is_group
 from ...ipc.transport.sockets import Context
-from .address import run_dir_of
+from .address import Address, Route, no_engine_left, routes_to
 from .balancer import RequestBalancer
 from .connection import EngineConnection
 from .monitors import EngineMonitors
@@ -39,16 +36,20 @@ CHECK_EVERY_NS = 500_000_000
 class EnginePool:
     """Connections to the live engines: one, or those of a group. Raises EngineError if there is none.
 
-    Not thread-safe.
+    `keys`: folder of the client's keys, for an engine over TCP. Not thread-safe.
     """
 
     def __init__(
-        self, address: str | os.PathLike[str], answer_timeout_s: float, window: int | None = WINDOW
+        self,
+        address: Address,
+        answer_timeout_s: float,
+        window: int | None = WINDOW,
+        keys: Address | None = None,
     ) -> None:
         self.failure: ExpertFlowError | None = None
         """The error that ended the last engine; None while one lives."""
-        run_dir = run_dir_of(address)
-        self._is_group = is_group(Path(run_dir))
+        routes, self._is_group = routes_to(address, keys)
+        self._address = address
         self._context: Context = zmq.Context()
         self._epoll = select.epoll()
         self._connections: list[EngineConnection] = []
@@ -57,7 +58,7 @@ class EnginePool:
         self._more = False
         """Set if the descriptor may not signal although there is something to do."""
         try:
-            self._connect(run_dir, answer_timeout_s, window)
+            self._connect(routes, answer_timeout_s, window)
         except BaseException:
             self.close()
             raise
@@ -119,7 +120,7 @@ class EnginePool:
 
     def monitors(self) -> EngineMonitors:
         """Return monitor sockets of the live engines."""
-        return EngineMonitors(self._context, [connection.run_dir for connection in self._connections], self._is_group)
+        return EngineMonitors(self._context, [connection.route for connection in self._connections], self._is_group)
 
     def close(self) -> None:
         """Cancel open requests and disconnect. May block for a fifth of a second. Idempotent."""
@@ -134,11 +135,11 @@ class EnginePool:
         """Return whether an answer of an engine is expected."""
         return bool(self._connections) and (self._balancer.open_count > 0 or self.welcome is None)
 
-    def _connect(self, run_dir: str, answer_timeout_s: float, window: int | None) -> None:
-        end = EngineError("all engines of the group have ended", run_dir, "Start them again")
-        for engine in engines_of(Path(run_dir)):
+    def _connect(self, routes: Sequence[Route], answer_timeout_s: float, window: int | None) -> None:
+        end = no_engine_left(self._address)
+        for route in routes:
             try:
-                self._add(EngineConnection(self._context, str(engine), answer_timeout_s, window))
+                self._add(EngineConnection(self._context, route, answer_timeout_s, window))
             except EngineError as error:  # an engine of a group has just ended
                 end = error
         if not self._connections:

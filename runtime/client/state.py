@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterable
 
 import msgspec
 
-from ...errors import EngineError, ExpertFlowError, RequestError
+from ...errors import EngineError, ExpertFlowError, RequestError, UsageError
 from ...ipc.messages import Submit, Welcome
+from ...workers.checkpoint.resolve import local_folder
 from ..text.codec import TextCodec, TextStream
 from ..text.conversation import ChatOptions, Messages, read_conversation
 from ..text.output_text import OutputText
-from .address import run_dir_of
+from .address import Address, is_remote, run_dir_of, silent_error
 from .images import ImagePreprocessor, ImagePrompt
 from .options import OptionNames, Prompt, Request, RequestOptions, read_options, read_prompt, read_prompts, read_request
 from .pool import EnginePool
@@ -28,12 +28,22 @@ class ClientState:
     codec: TextCodec
 
     def __init__(
-        self, address: str | os.PathLike[str], answer_timeout_s: float, window: int | None = WINDOW
+        self,
+        address: Address,
+        answer_timeout_s: float,
+        window: int | None = WINDOW,
+        keys: Address | None = None,
+        model: str = "",
     ) -> None:
-        """Open the connections. Raises EngineError if there is no engine."""
-        self.pool = EnginePool(address, answer_timeout_s, window)
+        """Open the connections. Raises EngineError if there is no engine, UsageError for keys that cannot be used.
+
+        `keys`: folder of the client's keys, for an engine over TCP. `model`: folder with the model's tokenizer; empty:
+        that of the engine.
+        """
+        self.pool = EnginePool(address, answer_timeout_s, window, keys)
         self.closed = False
-        self._images = ImagePreprocessor(run_dir_of(address))
+        self._address, self._own_model = address, model
+        self._images = None if is_remote(address) else ImagePreprocessor(run_dir_of(address))
         self._with_images: list[ClientRequest] = []
 
     @property
@@ -46,8 +56,10 @@ class ClientState:
         if self.pool.failure is not None:
             raise self.pool.failure
         if self.pool.welcome is None:
-            raise EngineError(f"no answer within {timeout_s} s", "scheduler", "Is the engine still starting?")
+            raise silent_error(self._address, timeout_s)
         self.model = self.pool.welcome
+        if self._own_model:
+            self.model = msgspec.structs.replace(self.model, model=_folder_of(self._own_model))
         self.codec = TextCodec(self.model.model)
 
     def require_open(self) -> None:
@@ -83,7 +95,7 @@ class ClientState:
     def discard(self, requests: list[ClientRequest]) -> None:
         """Remove the images of requests that have ended or will not be submitted."""
         for request in requests:
-            if request.submit.attachment:
+            if request.submit.attachment and self._images is not None:
                 self._images.remove(request.submit.attachment)
 
     def cancel(self, requests: list[ClientRequest]) -> None:
@@ -102,7 +114,8 @@ class ClientState:
         """Cancel open requests and disconnect. May block for a fifth of a second. Idempotent."""
         self.closed = True
         self.pool.close()
-        self._images.close()
+        if self._images is not None:
+            self._images.close()
         if hasattr(self, "codec"):  # not without an engine
             self.codec.close()
 
@@ -149,7 +162,7 @@ class ClientState:
     def _attach(self, request: ClientRequest, content: bytes, error: ExpertFlowError | None) -> None:
         """Keep the images of a request where compute finds them; end it with its error, if there is one."""
         try:
-            if content and error is None:
+            if content and error is None and self._images is not None:
                 name = self._images.keep(content)
                 request.submit = msgspec.structs.replace(request.submit, attachment=name)
         except ExpertFlowError as refusal:
@@ -161,8 +174,20 @@ class ClientState:
         """Return the ids, and the content of the attachment with the images (empty: none)."""
         if not isinstance(prompt, ImagePrompt):
             return read_prompt(prompt, self.codec, self.model), b""
+        if self._images is None:
+            raise RequestError("has images, which cannot be sent over TCP", "prompt", _IMAGES)
         prompt_ids, content = self._images.read(prompt, self.model.model)
         return read_prompt(prompt_ids, self.codec, self.model), content
+
+
+def _folder_of(model: str) -> str:
+    folder = local_folder(model)
+    if folder is None:
+        raise UsageError("must be a folder on this machine", "model", "Give the folder with the model's tokenizer.json")
+    return str(folder)
+
+
+_IMAGES = "Send it over HTTP (expertflow serve --http), or run the client on the engine's machine"
 
 
 def _submit(prompt_ids: list[int], options: RequestOptions) -> Submit:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +12,9 @@ import zmq
 from ...errors import UsageError
 from ...ipc.messages import Activity, HistoryPoint, Snapshot
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
-from ...ipc.shared.rundir import engines_of, is_group, living
+from ...ipc.shared.rundir import living
 from ...ipc.transport.sockets import Context
-from .address import require_engine, run_dir_of
+from .address import Address, is_remote, require_engine, routes_to, run_dir_of
 from .monitors import EngineMonitors
 
 ANSWER_S = 10.0
@@ -27,14 +26,14 @@ COMMON_BASE = Path("/tmp")
 class Watcher:
     """A watcher of the engine at `address` (its run directory), or of all of a group; a context manager."""
 
-    def __init__(self, address: str | os.PathLike[str]) -> None:
-        """Open the sockets. Raises EngineError if no engine runs there."""
-        run_dir = run_dir_of(address)
-        require_engine(run_dir)
+    def __init__(self, address: Address, keys: Address | None = None) -> None:
+        """Open the sockets; `keys`: folder of keys, for one over TCP. Raises EngineError if no engine runs there."""
+        if not is_remote(address):
+            require_engine(run_dir_of(address))
+        routes, is_group = routes_to(address, keys)
         require_open_files(CLIENT_FILES, "a watcher")
         self._context: Context = zmq.Context()
-        engines = [str(path) for path in engines_of(Path(run_dir))]
-        self._monitors = EngineMonitors(self._context, engines, is_group(Path(run_dir)))
+        self._monitors = EngineMonitors(self._context, routes, is_group)
 
     def __enter__(self) -> Watcher:
         return self

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import tyro
 
 from ...errors import ExpertFlowError, UsageError
 from ...workers.checkpoint.resolve import local_folder
@@ -36,13 +39,16 @@ class Chat(SamplingCommand, EngineCommand):
     """JSON object with other variables of the chat template, such as {"enable_thinking": false}."""
     address: str = ""
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of your keys, for an address over TCP (tcp://HOST:PORT); there --model may name a folder with the model's
+    tokenizer."""
 
     def run(self) -> int:
         options = self.sampling()
         read_options(self.max_new_tokens, **options)
         values = _read_values(self.template_values)
         if self.address:
-            refuse_engine_options(self.engine, self.preset)
+            refuse_engine_options(self.engine, self.preset, self.address)
             options["batch_invariant"] = self.engine.batch_invariant or None
         elif folder := local_folder(self.engine.model):
             require_chat_template(folder)
@@ -52,7 +58,7 @@ class Chat(SamplingCommand, EngineCommand):
             sys.stderr.write(describe(error) + "\n")
             codes.append(exit_code(error))
 
-        with open_client(self.engine, self.address) as client:
+        with open_client(self.engine, self.address, self.keys) as client:
             if terminal.is_interactive:
                 terminal.tell(WELCOME)
             dialogue = Dialogue(self.system)

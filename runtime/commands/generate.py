@@ -7,7 +7,9 @@ import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+import tyro
 
 from ...errors import UsageError
 from ...workers.checkpoint.resolve import local_folder
@@ -52,6 +54,9 @@ class Generate(SamplingCommand, ImagePromptCommand):
     """One line of JSON for each prompt instead of text."""
     address: str = ""
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of your keys, for an address over TCP (tcp://HOST:PORT); there --model may name a folder with the model's
+    tokenizer."""
 
     @property
     def prompt_file(self) -> Path | None:
@@ -68,7 +73,7 @@ class Generate(SamplingCommand, ImagePromptCommand):
             return printer.exit_code
         outputs = _samples(lines, self.n)
         with (
-            open_client(self.engine, self.address) as client,
+            open_client(self.engine, self.address, self.keys) as client,
             closing(make_printer(outputs, client.model.model, self.json)) as printer,
         ):
             self._run(client, printer, lines)
@@ -87,7 +92,7 @@ class Generate(SamplingCommand, ImagePromptCommand):
         """Check the options before an engine starts for nothing. Raises RequestError or UsageError."""
         read_options(self.max_new_tokens, **self._options())
         if self.address:
-            refuse_engine_options(self.engine, self.preset)
+            refuse_engine_options(self.engine, self.preset, self.address)
         if (self.logprobs, self.prompt_logprobs) != (None, None) and not self.json:
             option = "--prompt-logprobs" if self.logprobs is None else "--logprobs"
             raise UsageError("are in lines of JSON alone", option, "Give --json, too")

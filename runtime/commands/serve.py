@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -12,12 +12,16 @@ from typing import Annotated, ClassVar
 
 import tyro
 
+from ...errors import UsageError
+from ...ipc.stage.logs import LogSpec
+from ..client.address import is_remote
 from ..command_line.base import DONE
 from ..engine.starting import EngineHandle, engine_remarks, running_engine
 from ..http.front import HttpFront
 from ..metrics.server import MetricsServer
 from ..monitor.tables import result_console
 from ..plan.keeping import keep_run
+from ..remote.front import RemoteFront
 from ..service.announcing import announced
 from ..service.systemd import READY, STOPPING, notify
 from .common.log_options import LogCommand
@@ -34,10 +38,13 @@ class Serve(LogCommand, HttpCommand):
     """
 
     chooses_memory: ClassVar = True
-    option_groups: ClassVar = {"Server": ("address", "address_file", "pid_file", "metrics")}
-    address: Annotated[str, tyro.conf.arg(metavar="PATH")] = ""
+    option_groups: ClassVar = {"Server": ("address", "keys", "address_file", "pid_file", "metrics")}
+    address: Annotated[str, tyro.conf.arg(metavar="PATH|tcp://HOST:PORT")] = ""
     """Fixed address: the path of a private folder, made at the start and removed at the end. Without it every start has
-    another address."""
+    another address. tcp://HOST:PORT lets in clients of other machines that have keys
+    (docs/how-to/serve-over-tcp.md)."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder with the server's keys and those of the clients that it lets in over TCP; expertflow keys makes it."""
     address_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the address to this file once the engine is ready, for scripts; removed at the end."""
     pid_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
@@ -52,22 +59,35 @@ class Serve(LogCommand, HttpCommand):
             announced(self.pid_file, str(os.getpid())),
             self.log() as log,
             self.http_front(log) as front,
-            (nullcontext() if self.metrics is None else MetricsServer(self.metrics)) as metrics,
-            running_engine(self.engine, self.address, progress_of(front), log) as engine,
+            nullcontext() if self.metrics is None else MetricsServer(self.metrics) as metrics,
+            self._remote_front(log) as remote,
+            running_engine(self.engine, "" if remote else self.address, progress_of(front), log) as engine,
         ):
             stop = _stop_on_sigterm()
             with announced(self.address_file, engine.address), answering(front, engine.address):
                 if metrics is not None:
                     metrics.serve(engine.address)
-                _print_addresses(engine, front, metrics)
+                if remote is not None:
+                    remote.serve(engine.address)
+                _print_addresses(engine, front, metrics, remote)
                 notify(READY)
                 while not (stop.is_set() or engine.wait(WAIT_S)):
-                    for server in (front, metrics):
+                    for server in (front, metrics, remote):
                         if server is not None:
                             server.check()
                 notify(STOPPING)
                 keep_run(engine)
         return DONE
+
+    def _remote_front(self, log: LogSpec) -> AbstractContextManager[RemoteFront | None]:
+        """Return the gateway for remote clients; None inside without an address over TCP. Raises UsageError."""
+        if is_remote(self.address):
+            if len(self.engine.devices) > 1:
+                raise UsageError("over TCP there is one device", "--address", "Start an engine for each, or use --http")
+            return RemoteFront(self.address, self.keys, log)
+        if self.keys is not None:
+            raise UsageError("are for an address over TCP", "--keys", "Give --address tcp://HOST:PORT")
+        return nullcontext()
 
 
 def _stop_on_sigterm() -> Event:
@@ -77,7 +97,9 @@ def _stop_on_sigterm() -> Event:
     return stop
 
 
-def _print_addresses(engine: EngineHandle, front: HttpFront | None, metrics: MetricsServer | None) -> None:
+def _print_addresses(
+    engine: EngineHandle, front: HttpFront | None, metrics: MetricsServer | None, remote: RemoteFront | None
+) -> None:
     console = result_console()
     console.print(f"Ready: {engine.config.model}", soft_wrap=True)
     if len(engine.config.devices) > 1:
@@ -91,6 +113,8 @@ def _print_addresses(engine: EngineHandle, front: HttpFront | None, metrics: Met
         console.print(f"Page: {front.url}/", soft_wrap=True)
     if (url := metrics.url if metrics else f"{front.url}/metrics" if front else "") != "":
         console.print(f"Metrics: {url}", soft_wrap=True)
+    if remote is not None:
+        console.print(f"Remote: {remote.address}", soft_wrap=True)
     console.print(f"Address: {engine.address}", soft_wrap=True)
     console.print(f'Generate: expertflow generate --address {engine.address} --prompt "…"', soft_wrap=True)
     console.print(f'Python: expertflow.Client("{engine.address}")', soft_wrap=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import tyro
@@ -34,8 +34,11 @@ class Top(Command):
     Keys: q quits, tab and the arrows turn the page (overview, experts, requests, waits), a digit chooses an engine.
     """
 
+    option_groups: ClassVar = {"Engine": ("address", "keys")}
     address: str = ""
     """Address of the engine, as `expertflow serve` prints it. Empty: your only running engine."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of your keys, for an address over TCP (tcp://HOST:PORT)."""
     once: bool = False
     """Show it once and end."""
     json: bool = False
@@ -49,7 +52,7 @@ class Top(Command):
         if self.from_ is not None:
             self._show_bundle(bundle_views(read_bundle(self.from_)))
             return DONE
-        with Watcher(find_engine(self.address)) as watcher:
+        with Watcher(find_engine(self.address), self.keys) as watcher:
             views = EngineViews()
 
             def look() -> list[EngineView]:

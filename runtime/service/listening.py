@@ -42,10 +42,10 @@ def bind(host: str, port: int, option: str = "--http") -> socket.socket:
         raise UsageError(what, option, "Choose another port; 0 takes a free one") from error
 
 
-def url_of(opened: socket.socket) -> str:
+def url_of(opened: socket.socket, scheme: str = "http://") -> str:
     """Return the address of a listening socket for clients."""
     host, port = opened.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}[{host}]:{port}" if ":" in host else f"{scheme}{host}:{port}"
 
 
 def _listen(opened: socket.socket, address: tuple[object, ...]) -> socket.socket:

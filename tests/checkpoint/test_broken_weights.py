@@ -216,3 +216,40 @@ def test_a_file_that_is_gone_after_the_survey(single: Path, left: int | None):
     with pytest.raises(CheckpointError, match=words) as refused:
         load_model(survey, NO_FEED, RoutingCollector(None, survey.layers))
     assert refused.value.where == str(single / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [[-2, -8], [2**62] * 200, [1] * 33, [2**49, 0], [1] * 1_000_000],
+    ids=["minus", "huge", "many", "far", "long"],
+)
+@pytest.mark.parametrize("dtype", ["F32", "unknown"])
+def test_a_shape_that_no_tensor_has_is_refused_at_once(single: Path, shape: list[int], dtype: str):
+    """The product of a million numbers takes minutes; two negative numbers make a positive one."""
+    with_header(single, json.dumps({"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, 64]}}).encode())
+    refusal(single, "tensor a has a shape that no tensor has", single / WEIGHTS)
+
+
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 100_000_001, 65])
+def test_a_header_longer_than_the_file_or_the_limit_is_not_read(single: Path, length: int):
+    (single / WEIGHTS).write_bytes(length.to_bytes(8, "little") + b"x" * 64)
+    refusal(single, "cut off in its header", single / WEIGHTS)
+
+
+def test_a_sparse_file_does_not_make_a_long_header_readable(single: Path):
+    """A terabyte of nothing costs an attacker nothing, and must cost us nothing."""
+    (single / WEIGHTS).write_bytes((2**39).to_bytes(8, "little"))
+    os.truncate(single / WEIGHTS, 2**40)
+    refusal(single, "is not a safetensors file", single / WEIGHTS)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../model.safetensors", "a/../../b.safetensors", "a\0b"])
+def test_an_index_leads_to_no_file_elsewhere(sharded: Path, name: str):
+    (sharded / INDEX).write_text(json.dumps({"weight_map": {"a": name}}))
+    refusal(sharded, "which is no file of its folder", sharded / INDEX)
+
+
+@pytest.mark.parametrize("name", [INDEX, "config.json"])
+def test_files_of_json_are_bounded(sharded: Path, name: str):
+    os.truncate(sharded / name, 2**34)
+    refusal(sharded, "is larger than", sharded / name)

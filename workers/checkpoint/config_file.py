@@ -10,6 +10,9 @@ from ...errors import CheckpointError
 from .partial_models import refuse_adapter
 from .quantisation_config import refuse_unread
 
+MAX_BYTES = 10_000_000
+"""Size of a config.json. Large ones list the labels of a classifier, or what a quantisation leaves out."""
+
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return config.json of a checkpoint folder.
@@ -28,6 +31,8 @@ def _read(folder: Path, file: Path) -> dict[str, Any]:
     refuse_adapter(folder)
     if not file.is_file():
         raise CheckpointError("has no config.json", str(folder), "Give the folder of a Hugging Face checkpoint")
+    if file.stat().st_size > MAX_BYTES:
+        raise CheckpointError(f"is larger than {MAX_BYTES:,} bytes", str(file), "Download the checkpoint again")
     try:
         config = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,8 @@ import msgspec
 from ...errors import CheckpointError
 
 HEADER_LIMIT_BYTES = 100_000_000
+MAX_DIMENSIONS = 32
+MAX_EXTENT = 2**48
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 DTYPE_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 SLOT_BYTES = DTYPE_BYTES | {"uint8": 1, "int8": 1, "int32": 4}
@@ -149,11 +151,18 @@ def _list_others(folder: Path) -> str:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
+    """Return tensor -> file, which is one of the folder or below it: an index leads nowhere else."""
+    if index.stat().st_size > HEADER_LIMIT_BYTES:
+        raise CheckpointError(f"is larger than {HEADER_LIMIT_BYTES:,} bytes", str(index), _REDOWNLOAD)
     try:
         table = msgspec.json.decode(index.read_bytes(), type=dict[str, msgspec.Raw])
-        return msgspec.json.decode(table["weight_map"], type=dict[str, str])
-    except (msgspec.DecodeError, KeyError, RecursionError) as error:
+        files = msgspec.json.decode(table["weight_map"], type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError) as error:
         raise CheckpointError(f"is not a readable index ({error})", str(index), _REDOWNLOAD) from error
+    for file in set(files.values()):
+        if file.startswith("/") or ".." in file.split("/") or "\0" in file:
+            raise CheckpointError(f"names {file[:80]!r}, which is no file of its folder", str(index), _REDOWNLOAD)
+    return files
 
 
 def read_headers(files: list[Path]) -> dict[str, StoredTensor]:
@@ -204,6 +213,9 @@ def _check_ranges(entries: dict[str, _Entry], start: int, size_bytes: int, file:
 
 
 def _check_length(name: str, entry: _Entry, file: Path) -> None:
+    if len(entry.shape) > MAX_DIMENSIONS or not all(0 <= extent <= MAX_EXTENT for extent in entry.shape):
+        what = f"tensor {name} has a shape that no tensor has ({len(entry.shape)} dimensions)"
+        raise CheckpointError(what, str(file), _REDOWNLOAD)
     expected = _CODE_BYTES.get(entry.dtype) or DTYPE_BYTES.get(DTYPES.get(entry.dtype, ""))
     if expected is None:
         return

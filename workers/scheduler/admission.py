@@ -82,16 +82,19 @@ class Room:
 
         That takes one more step, so enough has to be saved for all that wait; and the copy needs memory beside them.
         """
-        saved = {
-            request.number: max((self.prefixes.shared(request, other) for other in running), default=0)
-            for request in waiting
-        }
-        if not waiting or not saved[waiting[0].number] or sum(saved.values()) < MIN_SHARED:
+        if not waiting or not self._saved(waiting[0], running):  # mostly, so the others are not looked at
+            return False
+        saved = {request.number: self._saved(request, running) for request in waiting}
+        if sum(saved.values()) < MIN_SHARED:
             return False
         sharing = [request for request in waiting if saved[request.number]]
         copied = max(saved[request.number] + self.found(request).count for request in sharing)
         newcomers = [request for request in running if request not in self.filling]
         return copied <= self.spare_positions([*newcomers, *sharing])
+
+    def _saved(self, request: RequestState, running: list[RequestState]) -> int:
+        """Return how many more positions a request would find once those of `running` have run."""
+        return max((self.prefixes.shared(request, other) for other in running), default=0)
 
     def _prefill_tokens(self, requests: list[RequestState]) -> int:
         """Return the positions of a prefill, padding included; batch-invariant rows have none."""

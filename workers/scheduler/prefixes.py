@@ -79,7 +79,7 @@ class PrefixIndex:
             if one != two:
                 break
             common += size
-        return max(0, common - self.find(request).count)
+        return max(0, common - self.find(request).count) if common else 0
 
     def keep(self, request: RequestState, unit: int, room: int) -> tuple[KeepPrefix | None, list[int]]:
         """Add the blocks of a row that has run. Return the message for compute, and the blocks to drop before it.

@@ -13,6 +13,7 @@ from ...configs.schema import Config
 from ...configs.sizes import parse_size
 from ...ipc.messages import Finished, Refused, RowPredictions, RunStep, Stepped, Submit, ToClient
 from ...ipc.messages.to_scheduler import FROM_CLIENT
+from ...ipc.shared.open_files import allow_open_files
 from ...ipc.stage.events import PeerJoined, PeerLost, Received
 from ...ipc.stage.events import StageEvent as StageEvent
 from ...ipc.stage.stage import Stage
@@ -25,6 +26,8 @@ from .limits import ModelInfo, SchedulerLimits, SchedulerStatistics
 from .state import SchedulerState
 
 MAX_WAIT_MS = 1000
+MAX_CLIENTS = 16_384
+"""Files that this process may open, if the system lets it: each client is one."""
 CLOSE_TIMEOUT_MS = 500
 
 
@@ -58,6 +61,7 @@ class SchedulerShell:
             "model": _model_name(stage.config.model),
         }
         self._state = SchedulerState(model_info(survey), limits, stage.spec.epoch)
+        allow_open_files(MAX_CLIENTS)
         address = socket_address(stage.spec.run_dir, CLIENTS)
         # Raw, since a message that breaks the schema must still be answered under its request id.
         self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
@@ -73,6 +77,7 @@ class SchedulerShell:
         while self._stage.running:
             for event in self._poll():
                 self._on_event(event)
+            self._clients.check_room()
             self._ticked_ns = time.monotonic_ns()
             self._decide(events.Tick(self._ticked_ns))
             if self._stage.publish_due:

@@ -5,21 +5,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
 from ....configs.schema import AUTO, Config
 from ....errors import UsageError
 from ...client import Client
+from ...client.address import is_remote
 from ...engine.starting import EngineHandle, running_engine
 from ...plan.keeping import keep_run
 
 
 @contextmanager
-def open_client(config: Config, address: str) -> Iterator[Client]:
-    """Yield a client of the engine at `address`; without one of an engine that ends with it."""
+def open_client(config: Config, address: str, keys: Path | None = None) -> Iterator[Client]:
+    """Yield a client of the engine at `address`; without one of an engine that ends with it.
+
+    Over TCP with `keys`; then the tokenizer is that of the model of `config`, if it names one.
+    """
     if address:
-        with Client(address) as client:
+        with Client(address, keys=keys, model=config.model if is_remote(address) else "") as client:
             yield client
     else:
         with remembered_engine(config) as engine, Client(engine.address) as client:
@@ -36,8 +41,12 @@ def remembered_engine(config: Config) -> Iterator[EngineHandle]:
         keep_run(engine)
 
 
-def refuse_engine_options(config: Config, preset: str) -> None:
-    """Raise UsageError if there are options of an engine for one that runs already, where they have no effect."""
+def refuse_engine_options(config: Config, preset: str, address: str = "") -> None:
+    """Raise UsageError if there are options of an engine for one that runs already, where they have no effect.
+
+    Over TCP `model` has one: it names a folder here with the tokenizer.
+    """
+    config = msgspec.structs.replace(config, model="") if is_remote(address) else config
     if _engine_options(config) != _engine_options(Config.load(preset)):
         raise UsageError(
             "options of the engine do not change an engine that runs already",

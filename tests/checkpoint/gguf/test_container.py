@@ -193,3 +193,18 @@ def _saved(raw: bytes, folder: Path) -> Path:
     file = folder / "damaged.gguf"
     file.write_bytes(raw)
     return file
+
+
+def test_nested_lists_and_lists_longer_than_the_file_are_refused(tmp_path: Path):
+    """The format allows lists of lists; a reader that follows them runs out of stack."""
+
+    def entry(kind: int, count: int) -> bytes:
+        head = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 1) + b"a" + struct.pack("<I", 9)
+        return head + struct.pack("<IQ", kind, count)
+
+    lists = ((9, 1, "unknown type 9"), (4, 2**62, "cut off"), (8, 2**62, "cut off"), (10, 2**64 - 1, "cut off"))
+    for kind, count, said in lists:
+        file = tmp_path / "hostile.gguf"
+        file.write_bytes(entry(kind, count) + struct.pack("<IQ", 9, 1) * 1000)
+        with pytest.raises(CheckpointError, match=said):
+            read_container(file)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import psutil
 import pytest
 from expertflow import Client
 from expertflow.runtime.client.watching import Watcher
+from expertflow.runtime.remote.keys import new_keys
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.http.test_real_engine import free_port
 from expertflow.tests.runtime.processes import MODEL, command
@@ -36,7 +38,9 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, 
     """A server that gets good and bad requests and loses compute; its log, and all that its processes wrote."""
     port, log = free_port(), tmp_path / "log"
     words = ["serve", "--model", str(MODEL), "--http", str(port), "--compute-threads", "1", "--log-file", str(log)]
-    words += ["--log-format", "json", *["--log-prompts"] * request.param]
+    new_keys(tmp_path / "keys")
+    words += ["--address", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "keys" / "server")]
+    words += ["--timeline", str(tmp_path / "timeline"), "--log-format", "json", *["--log-prompts"] * request.param]
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -47,7 +51,10 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, 
             watcher.kill("compute")
             wait_until(lambda: watcher.snapshot().restarts.get("compute") == 1 and not watcher.snapshot().down)
             client.generate([f"The {MARKER}"], max_new_tokens=2)
-        raw = "".join(file.read_text() for file in Path(address).glob("*.log"))
+            seen = [ask_remotely(lines, tmp_path / "keys" / "client", watcher)]
+            seen.append(httpx2.get(f"http://127.0.0.1:{port}/metrics").text)
+            seen += [file.read_bytes().decode(errors="replace") for file in Path(address).rglob("*") if file.is_file()]
+        raw = "".join([*seen, *command_lines(process.pid)])
         process.send_signal(signal.SIGTERM)
         out, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
@@ -55,7 +62,29 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, 
         process.kill()
         process.communicate()
     text = log.read_text()
-    yield request.param, [json.loads(line) for line in text.splitlines()], text + raw + out + errors + "".join(lines)
+    written = text + raw + (tmp_path / "timeline").read_text() + out + errors + "".join(lines)
+    yield request.param, [json.loads(line) for line in text.splitlines()], written
+
+
+def ask_remotely(lines: list[str], keys: Path, watcher: Watcher) -> str:
+    """Send good and bad requests over TCP; return what a remote watcher and a bundle see of them."""
+    remote = next(line.split()[-1] for line in lines if line.startswith("Remote:"))
+    with Client(remote, keys=keys) as client, Watcher(remote, keys) as other:
+        other.activity()
+        running = client.submit([f"The {MARKER}"], max_new_tokens=200, eos_ids=[])
+        running.wait_until_started(60)
+        refused = client.submit([f"The {MARKER}" * 2000, MARKER * 9000]).results(return_errors=True)
+        assert all(isinstance(each, Exception) for each in refused)
+        wait_until(lambda: (told := other.activity()[""].requests) is not None and told.total == 1)
+        seen = [other.snapshot(), other.history(), other.activity(), watcher.activity()]
+        running.cancel()
+    return repr(seen)
+
+
+def command_lines(pid: int) -> list[str]:
+    """What every user of the machine sees of a process and its children."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return [" ".join(process.cmdline()) for process in family]
 
 
 def ask(port: int) -> None:
