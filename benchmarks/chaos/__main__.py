@@ -63,8 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="time with faults, at least")
     parser.add_argument("--requests", type=int, default=1000, help="requests with faults, at least")
-    parser.add_argument("--round", type=int, default=150, help="requests of a round")
-    parser.add_argument("--tokens", type=int, default=400, help="longest output")
+    parser.add_argument("--round", type=int, default=125, help="requests of a round")
+    parser.add_argument("--tokens", type=int, default=32, help="longest output")
     parser.add_argument("--faults", type=int, default=10**6, help="faults of a round, at most")
     parser.add_argument("--settings", type=int, default=len(SETTINGS), help="settings that take turns, the first ones")
     parser.add_argument("--hang-timeout-s", type=float, default=8.0, help="patience of the watchdog")
@@ -153,6 +153,7 @@ class Chaos:
             "faults done": len(struck),
             **{f"faults done: {kind}": number for kind, number in sorted(Counter(s.fault.kind for s in struck).items())},
             "restarts": sum(done.restarts for done in self._done),
+            "tokens sent again": sum(done.repeated for done in self._done),
             **{kind: kinds[kind] for kind in ("lost", "doubled", "different", "failed", "left")},
             "ready again (median / 95 % / most)": summary([s.ready_s for s in struck if s.ready_s is not None]),
             "no token (median / 95 % / most)": summary([gap for done in self._done for gap in done.pauses_s]),

@@ -15,13 +15,14 @@ from expertflow.ipc.messages import Snapshot
 from .engine_process import EngineProcess
 from .faults import Fault, draw_fault, stage_pids, strike
 from .judging import Output, find_faults
+from .repeats import repeats_watched
 from .requests import PlannedRequest, Way, draw_ways
 from .senders import Notes, Senders
 
 RECOVERY_S = 180.0
 """Seconds after which a worker that has not come back counts as lost."""
 ROUND_S = 1800.0
-GAPS_S = (1.0, 4.0)
+GAPS_S = (1.5, 5.0)
 """Seconds between two faults, at least and at most."""
 
 
@@ -51,6 +52,8 @@ class RoundResult(NamedTuple):
     struck: list[Struck]
     restarts: int
     faults: list[tuple[str, str]]
+    repeated: int
+    """Tokens that came again."""
     pauses_s: list[float]
     """For each fault, the longest time around it in which no client got a token."""
 
@@ -73,10 +76,10 @@ def run_round(
     """Run all requests, with at most `most` faults meanwhile, and judge what came of them."""
     begun_s = time.monotonic()
     ways: dict[Way, list[PlannedRequest]] = draw_ways(rng, requests)
-    senders = Senders(engine, ways)
     struck: list[Struck] = []
     faults: list[tuple[str, str]] = []
-    with Client(engine.address) as watcher:
+    with repeats_watched() as repeats, Client(engine.address) as watcher:
+        senders = Senders(engine, ways)
         while not senders.wait(rng.uniform(*GAPS_S)) and time.monotonic() - begun_s < ROUND_S:
             if len(struck) < most:
                 faults += _strike(engine, watcher, rng, struck)
@@ -84,11 +87,12 @@ def run_round(
         faults += _await_all_ready(watcher)
         restarts = sum(watcher.stats(30.0).restarts.values())
     if not senders.done:
-        return RoundResult(len(requests), ROUND_S, struck, restarts, [*faults, ("lost", "the round never ended")], [])
+        faults.append(("lost", "the round never ended"))
+        return RoundResult(len(requests), ROUND_S, struck, restarts, faults, repeats.tokens, [])
     notes = senders.result()
-    faults += find_faults(requests, notes.ended, quiet)
+    faults += [*find_faults(requests, notes.ended, quiet), *repeats.changed]
     seconds = time.monotonic() - begun_s
-    return RoundResult(len(requests), seconds, struck, restarts, faults, _pauses(struck, notes))
+    return RoundResult(len(requests), seconds, struck, restarts, faults, repeats.tokens, _pauses(struck, notes))
 
 
 def _strike(
