@@ -144,14 +144,14 @@ class Chaos:
 
     def _results(self) -> dict[str, Any]:
         struck = [each for done in self._done for each in done.struck]
-        kinds = Counter(kind for kind, _ in self._faults)
+        kinds, done_kinds = Counter(kind for kind, _ in self._faults), Counter(each.fault.kind for each in struck)
         return {
             "seed": self._arguments.seed,
             "minutes with faults": round(sum(done.seconds for done in self._done) / 60, 1),
             "rounds": [_round_figures(done) for done in self._done],
             "requests": sum(done.requests for done in self._done),
             "faults done": len(struck),
-            **{f"faults done: {kind}": number for kind, number in sorted(Counter(s.fault.kind for s in struck).items())},
+            **{f"faults done: {kind}": number for kind, number in sorted(done_kinds.items())},
             "restarts": sum(done.restarts for done in self._done),
             "tokens sent again": sum(done.repeated for done in self._done),
             **{kind: kinds[kind] for kind in ("lost", "doubled", "different", "failed", "left")},
