@@ -44,22 +44,17 @@ def slope_of(requests: Sequence[int], values: Sequence[float], span: int, seed: 
     x, y = np.asarray(requests[first:], dtype=float), np.asarray(values[first:], dtype=float)
     if len(x) < 8:
         raise ValueError(f"{len(x)} samples after the warm-up: too few for a slope")
-    growth, fitted = _fit(x, y)
-    residuals, rng = y - fitted, np.random.default_rng(seed)
-    drawn = [_fit(x, fitted + _redraw(residuals, rng))[0] for _ in range(RESAMPLES)]
+    weights = (x - x.mean()) / np.square(x - x.mean()).sum()
+    growth = weights @ y
+    residuals = y - y.mean() - growth * (x - x.mean())
+    drawn = growth + _redraw(residuals, np.random.default_rng(seed)) @ weights
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Slope(float(growth * span), float(low * span), float(high * span), float(y.mean()))
 
 
-def _fit(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """Return the slope and the fitted values."""
-    centred = x - x.mean()
-    slope = float(centred @ y / (centred @ centred))
-    return slope, y.mean() + slope * centred
-
-
 def _redraw(residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return residuals in circular blocks drawn at random."""
-    starts = rng.integers(len(residuals), size=-(-len(residuals) // BLOCK))
-    places = (starts[:, None] + np.arange(BLOCK)).ravel()[: len(residuals)] % len(residuals)
+    """Return residuals in circular blocks drawn at random, float64 [RESAMPLES, count]."""
+    count = len(residuals)
+    starts = rng.integers(count, size=(RESAMPLES, -(-count // BLOCK), 1))
+    places = (starts + np.arange(BLOCK)).reshape(RESAMPLES, -1)[:, :count] % count
     return residuals[places]

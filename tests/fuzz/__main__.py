@@ -100,7 +100,8 @@ def _outcome(name: str, folder: Path, code: int | None, begun_s: float) -> Outco
         report = json.loads((folder / REPORT).read_text())
     faults = [f"{what} ({folder / file})" for what, file in report["faults"].items()]
     left = [path for path in folder.iterdir() if LEFT_BY_LIBRARY.fullmatch(path.name)]
-    faults += [f"{path.name} ({path})" for path in left if path.stat().st_mtime >= begun_s]
+    left = [path for path in left if path.stat().st_mtime >= begun_s]
+    faults += [f"{path.name} ({path})" for path in left]
     if code != 0 and not left:
         faults.append(f"its process {'was killed after its time' if code is None else f'ended with {code}'}")
     return Outcome(name, report["runs"], report["seconds"], faults)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ from expertflow.runtime.text.chat import has_chat_template, require_chat_templat
 from expertflow.runtime.text.tokenizer import load_tokenizer, named_tokens
 from expertflow.tests.fuzz.examples import examples_of
 from expertflow.tests.fuzz.target import Read, Target, in_file
+from expertflow.tests.runtime.openai.models import save_model
 from expertflow.workers.checkpoint.config_file import read_config
 from expertflow.workers.checkpoint.generation import FILE as GENERATION
 from expertflow.workers.checkpoint.generation import read_generation
@@ -40,7 +40,7 @@ GENERATIONS = (
 )
 TOKEN = {"content": "<x>", "lstrip": False, "normalized": False, "rstrip": True, "single_word": False, "special": True}
 SETTINGS = (
-    {"added_tokens_decoder": {"2048": TOKEN}, "bos_token": "<x>", "extra_special_tokens": ["<y>"]},
+    {"added_tokens_decoder": {"257": TOKEN}, "bos_token": "<x>", "extra_special_tokens": ["<y>"]},
     {"eos_token": {"__type": "AddedToken", **TOKEN}, "chat_template": "{{ messages }}"},
     {"additional_special_tokens": ["<a>", "<b>"], "own_token": "<c>", "split_special_tokens": True},
     {"chat_template": [{"name": "default", "template": "a"}, {"name": "tool_use", "template": "b"}]},
@@ -51,22 +51,37 @@ SPECIALS = ({"bos_token": "<x>", "pad_token": TOKEN}, {"extra_special_tokens": [
 def checkpoint_targets() -> list[Target]:
     """Return a target for each file of a model's folder that our code reads."""
     return [
-        Target("safetensors header", in_file("model.safetensors", lambda path: read_headers([path])), safetensors_seeds),
-        Target("index of shards", in_file(INDEX, _read_index), lambda: [_dump({"weight_map": {"a": "b"}})]),
-        Target("config.json", in_file("config.json", _read_config), lambda: list(CONFIGS)),
-        Target("generation_config.json", in_file(GENERATION, _read_generation), lambda: list(GENERATIONS)),
-        Target("adapter_config.json", _prepare_adapter, lambda: [b'{"peft_type": "LORA"}']),
+        Target("safetensors header", in_file("model.safetensors", _read_header), safetensors_seeds),
         Target("GGUF header", in_file("model.gguf", read_container), gguf_seeds),
-        Target("GGUF description", in_file(description.FILE, _read_description), _description_seeds),
-        Target("tokenizer_config.json", _in_tokenizer("tokenizer_config.json"), lambda: list(map(_dump, SETTINGS))),
-        Target("special_tokens_map.json", _in_tokenizer("special_tokens_map.json"), lambda: list(map(_dump, SPECIALS))),
-        Target("added_tokens.json", _in_tokenizer("added_tokens.json"), lambda: [b'{"<x>": 2048, "<y>": 2049}']),
         Target("chat_template.jinja", in_file("chat_template.jinja", _read_template), lambda: [b"{{ messages }}"]),
+        _json("safetensors header (JSON)", _prepare_header, safetensors_tables()),
+        _json("index of shards", in_file(INDEX, _read_index), [_dump({"weight_map": {"a": "b"}})]),
+        _json("config.json", in_file("config.json", _read_config), CONFIGS),
+        _json("generation_config.json", in_file(GENERATION, _read_generation), GENERATIONS),
+        _json("adapter_config.json", _prepare_adapter, [b'{"peft_type": "LORA", "base_model_name_or_path": "b"}']),
+        _json("GGUF description", in_file(description.FILE, _read_description), _description_seeds()),
+        _json("tokenizer_config.json", _in_tokenizer("tokenizer_config.json"), map(_dump, SETTINGS)),
+        _json("special_tokens_map.json", _in_tokenizer("special_tokens_map.json"), map(_dump, SPECIALS)),
+        _json("added_tokens.json", _in_tokenizer("added_tokens.json"), [b'{"<x>": 257, "<y>": 258}']),
     ]
+
+
+def _json(name: str, prepare: Callable[[Path], Read], seeds: Iterable[bytes]) -> Target:
+    made = list(seeds)
+    return Target(name, prepare, lambda: made, form="json")
 
 
 def _dump(value: object) -> bytes:
     return json.dumps(value).encode()
+
+
+def _read_header(path: Path) -> object:
+    return read_headers([path])
+
+
+def _prepare_header(folder: Path) -> Read:
+    put = in_file("model.safetensors", _read_header)(folder)
+    return lambda data: put(_with_length(data))
 
 
 def _read_index(path: Path) -> object:
@@ -104,7 +119,7 @@ def _in_tokenizer(name: str) -> Callable[[Path], Read]:
     """Return a `prepare` for a file beside a valid tokenizer.json."""
 
     def prepare(folder: Path) -> Read:
-        shutil.copy(MODEL / "tokenizer.json", folder)
+        save_model(folder, None)
         if name == "special_tokens_map.json":
             (folder / "tokenizer_config.json").write_bytes(b"{}")
         return in_file(name, _read_tokenizer)(folder)
@@ -120,6 +135,15 @@ def _read_tokenizer(path: Path) -> object:
 
 def safetensors_seeds() -> list[bytes]:
     """Return small files: floats, codes, metadata, nothing."""
+    return list(map(_with_length, safetensors_tables()))
+
+
+def _with_length(raw: bytes) -> bytes:
+    return len(raw).to_bytes(8, "little") + raw + bytes(16)
+
+
+def safetensors_tables() -> list[bytes]:
+    """Return the headers of those files."""
     tables = (
         {"a": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}, "__metadata__": {"format": "pt"}},
         {
@@ -128,7 +152,7 @@ def safetensors_seeds() -> list[bytes]:
         },
         {},
     )
-    return [len(raw).to_bytes(8, "little") + raw + bytes(16) for raw in map(_dump, tables)]
+    return list(map(_dump, tables))
 
 
 def gguf_seeds() -> list[bytes]:

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib
 import json
+import random
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from expertflow.tests.fuzz.target import Read, Target
@@ -63,6 +65,21 @@ class Session:
         (self._out / REPORT).write_text(json.dumps(report))
 
 
+def change(target: Target, data: bytes, most: int, seed: int) -> bytes:
+    """Return a changed input of at most `most` bytes: half are the library's changes, half ours."""
+    from expertflow.tests.fuzz.mutations import mutate
+
+    rng = random.Random(seed)
+    if target.form == "bytes" or rng.random() < 0.5:
+        return library().Mutate(data, len(data))
+    return mutate(data, target.form, target.kept, rng)[:most]
+
+
+def library() -> Any:
+    """Return the module `atheris`, which only the extra `fuzz` brings."""
+    return importlib.import_module("atheris")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
@@ -77,8 +94,7 @@ def main() -> None:
 
 
 def _fuzz(arguments: argparse.Namespace) -> None:
-    import atheris
-
+    atheris = library()
     with atheris.instrument_imports(include=["expertflow"]):
         from expertflow.tests.fuzz.all_targets import TARGETS
     target = TARGETS[arguments.name]
@@ -94,7 +110,7 @@ def _fuzz(arguments: argparse.Namespace) -> None:
         f"-rss_limit_mb={RSS_LIMIT_MB}", f"-timeout={INPUT_LIMIT_S}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0",
         "-print_final_stats=0", f"-artifact_prefix={arguments.out}/",
     ]  # fmt: skip
-    atheris.Setup(words, session.run)
+    atheris.Setup(words, session.run, custom_mutator=lambda data, most, seed: change(target, data, most, seed))
     atheris.Fuzz()
 
 

@@ -16,7 +16,7 @@ from expertflow.runtime.openai.errors import ApiError
 from expertflow.runtime.openai.model import ServedModel
 from expertflow.runtime.openai.reading import read_body
 from expertflow.runtime.openai.tokens import detokenize, tokenize
-from expertflow.tests.fuzz.target import Read, Target
+from expertflow.tests.fuzz.target import ClosingRead, Read, Target
 from expertflow.tests.runtime.openai.models import NAME, make_model, save_model
 
 SAMPLING: dict[str, Any] = {
@@ -26,12 +26,26 @@ SAMPLING: dict[str, Any] = {
     "priority": 1, "skip_special_tokens": False, "return_token_ids": True, "ignore_eos": True,
 }  # fmt: skip
 CHAT = [{"role": "system", "content": "Be"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 CALLED = [
     {"role": "user", "content": "x"},
-    {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
+    {"role": "assistant", "tool_calls": [CALL]},
     {"role": "tool", "tool_call_id": "1", "content": "y"},
 ]
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}
+CHATS: list[dict[str, Any]] = [
+    {"messages": CHAT, **SAMPLING},
+    {"messages": CALLED, "logprobs": True, "top_logprobs": 2, "tools": TOOLS, "tool_choice": "auto"},
+    {"messages": CHAT, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}},
+    {"messages": CHAT, "chat_template_kwargs": {"effort": 1}, "documents": [{"text": "d"}], "max_completion_tokens": 2},
+    {"messages": [{"role": "user", "content": [IMAGE]}]},
+]
+RESPONSES: list[dict[str, Any]] = [
+    {"input": "Hi", "instructions": "Be", "max_output_tokens": 2, "text": {"format": {"type": "text"}}},
+    {"input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}], "stream": True},
+    {"input": [{"type": "function_call_output", "call_id": "1", "output": "y"}], "temperature": 0.2},
+]
 BODIES: dict[str, list[dict[str, Any]]] = {
     "/v1/completions": [
         {"prompt": "Hi", **SAMPLING},
@@ -39,36 +53,25 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"prompt": ["a", "b"], "max_tokens": 0, "echo": True, "logprobs": 0, "add_special_tokens": False},
         {"prompt": [5], "response_format": {"type": "json_object"}, "return_routed_experts": True},
     ],
-    "/v1/chat/completions": [
-        {"messages": CHAT, **SAMPLING},
-        {"messages": CALLED, "logprobs": True, "top_logprobs": 2, "tools": TOOLS, "tool_choice": "auto"},
-        {"messages": CHAT, "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}},
-        {"messages": CHAT, "chat_template_kwargs": {"effort": 1}, "documents": [{"text": "d"}], "max_completion_tokens": 2},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,aGk="}}]}]},
-    ],
+    "/v1/chat/completions": CHATS,
     "/v1/chat/completions/batch": [{"messages": [CHAT, CHAT], "max_tokens": 2}],
-    "/v1/responses": [
-        {"input": "Hi", "instructions": "Be", "max_output_tokens": 2, "temperature": 0.2, "text": {"format": {"type": "text"}}},
-        {"input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}], "stream": True},
-        {"input": [{"type": "function_call_output", "call_id": "1", "output": "y"}], "tools": [{"type": "function", "name": "f"}]},
-    ],
+    "/v1/responses": RESPONSES,
 }
 TOKENIZE = [{"prompt": "x", "return_token_strs": True}, {"messages": CHAT, "add_generation_prompt": True}]
 DETOKENIZE = [{"tokens": [1, 2, 256]}]
-REFUSALS = (ApiError,)
 
 
 def body_targets() -> list[Target]:
     """Return a target for each path that takes a body."""
-    generating = [
-        Target(f"POST {path}", partial(_prepare, partial(_read_call, path)), partial(_dumped, BODIES[path]), REFUSALS)
-        for path in ENDPOINTS
-    ]
     return [
-        *generating,
-        Target("POST /tokenize", partial(_prepare, _read_tokenize), partial(_dumped, TOKENIZE), REFUSALS),
-        Target("POST /detokenize", partial(_prepare, _read_detokenize), partial(_dumped, DETOKENIZE), REFUSALS),
+        *(_target(path, partial(_read_call, path), BODIES[path]) for path in ENDPOINTS),
+        _target("/tokenize", _read_tokenize, TOKENIZE),
+        _target("/detokenize", _read_detokenize, DETOKENIZE),
     ]
+
+
+def _target(path: str, read: Callable[[ServedModel, bytes], object], bodies: list[dict[str, Any]]) -> Target:
+    return Target(f"POST {path}", partial(_prepare, read), partial(_dumped, bodies), (ApiError,), "json")
 
 
 def _dumped(bodies: list[dict[str, Any]]) -> list[bytes]:
@@ -76,7 +79,8 @@ def _dumped(bodies: list[dict[str, Any]]) -> list[bytes]:
 
 
 def _prepare(read: Callable[[ServedModel, bytes], object], folder: Path) -> Read:
-    return partial(read, make_model(save_model(folder)))
+    model = make_model(save_model(folder))
+    return ClosingRead(partial(read, model), model.codec.close)
 
 
 def _read_call(path: str, model: ServedModel, data: bytes) -> object:

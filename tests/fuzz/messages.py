@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,7 +21,7 @@ from expertflow.ipc.messages import (
 from expertflow.ipc.stage import startup
 from expertflow.ipc.transport.codec import Unreadable, decode
 from expertflow.tests.fuzz.examples import packed_examples
-from expertflow.tests.fuzz.target import Read, Target
+from expertflow.tests.fuzz.target import Target
 from expertflow.tests.scheduler.fake_compute import FakeCompute
 from expertflow.tests.scheduler.world import make_limits, model_facts
 from expertflow.workers.scheduler import events
@@ -70,14 +69,15 @@ def decoder_targets() -> list[Target]:
 
 
 def _decoder_target(socket: str, decoder: Any, union: Any) -> Target:
-    return Target(socket, lambda folder: lambda data: decode(decoder, data), lambda: packed_examples(union))
+    return Target(
+        socket, lambda folder: lambda data: decode(decoder, data), lambda: packed_examples(union), form="packed"
+    )
 
 
 def scheduler_target() -> Target:
     """Return the target whose inputs a scheduler gets as messages of a client, in the middle of its work."""
-    return Target(
-        "scheduler's clients", lambda folder: HostileClient(), lambda: list(map(msgspec.msgpack.encode, SUBMITS)), ()
-    )
+    seeds = list(map(msgspec.msgpack.encode, SUBMITS))
+    return Target("scheduler's clients", lambda folder: HostileClient(), lambda: seeds, (), "packed")
 
 
 class HostileClient:

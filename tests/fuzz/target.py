@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 import traceback
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from expertflow.errors import ExpertFlowError
+from expertflow.tests.fuzz.mutations import Form
 
 Read = Callable[[bytes], object]
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +28,30 @@ class Target(NamedTuple):
     """Inputs that the reader takes; others are made of them."""
     refusals: tuple[type[Exception], ...] = (ExpertFlowError,)
     """Errors by which the reader refuses an input."""
+    form: Form = "bytes"
+    kept: int = 0
+    """Bytes at the begin of an input that choose what follows, which is in `form`."""
+
+
+@contextmanager
+def opened(target: Target, folder: Path) -> Iterator[Read]:
+    """Yield the function that reads inputs of a target; end afterwards what it keeps open."""
+    read = target.prepare(folder)
+    try:
+        yield read
+    finally:
+        if isinstance(read, ClosingRead):
+            read.close()
+
+
+class ClosingRead:
+    """A function that reads inputs and keeps something open, which `close` ends."""
+
+    def __init__(self, read: Read, close: Callable[[], None]) -> None:
+        self._read, self.close = read, close
+
+    def __call__(self, data: bytes) -> object:
+        return self._read(data)
 
 
 class Fault(NamedTuple):

@@ -11,9 +11,13 @@ from typing import Any, get_type_hints
 
 import msgspec
 import numpy as np
+from expertflow.configs.checks import KERNELS
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import RunStep, Split, Stepped
+from expertflow.runtime.batch_files.header import JobHeader
 from expertflow.runtime.batch_files.request_line import parse_line
+from expertflow.runtime.batch_files.result_lines import read_ended
+from expertflow.runtime.batch_files.store import _read_header
 from expertflow.runtime.bundle.contents import FORMAT, MEMBERS, PLAIN, Bundle
 from expertflow.runtime.bundle.file import read_bundle
 from expertflow.runtime.client import images
@@ -21,18 +25,22 @@ from expertflow.runtime.engine.timeline import decode_timeline
 from expertflow.runtime.prompt_sources.workloads import record_prompts
 from expertflow.runtime.replay.ledger_log import replay_ledger_log
 from expertflow.tests.fuzz.examples import examples_of, packed_examples
+from expertflow.tests.fuzz.mutations import Form
 from expertflow.tests.fuzz.target import Read, Target, in_file
 from expertflow.workers.compute.recording import read_steps
 from expertflow.workers.kernels.cache import read_cached, read_table
-from expertflow.workers.kernels.table import KernelTable
+from expertflow.workers.kernels.table import ROW_STEPS, KernelTable
 from expertflow.workers.loader.events import LedgerEvent
 from expertflow.workers.loader.ledger_log import LedgerHeader
 from expertflow.workers.predictor.base.predictor_file import FORMAT_VERSION, stored_kind
-from expertflow.workers.predictor.path.file import KIND, PathShape, read_path
+from expertflow.workers.predictor.path.file import KIND, read_path
 from expertflow.workers.traces.reading import read_step_log, read_trace
 from expertflow.workers.traces.records import TracedPlan, TracedStep, TraceHeader
 
-TOML = (b'model = "m"\nbatch_size = 4\nexpert_memory = "25%"\nhints = "off"\n', b"link_latency_us = 0.0\nhang_timeout_s = 5\n")
+TOML = (
+    b'model = "m"\nbatch_size = 4\nexpert_memory = "25%"\nhints = "off"\n',
+    b"link_latency_us = 0.0\nhang_timeout_s = 5\nbatch_invariant = true\n",
+)
 RECORDS = {
     "alpaca": b'{"instruction": "Say", "input": "it"}\n{"instruction": "x"}',
     "wmt16": b'[{"translation": {"de": "ja", "en": "yes"}}]',
@@ -40,6 +48,8 @@ RECORDS = {
     "aime": b'{"Problem": "1 + 1"}',
 }
 LINE = b'{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}}'
+RESULT = b'{"id": "a", "custom_id": "b", "response": {"status_code": 200, "request_id": "r", "body": {}}, "line": 1}'
+EVENT = b'{"ph": "X", "name": "step", "pid": 1, "tid": 0, "ts": 1.5, "dur": 2.0, "args": {"step": 1}}'
 TIMELINE = (
     b'[\n{"ph": "M", "name": "process_name", "pid": 1, "args": {"name": "compute"}},\n'
     b'{"ph": "X", "name": "step", "pid": 1, "tid": 0, "ts": 1.5, "dur": 2.0, "args": {"step": 1}},\n'
@@ -49,22 +59,35 @@ TIMELINE = (
 def written_targets() -> list[Target]:
     """Return a target for each kind of file, and for what is inside files that are compressed."""
     return [
-        Target("configuration (TOML)", in_file("own.toml", lambda path: Config.load(str(path))), lambda: list(TOML)),
-        Target("trace (MessagePack)", in_file("trace/compute.1.msgpack", _read_trace), trace_seeds),
+        Target("configuration (TOML)", in_file("own.toml", _read_toml), lambda: list(TOML)),
         Target("trace (npz)", in_file("trace.npz", read_trace), lambda: [npz_bytes(_trace_arrays())]),
         Target("trace (arrays)", _arrays_of("trace.npz", _trace_arrays, read_trace), lambda: [b"", b"\0\0\0"]),
-        Target("recording of steps", in_file("run/steps.1.msgpack", _read_recording), _recording_seeds),
-        Target("ledger's log", in_file("ledger.1.msgpack", replay_ledger_log), ledger_seeds),
         Target("predictor file", in_file("predictor.npz", _read_predictor), lambda: [npz_bytes(_predictor_arrays())]),
-        Target("predictor header", _prepare_header, lambda: [_predictor_header()]),
-        Target("kernel table", in_file("kernels.json", _read_kernels), _table_seeds),
         Target("bundle (zip)", in_file("engine.zip", read_bundle), lambda: [bundle_bytes({})]),
-        Target("bundle's members", _prepare_members, lambda: [bytes([number]) + _member(number) for number in range(9)]),
         Target("timeline", lambda folder: _read_timeline, lambda: [TIMELINE]),
-        Target("line of a batch file", lambda folder: parse_line, lambda: [LINE]),
-        Target("records of prompts", lambda folder: _read_records, _record_seeds),
-        Target("image", lambda folder: lambda data: images._open(data, 1), image_seeds),  # noqa: SLF001
+        Target("image", lambda folder: _read_image, image_seeds),
+        _structured("trace (MessagePack)", in_file("trace/compute.1.msgpack", _read_trace), trace_seeds, "packed"),
+        _structured("recording of steps", in_file("run/steps.1.msgpack", _read_recording), _recording_seeds, "packed"),
+        _structured("ledger's log", in_file("ledger.1.msgpack", replay_ledger_log), ledger_seeds, "packed"),
+        _structured("predictor header", _prepare_header, lambda: [_predictor_header()], "json"),
+        _structured("kernel table", in_file("kernels.json", _read_kernels), _table_seeds, "json"),
+        _structured("bundle's members", _prepare_members, _member_seeds, "json", 1),
+        _structured("events of a timeline", lambda folder: _read_event, lambda: [EVENT], "json"),
+        _structured("line of a batch file", lambda folder: parse_line, lambda: [LINE], "json"),
+        _structured("line of a batch's results", lambda folder: _read_result, lambda: [RESULT], "json"),
+        _structured("header of a batch job", in_file("out.job", _read_header), _job_seeds, "json"),
+        _structured("records of prompts", lambda folder: _read_records, _record_seeds, "json", 1),
     ]
+
+
+def _structured(
+    name: str, prepare: Callable[[Path], Read], seeds: Callable[[], list[bytes]], form: Form, kept: int = 0
+) -> Target:
+    return Target(name, prepare, seeds, form=form, kept=kept)
+
+
+def _read_toml(path: Path) -> object:
+    return Config.load(str(path))
 
 
 # Traces and recordings
@@ -76,7 +99,9 @@ def _read_trace(path: Path) -> object:
 
 def trace_seeds() -> list[bytes]:
     """Return the file of a trace of one step of two tokens, two layers and one expert a token; with a plan."""
-    header = TraceHeader(stage="compute", epoch=1, model="m", fingerprint="f", layers=2, experts=3, top_k=1, expert_bytes=9)
+    header = TraceHeader(
+        stage="compute", epoch=1, model="m", fingerprint="f", layers=2, experts=3, top_k=1, expert_bytes=9
+    )
     step = TracedStep(
         step=0, unit=0, phase="prefill", token_ids=[5, 6], rows=[1, 1], positions=[0, 1],
         experts=bytes(8), weights=bytes(8), started_ns=1, busy_ns=2, stall_ns=0, compute_ns=[1, 1, 1], hits=1, misses=1,
@@ -166,7 +191,8 @@ def _predictor_header() -> bytes:
 
 
 def _predictor_arrays(header: bytes | None = None) -> dict[str, Any]:
-    table = {"table.counts": np.zeros((1, 6), np.uint8), "table.seen": np.ones(1, np.uint8), "table.tokens": np.arange(1)}
+    counts, seen = np.zeros((1, 6), np.uint8), np.ones(1, np.uint8)
+    table = {"table.counts": counts, "table.seen": seen, "table.tokens": np.arange(1)}
     raw = _predictor_header() if header is None else header
     return {"header": np.frombuffer(raw, np.uint8), "weights.a": np.zeros(2, np.float16), **table}
 
@@ -184,7 +210,12 @@ def _read_kernels(path: Path) -> object:
 
 
 def _table_seeds() -> list[bytes]:
-    return [msgspec.json.encode(KernelTable()), b'{"machine": {"cpu": "x"}, "choices": {"a": [' + b'"native",' * 9 + b'"native"]}}']
+    choices = [KERNELS[0]] * len(ROW_STEPS)
+    return [msgspec.json.encode(table) for table in (KernelTable(), KernelTable(choices={"a": choices}))]
+
+
+def _member_seeds() -> list[bytes]:
+    return [bytes([number]) + _member(number) for number in range(len(MEMBERS))]
 
 
 def bundle_bytes(members: dict[str, bytes]) -> bytes:
@@ -221,11 +252,27 @@ def _prepare_members(folder: Path) -> Read:
     return lambda data: put(bundle_bytes({names[data[0] % len(names)]: data[1:]} if data else {}))
 
 
+def _read_event(data: bytes) -> object:
+    return _read_timeline(TIMELINE + data.replace(b"\n", b" ") + b",\n" + TIMELINE.splitlines()[1])
+
+
 def _read_timeline(data: bytes) -> object:
     return list(decode_timeline(data.splitlines(keepends=True), "timeline.json"))
 
 
-# Prompts
+# Prompts and batch files
+
+
+def _read_result(data: bytes) -> object:
+    return list(read_ended(io.BytesIO(data), "results"))
+
+
+def _job_seeds() -> list[bytes]:
+    return [msgspec.json.encode(each) for each in examples_of(JobHeader)]
+
+
+def _read_image(data: bytes) -> object:
+    return images._open(data, 1)  # noqa: SLF001
 
 
 def _read_records(data: bytes) -> object:
