@@ -35,12 +35,12 @@ from .rounds import RoundResult, Setting, log_of, run_quiet, run_round, summary
 VOCABULARY = 2048
 """Ids of the built-in model."""
 COMMON = ("--model", str(EXAMPLES / "model"), "--expert-memory", "25%", "--batch-size", "8", "--restart-limit", "10000")
-PLAIN = ("--dtype", "float32")
+PLAIN, INVARIANT = ("--dtype", "float32"), ("--batch-invariant",)
 SETTINGS = (
-    Setting("disk, float32", (*PLAIN, "--tier", "disk")),
-    Setting("disk, batch-invariant", ("--batch-invariant", "--tier", "disk")),
-    Setting("host, float32, spare compute", (*PLAIN, "--tier", "host", "--spare-compute")),
-    Setting("host, batch-invariant, two units", ("--batch-invariant", "--tier", "host", "--units", "two")),
+    Setting("disk, float32, spare compute", "float32", (*PLAIN, "--tier", "disk", "--spare-compute")),
+    Setting("host, batch-invariant", "batch-invariant", (*INVARIANT, "--tier", "host", "--spare-compute")),
+    Setting("host, float32, two units", "float32", (*PLAIN, "--tier", "host", "--units", "two")),
+    Setting("disk, batch-invariant", "batch-invariant", (*INVARIANT, "--tier", "disk", "--spare-compute")),
 )
 ABRUPT_EVERY = 4
 """Of so many rounds one ends with SIGKILL of the supervisor instead of SIGTERM."""
@@ -54,7 +54,6 @@ def main() -> None:
         results = Chaos(arguments, base).run()
     finally:
         shutil.rmtree(base, ignore_errors=True)
-    write_json(arguments.out, results)
     sys.exit(1 if results["faults"] else 0)
 
 
@@ -63,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0, help="time with faults, at least")
     parser.add_argument("--requests", type=int, default=1000, help="requests with faults, at least")
-    parser.add_argument("--round", type=int, default=125, help="requests of a round")
+    parser.add_argument("--round", type=int, default=100, help="requests of a round")
     parser.add_argument("--tokens", type=int, default=32, help="longest output")
     parser.add_argument("--faults", type=int, default=10**6, help="faults of a round, at most")
     parser.add_argument("--settings", type=int, default=len(SETTINGS), help="settings that take turns, the first ones")
@@ -94,6 +93,7 @@ class Chaos:
             if self._is_enough():
                 break
             self._round(number, SETTINGS[number % self._arguments.settings])
+            write_json(self._arguments.out, self._results())
         results = self._results()
         shown = {key: value for key, value in results.items() if key not in ("rounds", "faults")}
         show_table("chaos", [{"figure": key, "value": value} for key, value in shown.items()])
@@ -130,13 +130,13 @@ class Chaos:
             self._console.print(f"  {kind}: {what}", markup=False)
 
     def _quiet_of(self, setting: Setting) -> dict[int, Output]:
-        if setting.name not in self._quiet:
+        if setting.numerics not in self._quiet:
             engine = self._start(setting, f"quiet-{len(self._quiet)}")
             try:
-                self._quiet[setting.name] = run_quiet(engine, self._requests, random.Random(0))
+                self._quiet[setting.numerics] = run_quiet(engine, self._requests, random.Random(0))
             finally:
                 self._faults += [("left", f"quiet run: {what}") for what in engine.stop()]
-        return self._quiet[setting.name]
+        return self._quiet[setting.numerics]
 
     def _start(self, setting: Setting, name: str) -> EngineProcess:
         patience = ("--hang-timeout-s", str(self._arguments.hang_timeout_s), "--start-timeout-s", "120")

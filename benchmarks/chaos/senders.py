@@ -122,7 +122,8 @@ class Pieces:
     """Events of a batch put together."""
 
     def __init__(self, group: Sequence[PlannedRequest], way: Way) -> None:
-        self._group, self._way = group, way
+        self._group = group
+        self._way: Way = way
         self._ids: list[list[int]] = [[] for _ in group]
         self._ends = [0 for _ in group]
 

@@ -88,7 +88,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
         case 1 if isinstance(changed, dict):
             changed[rng.choice(("a", "", "type", "\ud800", str(key) + "x"))] = changed.pop(key)
         case 1:
-            changed *= 2
+            changed = [*changed, *changed]
         case 2:
             changed[key] = changed[rng.choice(inside)]
         case _:
