@@ -6,6 +6,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from ...configs.decoding import UNDECODABLE
+
 M = TypeVar("M")
 
 
@@ -19,5 +21,5 @@ def decode(decoder: msgspec.msgpack.Decoder[M], payload: bytes) -> M | Unreadabl
     """Return the message, or the reason why it cannot be decoded; invalid UTF-8 and deep nesting included."""
     try:
         return decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         return Unreadable(str(error) or type(error).__name__)

@@ -52,7 +52,7 @@ def encode_header(header: JobHeader) -> bytes:
 
 
 def decode_header(content: bytes) -> JobHeader:
-    """Return the header. Raises msgspec.DecodeError or ValueError if the content is none."""
+    """Return the header. Raises one of `UNDECODABLE` or ValueError if the content is none."""
     return msgspec.json.decode(content, type=JobHeader)
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
-import msgspec
 import numpy as np
 
+from ...configs.decoding import UNDECODABLE
 from ...errors import UsageError
 from .append_file import AppendFile, write_error
 from .errors import InputChanged, JobMismatch
@@ -198,7 +198,7 @@ def _read_header(path: Path) -> JobHeader | None:
         return decode_header(path.read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, msgspec.DecodeError) as error:
+    except (OSError, ValueError, *UNDECODABLE) as error:
         remedy = "Name another file for the results, or remove this one if nothing is to be resumed"
         raise JobMismatch(f"is no header of a batch ({error})", str(path), remedy) from error
 

@@ -46,7 +46,7 @@ def decode_timeline(lines: Iterable[bytes], where: str) -> Iterator[tuple[str, S
             else:
                 start_ns, end_ns = round(1000 * event.ts), round(1000 * (event.ts + event.dur))
                 yield stages[event.pid], Span(event.name, start_ns, end_ns, event.tid, event.args)
-    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, KeyError, UnicodeDecodeError, OverflowError, RecursionError) as error:
         remedy = "Give a file that an engine with --timeline FILE wrote"
         raise UsageError(f"is no timeline ({error})", where, remedy) from error
 

@@ -103,7 +103,7 @@ def _read_templates(folder: Path) -> dict[str, str]:
 
 def _by_name(stated: Any, file: Path) -> dict[str, str]:
     if isinstance(stated, list) and all(isinstance(entry, dict) for entry in stated):
-        stated = {entry.get("name"): entry.get("template") for entry in stated}
+        stated = {str(entry.get("name")): entry.get("template") for entry in stated}
     templates = {"default": stated} if isinstance(stated, str) else stated or {}
     if not isinstance(templates, dict) or not all(isinstance(text, str) for pair in templates.items() for text in pair):
         raise UsageError("chat_template is neither a text nor a list of named texts", str(file), _PLAIN)

@@ -8,7 +8,8 @@ gives ids to new tokens in the order in which they are added, so that order is t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,21 +33,22 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises UsageError for a file that cannot be read.
     """
     tokenizer = _from_file(folder / SERIALISED)
-    try:
+    with _refusing(folder):
         _add_tokens(tokenizer, folder)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        what = f"cannot read the tokens that {CONFIG}, {SPECIAL} or {ADDED} add: {error}"
-        raise UsageError(what, str(folder), _REMEDY) from error
     tokenizer.no_truncation()  # a file may carry settings of its training; a shortened prompt would be a wrong answer
     tokenizer.no_padding()
     return tokenizer
 
 
 def named_tokens(folder: Path) -> dict[str, str]:
-    """Return the special tokens that have names (`bos_token` and so on), as a chat template gets them."""
+    """Return the special tokens that have names (`bos_token` and so on), as a chat template gets them.
+
+    Raises UsageError for files that cannot be read.
+    """
     settings = read_settings(folder)
-    _merge_special_map(settings, folder)
-    return {name: str(token) for name, token in _special_tokens(settings, {}).items()}
+    with _refusing(folder):
+        _merge_special_map(settings, folder)
+        return {name: str(token) for name, token in _special_tokens(settings, {}).items()}
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -54,10 +56,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
     Raises UsageError if it cannot be read.
     """
-    settings = _revive(_read_json(folder / CONFIG))
+    stated = _read_json(folder / CONFIG)
+    with _refusing(folder):
+        settings = {name: _revive(value) for name, value in stated.items()}
     if "additional_special_tokens" in settings and not settings.get(_EXTRA):
         settings[_EXTRA] = settings.pop("additional_special_tokens")
     return settings
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Turn the errors that files of unexpected content cause into a UsageError."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        what = f"cannot read the tokens that {CONFIG}, {SPECIAL} or {ADDED} add: {error}"
+        raise UsageError(what, str(folder), _REMEDY) from error
 
 
 def _from_file(file: Path) -> Tokenizer:

@@ -100,6 +100,8 @@ def _read_object(file: Path) -> dict[str, Any]:
 def _convert(stated: dict[str, Any], cls: type[_Struct], file: Path) -> _Struct:
     try:
         return msgspec.convert(stated, cls)
+    except UnicodeEncodeError as error:  # a name or text with half a character, as JSON may write it
+        raise CheckpointError(f"cannot be read ({error})", str(file), _REMEDY) from error
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at ")
         raise CheckpointError(f"{path.strip('`$.')}: {what}", str(file), _REMEDY) from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ...configs.decoding import UNDECODABLE
 from ...errors import CheckpointError
 
 HEADER_LIMIT_BYTES = 100_000_000
@@ -137,7 +138,7 @@ class _Stated(msgspec.Struct):
 def _read_entry(file: Path) -> Any:
     try:
         return msgspec.json.decode(file.read_bytes(), type=_Stated).transformers_weights if file.is_file() else None
-    except (msgspec.DecodeError, RecursionError):  # the reader of the whole file reports what is wrong with it
+    except UNDECODABLE:  # the reader of the whole file reports what is wrong with it
         return None
 
 
@@ -157,7 +158,7 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         table = msgspec.json.decode(index.read_bytes(), type=dict[str, msgspec.Raw])
         files = msgspec.json.decode(table["weight_map"], type=dict[str, str])
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, RecursionError) as error:
+    except (*UNDECODABLE, KeyError) as error:
         raise CheckpointError(f"is not a readable index ({error})", str(index), _REDOWNLOAD) from error
     for file in set(files.values()):
         if file.startswith("/") or ".." in file.split("/") or "\0" in file:
@@ -199,7 +200,7 @@ def _decode_header(raw: bytes, file: Path) -> dict[str, _Entry]:
         table = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
         table.pop("__metadata__", None)
         return {name: msgspec.json.decode(value, type=_Entry) for name, value in table.items()}
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise CheckpointError(f"has a garbled header ({error})", str(file), _REDOWNLOAD) from error
 
 

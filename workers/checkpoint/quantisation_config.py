@@ -80,10 +80,11 @@ def _unread_compressed(stated: dict[str, Any]) -> str:
         return "it has no config_groups"
     if stated.get("transform_config"):
         return "its weights are transformed (transform_config)"
-    if (stated.get("sparsity_config") or {}).get("format", "dense") != "dense":
+    sparsity = stated.get("sparsity_config") or {}
+    if not isinstance(sparsity, dict) or sparsity.get("format", "dense") != "dense":
         return "its weights are sparse (sparsity_config)"
     for form in [stated.get("format"), *(group.get("format") for group in groups.values())]:
-        if form is not None and form not in _COMPRESSED:
+        if form is not None and not (isinstance(form, str) and form in _COMPRESSED):
             return f"format {form}"
     return next((reason for group in groups.values() if (reason := _unread_group(group))), "")
 

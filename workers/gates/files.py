@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ...configs.decoding import UNDECODABLE
 from ...errors import UsageError
 from ..checkpoint.survey import Survey
 from .network import Gates
@@ -78,7 +79,7 @@ def _facts(metadata: dict[str, Any], file: Path) -> GateFacts:
         raise UsageError("holds no gates", str(file), REMEDY)
     try:
         facts = msgspec.json.decode(metadata.get("facts", ""), type=GateFacts)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise UsageError(f"holds gates without their sizes ({error})", str(file), REMEDY) from error
     if facts.version > VERSION:
         raise UsageError(f"holds gates of version {facts.version}, newer than {VERSION}", str(file), REMEDY)

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from ...configs.checks import KERNELS
+from ...configs.decoding import UNDECODABLE
 from ...configs.user_cache import cache_folder
 from ...errors import UsageError
 from .table import ROW_STEPS, KernelTable
@@ -30,7 +31,7 @@ def read_cached(file: Path, machine: dict[str, str], keys: Iterable[str]) -> Ker
     """Return the table of a file; None if there is none of this machine and these shapes, or if it is corrupt."""
     try:
         table = msgspec.json.decode(file.read_bytes(), type=KernelTable)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return None
     return table if table.machine == machine and set(table.choices) <= set(keys) and not _fault_of(table) else None
 
@@ -42,7 +43,7 @@ def read_table(file: Path) -> KernelTable:
         table = msgspec.json.decode(file.read_bytes(), type=KernelTable)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", f"kernels = {file}", remedy) from error
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise UsageError(f"is no kernel table: {error}", f"kernels = {file}", remedy) from error
     if fault := _fault_of(table):
         raise UsageError(f"is no kernel table: {fault}", f"kernels = {file}", remedy)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import msgspec
+from msgspec import Meta
 
 from ...errors import UsageError
 from ..traces.message_stream import read_packed
@@ -19,6 +20,9 @@ from .policies import make_policy
 from .statistics import LedgerStatistics
 
 VERSION = 2
+MAX_SIZE = 1 << 18
+"""Most slots of a ledger that is replayed, and most experts of all its layers: memory is reserved for each."""
+Size = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 REMEDY = "Give a file ledger.EPOCH.msgpack, as an engine with record=FOLDER writes it"
 
 
@@ -26,13 +30,13 @@ class LedgerHeader(msgspec.Struct, frozen=True, tag=True, kw_only=True):
     """Arguments of a ledger (see `Ledger`)."""
 
     version: int = VERSION
-    slots: int
-    layers: int
-    experts: int
-    top_k: int
+    slots: Size
+    layers: Size
+    experts: Size
+    top_k: Size
     policy: str
-    fills_in_flight: int = 2
-    recalls_ahead: int | None = None
+    fills_in_flight: Annotated[int, Meta(ge=0, le=1 << 16)] = 2
+    recalls_ahead: Annotated[int, Meta(ge=0, le=MAX_SIZE)] | None = None
     by_layer: bool = False
     whole_layers: bool = False
     rank_victims: str = "auto"
@@ -113,6 +117,9 @@ def read_ledger_log(file: str | Path) -> tuple[LedgerHeader, Iterator[LedgerEven
     header = next(records, None)
     if not isinstance(header, LedgerHeader):
         raise UsageError("does not begin with the header of a ledger's log", str(file), REMEDY)
+    if header.layers * header.experts > MAX_SIZE or header.top_k > header.experts:
+        what = f"is of {header.layers} layers with {header.experts} experts, top {header.top_k}, which cannot be"
+        raise UsageError(what, str(file), REMEDY)
     if header.version != VERSION:
         what = f"has version {header.version}; this ExpertFlow reads version {VERSION}"
         remedy = "Use a newer ExpertFlow" if header.version > VERSION else "Record the run again (record=FOLDER)"

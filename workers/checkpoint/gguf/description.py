@@ -20,6 +20,7 @@ from pathlib import Path
 
 import msgspec
 
+from ....configs.decoding import UNDECODABLE
 from ....configs.user_cache import cache_folder
 from ....errors import CheckpointError, UsageError
 from ....ipc.messages import ErrorFacts
@@ -70,7 +71,7 @@ def read_description(folder: Path) -> Description | None:
     file = folder / FILE
     try:
         return msgspec.json.decode(file.read_bytes(), type=Description) if file.is_file() else None
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise CheckpointError(f"cannot be read ({error})", str(file), "Remove its folder: it is made anew") from error
 
 
@@ -172,5 +173,5 @@ def _is_current(file: Path) -> bool:
     try:
         described = msgspec.json.decode(file.read_bytes(), type=Description)
         return stamps_of([Path(name) for name in described.files]) == described.stamps
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return False

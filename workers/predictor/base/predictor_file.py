@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import numpy as np
 
+from ....configs.decoding import UNDECODABLE
 from ....errors import CheckpointError, UsageError
 from ...traces.arrays import read_arrays
 from .model_shape import ModelShape
@@ -66,7 +67,7 @@ def stored_kind(file: Path) -> str:
         raise UsageError("is no predictor: it has no header", str(file), REMEDY)
     try:
         return msgspec.json.decode(header.tobytes(), type=_Kind).kind
-    except (ValueError, msgspec.DecodeError) as error:
+    except (ValueError, *UNDECODABLE) as error:
         raise UsageError(f"cannot be read as a predictor ({error})", str(file), REMEDY) from error
 
 
@@ -79,7 +80,7 @@ def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
     arrays = read_arrays(file, "a predictor", REMEDY)
     try:
         header = _header(arrays.pop("header", None), kind, shape, str(file))
-    except (ValueError, TypeError, msgspec.DecodeError) as error:
+    except (ValueError, TypeError, *UNDECODABLE) as error:
         raise UsageError(f"cannot be read as a predictor ({error})", str(file), REMEDY) from error
     weights = {name: array.astype(np.float32) for name, array in arrays.items() if name.startswith("weights.")}
     others = {name: array for name, array in arrays.items() if name not in weights}
