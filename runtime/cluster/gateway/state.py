@@ -262,6 +262,8 @@ class Gateway:
         actions: list[GatewayAction] = []
         while len(self.book.waiting) and len(self.router.fleet.free):
             streams = self.book.next_streams(self.router.lookahead)
+            for stream in streams:
+                stream.job = self.router.refresh(stream.job)
             passing = streams[0].passed_over < MAX_PASSED and streams[0].attempt == 0
             chosen = self.router.place([stream.job for stream in streams], passing)
             if chosen is None:

@@ -13,6 +13,8 @@ from .rules import DEFAULT_SLACK, Job, RoutingRule, best_job, choose
 
 MAX_PASSED = 16
 """Number of times that a waiting request may be passed over by one that fits a replica better."""
+REFRESH_AFTER = 16
+"""Requests learned from after which a waiting request is judged anew."""
 NOTHING_KNOWN = np.zeros(MAX_DOMAINS)
 
 
@@ -34,7 +36,15 @@ class Router:
 
     def job(self, prompt_ids: Sequence[int], label: str = "") -> Job:
         """Return what the rule is to know of a request."""
-        return Job(prompt_ids, NOTHING_KNOWN if self.domains is None else self.domains.mixture(prompt_ids, label))
+        if self.domains is None:
+            return Job(prompt_ids, NOTHING_KNOWN, label)
+        return Job(prompt_ids, self.domains.mixture(prompt_ids, label), label, self.domains.learned)
+
+    def refresh(self, job: Job) -> Job:
+        """Return the job as of now, if much was learned while it waited; else the job itself."""
+        if self.domains is None or self.domains.learned - job.learned < REFRESH_AFTER:
+            return job
+        return self.job(job.prompt_ids, job.label)
 
     def publish(self, name: str, state: ReplicaState) -> None:
         """Take the state that a replica published."""

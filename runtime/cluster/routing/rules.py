@@ -33,6 +33,9 @@ class Job:
     prompt_ids: Sequence[int]
     mixture: np.ndarray
     """float64 [domains]: probabilities of the domains of its prompt."""
+    label: str = ""
+    learned: int = -1
+    """Requests that were learned from when `mixture` was worked out (`Domains.learned`)."""
 
 
 class RoutingRule(Protocol):
