@@ -1,4 +1,4 @@
-"""How many replicas there should be, from queue age and stall share, within bounds. Pure.
+"""The number of replicas that a load asks for, from queue age and stall share, within bounds. Pure.
 
 The age of the queue says that work waits. The stall share says that replicas wait for experts, which more replicas
 cure under routing by experts: each one then holds fewer domains. Busy rows alone say neither.

@@ -14,7 +14,6 @@ from ...configs.checks import Seed
 from ...configs.sizes import parse_size
 from ...errors import UsageError
 from ...ipc.messages import Progress
-from ...workers.loader.policies import POLICIES
 from ...workers.traces.reading import read_step_log, read_trace
 from ..cluster.hosts.control import ClusterOptions, print_status, start_cluster, stop_cluster
 from ..cluster.routing.rules import DEFAULT_SLACK, RuleName
@@ -31,6 +30,7 @@ from ..cluster.simulation.workload import Workload
 from ..command_line.base import DONE, EngineCommand
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console
+from ..replay.choices import positive_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,14 @@ class Cluster(EngineCommand):
     option_groups: ClassVar = {
         "Cluster": ("replicas", "address", "host", "port", "routing", "slack", "api_key_file"),
         "Simulation": (
-            "requests", "rate", "link", "expert_size", "slots", "batch", "step_ms", "token_ms", "exposed", "evict",
+            "requests", "rate", "bandwidth", "expert_size", "slots", "step_ms", "token_ms", "exposed",
             "failures", "repair_s", "message_ms", "prompt_share", "output_tokens", "draw", "json",
         ),
     }  # fmt: skip
     action: tyro.conf.Positional[Literal["up", "status", "down", "simulate"]]
     """up: start a cluster, or change the one that runs; status: show its replicas; down: end it; simulate: what so many
     replicas would do with a recorded load."""
-    trace: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[TRACE]")] = None
+    recorded: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[TRACE]")] = None
     """For simulate: an .npz file, or a folder that `expertflow trace` wrote."""
     replicas: str = "1"
     """Replicas, one a host: 4; for up also bounds between which their number follows the load (1..8); for simulate
@@ -72,22 +72,18 @@ class Cluster(EngineCommand):
     """Requests for each replica."""
     rate: Annotated[float, Meta(ge=0)] = 0.0
     """Requests a second and replica, at random times; 0: all at the beginning."""
-    link: Annotated[str, tyro.conf.arg(metavar="BYTES")] = "1GB"
+    bandwidth: Annotated[str, tyro.conf.arg(metavar="BYTES")] = "1GB"
     """Rate of the link from a replica's tier to its slots, a second."""
     expert_size: Annotated[str, tyro.conf.arg(metavar="BYTES")] = ""
     """Size of an expert; the folder of a trace has it."""
     slots: str = "25%"
     """Expert slots of a replica: so many for each layer (16), or a share (25%)."""
-    batch: Annotated[int, Meta(ge=1, le=10_000)] = 8
-    """Rows that a replica runs at once."""
     step_ms: Annotated[float, Meta(gt=0, le=10**6)] = 20.0
     """Time of a step without loads."""
     token_ms: Annotated[float, Meta(ge=0, le=10**6)] = 0.0
     """Additional time of each token of a step."""
     exposed: Annotated[float, Meta(ge=0, le=1)] = 1.0
     """Share of the loading time in which compute waits; 1: nothing is prefetched."""
-    evict: str = "popularity"
-    """Eviction policy, as in the configuration."""
     failures: Annotated[float, Meta(ge=0)] = 0.0
     """Mean time in seconds from the start of a replica to its death; 0: none dies."""
     repair_s: Annotated[float, Meta(ge=0)] = 30.0
@@ -129,14 +125,15 @@ class Cluster(EngineCommand):
             routing=self.routing,
             slack=self.slack,
             key_file=self.api_key_file,
+            preset=self.preset,
         )
 
     def _simulate(self) -> None:
-        if self.trace is None:
+        if self.recorded is None:
             remedy = "Give an .npz file, or a folder that `expertflow trace` wrote"
             raise UsageError("no trace is given", "TRACE", remedy)
         counts = replica_counts(self.replicas)
-        trace = read_trace(self.trace)
+        trace = read_trace(self.recorded)
         workload = Workload(trace, self.prompt_share, self.output_tokens)
         workload.shuffle(self.draw)
         machine = self._machine(workload)
@@ -154,9 +151,10 @@ class Cluster(EngineCommand):
             write_outcomes(self.json, outcomes, machine)
 
     def _facts(self, workload: Workload) -> Table:
+        when = f"{self.rate:g} a second" if self.rate else "all at the beginning"
         facts = {
-            "trace": f"{self.trace}: {len(workload):,} sequences",
-            "load": f"{self.requests} requests for each replica, {self.rate or 'all at once' if not self.rate else self.rate}",
+            "trace": f"{self.recorded}: {len(workload):,} sequences",
+            "load": f"{self.requests} requests for each replica, {when}",
         }
         return facts_table(facts)
 
@@ -171,16 +169,14 @@ class Cluster(EngineCommand):
         )
 
     def _machine(self, workload: Workload) -> ReplicaMachine:
-        if self.evict not in POLICIES:
-            raise UsageError(f"no policy '{self.evict}'", "--evict", f"Choose one of: {', '.join(POLICIES)}")
         slots = parse_size(self.slots, "--slots")
         per_layer = slots.share * workload.experts if slots.share is not None else float(slots.of(0))
         return ReplicaMachine(
-            batch_size=self.batch,
+            batch_size=self.engine.batch_size,
             slots=max(1, round(per_layer * workload.layers)),
-            policy=self.evict,
+            policy=self.engine.policy,
             expert_bytes=self._expert_bytes(),
-            link_bytes_per_s=parse_size(self.link, "--link").of(0),
+            link_bytes_per_s=float(positive_bytes(self.bandwidth, "bandwidth")),
             step_s=self.step_ms / 1e3,
             token_s=self.token_ms / 1e3,
             exposed=self.exposed,
@@ -191,8 +187,8 @@ class Cluster(EngineCommand):
 
     def _expert_bytes(self) -> int:
         if self.expert_size:
-            return parse_size(self.expert_size, "--expert-size").of(0)
-        log = read_step_log(self.trace) if self.trace is not None and self.trace.is_dir() else None
-        if log is None or log.expert_bytes <= 0:
+            return positive_bytes(self.expert_size, "expert_size")
+        log = read_step_log(self.recorded) if self.recorded is not None and self.recorded.is_dir() else None
+        if log is None or log.header.expert_bytes <= 0:
             raise UsageError("is not known", "--expert-size", "Give the size of an expert, such as 9MB")
-        return log.expert_bytes
+        return log.header.expert_bytes

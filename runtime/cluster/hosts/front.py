@@ -44,6 +44,13 @@ class HttpFront:
         """Return the application, for Serve."""
         return Application(self._link)
 
+    async def __del__(self) -> None:
+        """Disconnect, when Serve ends the front."""
+        self._connecting.cancel()
+        await self._links.close()
+        await self._link.close()
+        self._shell.close()
+
     async def _connect(self) -> None:
         """Let the application answer once a replica is there; before, it says that the model loads."""
         await self._shell.ready.wait()

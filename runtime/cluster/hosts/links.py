@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Awaitable
 
@@ -13,9 +14,12 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from ....errors import ExpertFlowError
 from ..gateway.shell import GatewayShell
+from ..gateway.state import REQUESTS_AHEAD
 from .ticket import Ticket
 
 RETRY_S = 0.5
+BEAT_S = 2.0
+"""Interval of signs that the gateway is there."""
 LAST_WORDS_S = 5.0
 """Time in which a replica that leaves the deployment may still take the cancellations of what it runs."""
 LOST = (RayError, RayServeException, ExpertFlowError, ConnectionError)
@@ -104,18 +108,36 @@ class ReplicaLinks:
 
     async def _listen(self, name: str) -> None:
         ticket = Ticket(name, self._link)
-        said: DeploymentResponseGenerator = self._handle.options(method_name="converse", stream=True).remote(ticket)
-        begun = False
+        said = self._handle.options(method_name="converse", stream=True).remote(ticket)
+        assert isinstance(said, DeploymentResponseGenerator)  # noqa: S101 - what `stream` says, for the type checker
+        beating: asyncio.Task[None] | None = None
         try:
             async for frames, state in said:
-                if not begun:
-                    begun = True
-                    self._shell.connect(name, ReplicaLink(self._handle, name, self._link))
+                if beating is None:
+                    port = ReplicaLink(self._handle, name, self._link)
+                    beating = asyncio.create_task(self._beat(name))
+                    self._shell.connect(name, port)
                 self._shell.receive(name, frames)
                 if state is not None:
                     self._shell.publish(name, state)
         finally:
+            if beating is not None:
+                beating.cancel()
             said.cancel()
+
+    async def _beat(self, name: str) -> None:
+        """Tell a replica again and again that the gateway is there, and how old its queue is."""
+        beat, ticket = self._handle.options(method_name="beat"), Ticket(name, self._link)
+        while True:
+            await _ignore_loss(beat.remote(ticket, *self._load()))
+            await asyncio.sleep(BEAT_S)
+
+    def _load(self) -> tuple[float, float]:
+        """Return the age of the queue in seconds, and requests at replicas ÷ their rows."""
+        gateway = self._shell.gateway
+        fleet = gateway.router.fleet
+        busy = REQUESTS_AHEAD * fleet.outstanding.sum() / max(int(fleet.capacity.sum()), 1)
+        return gateway.queue_age_ns(time.monotonic_ns()) / 1e9, float(busy)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +18,13 @@ from ...client.watching import Watcher
 from ...engine.supervisor import Supervisor
 from ..gateway.bridge import Bridge
 from ..routing.fleet import ReplicaState, pack_held
+from .scaling import BUSY, QUEUE_AGE, STALLS
 from .settings import read_settings
 from .ticket import Ticket
 
 PUBLISH_S = 1.0
+SILENCE_S = 8.0
+"""Time without a sign of a gateway after which its conversation ends, and with it the requests that it sent."""
 Said = tuple[list[bytes], ReplicaState | None]
 """Frames of the engine, and the state of the replica if it is time for one."""
 
@@ -34,6 +38,10 @@ class EngineReplica:
         self._engine = Supervisor(read_settings(settings).config())
         self._engine.start()
         self._bridges: dict[str, Bridge] = {}
+        self._heard_s: dict[str, float] = {}
+        """Link of a gateway -> when it was last heard (monotonic)."""
+        self._load: dict[str, float] = {}
+        self._stall_share = 0.0
 
     def check_health(self) -> None:
         """Raise the error that ended the engine, so that Serve starts another replica."""
@@ -52,15 +60,17 @@ class EngineReplica:
         if ticket.replica != self._name:
             raise EngineError(f"is no longer there: {ticket.replica}", "replica", "Serve starts another one")
         bridge = self._bridges[ticket.link] = Bridge(self._engine.address)
+        self._heard_s[ticket.link] = time.monotonic()
         states: asyncio.Queue[ReplicaState] = asyncio.Queue()
-        publishing = asyncio.create_task(self._publish(states, bridge))
+        publishing = asyncio.create_task(self._publish(ticket.link, states, bridge))
         try:
             yield [], None  # the gateway may send from now on
             async for frames in bridge.frames():
                 yield frames, None if states.empty() else states.get_nowait()
         finally:
             publishing.cancel()
-            self._bridges.pop(ticket.link, None)
+            if self._bridges.get(ticket.link) is bridge:
+                del self._bridges[ticket.link]
             bridge.close()
 
     def send(self, ticket: Ticket, frames: list[bytes]) -> None:
@@ -69,6 +79,15 @@ class EngineReplica:
         if bridge is not None:
             bridge.send(frames)
 
+    def beat(self, ticket: Ticket, queue_age_s: float, busy_share: float) -> None:
+        """Take a sign that a gateway is there, with its load: for autoscaling."""
+        self._heard_s[ticket.link] = time.monotonic()
+        self._load = {QUEUE_AGE: queue_age_s, BUSY: busy_share}
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load, for Serve's controller."""
+        return {**self._load, STALLS: self._stall_share}
+
     def end(self) -> None:
         """End the engine."""
         self._engine.stop()
@@ -76,24 +95,26 @@ class EngineReplica:
     def __del__(self) -> None:
         self.end()
 
-    async def _publish(self, states: asyncio.Queue[ReplicaState], bridge: Bridge) -> None:
-        """Put the state into the queue once a second, and wake the conversation, until cancelled."""
+    async def _publish(self, link: str, states: asyncio.Queue[ReplicaState], bridge: Bridge) -> None:
+        """Put the state into the queue once a second, and wake the conversation, as long as the gateway is heard."""
         loop, thread = asyncio.get_running_loop(), ThreadPoolExecutor(1, "expertflow-watch")
-        watcher: Watcher | None = None
+        watchers: list[Watcher] = []
         before, stalled_ns = ReplicaState(time_ns=time.monotonic_ns()), 0
         try:
-            watcher = await loop.run_in_executor(thread, Watcher, self._engine.address)
-            while True:
-                activity, snapshot = await loop.run_in_executor(thread, _look, watcher)
+            watchers.append(await loop.run_in_executor(thread, Watcher, self._engine.address))
+            while time.monotonic() - self._heard_s[link] < SILENCE_S:
+                activity, snapshot = await loop.run_in_executor(thread, _look, watchers[0])
                 stalls_ns = _counter(snapshot, "compute", "stall_ns")
                 before, stalled_ns = _state(activity, snapshot, before, stalls_ns - stalled_ns), stalls_ns
+                self._stall_share = before.stall_share
                 states.put_nowait(before)
                 bridge.wake()
                 await asyncio.sleep(PUBLISH_S)
-        except ExpertFlowError:  # the engine is ending: the conversation ends too
-            return
+        except ExpertFlowError as error:
+            logging.getLogger(__name__).warning("the engine does not tell its state: %s", error)
         finally:
-            if watcher is not None:
+            bridge.close()
+            for watcher in watchers:
                 thread.submit(watcher.close)
             thread.shutdown(wait=False)
 

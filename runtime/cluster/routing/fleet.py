@@ -12,10 +12,10 @@ MEMORY = 0.97
 
 
 class ReplicaState(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """What a replica publishes about itself, about once a second."""
+    """State that a replica publishes, about once a second."""
 
     time_ns: int
-    """Of the replica's own monotonic clock."""
+    """Time of the replica's own monotonic clock."""
     layers: int = 0
     experts: int = 0
     """MoE layers, and experts of each; 0: not known yet."""

@@ -28,7 +28,7 @@ MIN_LEAD = 1e-9
 
 @dataclass(frozen=True)
 class Job:
-    """What a rule knows of a request."""
+    """A request as a rule knows it."""
 
     prompt_ids: Sequence[int]
     mixture: np.ndarray

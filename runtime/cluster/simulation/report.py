@@ -24,7 +24,7 @@ ASSUMPTIONS = (
     "The gateway and the rule are the real code; they, and the front, take no time but --message-ms.",
     "A replica dies at random times, is missed a second later, and is back after --repair-s, with empty slots.",
 )
-"""What the figures rest on; printed with them."""
+"""Assumptions that the figures rest on; printed with them."""
 
 
 def replica_counts(text: str) -> list[int]:

@@ -62,7 +62,13 @@ class VirtualReplica:
         answer: Callable[[str, ToClient], None],
     ) -> None:
         self.name, self.alive = name, True
-        self._machine, self._workload, self._clock, self._counts, self._answer = machine, workload, clock, counts, answer
+        self._machine, self._workload, self._clock, self._counts, self._answer = (
+            machine,
+            workload,
+            clock,
+            counts,
+            answer,
+        )
         top_k = workload.request(0).routes.shape[2]
         self._cache = make_expert_cache(machine.policy, workload.layers, workload.experts, top_k, machine.slots)
         self._waiting: deque[_Row] = deque()
