@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make chaos · make soak · make fuzz · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
+# make demo · make test · make test-all · make test-cluster · make chaos · make soak · make fuzz · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 # Without a network: make gpu-wheels OUT=wheels PYTHON_VERSION=3.12, then there make gpu-check WHEELS=wheels.
@@ -20,12 +20,13 @@ GPU_VENV := $(if $(WHEELS),$(CARRIED),$(VENV))
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos soak fuzz lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
+.PHONY: help demo test test-all test-cluster chaos soak fuzz lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  every combination of families, tiers, budgets and predictors as well"
+	@echo "make test-cluster  a cluster of several nodes on a real Ray (docs/cluster.md)"
 	@echo "make chaos     strike workers of an engine under load for half an hour (docs/results/chaos.md)"
 	@echo "make soak      50,000 requests through one engine: does anything grow (docs/results/soak.md)"
 	@echo "make fuzz      fuzz every reader of bytes from elsewhere, guided by coverage (docs/results/fuzz.md)"
@@ -47,7 +48,7 @@ test: lint
 	$(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-all: lint
-	$(BIN)/python -m pytest $(SHARED) -m "not chaos" $(ARGS)
+	$(BIN)/python -m pytest $(SHARED) -m "not chaos and not cluster" $(ARGS)
 
 chaos: $(READY)
 	$(BIN)/python -m pytest -m chaos --timeout 1800
@@ -60,6 +61,9 @@ soak: $(READY)
 fuzz: $(READY)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m expertflow.tests.fuzz $(ARGS)
+
+test-cluster: $(READY)
+	$(BIN)/python -m pytest -n 0 -m cluster --timeout 600 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -22,9 +22,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(expertflow.__file__).parent
 SHIPPED = ("configs", "ipc", "workers", "runtime")
-EXTRAS = {"serve", "structured", "vision", "plots", "bench", "studies"}
+EXTRAS = {"serve", "structured", "vision", "plots", "bench", "studies", "ray"}
 OF_EXTRAS = {
     "starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil", "torch_rechub", "wordllama",
+    "ray",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "zmq"} | OF_EXTRAS
 """Modules that cost time or memory, or that only an extra brings."""
@@ -118,7 +119,7 @@ def test_an_extra_is_explained_and_has_limits() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     extras = project()["project"]["optional-dependencies"]
     assert all(f"| `{name}` |" in page for name in EXTRAS)
-    for requirement in map(Requirement, [*extras["serve"], *extras["structured"], *extras["studies"]]):
+    for requirement in map(Requirement, [*extras["serve"], *extras["structured"], *extras["studies"], *extras["ray"]]):
         assert {limit.operator for limit in requirement.specifier} == {">=", "<"}
         assert f"| {requirement.name} |" in page
 

@@ -36,6 +36,8 @@ class Submit(Message, frozen=True, kw_only=True):
     user: str = ""
     """Whom the client sends it for: users of one connection take turns as connections do."""
     details: Details = NO_DETAILS
+    domain: str = ""
+    """A label of the prompt's kind, which a cluster's router learns from; an engine ignores it."""
 
 
 class Cancel(Message, frozen=True):

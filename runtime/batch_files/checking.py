@@ -18,9 +18,7 @@ from .calls import NO_DEFAULTS, Defaults, Failed, read_call
 from .store import IndexedInput
 
 
-def check_lines(
-    given: IndexedInput, model: ServedModel, defaults: Defaults = NO_DEFAULTS
-) -> Iterator[tuple[int, str]]:
+def check_lines(given: IndexedInput, model: ServedModel, defaults: Defaults = NO_DEFAULTS) -> Iterator[tuple[int, str]]:
     """Yield the number and the fault of every line that would end in an error before it ran, in order."""
     faults = ((number, fault.message) for _, number, fault in given.faults())
     yield from heapq.merge(faults, _check_bodies(given, model, defaults))

@@ -107,6 +107,18 @@ def _distance(vectors: np.ndarray, other: np.ndarray) -> float:
     return float(np.linalg.norm(vectors.mean(axis=0) - other))
 
 
+def deal_rows(rows: np.ndarray, parts: int) -> np.ndarray:
+    """Return rows, int64 [n], dealt in turn from as many parts: so replicas get work of different kinds at once.
+
+    Neighbours of the given order, which are alike, are `parts` apart then.
+    """
+    if parts < 2 or not len(rows):
+        return rows
+    cut = np.array_split(rows, parts)
+    dealt = [part[turn] for turn in range(len(cut[0])) for part in cut if turn < len(part)]
+    return np.array(dealt, dtype=rows.dtype)
+
+
 def windows(rows: np.ndarray, size: int = WINDOW_LINES) -> Sequence[np.ndarray]:
     """Return rows cut into windows of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]

@@ -12,7 +12,7 @@ from ...workers.predictor.path.token_forecast import TokenForecast, load_token_f
 from ...workers.predictor.registry import FILE_NAME
 from ..text.codec import TextCodec
 from .features import TokenVectors, line_features, prompt_text
-from .ordering import order_lines, windows
+from .ordering import deal_rows, order_lines, windows
 from .store import IndexedInput
 
 
@@ -21,15 +21,19 @@ def input_order(given: IndexedInput) -> Iterator[np.ndarray]:
     yield from windows(given.index.open_rows)
 
 
-def shared_order(given: IndexedInput, codec: TextCodec, forecast: TokenForecast | None) -> Iterator[np.ndarray]:
+def shared_order(
+    given: IndexedInput, codec: TextCodec, forecast: TokenForecast | None, parts: int = 1
+) -> Iterator[np.ndarray]:
     """Yield the rows that are open, int64 [n] at a time: neighbours share a prefix or use the same experts.
+
+    With several `parts` (replicas of a cluster), rows of one part are neighbours, and the parts take turns.
 
     Each window is read and its ends are tokenised before its first row comes out. Raises InputChanged.
     """
     vectors, encode = TokenVectors(forecast), codec.encode if codec.available else None
     for rows in windows(given.index.open_rows):
         prompts = (prompt_text(given.request(row).body) for row in rows.tolist())
-        yield rows[order_lines(line_features(prompts, encode, vectors))]
+        yield deal_rows(rows[order_lines(line_features(prompts, encode, vectors))], parts)
 
 
 def find_forecast(folder: Path, predictor_file: str = "") -> TokenForecast | None:

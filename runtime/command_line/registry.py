@@ -19,7 +19,7 @@ from .option_groups import group_options, make_command
 
 NAMES = [
     "demo", "serve", "generate", "chat", "batch", "verify", "trace", "train", "judge", "replay", "plan", "doctor",
-    "top", "why", "bundle", "keys", "widen", "quantize", "study",
+    "top", "why", "bundle", "keys", "cluster", "widen", "quantize", "study",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -31,6 +31,7 @@ from ..batch_files.work_order import find_forecast, input_order, shared_order
 from ..client import Client
 from ..client.address import run_dir_of
 from ..client.async_client import AsyncClient
+from ..cluster.hosts.control import joined_cluster
 from ..command_line.base import DONE, WRONG_USAGE, EngineCommand
 from ..openai.model import ServedModel
 from ..text.codec import TextCodec
@@ -47,7 +48,16 @@ class Batch(EngineCommand):
     chooses_memory: ClassVar = True
     option_groups: ClassVar = {
         "Batch": (
-            "requests", "results", "errors", "defaults", "check", "sort", "order", "served_model_name", "address",
+            "requests",
+            "results",
+            "errors",
+            "defaults",
+            "check",
+            "sort",
+            "order",
+            "served_model_name",
+            "address",
+            "cluster",
         ),
     }
     requests: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
@@ -70,8 +80,20 @@ class Batch(EngineCommand):
     """A name that `model` in a body may have, besides that of the folder; repeat the option for more."""
     address: str = ""
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
+    cluster: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = ""
+    """Use the cluster on the Ray at this address; auto: that of the last `expertflow cluster up`."""
+    replicas: tyro.conf.Suppress[int] = 1
+    """Replicas of the cluster, once it was joined."""
 
     def run(self) -> int:
+        if not self.cluster:
+            return self._run()
+        if self.address:
+            raise UsageError("is one engine, and --cluster means several", "--address", "Leave one of them out")
+        with joined_cluster(self.cluster) as joined:
+            return replace(self, cluster="", address=joined.address, replicas=joined.replicas)._run()
+
+    def _run(self) -> int:
         self._check_options()
         with open_input(self.requests) as given:
             if self.check:
@@ -172,7 +194,7 @@ class Batch(EngineCommand):
         if self.order == "input":
             return input_order(given)
         codec = TextCodec(str(model.folder))  # the model's own is used by another thread
-        return shared_order(given, codec, find_forecast(model.folder, self.engine.predictor_file))
+        return shared_order(given, codec, find_forecast(model.folder, self.engine.predictor_file), self.replicas)
 
 
 def _count_engines(address: str) -> int:

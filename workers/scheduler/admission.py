@@ -102,7 +102,7 @@ class Room:
         return sum(rests) if requests[0].batch_invariant else len(rests) * max(rests)
 
 
-def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
+def pick_prefill(waiting: WaitingQueue[RequestState], room: Room) -> list[RequestState]:
     """Return the requests of the next prefill. The head of the queue is always among them, so no request starves.
 
     A request on which compute died runs alone, and so does one whose prefill takes several steps, one such at a time.
@@ -120,13 +120,13 @@ def pick_prefill(waiting: WaitingQueue, room: Room) -> list[RequestState]:
     return _pick(list(islice(_candidates(waiting, head, room.compute), room.rows)), room)
 
 
-def _candidates(waiting: WaitingQueue, head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
+def _candidates(waiting: WaitingQueue[RequestState], head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
     if head.batch_invariant or compute.padding:
         return _same_kind(waiting, head)
     return (request for request in islice(waiting, MAX_LOOK_AHEAD) if _fits_head(request, head))
 
 
-def _same_kind(waiting: WaitingQueue, head: RequestState) -> Iterator[RequestState]:
+def _same_kind(waiting: WaitingQueue[RequestState], head: RequestState) -> Iterator[RequestState]:
     """Yield the requests that are batch-invariant or not as the head is, up to `MAX_LOOK_AHEAD` others."""
     skipped = 0
     for request in waiting:
@@ -150,7 +150,7 @@ def _pick(candidates: list[RequestState], room: Room) -> list[RequestState]:
     return picked
 
 
-def worth_waiting_until_ns(waiting: WaitingQueue, room: Room, last_arrival_ns: int) -> int:
+def worth_waiting_until_ns(waiting: WaitingQueue[RequestState], room: Room, last_arrival_ns: int) -> int:
     """Return until when a prefill should wait for more requests of a burst, in monotonic ns; 0: it need not wait.
 
     A prefill streams all weights whatever its size, so one for the whole burst costs least.

@@ -21,7 +21,7 @@ class Prefills:
     Running rows decode between two chunks, each of them once. So they never wait for more than one chunk.
     """
 
-    def __init__(self, waiting: WaitingQueue, stepper: Stepper, prefixes: PrefixIndex) -> None:
+    def __init__(self, waiting: WaitingQueue[RequestState], stepper: Stepper, prefixes: PrefixIndex) -> None:
         self._waiting, self._stepper, self._prefixes = waiting, stepper, prefixes
         self._chunk_is_next = True
         self.last_arrival_ns = 0

@@ -45,7 +45,7 @@ class SchedulerState:
     def __init__(self, model: ModelInfo, limits: SchedulerLimits, epoch: int = 0) -> None:
         self._model, self._limits = model, limits
         self._frontend = RequestFrontend(model, limits, first_row=epoch << 32)
-        self._waiting = WaitingQueue()
+        self._waiting = WaitingQueue[RequestState]()
         prediction_requests = PredictionRequests(model.decoder_start)
         self._stepper = Stepper(epoch << 32, prediction_requests)
         self._tuner = ModeTuner(ModeChoices(limits.units, limits.prediction, limits.grouping))

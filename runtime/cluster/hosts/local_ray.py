@@ -1,0 +1,114 @@
+"""A Ray on this machine that `cluster up` starts and `cluster down` ends: private by default."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from ....configs.user_cache import cache_folder
+from ....errors import EngineError, UsageError
+
+OBJECT_STORE_BYTES = 100_000_000
+"""Shared memory for objects of Ray: frames are small and never go there, 78 MB is the least that Ray takes."""
+END_S = 10.0
+NAMES = {"0.0.0.0", ""}
+
+
+class LocalRay(msgspec.Struct, frozen=True, kw_only=True):
+    """The cluster that this user's last `cluster up` started or joined, in a file of the user's cache."""
+
+    address: str
+    folder: str = ""
+    """Ray's temporary folder, by which its processes are known; empty: the Ray was there before."""
+    url: str = ""
+
+
+def start_ray(host: str) -> LocalRay:
+    """Start a head node that listens at `host`; return its address. Raises EngineError, UsageError."""
+    if host in NAMES:
+        raise UsageError("must be the address of one network", "--host", "Give the private address of this machine")
+    folder = tempfile.mkdtemp(prefix="ef-ray-")
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", f"--node-ip-address={host}", "--port=0",
+        f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+    ]  # fmt: skip
+    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode:
+        end_ray(folder)
+        raise EngineError(f"could not start: {_last_line(run.stderr or run.stdout)}", "ray", "Its output says why")
+    return LocalRay(address=_address_in(Path(folder)), folder=folder)
+
+
+def end_ray(folder: str) -> None:
+    """End the processes of the Ray whose temporary folder this is, and no others; remove the folder."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in _processes(folder):
+            _send(pid, number)
+        deadline_s = time.monotonic() + END_S
+        while _processes(folder) and time.monotonic() < deadline_s:
+            time.sleep(0.1)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def remember(cluster: LocalRay) -> None:
+    """Write the cluster to the user's cache, for `status`, `down` and `batch`."""
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    _file().write_bytes(msgspec.json.encode(cluster))
+
+
+def recall() -> LocalRay | None:
+    """Return the cluster of the last `up`; None: there is none."""
+    try:
+        return msgspec.json.decode(_file().read_bytes(), type=LocalRay)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def forget() -> None:
+    """Remove what `remember` wrote."""
+    _file().unlink(missing_ok=True)
+
+
+def _file() -> Path:
+    return cache_folder() / "cluster.json"
+
+
+def _address_in(folder: Path) -> str:
+    """Return the address that the head node wrote."""
+    return (folder / "ray_current_cluster").read_text().strip()
+
+
+def _processes(folder: str) -> list[int]:
+    """Return the processes with the folder in their command line, this one left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if f"{folder}/".encode() in words:
+                found.append(int(entry.name))
+    return found
+
+
+def _send(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"

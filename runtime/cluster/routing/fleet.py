@@ -1,0 +1,148 @@
+"""The replicas as the router knows them, as arrays; and the state that a replica publishes. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from .domains import MAX_DOMAINS
+
+MEMORY = 0.97
+"""Factor on what a replica was sent, at each request that it is sent: half is forgotten after about 23."""
+
+
+class ReplicaState(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """State that a replica publishes, about once a second."""
+
+    time_ns: int
+    """Time of the replica's own monotonic clock."""
+    layers: int = 0
+    experts: int = 0
+    """MoE layers, and experts of each; 0: not known yet."""
+    held: bytes = b""
+    """Bits [layers * experts], packed, the first in the highest bit: which ones are in slots or on their way."""
+    hits: int = 0
+    misses: int = 0
+    loaded_bytes: int = 0
+    """Counters since the start of the engine."""
+    tokens: int = 0
+    stall_share: float = 0.0
+    """Share of compute's time, since the last state, in which it waited for experts."""
+
+    @property
+    def keys(self) -> int:
+        """Return the number of experts of all layers together."""
+        return self.layers * self.experts
+
+
+def pack_held(held: np.ndarray) -> bytes:
+    """Return `ReplicaState.held` of bool [layers * experts]."""
+    return np.packbits(held).tobytes()
+
+
+class Fleet:
+    """All replicas, by index. An index is free again after `remove`, so arrays stay as long as the largest fleet."""
+
+    def __init__(self, domains: int = MAX_DOMAINS) -> None:
+        self.names: list[str] = []
+        """Names by index; empty: no replica has this index."""
+        self.at_home = np.zeros((0, domains))
+        """float64 [replicas, domains]: share of the uses of each domain that fall on experts which a replica holds."""
+        self.served = np.zeros((0, domains))
+        """float64 [replicas, domains]: faded number of requests of each domain that a replica was sent."""
+        self.outstanding = np.zeros(0, dtype=np.int64)
+        """int64 [replicas]: requests that a replica has and has not ended."""
+        self.sent = np.zeros(0, dtype=np.int64)
+        """int64 [replicas]: requests that it was ever sent."""
+        self.capacity = np.zeros(0, dtype=np.int64)
+        """int64 [replicas]: requests that it may have at once."""
+        self.open = np.zeros(0, dtype=bool)
+        """bool [replicas]: it takes requests; not if it drains, or is gone."""
+        self.states: list[ReplicaState | None] = []
+        self._index: dict[str, int] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def index(self, name: str) -> int:
+        """Return the index of a replica, which must be there."""
+        return self._index[name]
+
+    def add(self, name: str, capacity: int) -> int:
+        """Add a replica; return its index. One that is there already stays as it is, and is open again."""
+        if name not in self._index:
+            self._index[name] = self._free_index()
+        place = self._index[name]
+        self.names[place], self.capacity[place], self.open[place] = name, capacity, True
+        return place
+
+    def remove(self, name: str) -> None:
+        """Remove a replica, if it is there."""
+        place = self._index.pop(name, None)
+        if place is not None:
+            self.names[place], self.open[place], self.states[place] = "", False, None
+            self.at_home[place] = self.served[place] = 0
+            self.outstanding[place] = self.sent[place] = self.capacity[place] = 0
+
+    def close(self, name: str) -> None:
+        """Let a replica take no more requests."""
+        self.open[self._index[name]] = False
+
+    def reopen(self, name: str) -> None:
+        """Let a replica that was closed take requests again."""
+        self.open[self._index[name]] = True
+
+    def publish(self, name: str, state: ReplicaState, means: np.ndarray) -> None:
+        """Take a published state; `means` are `Domains.means`. What is held is ignored if it is of another size."""
+        place = self._index[name]
+        self.states[place] = state
+        if state.keys == means.shape[1] and len(state.held) * 8 >= state.keys > 0:
+            held = np.unpackbits(np.frombuffer(state.held, dtype=np.uint8), count=state.keys)
+            self.at_home[place] = means @ held.astype(np.float32)
+
+    def send(self, place: int, mixture: np.ndarray) -> None:
+        """Note that a request of this mixture, float64 [domains], was sent to a replica."""
+        self.outstanding[place] += 1
+        self.sent[place] += 1
+        self.served[place] = MEMORY * self.served[place] + mixture
+
+    def end(self, name: str) -> None:
+        """Note that a replica has one request less."""
+        if name in self._index:
+            place = self._index[name]
+            self.outstanding[place] = max(0, self.outstanding[place] - 1)
+
+    @property
+    def free(self) -> np.ndarray:
+        """Return int64 [n]: the replicas that are open and have room."""
+        return np.flatnonzero(self.open & (self.outstanding < self.capacity))
+
+    @property
+    def least(self) -> int:
+        """Return the requests of the least busy open replica; 0 without one."""
+        return int(self.outstanding[self.open].min()) if self.open.any() else 0
+
+    def shares(self, places: np.ndarray) -> np.ndarray:
+        """Return float64 [n, domains]: the shares of the domains in what replicas were sent; 0 before the first."""
+        served = self.served[places]
+        return served / np.maximum(served.sum(axis=1, keepdims=True), 1e-12)
+
+    def _free_index(self) -> int:
+        if "" in self.names:
+            return self.names.index("")
+        self.names.append("")
+        self.states.append(None)
+        self.at_home = _longer(self.at_home)
+        self.served = _longer(self.served)
+        self.outstanding = _longer(self.outstanding)
+        self.sent = _longer(self.sent)
+        self.capacity = _longer(self.capacity)
+        self.open = _longer(self.open)
+        return len(self.names) - 1
+
+
+def _longer(array: np.ndarray) -> np.ndarray:
+    return np.concatenate([array, np.zeros((1, *array.shape[1:]), dtype=array.dtype)])
