@@ -8,8 +8,9 @@ from ...ipc.messages import StageStats
 
 MAX_CHECK_GAP_S = 5.0
 """Largest gap between two checks. After a larger gap the supervisor itself did not run: no stage is hung."""
-MAX_GAP_SHARE = 0.25
-"""Largest gap as a share of the limit: with a short limit, a shorter pause of the whole machine passes for a hang."""
+MIN_CHECK_GAP_S, MAX_GAP_SHARE = 1.0, 0.25
+"""Largest gap with a short limit, for which a shorter pause of the whole machine would pass for a hang: this share of
+the limit, at least this time, since a busy machine is no sleeping one."""
 
 
 class Hang(NamedTuple):
@@ -36,7 +37,7 @@ class Watchdog:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
-        self._max_gap_s = min(MAX_CHECK_GAP_S, MAX_GAP_SHARE * limit_s)
+        self._max_gap_s = min(MAX_CHECK_GAP_S, max(MIN_CHECK_GAP_S, MAX_GAP_SHARE * limit_s))
         self._stages: dict[str, _Activity] = {}
         self._checked_s = 0.0
 

@@ -77,11 +77,11 @@ class Agenda:
     def perform(self, pending: Pending) -> None:
         """Let one event happen, and log it before: it may break."""
         pending.cancelled = True
-        entry = len(self.log)
-        self.log.append((self.now_us, pending.name, None))
+        entry, began_us = len(self.log), self.now_us
+        self.log.append((began_us, pending.name, None))
         detail = pending.act()
         if detail is not None:
-            self.log[entry] = (self.now_us, pending.name, detail)
+            self.log[entry] = (began_us, pending.name, detail)
 
 
 class ScriptedAgenda(Agenda):

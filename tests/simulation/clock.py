@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -56,10 +57,21 @@ def simulated() -> Iterator[None]:
         (prefixes, "BLOCK", 2),
         (admission, "MIN_SHARED", 3),
     ]
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, without_garbage_collection():
         for where, name, part in parts:
             patched.setattr(where, name, part)
         yield
+
+
+@contextmanager
+def without_garbage_collection() -> Iterator[None]:
+    """Leave garbage lie: a third of the time of a history goes into looking through what torch has imported."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    yield
+    gc.enable()
+    gc.unfreeze()
 
 
 def scheduler_limits(config: Config) -> SchedulerLimits:

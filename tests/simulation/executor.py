@@ -49,6 +49,7 @@ class SimulatedExecutor:
         )  # fmt: skip
         self.held = FakeCompute(facts, 7000, stall_ns=plan.stall_ns)
         self.tokens_done = 0
+        self.running = False
         self._shell, self._residency, self._plan = shell, residency, plan
 
     def run(self, step: RunStep) -> tuple[Stepped, StepRouting]:
@@ -58,9 +59,11 @@ class SimulatedExecutor:
         assert stepped is not None
         ran = self.held.ran.pop()
         routes = routes_of(self._plan, ran.token_ids)
+        self.running = True
         self._residency.begin_step(step.number)
         for layer in range(self._plan.layers):
             self._run_layer(step.number, layer, routes)
+        self.running = False
         self.tokens_done += len(stepped.tokens)
         many = list(range(len(ran.token_ids)))
         routing = StepRouting(
@@ -130,6 +133,11 @@ class SimulatedCompute(ComputeShell):
         """Slots that a kernel reads now."""
         self.executor: SimulatedExecutor
         super().__init__(stage)
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a step runs."""
+        return self.executor.running
 
     def held(self) -> dict[int, tuple[int, int]]:
         """Return slot → key of what compute believes to hold."""

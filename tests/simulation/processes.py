@@ -11,7 +11,7 @@ from expertflow.ipc.stage.events import Received
 from expertflow.ipc.stage.span_quota import quota_of
 from expertflow.ipc.stage.stage import Stage
 from expertflow.ipc.transport.addresses import Party
-from expertflow.tests.simulation.agenda import Broken, Pending
+from expertflow.tests.simulation.agenda import Broken, Pending, require
 from expertflow.tests.simulation.current import CURRENT
 from expertflow.tests.simulation.executor import SimulatedCompute
 from expertflow.tests.simulation.plan import Plan
@@ -266,6 +266,30 @@ class Truth(Forecaster):
     def learn(self, routing: StepRouting) -> None: ...
 
 
+class CheckedPrevious(Previous):
+    """The real predictor that follows rows; it objects to a request that comes too early or too late."""
+
+    def __init__(self, layers: int, experts: int, top_k: int) -> None:
+        super().__init__(layers, experts, top_k)
+        self._asked: dict[int, int] = {}
+        """Row → newest step that was predicted for it."""
+        self._newest = -1
+
+    def forecast(self, request: PredictStep) -> np.ndarray:
+        step = request.step
+        require(step > self._newest, "predictor", f"step {step} is predicted after step {self._newest} has run")
+        for row in request.rows:
+            before = self._asked.get(row, -1)
+            known = before == step or before <= self._newest
+            require(known, "predictor", f"row {row} is predicted before the routing of its step {before} is known")
+            self._asked[row] = step
+        return super().forecast(request)
+
+    def learn(self, routing: StepRouting) -> None:
+        super().learn(routing)
+        self._newest = max(self._newest, routing.step)
+
+
 def make_forecaster(config: Any, shape: Any) -> Forecaster | None:
     """Return the predictor of the plan."""
     plan: Plan = CURRENT.world.plan
@@ -274,5 +298,5 @@ def make_forecaster(config: Any, shape: Any) -> Forecaster | None:
     if plan.forecaster == "noise":
         return Noise(plan.layers, plan.experts, seed=plan.seed)
     if plan.forecaster == "previous":
-        return Previous(plan.layers, plan.experts, plan.top_k)
+        return CheckedPrevious(plan.layers, plan.experts, plan.top_k)
     return Truth(plan.layers, plan.experts)

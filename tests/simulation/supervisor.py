@@ -103,7 +103,8 @@ class SimulatedEngine(Engine):
         self.cause = None
         self.resources = SimulatedResources(config)  # type: ignore[assignment]
         self._plans = {plan.stage: plan for plan in plans}
-        self._roster = Roster({plan.stage: plan.peers for plan in plans}, config.restart_limit, config.start_timeout_s)
+        peers = {plan.stage: sorted(plan.peers) for plan in plans}  # in one order, whatever the hashes of this process
+        self._roster = Roster(peers, config.restart_limit, config.start_timeout_s)
         self._watchdog = Watchdog(config.hang_timeout_s)
         self._hung = {}
         self._log_prefix = ""
