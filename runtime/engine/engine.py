@@ -295,7 +295,7 @@ class Engine:
     def _drain(self, deadline: float) -> None:
         """Let the stages finish their work, those of `DRAIN_LAST` after the others."""
         for last in (False, True):
-            draining = {stage for stage in self._plans if (stage in DRAIN_LAST) == last}
+            draining = [stage for stage in self._plans if (stage in DRAIN_LAST) == last]
             for stage in draining:
                 self._tell(stage, Drain())
             self._await_ends(deadline, draining)

@@ -8,6 +8,9 @@ from ...ipc.messages import StageStats
 
 MAX_CHECK_GAP_S = 5.0
 """Largest gap between two checks. After a larger gap the supervisor itself did not run: no stage is hung."""
+MIN_CHECK_GAP_S, MAX_GAP_SHARE = 1.0, 0.25
+"""Largest gap with a short limit, for which a shorter pause of the whole machine would pass for a hang: this share of
+the limit, at least this time, since a busy machine is no sleeping one."""
 
 
 class Hang(NamedTuple):
@@ -34,6 +37,7 @@ class Watchdog:
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
+        self._max_gap_s = min(MAX_CHECK_GAP_S, max(MIN_CHECK_GAP_S, MAX_GAP_SHARE * limit_s))
         self._stages: dict[str, _Activity] = {}
         self._checked_s = 0.0
 
@@ -60,7 +64,7 @@ class Watchdog:
     def check(self, now_s: float) -> list[Hang]:
         """Return the hung stage, at most one at a time: its end may free the others."""
         gap_s, self._checked_s = now_s - self._checked_s, now_s
-        if gap_s > MAX_CHECK_GAP_S:
+        if gap_s > self._max_gap_s:
             self._reset_times(now_s)
         hang = self._find_silent(now_s) or self._find_stuck(now_s) if self._limit_s else None
         if hang is None:
