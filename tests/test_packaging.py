@@ -22,9 +22,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(expertflow.__file__).parent
 SHIPPED = ("configs", "ipc", "workers", "runtime")
-EXTRAS = {"serve", "structured", "vision", "plots", "bench", "studies"}
+EXTRAS = {"serve", "checksums", "structured", "vision", "plots", "bench", "studies"}
 OF_EXTRAS = {
     "starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil", "torch_rechub", "wordllama",
+    "isal",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "zmq"} | OF_EXTRAS
 """Modules that cost time or memory, or that only an extra brings."""

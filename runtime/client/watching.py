@@ -10,17 +10,19 @@ from types import TracebackType
 
 import zmq
 
-from ...errors import UsageError
-from ...ipc.messages import Activity, HistoryPoint, Snapshot
+from ...errors import EngineError, UsageError
+from ...ipc.messages import Activity, DrainEngine, HistoryPoint, OrderEnded, ReloadEngine, Snapshot
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.shared.rundir import engines_of, is_group, living
 from ...ipc.transport.sockets import Context
-from .address import require_engine, run_dir_of
+from .address import require_alive, require_engine, run_dir_of
 from .monitors import EngineMonitors
 
 ANSWER_S = 10.0
 POLL_S = 0.1
 LINGER_MS = 1000
+ORDER_S = 600.0
+"""Longest time that an engine takes to carry out an order, as stages import and memory is allocated."""
 COMMON_BASE = Path("/tmp")
 
 
@@ -33,8 +35,8 @@ class Watcher:
         require_engine(run_dir)
         require_open_files(CLIENT_FILES, "a watcher")
         self._context: Context = zmq.Context()
-        engines = [str(path) for path in engines_of(Path(run_dir))]
-        self._monitors = EngineMonitors(self._context, engines, is_group(Path(run_dir)))
+        self._engines = [str(path) for path in engines_of(Path(run_dir))]
+        self._monitors = EngineMonitors(self._context, self._engines, is_group(Path(run_dir)))
 
     def __enter__(self) -> Watcher:
         return self
@@ -64,6 +66,26 @@ class Watcher:
         """
         return self._monitors.activity(ANSWER_S)
 
+    def drain(self, deadline_s: float) -> int:
+        """Let the engine accept nothing new, finish what it has, and end; return once it has ended.
+
+        Returns the number of requests that were cut off by the deadline. Raises EngineError if it ends otherwise.
+        """
+        answers = self._monitors.order(DrainEngine(deadline_s), deadline_s + ORDER_S)
+        _raise_first(answers)
+        until_s = time.monotonic() + ORDER_S
+        while any(_is_alive(engine) for engine in self._engines) and time.monotonic() < until_s:
+            time.sleep(POLL_S)
+        return sum(answer.unfinished for answer in answers)
+
+    def reload(self, changes: dict[str, str | int | float | bool]) -> None:
+        """Change these fields of the configuration of the running engine, in a group of each engine.
+
+        Raises UsageError or BudgetError for what is refused, EngineError with the cause if the old setup is back in
+        place. Of a group, the other engines may have changed then.
+        """
+        _raise_first(self._monitors.order(ReloadEngine(changes), ORDER_S))
+
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL, in a group that of each engine. It is restarted like any dead stage."""
         self._monitors.kill(stage)
@@ -72,6 +94,20 @@ class Watcher:
         """Close the sockets; the last messages have a second to go out."""
         self._monitors.close(LINGER_MS)
         self._context.destroy(linger=None)
+
+
+def _raise_first(answers: list[OrderEnded]) -> None:
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error.to_error()
+
+
+def _is_alive(run_dir: str) -> bool:
+    try:
+        require_alive(run_dir)
+    except EngineError:
+        return False
+    return True
 
 
 def find_engine(address: str) -> str:

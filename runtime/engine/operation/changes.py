@@ -15,6 +15,7 @@ RELOADABLE: dict[str, tuple[str, ...]] = {
     "policy": ("loader",),
     "rank_victims": ("loader",),
     "reads_in_flight": ("loader",),
+    "verify_reads": ("loader",),
     "predictor": ("predictor",),
     "predictor_file": ("predictor",),
     "oracle_routes": ("predictor",),
