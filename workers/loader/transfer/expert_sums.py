@@ -67,7 +67,9 @@ def sums_file(survey: Survey) -> Path | None:
         return None
 
 
-def load_or_make_sums(survey: Survey, source: RecordedSource, readers: int, progress: ReportProgress) -> ExpertSums:
+def load_or_make_sums(
+    survey: Survey, source: RecordedSource, recorder: Recorder, readers: int, progress: ReportProgress
+) -> ExpertSums:
     """Return the checksums of a surveyed checkpoint: those that were kept, else new ones, which are kept.
 
     Raises the errors of reads.
