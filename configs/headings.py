@@ -23,6 +23,7 @@ HEADINGS: dict[str, tuple[str, ...]] = {
         "compute_threads",
         "kernels",
         "reads_in_flight",
+        "verify_reads",
         "timeline",
         "start_timeout_s",
         "hang_timeout_s",

@@ -130,6 +130,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     float32_tiles: that one wherever it can take a shape. Or the file of a table from doctor (docs/kernels.md)."""
     reads_in_flight: int = 2
     """Reader threads of the loader."""
+    verify_reads: bool = False
+    """Compare every expert that is read with a checksum of its stored bytes, made at the first start with these files
+    and kept (docs/reliability.md). Needs the extra `checksums`."""
     record: str = ""
     """Folder for a recording of every step and its logits' digests, for `expertflow verify` and the oracle."""
     trace: str = ""

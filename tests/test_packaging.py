@@ -22,10 +22,10 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(expertflow.__file__).parent
 SHIPPED = ("configs", "ipc", "workers", "runtime")
-EXTRAS = {"serve", "structured", "vision", "plots", "bench", "studies", "ray"}
+EXTRAS = {"serve", "structured", "vision", "plots", "bench", "studies", "ray", "checksums"}
 OF_EXTRAS = {
     "starlette", "uvicorn", "httptools", "llguidance", "PIL", "matplotlib", "psutil", "torch_rechub", "wordllama",
-    "ray",
+    "ray", "isal",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "zmq"} | OF_EXTRAS
 """Modules that cost time or memory, or that only an extra brings."""

@@ -36,6 +36,7 @@ from .control import (
     Surveyed,
 )
 from .history import AskHistory, History, HistoryPoint, StagePoint
+from .operation import CloseIntake, DrainEngine, OrderEnded, ReloadEngine
 from .spans import Span
 from .to_client import Accepted, Finished, Refused, Timings, ToClient, Tokens, Welcome
 from .to_compute import (
@@ -78,13 +79,14 @@ from .to_scheduler import (
 
 __all__ = [
     "Accepted", "Activity", "AskActivity", "AskHistory", "AskSnapshot", "AskSurvey", "CacheHeat", "Cancel", "Cause",
-    "CauseKind", "ComputeFromLoader", "ComputeFromScheduler", "CopiesDone", "Copy", "Details", "Drain", "DropPrefix",
-    "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished", "FromClient", "FromCompute", "FromPredictor",
-    "GenerationSettings", "HeldFromLoader", "Hello", "Hint", "HistogramCounts", "History", "HistoryPoint", "KeepPrefix",
-    "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NEUTRAL", "NO_CAUSE", "NO_DETAILS",
-    "OpenRequest", "OpenRequests", "Peer", "PeerDied", "PredictRows", "PredictStep", "PredictorFromLoader",
-    "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready", "Recall", "Refused", "Released",
-    "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails", "RowPredictions", "RunStep", "Sampling", "Snapshot",
-    "Span", "Split", "StagePoint", "StageSpans", "StageStats", "StageTotals", "StepPrediction", "StepRouting",
-    "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient", "TokenLogprob", "Tokens", "Watched", "Welcome",
+    "CauseKind", "CloseIntake", "ComputeFromLoader", "ComputeFromScheduler", "CopiesDone", "Copy", "Details", "Drain",
+    "DrainEngine", "DropPrefix", "DropUnit", "ErrorFacts", "Failed", "Filled", "Finished", "FromClient", "FromCompute",
+    "FromPredictor", "GenerationSettings", "HeldFromLoader", "Hello", "Hint", "HistogramCounts", "History",
+    "HistoryPoint", "KeepPrefix", "KillStage", "LoaderFromCompute", "LoaderFromPredictor", "Message", "Miss", "NEUTRAL",
+    "NO_CAUSE", "NO_DETAILS", "OpenRequest", "OpenRequests", "OrderEnded", "Peer", "PeerDied", "PredictRows",
+    "PredictStep", "PredictorFromLoader", "PredictorFromScheduler", "Prepare", "Progress", "Published", "Ready",
+    "Recall", "Refused", "Released", "ReloadEngine", "RequestRow", "ResidentTable", "RoutedExperts", "RowDetails",
+    "RowPredictions", "RunStep", "Sampling", "Snapshot", "Span", "Split", "StagePoint", "StageSpans", "StageStats",
+    "StageTotals", "StepPrediction", "StepRouting", "StepSize", "Stepped", "Submit", "Surveyed", "Timings", "ToClient",
+    "TokenLogprob", "Tokens", "Watched", "Welcome",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 from .activity import Activity, AskActivity, CacheHeat, OpenRequests, Watched
 from .base import ErrorFacts, Message
 from .history import AskHistory, History
+from .operation import CloseIntake, DrainEngine, OrderEnded, ReloadEngine
 from .spans import Span
 
 
@@ -142,7 +143,7 @@ class Drain(Message, frozen=True):
     """Finish what is in flight, publish a last time and exit with 0."""
 
 
-ToStage = Peer | PeerDied | Drain | Watched
+ToStage = Peer | PeerDied | Drain | Watched | CloseIntake
 TO_STAGE: msgspec.msgpack.Decoder[ToStage] = msgspec.msgpack.Decoder(ToStage)
 
 
@@ -156,7 +157,7 @@ class KillStage(Message, frozen=True):
     stage: str
 
 
-FromWatcher = AskSnapshot | AskHistory | KillStage | AskActivity
+FromWatcher = AskSnapshot | AskHistory | KillStage | AskActivity | DrainEngine | ReloadEngine
 FROM_WATCHER: msgspec.msgpack.Decoder[FromWatcher] = msgspec.msgpack.Decoder(FromWatcher)
 
 
@@ -176,5 +177,5 @@ class Snapshot(Message, frozen=True, kw_only=True):
     """Stage -> how its processes ended ('died', 'failed' with an error, 'hung') -> how often."""
 
 
-ToWatcher = Snapshot | History | Activity
+ToWatcher = Snapshot | History | Activity | OrderEnded
 TO_WATCHER: msgspec.msgpack.Decoder[ToWatcher] = msgspec.msgpack.Decoder(ToWatcher)

@@ -39,4 +39,8 @@ class Stopping(NamedTuple):
     gently: bool
 
 
-StageEvent = Received | PeerJoined | PeerLost | Readable | Stopping
+class IntakeClosed(NamedTuple):
+    """The supervisor drains the engine: nothing new is to be accepted. Only the scheduler is told."""
+
+
+StageEvent = Received | PeerJoined | PeerLost | Readable | Stopping | IntakeClosed

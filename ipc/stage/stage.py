@@ -30,6 +30,7 @@ import zmq
 from ...errors import ExpertFlowError
 from ..messages import (
     CacheHeat,
+    CloseIntake,
     Drain,
     ErrorFacts,
     Failed,
@@ -50,7 +51,7 @@ from ..shared.memory import Arena
 from ..transport.addresses import CONTROL, Party, socket_address
 from ..transport.link import Link
 from ..transport.sockets import Context, Socket
-from .events import PeerJoined, PeerLost, Readable, Received, StageEvent, Stopping
+from .events import IntakeClosed, PeerJoined, PeerLost, Readable, Received, StageEvent, Stopping
 from .span_quota import quota_of
 from .startup import StageSpec
 from .wiring import decoders_of
@@ -257,6 +258,8 @@ class Stage:
                 self.stop(gently=True)
             elif isinstance(message, Watched):
                 self.watched = message.on
+            elif isinstance(message, CloseIntake):
+                events.append(IntakeClosed())
             elif isinstance(message, PeerDied):
                 events += self._on_peer_died(message)
             elif self._open_link(message):

@@ -8,7 +8,19 @@ from types import TracebackType
 from typing import TypeVar
 
 from ...errors import EngineError
-from ...ipc.messages import Activity, AskActivity, AskHistory, AskSnapshot, History, HistoryPoint, KillStage, Snapshot
+from ...ipc.messages import (
+    Activity,
+    AskActivity,
+    AskHistory,
+    AskSnapshot,
+    DrainEngine,
+    History,
+    HistoryPoint,
+    KillStage,
+    OrderEnded,
+    ReloadEngine,
+    Snapshot,
+)
 from ...ipc.messages.control import TO_WATCHER, ToWatcher
 from ...ipc.transport.addresses import MONITOR
 from ...ipc.transport.handshakes import Handshakes
@@ -19,9 +31,16 @@ from .snapshots import combine_snapshots, engine_name
 
 _POLL_MS = 100
 A = TypeVar("A", History, Activity)
-Request = AskSnapshot | AskHistory | AskActivity
-Outcome = Snapshot | History | Activity | EngineError
-_ANSWERS: dict[type[Request], type[ToWatcher]] = {AskSnapshot: Snapshot, AskHistory: History, AskActivity: Activity}
+Order = DrainEngine | ReloadEngine
+Request = AskSnapshot | AskHistory | AskActivity | Order
+Outcome = Snapshot | History | Activity | OrderEnded | EngineError
+_ANSWERS: dict[type[Request], type[ToWatcher]] = {
+    AskSnapshot: Snapshot,
+    AskHistory: History,
+    AskActivity: Activity,
+    DrainEngine: OrderEnded,
+    ReloadEngine: OrderEnded,
+}
 
 
 class EngineMonitors:
@@ -90,6 +109,17 @@ class EngineMonitors:
         if outcomes is None:
             return None
         return combine_histories([each for each in outcomes if isinstance(each, History | EngineError)], self._is_group)
+
+    def order(self, order: Order, timeout_s: float) -> list[OrderEnded]:
+        """Give an order to every engine; return the answers. Raises EngineError if one ends or gives no answer."""
+        for engine in self._engines:
+            engine.ask(order, timeout_s)
+        while (outcomes := self._outcomes()) is None:
+            self._wait()
+        for outcome in outcomes:
+            if isinstance(outcome, EngineError):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, OrderEnded)]
 
     def kill(self, stage: str) -> None:
         """Ask every engine to kill one of its stages (SIGKILL)."""
@@ -162,7 +192,8 @@ class _EngineMonitor:
             return key_unknown(self._route)
         if time.monotonic() < self._deadline_s:
             return None
-        what = f"gave no {self._wanted.__name__.lower()} within {self._timeout_s:g} s"
+        answer = "answer" if self._wanted is OrderEnded else self._wanted.__name__.lower()
+        what = f"gave no {answer} within {self._timeout_s:g} s"
         return EngineError(what, self._route.address, "The machine may be overloaded")
 
     def _note_spans(self, answer: ToWatcher) -> None:

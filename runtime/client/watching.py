@@ -9,17 +9,19 @@ from types import TracebackType
 
 import zmq
 
-from ...errors import UsageError
-from ...ipc.messages import Activity, HistoryPoint, Snapshot
+from ...errors import EngineError, UsageError
+from ...ipc.messages import Activity, DrainEngine, HistoryPoint, OrderEnded, ReloadEngine, Snapshot
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.shared.rundir import living
 from ...ipc.transport.sockets import Context
-from .address import Address, is_remote, require_engine, routes_to, run_dir_of
+from .address import Address, Route, is_remote, require_engine, routes_to, run_dir_of
 from .monitors import EngineMonitors
 
 ANSWER_S = 10.0
 POLL_S = 0.1
 LINGER_MS = 1000
+ORDER_S = 600.0
+"""Longest time that an engine takes to carry out an order, as stages import and memory is allocated."""
 COMMON_BASE = Path("/tmp")
 
 
@@ -28,11 +30,13 @@ class Watcher:
 
     def __init__(self, address: Address, keys: Address | None = None) -> None:
         """Open the sockets; `keys`: folder of keys, for one over TCP. Raises EngineError if no engine runs there."""
-        if not is_remote(address):
+        self._address, self._is_remote = str(address), is_remote(address)
+        if not self._is_remote:
             require_engine(run_dir_of(address))
         routes, is_group = routes_to(address, keys)
         require_open_files(CLIENT_FILES, "a watcher")
         self._context: Context = zmq.Context()
+        self._routes = routes
         self._monitors = EngineMonitors(self._context, routes, is_group)
 
     def __enter__(self) -> Watcher:
@@ -63,14 +67,56 @@ class Watcher:
         """
         return self._monitors.activity(ANSWER_S)
 
+    def drain(self, deadline_s: float) -> int:
+        """Let the engine accept nothing new, finish what it has, and end; return once it has ended.
+
+        Returns the number of requests that were cut off by the deadline. Raises EngineError if it ends otherwise.
+        """
+        self._require_owner()
+        answers = self._monitors.order(DrainEngine(deadline_s), deadline_s + ORDER_S)
+        _raise_first(answers)
+        until_s = time.monotonic() + ORDER_S
+        while any(map(_is_alive, self._routes)) and time.monotonic() < until_s:
+            time.sleep(POLL_S)
+        return sum(answer.unfinished for answer in answers)
+
+    def reload(self, changes: dict[str, str | int | float | bool]) -> None:
+        """Change these fields of the configuration of the running engine, in a group of each engine.
+
+        Raises UsageError or BudgetError for what is refused, EngineError with the cause if the old setup is back in
+        place. Of a group, the other engines may have changed then.
+        """
+        self._require_owner()
+        _raise_first(self._monitors.order(ReloadEngine(changes), ORDER_S))
+
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL, in a group that of each engine. It is restarted like any dead stage."""
+        self._require_owner()
         self._monitors.kill(stage)
 
     def close(self) -> None:
         """Close the sockets; the last messages have a second to go out."""
         self._monitors.close(LINGER_MS)
         self._context.destroy(linger=None)
+
+    def _require_owner(self) -> None:
+        if self._is_remote:
+            remedy = "Give the order on the engine's machine, with its run directory"
+            raise UsageError("takes no orders over TCP", self._address, remedy)
+
+
+def _raise_first(answers: list[OrderEnded]) -> None:
+    for answer in answers:
+        if answer.error is not None:
+            raise answer.error.to_error()
+
+
+def _is_alive(route: Route) -> bool:
+    try:
+        route.require_alive()
+    except EngineError:
+        return False
+    return True
 
 
 def find_engine(address: str) -> str:

@@ -19,9 +19,11 @@ from .option_groups import group_options, make_command
 
 NAMES = [
     "demo", "serve", "generate", "chat", "batch", "verify", "trace", "train", "judge", "replay", "plan", "doctor",
-    "top", "why", "bundle", "keys", "cluster", "widen", "quantize", "study",
+    "top", "status", "drain", "reload", "why", "bundle", "keys", "cluster", "widen", "quantize", "study",
 ]  # fmt: skip
-"""Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`."""
+"""Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`, or of the
+module in `SHARED_MODULES`."""
+SHARED_MODULES: dict[str, str] = dict.fromkeys(("status", "drain", "reload"), "operation")
 
 CONFIG = (
     tyro.conf.FlagCreatePairsOff,
@@ -54,7 +56,7 @@ def parse(arguments: Sequence[str]) -> Command:
 def command_class(name: str) -> type[Command]:
     """Return the command of this name, which is one of `NAMES`."""
     folder = f"{__name__.rpartition('.command_line.')[0]}.commands"
-    return getattr(import_module(f"{folder}.{name}"), name.capitalize())
+    return getattr(import_module(f"{folder}.{SHARED_MODULES.get(name, name)}"), name.capitalize())
 
 
 def command_classes() -> dict[str, type[Command]]:

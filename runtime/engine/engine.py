@@ -10,12 +10,22 @@ from collections.abc import Collection
 from contextlib import ExitStack
 from queue import SimpleQueue
 from threading import Event, Lock, Thread
-from typing import NamedTuple
 
 import zmq
 
 from ...errors import EngineError, ExpertFlowError
-from ...ipc.messages import CacheHeat, Drain, Failed, KillStage, OpenRequests, Progress, Published, Ready, Watched
+from ...ipc.messages import (
+    CacheHeat,
+    CloseIntake,
+    Drain,
+    Failed,
+    KillStage,
+    OpenRequests,
+    Progress,
+    Published,
+    Ready,
+    Watched,
+)
 from ...ipc.messages.control import FROM_STAGE, FromStage
 from ...ipc.stage.entry import FAILED
 from ...ipc.transport.addresses import CONTROL, Party, socket_address
@@ -23,6 +33,8 @@ from ...ipc.transport.codec import Unreadable
 from ...ipc.transport.router import Router
 from ...ipc.transport.sockets import Context
 from .children import Child, ChildSet
+from .operation.updates import Ended, EngineUpdate, Started, StopTimes
+from .orders import DrainOrder, EngineOrder, Orders, ReloadOrder
 from .resources import Resources
 from .roster import GiveUp, Kill, Roster, RosterAction, SendControl, Spawn
 from .stages import StagePlan
@@ -35,27 +47,6 @@ DRAIN_LAST = ("loader",)
 POLL_MS = 50
 LAST_MESSAGES_S = 1.0
 """Seconds for which messages of an ended process may still be on their way."""
-
-
-class Started(NamedTuple):
-    """Every stage is ready."""
-
-
-class Ended(NamedTuple):
-    """The engine has ended and left nothing behind; `cause` is None if the end was asked for."""
-
-    cause: ExpertFlowError | None
-
-
-EngineUpdate = Progress | Started | Ended
-
-
-class StopTimes(NamedTuple):
-    """Seconds for stages to finish their work, then to obey SIGTERM, then to be dead after SIGKILL."""
-
-    drain_s: float
-    terminate_s: float
-    kill_s: float
 
 
 GENTLE = StopTimes(5.0, 3.0, 2.0)
@@ -80,7 +71,8 @@ class Engine:
         self._hung: dict[str, str] = {}
         """Hung stages that were killed and have not ended yet -> description of the hang."""
         self._log_prefix = f"{config.device}: " if config.on_device else ""
-        self._requests: deque[KillStage | Drain] = deque()
+        self._orders = Orders(resources, self._roster, self)
+        self._requests: deque[EngineOrder] = deque()
         self._stopping = False
         self._poller = zmq.Poller()
         self._children = ChildSet(self._poller)
@@ -102,6 +94,10 @@ class Engine:
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL; it is restarted like any dead stage."""
         self._requests.append(KillStage(stage))
+
+    def order(self, order: EngineOrder) -> None:
+        """Give an order; the answer to it comes in the engine's thread."""
+        self._requests.append(order)
 
     def join(self, timeout_s: float | None = None) -> bool:
         """Wait for the end; return whether the engine has ended within `timeout_s`.
@@ -140,11 +136,13 @@ class Engine:
             self._poller.register(self._control.socket, zmq.POLLIN)
             self._poller.register(self._watchers.socket, zmq.POLLIN)
             stack.callback(self._stop_stages)
-            self._perform(self._roster.start(time.monotonic()))
+            stack.callback(self._orders.close)
+            self.perform(self._roster.start(time.monotonic()))
             while not self._stopping:
                 self._poll()
-                self._perform(self._roster.check_timeouts(time.monotonic()))
+                self.perform(self._roster.check_timeouts(time.monotonic()))
                 self._kill_hung()
+                self._stopping = self._orders.check() or self._stopping
 
     def _poll(self) -> None:
         ready = dict(self._poller.poll(POLL_MS))
@@ -154,9 +152,10 @@ class Engine:
             self._handle_request(self._requests.popleft())
         for child in self._children.take_ended(ready):
             self._on_end(child)
+        self.board.set_state(self._orders.facts)
         self.board.tick()
 
-    def _perform(self, actions: list[RosterAction]) -> None:
+    def perform(self, actions: list[RosterAction]) -> None:
         for action in actions:
             match action:
                 case Spawn(party):
@@ -164,7 +163,7 @@ class Engine:
                 case SendControl(party, message):
                     self._control.send(party.identity, message)
                 case Kill(party):
-                    self._kill(party.stage)
+                    self.kill_now(party.stage)
                 case GiveUp(cause):
                     self.cause = self.cause or cause
                     self._stopping = True
@@ -174,7 +173,7 @@ class Engine:
             words = "%sstage %s %s: it is killed and restarted"
             logging.getLogger(__name__).warning(words, self._log_prefix, stage, what)
             self._hung[stage] = what
-            self._kill(stage)
+            self.kill_now(stage)
 
     def _spawn(self, party: Party) -> None:
         plan = self._plans[party.stage]
@@ -184,7 +183,7 @@ class Engine:
         words = "%sstage %s starts (epoch %d, pid %d)"
         logging.getLogger(__name__).info(words, self._log_prefix, party.stage, party.epoch, child.pid)
 
-    def _kill(self, stage: str) -> None:
+    def kill_now(self, stage: str) -> None:
         self._children.signal(signal.SIGKILL, lambda child: child.stage == stage)
 
     # Messages
@@ -202,6 +201,7 @@ class Engine:
             case Published(stats, spans):
                 self.board.on_published(stage, stats)
                 self._watchdog.on_stats(stats, time.monotonic())
+                self._orders.on_stats(stats)
                 self._watchers.on_message(message)
                 if self.resources.timeline:
                     self.resources.timeline.write(stage, spans)
@@ -216,9 +216,10 @@ class Engine:
         was_complete = self._roster.complete
         self.board.on_ready(stage, facts)
         self._watchdog.on_ready(stage, time.monotonic())
-        self._perform(self._roster.on_ready(stage, facts, time.monotonic()))
+        self.perform(self._roster.on_ready(stage, facts, time.monotonic()))
+        self._orders.on_ready(stage)
         if (watched := self._watchers.watched) is not None:
-            self._tell(stage, watched)
+            self.tell(stage, watched)
         self._prepare_spare(self._plans[stage])
         if self._roster.complete and not was_complete:
             self.updates.put(Started())
@@ -234,17 +235,21 @@ class Engine:
     def _tell_stages(self, message: Watched) -> None:
         for stage, member in self._roster.members.items():
             if member.ready:
-                self._tell(stage, message)
+                self.tell(stage, message)
 
-    def _tell(self, stage: str, message: Watched | Drain) -> None:
+    def tell(self, stage: str, message: Watched | Drain | CloseIntake) -> None:
         self._control.send(Party(stage, self._roster.members[stage].epoch).identity, message)
 
-    def _handle_request(self, request: KillStage | Drain) -> None:
+    def _handle_request(self, request: EngineOrder) -> None:
         match request:
             case KillStage(stage):
-                self._kill(stage)
+                self.kill_now(stage)
             case Drain():
                 self._stopping = True
+            case DrainOrder():
+                self._orders.drain(request)
+            case ReloadOrder():
+                self._orders.reload(request)
 
     # Ends
 
@@ -256,11 +261,16 @@ class Engine:
             self._await_failure(child.stage)
         self.resources.run_dir.remove_files_of(child.stage, child.epoch)
         self._watchdog.on_ended(child.stage)
-        if not self._stopping:
+        if not self._stopping and self._orders.owns(child.stage):
+            self.board.on_released(child.stage, child.epoch)
+            self._watchers.on_died(child.stage)
+            self._orders.on_ended(child.stage, end)
+        elif not self._stopping:
             logging.getLogger(__name__).warning("%s%s (epoch %d)", self._log_prefix, end, child.epoch)
             self.board.on_died(child.stage, child.epoch, reason)
             self._watchers.on_died(child.stage)
-            self._perform(self._roster.on_died(child.stage, end, time.monotonic()))
+            self._orders.on_died(child.stage)
+            self.perform(self._roster.on_died(child.stage, end, time.monotonic()))
 
     def _explain_end(self, stage: str, end: EngineError) -> EngineError:
         what = self._hung.pop(stage, None)
@@ -297,7 +307,7 @@ class Engine:
         for last in (False, True):
             draining = [stage for stage in self._plans if (stage in DRAIN_LAST) == last]
             for stage in draining:
-                self._tell(stage, Drain())
+                self.tell(stage, Drain())
             self._await_ends(deadline, draining)
 
     def _await_ends(self, deadline: float, stages: Collection[str] | None = None) -> None:

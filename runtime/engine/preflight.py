@@ -33,7 +33,7 @@ def check_before_start(config: Config) -> None:
 
 def check_named_files(config: Config) -> None:
     """Check the model folder and the files that the configuration names, as `check_before_start` does."""
-    _require_files(config)
+    require_files(config)
     folder = local_folder(config.model)
     if folder is not None:
         read_config(folder)
@@ -99,7 +99,8 @@ def _vocabulary(config: dict[str, Any]) -> int:
     return max(sizes, default=UNKNOWN)
 
 
-def _require_files(config: Config) -> None:
+def require_files(config: Config) -> None:
+    """Raise UsageError if a file is missing that the configuration names and uses."""
     used_by_config = {
         "predictor_file": config.predictor in ("auto", "path", "paper"),
         "gates_file": config.hints == "gates",

@@ -7,6 +7,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 from msgspec import structs
@@ -32,9 +33,18 @@ from .survey_stage import ReportProgress, run_survey
 from .timeline import Timeline
 
 FIRST_EPOCH = 1
-HOST = "host"
+HOST, SLOTS = "host", "slots"
 CONFIGURATION = "configuration"
 """File in the run directory with the configuration, as JSON; the directory is its owner's alone."""
+
+
+class Setup(NamedTuple):
+    """What a reload exchanges: the configuration, and what follows from it for memory and survey."""
+
+    config: Config
+    budgets: Budgets
+    survey: Survey
+    choice: str
 
 
 class Resources:
@@ -66,23 +76,21 @@ class Resources:
             self._death_fds = os.pipe2(os.O_CLOEXEC)
             for fd in self._death_fds:
                 stack.callback(os.close, fd)
-            self.arenas = {name: self._reserve(name, stack) for name in _arena_names(config)}
+            self.arenas: dict[str, Arena] = {}
+            stack.callback(self._close_arenas)
+            for name in _arena_names(config):
+                self.arenas[name] = self._reserve(name)
             self.spares = Spares(self._prestart)
             stack.callback(self.spares.close)
             self._prestarted = {plan.stage: self._prestart_first(plan, stack) for plan in plans}
             survey = self._sharing.survey(lambda: self._make_survey(report, _surveyor(plans)))
             with self._sharing.memory_lock():
-                free_bytes = available_bytes() + self._shared_bytes
-                config = self._settle(config, survey, free_bytes)
-                self.budgets = plan_budgets(config, survey, free_bytes)
-                _log_budgets(self.budgets, survey)
+                later_bytes = STARTED_BYTES + predictor_bytes(config, survey)
+                setup = _plan_setup(config, survey, available_bytes() + self._shared_bytes, later_bytes)
+                self.config, self.budgets, self.survey, self.choice = setup
                 self._allocate(report)
             self._sharing.on_allocated()
-            self.survey = survey.lay_out(self.budgets.slots, config.tier, config.device)
-            self._survey_path.write_bytes(msgspec.msgpack.encode(self.survey))
-            # A percentage refers to the memory available now; the stages get bytes.
-            self.config = structs.replace(config, kv_memory=f"{self.budgets.kv_bytes}B")
-            (self.run_dir.path / CONFIGURATION).write_bytes(msgspec.json.encode(self.config))
+            self.adopt(setup)
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Resources:
@@ -120,17 +128,56 @@ class Resources:
             death_fd=self._death_fds[0],
         )
 
+    # Reloads
+
+    @property
+    def setup(self) -> Setup:
+        """Return the setup in place."""
+        return Setup(self.config, self.budgets, self.survey, self.choice)
+
+    def plan_setup(self, config: Config) -> Setup:
+        """Return the setup for another configuration. Raises BudgetError with the numbers if it cannot fit.
+
+        Slots and store in place count as free: the slots are exchanged, the store stays. So do not KV caches and
+        skeleton, which compute may have taken already: what fits narrowly is refused.
+        """
+        mine = 0 if config.on_device else self.budgets.slots_bytes + self.budgets.host_bytes
+        return _plan_setup(config, self.survey, available_bytes() + mine, 0)
+
+    def drop_spares(self, setup: Setup) -> None:
+        """End processes that wait as spares, if this setup has other slots: they have inherited the descriptor."""
+        if self._needs_room(setup):
+            self.spares.close()
+
+    def make_room(self, setup: Setup) -> None:
+        """Exchange the shared memory of the slots if its size differs; no process may have it any more.
+
+        The old memory goes first, so that both need not fit together. Raises BudgetError; there are no slots then.
+        """
+        if not self._needs_room(setup):
+            return
+        self.arenas[SLOTS].close()
+        arena = self.arenas[SLOTS] = Arena.reserve(SLOTS)
+        try:
+            arena.allocate(setup.budgets.slots_bytes)
+        except BaseException:
+            arena.close()
+            self.arenas[SLOTS] = Arena.reserve(SLOTS)
+            raise
+
+    def _needs_room(self, setup: Setup) -> bool:
+        return SLOTS in self.arenas and self.arenas[SLOTS].size_bytes != setup.budgets.slots_bytes
+
+    def adopt(self, setup: Setup) -> None:
+        """Put a setup in place for stages that start from now on."""
+        self.config, self.budgets, self.survey, self.choice = setup
+        _log_budgets(self.budgets, self.survey)
+        _replace_file(self._survey_path, msgspec.msgpack.encode(self.survey))
+        _replace_file(self.run_dir.path / CONFIGURATION, msgspec.json.encode(self.config))
+
     @property
     def _survey_path(self) -> Path:
         return self.run_dir.path / "survey"
-
-    def _settle(self, config: Config, survey: Survey, free_bytes: int) -> Config:
-        """Choose the memory for experts if none is configured; `choice` says why."""
-        later_bytes = STARTED_BYTES + predictor_bytes(config, survey)
-        config, self.choice = settle_memory(config, survey, free_bytes, later_bytes)
-        if self.choice:
-            logging.getLogger(__name__).info("expert memory: %s", self.choice)
-        return config
 
     def _make_survey(self, report: ReportProgress, stage: str) -> Survey:
         report(Progress("checkpoint", "surveying the checkpoint", 0, 1))
@@ -143,12 +190,15 @@ class Resources:
         """Return the bytes of this engine's budget that its group has allocated already."""
         return self._sharing.store.arena.size_bytes if self._sharing.store else 0
 
-    def _reserve(self, name: str, stack: ExitStack) -> Arena:
+    def _reserve(self, name: str) -> Arena:
         if name == HOST and self._sharing.store:
             return self._sharing.store.arena
-        arena = Arena.reserve(name)
-        stack.callback(arena.close)
-        return arena
+        return Arena.reserve(name)
+
+    def _close_arenas(self) -> None:
+        for name, arena in self.arenas.items():
+            if name != HOST or not self._sharing.store:
+                arena.close()
 
     def _prestart_first(self, plan: StagePlan, stack: ExitStack) -> PrestartedStage:
         process = self._prestart(plan, FIRST_EPOCH)
@@ -167,7 +217,7 @@ class Resources:
         return None if self._verbose else self.run_dir.path / f"{plan.stage}.{epoch}.log"
 
     def _allocate(self, report: ReportProgress) -> None:
-        sizes = {"slots": self.budgets.slots_bytes, HOST: self.budgets.host_bytes}
+        sizes = {SLOTS: self.budgets.slots_bytes, HOST: self.budgets.host_bytes}
         for name, arena in self.arenas.items():
             if arena.size_bytes:  # shared; the leader allocated it
                 continue
@@ -176,6 +226,27 @@ class Resources:
                 report(Progress("supervisor", f"allocating shared memory '{name}'", done_bytes, total_bytes))
 
             arena.allocate(sizes[name], allocated)
+
+
+def _plan_setup(config: Config, survey: Survey, free_bytes: int, later_bytes: int) -> Setup:
+    """Return the setup of a configuration, with memory for experts chosen if none is configured.
+
+    `later_bytes` are taken by processes that start later. Raises BudgetError with the numbers.
+    """
+    config, choice = settle_memory(config, survey, free_bytes, later_bytes)
+    if choice:
+        logging.getLogger(__name__).info("expert memory: %s", choice)
+    budgets = plan_budgets(config, survey, free_bytes)
+    # A percentage refers to the memory available now; the stages get bytes.
+    config = structs.replace(config, kv_memory=f"{budgets.kv_bytes}B")
+    return Setup(config, budgets, survey.lay_out(budgets.slots, config.tier, config.device), choice)
+
+
+def _replace_file(path: Path, data: bytes) -> None:
+    """Write a file that a stage may read at this moment."""
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.write_bytes(data)
+    unfinished.rename(path)
 
 
 def _log_budgets(budgets: Budgets, survey: Survey) -> None:
@@ -196,7 +267,7 @@ def _arena_names(config: Config) -> list[str]:
     """Return the names of the engine's shared memory; the sizes depend on the survey."""
     if config.on_device:
         return [HOST]
-    return ["slots", HOST] if config.tier == "host" else ["slots"]
+    return [SLOTS, HOST] if config.tier == "host" else [SLOTS]
 
 
 def _surveyor(plans: list[StagePlan]) -> str:

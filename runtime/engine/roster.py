@@ -107,8 +107,7 @@ class Roster:
 
         The engine gives up at the restart limit, or at once where a restart would meet the same error.
         """
-        member = self.members[stage]
-        cause = member.failure or (self._timeout_error(stage) if member.overdue else end)
+        member, cause = self.members[stage], self.cause_of(stage, end)
         if not self.complete or isinstance(member.failure, PERMANENT_ERRORS):
             return [GiveUp(cause)]
         member.worked_s += now_s - member.ready_s if member.ready else 0.0
@@ -117,6 +116,23 @@ class Roster:
         if len(member.deaths) > self._restart_limit:
             return [GiveUp(_restart_limit_error(stage, member.deaths))]
         return [*self._notify_peers_of_death(stage), self._spawn(stage, now_s)]
+
+    def cause_of(self, stage: str, end: EngineError) -> ExpertFlowError:
+        """Return why a stage has ended as `end` says: the stage's own error, or that it was late, comes first."""
+        member = self.members[stage]
+        return member.failure or (self._timeout_error(stage) if member.overdue else end)
+
+    def on_released(self, stage: str, now_s: float) -> list[RosterAction]:
+        """Note the end of a stage that was asked to end, which is no death; `start_again` starts its successor."""
+        member = self.members[stage]
+        actions = self._notify_peers_of_death(stage)
+        member.worked_s += now_s - member.ready_s if member.ready else 0.0
+        member.facts = None
+        return actions
+
+    def start_again(self, stage: str, now_s: float) -> list[RosterAction]:
+        """Start the successor of a stage that `on_released` took."""
+        return [self._spawn(stage, now_s)]
 
     def check_timeouts(self, now_s: float) -> list[RosterAction]:
         """Kill every stage that has not become ready in time, once."""

@@ -13,8 +13,8 @@ from ...ipc.stage.logs import LogSpec
 from ...workers.checkpoint.resolve import local_folder
 from ..client.snapshots import split_snapshot
 from ..monitor.progress import ProgressView
+from ..service.interrupts import interrupts_deferred, interrupts_once
 from .group import EngineGroup
-from .interrupts import interrupts_deferred, interrupts_once
 from .supervisor import Supervisor
 
 

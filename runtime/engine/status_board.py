@@ -28,6 +28,8 @@ class StatusBoard:
         self._restarts: dict[str, int] = {}
         self._down: dict[str, int] = {}
         self._ended: dict[str, StageTotals] = {}
+        self._released: dict[str, int] = {}
+        """Stage -> its ends that were asked for, which are no restarts."""
         self._failures: dict[str, dict[str, int]] = {}
         self._memory = MemorySampler()
         self._history = HistoryRing()
@@ -36,7 +38,7 @@ class StatusBoard:
         """Note the process of a started stage."""
         with self._lock:
             self._pids[stage] = pid
-            self._restarts[stage] = epoch - 1
+            self._restarts[stage] = epoch - 1 - self._released.get(stage, 0)
             self._pids.pop(_spare_name(stage), None)
 
     def set_spare(self, stage: str, pid: int | None) -> None:
@@ -53,6 +55,17 @@ class StatusBoard:
             self._down[stage] = epoch
             failures = self._failures.get(stage, {})
             self._failures[stage] = {**failures, reason: failures.get(reason, 0) + 1}
+
+    def on_released(self, stage: str, epoch: int) -> None:
+        """Note that a stage is down until its successor is ready, as it was asked to end."""
+        with self._lock:
+            self._down[stage] = epoch
+            self._released[stage] = self._released.get(stage, 0) + 1
+
+    def set_state(self, facts: Facts) -> None:
+        """Note what the supervisor itself says of the engine, under its own name."""
+        with self._lock:
+            self._facts["supervisor"] = facts
 
     def on_ready(self, stage: str, facts: Facts) -> None:
         """Note the facts of a stage that is ready."""

@@ -5,21 +5,27 @@ from __future__ import annotations
 import atexit
 import queue
 from collections.abc import Callable
+from queue import SimpleQueue
 from types import TracebackType
 
 from ...configs.schema import Config
 from ...errors import EngineError, ExpertFlowError, UsageError
-from ...ipc.messages import Progress, Snapshot
+from ...ipc.messages import OrderEnded, Progress, Snapshot
 from ...ipc.stage.logs import LogSpec
 from ..client.options import require_timeout
-from .engine import Ended, Engine, Started
+from .engine import Engine
 from .group_resources import StandaloneResources
+from .operation.updates import Ended, Started
+from .orders import DrainOrder, ReloadOrder
 from .preflight import check_before_start, require_config
 from .resources import Resources
 from .stages import StagePlan, stage_plans
 
 START_MARGIN_S = 30.0
 """Seconds beyond `start_timeout_s`, within which the engine itself reports a late stage."""
+DRAIN_S = 30.0
+"""Seconds for which a drain waits for open requests, unless others are named."""
+ANSWER_POLL_S = 0.5
 
 
 class Supervisor:
@@ -128,6 +134,37 @@ class Supervisor:
             raise engine.cause
         return ended
 
+    def drain(self, deadline_s: float = DRAIN_S) -> int:
+        """Accept no new request, finish those that were accepted, and stop; return when the engine has ended.
+
+        Returns the number of requests that were not done after `deadline_s`: these end with a typed error.
+        Raises EngineError if the engine ends by itself meanwhile, or was not started.
+        """
+        answered: SimpleQueue[OrderEnded] = SimpleQueue()
+        engine = self._require_engine()
+        require_timeout(deadline_s, "deadline_s")
+        engine.order(DrainOrder(deadline_s, answered.put))
+        engine.join()
+        atexit.unregister(self.stop)
+        if engine.cause:
+            raise engine.cause
+        return 0 if answered.empty() else answered.get().unfinished
+
+    def reload(self, **changes: str | int | float | bool) -> None:
+        """Change fields of the configuration of the running engine; return when the change is in place.
+
+        Which fields: `RELOADABLE` (runtime/engine/operation/changes.py). The stages that read them are started again
+        between two steps. No request is lost, and no output changes. Raises UsageError for a field or a value that is
+        not possible and BudgetError with the numbers for what cannot fit; nothing has changed then. If the new setup
+        does not come up, the old one is put back in place, and the cause is raised.
+        """
+        answered: SimpleQueue[OrderEnded] = SimpleQueue()
+        self._require_engine().order(ReloadOrder(dict(changes), answered.put))
+        answer = self._await_answer(answered)
+        if answer.error is not None:
+            raise answer.error.to_error()
+        self.config = self.resources.config
+
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL, as a demonstration; it is restarted. Raises UsageError for an unknown stage."""
         plans = self._plans or stage_plans(self.config)
@@ -146,6 +183,15 @@ class Supervisor:
         if self._engine is None:
             raise EngineError("was not started", "engine", "Call start() or use `with`")
         return self._engine
+
+    def _await_answer(self, answered: SimpleQueue[OrderEnded]) -> OrderEnded:
+        """Return the answer to an order. Raises EngineError if the engine had ended before."""
+        while True:
+            try:
+                return answered.get(timeout=ANSWER_POLL_S)
+            except queue.Empty:
+                if self._require_engine().join(0) and answered.empty():
+                    raise EngineError("has ended", "engine", "Start it again") from None
 
     def _await_start(self, engine: Engine) -> None:
         while True:

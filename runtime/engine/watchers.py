@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 
-from ...ipc.messages import AskActivity, AskHistory, AskSnapshot, CacheHeat, KillStage, OpenRequests, Published, Watched
+from ...ipc.messages import (
+    AskActivity,
+    AskHistory,
+    AskSnapshot,
+    CacheHeat,
+    DrainEngine,
+    KillStage,
+    OpenRequests,
+    Published,
+    ReloadEngine,
+    Watched,
+)
 from ...ipc.messages.control import FROM_WATCHER, FromWatcher
 from ...ipc.transport.addresses import MONITOR, socket_address
 from ...ipc.transport.router import Router
 from ...ipc.transport.sockets import Context
 from ..monitor.activity_board import ActivityBoard
+from .orders import DrainOrder, EngineOrder, ReloadOrder
 from .status_board import StatusBoard
 
 MAX_UNREAD_ANSWERS = 100
@@ -36,9 +49,9 @@ class Watchers:
         """Return what a stage is told that has just become ready; None: nobody watches."""
         return Watched(on=True) if self._activity.is_watched else None
 
-    def receive(self) -> list[KillStage]:
+    def receive(self) -> list[EngineOrder]:
         """Answer the watchers; return their orders."""
-        orders: list[KillStage] = []
+        orders: list[EngineOrder] = []
         for identity, message in self._router.receive():
             match message:
                 case AskSnapshot():
@@ -49,6 +62,10 @@ class Watchers:
                     self._answer(identity, after)
                 case KillStage():
                     orders.append(message)
+                case DrainEngine(deadline_s):
+                    orders.append(DrainOrder(deadline_s, partial(self._router.send, identity)))
+                case ReloadEngine(changes):
+                    orders.append(ReloadOrder(changes, partial(self._router.send, identity)))
         self._tell(self._activity.check(time.monotonic_ns()))
         return orders
 

@@ -91,6 +91,8 @@ def behave(how: str, stage: Stage) -> None:
             time.sleep(60)
         case "die again" if stage.spec.epoch > 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        case "die once" if stage.spec.epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         case "slow again" if stage.spec.epoch > 1:
             time.sleep(3)
         case "progress":

@@ -159,8 +159,9 @@ def open_fills(
     slots: Slots,
     open_engine: Callable[[ExpertSource, np.ndarray], TransferEngine],
     send: Callable[[Copy], None],
+    open_files: Callable[[Survey], ExpertSource] = FileSource,
 ) -> Fills:
-    """Return the fills for these slots.
+    """Return the fills for these slots; `open_files` opens the checkpoint's files.
 
     `open_engine` starts reader threads that fill memory, uint8 [bytes]; `send` sends a copy to compute. Raises
     CheckpointError if a file is gone or changed since the survey.
@@ -168,8 +169,8 @@ def open_fills(
     if isinstance(slots, ReferenceSlots):
         return SharedFills(open_engine(StoreReferences(survey, slots.link), slots.memory))
     if isinstance(slots, SharedSlots):
-        source = FileSource(survey) if slots.store is None else StoreSource(slots.store, survey, slots.link)
+        source = open_files(survey) if slots.store is None else StoreSource(slots.store, survey, slots.link)
         return SharedFills(open_engine(source, slots.memory))
     tier = HostTier(slots.places, survey.experts, full=slots.store is None)
-    reader = None if slots.store is None else open_engine(FileSource(survey), slots.store)
+    reader = None if slots.store is None else open_engine(open_files(survey), slots.store)
     return DeviceFills(tier, reader, send)

@@ -18,6 +18,7 @@ from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteF
 from .fills import Slots, open_fills
 from .ledger import Ledger
 from .ledger_log import LedgerLog
+from .reads import Reads
 from .slow_reads import SlowReads
 from .statistics import LedgerStatistics
 from .transfer.expert_sources import ExpertSource
@@ -38,6 +39,7 @@ class LoaderRuntime:
         wake: Callable[[], None] | None = None,
         log: LedgerLog | None = None,
         drawing: Drawing | None = None,
+        reads: Reads | None = None,
     ) -> None:
         """Start `readers` threads. `send` sends a message to compute.
 
@@ -50,7 +52,8 @@ class LoaderRuntime:
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._ordered_bytes = self._read_bytes = 0
         self._slow = SlowReads()
-        self._fills = open_fills(survey, slots, self._open_engine, self._send_copy)
+        self._reads = reads or Reads()
+        self._fills = open_fills(survey, slots, self._open_engine, self._send_copy, self._reads.open)
 
     def _open_engine(self, source: ExpertSource, memory: np.ndarray) -> TransferEngine:
         stride_bytes = self._survey.stride_bytes
@@ -90,7 +93,8 @@ class LoaderRuntime:
         `read_bytes` have been read by the reader threads; `bytes` have been loaded into slots, or ordered on a device.
         """
         loaded_bytes = self._ordered_bytes if self._fills.announced else self._read_bytes
-        return {"read_bytes": self._read_bytes, "bytes": loaded_bytes, **self._fills.counters()}
+        counts = {"read_bytes": self._read_bytes, "bytes": loaded_bytes}
+        return {**counts, **self._reads.faults.counters(), **self._fills.counters()}
 
     def heat(self) -> CacheHeat:
         """Return the state of every expert, for watchers."""

@@ -14,8 +14,8 @@ from .drawing import Drawing
 from .events import ComputeJoined
 from .fills import DeviceSlots, ReferenceSlots, SharedSlots, Slots
 from .ledger_log import LedgerHeader, LedgerLog
+from .reads import Reads
 from .runtime import LoaderRuntime
-from .transfer.expert_sources import FileSource
 from .transfer.host_store import await_full, fill_store, notify_full
 from .transfer.link import EmulatedLink
 
@@ -30,6 +30,7 @@ class LoaderShell:
         """
         self._stage = stage
         self._survey = stage.survey(Survey)
+        self._reads = Reads(stage.config.verify_reads, stage.config.reads_in_flight, stage.progress)
         header = self._header()
         self._runtime = LoaderRuntime(
             self._survey,
@@ -40,6 +41,7 @@ class LoaderShell:
             wake=self._wake,
             log=LedgerLog.open(stage.config.record, stage.spec.epoch, header),
             drawing=self._open_drawing(),
+            reads=self._reads,
         )
 
     def run(self) -> None:
@@ -109,7 +111,7 @@ class LoaderShell:
             await_full(spec.full_fd)
         else:
             store = self._stage.arena("host").array
-            files, readers = FileSource(self._survey), self._stage.config.reads_in_flight
+            files, readers = self._reads.open(self._survey), self._stage.config.reads_in_flight
             fill_store(files, store, self._survey, readers, self._stage.progress)
             notify_full(spec.full_fd)
 

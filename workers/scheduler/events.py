@@ -74,6 +74,11 @@ class Draining:
 
 
 @dataclass(frozen=True, slots=True)
+class IntakeClosed:
+    """The drain of the engine: accepted requests go on, new ones are refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """The end of a batch of messages: overdue requests end, then steps are sent."""
 
@@ -89,6 +94,7 @@ SchedulerEvent = (
     | StepDone
     | RowPredictionsReady
     | Draining
+    | IntakeClosed
     | Tick
 )
 

@@ -169,6 +169,10 @@ class SchedulerStatistics:
     prefix_hits: int
     prefix_tokens: int
     """Rows that began with one, and their tokens that were not computed."""
+    accepting: int
+    """1; 0 once the engine drains or stops: new requests are refused."""
+    open: int
+    """Requests that were accepted and have not ended."""
     accepted: int
     oldest_waiting_ns: int
     """Monotonic time at which the request that waits longest for its start was accepted; 0: none waits."""

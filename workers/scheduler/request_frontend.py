@@ -34,6 +34,8 @@ class RequestFrontend:
     def __init__(self, model: ModelInfo, limits: SchedulerLimits, first_row: int) -> None:
         self.ledger = RequestLedger()
         self.compute: ComputeInfo | None = None
+        self.accepting = True
+        """False: only requests that an earlier scheduler had begun are accepted."""
         self.draining = False
         self.accepted = self.done = self.refused = self.abandoned = self.tokens = self.prompt_tokens = 0
         self.latencies = RequestLatencies()
@@ -73,6 +75,8 @@ class RequestFrontend:
         """Return why this request must be refused, or None. `waiting`: requests in the queue."""
         if self.draining:
             return ErrorFacts("engine", "the engine is stopping", "submit", "Start it again and submit once more")
+        if not self.accepting and not submit.resume_ids:
+            return ErrorFacts("engine", "the engine drains and accepts nothing new", "submit", "Submit it to another")
         error = submit_error(submit, self._model)
         if error is None and self._is_invariant(submit) and not self._limits.lockstep:
             remedy = "Leave it out, or use device = cpu"

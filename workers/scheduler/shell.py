@@ -14,7 +14,7 @@ from ...configs.sizes import parse_size
 from ...ipc.messages import Finished, Refused, RowPredictions, RunStep, Stepped, Submit, ToClient
 from ...ipc.messages.to_scheduler import FROM_CLIENT
 from ...ipc.shared.open_files import allow_open_files
-from ...ipc.stage.events import PeerJoined, PeerLost, Received
+from ...ipc.stage.events import IntakeClosed, PeerJoined, PeerLost, Received
 from ...ipc.stage.events import StageEvent as StageEvent
 from ...ipc.stage.stage import Stage
 from ...ipc.transport.addresses import CLIENTS, socket_address
@@ -118,6 +118,10 @@ class SchedulerShell:
                 self._sent.clear()
                 self._resident = bool(facts.get("resident"))
                 self._decide(events.ComputeJoined(now_ns, facts))
+            case IntakeClosed():
+                self._receive_clients()  # what was sent before the drain is accepted
+                self._decide(events.IntakeClosed())
+                self._publish()
             case PeerLost("compute"):
                 self._sent.clear()
                 self._decide(events.ComputeLost(now_ns))

@@ -78,6 +78,9 @@ class SchedulerState:
                 return self._frontend.reject(event.identity, event.request_id, unreadable_error(event.what))
             case events.Draining():
                 return self._drain()
+            case events.IntakeClosed():
+                self._frontend.accepting = False
+                return []
 
     def wake_at_ns(self, now_ns: int) -> int | None:
         """Return when the next `Tick` is due without any event, in monotonic ns; None: only after an event."""
@@ -108,6 +111,8 @@ class SchedulerState:
             prefix_queries=self._prefixes.queries,
             prefix_hits=self._prefixes.hits,
             prefix_tokens=self._prefixes.hit_tokens,
+            accepting=int(frontend.accepting),
+            open=len(frontend.ledger.open),
             accepted=frontend.accepted,
             oldest_waiting_ns=self._waiting.oldest_ns,
             prompt_tokens=frontend.prompt_tokens,

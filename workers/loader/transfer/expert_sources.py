@@ -20,11 +20,10 @@ from ...checkpoint.row_conversion import (
 )
 from ...checkpoint.survey import Piece, Scales, SlotTensor, Survey
 from ...packed.coding import Coding, pack_input
+from .expert_sums import ExpertSums
 from .files import CHUNK_BYTES, BounceBuffer, ByteRange, CheckpointFile, chunk_spans, join_spans
 from .link import EmulatedLink
-
-Chunk = Callable[[BounceBuffer], None]
-"""Part of a transfer, run on a reader thread with its bounce buffer."""
+from .read_checks import Chunk, ExpertCheck, ReadFaults, Recorder, retried
 
 
 class ExpertSource(Protocol):
@@ -47,8 +46,14 @@ class PieceReader:
     weights.
     """
 
-    def __init__(self, files: list[CheckpointFile], pieces: list[Piece], tensors: list[SlotTensor]) -> None:
-        self._files = files
+    def __init__(
+        self,
+        files: list[CheckpointFile],
+        pieces: list[Piece],
+        tensors: list[SlotTensor],
+        recorder: Recorder | None = None,
+    ) -> None:
+        self._files, self._recorder = files, recorder
         self._dtypes = [tensor.dtype for tensor in tensors]
         self._names = [tensor.name for tensor in tensors]
         scaled = [piece for piece in pieces if piece.scales is not None]
@@ -110,7 +115,10 @@ class PieceReader:
 
     def _view(self, file: int, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
         room = bounce if count_bytes <= CHUNK_BYTES else BounceBuffer(count_bytes)
-        return self._files[file].view(offset_bytes, count_bytes, room)
+        view = self._files[file].view(offset_bytes, count_bytes, room)
+        if self._recorder is not None:
+            self._recorder.note_converted(file, offset_bytes, view)
+        return view
 
 
 def _piece_id(piece: Piece) -> tuple[int, int]:
@@ -121,15 +129,25 @@ def _piece_id(piece: Piece) -> tuple[int, int]:
 class FileSource:
     """Reads experts from the checkpoint's files, and converts them where the model asks for it."""
 
-    def __init__(self, survey: Survey) -> None:
-        """Open all files. Raises CheckpointError if one is gone or changed since the survey, or cannot be opened."""
+    def __init__(self, survey: Survey, faults: ReadFaults | None = None, recorder: Recorder | None = None) -> None:
+        """Open all files. Raises CheckpointError if one is gone or changed since the survey, or cannot be opened.
+
+        Failed reads are counted in `faults`; `recorder` notes what is read, for checksums.
+        """
+        self.recorder = recorder
+        self._faults, self._sums = faults or ReadFaults(), ExpertSums([])
+        self._experts = survey.experts
         self._plan = ReadPlan(survey)
         self._guarded = survey.block_bytes > 1
         self._stamps = survey.stamps
         self._files: list[CheckpointFile] = []
         for path in survey.files:
             self._files.append(self._open(path))
-        self._pieces = PieceReader(self._files, survey.pieces, survey.tensors)
+        self._pieces = PieceReader(self._files, survey.pieces, survey.tensors, recorder)
+
+    def verify(self, sums: ExpertSums) -> None:
+        """Compare every expert with its checksum from now on; a `recorder` is needed."""
+        self._sums = sums
 
     def _open(self, path: str) -> CheckpointFile:
         try:
@@ -158,29 +176,52 @@ class FileSource:
                 start = base_bytes + run.position_bytes
                 target = memory[start : start + run.piece.count_bytes]
                 chunks += [self._converted(target, run, run.piece, rows) for rows in row_blocks(run.piece, CHUNK_BYTES)]
-        return chunks + [
-            self._plain(memory, file, joined) for file, parts in spans.items() for joined in join_spans(parts)
-        ]
+        chunks += [self._plain(memory, file, joined) for file, parts in spans.items() for joined in join_spans(parts)]
+        if self.recorder is None or not self._sums.sums:
+            return chunks
+        expected = self._sums.of(layer * self._experts + expert)
+        return ExpertCheck(self.recorder, expected, self._faults, self._refusal(layer, expert)).watch(chunks)
 
     def close(self) -> None:
         for file in self._files:
             file.close()
 
+    def _refusal(self, layer: int, expert: int) -> Callable[[int], CheckpointError]:
+        """Return what makes the error of this expert's bytes in a file."""
+        what = f"does not hold the bytes of expert {expert} of MoE layer {layer} that its checksum was made of"
+        remedy = "Check disk and memory, and download the file again; the time of the file has not changed"
+        return lambda file: CheckpointError(what, self._files[file].path, remedy)
+
     def _plain(self, memory: np.ndarray, file: int, spans: list[ByteRange]) -> Chunk:
-        return self._checked((file,), lambda bounce: self._files[file].read_joined(memory, spans, bounce))
+        def read(bounce: BounceBuffer) -> None:
+            self._files[file].read_joined(memory, spans, bounce)
+            if self.recorder is not None:
+                for span in spans:
+                    own = memory[span.start_bytes + span.lead_bytes : span.start_bytes + span.count_bytes]
+                    self.recorder.note_plain(file, span.offset_bytes + span.lead_bytes, own)
+
+        return self._checked((file,), read)
 
     def _converted(self, target: np.ndarray, run: ByteRun, piece: Piece, rows: range) -> Chunk:
         return self._checked(run.files, lambda bounce: self._pieces.fill(target, run, piece, rows, bounce))
 
     def _checked(self, files: tuple[int, ...], read: Chunk) -> Chunk:
-        """Return `read` with a check of the stamps after it, also after a failure: a truncated file is named so."""
+        """Return `read` with a second try, and with a check of the stamps after it.
+
+        They are checked after a failure, too: a truncated file is named so.
+        """
+
+        def check() -> None:
+            for file in files:
+                self._files[file].check()
+
+        again = retried(read, self._files[files[0]].path, self._faults, check)
 
         def chunk(bounce: BounceBuffer) -> None:
             try:
-                read(bounce)
+                again(bounce)
             finally:
-                for file in files:
-                    self._files[file].check()
+                check()
 
         return chunk
 

@@ -31,6 +31,8 @@ class ByteRange(msgspec.Struct, frozen=True):
     offset_bytes: int
     count_bytes: int
     lands: bool
+    lead_bytes: int = 0
+    """Bytes at its start that are not of the expert, but of the same block."""
 
     @property
     def whole_bytes(self) -> int:
@@ -54,7 +56,7 @@ def chunk_spans(run: ByteRun, base_bytes: int, guarded: bool) -> list[ByteRange]
     for at in range(0, count, max_bytes):
         size = min(max_bytes, count - at)
         fits = lands and (run.closes or size % BLOCK_BYTES == 0)
-        spans.append(ByteRange(start + at, offset + at, size, fits))
+        spans.append(ByteRange(start + at, offset + at, size, fits, lead if lands and at == 0 else 0))
     return spans
 
 

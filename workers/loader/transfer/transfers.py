@@ -41,7 +41,7 @@ def failure_of(transfer: Transfer, folder: str) -> ExpertFlowError | None:
     if transfer.error is None or isinstance(transfer.error, CheckpointError):
         return transfer.error
     what = f"cannot read expert {transfer.expert} of MoE layer {transfer.layer}: {transfer.error}"
-    return EngineError(what, folder, "Check the disk and the checkpoint's files")
+    return EngineError(what, str(transfer.error.filename or folder), "Check the disk and the checkpoint's files")
 
 
 class TransferEngine:

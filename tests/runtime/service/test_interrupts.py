@@ -11,8 +11,8 @@ from typing import cast
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.runtime.engine.engine import Engine
-from expertflow.runtime.engine.interrupts import PATIENCE, interrupts_deferred, interrupts_once
 from expertflow.runtime.engine.resources import Resources
+from expertflow.runtime.service.interrupts import PATIENCE, interrupts_deferred, interrupts_once
 
 pytestmark = pytest.mark.usefixtures("default_handler")
 
@@ -35,7 +35,7 @@ def test_none_interrupts_an_end_that_has_begun(capfd: pytest.CaptureFixture[str]
 
 def test_the_third_leaves_at_once() -> None:
     code = (
-        "import signal; from expertflow.runtime.engine.interrupts import interrupts_once\n"
+        "import signal; from expertflow.runtime.service.interrupts import interrupts_once\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with interrupts_once():\n"
         "    try: signal.raise_signal(signal.SIGINT)\n"
