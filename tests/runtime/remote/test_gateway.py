@@ -214,7 +214,9 @@ def test_a_remote_watcher_sees_the_engine_and_kills_nothing(keys: Path) -> None:
     ):
         wait_until(lambda: set(watcher.snapshot().stages) == {"compute", "loader"})
         assert set(watcher.history()) == {""} and set(watcher.activity()) == {""}
-        watcher.kill("compute")
+        with pytest.raises(UsageError, match="takes no orders over TCP"):
+            watcher.kill("compute")
+        watcher._monitors.kill("compute")  # as a client of another make would
         wait_until(lambda: gateway.counts.get("rejected") == 1)
         assert watcher.snapshot().restarts == {"compute": 0, "loader": 0}
         with Watcher(engine.address) as local:
