@@ -15,6 +15,9 @@ from .spec import Limits
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large",
             503: b"Service Unavailable"}  # fmt: skip
 
+MAX_FRAME_SHARE = 16
+"""Bytes around each byte of a body, in chunks of a byte with lengths as long as clients write them."""
+
 
 def limited_protocol(limits: Limits) -> type[HttpToolsProtocol]:
     """Return the protocol with these limits; uvicorn makes an instance for each connection."""
@@ -35,6 +38,7 @@ class _LimitedProtocol(HttpToolsProtocol):
         self._aborting: asyncio.TimerHandle | None = None
         self._in_headers = True
         self._header_bytes = 0
+        self._messages = self._body_bytes = self._frame_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,8 +74,10 @@ class _LimitedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        before = self._header_bytes
+        before, begun, body = self._header_bytes, self._messages, self._body_bytes
         super().data_received(data)
+        if not self._in_headers and begun == self._messages:
+            self._count_frame(len(data) - (self._body_bytes - body))
         if self._in_headers and self.parser is not None:
             self._header_bytes = max(self._header_bytes, before + len(data))
             if self._header_bytes > self.limits.header_bytes and not self.transport.is_closing():
@@ -80,6 +86,7 @@ class _LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_headers, self._header_bytes = True, 0
+        self._messages, self._body_bytes, self._frame_bytes = self._messages + 1, 0, 0
         if self._timer is None:
             self._set_timer()
 
@@ -89,7 +96,12 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_bytes += len(name) + len(value)
-        super().on_header(name, value)
+        if self._in_headers:  # what follows a body (trailers) is not kept
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
@@ -101,6 +113,12 @@ class _LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP, in the shape of all other errors."""
         self._refuse(ApiError(400, msg))
+
+    def _count_frame(self, count: int) -> None:
+        """Cut a connection off that sends far more than its body: trailers without an end, or lengths of chunks."""
+        self._frame_bytes += count
+        if self._frame_bytes > self.limits.header_bytes + MAX_FRAME_SHARE * self._body_bytes:
+            self.transport.abort()
 
     def _too_large(self) -> ApiError:
         what = f"The headers are larger than {self.limits.header_bytes:,} bytes"

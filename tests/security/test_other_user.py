@@ -31,7 +31,7 @@ pytestmark = [
 ]
 
 
-def as_other_user(act: Callable[[], None]) -> None:
+def as_other_user(act: Callable[[], object]) -> None:
     """Run `act` as another user in a child process, and fail with what it raised."""
     read_end, write_end = os.pipe()
     pid = os.fork()

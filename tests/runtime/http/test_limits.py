@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import socket
 import time
@@ -137,6 +138,47 @@ def test_large_headers_are_431(strict: LocalServer) -> None:
 def test_what_is_no_http_is_400(server: LocalServer, data: bytes) -> None:
     status, answer = server.raw(data)
     assert status == 400 and b'"error"' in answer
+
+
+@pytest.mark.parametrize("trailer", [b"x: " + b"a" * 2000 + b"\r\n", b"a" * 4000], ids=["many", "one"])
+def test_trailers_without_an_end_are_cut_off(engine: FakeEngine, trailer: bytes) -> None:
+    """They come after the headers, and count as no body, so neither limit sees them."""
+    chunk = b"%x\r\n%s\r\n0\r\n" % (len(BODY), BODY)
+    with (
+        LocalServer(engine.address, limits=Limits(body_timeout_s=600, grace_s=0.0)) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as opened,
+    ):
+        opened.settimeout(60)
+        opened.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunk)
+        with pytest.raises(ConnectionError):
+            for _ in range(20_000):
+                opened.sendall(trailer)
+        assert server.completion().status == 200
+
+
+def test_short_trailers_and_chunks_of_a_byte_are_fine(server: LocalServer) -> None:
+    chunks = b"".join(b"1;ext=1\r\n%c\r\n" % byte for byte in BODY)
+    end = b"0\r\nx-checksum: 1\r\n\r\n"
+    status, _ = server.raw(HEAD + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n" + chunks + end)
+    assert status == 200
+
+
+def test_every_key_is_compared_whichever_is_right(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the time of an answer tells nothing of the keys, nor how much of one was right."""
+    compared: list[bool] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        assert len(one) == len(other) == 32, "digests, so that lengths tell nothing"
+        compared.append(hmac_compare(one, other))
+        return compared[-1]
+
+    hmac_compare = hmac.compare_digest
+    with LocalServer(engine.address, keys=["first", "second", "third"]) as server:
+        monkeypatch.setattr("expertflow.runtime.http.app.hmac.compare_digest", compare)
+        for key, status in (("first", 200), ("third", 200), ("thirx", 401), ("", 401)):
+            compared.clear()
+            assert server.get("/v1/models", authorization=f"Bearer {key}").status == status
+            assert len(compared) == 3 and sum(compared) == (status == 200)
 
 
 def test_connections_are_limited(strict: LocalServer) -> None:

@@ -16,6 +16,7 @@ from expertflow import Client
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.ipc.stage.logs import LogSpec
+from expertflow.runtime.remote.__main__ import MAX_DATA_BYTES
 from expertflow.runtime.remote.front import RemoteFront
 from expertflow.runtime.remote.keys import new_keys
 from expertflow.tests.runtime.fakes import wait_until
@@ -94,6 +95,13 @@ def test_no_secret_stands_on_its_command_line(front: RemoteFront, keys: Path) ->
     secret = (keys / "server" / "server.key_secret").read_text().partition("secret-key")[2].strip(' ="\n').encode()
     for name in ("cmdline", "environ"):
         assert secret not in Path(f"/proc/{front.pid}/{name}").read_bytes()
+
+
+def test_its_memory_is_bounded(front: RemoteFront) -> None:
+    """Where a client with a key finds a way to fill it, the gateway dies and not the machine."""
+    limits = Path(f"/proc/{front.pid}/limits")
+    wanted = ["Max", "data", "size", *[str(MAX_DATA_BYTES)] * 2, "bytes"]
+    wait_until(lambda: wanted in [line.split() for line in limits.read_text().splitlines()])
 
 
 def test_a_port_in_use_is_refused_before_the_engine_starts(front: RemoteFront, keys: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,9 @@ from expertflow.ipc.messages.to_client import TO_CLIENT
 from expertflow.ipc.transport.link import Link
 from expertflow.runtime.client.images import ImagePrompt
 from expertflow.runtime.client.watching import Watcher
-from expertflow.runtime.remote.curve import open_client_socket
-from expertflow.runtime.remote.keys import allow_key, new_client_keys, new_keys, read_client_keys
+from expertflow.runtime.remote.curve import open_client_socket, open_server_socket
+from expertflow.runtime.remote.keys import allow_key, new_client_keys, new_keys, read_client_keys, read_server_pair
+from expertflow.runtime.service.listening import bind, url_of
 from expertflow.tests.runtime.fakes import fake_engine, wait_until
 from expertflow.tests.runtime.remote.gateways import LocalGateway
 from expertflow.tests.scheduler.fake_engine import FakeEngine
@@ -70,15 +72,19 @@ def test_the_asyncio_client_gets_the_same(engine: FakeEngine, gateway: LocalGate
         assert asyncio.run(asyncio.wait_for(run(), 60)) == outputs(local)
 
 
-def test_a_restarted_scheduler_is_a_pause(engine: FakeEngine, client: Client) -> None:
-    """I4 holds over TCP, too: tokens that were delivered stay, and the rest follows."""
+def test_a_restarted_scheduler_is_a_pause(engine: FakeEngine, gateway: LocalGateway, client: Client) -> None:
+    """I4 holds over TCP, too: clients see the restart, submit again, and what was delivered stays."""
     with Client(engine.address) as local:
         expected = outputs(local)
     engine.paused.set()
     batch = client.submit(PROMPTS, 8, eos_ids=[], seed=1)
+    shell = engine.shell
+    assert shell is not None
+    wait_until(lambda: shell._state.statistics().accepted == 2 * len(PROMPTS))
     engine.kill_scheduler()
     engine.start_scheduler()
     engine.paused.clear()
+    wait_until(lambda: batch.wait_until_started(0.05) and gateway.counts.get("accepted") == 2)
     assert [done.token_ids for done in batch.results(timeout_s=60)] == expected
     assert outputs(client) == expected
 
@@ -228,3 +234,18 @@ def test_a_remote_watcher_without_an_allowed_key_is_told(gateway: LocalGateway, 
     new_client_keys(tmp_path / "other", keys / "server" / "server.key")
     with Watcher(gateway.address, tmp_path / "other") as watcher, pytest.raises(EngineError, match="does not know"):
         watcher.snapshot()
+
+
+def test_a_door_without_anybody_who_checks_keys_is_shut(keys: Path) -> None:
+    """ZeroMQ by itself lets everybody in whom no one refuses."""
+    context = zmq.Context()
+    with bind("127.0.0.1", 0) as listener:
+        listener.setblocking(False)
+        address = url_of(listener, "tcp://")
+        server = open_server_socket(context, read_server_pair(keys / "server"), os.dup(listener.fileno()))
+        server.bind(address)
+        client = open_client_socket(context, read_client_keys(keys / "client"))
+        client.connect(address)
+        client.send_multipart([b"clients", b"x"])
+        assert not server.poll(1000)
+        context.destroy(linger=0)
