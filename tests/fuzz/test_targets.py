@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,10 @@ FOUND: list[tuple[str, bytes]] = [
     ("tokenizer_config.json", b'{"a": ' + b"[" * 700 + b"]" * 700 + b"}"),
     ("special_tokens_map.json", b'{"pad_token": {"content": "a", "single_word": -1}}'),
     ("special_tokens_map.json", b'{"extra_special_tokens": [["a"]]}'),
+    ("predictor (arrays)", b"Ew6`"),
+    ("predictor (arrays)", b"\x05\xff\x00\x00"),
+    ("predictor (arrays)", b"\x0b\x04\x08\x00"),
+    ("gates", b'{"fingerprint":"f","layers":3,"experts":4,"top_k":1,"width":-2,"bottleneck":2}'),
     ("ledger's log", LEDGER.replace(b"SLOTS", b"\xff")),
 ]  # fmt: skip
 """Inputs at which readers failed with an error of Python's own."""
@@ -97,6 +102,15 @@ def test_the_sizes_that_a_ledgers_log_states_reserve_no_memory(slots: int, tmp_p
     target = TARGETS["ledger's log"]
     with opened(target, tmp_path) as read:
         assert peak_bytes(read, target.refusals, header) < 8 * MIB
+
+
+def test_the_sizes_that_gates_state_reserve_no_memory(tmp_path: Path) -> None:
+    """Half a gigabyte by their facts, 300 bytes on disk."""
+    facts = b'{"fingerprint":"f","layers":3,"experts":4,"top_k":1,"width":8388608,"bottleneck":8}'
+    with opened(TARGETS["gates"], tmp_path) as read:
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        fault = try_input(read, TARGETS["gates"].refusals, facts)
+        assert fault is None and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 << 10
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
