@@ -15,9 +15,11 @@ import msgspec
 import pytest
 from expertflow.errors import UsageError
 from expertflow.tests.fuzz import target as targets
+from expertflow.tests.fuzz import written_files
 from expertflow.tests.fuzz.all_targets import TARGETS
 from expertflow.tests.fuzz.mutations import DEPTHS, mutate
 from expertflow.tests.fuzz.target import Read, Target, opened, peak_bytes, try_input
+from expertflow.workers.predictor.path.forecaster import load_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,9 +66,10 @@ LEDGER = b"\x86\xa4type\xacLedgerHeader\xa5slotsSLOTS\xa6layers\x02\xa7experts\x
 FOUND: list[tuple[str, bytes]] = [
     ("index of shards", b'{"weight_map": {"a": "\xffb"}}'),
     ("index of shards", b'{"wei\x99ght_map": {"a": "b"}}'),
-    ("kernel table", b'{"\xaa": 1}'),
+    ("kernel table", b'{"machine": {"\xaa": "x"}}'),
+    ("kernel table", b'{"choices": {"a": ["\xaa"]}}'),
     ("kernel table", b'{"other": ' + b"[" * 5000),
-    ("GGUF description", b'{"\xb6": 1}'),
+    ("GGUF description", b'{"architecture": "\xb6"}'),
     ("config.json", b'{"\\ud800": 1}'),
     ("config.json", b'{"quantization_config": {"quant_method": "compressed-tensors", "format": ["a"], "config_groups":'
      b' {"a": {"weights": {"num_bits": 4}}}}}'),
@@ -80,10 +83,11 @@ FOUND: list[tuple[str, bytes]] = [
     ("special_tokens_map.json", b'{"pad_token": {"content": "a", "single_word": -1}}'),
     ("special_tokens_map.json", b'{"extra_special_tokens": [["a"]]}'),
     ("predictor (arrays)", b"Ew6`"),
-    ("predictor (arrays)", b"\x05\xff\x00\x00"),
-    ("predictor (arrays)", b"\x0b\x04\x08\x00"),
-    ("gates", b'{"fingerprint":"f","layers":3,"experts":4,"top_k":1,"width":-2,"bottleneck":2}'),
-    ("ledger's log", LEDGER.replace(b"SLOTS", b"\xff")),
+    ("predictor (arrays)", b"$\xff\0\0"),
+    ("predictor (arrays)", b"'\x03\x02\0"),
+    ("gates", b'{"x": ' + b"[" * 5000),
+    ("ledger's log", LEDGER.replace(b"SLOTS\xa6layers\x02", b"\x02\xa6layers\xff")),
+    ("ledger's log", LEDGER.replace(b"SLOTS", b"\x02").replace(b"experts\x03", b"experts\0")),
 ]  # fmt: skip
 """Inputs at which readers failed with an error of Python's own."""
 
@@ -93,6 +97,16 @@ def test_what_was_found_is_taken_or_refused(name: str, data: bytes, tmp_path: Pa
     with opened(TARGETS[name], tmp_path) as read:
         fault = try_input(read, TARGETS[name].refusals, data)
     assert fault is None, fault
+
+
+@pytest.mark.parametrize("name", written_files.weights())
+def test_a_predictor_without_one_of_its_arrays_is_refused(name: str, tmp_path: Path) -> None:
+    """At the start, by name, and not in the middle of every step, where the engine would give up after some deaths."""
+    arrays = written_files.predictor_arrays()
+    del arrays[name]
+    (tmp_path / "p.npz").write_bytes(written_files.npz_bytes(arrays))
+    with pytest.raises(UsageError, match=name.removeprefix("weights.")):
+        load_path(tmp_path / "p.npz", written_files.MODEL_SHAPE)
 
 
 @pytest.mark.parametrize("slots", [2**63 - 1, 2**31 - 1, 2**25])

@@ -71,8 +71,8 @@ def written_targets() -> list[Target]:
         Target("configuration (TOML)", in_file("own.toml", _read_toml), lambda: list(TOML)),
         Target("trace (npz)", in_file("trace.npz", read_trace), lambda: [npz_bytes(_trace_arrays())]),
         Target("trace (arrays)", _arrays_of("trace.npz", _trace_arrays, read_trace), lambda: [b"", b"\0\0\0"]),
-        Target("predictor file", in_file("predictor.npz", _read_predictor), lambda: [npz_bytes(_predictor_arrays())]),
-        Target("predictor (arrays)", _arrays_of("p.npz", _predictor_arrays, _read_predictor), lambda: [b"", b"\0\0\0"]),
+        Target("predictor file", in_file("predictor.npz", _read_predictor), lambda: [npz_bytes(predictor_arrays())]),
+        Target("predictor (arrays)", _arrays_of("p.npz", predictor_arrays, _read_predictor), lambda: [b"", b"\0\0\0"]),
         Target("bundle (zip)", in_file("engine.zip", read_bundle), lambda: [bundle_bytes({})]),
         Target("timeline", lambda folder: _read_timeline, lambda: [TIMELINE]),
         Target("image", lambda folder: _read_image, image_seeds),
@@ -208,22 +208,22 @@ def _predictor_header() -> bytes:
 
 
 @cache
-def _weights() -> dict[str, np.ndarray]:
+def weights() -> dict[str, np.ndarray]:
     """Return the weights of an untrained predictor."""
     module = PathModule(SHAPE, torch.full((SHAPE.width,), 0.3))
     return {f"weights.{name}": value.detach().numpy().astype(np.float16) for name, value in module.state_dict().items()}
 
 
-def _predictor_arrays(header: bytes | None = None) -> dict[str, Any]:
+def predictor_arrays(header: bytes | None = None) -> dict[str, Any]:
     counts, seen = np.zeros((1, SHAPE.width), np.uint8), np.ones(1, np.uint8)
     table = {"table.counts": counts, "table.seen": seen, "table.tokens": np.arange(1)}
     raw = _predictor_header() if header is None else header
-    return {"header": np.frombuffer(raw, np.uint8), **_weights(), **table}
+    return {"header": np.frombuffer(raw, np.uint8), **weights(), **table}
 
 
 def _prepare_header(folder: Path) -> Read:
     put = in_file("predictor.npz", _read_predictor)(folder)
-    return lambda data: put(npz_bytes(_predictor_arrays(data)))
+    return lambda data: put(npz_bytes(predictor_arrays(data)))
 
 
 # Tables, bundles, timelines
