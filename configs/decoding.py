@@ -1,4 +1,4 @@
-"""What decoders raise for bytes that are no valid content."""
+"""Errors that decoders raise for bytes that are no valid content."""
 
 from __future__ import annotations
 

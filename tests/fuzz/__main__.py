@@ -14,7 +14,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,11 +22,9 @@ from typing import Any, NamedTuple
 
 from expertflow.benchmarks.report import show_table, write_json
 from expertflow.tests.fuzz.all_targets import TARGETS
-from expertflow.tests.fuzz.drive import REPORT
+from expertflow.tests.fuzz.drive import EXIT, REPORT, folder_of
 
 MIN_SECONDS = 3.0
-START_S = 120.0
-"""Seconds beyond its time after which a target's process is killed: imports on a busy machine, and one slow input."""
 LEFT_BY_LIBRARY = re.compile(r"(crash|timeout|oom|leak|slow-unit)-[0-9a-f]+")
 
 
@@ -46,8 +43,10 @@ def main() -> None:
         sys.exit("fuzzing needs atheris: pip install 'expertflow-runtime[fuzz]'")
     names = [name for name in TARGETS if not arguments.only or any(part in name for part in arguments.only)]
     seconds = max(MIN_SECONDS, 60 * arguments.minutes * arguments.jobs / len(names))
+    shares = [share for job in range(arguments.jobs) if (share := names[job :: arguments.jobs])]
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        outcomes = list(pool.map(lambda name: fuzz_target(name, seconds, arguments.seed, arguments.out), names))
+        found = pool.map(lambda share: fuzz_targets(share, seconds, arguments.seed, arguments.out), shares)
+        outcomes = [outcome for outcomes in found for outcome in outcomes]
     show_table("fuzzing", [_row(each) for each in [*outcomes, _total(outcomes)]])
     for each in outcomes:
         for fault in each.faults:
@@ -68,43 +67,32 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fuzz_target(name: str, seconds: float, seed: int, out: Path) -> Outcome:
-    """Run one target in a process of its own. Its faults include that the process ended otherwise than in time."""
-    folder = out / re.sub(r"\W+", "-", name).strip("-")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / REPORT).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(prefix="ef-fuzz-", dir=_fast_folder()) as work:
-        command = [sys.executable, "-P", "-m", "expertflow.tests.fuzz.drive", name]
-        command += ["--seconds", str(seconds), "--seed", str(seed), "--out", str(folder), "--work", work]
-        begun_s = time.time()
-        code = _run(command, seconds + START_S, folder / "output.txt")
-    return _outcome(name, folder, code, begun_s)
+def fuzz_targets(names: Sequence[str], seconds: float, seed: int, out: Path) -> list[Outcome]:
+    """Run targets one after the other in one process, which copies itself for each. A fault is any unusual end, too."""
+    begun_s = time.time()
+    command = [sys.executable, "-P", "-m", "expertflow.tests.fuzz.drive", *names]
+    command += ["--seconds", str(seconds), "--seed", str(seed), "--out", str(out)]
+    code = subprocess.run(command, check=False).returncode
+    return [_outcome(name, folder_of(out, name), code, begun_s) for name in names]
 
 
-def _fast_folder() -> str | None:
-    return "/dev/shm" if Path("/dev/shm").is_dir() else None
-
-
-def _run(command: Sequence[str], limit_s: float, log: Path) -> int | None:
-    """Return the exit code; None: the process was killed after its time."""
-    with log.open("wb") as output:
-        try:
-            return subprocess.run(command, stdout=output, stderr=output, timeout=limit_s, check=False).returncode
-        except subprocess.TimeoutExpired:
-            return None
-
-
-def _outcome(name: str, folder: Path, code: int | None, begun_s: float) -> Outcome:
+def _outcome(name: str, folder: Path, code: int, begun_s: float) -> Outcome:
+    """Read what a target left. `code` is that of the process of all of them."""
     report: dict[str, Any] = {"runs": 0, "seconds": 0.0, "faults": {}}
-    if (folder / REPORT).is_file():
+    if _is_fresh(folder / REPORT, begun_s):
         report = json.loads((folder / REPORT).read_text())
     faults = [f"{what} ({folder / file})" for what, file in report["faults"].items()]
-    left = [path for path in folder.iterdir() if LEFT_BY_LIBRARY.fullmatch(path.name)]
-    left = [path for path in left if path.stat().st_mtime >= begun_s]
+    left = [path for path in folder.glob("*") if LEFT_BY_LIBRARY.fullmatch(path.name) and _is_fresh(path, begun_s)]
     faults += [f"{path.name} ({path})" for path in left]
-    if code != 0 and not left:
-        faults.append(f"its process {'was killed after its time' if code is None else f'ended with {code}'}")
+    end = (folder / EXIT).read_text() if _is_fresh(folder / EXIT, begun_s) else f"was not run: all ended with {code}"
+    if end and not left:
+        faults.append(f"its process {end}")
     return Outcome(name, report["runs"], report["seconds"], faults)
+
+
+def _is_fresh(path: Path, begun_s: float) -> bool:
+    """Return whether this run wrote a file, and not one before."""
+    return path.is_file() and path.stat().st_mtime >= begun_s
 
 
 def _total(outcomes: Sequence[Outcome]) -> Outcome:

@@ -1,10 +1,11 @@
-"""Fuzz one target in this process, guided by coverage (atheris): `make fuzz` starts one for each target.
+"""Fuzz targets one after the other, guided by coverage (atheris); `make fuzz` starts this.
 
-    python -m expertflow.tests.fuzz.drive NAME --seconds 60 --out FOLDER --work EMPTY_FOLDER
+    python -m expertflow.tests.fuzz.drive NAME NAME --seconds 60 --out FOLDER
 
-Inputs that show a fault are written to FOLDER, one for each kind and place, and fuzzing goes on; `result.json` there
-says how many ran. A process that takes too much memory, or too long for one input, is ended by the library, which
-leaves that input behind. The library ends the process itself, so whoever starts it removes EMPTY_FOLDER.
+What is imported is instrumented once; each target then runs in a copy of this process. In its folder, inputs that show
+a fault are written, one for each kind and place, and fuzzing goes on; `result.json` says how many ran, `exit` how it
+ended. A process that takes too much memory, or too long for one input, is ended by the library, which leaves that
+input behind.
 """
 
 from __future__ import annotations
@@ -13,9 +14,14 @@ import argparse
 import hashlib
 import importlib
 import json
+import os
 import random
+import re
 import resource
+import select
+import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +32,9 @@ if TYPE_CHECKING:
 MEMORY_BYTES = 4 << 30
 """Address space of a process; torch's libraries take one of these GiB."""
 RSS_LIMIT_MB, INPUT_LIMIT_S, MAX_INPUT_BYTES = 2048, 20, 4096
-REPORT = "result.json"
+START_S = 60.0
+"""Seconds beyond its time after which the process of a target is killed: a busy machine, and one slow input."""
+REPORT, EXIT = "result.json", "exit"
 
 
 class Session:
@@ -82,36 +90,72 @@ def library() -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name")
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time of each target")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True)
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _fuzz(arguments)
-
-
-def _fuzz(arguments: argparse.Namespace) -> None:
-    atheris = library()
-    with atheris.instrument_imports(include=["expertflow"]):
+    with library().instrument_imports(include=["expertflow"]):
         from expertflow.tests.fuzz.all_targets import TARGETS
-    target = TARGETS[arguments.name]
-    corpus, working = arguments.work / "corpus", arguments.work / "files"
+    for name in arguments.names:
+        _fuzz_apart(TARGETS[name], arguments)
+
+
+def _fuzz_apart(target: Target, arguments: argparse.Namespace) -> None:
+    """Fuzz a target in a process of its own, a copy of this one, and write how that ended."""
+    out = folder_of(arguments.out, target.name)
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (REPORT, EXIT):
+        (out / name).unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ef-fuzz-", dir=_fast_folder()) as work:
+        child = os.fork()
+        if not child:
+            _fuzz(target, arguments, out, Path(work))
+            os._exit(0)
+        code = _await_end(child, arguments.seconds + START_S)
+    (out / EXIT).write_text(f"ended with {code}" if code else "" if code == 0 else "was killed after its time")
+
+
+def _await_end(child: int, limit_s: float) -> int | None:
+    """Return the exit code of a child, negative for a signal; None: it was killed after its time."""
+    descriptor = os.pidfd_open(child)
+    ended = bool(select.select([descriptor], [], [], limit_s)[0])
+    if not ended:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    os.close(descriptor)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code if ended else None
+
+
+def _fuzz(target: Target, arguments: argparse.Namespace, out: Path, work: Path) -> None:
+    atheris = library()
+    output = os.open(out / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    corpus, working = work / "corpus", work / "files"
     corpus.mkdir()
     working.mkdir()
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    session = Session(target, target.prepare(working), arguments.out)
+    session = Session(target, target.prepare(working), out)
     words = [
         sys.argv[0], str(corpus), f"-max_total_time={max(1, round(arguments.seconds))}", f"-seed={arguments.seed + 1}",
         f"-rss_limit_mb={RSS_LIMIT_MB}", f"-timeout={INPUT_LIMIT_S}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0",
-        "-print_final_stats=0", f"-artifact_prefix={arguments.out}/",
+        "-print_final_stats=0", f"-artifact_prefix={out}/",
     ]  # fmt: skip
     atheris.Setup(words, session.run, custom_mutator=lambda data, most, seed: change(target, data, most, seed))
     atheris.Fuzz()
+
+
+def folder_of(out: Path, name: str) -> Path:
+    """Return the folder for what a target shows."""
+    return out / re.sub(r"\W+", "-", name).strip("-")
+
+
+def _fast_folder() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
 if __name__ == "__main__":

@@ -3,39 +3,59 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from expertflow.tests.fuzz import __main__ as fuzz
-from expertflow.tests.fuzz.drive import REPORT, Session
+from expertflow.tests.fuzz.drive import EXIT, REPORT, Session, _await_end
 from expertflow.tests.fuzz.target import Target
 
 
-def write_report(folder: Path, faults: dict[str, str]) -> None:
+def write_report(folder: Path, faults: dict[str, str], end: str = "") -> None:
     (folder / REPORT).write_text(json.dumps({"runs": 640, "seconds": 2.0, "faults": faults}))
+    (folder / EXIT).write_text(end)
 
 
 def test_a_target_that_ended_in_time_has_no_fault(tmp_path: Path) -> None:
     write_report(tmp_path, {})
-    outcome = fuzz._outcome("a", tmp_path, 0, time.time())
+    outcome = fuzz._outcome("a", tmp_path, 0, 0.0)
     assert outcome == ("a", 640, 2.0, [])
     assert fuzz._row(outcome) == {"target": "a", "runs": 640, "runs per second": 320, "found": 0}
 
 
-@pytest.mark.parametrize(("code", "words"), [(None, "killed after its time"), (-9, "ended with -9"), (77, "with 77")])
-def test_a_process_that_ends_otherwise_is_a_fault(code: int | None, words: str, tmp_path: Path) -> None:
-    write_report(tmp_path, {})
-    [fault] = fuzz._outcome("a", tmp_path, code, time.time()).faults
-    assert words in fault
+@pytest.mark.parametrize("end", ["was killed after its time", "ended with -9"])
+def test_a_process_that_ends_otherwise_is_a_fault(end: str, tmp_path: Path) -> None:
+    write_report(tmp_path, {}, end)
+    assert fuzz._outcome("a", tmp_path, 0, 0.0).faults == [f"its process {end}"]
+
+
+def test_a_target_that_never_ran_is_a_fault(tmp_path: Path) -> None:
+    """Reports of an earlier run say nothing of this one."""
+    write_report(tmp_path, {"old": "fault-1"})
+    outcome = fuzz._outcome("a", tmp_path, 1, time.time() + 1000)
+    assert outcome.runs == 0 and outcome.faults == ["its process was not run: all ended with 1"]
 
 
 def test_inputs_that_the_library_left_are_faults_of_this_run_alone(tmp_path: Path) -> None:
-    write_report(tmp_path, {})
-    begun_s = time.time()
+    write_report(tmp_path, {}, "ended with 70")
     (tmp_path / "timeout-0123abc").touch()
-    assert len(fuzz._outcome("a", tmp_path, 70, begun_s - 10).faults) == 1
-    assert "ended with" in fuzz._outcome("a", tmp_path, 70, begun_s + 1000).faults[0]
+    [fault] = fuzz._outcome("a", tmp_path, 0, 0.0).faults
+    assert "timeout-0123abc" in fault
+    os.utime(tmp_path / "timeout-0123abc", (1, 1))
+    assert fuzz._outcome("a", tmp_path, 0, 2.0).faults == ["its process ended with 70"]
+
+
+def test_ends_of_processes_are_told_apart() -> None:
+    assert [_await_end(start_child(code), 60.0) for code in ("pass", "import os; os._exit(7)")] == [0, 7]
+    assert _await_end(start_child("import signal; signal.pause()"), 0.0) is None
+
+
+def start_child(code: str) -> int:
+    """Return the process id of a Python that runs `code`, whose end is waited for by the process id alone."""
+    return os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", code], os.environ)
 
 
 def test_each_fault_is_written_once_and_fuzzing_goes_on(tmp_path: Path) -> None:
@@ -55,13 +75,14 @@ def test_each_fault_is_written_once_and_fuzzing_goes_on(tmp_path: Path) -> None:
 def test_time_is_shared_by_all_targets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[tuple[str, float]] = []
 
-    def record(name: str, seconds: float, seed: int, out: Path) -> fuzz.Outcome:
-        asked.append((name, seconds))
-        return fuzz.Outcome(name, 10, seconds, [])
+    def record(names: list[str], seconds: float, seed: int, out: Path) -> list[fuzz.Outcome]:
+        asked.extend((name, seconds) for name in names)
+        return [fuzz.Outcome(name, 10, seconds, []) for name in names]
 
-    monkeypatch.setattr(fuzz, "fuzz_target", record)
+    monkeypatch.setattr(fuzz, "fuzz_targets", record)
     monkeypatch.setattr(fuzz.importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr("sys.argv", ["fuzz", "--minutes", "10", "--only", "header", "--json", str(tmp_path / "x")])
+    words = ["fuzz", "--minutes", "5", "--jobs", "2", "--only", "header", "--json", str(tmp_path / "x")]
+    monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as ended:
         fuzz.main()
     assert ended.value.code == 0

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +15,11 @@ import msgspec
 import pytest
 from expertflow.errors import UsageError
 from expertflow.tests.fuzz import target as targets
+from expertflow.tests.fuzz import written_files
 from expertflow.tests.fuzz.all_targets import TARGETS
 from expertflow.tests.fuzz.mutations import DEPTHS, mutate
 from expertflow.tests.fuzz.target import Read, Target, opened, peak_bytes, try_input
+from expertflow.workers.predictor.path.forecaster import load_path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,9 +66,10 @@ LEDGER = b"\x86\xa4type\xacLedgerHeader\xa5slotsSLOTS\xa6layers\x02\xa7experts\x
 FOUND: list[tuple[str, bytes]] = [
     ("index of shards", b'{"weight_map": {"a": "\xffb"}}'),
     ("index of shards", b'{"wei\x99ght_map": {"a": "b"}}'),
-    ("kernel table", b'{"\xaa": 1}'),
+    ("kernel table", b'{"machine": {"\xaa": "x"}}'),
+    ("kernel table", b'{"choices": {"a": ["\xaa"]}}'),
     ("kernel table", b'{"other": ' + b"[" * 5000),
-    ("GGUF description", b'{"\xb6": 1}'),
+    ("GGUF description", b'{"architecture": "\xb6"}'),
     ("config.json", b'{"\\ud800": 1}'),
     ("config.json", b'{"quantization_config": {"quant_method": "compressed-tensors", "format": ["a"], "config_groups":'
      b' {"a": {"weights": {"num_bits": 4}}}}}'),
@@ -78,7 +82,12 @@ FOUND: list[tuple[str, bytes]] = [
     ("tokenizer_config.json", b'{"a": ' + b"[" * 700 + b"]" * 700 + b"}"),
     ("special_tokens_map.json", b'{"pad_token": {"content": "a", "single_word": -1}}'),
     ("special_tokens_map.json", b'{"extra_special_tokens": [["a"]]}'),
-    ("ledger's log", LEDGER.replace(b"SLOTS", b"\xff")),
+    ("predictor (arrays)", b"Ew6`"),
+    ("predictor (arrays)", b"$\xff\0\0"),
+    ("predictor (arrays)", b"'\x03\x02\0"),
+    ("gates", b'{"x": ' + b"[" * 5000),
+    ("ledger's log", LEDGER.replace(b"SLOTS\xa6layers\x02", b"\x02\xa6layers\xff")),
+    ("ledger's log", LEDGER.replace(b"SLOTS", b"\x02").replace(b"experts\x03", b"experts\0")),
 ]  # fmt: skip
 """Inputs at which readers failed with an error of Python's own."""
 
@@ -90,6 +99,16 @@ def test_what_was_found_is_taken_or_refused(name: str, data: bytes, tmp_path: Pa
     assert fault is None, fault
 
 
+@pytest.mark.parametrize("name", written_files.weights())
+def test_a_predictor_without_one_of_its_arrays_is_refused(name: str, tmp_path: Path) -> None:
+    """At the start, by name, and not in the middle of every step, where the engine would give up after some deaths."""
+    arrays = written_files.predictor_arrays()
+    del arrays[name]
+    (tmp_path / "p.npz").write_bytes(written_files.npz_bytes(arrays))
+    with pytest.raises(UsageError, match=name.removeprefix("weights.")):
+        load_path(tmp_path / "p.npz", written_files.MODEL_SHAPE)
+
+
 @pytest.mark.parametrize("slots", [2**63 - 1, 2**31 - 1, 2**25])
 def test_the_sizes_that_a_ledgers_log_states_reserve_no_memory(slots: int, tmp_path: Path) -> None:
     """A file of 60 bytes must not take gigabytes, nor minutes."""
@@ -97,6 +116,15 @@ def test_the_sizes_that_a_ledgers_log_states_reserve_no_memory(slots: int, tmp_p
     target = TARGETS["ledger's log"]
     with opened(target, tmp_path) as read:
         assert peak_bytes(read, target.refusals, header) < 8 * MIB
+
+
+def test_the_sizes_that_gates_state_reserve_no_memory(tmp_path: Path) -> None:
+    """Half a gigabyte by their facts, 300 bytes on disk."""
+    facts = b'{"fingerprint":"f","layers":3,"experts":4,"top_k":1,"width":8388608,"bottleneck":8}'
+    with opened(TARGETS["gates"], tmp_path) as read:
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        fault = try_input(read, TARGETS["gates"].refusals, facts)
+        assert fault is None and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 << 10
 
 
 @pytest.mark.parametrize("depth", DEPTHS)

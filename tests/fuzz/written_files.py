@@ -6,11 +6,14 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_type_hints
 
 import msgspec
 import numpy as np
+import torch
 from expertflow.configs.checks import KERNELS
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import RunStep, Split, Stepped
@@ -28,14 +31,20 @@ from expertflow.tests.fuzz.examples import examples_of, packed_examples
 from expertflow.tests.fuzz.mutations import Form
 from expertflow.tests.fuzz.target import Read, Target, in_file
 from expertflow.workers.compute.recording import read_steps
+from expertflow.workers.gates.files import KIND as GATES
+from expertflow.workers.gates.files import GateFacts, load_gates
 from expertflow.workers.kernels.cache import read_cached, read_table
 from expertflow.workers.kernels.table import ROW_STEPS, KernelTable
 from expertflow.workers.loader.events import LedgerEvent
 from expertflow.workers.loader.ledger_log import LedgerHeader
-from expertflow.workers.predictor.base.predictor_file import FORMAT_VERSION, stored_kind
-from expertflow.workers.predictor.path.file import KIND, read_path
+from expertflow.workers.predictor.base.model_shape import ModelShape
+from expertflow.workers.predictor.base.predictor_file import Header, stored_kind
+from expertflow.workers.predictor.path.file import KIND, PathShape
+from expertflow.workers.predictor.path.forecaster import load_path
+from expertflow.workers.predictor.training.module import PathModule
 from expertflow.workers.traces.reading import read_step_log, read_trace
 from expertflow.workers.traces.records import TracedPlan, TracedStep, TraceHeader
+from safetensors.torch import save_file
 
 TOML = (
     b'model = "m"\nbatch_size = 4\nexpert_memory = "25%"\nhints = "off"\n',
@@ -62,7 +71,8 @@ def written_targets() -> list[Target]:
         Target("configuration (TOML)", in_file("own.toml", _read_toml), lambda: list(TOML)),
         Target("trace (npz)", in_file("trace.npz", read_trace), lambda: [npz_bytes(_trace_arrays())]),
         Target("trace (arrays)", _arrays_of("trace.npz", _trace_arrays, read_trace), lambda: [b"", b"\0\0\0"]),
-        Target("predictor file", in_file("predictor.npz", _read_predictor), lambda: [npz_bytes(_predictor_arrays())]),
+        Target("predictor file", in_file("predictor.npz", _read_predictor), lambda: [npz_bytes(predictor_arrays())]),
+        Target("predictor (arrays)", _arrays_of("p.npz", predictor_arrays, _read_predictor), lambda: [b"", b"\0\0\0"]),
         Target("bundle (zip)", in_file("engine.zip", read_bundle), lambda: [bundle_bytes({})]),
         Target("timeline", lambda folder: _read_timeline, lambda: [TIMELINE]),
         Target("image", lambda folder: _read_image, image_seeds),
@@ -70,6 +80,7 @@ def written_targets() -> list[Target]:
         _structured("recording of steps", in_file("run/steps.1.msgpack", _read_recording), _recording_seeds, "packed"),
         _structured("ledger's log", in_file("ledger.1.msgpack", replay_ledger_log), ledger_seeds, "packed"),
         _structured("predictor header", _prepare_header, lambda: [_predictor_header()], "json"),
+        _structured("gates", _prepare_gates, lambda: [_gate_facts()], "json"),
         _structured("kernel table", in_file("kernels.json", _read_kernels), _table_seeds, "json"),
         _structured("bundle's members", _prepare_members, _member_seeds, "json", 1),
         _structured("events of a timeline", lambda folder: _read_event, lambda: [EVENT], "json"),
@@ -180,29 +191,59 @@ def _edit(arrays: dict[str, Any], four: bytes) -> None:
         arrays[name] = np.full(shape, chr(four[3]))
 
 
+MODEL_SHAPE = ModelShape(layers=2, experts=3, top_k=1, fingerprint="f")
+SHAPE = PathShape(
+    layers=2, experts=3, top_k=1, code=4, hidden=4, inner=4, blocks=1, heads=1, key=2, window=4, grams=0
+)
+
+
 def _read_predictor(path: Path) -> object:
-    return stored_kind(path), read_path(path)
+    """Load a predictor; values of another size than usual overflow, which costs a warning."""
+    with np.errstate(all="ignore"):
+        return stored_kind(path), load_path(path, MODEL_SHAPE)
 
 
 def _predictor_header() -> bytes:
-    return json.dumps(
-        {"kind": KIND, "version": FORMAT_VERSION, "model": "f", "shape": {"layers": 2, "experts": 3, "top_k": 1}}
-    ).encode()
+    return msgspec.json.encode(Header(kind=KIND, model="f", shape=SHAPE))
 
 
-def _predictor_arrays(header: bytes | None = None) -> dict[str, Any]:
-    counts, seen = np.zeros((1, 6), np.uint8), np.ones(1, np.uint8)
+@cache
+def weights() -> dict[str, np.ndarray]:
+    """Return the weights of an untrained predictor."""
+    module = PathModule(SHAPE, torch.full((SHAPE.width,), 0.3))
+    return {f"weights.{name}": value.detach().numpy().astype(np.float16) for name, value in module.state_dict().items()}
+
+
+def predictor_arrays(header: bytes | None = None) -> dict[str, Any]:
+    counts, seen = np.zeros((1, SHAPE.width), np.uint8), np.ones(1, np.uint8)
     table = {"table.counts": counts, "table.seen": seen, "table.tokens": np.arange(1)}
     raw = _predictor_header() if header is None else header
-    return {"header": np.frombuffer(raw, np.uint8), "weights.a": np.zeros(2, np.float16), **table}
+    return {"header": np.frombuffer(raw, np.uint8), **weights(), **table}
 
 
 def _prepare_header(folder: Path) -> Read:
     put = in_file("predictor.npz", _read_predictor)(folder)
-    return lambda data: put(npz_bytes(_predictor_arrays(data)))
+    return lambda data: put(npz_bytes(predictor_arrays(data)))
 
 
 # Tables, bundles, timelines
+
+
+def _gate_facts() -> bytes:
+    return msgspec.json.encode(GateFacts(fingerprint="f", layers=3, experts=4, top_k=1, width=2, bottleneck=2))
+
+
+def _prepare_gates(folder: Path) -> Read:
+    """Return a reader of facts: the tensors beside them are those of the facts that are the seed."""
+    file, gates = folder / "gates.safetensors", GateFacts(**json.loads(_gate_facts())).make()
+    survey: Any = SimpleNamespace(fingerprint="f", layers=3, experts=4)
+
+    def call(data: bytes) -> object:
+        metadata = {"kind": GATES, "facts": data.decode("utf-8", "replace")}
+        save_file(gates.state_dict(), file, metadata)
+        return load_gates(file, survey)
+
+    return call
 
 
 def _read_kernels(path: Path) -> object:

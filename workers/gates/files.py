@@ -58,9 +58,10 @@ def load_gates(file: str | Path, survey: Survey) -> Gates:
         what = f"these gates were trained for another model (fingerprint {facts.fingerprint}, not {survey.fingerprint})"
         raise UsageError(what, str(file), REMEDY)
     try:
-        gates = facts.make()
-        gates.load_state_dict(tensors)
-    except (RuntimeError, ValueError) as error:
+        with torch.device("meta"):  # no memory for sizes that are only stated
+            gates = facts.make()
+        gates.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    except (RuntimeError, ValueError, TypeError) as error:
         raise UsageError(f"its tensors are not those of gates ({error})", str(file), REMEDY) from error
     return gates.requires_grad_(False).eval()
 

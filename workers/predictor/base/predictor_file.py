@@ -82,9 +82,15 @@ def read_stored(file: Path, kind: str, shape: type[Shape]) -> Stored[Shape]:
         header = _header(arrays.pop("header", None), kind, shape, str(file))
     except (ValueError, TypeError, *UNDECODABLE) as error:
         raise UsageError(f"cannot be read as a predictor ({error})", str(file), REMEDY) from error
-    weights = {name: array.astype(np.float32) for name, array in arrays.items() if name.startswith("weights.")}
+    weights = {name: _as_weight(name, array, file) for name, array in arrays.items() if name.startswith("weights.")}
     others = {name: array for name, array in arrays.items() if name not in weights}
     return Stored(header, {name.removeprefix("weights."): array for name, array in weights.items()}, others)
+
+
+def _as_weight(name: str, array: np.ndarray, file: Path) -> np.ndarray:
+    if array.dtype.kind != "f":
+        raise UsageError(f"the array {name} holds {array.dtype}, not numbers of half precision", str(file), REMEDY)
+    return array.astype(np.float32)
 
 
 def _header(stored: np.ndarray | None, kind: str, shape: type[Shape], where: str) -> Header[Shape]:

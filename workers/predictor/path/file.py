@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from ..base.predictor_file import Header, Stored, read_stored, write_stored
 from ..base.token_table import MAX_COUNTED
@@ -14,6 +16,9 @@ from ..base.token_table import MAX_COUNTED
 KIND = "path"
 MAX_ENTRIES = 3_000_000
 """Nonzero counts that a file keeps: about a byte each, compressed. Tokens that were seen most come first."""
+Size = Annotated[int, Meta(ge=1, le=1 << 16)]
+MAX_WINDOW = 4096
+"""Memory is reserved for so many tokens of each row."""
 MAX_BYTES = 64 << 20
 """Memory of the trained token table."""
 
@@ -21,21 +26,21 @@ MAX_BYTES = 64 << 20
 class PathShape(msgspec.Struct, frozen=True, kw_only=True):
     """Sizes of a path predictor, which the arrays of its file fit. The names are those of the file's header."""
 
-    layers: int
-    experts: int
-    top_k: int
-    code: int = 128
+    layers: Size
+    experts: Size
+    top_k: Size
+    code: Size = 128
     """Width of the embedding of a token or of its routing."""
-    hidden: int = 192
-    inner: int = 384
+    hidden: Size = 192
+    inner: Size = 384
     """Width inside a block."""
-    blocks: int = 2
-    heads: int = 4
-    key: int = 16
+    blocks: Size = 2
+    heads: Size = 4
+    key: Size = 16
     """Width of a head's keys and of the keys by which routing is copied."""
-    window: int = 128
+    window: Annotated[int, Meta(ge=1, le=MAX_WINDOW)] = 128
     """Earlier tokens of its sequence that a prediction looks at."""
-    grams: int = 4096
+    grams: Annotated[int, Meta(ge=0, le=1 << 24)] = 4096
     """Hash buckets for n-grams of token strings; 0: tokens are known by id only."""
 
     @property

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ....errors import UsageError
 from ....ipc.messages import PredictStep, StepRouting
 from ...traces.routing import read_routing
 from ..base.forecaster import CHUNK_TOKENS, Forecaster, Part
 from ..base.model_shape import ModelShape
-from ..base.predictor_file import check_belongs
+from ..base.predictor_file import REMEDY, check_belongs
 from ..base.token_table import expert_keys, smooth
 from ..base.vocabulary import Spelling, tokenizer_spelling
 from .file import PathFile, read_path
@@ -20,6 +21,8 @@ from .lexicon import Lexicon
 from .network import Network, TokenFeatures
 
 REMEMBERED_VECTORS = 4096
+_TRIAL = PredictStep(step=0, token_ids=[0, 0, 1], rows=[0, 1, 1], positions=[0, 0, 1])
+"""One row in decode, and one of two tokens in a prefill."""
 PRIOR_TOKENS = np.float32(1.0)
 """Weight of popularity in the token table, in sightings."""
 
@@ -170,4 +173,12 @@ def load_path(file: Path, model_shape: ModelShape) -> PathForecaster:
     predictor = read_path(file)
     check_belongs(predictor.header, model_shape, str(file))
     by_string = predictor.header.shape.grams or predictor.table.named
-    return PathForecaster(predictor, tokenizer_spelling(model_shape.folder) if by_string else None)
+    spelling = tokenizer_spelling(model_shape.folder) if by_string else None
+    try:
+        forecaster = PathForecaster(predictor, spelling)
+        for _ in forecaster.parts(_TRIAL):  # an array of another size would end the predictor in the middle of a step
+            pass
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        what = f"its arrays do not fit its sizes ({type(error).__name__}: {error})"
+        raise UsageError(what, str(file), REMEDY) from error
+    return forecaster
