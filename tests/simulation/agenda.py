@@ -85,26 +85,33 @@ class Agenda:
 
 
 class ScriptedAgenda(Agenda):
-    """Pending events by name; a script says which happens next, and when."""
+    """Pending events by name; a script says which happens next, and when.
 
-    def __init__(self, lines: list[tuple[int, str]]) -> None:
+    Not `exact`: a line that is not possible is left out, and what is pending after the last line happens in the order
+    of time. So a script from before a change of the engine still brings it near the place of the fault.
+    """
+
+    def __init__(self, lines: list[tuple[int, str]], exact: bool = True) -> None:
         super().__init__(0, 0.0)
         self._lines = deque(lines)
+        self._exact = exact
         self._pending: defaultdict[str, deque[Pending]] = defaultdict(deque)
 
     def at(self, name: str, act: Callable[[], Any], due_us: int) -> Pending:
-        pending = Pending(name, act, due_us)
+        pending = super().at(name, act, due_us)
         self._pending[name].append(pending)
         return pending
 
     def step(self) -> bool:
         """Let the event of the next line happen. Raises Broken if it is not possible."""
-        if not self._lines:
-            return False
-        self.now_us, name = self._lines.popleft()
-        waiting = self._pending[name]
-        while waiting and waiting[0].cancelled:
-            waiting.popleft()
-        require(bool(waiting), "script", f"not possible at {self.now_us / 1e6:.6f}: {name}")
-        self.perform(waiting.popleft())
-        return True
+        while self._lines:
+            now_us, name = self._lines.popleft()
+            waiting = self._pending[name]
+            while waiting and waiting[0].cancelled:
+                waiting.popleft()
+            require(bool(waiting) or not self._exact, "script", f"not possible at {now_us / 1e6:.6f}: {name}")
+            if waiting:
+                self.now_us = now_us
+                self.perform(waiting.popleft())
+                return True
+        return not self._exact and super().step()

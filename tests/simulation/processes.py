@@ -159,7 +159,7 @@ class SimulatedStage(Stage):
         self._poller.register(control.socket)  # type: ignore[arg-type]
         self._decoders = CURRENT.world.decoders[process.party.stage]
         self._links, self._peers, self._watched, self._arenas = {}, {}, {}, {}
-        self._stop_requests = []
+        self._stop_requests, self._deferred = [], []
         self._started_ns = CURRENT.world.agenda.now_us * 1000
         self._waited_ns = self._sent = self._published_ns = self._rejected = 0
         self._spans = []
