@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from expertflow.tests.simulation.clock import simulated
-from expertflow.tests.simulation.history import replay, run_seed, shrink
+from expertflow.tests.simulation.history import Outcome, replay, run_seed, shrink
 from expertflow.tests.simulation.table import mutant_table
 
 BLOCK = 200
@@ -31,10 +31,14 @@ def main() -> int:
     if words.mutants is not None:
         return tell(*mutant_table(words.first, words.mutants))
     with simulated():
-        outcome = run_seed(words.seed or 0) if words.script is None else replay(words.script.read_text(), not words.near)
-        if outcome.broken and words.script is None:
-            outcome = shrink(outcome)
+        outcome = played(words.seed or 0) if words.script is None else replay(words.script.read_text(), not words.near)
     return tell(outcome.script(), bool(outcome.broken))
+
+
+def played(seed: int) -> Outcome:
+    """Return the history of a seed; a broken one with as few faults as still break it."""
+    outcome = run_seed(seed)
+    return shrink(outcome) if outcome.broken else outcome
 
 
 def soak(first: int, count: int) -> int:
@@ -70,7 +74,7 @@ def run_block(seeds: tuple[int, int]) -> tuple[int, dict[int, str]]:
 def script_of(seed: int) -> str:
     """Return the script of a broken seed, with as few faults as still break it."""
     with simulated():
-        return shrink(run_seed(seed)).script()
+        return played(seed).script()
 
 
 def tell(text: str, failed: bool) -> int:

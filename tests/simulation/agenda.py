@@ -48,9 +48,7 @@ class Agenda:
         self._random = random.Random(seed ^ 0x5EED).random
         self._tail = tail
 
-    def after(
-        self, name: str, act: Callable[[], Any], low_us: int, high_us: int, may_be_late: bool = True
-    ) -> Pending:
+    def after(self, name: str, act: Callable[[], Any], low_us: int, high_us: int, may_be_late: bool = True) -> Pending:
         """Let an event happen after a delay between the two, or one that is `TAIL` times as long."""
         delay = low_us + int((high_us - low_us) * self._random())
         if may_be_late and self._tail and self._random() < self._tail:

@@ -146,7 +146,8 @@ class SimulatedCompute(ComputeShell):
     def require_present(self, number: int) -> None:
         """Check that a step is of the scheduler that is there, as far as compute knows."""
         epoch = self._scheduler_epoch
-        require(number >> 32 == epoch, "epochs", f"step {number} of scheduler.{number >> 32} runs under scheduler.{epoch}")
+        sender = number >> 32
+        require(sender == epoch, "epochs", f"step {number} of scheduler.{sender} runs under scheduler.{epoch}")
 
     def _load(self, survey: Any) -> Any:
         return None

@@ -1,4 +1,4 @@
-"""What one history is given: sizes, options, requests of clients, and faults with their times. All drawn from a seed."""
+"""What one history is given: sizes, options, requests of clients, faults with their times. All drawn from a seed."""
 
 from __future__ import annotations
 
