@@ -50,10 +50,13 @@ class Agenda:
 
     def after(self, name: str, act: Callable[[], Any], low_us: int, high_us: int, may_be_late: bool = True) -> Pending:
         """Let an event happen after a delay between the two, or one that is `TAIL` times as long."""
+        return self.at(name, act, self.now_us + self.delay(low_us, high_us, may_be_late))
+
+    def delay(self, low_us: int, high_us: int, may_be_late: bool = True) -> int:
+        """Return a delay between the two, or one that is `TAIL` times as long."""
         delay = low_us + int((high_us - low_us) * self._random())
-        if may_be_late and self._tail and self._random() < self._tail:
-            delay *= TAIL
-        return self.at(name, act, self.now_us + delay)
+        late = may_be_late and self._tail and self._random() < self._tail
+        return delay * TAIL if late else delay
 
     def at(self, name: str, act: Callable[[], Any], due_us: int) -> Pending:
         """Let an event happen at a time, or now if that has passed."""

@@ -14,7 +14,7 @@ from expertflow.tests.simulation.plan import Fault, Plan, draw_plan
 from expertflow.tests.simulation.words import describe
 from expertflow.tests.simulation.world import MAX_EVENTS, SETTLE_US, World
 
-REST_US = 1_200_000
+REST_US = 400_000
 """Time for which the engine must be whole and without requests before it is judged."""
 
 

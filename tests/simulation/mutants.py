@@ -85,8 +85,8 @@ def count_from_zero(self: Stepper, first_number: int, prediction_requests: Any =
     real_stepper(self, 0, prediction_requests)
 
 
-def repeat_nothing(self: RequestLedger, request_id: str) -> None:
-    """Ended requests are not remembered, and are run again."""
+def run_again(self: RequestFrontend, identity: bytes, submit: Any) -> None:
+    """A request that is submitted again is run beside itself."""
 
 
 def wait_for_the_dead(self: SchedulerState) -> list[Any]:
@@ -339,7 +339,7 @@ MUTANTS = [
     Mutant("scheduler", UnitState, "leave", forget_to_drop),
     Mutant("scheduler", RequestLedger, "assign_client", answer_the_old_connection),
     Mutant("scheduler", Stepper, "__init__", count_from_zero),
-    Mutant("scheduler", RequestLedger, "ended", repeat_nothing),
+    Mutant("scheduler", RequestFrontend, "repeat", run_again),
     Mutant("scheduler", SchedulerState, "_requeue_all", wait_for_the_dead),
     Mutant("scheduler", RequestFrontend, "finish", finish_short),
     Mutant("predictor", PredictorState, "_awaited_step", predict_too_soon),

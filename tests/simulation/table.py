@@ -17,6 +17,7 @@ CHECKS = {
     "leak": "a slot, row, unit or request is left at rest",
     "liveness": "something does not end",
     "predictor": "a prediction is made too early or too late",
+    "units": "scheduler and compute disagree about a unit",
     "restarts": "the engine gives up too early or not at all",
 }
 
