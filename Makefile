@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make chaos · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
+# make demo · make test · make test-all · make chaos · make soak-protocol · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 # Without a network: make gpu-wheels OUT=wheels PYTHON_VERSION=3.12, then there make gpu-check WHEELS=wheels.
@@ -20,13 +20,14 @@ GPU_VENV := $(if $(WHEELS),$(CARRIED),$(VENV))
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all chaos lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
+.PHONY: help demo test test-all chaos soak-protocol lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
 	@echo "make test      lint, types and tests"
 	@echo "make test-all  every combination of families, tiers, budgets and predictors as well"
 	@echo "make chaos     long fault and soak runs"
+	@echo "make soak-protocol  100,000 simulated histories of all processes, in two processes (docs/results/simulation.md)"
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     speed beside resident and offloading libraries, within an hour (docs/performance.md)"
 	@echo "make experiments  ExpertFlow beside the baselines (docs/experiments.md)"
@@ -49,6 +50,9 @@ test-all: lint
 
 chaos: $(READY)
 	$(BIN)/python -m pytest -m chaos --timeout 1800 $(ARGS)
+
+soak-protocol: $(READY)
+	$(BIN)/python -m expertflow.tests.simulation --soak 100000 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
