@@ -1,4 +1,4 @@
-# make demo · make test · make test-all · make test-cluster · make chaos · make soak · make fuzz · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
+# make demo · make test · make test-all · make test-cluster · make chaos · make soak · make soak-protocol · make fuzz · make lint · make bench · make experiments · make study-paper · make study-pope · make study-routing · make study-recommend · make gpu-check · make gpu-wheels · make models · make wheel · make clean
 # Options go through ARGS: make demo ARGS="--kill compute"; PYTHON=python3.12 chooses the interpreter.
 
 # Without a network: make gpu-wheels OUT=wheels PYTHON_VERSION=3.12, then there make gpu-check WHEELS=wheels.
@@ -20,7 +20,7 @@ GPU_VENV := $(if $(WHEELS),$(CARRIED),$(VENV))
 CANDIDATES = $(PYTHON) python3.13 python3.12 python3.11
 USABLE = $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 
-.PHONY: help demo test test-all test-cluster chaos soak fuzz lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
+.PHONY: help demo test test-all test-cluster chaos soak soak-protocol fuzz lint bench experiments study-paper study-pope study-routing study-recommend gpu-check gpu-wheels models wheel clean
 
 help:
 	@echo "make demo      stream text from a model that does not fit the memory it is given, and check every bit"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-cluster  a cluster of several nodes on a real Ray (docs/cluster.md)"
 	@echo "make chaos     strike workers of an engine under load for half an hour (docs/results/chaos.md)"
 	@echo "make soak      50,000 requests through one engine: does anything grow (docs/results/soak.md)"
+	@echo "make soak-protocol  100,000 simulated histories of all processes, in two processes (docs/results/simulation.md)"
 	@echo "make fuzz      fuzz every reader of bytes from elsewhere, guided by coverage (docs/results/fuzz.md)"
 	@echo "make lint      ruff and pyright"
 	@echo "make bench     speed beside resident and offloading libraries, within an hour (docs/performance.md)"
@@ -54,8 +55,7 @@ chaos: $(READY)
 	$(BIN)/python -m pytest -m chaos --timeout 1800
 	$(BIN)/python -m expertflow.benchmarks.chaos $(ARGS)
 
-# Somebody who adds a target `soak-protocol` names it here: soak: soak-protocol
-soak: $(READY)
+soak: $(READY) soak-protocol
 	$(BIN)/python -m expertflow.benchmarks.soak $(ARGS)
 
 fuzz: $(READY)
@@ -64,6 +64,9 @@ fuzz: $(READY)
 
 test-cluster: $(READY)
 	$(BIN)/python -m pytest -n 0 -m cluster --timeout 600 $(ARGS)
+
+soak-protocol: $(READY)
+	$(BIN)/python -m expertflow.tests.simulation --soak 100000 $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -88,6 +88,8 @@ class Stage:
         self._watched: dict[Socket | int, str] = {}
         self._arenas: dict[str, Arena] = {}
         self._stop_requests: list[Stopping] = []
+        self._deferred: list[ToStage] = []
+        """Messages of the supervisor behind a `PeerDied`, for the next `poll`."""
         self._started_ns = time.monotonic_ns()
         self._waited_ns = 0
         self._sent = 0
@@ -118,14 +120,18 @@ class Stage:
     # Messages of peers
 
     def poll(self, timeout_ms: int = 1000) -> list[StageEvent]:
-        """Wait for events, at most `timeout_ms`, and return all of them, those of the supervisor first."""
+        """Wait for events, at most `timeout_ms`, and return all of them, those of the supervisor first.
+
+        What follows a `PeerLost` comes with the next call: an answer to the last messages of a dead peer must not go to
+        its successor.
+        """
         before_ns = time.monotonic_ns()
-        ready = dict(self._poller.poll(timeout_ms))
+        ready = dict(self._poller.poll(0 if self._deferred else timeout_ms))
         self._waited_ns += time.monotonic_ns() - before_ns
         if self._woken_fd in ready:
             os.read(self._woken_fd, 4096)
         links = list(self._links.items())
-        events = self._on_control(self._control.receive()) if self._control.socket in ready else []
+        events = self._on_control(self._control.receive() if self._control.socket in ready else [])
         for name, link in links:
             if link.socket in ready and not link.socket.closed:
                 events += [Received(name, message) for message in link.receive()]
@@ -253,7 +259,8 @@ class Stage:
 
     def _on_control(self, messages: list[ToStage]) -> list[StageEvent]:
         events: list[StageEvent] = []
-        for message in messages:
+        waiting, self._deferred = [*self._deferred, *messages], []
+        for place, message in enumerate(waiting, 1):
             if isinstance(message, Drain):
                 self.stop(gently=True)
             elif isinstance(message, Watched):
@@ -261,7 +268,9 @@ class Stage:
             elif isinstance(message, CloseIntake):
                 events.append(IntakeClosed())
             elif isinstance(message, PeerDied):
-                events += self._on_peer_died(message)
+                if events := [*events, *self._on_peer_died(message)]:
+                    self._deferred = waiting[place:]
+                    break
             elif self._open_link(message):
                 events.append(PeerJoined(message.stage, message.epoch, message.facts))
         return events

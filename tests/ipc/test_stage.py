@@ -140,6 +140,27 @@ def test_a_peer_that_died_is_heard_to_the_end_and_then_lost(bench: Bench):
     assert new.receive() == [Filled(2, 0, 0)]
 
 
+def test_an_answer_to_a_dead_peer_does_not_reach_its_successor(bench: Bench):
+    """A stage that was slow hears of both at once; compute would be told to move a row that it does not have."""
+    bench.order(Peer("compute", 1, {}))
+    assert bench.events(1)
+    bench.compute(1).send(Released([1], 0, 0))
+    assert bench.stage._links["compute"].socket.poll(5000)
+    new = bench.compute(2)
+    for message in (PeerDied("compute", 1), Peer("compute", 2, {})):
+        bench.order(message)
+    assert bench.stage._control.socket.poll(5000)
+    time.sleep(0.05)  # both have come: with only one of them the test would pass for nothing
+    assert bench.stage.poll(100) == [Received("compute", Released([1], 0, 0)), PeerLost("compute", 1)]
+    bench.stage.send("compute", Filled(1, 0, 0))
+    assert bench.events(1) == [PeerJoined("compute", 2, {})]
+    new.send(Released([3], 0, 0))
+    assert bench.events(1) == [Received("compute", Released([3], 0, 0))]
+    bench.stage.send("compute", Filled(2, 0, 0))
+    assert new.socket.poll(5000)
+    assert new.receive() == [Filled(2, 0, 0)]
+
+
 def test_the_death_of_an_older_epoch_cuts_no_living_link(bench: Bench):
     for message in (Peer("compute", 2, {}), PeerDied("compute", 1), PeerDied("predictor", 1), Drain()):
         bench.order(message)

@@ -115,7 +115,8 @@ class ClientSocket:
         if router is None or self._client.gone:
             return "not: there is nobody"
         self._connections += 1
-        identity, ends = self._identity, (f"client {self._client.name}", f"scheduler.{CURRENT.world.epoch('scheduler')}")
+        identity = self._identity
+        ends = (f"client {self._client.name}", f"scheduler.{CURRENT.world.epoch('scheduler')}")
         self._router = router
         self._up = UpWire("→".join(ends), router, identity)
         self._down = Wire("→".join(ends[::-1]), TO_CLIENT.decode, self._client.wake)
@@ -203,7 +204,8 @@ class CountedRequest(ClientRequest):
 
     def _check_end(self) -> None:
         name, expected = self.submit.request_id, self.expected()
-        require(self.tokens == expected[: len(self.tokens)], "I4", f"{name} has the tokens {self.tokens}, not {expected}")
+        what = f"{name} has the tokens {self.tokens}, not {expected}"
+        require(self.tokens == expected[: len(self.tokens)], "I4", what)
         if self.error is not None:
             CURRENT.world.check_error(name, self.error)
         elif self.finish_reason == "cancelled":
@@ -211,7 +213,8 @@ class CountedRequest(ClientRequest):
         elif self.finish_reason == "deadline":
             require(self.deadline_ns is not None, "I4", f"{name} ended at a deadline that it has not")
         else:
-            require(self.tokens == expected, "I4", f"{name} ended by {self.finish_reason} with {self.tokens}, not {expected}")
+            what = f"{name} ended by {self.finish_reason} with {self.tokens}, not {expected}"
+            require(self.tokens == expected, "I4", what)
 
 
 class Client:

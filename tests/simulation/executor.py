@@ -58,6 +58,7 @@ class SimulatedExecutor:
         stepped = self.held.run_next()
         assert stepped is not None
         ran = self.held.ran.pop()
+        self._shell.require_wanted(ran.rows)
         routes = routes_of(self._plan, ran.token_ids)
         self.running = True
         self._residency.begin_step(step.number)
@@ -146,7 +147,17 @@ class SimulatedCompute(ComputeShell):
     def require_present(self, number: int) -> None:
         """Check that a step is of the scheduler that is there, as far as compute knows."""
         epoch = self._scheduler_epoch
-        require(number >> 32 == epoch, "epochs", f"step {number} of scheduler.{number >> 32} runs under scheduler.{epoch}")
+        sender = number >> 32
+        require(sender == epoch, "epochs", f"step {number} of scheduler.{sender} runs under scheduler.{epoch}")
+
+    def require_wanted(self, rows: list[int]) -> None:
+        """Check that the scheduler knows every row that runs, if only as one that leaves."""
+        scheduler = CURRENT.world.live("scheduler")
+        if scheduler is None or scheduler.shell is None or scheduler.party.epoch != self._scheduler_epoch:
+            return
+        units = scheduler.shell._state._stepper.units.values()
+        known = {request.number for unit in units for request in unit.all_rows()}
+        require(known.issuperset(rows), "units", f"compute runs rows that have ended: {set(rows) - known}")
 
     def _load(self, survey: Any) -> Any:
         return None

@@ -36,6 +36,7 @@ class Memory:
     def check_read(self, slot: int, key: Key, writes: int | None = None) -> int:
         """Check that a slot holds what is read from it; return its number of writes."""
         found = self.contents[slot]
-        require(found == key, "I3", f"slot {slot} is read as {key}, but holds {'half an expert' if found == TORN else found}")
+        words = "half an expert" if found == TORN else str(found)
+        require(found == key, "I3", f"slot {slot} is read as {key}, but holds {words}")
         require(writes in (None, self.writes[slot]), "I3", f"slot {slot} was overwritten while compute read it")
         return self.writes[slot]

@@ -13,7 +13,6 @@ from expertflow.ipc.stage.events import PeerJoined, Received
 from expertflow.ipc.stage.stage import Stage
 from expertflow.runtime.client.request import ClientRequest
 from expertflow.runtime.client.session import EngineSession
-from expertflow.runtime.engine import roster, watchdog
 from expertflow.runtime.engine.roster import Roster
 from expertflow.runtime.engine.watchdog import Hang, Watchdog
 from expertflow.tests.simulation.executor import SimulatedCompute
@@ -37,6 +36,8 @@ class Mutant:
     where: Any
     attribute: str
     mutant: Callable[..., Any]
+    seed: int = 0
+    """A history that catches it."""
 
     @property
     def name(self) -> str:
@@ -84,25 +85,16 @@ def count_from_zero(self: Stepper, first_number: int, prediction_requests: Any =
     real_stepper(self, 0, prediction_requests)
 
 
-def repeat_nothing(self: RequestLedger, request_id: str) -> None:
-    """Ended requests are not remembered, and are run again."""
+def run_again(self: RequestFrontend, identity: bytes, submit: Any) -> None:
+    """A request that is submitted again is run beside itself."""
 
 
-def keep_units_of_the_dead(self: SchedulerState) -> list[Any]:
-    """A death of compute changes nothing until its successor is there."""
-    self._frontend.compute = None
+def wait_for_the_dead(self: SchedulerState) -> list[Any]:
+    """Rows of a dead compute are waited for."""
     return []
 
 
-def join_without_requeuing(self: SchedulerState, event: Any) -> list[Any]:
-    """A new compute is taken for the old one."""
-    real_drop_all, self._stepper.drop_all = self._stepper.drop_all, lambda: ([], [])  # type: ignore[method-assign]
-    actions = real_compute_joined(self, event)
-    self._stepper.drop_all = real_drop_all  # type: ignore[method-assign]
-    return actions
-
-
-def finish_twice(self: RequestFrontend, request: RequestState, reason: str, now_ns: int) -> list[Any]:
+def finish_short(self: RequestFrontend, request: RequestState, reason: str, now_ns: int) -> list[Any]:
     """The end of a request is sent without its last token."""
     if len(request.tokens) > 1:
         request.tokens = request.tokens[:-1]
@@ -120,10 +112,6 @@ def predict_too_soon(self: PredictorState, rows: list[int]) -> int:
 def predict_the_past(self: PredictorState, request: Any) -> bool:
     """Steps that have run are predicted."""
     return True
-
-
-def hold_for_ever(self: PredictorState, steps: list[int]) -> None:
-    """Requests of steps that have run are kept."""
 
 
 # Ledger
@@ -335,8 +323,8 @@ def remember_no_wait(self: Watchdog, stats: Any, now_s: float) -> None:
         activity.waits_since_s = 0.0
 
 
-real_row, real_finish, real_drop = RequestState.row, RequestFrontend.finish, RequestLedger.drop
-real_stepper, real_compute_joined = Stepper.__init__, SchedulerState._compute_joined
+real_row, real_finish = RequestState.row, RequestFrontend.finish
+real_stepper = Stepper.__init__
 real_start, real_ledger = SlotTable.start, Ledger.__init__
 real_resident_table, real_compute_joined_ledger = Ledger._on_resident_table, Ledger._on_compute_joined
 real_release_due, real_handle_events, real_open_link = (
@@ -351,13 +339,11 @@ MUTANTS = [
     Mutant("scheduler", UnitState, "leave", forget_to_drop),
     Mutant("scheduler", RequestLedger, "assign_client", answer_the_old_connection),
     Mutant("scheduler", Stepper, "__init__", count_from_zero),
-    Mutant("scheduler", RequestLedger, "ended", repeat_nothing),
-    Mutant("scheduler", SchedulerState, "_compute_lost", keep_units_of_the_dead),
-    Mutant("scheduler", SchedulerState, "_compute_joined", join_without_requeuing),
-    Mutant("scheduler", RequestFrontend, "finish", finish_twice),
+    Mutant("scheduler", RequestFrontend, "repeat", run_again),
+    Mutant("scheduler", SchedulerState, "_requeue_all", wait_for_the_dead),
+    Mutant("scheduler", RequestFrontend, "finish", finish_short),
     Mutant("predictor", PredictorState, "_awaited_step", predict_too_soon),
     Mutant("predictor", PredictorState, "still_useful", predict_the_past),
-    Mutant("predictor", PredictorState, "_drop", hold_for_ever),
     Mutant("ledger", SlotTable, "start", forget_filling),
     Mutant("ledger", SlotTable, "void_recalls", keep_recalls_of_the_dead),
     Mutant("ledger", Ledger, "_on_compute_joined", keep_word_to_the_dead),

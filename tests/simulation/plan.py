@@ -1,4 +1,4 @@
-"""What one history is given: sizes, options, requests of clients, and faults with their times. All drawn from a seed."""
+"""What one history is given: sizes, options, requests of clients, faults with their times. All drawn from a seed."""
 
 from __future__ import annotations
 
@@ -79,6 +79,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     moving: bool
     extending: bool
     copying: bool
+    read_factor: int = 1
+    """Time of a read, as a multiple of the usual one; above 1 no read is later than that."""
     chunk: int
     """`prefill_chunk`, which the configuration allows to be a multiple of 32 only."""
     stall_ns: int
@@ -128,6 +130,7 @@ def draw_plan(seed: int) -> Plan:
         moving=moving,
         extending=rng.random() < 0.8,
         copying=rng.random() < 0.8,
+        read_factor=rng.choice((1, 1, 1, 20)),
         chunk=rng.choice((0, 0, 2, 5)),
         stall_ns=rng.choice((0, 500)),
         requests=_draw_requests(rng),

@@ -36,7 +36,7 @@ class Process:
     """One process: runs until it waits, and is woken by what arrives or by its timeout."""
 
     def __init__(self, name: str, main: Callable[[], None]) -> None:
-        self.name = name
+        self.name, self._wake_name = name, f"wake {name}"
         self.dead = False
         self.stopped = False
         """By a signal, as SIGSTOP does: nothing in it runs, and it can be killed."""
@@ -52,22 +52,23 @@ class Process:
     def rest(self, timeout_ms: float) -> None:
         """Wait, in the process itself, for `wake` or until the time is over."""
         agenda = CURRENT.world.agenda
-        self._wake = agenda.at(f"wake {self.name}", self._on_wake, agenda.now_us + int(timeout_ms * 1000))
-        self._suspend()
+        self._wake = agenda.at(self._wake_name, self._on_wake, agenda.now_us + int(timeout_ms * 1000))
+        CURRENT.world.hub.switch()
 
     def wake(self) -> None:
         """Let it run soon if it waits for messages."""
         if self._wake is None or self.dead:
             return
         agenda = CURRENT.world.agenda
-        soon = agenda.after(self._wake.name, self._on_wake, *WAKE_US)
-        earlier, later = sorted((self._wake, soon), key=lambda pending: pending.due_us)
-        self._wake, later.cancelled = earlier, True
+        soon_us = agenda.now_us + agenda.delay(*WAKE_US)
+        if soon_us < self._wake.due_us:
+            self._wake.cancelled = True
+            self._wake = agenda.at(self._wake_name, self._on_wake, soon_us)
 
     def work(self, what: str, low_us: int, high_us: int) -> None:
         """Be busy, in the process itself, and deaf to messages."""
         CURRENT.world.agenda.after(f"{self.name} {what}", lambda: self.run_or_defer(self._switch), low_us, high_us)
-        self._suspend()
+        CURRENT.world.hub.switch()
 
     def run_or_defer(self, act: Callable[[], Any]) -> Any:
         """Do something inside the process: now, after it was stopped, or never if it is dead."""
@@ -99,9 +100,6 @@ class Process:
 
     def _on_wake(self) -> Any:
         return self.run_or_defer(self._switch)
-
-    def _suspend(self) -> None:
-        CURRENT.world.hub.switch()
 
     def _switch(self) -> None:
         self._wake = None
@@ -138,8 +136,10 @@ class SimulatedPoller:
         self._sources.pop(source, None)
 
     def poll(self, timeout_ms: int) -> list[tuple[Any, int]]:
-        if timeout_ms and not any(source.readable for source in self._sources):
-            self._process.rest(timeout_ms)
+        ready = [(source, 1) for source in self._sources if source.readable]
+        if ready or not timeout_ms:
+            return ready
+        self._process.rest(timeout_ms)
         return [(source, 1) for source in self._sources if source.readable]
 
 
@@ -159,7 +159,7 @@ class SimulatedStage(Stage):
         self._poller.register(control.socket)  # type: ignore[arg-type]
         self._decoders = CURRENT.world.decoders[process.party.stage]
         self._links, self._peers, self._watched, self._arenas = {}, {}, {}, {}
-        self._stop_requests = []
+        self._stop_requests, self._deferred = [], []
         self._started_ns = CURRENT.world.agenda.now_us * 1000
         self._waited_ns = self._sent = self._published_ns = self._rejected = 0
         self._spans = []
@@ -231,7 +231,12 @@ class SimulatedTransfers:
         world.memory.begin_write(slot, (layer, expert))
         transfer = Transfer(slot, layer, expert, 0, cause, world.agenda.now_us * 1000)
         name = f"{self._process.name} fills slot {slot}"
-        world.agenda.after(name, lambda: self._process.run_or_defer(lambda: self._end(transfer)), *FILL_US)
+        low_us, high_us = (world.plan.read_factor * bound_us for bound_us in FILL_US)
+
+        def end() -> Any:
+            return self._process.run_or_defer(lambda: self._end(transfer))
+
+        world.agenda.after(name, end, low_us, high_us, may_be_late=world.plan.read_factor == 1)
 
     def promote(self, slot: int) -> None: ...
 

@@ -43,11 +43,8 @@ class Wire:
         """Take a message on its way, behind those before it."""
         self.under_way.append(data)
         agenda = CURRENT.world.agenda
-        pending = agenda.after(self.name, self._deliver, *DELAY_US)
-        if pending.due_us < self._last_us:
-            pending.cancelled = True
-            pending = agenda.at(self.name, self._deliver, self._last_us)
-        self._last_us = pending.due_us
+        self._last_us = max(self._last_us, agenda.now_us + agenda.delay(*DELAY_US))
+        agenda.at(self.name, self._deliver, self._last_us)
 
     def keep(self, count: int) -> list[bytes]:
         """Lose all but the first messages under way; return the lost ones."""
