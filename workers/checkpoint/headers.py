@@ -6,7 +6,8 @@ The format: 8 bytes of header length (little endian), a JSON header, then the da
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
     def read(self, file: Path) -> bytearray:
         """Return its bytes from `file`, whose header was checked against its length."""
         data = bytearray(self.count_bytes)
-        with file.open("rb") as stream:
+        with naming(file), file.open("rb") as stream:
             stream.seek(self.offset_bytes)
             stream.readinto(data)
         return data
@@ -47,6 +48,15 @@ class _Entry(msgspec.Struct):
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let an OSError inside name this file: one of a read names none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), error.filename or str(file)) from error
 
 
 def checkpoint_files(folder: Path, config: dict[str, Any] | None = None) -> list[Path]:
@@ -175,7 +185,7 @@ def first_dtype(tensors: dict[str, StoredTensor]) -> str:
 
 def _read_header(file: Path) -> list[tuple[str, _Entry, int]]:
     size_bytes = os.path.getsize(file)
-    with file.open("rb") as stream:
+    with naming(file), file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size_bytes < 8 or length > min(HEADER_LIMIT_BYTES, size_bytes - 8):
             raise CheckpointError("is not a safetensors file, or is cut off in its header", str(file), _REDOWNLOAD)
