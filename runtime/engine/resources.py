@@ -39,7 +39,7 @@ CONFIGURATION = "configuration"
 
 
 class Setup(NamedTuple):
-    """What a reload exchanges: the configuration, and what follows from it for memory and survey."""
+    """Things that a reload exchanges: the configuration, and what follows from it for memory and survey."""
 
     config: Config
     budgets: Budgets

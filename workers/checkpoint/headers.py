@@ -6,14 +6,14 @@ The format: 8 bytes of header length (little endian), a JSON header, then the da
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ...errors import CheckpointError
+from ...ipc.shared.named_errors import naming
 
 HEADER_LIMIT_BYTES = 100_000_000
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -48,15 +48,6 @@ class _Entry(msgspec.Struct):
     dtype: str
     shape: list[int]
     data_offsets: tuple[int, int]
-
-
-@contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """Let an OSError inside name this file: one of a read names none."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), error.filename or str(file)) from error
 
 
 def checkpoint_files(folder: Path, config: dict[str, Any] | None = None) -> list[Path]:

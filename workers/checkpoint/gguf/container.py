@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from ....errors import CheckpointError
-from ..headers import naming
+from ....ipc.shared.named_errors import naming
 from .block_types import OTHERS, TYPES, BlockType
 
 MAGIC = b"GGUF"
