@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -42,5 +43,11 @@ def _run(arguments: list[str], before_run: Callable[[], None]) -> int:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Unwind on SIGTERM as on Ctrl-C, so that an engine is stopped and not orphaned."""
+    """Unwind on SIGTERM as on Ctrl-C, so that an engine is stopped and not orphaned. A second one leaves at once."""
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(TERMINATED)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    """Leave at once: processes see the end of this one, and the next start removes the run directory."""
+    os._exit(TERMINATED)

@@ -83,7 +83,7 @@ class Reload(Command):
     policy: Policy | None = None
     """Eviction policy."""
     rank_victims: Literal["auto", "always", "never"] | None = None
-    """Whether predictions choose the expert to evict."""
+    """always: predictions choose the expert to evict; never: they only protect experts."""
     reads_in_flight: int | None = None
     """Reader threads of the loader."""
     predictor: Predictor | None = None

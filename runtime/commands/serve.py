@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 from typing import Annotated, ClassVar
 
 import tyro
+from msgspec import Meta
 
 from ...errors import UsageError
 from ...ipc.stage.logs import LogSpec
@@ -23,11 +22,16 @@ from ..monitor.tables import result_console
 from ..plan.keeping import keep_run
 from ..remote.front import RemoteFront
 from ..service.announcing import announced
+from ..service.stop_signals import StopSignals, stop_signals
 from ..service.systemd import READY, STOPPING, notify
 from .common.log_options import LogCommand
 from .serve_http import HttpCommand, answering, progress_of
 
-WAIT_S = 1.0
+WAIT_S, POLL_S = 1.0, 0.1
+PATIENCE = "stopping, open requests have {:g} s; once more stops at once"
+
+
+Server = HttpFront | MetricsServer | RemoteFront
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +42,7 @@ class Serve(LogCommand, HttpCommand):
     """
 
     chooses_memory: ClassVar = True
-    option_groups: ClassVar = {"Server": ("address", "keys", "address_file", "pid_file", "metrics")}
+    option_groups: ClassVar = {"Server": ("address", "keys", "address_file", "pid_file", "metrics", "drain")}
     address: Annotated[str, tyro.conf.arg(metavar="PATH|tcp://HOST:PORT")] = ""
     """Fixed address: the path of a private folder, made at the start and removed at the end. Without it every start has
     another address. tcp://HOST:PORT lets in clients of other machines that have keys
@@ -54,6 +58,10 @@ class Serve(LogCommand, HttpCommand):
     """Serve metrics for Prometheus there, without a key (docs/how-to/monitor-with-prometheus.md); with --http, the HTTP
     server has them at /metrics anyway. Without a host only this machine reaches it."""
 
+    drain: Annotated[float, Meta(ge=0, le=10**6), tyro.conf.arg(metavar="SECONDS")] = 5.0
+    """Time that open requests have to end after SIGTERM or Ctrl-C; nothing new is accepted meanwhile. A second signal
+    stops at once."""
+
     def run(self) -> int:
         with (
             announced(self.pid_file, str(os.getpid())),
@@ -63,20 +71,22 @@ class Serve(LogCommand, HttpCommand):
             self._remote_front(log) as remote,
             running_engine(self.engine, "" if remote else self.address, progress_of(front), log) as engine,
         ):
-            stop = _stop_on_sigterm()
-            with announced(self.address_file, engine.address), answering(front, engine.address):
+            with (
+                stop_signals(PATIENCE.format(self.drain)) as signals,
+                announced(self.address_file, engine.address),
+                answering(front, engine.address),
+            ):
                 if metrics is not None:
                     metrics.serve(engine.address)
                 if remote is not None:
                     remote.serve(engine.address)
                 _print_addresses(engine, front, metrics, remote)
                 notify(READY)
-                while not (stop.is_set() or engine.wait(WAIT_S)):
-                    for server in (front, metrics, remote):
-                        if server is not None:
-                            server.check()
+                self._serve(engine, signals, [each for each in (front, metrics, remote) if each is not None])
                 notify(STOPPING)
                 keep_run(engine)
+            if signals.interrupted:
+                raise KeyboardInterrupt
         return DONE
 
     def _remote_front(self, log: LogSpec) -> AbstractContextManager[RemoteFront | None]:
@@ -89,12 +99,15 @@ class Serve(LogCommand, HttpCommand):
             raise UsageError("are for an address over TCP", "--keys", "Give --address tcp://HOST:PORT")
         return nullcontext()
 
-
-def _stop_on_sigterm() -> Event:
-    """Return an event that SIGTERM sets from now on: a service is stopped by it, with exit code 0."""
-    stop = Event()
-    signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
-    return stop
+    def _serve(self, engine: EngineHandle, signals: StopSignals, servers: list[Server]) -> None:
+        """Serve until the engine ends or is asked to; then finish open requests, at most for `drain` seconds."""
+        while not (signals.asked.is_set() or engine.wait(WAIT_S)):
+            for server in servers:
+                server.check()
+        if signals.asked.is_set():
+            engine.begin_to_drain(self.drain)
+            while not (signals.urged.is_set() or engine.wait(POLL_S)):
+                continue
 
 
 def _print_addresses(

@@ -96,6 +96,11 @@ class EngineGroup:
             self.stop()
             raise
 
+    def begin_to_drain(self, deadline_s: float) -> None:
+        """Let every engine accept nothing new and end once its open requests have, or at the deadline."""
+        for engine in self.engines.values():
+            engine.begin_to_drain(deadline_s)
+
     def stop(self) -> None:
         """Stop all engines at once, then close their shared resources. Does nothing the second time."""
         atexit.unregister(self.stop)

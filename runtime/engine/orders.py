@@ -51,7 +51,7 @@ EngineOrder = KillStage | Drain | DrainOrder | ReloadOrder
 
 
 class StageControl(Protocol):
-    """What the orders need of the engine."""
+    """Part of the engine that the orders need."""
 
     def tell(self, stage: str, message: Drain | CloseIntake) -> None:
         """Send a message to a stage."""

@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ...configs.schema import Config
 from ...configs.sizes import format_size
-from ...errors import UsageError
+from ...errors import EngineError, UsageError
 from ...ipc.messages import Progress
 from ...ipc.shared.available import available_bytes
 from ...ipc.shared.memory import Arena
@@ -39,7 +39,7 @@ CONFIGURATION = "configuration"
 
 
 class Setup(NamedTuple):
-    """What a reload exchanges: the configuration, and what follows from it for memory and survey."""
+    """Things that a reload exchanges: the configuration, and what follows from it for memory and survey."""
 
     config: Config
     budgets: Budgets
@@ -243,10 +243,13 @@ def _plan_setup(config: Config, survey: Survey, free_bytes: int, later_bytes: in
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    """Write a file that a stage may read at this moment."""
+    """Write a file that a stage may read at this moment. Raises EngineError, for example on a full disk."""
     unfinished = path.with_name(f"{path.name}.new")
-    unfinished.write_bytes(data)
-    unfinished.rename(path)
+    try:
+        unfinished.write_bytes(data)
+        unfinished.rename(path)
+    except OSError as error:
+        raise EngineError(f"cannot be written: {error.strerror}", str(path), "Free space where it lies") from error
 
 
 def _log_budgets(budgets: Budgets, survey: Survey) -> None:

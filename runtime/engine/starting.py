@@ -42,6 +42,10 @@ class EngineHandle(Protocol):
         """Start and return when every stage is ready."""
         ...
 
+    def begin_to_drain(self, deadline_s: float) -> None:
+        """Accept nothing new and end once all open requests have, or at the deadline; do not wait for it."""
+        ...
+
     def stop(self) -> None:
         """Stop gracefully."""
         ...

@@ -150,6 +150,10 @@ class Supervisor:
             raise engine.cause
         return 0 if answered.empty() else answered.get().unfinished
 
+    def begin_to_drain(self, deadline_s: float) -> None:
+        """Begin as `drain`, without waiting for the end."""
+        self._require_engine().order(DrainOrder(deadline_s, lambda answer: None))
+
     def reload(self, **changes: str | int | float | bool) -> None:
         """Change fields of the configuration of the running engine; return when the change is in place.
 

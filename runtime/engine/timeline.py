@@ -10,6 +10,7 @@ import msgspec
 
 from ...errors import UsageError
 from ...ipc.messages import Span
+from ...ipc.shared.output_file import OutputFile
 
 
 class _Event(msgspec.Struct):
@@ -75,11 +76,8 @@ class Timeline:
     """Writer of a JSON array of events, complete once closed. A stage is a process of the trace, a lane a thread."""
 
     def __init__(self, path: str) -> None:
-        """Open the file. Raises UsageError if it cannot be written."""
-        try:
-            self._file = Path(path).open("wb")  # noqa: SIM115 - open while the engine lives
-        except OSError as error:
-            raise UsageError(f"cannot be written: {error.strerror}", path, "Give another file as timeline") from error
+        """Open the file. Raises UsageError if it cannot be written; later a full disk ends the timeline alone."""
+        self._file = OutputFile(Path(path), "timeline")
         self._file.write(b"[")
         self._first = True
         self._numbers: dict[str, int] = {}
@@ -110,6 +108,5 @@ class Timeline:
         return self._numbers[stage]
 
     def _append(self, **event: Any) -> None:
-        self._file.write(b"\n" if self._first else b",\n")
-        self._file.write(msgspec.json.encode(event))
+        self._file.write((b"\n" if self._first else b",\n") + msgspec.json.encode(event))
         self._first = False

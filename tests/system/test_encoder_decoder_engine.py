@@ -13,6 +13,7 @@ import torch
 from expertflow import Client, Config, Supervisor
 from expertflow.errors import UsageError
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.ipc.shared.output_file import OutputFile
 from expertflow.runtime.verify.checks import Verification
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.models.nllb import save_nllb
@@ -143,9 +144,9 @@ def record(model: Path) -> None:
     (model / "record").mkdir()
     rows = [RequestRow(number, ids, 0, Sampling()) for number, ids in enumerate(random_prompts(6, VOCABULARY))]
     with ExitStack() as stack:
-        files = [
-            stack.enter_context((model / "record" / f"{name}.1.msgpack").open("wb")) for name in ("steps", "routes")
-        ]
+        files = [OutputFile(model / "record" / f"{name}.1.msgpack", name, buffering=0) for name in ("steps", "routes")]
+        for file in files:
+            stack.callback(file.close)
         recording = Recording(files[0], files[1])
         choose = recording.watch(sample)
         runtime = stack.enter_context(LocalRuntime(survey, 6, RowAbilities.of(survey.rows), choose))

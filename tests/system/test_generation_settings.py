@@ -12,6 +12,7 @@ import pytest
 import torch
 from expertflow.configs.schema import Config
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.ipc.shared.output_file import OutputFile
 from expertflow.runtime.verify.checks import Verification
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.runtime.verify.report import CHOSEN
@@ -102,7 +103,9 @@ def record(survey: Survey, folder: Path, changed: dict[str, Any]) -> None:
         settings = msgspec.structs.replace(settings, **changed)
         rows.append(RequestRow(number, ids, 0, sampling, settings=settings))
     with ExitStack() as stack:
-        files = [stack.enter_context((folder / f"{name}.1.msgpack").open("wb")) for name in ("steps", "routes")]
+        files = [OutputFile(folder / f"{name}.1.msgpack", name, buffering=0) for name in ("steps", "routes")]
+        for file in files:
+            stack.callback(file.close)
         recording = Recording(files[0], files[1])
         runtime = stack.enter_context(LocalRuntime(survey, 8, RowAbilities.of(survey.rows), recording.watch(sample)))
         for number in range(OUTPUT):

@@ -15,7 +15,7 @@ from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts
 
-TOKENS = 120
+TOKENS, LONG = 120, 400
 SAMPLED = {"temperature": 0.8, "seed": 5, "max_new_tokens": TOKENS, "eos_ids": []}
 
 
@@ -57,15 +57,16 @@ def test_reloads_while_it_generates_lose_and_change_nothing(
 
 
 def check_drain(engine: Supervisor, client: Client, prompts: list[list[int]]) -> None:
-    """What was accepted is finished, waiting or not; what is new is refused with a typed error; the engine ends."""
-    accepted = client.submit(prompts * 10, max_new_tokens=TOKENS, eos_ids=[])
+    """What was accepted is finished; what is new is refused with a typed error; the engine ends by itself."""
+    accepted = client.submit(prompts, max_new_tokens=LONG, eos_ids=[])
     await_tokens(accepted, 1)
     codes: list[int] = []
     drain = Thread(target=lambda: codes.append(parse(["drain", engine.address, "--deadline", "200"]).run()))
-    drain.start()
-    wait_until(lambda: not client.stats().stages["scheduler"].counters["accepting"])
-    (refused,) = client.submit([prompts[0]], max_new_tokens=1).results(timeout_s=60, return_errors=True)
+    with Client(engine.address) as other:
+        drain.start()
+        wait_until(lambda: not engine.snapshot().stages["scheduler"].counters["accepting"])
+        (refused,) = other.submit([prompts[0]], max_new_tokens=1).results(timeout_s=60, return_errors=True)
     assert isinstance(refused, EngineError) and "accepts nothing new" in refused.what
-    assert all(len(each.token_ids) == TOKENS for each in accepted.results(timeout_s=240))
+    assert all(len(each.token_ids) == LONG for each in accepted.results(timeout_s=240))
     drain.join()
     assert codes == [0] and engine.wait(60)

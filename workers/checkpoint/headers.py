@@ -14,6 +14,7 @@ import msgspec
 
 from ...configs.decoding import UNDECODABLE
 from ...errors import CheckpointError
+from ...ipc.shared.named_errors import naming
 
 HEADER_LIMIT_BYTES = 100_000_000
 MAX_DIMENSIONS = 32
@@ -40,7 +41,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
     def read(self, file: Path) -> bytearray:
         """Return its bytes from `file`, whose header was checked against its length."""
         data = bytearray(self.count_bytes)
-        with file.open("rb") as stream:
+        with naming(file), file.open("rb") as stream:
             stream.seek(self.offset_bytes)
             stream.readinto(data)
         return data
@@ -185,7 +186,7 @@ def first_dtype(tensors: dict[str, StoredTensor]) -> str:
 
 def _read_header(file: Path) -> list[tuple[str, _Entry, int]]:
     size_bytes = os.path.getsize(file)
-    with file.open("rb") as stream:
+    with naming(file), file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size_bytes < 8 or length > min(HEADER_LIMIT_BYTES, size_bytes - 8):
             raise CheckpointError("is not a safetensors file, or is cut off in its header", str(file), _REDOWNLOAD)

@@ -12,13 +12,13 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 import torch
 
 from ...ipc.messages import DropPrefix, DropUnit, KeepPrefix, RunStep, Split, Stepped, StepRouting
 from ...ipc.shared.attachments import FOLDER, is_attachment_name
+from ...ipc.shared.output_file import OutputFile
 from ..kernels.cache import read_table, write_table
 from ..kernels.table import KernelTable
 from ..model.unit import Unit
@@ -43,7 +43,7 @@ class Recording:
     """Files of one start of compute; without a folder nothing is written, nor digested."""
 
     def __init__(
-        self, steps: BinaryIO | None, routes: BinaryIO | None, images: tuple[Path, Path] | None = None
+        self, steps: OutputFile | None, routes: OutputFile | None, images: tuple[Path, Path] | None = None
     ) -> None:
         self._steps, self._routes, self._images = steps, routes, images
         self._encoder = msgspec.msgpack.Encoder()
@@ -63,7 +63,8 @@ class Recording:
         Path(folder).mkdir(parents=True, exist_ok=True)
         if kernels is not None:
             write_table(Path(folder, KERNELS), kernels)
-        files = [open(Path(folder, f"{name}.{epoch}.msgpack"), "wb", buffering=0) for name in ("steps", "routes")]  # noqa: SIM115
+        names = {"steps": "recording of steps", "routes": "recording of routes"}
+        files = [OutputFile(Path(folder, f"{name}.{epoch}.msgpack"), what, 0) for name, what in names.items()]
         return cls(*files, images=attachments and (attachments, Path(folder, FOLDER)))
 
     def watch(self, choose: Chooser) -> Chooser:
@@ -86,7 +87,10 @@ class Recording:
         """A step that ran, what came of it, and its routing."""
         if self._steps is None or self._routes is None:
             return
-        self._keep_images(order)
+        try:
+            self._keep_images(order)
+        except OSError as error:
+            self._steps.end(error)
         digested = msgspec.structs.replace(result, digest=self._digest)
         self._digest = b""  # a step that chooses no token has none
         self._steps.write(self._encoder.encode(order) + self._encoder.encode(digested))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from ...errors import UsageError
+from ...ipc.shared.output_file import OutputFile
 from ..traces.message_stream import read_packed
 from .events import LedgerEvent
 from .ledger import Ledger
@@ -74,7 +75,7 @@ LedgerRecord = LedgerHeader | LedgerMark | LedgerEvent
 class LedgerLog:
     """Written by one start of the loader; without a folder nothing is written."""
 
-    def __init__(self, file: BinaryIO | None) -> None:
+    def __init__(self, file: OutputFile | None) -> None:
         self._file = file
         self._encoder = msgspec.msgpack.Encoder()
 
@@ -84,7 +85,7 @@ class LedgerLog:
         if not folder:
             return cls(None)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        log = cls(open(Path(folder, f"ledger.{epoch}.msgpack"), "wb", buffering=1 << 16))  # noqa: SIM115
+        log = cls(OutputFile(Path(folder, f"ledger.{epoch}.msgpack"), "log of the ledger", 1 << 16))
         log._write(header)
         return log
 

@@ -1,4 +1,4 @@
-"""How the loader reads the checkpoint's files: with checksums if they are asked for, and with counted faults."""
+"""The loader's way to the checkpoint's files: with checksums if they are asked for, and with counted faults."""
 
 from __future__ import annotations
 

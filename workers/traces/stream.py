@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from ...errors import UsageError
+from ...ipc.shared.output_file import OutputFile
 from .message_stream import read_packed
 from .records import VERSION, TraceHeader, TraceRecord
 
@@ -20,34 +20,17 @@ class TraceFile:
 
     def __init__(self, folder: str, header: TraceHeader) -> None:
         """Create FOLDER/STAGE.EPOCH.msgpack. Raises UsageError if it cannot be written."""
-        self._path = Path(folder, f"{header.stage}.{header.epoch}.msgpack")
-        try:
-            self._file = self._path.open("wb")
-        except OSError as error:
-            raise UsageError(f"cannot be written: {error.strerror}", str(self._path), "Give another folder") from error
+        self._file = OutputFile(Path(folder, f"{header.stage}.{header.epoch}.msgpack"), "trace")
         self._encoder = msgspec.msgpack.Encoder()
         self.write(header)
 
     def write(self, record: TraceRecord) -> None:
         """Add a record; other processes can read it when this returns."""
-        if self._file.closed:
-            return
-        try:
-            self._file.write(self._encoder.encode(record))
-            self._file.flush()
-        except OSError as error:
-            logging.getLogger(__name__).warning("%s: %s; the trace ends here", self._path, error.strerror)
-            self._close_quietly()
+        self._file.write(self._encoder.encode(record))
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
-
-    def _close_quietly(self) -> None:
-        """Close the file although its last bytes cannot be written: closing flushes and fails again."""
-        try:
-            self._file.close()
-        except OSError:
-            logging.getLogger(__name__).debug("%s: closed with unwritten bytes", self._path)
 
 
 def read_records(file: Path) -> Iterator[TraceRecord]:

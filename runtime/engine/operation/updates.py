@@ -1,4 +1,4 @@
-"""What the engine's thread reports to whoever started it, and the times of the ladder by which it ends."""
+"""Reports of the engine's thread to whoever started it, and the times of the ladder by which it ends."""
 
 from __future__ import annotations
 

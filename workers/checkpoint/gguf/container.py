@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from ....errors import CheckpointError
+from ....ipc.shared.named_errors import naming
 from .block_types import OTHERS, TYPES, BlockType
 
 MAGIC = b"GGUF"
@@ -70,7 +71,7 @@ def read_container(path: Path) -> Container:
     Raises CheckpointError for a file that is none, is cut off (by the name of the first tensor that is not whole), or
     holds a tensor of a type that is not read; OSError if it cannot be read.
     """
-    with path.open("rb", buffering=1 << 20) as stream:
+    with naming(path), path.open("rb", buffering=1 << 20) as stream:
         reader = _Reader(stream, path, os.fstat(stream.fileno()).st_size)
         tensor_count, entry_count = reader.opening()
         metadata = dict(reader.entry() for _ in range(entry_count))
