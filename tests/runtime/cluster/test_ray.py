@@ -46,7 +46,7 @@ def cluster() -> Iterator[str]:
     from ray import serve
     from ray.cluster_utils import Cluster
 
-    node = {"num_cpus": 1, "object_store_memory": 80_000_000}
+    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
     nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         nodes.add_node(**node)
@@ -55,7 +55,7 @@ def cluster() -> Iterator[str]:
         settings = {"model": str(MODEL), "replicas": 2, "engine": ENGINE, "cpus_per_replica": 0.5}
         serve.run(build_application(settings), name="expertflow", route_prefix="/")
         wait_for(lambda: get("/ready") == 200)
-        yield nodes.address
+        yield str(nodes.address)
         serve.shutdown()
     finally:
         ray.shutdown()
@@ -133,7 +133,7 @@ def both_serve() -> bool:
     from ray import serve
 
     states = serve.status().applications["expertflow"].deployments["Engines"].replica_states
-    return states.get("RUNNING", 0) == 2
+    return sum(count for state, count in states.items() if state == "RUNNING") == 2
 
 
 def test_the_front_gives_what_an_engine_gives(cluster: str, expected: list[str]) -> None:
