@@ -18,11 +18,15 @@ from typing import Any
 
 import msgspec
 from expertflow.runtime.client.async_client import AsyncClient
+from expertflow.runtime.client.completions import Completion
+from expertflow.runtime.client.options import Request
 from expertflow.runtime.engine.process_memory import pss_bytes
+from expertflow.workers.traces.trace import write_npz
 
 from ..report import show_table
-from .load import engine_folders, requests_of, run_load, to_row
+from .load import engine_folders, engine_sizes, requests_of, run_load, to_row
 from .nodes import deploy, ray_nodes, ray_processes, replica_processes, running
+from .simulated import trace_of
 
 TOKENS = 24
 PARTS = ("overhead", "scaling", "rules", "kills")
@@ -54,12 +58,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--streams", type=int, default=100, help="streams under kills")
     parser.add_argument("--kill-every", type=float, default=10.0, help="seconds from all running to the next kill")
+    parser.add_argument("--trace", type=Path, help="write the routing of all requests there, for .simulated")
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
 
 
 def _measure(options: argparse.Namespace, count: int, result: dict[str, Any]) -> None:
     parts = options.parts
+    if count == 1:
+        result["requests"] = options.requests
+        _record(options, result)
     if "overhead" in parts and count == 1:
         result["overhead"] = _overhead(options)
         result["memory"] = _memory()
@@ -117,6 +125,21 @@ def _address(engine: str, rule: str | None) -> Iterator[str]:
     else:
         with gateway(rule) as address:
             yield address
+
+
+def _record(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Run all requests of the measurement once, and write their routing for the simulation; it warms up, too."""
+    (engine,) = engine_folders()
+    requests = requests_of(options.requests * options.nodes, TOKENS)
+    done = asyncio.run(_routed(engine, requests))
+    result["slots"], result["expert_bytes"], experts = engine_sizes(engine)
+    if options.trace:
+        write_npz(trace_of(done, experts), options.trace)
+
+
+async def _routed(address: str, requests: list[Request]) -> list[Completion]:
+    async with AsyncClient(address) as client:
+        return await client.generate(requests, routed_experts=True)
 
 
 def _memory() -> dict[str, float]:

@@ -54,6 +54,18 @@ def engine_folders() -> list[str]:
     return sorted(engine_counters())
 
 
+def engine_sizes(folder: str) -> tuple[int, int, int]:
+    """Return the slots of an engine that has run for a while, the bytes of an expert, and the experts of a layer."""
+    with Watcher(folder) as watcher:
+        heat = None
+        while heat is None:
+            time.sleep(1)  # stages report while somebody asks
+            heat = next(iter(watcher.activity().values())).heat
+        counters = watcher.snapshot().stages["loader"].counters
+    slots = sum(place > 0 for place in heat.residence)
+    return slots, round(counters["bytes"] / max(counters["loads"], 1)), heat.experts
+
+
 def requests_of(count: int, tokens: int, first: int = 0, kinds: tuple[str, ...] | None = None) -> list[Request]:
     """Return requests of mixed kinds, greedy and seeded ones in turn."""
     listed = mixed(count + first, kinds) if kinds else mixed(count + first)
