@@ -58,8 +58,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--streams", type=int, default=100, help="streams under kills")
     parser.add_argument("--kill-every", type=float, default=10.0, help="seconds from all running to the next kill")
-    parser.add_argument("--trace", type=Path, help="write the routing of all requests there, for .simulated")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="JSON; the routing of all requests goes beside it, for .simulated")
     return parser.parse_args()
 
 
@@ -133,8 +132,8 @@ def _record(options: argparse.Namespace, result: dict[str, Any]) -> None:
     requests = requests_of(options.requests * options.nodes, TOKENS)
     done = asyncio.run(_routed(engine, requests))
     result["slots"], result["expert_bytes"], experts = engine_sizes(engine)
-    if options.trace:
-        write_npz(trace_of(done, experts), options.trace)
+    if options.out:
+        write_npz(trace_of(done, experts), options.out.with_suffix(".npz"))
 
 
 async def _routed(address: str, requests: list[Request]) -> list[Completion]:
