@@ -68,6 +68,7 @@ class OptionNames(TypedDict, total=False):
     routed_experts: bool
     priority: int
     user: str
+    domain: str
     n: int
     structured: Structured | Grammar | None
     skip_special_tokens: bool
@@ -101,6 +102,7 @@ class RequestOptions:
     routed_experts: bool = False
     priority: int = 0
     user: str = ""
+    domain: str = ""
     n: int = 1
     structured: Structured | Grammar | None = None
     skip_special_tokens: bool = True
@@ -191,6 +193,7 @@ class Request:
     routed_experts: bool | UnsetType = UNSET
     priority: int | UnsetType = UNSET
     user: str | UnsetType = UNSET
+    domain: str | UnsetType = UNSET
     n: int | UnsetType = UNSET
     structured: Structured | Grammar | None | UnsetType = UNSET
     skip_special_tokens: bool | UnsetType = UNSET
@@ -278,6 +281,7 @@ _READERS: dict[str, Callable[[Any, str], Any]] = {
     "routed_experts": read_flag,
     "priority": read_integer,
     "user": read_user,
+    "domain": read_user,
     "n": read_count,
     "structured": read_structured,
     "skip_special_tokens": read_flag,

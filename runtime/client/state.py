@@ -202,5 +202,6 @@ def _submit(prompt_ids: list[int], options: RequestOptions) -> Submit:
         batch_invariant=options.batch_invariant,
         priority=options.priority,
         user=options.user,
+        domain=options.domain,
         details=options.details,
     )

@@ -28,6 +28,8 @@ from .replies import JsonReply, read_json_body, start
 from .users import user_of
 from .watch import Watch, watching
 
+DOMAIN = "x-expertflow-domain"
+"""Header with a label of the prompts' kind, for the router of a cluster."""
 IGNORED = "x-expertflow-ignored"
 MAX_NAMED = 20
 MAX_NAME = 64
@@ -42,7 +44,8 @@ async def generate(request: Request, send: Send, link: EngineLink, path: str) ->
     call = await _read_call(request, link, path)
     user = user_of(request, bool(link.spec.keys), link.salt)
     with link.admit(call, user):
-        batch = await link.client.submit(call.requests, user=user)
+        domain = request.headers.get(DOMAIN, "")[:MAX_NAME]
+        batch = await link.client.submit(call.requests, user=user, domain=domain)
         async with watching(batch, request.receive, link.stopping) as watch:
             reply = _stream if call.stream else _answer
             await reply(request, send, link, call, batch, watch)

@@ -130,9 +130,11 @@ def help_boxes(name: str, capsys: pytest.CaptureFixture[str]) -> dict[str, set[s
 def test_what_a_command_is_by_default(name: str) -> None:
     """Building it from headings must change nothing of what its class says."""
     kind = command_classes()[name]
-    required = {"trace": "folder", "batch": "requests"}
-    words = ["file"] if name in required else []
-    given: dict[str, Any] = {required[name]: Path("file")} if name in required else {}
+    required: dict[str, tuple[str, Any]] = {
+        "trace": ("folder", Path("file")), "batch": ("requests", Path("file")), "cluster": ("action", "status"),
+    }  # fmt: skip
+    given = dict([required[name]]) if name in required else {}
+    words = [str(value) for value in given.values()]
     assert issubclass(kind, EngineCommand)
     assert parse([name, *words]) == kind(engine=kind.engine_defaults(DEFAULT_PRESET), **given)
 

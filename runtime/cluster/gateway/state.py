@@ -45,9 +45,19 @@ class Gateway:
     """All requests of all clients, and all replicas."""
 
     def __init__(
-        self, router: Router, *, queue_limit: int = DEFAULT_QUEUE_LIMIT, learn_every: int = LEARN_EVERY
+        self,
+        router: Router,
+        *,
+        prefix: str = "",
+        queue_limit: int = DEFAULT_QUEUE_LIMIT,
+        learn_every: int = LEARN_EVERY,
     ) -> None:
-        """Begin without replicas. `learn_every` 0: learn from no request."""
+        """Begin without replicas. `learn_every` 0: learn from no request.
+
+        `prefix` begins the ids of requests at replicas. An engine knows requests by their ids alone, so of several
+        gateways each needs its own, and a new one at every start.
+        """
+        self._prefix = prefix
         self.router = router
         self.moved = 0
         """Number of times that a request went on at another replica, or at the same one after its scheduler died."""
@@ -130,6 +140,7 @@ class Gateway:
             submit=submit,
             accepted_ns=self._now_ns,
             job=self.router.job(submit.prompt_ids, submit.domain),
+            prefix=self._prefix,
             learns=self._learn_every > 0 and number % self._learn_every == 0,
             priority=submit.priority,
             delivered=list(submit.resume_ids),

@@ -27,6 +27,7 @@ class Stream:
     submit: Submit
     accepted_ns: int
     job: Job
+    prefix: str = ""
     learns: bool = False
     """Ask for the routing of this request, to learn from it."""
     priority: int = 0
@@ -55,8 +56,8 @@ class Stream:
 
     @property
     def id_at_replica(self) -> str:
-        """Return its id in the current attempt."""
-        return f"{self.number}-{self.attempt}"
+        """Return its id in the current attempt; `prefix` keeps the ids of several gateways to one engine apart."""
+        return f"{self.prefix}{self.number}-{self.attempt}"
 
     def deadline_ns(self) -> int | None:
         """Return when it is over (monotonic ns); None: never."""

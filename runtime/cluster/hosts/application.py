@@ -34,7 +34,7 @@ def build_application(args: dict[str, Any]) -> Application:
         graceful_shutdown_wait_loop_s=0.5,
         ray_actor_options={"num_cpus": settings.cpus_per_replica},
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-        request_router_config=RequestRouterConfig(request_router_class=SWITCH),
+        request_router_config=RequestRouterConfig.model_validate({"request_router_class": SWITCH}),
         **_replicas(settings),
     )(EngineReplica)
     front = serve.deployment(
@@ -44,7 +44,12 @@ def build_application(args: dict[str, Any]) -> Application:
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
         ray_actor_options={"num_cpus": 0},
     )(HttpFront)
-    return front.bind(engines.bind(content), content)
+    return front.bind(engines.bind(_of_engines(settings)), content)
+
+
+def _of_engines(settings: ClusterSettings) -> dict[str, Any]:
+    """Return what the engines need alone: a change of the rest, such as their number, starts none of them again."""
+    return {"model": settings.model, "engine": settings.engine, "preset": settings.preset}
 
 
 def _replicas(settings: ClusterSettings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from .settings import ClusterSettings, read_settings
 def make_shell(settings: ClusterSettings) -> GatewayShell:
     """Return a gateway in a run directory of its own, without replicas, in the running event loop."""
     router = Router(make_rule(settings.routing), settings.slack)
-    return GatewayShell(Gateway(router, queue_limit=settings.queue_limit), RunDir.create())
+    gateway = Gateway(router, prefix=f"{uuid.uuid4().hex}-", queue_limit=settings.queue_limit)
+    return GatewayShell(gateway, RunDir.create())
 
 
 @serve.ingress()

@@ -55,14 +55,14 @@ def gateway_to(address: str, settings: ClusterSettings) -> Iterator[Joined]:
     Raises EngineError if no cluster runs there, or if no replica answers.
     """
     with ray_client(address):
-        gateway = _GatewayThread(settings)
+        gateway = GatewayThread(settings)
         try:
             yield gateway.start()
         finally:
             gateway.stop()
 
 
-class _GatewayThread:
+class GatewayThread:
     """A gateway in an event loop of its own."""
 
     def __init__(self, settings: ClusterSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -56,7 +57,8 @@ class LocalCluster:
 
 @asynccontextmanager
 async def local_cluster() -> AsyncIterator[LocalCluster]:
-    cluster = LocalCluster(GatewayShell(Gateway(Router(make_rule("two-choices"))), RunDir.create()))
+    gateway = Gateway(Router(make_rule("two-choices")), prefix=f"{uuid.uuid4().hex}-")
+    cluster = LocalCluster(GatewayShell(gateway, RunDir.create()))
     try:
         yield cluster
     finally:
@@ -158,5 +160,21 @@ def test_a_client_that_goes_takes_its_requests_along(tmp_path: Path) -> None:
         while cluster.shell.gateway.book.open:
             await asyncio.sleep(0.01)
         assert not cluster.shell.gateway.router.fleet.outstanding.any()
+
+    run_with(tmp_path, 1, body)
+
+
+def test_two_gateways_to_one_engine_do_not_take_each_others_requests(tmp_path: Path) -> None:
+    """An engine knows requests by their ids alone: equal ones would be refused, or answered with the other's output."""
+
+    async def body(cluster: LocalCluster, client: AsyncClient, engines: list[FakeEngine]) -> None:
+        async with local_cluster() as second, AsyncExitStack() as stack:
+            second.add("replica-0", engines[0].address)
+            other = await stack.enter_async_context(AsyncClient(second.shell.address))
+            mine, others = [[5, 6]] * 4, [[7, 8]] * 4
+            got = await asyncio.gather(client.generate(mine, 6, seed=1), other.generate(others, 6, seed=1))
+            async with AsyncClient(engines[0].address) as direct:
+                assert outputs(got[0]) == outputs(await direct.generate(mine, 6, seed=1))
+                assert outputs(got[1]) == outputs(await direct.generate(others, 6, seed=1))
 
     run_with(tmp_path, 1, body)
