@@ -22,8 +22,10 @@ NAMES = [
     "top", "status", "drain", "reload", "why", "bundle", "keys", "cluster", "widen", "quantize", "study",
 ]  # fmt: skip
 """Commands in the order of the help. The command `name` is the class `Name` of `runtime/commands/name.py`, or of the
-module in `SHARED_MODULES`."""
-SHARED_MODULES: dict[str, str] = dict.fromkeys(("status", "drain", "reload"), "operation")
+module in `OTHER_MODULES`."""
+OTHER_MODULES: dict[str, str] = dict.fromkeys(("status", "drain", "reload"), "running.operation") | {
+    name: f"running.{name}" for name in ("top", "why", "bundle")
+}
 
 CONFIG = (
     tyro.conf.FlagCreatePairsOff,
@@ -56,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Command:
 def command_class(name: str) -> type[Command]:
     """Return the command of this name, which is one of `NAMES`."""
     folder = f"{__name__.rpartition('.command_line.')[0]}.commands"
-    return getattr(import_module(f"{folder}.{SHARED_MODULES.get(name, name)}"), name.capitalize())
+    return getattr(import_module(f"{folder}.{OTHER_MODULES.get(name, name)}"), name.capitalize())
 
 
 def command_classes() -> dict[str, type[Command]]:

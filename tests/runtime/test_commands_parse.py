@@ -22,8 +22,8 @@ from expertflow.runtime.command_line.registry import chosen_preset, command_clas
 from expertflow.runtime.command_line.version import version_lines
 from expertflow.runtime.commands.demo import Demo
 from expertflow.runtime.commands.generate import Generate
+from expertflow.runtime.commands.running.why import Why
 from expertflow.runtime.commands.serve import Serve
-from expertflow.runtime.commands.why import Why
 from expertflow.runtime.commands.widen import Widen
 from expertflow.workers.kernels import library
 

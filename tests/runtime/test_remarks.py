@@ -63,7 +63,7 @@ def engine_with(survey: Survey) -> Supervisor:
 
 
 def test_serve_prints_the_remarks(capsys: pytest.CaptureFixture[str]):
-    serve._print_addresses(engine_with(survey_with(padding=False, moving=False)), None, None)
+    serve._print_addresses(engine_with(survey_with(padding=False, moving=False)), None, None, None)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Ready: m" and lines[1:3] == [PADDING, MOVING]
 

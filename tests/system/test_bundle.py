@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from expertflow import Client, Config, Request, Supervisor
 from expertflow.runtime.bundle.file import read_bundle
-from expertflow.runtime.commands.bundle import Bundle as BundleCommand
-from expertflow.runtime.commands.why import Why
+from expertflow.runtime.commands.running.bundle import Bundle as BundleCommand
+from expertflow.runtime.commands.running.why import Why
 from expertflow.tests.runtime.fakes import wait_until
 
 MODEL = Path(__file__).parents[2] / "examples" / "model"

@@ -16,8 +16,8 @@ from expertflow.runtime.bundle.file import is_bundle, read_bundle, write_bundle
 from expertflow.runtime.bundle.gather import gather_bundle, installed_versions
 from expertflow.runtime.bundle.masking import MASK, mask_activity, mask_values
 from expertflow.runtime.client.watching import Watcher
-from expertflow.runtime.commands.bundle import Bundle as BundleCommand
-from expertflow.runtime.commands.why import Why
+from expertflow.runtime.commands.running.bundle import Bundle as BundleCommand
+from expertflow.runtime.commands.running.why import Why
 from expertflow.tests.runtime.bundle.made import made_bundle
 from expertflow.tests.runtime.fakes import fake_engine, wait_until
 

@@ -11,7 +11,7 @@ import pytest
 from expertflow.errors import UsageError
 from expertflow.runtime.bundle.file import write_bundle
 from expertflow.runtime.bundle.views import MAX_UPLOAD_BYTES, bundle_views, read_small_bundle
-from expertflow.runtime.commands.top import Top
+from expertflow.runtime.commands.running.top import Top
 from expertflow.tests.runtime.bundle.made import made_bundle
 from expertflow.tests.runtime.http.local_server import LocalServer
 from expertflow.tests.runtime.monitor.made_views import MS

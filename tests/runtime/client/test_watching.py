@@ -11,7 +11,7 @@ import pytest
 from expertflow.errors import EngineError, UsageError
 from expertflow.ipc.shared.rundir import RunDir
 from expertflow.runtime.client.watching import Watcher, find_engine, living_engines, snapshot_after
-from expertflow.runtime.commands.top import Top
+from expertflow.runtime.commands.running.top import Top
 from expertflow.runtime.monitor.readings import read_pair
 from expertflow.runtime.monitor.tables import reading_view, result_console
 from expertflow.tests.runtime.fakes import fake_engine, wait_until

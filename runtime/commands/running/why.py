@@ -12,14 +12,14 @@ import msgspec
 import tyro
 from msgspec import Meta
 
-from ...ipc.messages import Progress, Span
-from ..bundle.file import is_bundle, read_bundle
-from ..command_line.base import DONE, Command
-from ..engine.timeline import read_timeline
-from ..monitor.progress import ProgressView
-from ..waits.history import read_history
-from ..waits.report import report_waits
-from ..waits.text import report_lines
+from ....ipc.messages import Progress, Span
+from ...bundle.file import is_bundle, read_bundle
+from ...command_line.base import DONE, Command
+from ...engine.timeline import read_timeline
+from ...monitor.progress import ProgressView
+from ...waits.history import read_history
+from ...waits.report import report_waits
+from ...waits.text import report_lines
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,15 +13,15 @@ import msgspec
 import tyro
 from msgspec import Meta
 
-from ..bundle.file import read_bundle
-from ..bundle.views import bundle_views
-from ..client.watching import Watcher, find_engine
-from ..command_line.base import DONE, Command
-from ..monitor.engine_views import EngineView, EngineViews
-from ..monitor.live_screen import LiveScreen, is_screen, screen_console
-from ..monitor.screen import PAGES, Size, screen
-from ..monitor.tables import result_console
-from ..monitor.view_json import view_json
+from ...bundle.file import read_bundle
+from ...bundle.views import bundle_views
+from ...client.watching import Watcher, find_engine
+from ...command_line.base import DONE, Command
+from ...monitor.engine_views import EngineView, EngineViews
+from ...monitor.live_screen import LiveScreen, is_screen, screen_console
+from ...monitor.screen import PAGES, Size, screen
+from ...monitor.tables import result_console
+from ...monitor.view_json import view_json
 
 PLAIN_HEIGHT = 60
 """Lines of an engine where no terminal limits them."""

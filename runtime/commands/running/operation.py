@@ -10,13 +10,13 @@ import msgspec
 import tyro
 from msgspec import Meta
 
-from ...configs.schema import Policy, Predictor
-from ...errors import EngineError
-from ...ipc.messages import Progress
-from ..client.watching import Watcher, find_engine, living_engines
-from ..command_line.base import DONE, FAILED, WRONG_USAGE, Command
-from ..monitor.engine_status import EngineStatus, engine_statuses, status_lines
-from ..monitor.progress import ProgressView
+from ....configs.schema import Policy, Predictor
+from ....errors import EngineError
+from ....ipc.messages import Progress
+from ...client.watching import Watcher, find_engine, living_engines
+from ...command_line.base import DONE, FAILED, WRONG_USAGE, Command
+from ...monitor.engine_status import EngineStatus, engine_statuses, status_lines
+from ...monitor.progress import ProgressView
 
 NONE = WRONG_USAGE
 """Exit code of `status` where no engine runs."""
