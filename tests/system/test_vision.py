@@ -153,9 +153,9 @@ def test_a_bad_image_fails_alone(engine: Supervisor, client: Client, reference: 
 
 
 def test_images_are_bounded(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    attachments = client._state._images._attachments
-    assert attachments is not None
-    monkeypatch.setattr(attachments, "_max_bytes", 1000)
+    images = client._state._images
+    assert images is not None and images._attachments is not None
+    monkeypatch.setattr(images._attachments, "_max_bytes", 1000)
     with pytest.raises(BudgetError, match="exceed"):
         client.generate(image_prompts()[:1], max_new_tokens=1)
 
