@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from expertflow.ipc.messages import RequestRow, ResidentTable
-from expertflow.ipc.stage.events import PeerJoined, Received
+from expertflow.ipc.stage.events import PeerJoined
 from expertflow.ipc.stage.stage import Stage
 from expertflow.runtime.client.request import ClientRequest
 from expertflow.runtime.client.session import EngineSession
@@ -189,13 +189,9 @@ def give_and_keep(self: Holdings, slot: int) -> None:
     self._due.pop(slot, None)
 
 
-def believe_the_dead(self: SimulatedCompute, events: list[Any]) -> None:
-    """What a dead loader had said is believed after its successor was told what compute holds."""
-    arrivals = list(self._arrivals)
-    arrivals += [event.message for event in events if isinstance(event, Received) and event.source == "loader"]
-    real_handle_events(self, events)
-    if any(isinstance(event, PeerJoined) and event.stage == "loader" for event in events):
-        self._arrivals = arrivals
+def tell_nothing(self: SimulatedCompute, events: list[Any]) -> None:
+    """A new loader is told nothing at all."""
+    real_handle_events(self, [each for each in events if not (isinstance(each, PeerJoined) and each.stage == "loader")])
 
 
 def run_steps_of_the_dead(self: SimulatedCompute, events: list[Any]) -> None:
@@ -206,11 +202,9 @@ def run_steps_of_the_dead(self: SimulatedCompute, events: list[Any]) -> None:
         self._steps.extend(steps)
 
 
-def keep_old_link(self: Stage, peer: Any) -> bool:
-    """A stage keeps its link to a dead peer when the successor is introduced."""
-    if peer.stage in self._links:
-        return False
-    return real_open_link(self, peer)
+def know_the_first_only(self: Stage, peer: Any) -> bool:
+    """A stage opens no link to the successor of a peer."""
+    return peer.stage not in self._peers and real_open_link(self, peer)
 
 
 # Session
@@ -355,9 +349,9 @@ MUTANTS = [
     Mutant("holdings", Holdings, "_release_due", hoard),
     Mutant("holdings", Holdings, "_on_loader_joined", keep_silent),
     Mutant("holdings", Holdings, "_forget", give_and_keep),
-    Mutant("shells", SimulatedCompute, "_handle_events", believe_the_dead),
+    Mutant("shells", SimulatedCompute, "_handle_events", tell_nothing),
     Mutant("shells", SimulatedCompute, "_handle_events", run_steps_of_the_dead),
-    Mutant("shells", Stage, "_open_link", keep_old_link),
+    Mutant("shells", Stage, "_open_link", know_the_first_only),
     Mutant("session", EngineSession, "on_reconnect", sleep_through),
     Mutant("session", EngineSession, "on_reconnect", lose_under_way),
     Mutant("session", EngineSession, "_remove", keep_ended),
