@@ -4,7 +4,7 @@ from __future__ import annotations
 
 PREDICATES = frozenset({
     "and", "are", "asks", "belongs", "can", "cannot", "could", "did", "died", "differs", "does", "ended", "gave",
-    "has", "have", "holds", "is", "must", "names", "need", "needs", "takes", "was", "were",
+    "has", "have", "holds", "is", "must", "names", "need", "needs", "ran", "takes", "was", "were",
 })  # fmt: skip
 """First words of a `what` that needs its `where` as the subject."""
 

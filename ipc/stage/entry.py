@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import signal
 import sys
@@ -16,6 +17,8 @@ from .startup import Preparation, StageSpec, SupervisorGone, Surveyor, await_spe
 
 FAILED = 3
 """Exit code of a stage that has sent the reason (`Failed`)."""
+TORCH_HAS_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+"""Text of the RuntimeError that torch raises on a CPU."""
 
 
 def run_stage(
@@ -63,7 +66,21 @@ def _run(main: Callable[[Stage], None], stage: Stage) -> int:
         return FAILED
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the supervisor gets any error
         logging.getLogger(__name__).exception("stage failed")
-        told = f"{type(error).__name__}: {error}" if stage.spec.log.tells_all else type(error).__name__
-        stage.fail(EngineError(told, f"stage {stage.spec.stage}", "This is a bug"))
+        stage.fail(unexpected_error(error, stage.spec.stage, stage.spec.log.tells_all))
         return FAILED
     return 0
+
+
+def unexpected_error(error: Exception, stage: str, tells_all: bool) -> EngineError:
+    """Return what the supervisor is told of an error that nobody caught; `tells_all`: it may quote a request."""
+    if is_short_of_memory(error):
+        remedy = "Lower expert_memory or kv_memory, or free memory"
+        return EngineError("ran out of memory", f"stage {stage}", remedy)
+    told = f"{type(error).__name__}: {error}" if tells_all else type(error).__name__
+    return EngineError(told, f"stage {stage}", "This is a bug")
+
+
+def is_short_of_memory(error: Exception) -> bool:
+    """Return whether Python, numpy, torch or the system found no memory."""
+    found = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return found or isinstance(error, MemoryError) or TORCH_HAS_NO_MEMORY in str(error)

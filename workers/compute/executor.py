@@ -11,6 +11,7 @@ import torch
 
 from ...errors import EngineError, RequestError
 from ...ipc.messages import DropUnit, ErrorFacts, KeepPrefix, RequestRow, RunStep, Split, Stepped, StepRouting
+from ...ipc.stage.entry import is_short_of_memory
 from ..model.encoder_decoder import new_unit
 from ..model.images import read_images
 from ..model.step_input import StepInput
@@ -272,6 +273,9 @@ def _failure(error: Exception) -> RowFailed:
     if isinstance(error, torch.OutOfMemoryError):
         remedy = "Send a shorter prompt, or give the engine less expert_memory or kv_memory"
         return RowFailed("does not fit the memory of the device, even alone", "step", remedy)
+    if is_short_of_memory(error):
+        remedy = "Send it again later or with a shorter prompt, or give the engine less expert_memory or kv_memory"
+        return RowFailed("found no memory in the machine, even alone", "step", remedy)
     if isinstance(error, RequestError):
         return RowFailed(error.what, error.where, error.remedy)
     return RowFailed(f"{type(error).__name__}: {error}", "step", "Send the request again; if it fails again, report it")
