@@ -30,7 +30,7 @@ from ..report import show_table, write_json
 from .engine_process import EngineProcess
 from .judging import Output
 from .requests import draw_requests
-from .rounds import RoundResult, Setting, log_of, run_quiet, run_round, summary
+from .rounds import Limits, RoundResult, Setting, log_of, run_quiet, run_round, summary
 
 VOCABULARY = 2048
 """Ids of the built-in model."""
@@ -65,6 +65,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--round", type=int, default=100, help="requests of a round")
     parser.add_argument("--tokens", type=int, default=32, help="longest output")
     parser.add_argument("--faults", type=int, default=10**6, help="faults of a round, at most")
+    parser.add_argument("--compute-share", type=float, default=0.25, help="share of the faults that fall on compute")
     parser.add_argument("--settings", type=int, default=len(SETTINGS), help="settings that take turns, the first ones")
     parser.add_argument("--hang-timeout-s", type=float, default=8.0, help="patience of the watchdog")
     parser.add_argument("--seed", type=int, default=0)
@@ -109,7 +110,8 @@ class Chaos:
         rng = random.Random(f"round {self._arguments.seed} {number}")
         engine = self._start(setting, f"round-{number}")
         try:
-            done = run_round(engine, self._requests, quiet, rng, self._arguments.faults)
+            limits = Limits(self._arguments.faults, self._arguments.compute_share)
+            done = run_round(engine, self._requests, quiet, rng, limits)
         except BaseException:
             self._console.print(engine.log_tail(60), markup=False)
             engine.kill_all()

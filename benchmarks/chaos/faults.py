@@ -32,15 +32,19 @@ class Fault(NamedTuple):
     seconds: float
 
 
-def draw_fault(rng: random.Random) -> Fault:
-    """Return a fault of a random kind at random workers."""
+def draw_fault(rng: random.Random, compute_share: float = 0.25) -> Fault:
+    """Return a fault of a random kind at random workers, compute with this share of the chances."""
+    weights = [1 - compute_share] * 3 + [3 * compute_share]
     [kind] = rng.choices(KINDS, WEIGHTS)
-    if kind == "two at once":
-        return Fault(kind, tuple(rng.sample(STAGES, 2)), rng.choice([0.0, 0.002, 0.05]))
-    if kind == "while one restarts":
-        first = rng.choice(STAGES)
-        return Fault(kind, (first, rng.choice(STAGES)), rng.uniform(0.02, 2.0))
-    return Fault(kind, (rng.choice(STAGES),), rng.uniform(1.0, 4.0) if kind == "starve" else 0.0)
+    first, second = rng.choices(STAGES, weights, k=2)
+    match kind:
+        case "two at once":
+            others = [stage for stage in STAGES if stage != first]
+            return Fault(kind, (first, rng.choice(others)), rng.choice([0.0, 0.002, 0.05]))
+        case "while one restarts":
+            return Fault(kind, (first, second), rng.uniform(0.02, 2.0))
+        case _:
+            return Fault(kind, (first,), rng.uniform(1.0, 4.0) if kind == "starve" else 0.0)
 
 
 def strike(fault: Fault, pids: Pids) -> list[str]:

@@ -28,6 +28,15 @@ STATS_S = 60.0
 """Patience with a supervisor on a busy machine."""
 
 
+class Limits(NamedTuple):
+    """Bounds of a round."""
+
+    faults: int
+    """Faults, at most."""
+    compute_share: float
+    """Share of the faults that fall on compute: its death is the longest pause, of minutes on a busy machine."""
+
+
 class Setting(NamedTuple):
     """A form of the engine that a round runs with."""
 
@@ -75,9 +84,9 @@ def run_quiet(engine: EngineProcess, requests: list[PlannedRequest], rng: random
 
 
 def run_round(
-    engine: EngineProcess, requests: list[PlannedRequest], quiet: dict[int, Output], rng: random.Random, most: int
+    engine: EngineProcess, requests: list[PlannedRequest], quiet: dict[int, Output], rng: random.Random, limits: Limits
 ) -> RoundResult:
-    """Run all requests, with at most `most` faults meanwhile, and judge what came of them."""
+    """Run all requests, with faults meanwhile, and judge what came of them."""
     begun_s = time.monotonic()
     ways: dict[Way, list[PlannedRequest]] = draw_ways(rng, requests)
     struck: list[Struck] = []
@@ -85,8 +94,9 @@ def run_round(
     with repeats_watched() as repeats, Client(engine.address) as watcher:
         senders = Senders(engine, ways)
         while not senders.wait(rng.uniform(*GAPS_S)) and time.monotonic() - begun_s < ROUND_S:
-            if len(struck) < most:
-                faults += _strike(engine, watcher, rng, struck)
+            if len(struck) < limits.faults:
+                fault = draw_fault(rng, limits.compute_share)
+                faults += _strike(engine, watcher, fault, struck)
             engine.require_alive()
         faults += _await_all_ready(watcher)
         restarts = sum(watcher.stats(STATS_S).restarts.values())
@@ -100,13 +110,13 @@ def run_round(
 
 
 def _strike(
-    engine: EngineProcess, watcher: Client, rng: random.Random, struck: list[Struck]
+    engine: EngineProcess, watcher: Client, fault: Fault, struck: list[Struck]
 ) -> list[tuple[str, str]]:
     """Do a fault and wait until all workers are ready again: on a busy machine there would be no step in between.
 
     Faults that meet, or fall on a worker that starts, are kinds of their own. Return what went wrong with the wait.
     """
-    fault, before, at_s = draw_fault(rng), watcher.stats(STATS_S), time.monotonic()
+    before, at_s = watcher.stats(STATS_S), time.monotonic()
     hit = strike(fault, lambda stage: stage_pids(engine.process.pid, stage))
     ready_s = None
     if hit:
