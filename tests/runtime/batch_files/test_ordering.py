@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from expertflow.runtime.batch_files import features
 from expertflow.runtime.batch_files.features import WIDTH, PromptText, TokenVectors, line_features, prompt_text
-from expertflow.runtime.batch_files.ordering import LineFeatures, order_lines, order_vectors, prefix_digests
+from expertflow.runtime.batch_files.ordering import LineFeatures, deal_rows, order_lines, order_vectors, prefix_digests
 from expertflow.runtime.batch_files.work_order import find_forecast, input_order, shared_order
 from expertflow.runtime.text.codec import TextCodec
 from expertflow.tests.runtime.batch_files.jobs import indexed, request_text
@@ -139,3 +139,13 @@ def test_vectors_of_few_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None
         vectors.sum(list(range(start, start + 4)))
         assert len(vectors._of) <= 8
     assert (vectors.sum([0, 1]) == first).all()
+
+
+@pytest.mark.parametrize("count, parts", [(0, 3), (1, 4), (10, 1), (10, 3), (12, 4)])
+def test_dealt_rows_are_the_same_rows(count: int, parts: int) -> None:
+    rows = np.random.default_rng(0).permutation(count)
+    assert sorted(deal_rows(rows, parts).tolist()) == list(range(count))
+
+
+def test_replicas_get_rows_of_different_parts_at_once() -> None:
+    assert deal_rows(np.arange(8), 4).tolist() == [0, 2, 4, 6, 1, 3, 5, 7]

@@ -1,0 +1,117 @@
+"""Settings of a cluster: what is refused before anything starts, and what survives the way to the hosts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from expertflow.configs.schema import Config
+from expertflow.errors import EngineError, UsageError
+from expertflow.runtime.cluster.hosts import control, extra, local_ray
+from expertflow.runtime.cluster.hosts.control import ClusterOptions, address_of, start_cluster
+from expertflow.runtime.cluster.hosts.local_ray import LocalRay, forget, recall, remember, start_ray
+from expertflow.runtime.cluster.hosts.settings import engine_options, read_settings
+from expertflow.runtime.command_line.registry import parse
+
+OPTIONS: dict[str, Any] = {
+    "min_replicas": 1, "max_replicas": 1, "address": "", "host": "127.0.0.1", "port": 8000, "routing": "experts",
+    "slack": 4, "key_file": None, "preset": "cpu-disk",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def options(**more: Any) -> ClusterOptions:
+    return ClusterOptions(**(OPTIONS | more))
+
+
+def test_options_of_an_engine_survive_the_way_to_a_host() -> None:
+    config = Config.load("cpu-host", model="m", expert_memory="3GB", batch_size=3)
+    settings = options(preset="cpu-host", min_replicas=2, max_replicas=5).settings(config)
+    assert engine_options(config, "cpu-host") == {"expert_memory": "3GB", "batch_size": 3}
+    told = read_settings(msgspec.json.decode(msgspec.json.encode(settings)))
+    assert told == settings and told.config() == config
+    assert told.scaling is not None and (told.scaling.min_replicas, told.scaling.max_replicas) == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "content, what",
+    [
+        ({"model": "m", "replica": 2}, "unknown field `replica`"),
+        ({"model": "m", "routing": "fastest"}, "Invalid enum value 'fastest'"),
+        ({}, "required field `model`"),
+    ],
+)
+def test_a_wrong_file_is_refused_by_field(content: dict[str, Any], what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        read_settings(content)
+
+
+def test_an_option_that_engines_do_not_have_is_named() -> None:
+    with pytest.raises(UsageError, match="is no option of an engine: expert_memry"):
+        read_settings({"model": "m", "engine": {"expert_memry": "3GB"}}).config()
+
+
+@pytest.mark.parametrize(
+    "more, model, what",
+    [
+        ({"host": "10.0.0.1"}, "m", "would let everyone in"),
+        ({"host": "0.0.0.0", "key_file": Path("keys")}, "m", "must be the address of one network"),
+        ({}, "", "no model given"),
+        ({"min_replicas": 3, "max_replicas": 2}, "m", "must be from 1 to max_replicas"),
+    ],
+)
+def test_what_cannot_be_started_is_refused_first(
+    more: dict[str, Any], model: str, what: str, monkeypatch: pytest.MonkeyPatch, no_process: None
+) -> None:
+    monkeypatch.setattr(control, "_deploy", refuse)
+    with pytest.raises(UsageError, match=what):
+        start_cluster(Config.load(model=model), options(**more))
+
+
+def refuse(*args: object) -> None:
+    raise AssertionError("it was deployed")
+
+
+def test_without_the_extra_the_command_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    find: Callable[[str], object] = lambda name: None  # noqa: E731 - the type is what is replaced
+    monkeypatch.setattr(extra.importlib.util, "find_spec", find)
+    with pytest.raises(UsageError, match=r"pip install 'expertflow-runtime\[ray\]'"):
+        parse(["cluster", "status"]).run()
+
+
+def test_nothing_imports_ray_before_a_command_needs_it() -> None:
+    assert "ray" not in sys.modules
+
+
+@pytest.mark.parametrize("text", ["0", "x", "2..x", "..3"])
+def test_a_number_of_replicas_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse(["cluster", "up", "--model", "m", "--replicas", text]).run()
+
+
+def test_a_cluster_is_remembered_until_it_ends() -> None:
+    with pytest.raises(UsageError, match="no cluster is running"):
+        address_of("")
+    remember(LocalRay(address="127.0.0.1:1", folder="/tmp/none", url="http://127.0.0.1:8000"))
+    assert address_of("") == "127.0.0.1:1" and address_of("10.0.0.1:2") == "10.0.0.1:2"
+    forget()
+    assert recall() is None
+
+
+def test_a_ray_that_does_not_start_is_an_error_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "ray"
+    program.write_text("#!/bin/sh\necho 'the port is taken' >&2; exit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(local_ray.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(EngineError, match="could not start: the port is taken"):
+        start_ray("127.0.0.1")
