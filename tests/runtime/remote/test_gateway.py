@@ -156,6 +156,12 @@ def test_a_key_that_is_allowed_later_is_let_in_and_one_that_is_removed_is_not(
             assert outputs(late) == outputs(first)
             place.unlink()
             wait_until(lambda: gateway.counts.get("clients") == 1)
+            shell = engine.shell
+            assert shell is not None
+            before = shell._state.statistics().accepted
+            late.submit([[1]], 2)
+            wait_until(lambda: gateway.counts.get("dropped") == 1)
+            assert shell._state.statistics().accepted == before and gateway.counts["clients"] == 1
             with pytest.raises(EngineError, match="does not know"):
                 Client(gateway.address, keys=tmp_path / "late", connect_timeout_s=60)
         assert outputs(first)
