@@ -14,7 +14,6 @@ import psutil
 import pytest
 from expertflow import Client
 from expertflow.runtime.client.watching import Watcher
-from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.remote.keys import new_keys
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.http.test_real_engine import free_port
@@ -79,9 +78,6 @@ def ask_remotely(lines: list[str], keys: Path, watcher: Watcher) -> str:
         wait_until(lambda: (told := other.activity()[""].requests) is not None and told.total == 1, 200)
         seen = [other.snapshot(), other.history(), other.activity(), watcher.activity()]
         running.cancel()
-    over_tcp = ["--address", remote, "--keys", str(keys)]
-    assert parse(["generate", *over_tcp, "--prompt", f"The {MARKER}", "--max-new-tokens", "2"]).run() == 0
-    assert parse(["top", *over_tcp, "--once", "--interval-s", "0.2"]).run() == 0
     return repr(seen)
 
 
