@@ -24,10 +24,13 @@ MAX_RECEIVED = 200
 
 
 class Door:
-    """Lets in whoever shows an allowed key; `unknown_keys` and `strangers` count the others."""
+    """Lets in whoever shows an allowed key; `unknown_keys` and `strangers` count the others.
+
+    `dropped` counts messages of a wrong form, and those with a key that was withdrawn.
+    """
 
     def __init__(self, context: Context, pair: KeyPair, allowed: AllowedKeys, listener: socket.socket) -> None:
-        self.unknown_keys = self.malformed = 0
+        self.unknown_keys = self.dropped = 0
         self._accepted = self._succeeded = 0
         self._context, self._pair, self._allowed, self._listener = context, pair, allowed, listener
         self._auth = Authenticator(context)
@@ -73,11 +76,12 @@ class Door:
                 frames = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 break
-            if len(frames) == 3:
+            key = str(frames[-1].get("User-Id")).encode()
+            if len(frames) == 3 and self.allows(key):  # a key may have been withdrawn since the handshake
                 identity, channel, payload = (frame.bytes for frame in frames)
-                arrived.append(Arrived(identity, str(frames[-1].get("User-Id")).encode(), channel, payload))
+                arrived.append(Arrived(identity, key, channel, payload))
             else:
-                self.malformed += 1
+                self.dropped += 1
         return arrived
 
     def send(self, reply: Reply) -> int:

@@ -145,7 +145,7 @@ class Gateway:
         """Write the counts at once, so that a reader never sees half of them."""
         door = self._door
         refused = {"unknown_keys": door.unknown_keys, "strangers": door.strangers}
-        text = msgspec.json.encode({**msgspec.to_builtins(self.counts), **refused, "malformed": door.malformed})
+        text = msgspec.json.encode({**msgspec.to_builtins(self.counts), **refused, "dropped": door.dropped})
         if text == self._written:
             return
         fresh = Path(self._run_dir, f".{COUNTS}")

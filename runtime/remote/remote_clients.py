@@ -20,6 +20,8 @@ from ...workers.scheduler.validation import request_error, unreadable_error
 from .curve import MAX_UNREAD
 
 MAX_CLIENTS = 1000
+MAX_LOST = 10_000
+"""Requests of which a client is told that they ended because it did not read; one that goes on sending is let go."""
 Channel = bytes
 
 
@@ -171,6 +173,8 @@ class RemoteClients:
             if message.attachment:
                 return _refuse(event, message.request_id, _attachment_error())
             (client.lost_ids if client.overrun else client.open_ids).add(message.request_id)
+            if len(client.lost_ids) > MAX_LOST:
+                return self._remove(event.identity)
         return [] if client.overrun else [*_connect(event.identity, client), Forward(event.identity, event.payload)]
 
     def _answered(self, event: Answered) -> list[GatewayAction]:

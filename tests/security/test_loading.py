@@ -37,7 +37,7 @@ def faults_in(source: str) -> Iterator[str]:
                 yield from (f"{node.lineno}: import {each.name}" for each in names if _root(each.name) in MODULES)
             case ast.ImportFrom(module=str(module)) if _root(module) in MODULES:
                 yield f"{node.lineno}: from {module}"
-            case ast.Call(func=ast.Attribute(value=owner, attr=name)) if (ast.unparse(owner), name) in LOADERS:
+            case ast.Call(func=ast.Attribute(value=owner, attr=name)) if _is_loader(owner, name):
                 yield f"{node.lineno}: {ast.unparse(node.func)}"
             case ast.Call(func=ast.Attribute(attr=name)) if name in METHODS:
                 yield f"{node.lineno}: .{name}"
@@ -49,6 +49,10 @@ def faults_in(source: str) -> Iterator[str]:
                 yield f"{value.lineno}: {node.arg} is not False"
             case _:
                 pass
+
+
+def _is_loader(owner: ast.expr, name: str) -> bool:
+    return any(name == each for _, each in LOADERS) and (ast.unparse(owner), name) in LOADERS
 
 
 def _root(module: str) -> str:

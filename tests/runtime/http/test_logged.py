@@ -14,7 +14,6 @@ import psutil
 import pytest
 from expertflow import Client
 from expertflow.runtime.client.watching import Watcher
-from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.remote.keys import new_keys
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.http.test_real_engine import free_port
@@ -50,14 +49,14 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, 
         ask(port)
         with Client(address) as client, Watcher(address) as watcher:
             watcher.kill("compute")
-            wait_until(lambda: watcher.snapshot().restarts.get("compute") == 1 and not watcher.snapshot().down)
+            wait_until(lambda: watcher.snapshot().restarts.get("compute") == 1 and not watcher.snapshot().down, 200)
             client.generate([f"The {MARKER}"], max_new_tokens=2)
             seen = [ask_remotely(lines, tmp_path / "keys" / "client", watcher)]
-            seen.append(httpx2.get(f"http://127.0.0.1:{port}/metrics").text)
+            seen.append(httpx2.get(f"http://127.0.0.1:{port}/metrics", timeout=240).text)
             seen += [file.read_bytes().decode(errors="replace") for file in Path(address).rglob("*") if file.is_file()]
         raw = "".join([*seen, *command_lines(process.pid)])
         process.send_signal(signal.SIGTERM)
-        out, errors = process.communicate(timeout=60)
+        out, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     finally:
         process.kill()
@@ -73,15 +72,12 @@ def ask_remotely(lines: list[str], keys: Path, watcher: Watcher) -> str:
     with Client(remote, keys=keys) as client, Watcher(remote, keys) as other:
         other.activity()
         running = client.submit([f"The {MARKER}"], max_new_tokens=200, eos_ids=[])
-        running.wait_until_started(60)
+        running.wait_until_started(200)
         refused = client.submit([f"The {MARKER}" * 2000, MARKER * 9000]).results(return_errors=True)
         assert all(isinstance(each, Exception) for each in refused)
-        wait_until(lambda: (told := other.activity()[""].requests) is not None and told.total == 1)
+        wait_until(lambda: (told := other.activity()[""].requests) is not None and told.total == 1, 200)
         seen = [other.snapshot(), other.history(), other.activity(), watcher.activity()]
         running.cancel()
-    over_tcp = ["--address", remote, "--keys", str(keys)]
-    assert parse(["generate", *over_tcp, "--prompt", f"The {MARKER}", "--max-new-tokens", "2"]).run() == 0
-    assert parse(["top", *over_tcp, "--once", "--interval-s", "0.2"]).run() == 0
     return repr(seen)
 
 
@@ -93,11 +89,11 @@ def command_lines(pid: int) -> list[str]:
 
 def ask(port: int) -> None:
     for path, body in BODIES:
-        answer = httpx2.post(f"http://127.0.0.1:{port}/v1/{path}", json=body, timeout=60)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/v1/{path}", json=body, timeout=240)
         assert answer.status_code in (200, 400, 404, 422), answer.text
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_every_process_tells_its_events_and_prompts_only_if_asked(
     run: tuple[bool, list[dict[str, Any]], str],
 ) -> None:

@@ -16,6 +16,7 @@ from expertflow import Client
 from expertflow.configs.schema import Config
 from expertflow.errors import UsageError
 from expertflow.ipc.stage.logs import LogSpec
+from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.remote.__main__ import MAX_DATA_BYTES
 from expertflow.runtime.remote.front import RemoteFront
 from expertflow.runtime.remote.keys import new_keys
@@ -109,3 +110,17 @@ def test_a_port_in_use_is_refused_before_the_engine_starts(front: RemoteFront, k
         RemoteFront(front.address, keys / "server", LogSpec())
     with pytest.raises(UsageError, match=r"must be \[HOST:\]PORT"):
         RemoteFront("tcp://nowhere", keys / "server", LogSpec())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--address", "tcp://127.0.0.1:0"], "needs keys"),
+        (["--keys", "keys"], "are for an address over TCP"),
+        (["--address", "tcp://127.0.0.1:0", "--device", "cuda:0,cuda:1", "--keys", "keys"], "one device"),
+    ],
+)
+def test_serve_refuses_before_anything_starts(words: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        parse(["serve", "--model", "nowhere", *words]).run()
+    assert refused.value.remedy

@@ -18,6 +18,9 @@ from expertflow.ipc.messages.to_client import TO_CLIENT
 from expertflow.ipc.transport.link import Link
 from expertflow.runtime.client.images import ImagePrompt
 from expertflow.runtime.client.watching import Watcher
+from expertflow.runtime.command_line.registry import parse
+from expertflow.runtime.commands.common.engine_client import open_client, refuse_engine_options
+from expertflow.runtime.commands.generate import Generate
 from expertflow.runtime.remote.curve import open_client_socket, open_server_socket
 from expertflow.runtime.remote.keys import allow_key, new_client_keys, new_keys, read_client_keys, read_server_pair
 from expertflow.runtime.service.listening import bind, url_of
@@ -70,6 +73,18 @@ def test_the_asyncio_client_gets_the_same(engine: FakeEngine, gateway: LocalGate
 
     with Client(engine.address) as local:
         assert asyncio.run(asyncio.wait_for(run(), 60)) == outputs(local)
+
+
+def test_commands_take_keys(engine: FakeEngine, gateway: LocalGateway, keys: Path, tmp_path: Path) -> None:
+    """With a model of their own, for its tokenizer; other options of an engine are refused, as for a local one."""
+    over_tcp = ["--address", gateway.address, "--keys", str(keys / "client")]
+    command = parse(["generate", *over_tcp, "--model", str(tmp_path)])
+    assert isinstance(command, Generate)
+    refuse_engine_options(command.engine, command.preset, command.address)
+    with pytest.raises(UsageError, match="do not change an engine"):
+        refuse_engine_options(command.engine, command.preset, engine.address)
+    with open_client(command.engine, command.address, command.keys) as client:
+        assert client.model.model == str(tmp_path.resolve()) and outputs(client)
 
 
 def test_a_restarted_scheduler_is_a_pause(engine: FakeEngine, gateway: LocalGateway, client: Client) -> None:
@@ -156,6 +171,12 @@ def test_a_key_that_is_allowed_later_is_let_in_and_one_that_is_removed_is_not(
             assert outputs(late) == outputs(first)
             place.unlink()
             wait_until(lambda: gateway.counts.get("clients") == 1)
+            shell = engine.shell
+            assert shell is not None
+            before = shell._state.statistics().accepted
+            late.submit([[1]], 2)
+            wait_until(lambda: gateway.counts.get("dropped") == 1)
+            assert shell._state.statistics().accepted == before and gateway.counts["clients"] == 1
             with pytest.raises(EngineError, match="does not know"):
                 Client(gateway.address, keys=tmp_path / "late", connect_timeout_s=60)
         assert outputs(first)
@@ -220,6 +241,8 @@ def test_a_remote_watcher_sees_the_engine_and_kills_nothing(keys: Path) -> None:
     ):
         wait_until(lambda: set(watcher.snapshot().stages) == {"compute", "loader"})
         assert set(watcher.history()) == {""} and set(watcher.activity()) == {""}
+        over_tcp = ["--address", gateway.address, "--keys", str(keys / "client")]
+        assert parse(["top", *over_tcp, "--once", "--interval-s", "0.2"]).run() == 0
         with pytest.raises(UsageError, match="takes no orders over TCP"):
             watcher.kill("compute")
         watcher._monitors.kill("compute")  # as a client of another make would

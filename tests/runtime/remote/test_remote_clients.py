@@ -18,6 +18,7 @@ from expertflow.ipc.messages import (
 )
 from expertflow.ipc.messages.to_client import TO_CLIENT
 from expertflow.runtime.remote.remote_clients import (
+    MAX_LOST,
     Answered,
     Arrived,
     Close,
@@ -157,6 +158,18 @@ def test_a_slow_client_is_told_of_each_lost_request_once_it_reads() -> None:
     assert len(refusals(clients.handle(EVERYONE))) == 3
     assert refusals(clients.handle(EVERYONE)) == [] and clients.counts.slow == 1
     assert arrive(clients, b"a", submit("new"))[0] == Open(b"a", CLIENTS)
+
+
+def test_a_client_that_never_reads_and_always_sends_is_let_go() -> None:
+    """Else the list of what it is to be told would grow without an end."""
+    clients = RemoteClients()
+    arrive(clients, b"a", submit("first"))
+    clients.handle(Undelivered(b"a", b"", gone=False))
+    sent = 0
+    while not (actions := arrive(clients, b"a", submit(f"{sent}"))):
+        sent += 1
+        assert sent <= MAX_LOST
+    assert actions == [Close(b"a")] and clients.handle(EVERYONE) == []
 
 
 def test_tokens_end_no_request() -> None:
