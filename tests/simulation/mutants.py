@@ -240,10 +240,6 @@ def drop_the_busy(self: EngineSession, request: ClientRequest, now_ns: int) -> N
     """A request that a busy engine refused is forgotten."""
 
 
-def retry_never(self: EngineSession) -> int | None:
-    """Nothing wakes the client for what it has to send again."""
-
-
 # Roster
 
 
@@ -358,7 +354,6 @@ MUTANTS = [
     Mutant("session", ClientRequest, "add_output", append_all),
     Mutant("session", EngineSession, "cancel", cancel_at_once),
     Mutant("session", EngineSession, "_try_later", drop_the_busy),
-    Mutant("session", EngineSession, "next_due_ns", retry_never),
     Mutant("roster", Roster, "on_died", give_up_early),
     Mutant("roster", Roster, "on_died", never_give_up),
     Mutant("roster", Roster, "on_ready", introduce_one_way),
