@@ -268,6 +268,8 @@ class Client:
             expected, ids = request.expected(), message.token_ids
             what = f"{message.request_id} was sent {ids} from {offset}, of {expected}"
             require(ids == expected[offset : offset + len(ids)], "I4", what)
+            whole = isinstance(message, Finished) and message.finish_reason in ("stop", "length")
+            require(not whole or ids == expected, "I4", f"an end too early: {what}")
 
     @property
     def open(self) -> list[str]:

@@ -17,9 +17,13 @@ class Memory:
         self.contents = [TORN] * slots
         self.writes = [0] * slots
         """Number of writes that were begun, for each slot."""
+        self.writing: set[int] = set()
+        """Slots into which the living loader writes."""
 
     def begin_write(self, slot: int, key: Key) -> None:
         """Begin to overwrite a slot."""
+        require(slot not in self.writing, "I3", f"slot {slot} is written by two transfers")
+        self.writing.add(slot)
         compute = CURRENT.world.live("compute")
         if compute is not None and compute.shell is not None:
             reads, held = compute.shell.reads, compute.shell.held()
@@ -31,6 +35,7 @@ class Memory:
 
     def end_write(self, slot: int, key: Key) -> None:
         """End a write."""
+        self.writing.discard(slot)
         self.contents[slot] = key
 
     def check_read(self, slot: int, key: Key, writes: int | None = None) -> int:

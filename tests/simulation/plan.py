@@ -155,8 +155,12 @@ def _draw_options(rng: random.Random, may_share_by_layer: bool) -> dict[str, Any
 
 
 def _draw_requests(rng: random.Random) -> list[PlannedRequest]:
+    """Return requests of the first seconds; now and then one more after an idle time."""
     count = rng.choice((1, 2, 3, 3, 4, 6))
-    return [_draw_request(rng, number) for number in range(1, count + 1)]
+    requests = [_draw_request(rng, number) for number in range(1, count + 1)]
+    if rng.random() < 0.06:
+        requests[-1] = msgspec.structs.replace(requests[-1], at_us=6_500_000, cancel_us=0)
+    return requests
 
 
 def _draw_request(rng: random.Random, number: int) -> PlannedRequest:
@@ -179,11 +183,11 @@ def _draw_request(rng: random.Random, number: int) -> PlannedRequest:
 def _draw_faults(rng: random.Random) -> list[Fault]:
     """Return the faults of a history in the order of time. A stage that is stopped may go on, or not."""
     count = rng.choice((0, 1, 1, 2, 2, 3, 5))
-    storm = rng.random() < 0.02
+    storm = rng.random() < 0.04
     faults: list[Fault] = []
     for _ in range(count):
-        begin_us = rng.choice((0, 400_000, 400_000, 400_000))
-        faults += _draw_fault(rng, rng.randrange(begin_us, FAULTS_END_US))
+        begin_us, end_us = rng.choice(((0, 300_000), *3 * ((400_000, FAULTS_END_US),)))
+        faults += _draw_fault(rng, rng.randrange(begin_us, end_us))
     if storm:
         target = rng.choice(STAGES)
         faults += [Fault(500_000 + 300_000 * n, "kill", target, rng.randrange(1000)) for n in range(RESTART_LIMIT + 2)]
@@ -198,11 +202,13 @@ def _draw_fault(rng: random.Random, at_us: int) -> list[Fault]:
     if kind == "stop":
         target = rng.choice((*STAGES, "supervisor"))
         again = [] if rng.random() < 0.35 and target != "supervisor" else [
-            Fault(at_us + rng.choice((50_000, 1_000_000, 7_000_000)), "continue", target)
+            Fault(at_us + rng.choice((50_000, 1_000_000, 7_000_000)), "continue", target, draw)
         ]  # fmt: skip
         return [Fault(at_us, kind, target, draw), *again]
     if kind in ("disconnect", "vanish"):
         return [Fault(at_us, kind, rng.choice("ab"), draw)]
     if kind == "kill":
-        return [Fault(at_us, kind, rng.choice(STAGES), draw)]
+        target, again_us = rng.choice(STAGES), at_us + rng.randrange(1_000, 300_000)
+        again = [Fault(again_us, rng.choice(("kill", "stop")), target, draw)] if rng.random() < 0.2 else []
+        return [Fault(at_us, kind, target, draw), *again]
     return [Fault(at_us, kind, {"stall": "loader", "lose": "predictor"}.get(kind, "all"), draw)]

@@ -12,7 +12,7 @@ from expertflow.errors import EngineError
 from expertflow.ipc.transport.addresses import Party
 from expertflow.runtime.engine.children import ChildSet, describe_exit
 from expertflow.runtime.engine.engine import Engine
-from expertflow.runtime.engine.roster import GiveUp, Kill, Roster, RosterAction
+from expertflow.runtime.engine.roster import GiveUp, Kill, Roster, RosterAction, Spawn
 from expertflow.runtime.engine.stages import StagePlan
 from expertflow.runtime.engine.watchdog import Hang, Watchdog
 from expertflow.tests.simulation.current import CURRENT
@@ -130,6 +130,8 @@ class SimulatedEngine(Engine):
 
     def _perform(self, actions: list[RosterAction]) -> None:
         for action in actions:
+            if isinstance(action, Spawn):
+                CURRENT.world.on_spawn(action.party)
             if isinstance(action, Kill):
                 CURRENT.world.on_timeout(action.party)
             if isinstance(action, GiveUp):

@@ -27,6 +27,8 @@ SETTLE_US = 25_000_000
 """Time after the last fault within which every request must end: less than the client's `ASK_AGAIN_NS`, which must not
 be what saves it."""
 MAX_EVENTS = 60_000
+WINDOW_US = 60_000_000
+"""Time within which deaths count (`RESTART_WINDOW_S`)."""
 
 
 class World:
@@ -146,6 +148,8 @@ class World:
         self._end(process, 0)
 
     def _end(self, process: StageProcess, exit_code: int) -> None:
+        if process.party.stage == "loader":
+            self.memory.writing.clear()
         child = self._children[process.name]
         child.exit_code = exit_code
         process.down.close()  # type: ignore[attr-defined]
@@ -181,6 +185,10 @@ class World:
     def on_timeout(self, party: Party) -> None:
         until = max(self.hanging_us.get(party.stage, -1), self.frozen_until_us)
         require(until >= self.agenda.now_us, "R10", f"{name_of(party)} was killed though it starts in time")
+
+    def on_spawn(self, party: Party) -> None:
+        over = party.epoch - 1 > RESTART_LIMIT and self.agenda.now_us < WINDOW_US
+        require(not over, "restarts", f"{name_of(party)} is started after {party.epoch - 1} deaths")
 
     def on_gave_up(self, cause: ExpertFlowError) -> None:
         began = all(self.stages[stage].party.epoch > 0 for stage in STAGES) and self.engine._roster.complete
