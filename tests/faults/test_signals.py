@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,8 @@ def test_two_signals_are_told_apart(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.fixture
-def default_handler():  # noqa: ANN201 - as in tests/runtime/conftest.py
+def default_handler() -> Iterator[None]:
+    """Ctrl-C as in a terminal, as in tests/runtime/conftest.py."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import tyro
@@ -75,6 +75,11 @@ class Reload(Command):
     The processes concerned start again between two steps. What cannot fit is refused with the numbers; if the new
     processes do not come up, the old ones do, and the exit code is 1. Model, types and devices cannot be changed.
     """
+
+    option_groups: ClassVar = {
+        "Memory": ("expert_memory", "policy", "rank_victims", "reads_in_flight"),
+        "Prediction": ("predictor", "predictor_file"),
+    }
 
     address: tyro.conf.Positional[str] = ""
     """Address of the engine, as `expertflow serve` prints it. Empty: your only running engine."""
