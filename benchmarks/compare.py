@@ -18,6 +18,9 @@ python -m expertflow.benchmarks.compare model-q --isa avx2 --layers 4 --folder /
 python -m expertflow.benchmarks.compare small --out docs/results/small.json
     model R with experts in 4 bits beside llama.cpp's Q4_0; under limits, beside an older commit and llama.cpp in 16
     bits (targets P1, P2)
+python -m expertflow.benchmarks.compare gguf --layers 8 --out docs/results/gguf.json
+    one GGUF file of model Q in 4 bits, opened by ExpertFlow and by llama.cpp: in memory, and in half of its size
+    (targets P1, P3)
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from typing import NamedTuple
 
 from expertflow.configs.sizes import parse_size
 
+from .comparison.gguf import gguf_rows, run_gguf
 from .comparison.kernels import BESIDE, add_kernel_options, kernel_cases, kernel_rows, run_kernels, run_model_q
 from .comparison.rows import as_row
 from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
@@ -225,12 +229,25 @@ KINDS = {
         _model_r, _random_cases, run_small, small_rows, (1, 8), 24, 15, "Model R with small experts",
         (
             MODEL_R + "*4 bits*, *8 bits*: experts rounded by `expertflow quantize` in groups of 32, held as stored; "
-            "the rest stays bfloat16. *Q4_0*: all matrices, rounded by llama.cpp. *Commit* is ExpertFlow at that "
-            "commit with the bfloat16 weights. Under a limit, with all processes and the page cache, files are out of "
-            "the page cache before.",
+            "the rest stays bfloat16. *Q4_0 experts*: the same matrices, rounded by llama.cpp; *Q4_0*: all matrices. "
+            "*Commit* is ExpertFlow at that commit with the bfloat16 weights. Under a limit, with all processes and "
+            "the page cache, files are out of the page cache before.",
             "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow in 4 bits and forced on "
             "llama.cpp. Steps are paired by repeat and place; the interval is a bootstrap over both.",
             "*Identical*: drawn tokens equal to those with all experts in memory, in the same bits.",
+        ),
+        False,
+    ),
+    "gguf": Kind(
+        _model_q, _random_cases, run_gguf, gguf_rows, (1, 8), 24, 20, "One GGUF file, opened by both",
+        (
+            "Model Q has the layers of Qwen3-30B-A3B: 128 experts each, eight used a token, random weights. Experts "
+            "are rounded to Q4_0 by llama.cpp, the rest stays bfloat16. Under a limit of half of the file, with all "
+            "processes and the page cache, the file is out of the page cache before.",
+            "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow and forced on llama.cpp. "
+            "Steps are paired by repeat and place; the interval is a bootstrap over both.",
+            "*Identical*: of ExpertFlow, drawn tokens equal to those with all experts in memory; of llama.cpp, the "
+            "likeliest token equal to ExpertFlow's.",
         ),
         False,
     ),
@@ -280,6 +297,7 @@ def parse_arguments() -> argparse.Namespace:
             command.add_argument("--beside", nargs="+", choices=BESIDE, default=BESIDE, help="other contenders")
         if name == "model-q":
             command.add_argument("--share", default=QUARTER, help="of the experts, in memory")
+        if name in ("gguf", "model-q"):
             command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")
             command.add_argument("--folder", type=Path, help="made in and read from here, such as /dev/shm")
         if name == "under-limit":

@@ -6,6 +6,7 @@ import argparse
 
 from expertflow.configs.sizes import parse_size
 
+from ..contenders.base import Contender
 from ..contenders.llama_cpp import LlamaCpp
 from ..contenders.older import OlderExpertFlow
 from ..contenders.ours import ExpertFlow
@@ -29,11 +30,16 @@ def add_small_options(command: argparse.ArgumentParser) -> None:
 def run_small(comparison: Comparison, arguments: argparse.Namespace) -> None:
     """Run without a limit everyone in turn, then under each limit ours in 4 bits, ours and llama.cpp in 16."""
     for _ in range(arguments.repeats):
-        for contender in (SmallExpertFlow(4, ALL), SmallLlamaCpp("Q4_0"), SmallExpertFlow(8, ALL), ExpertFlow(ALL)):
+        for contender in _all_in_memory():
             comparison.run(contender)
         for limit_bytes in (parse_size(limit, "limits").of(0) for limit in arguments.limits):
             for contender in (SmallExpertFlow(4), OlderExpertFlow(arguments.against), LlamaCpp()):
                 comparison.run(contender, limit_bytes)
+
+
+def _all_in_memory() -> list[Contender]:
+    llama = [SmallLlamaCpp("Q4_0", only_experts=True), SmallLlamaCpp("Q4_0")]
+    return [SmallExpertFlow(4, ALL), *llama, SmallExpertFlow(8, ALL), ExpertFlow(ALL)]
 
 
 def small_rows(cells: Cells) -> list[Row]:

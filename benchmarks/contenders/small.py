@@ -44,19 +44,22 @@ def quantised_copy(model: Path, copy: Path, bits: int) -> None:
 
 
 class SmallLlamaCpp(LlamaCpp):
-    """llama.cpp on the same weights, quantised by its own function to `kind`: Q4_0 or Q8_0."""
+    """llama.cpp on the same weights, quantised by its own function to `kind`: Q4_0 or Q8_0.
 
-    def __init__(self, kind: str) -> None:
-        self.name = f"llama.cpp {kind}"
-        self._kind = kind
+    With `only_experts` all other tensors stay in bfloat16, as `expertflow quantize` leaves them.
+    """
+
+    def __init__(self, kind: str, only_experts: bool = False) -> None:
+        self.name = f"llama.cpp {kind} experts" if only_experts else f"llama.cpp {kind}"
+        self._arguments = [kind, "experts"] if only_experts else [kind]
 
     def prepare(self, model: Path) -> None:
         plain = LlamaCpp()
         plain.prepare(model)
         if not self._weights(model).exists():
             partial = self._weights(model).with_suffix(".partial")
-            command = [str(self._program.with_name("quantise")), *map(str, [*plain.files(model), partial]), self._kind]
-            run(command, f"no {self._kind} is written")
+            command = [str(self._program.with_name("quantise")), *map(str, [*plain.files(model), partial])]
+            run([*command, *self._arguments], f"{self.name} is not written")
             partial.rename(self._weights(model))
 
     def command(self, model: Path) -> list[str]:
@@ -70,4 +73,22 @@ class SmallLlamaCpp(LlamaCpp):
         return {"repack": False}
 
     def _weights(self, model: Path) -> Path:
-        return bench_folder() / f"{model.name}.{self._kind}.gguf"
+        return bench_folder() / f"{model.name}.{'-'.join(self._arguments)}.gguf"
+
+
+class GgufExpertFlow(ExpertFlow):
+    """ExpertFlow on the very file that `llama` opens, experts held as they are stored."""
+
+    def __init__(self, llama: SmallLlamaCpp, share: str = "") -> None:
+        super().__init__(share, experts_in="packed")
+        self.name = f"ExpertFlow {llama.name.removeprefix('llama.cpp ')} {share}".strip()
+        self._llama = llama
+
+    def prepare(self, model: Path) -> None:
+        self._llama.prepare(model)
+
+    def files(self, model: Path) -> list[Path]:
+        return self._llama.files(model)
+
+    def command(self, model: Path) -> list[str]:
+        return [*super().command(model), str(self.files(model)[0])]

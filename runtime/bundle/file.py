@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from datetime import datetime
@@ -16,6 +14,7 @@ import msgspec
 
 from ...errors import UsageError
 from ...ipc.messages import CacheHeat
+from ..service.whole_files import write_whole_file
 from .contents import FORMAT, MEMBERS, PLAIN, Bundle
 
 MAX_MEMBER_BYTES = 1 << 30
@@ -36,37 +35,11 @@ def is_bundle(path: Path) -> bool:
 
 def write_bundle(path: Path, bundle: Bundle) -> None:
     """Write a bundle at once, readable by its owner alone. Raises UsageError if it cannot be written."""
-    require_place(path)
     content = io.BytesIO()  # a zip that is being written cannot be closed on a full disk
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for field, member in MEMBERS.items():
             archive.writestr(member, _encode(field, getattr(bundle, field)))
-    try:
-        _write_at_once(path, content.getbuffer())
-    except OSError as error:
-        raise UsageError(f"cannot be written: {error.strerror}", str(path), "Name another file") from error
-
-
-def require_place(path: Path) -> None:
-    """Raise UsageError if a file at `path` cannot be made: something else is there, or its folder is not writable."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        what = "cannot be written: there is something that is no file"
-        raise UsageError(what, str(path), "Name a new file, such as engine.zip")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        what = "no right to write in its folder" if path.parent.is_dir() else "it is in no folder"
-        raise UsageError(f"cannot be written: {what}", str(path), "Name a file in a folder that you can write")
-
-
-def _write_at_once(path: Path, content: memoryview) -> None:
-    """Write a file that is whole or not there. Raises OSError; nothing unfinished stays."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name[:100]}.", delete=False) as file:
-        try:
-            file.write(content)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+    write_whole_file(path, content.getbuffer())
 
 
 def read_bundle(path: Path) -> Bundle:

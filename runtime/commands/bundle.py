@@ -10,12 +10,13 @@ import tyro
 from msgspec import Meta
 
 from ...configs.sizes import format_size
-from ..bundle.file import require_place, write_bundle
+from ..bundle.file import write_bundle
 from ..bundle.gather import gather_bundle
 from ..client.watching import find_engine
 from ..command_line.base import DONE, Command
 from ..monitor.progress import ProgressView
 from ..monitor.tables import result_console
+from ..service.whole_files import require_place
 
 LONGEST_S = 600
 

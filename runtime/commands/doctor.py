@@ -22,6 +22,7 @@ from ..engine.preflight import check_named_files
 from ..monitor.kernel_tables import ORIGINS, machine_rows, shape_tables
 from ..monitor.progress import ProgressView
 from ..monitor.tables import facts_table, result_console
+from ..service.whole_files import require_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class Doctor(EngineCommand):
 
     def run(self) -> int:
         self._check()
+        if self.save is not None:
+            require_file(self.save)
         with ProgressView() as view:
             view(Progress("doctor", "looking at this machine", 0, 1))
             examination = examine(self.engine, self.measure, view)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...errors import UsageError
+from .whole_files import write_whole_file
 
 
 @contextmanager
@@ -21,23 +19,12 @@ def announced(file: Path | None, text: str) -> Iterator[None]:
     if file is None:
         yield
         return
-    _write_at_once(file, text + "\n")
+    write_whole_file(file, f"{text}\n".encode())
     try:
         yield
     finally:
         if _read(file) == text + "\n":
             file.unlink(missing_ok=True)
-
-
-def _write_at_once(file: Path, text: str) -> None:
-    try:
-        fd, fresh = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with open(fd, "w", encoding="utf-8") as opened:
-            opened.write(text)
-        os.replace(fresh, file)
-    except OSError as error:
-        remedy = "Name a file in a folder of yours"
-        raise UsageError(f"cannot be written: {error.strerror}", str(file), remedy) from error
 
 
 def _read(file: Path) -> str:

@@ -98,6 +98,7 @@ def test_without_a_model_the_machine_alone_is_shown(capsys: pytest.CaptureFixtur
     [
         (["--measure"], "measure"),
         (["--save", "x.json"], "save"),
+        (["--model", "examples/model", "--save", "/dev/null"], "/dev/null"),
         (["--model", "examples/model", "--measure", "--kernels", "linear"], "measure"),
         (["--kernels", "magic"], "kernels"),
         (["--kernels", "linear", "--device", "cuda"], "kernels"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -43,6 +44,15 @@ def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be written") as refused, announced(file, "12"):
         pytest.fail("went on")
     assert refused.value.where == str(file) and refused.value.remedy
+
+
+def test_a_pipe_is_not_replaced(tmp_path: Path) -> None:
+    """A device would be gone for everyone."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(UsageError, match="no file"), announced(pipe, "12"):
+        pytest.fail("went on")
+    assert pipe.is_fifo()
 
 
 def test_without_a_file_nothing_is_written(tmp_path: Path) -> None:
