@@ -4,7 +4,7 @@ python -m expertflow.benchmarks.soak --requests 50000 --out docs/results/soak.js
 
 `expertflow serve --http` runs the built-in model. Requests go by the blocking client, the asyncio client, bodies and
 streams over HTTP, a window of each in turn. After each window every process is sampled. Growth over the run is the
-slope by least squares after a warm-up of a fifth, with an interval of 95 % (residuals drawn again in blocks). Memory is
+slope by least squares after a warm-up of 45 %, with an interval of 95 % (residuals drawn again in blocks). Memory is
 judged by what a process shares with no other; PSS is shown, too. Latency is compared only among windows of the same
 way. With --minutes it ends early, and says after how many requests.
 """
@@ -28,7 +28,7 @@ from ..report import show_table, write_json
 from .load import Load
 from .picture import draw_soak
 from .samples import Moment, sample_processes
-from .slopes import Slope, slope_of
+from .slopes import Slope, slope_of, warm_up
 
 WAYS = 4
 JUDGED, SHOWN = ("private_mib", "descriptors", "threads"), ("pss_mib",)
@@ -113,8 +113,9 @@ def slopes_of(moments: list[Moment]) -> Iterator[tuple[str, str, Slope]]:
 
 
 def _by_way(values: list[float]) -> list[float]:
-    """Return each value over the mean of its way, in percent: the ways take turns, and take different times."""
-    means = [float(np.mean(values[way::WAYS])) for way in range(WAYS)]
+    """Return each value over the mean of its way after the warm-up, in percent: ways take different times."""
+    first = WAYS * (warm_up(len(values)) // WAYS)
+    means = [float(np.mean(values[first + way :: WAYS])) for way in range(WAYS)]
     return [100 * value / means[number % WAYS] for number, value in enumerate(values)]
 
 

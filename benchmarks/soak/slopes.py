@@ -10,8 +10,8 @@ import numpy as np
 RESAMPLES = 2000
 BLOCK = 5
 """Samples that are drawn together: neighbours are alike (Künsch 1989)."""
-WARM_UP = 0.2
-"""Share of the samples, the first ones, that are left out."""
+WARM_UP = 0.45
+"""Share of the samples, the first ones, that are left out: a scheduler remembers 20,000 ended requests."""
 TOLERANCE = 0.01
 """Growth over the whole run, as a share of the mean, that counts as flat though the slope is not 0."""
 
@@ -40,7 +40,7 @@ def slope_of(requests: Sequence[int], values: Sequence[float], span: int, seed: 
 
     The interval is that of the residuals, drawn again in blocks. Raises ValueError for fewer than 8 samples.
     """
-    first = int(WARM_UP * len(values))
+    first = warm_up(len(values))
     x, y = np.asarray(requests[first:], dtype=float), np.asarray(values[first:], dtype=float)
     if len(x) < 8:
         raise ValueError(f"{len(x)} samples after the warm-up: too few for a slope")
@@ -50,6 +50,11 @@ def slope_of(requests: Sequence[int], values: Sequence[float], span: int, seed: 
     drawn = growth + _redraw(residuals, np.random.default_rng(seed)) @ weights
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Slope(float(growth * span), float(low * span), float(high * span), float(y.mean()))
+
+
+def warm_up(count: int) -> int:
+    """Return how many of so many samples are left out."""
+    return int(WARM_UP * count)
 
 
 def _redraw(residuals: np.ndarray, rng: np.random.Generator) -> np.ndarray:

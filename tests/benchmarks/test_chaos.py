@@ -15,8 +15,11 @@ from expertflow.benchmarks.chaos.faults import KINDS, STAGES, Fault, draw_fault,
 from expertflow.benchmarks.chaos.judging import find_faults
 from expertflow.benchmarks.chaos.repeats import Repeats
 from expertflow.benchmarks.chaos.requests import WAYS, Ended, PlannedRequest, draw_requests, draw_ways
+from expertflow.benchmarks.chaos.rounds import Setting
 from expertflow.ipc.messages import Submit
 from expertflow.runtime.client.request import BatchUpdates, ClientRequest
+from expertflow.runtime.command_line.registry import parse
+from expertflow.runtime.commands.serve import Serve
 
 PLANNED = PlannedRequest(0, [1, 2], 3, 0.0, 7, honours_end=False)
 QUIET = {0: ([5, 6, 7], "abc")}
@@ -115,6 +118,14 @@ def test_tokens_that_come_again_are_compared() -> None:
     assert (repeats.tokens, repeats.changed) == (1, [])
     repeats.note(request, [5, 9], 0)
     assert repeats.tokens == 3 and len(repeats.changed) == 1
+
+
+@pytest.mark.parametrize("setting", chaos.SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_one_that_serve_takes(setting: Setting) -> None:
+    served = parse(["serve", *chaos.COMMON, *setting.words])
+    assert isinstance(served, Serve)
+    assert served.engine.batch_invariant == (setting.numerics == "batch-invariant")
+    assert served.engine.dtype == ("auto" if served.engine.batch_invariant else "float32")
 
 
 @pytest.mark.slow

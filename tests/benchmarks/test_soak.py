@@ -41,7 +41,7 @@ def test_what_grows_less_than_a_hundredth_is_flat() -> None:
 
 
 def test_a_step_up_at_the_start_is_warm_up() -> None:
-    values = [50.0] * 15 + [100.0] * 85
+    values = [50.0] * 40 + [100.0] * 60
     assert slope_of(REQUESTS, values, 50_000).growth == pytest.approx(0.0)
 
 
@@ -52,7 +52,7 @@ def test_noise_too_large_to_tell_is_not_called_certain() -> None:
 
 def test_too_few_samples_have_no_slope() -> None:
     with pytest.raises(ValueError, match="too few"):
-        slope_of(REQUESTS[:5], series(0.0)[:5], 50_000)
+        slope_of(REQUESTS[:12], series(0.0)[:12], 50_000)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +88,12 @@ def test_a_leak_is_said_and_what_is_flat_as_well(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_short_run_samples_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["soak", "--requests", "600", "--window", "50", "--batch", "16", "--out", str(tmp_path / "out.json")]
+    words = ["soak", "--requests", "800", "--window", "50", "--batch", "16", "--out", str(tmp_path / "out.json")]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit):  # flat or not: so few requests are all warm-up
         soak.main()
     figures = json.loads((tmp_path / "out.json").read_text())
-    assert figures["requests"] == 600 and figures["left"] == []
+    assert figures["requests"] == 800 and figures["left"] == []
     assert {row["process"] for row in figures["rows"]} == {
         "supervisor", "http", "compute", "loader", "predictor", "scheduler", "requests",
     }  # fmt: skip
