@@ -117,7 +117,9 @@ def pick_prefill(waiting: WaitingQueue[RequestState], room: Room) -> list[Reques
     return _pick(list(islice(_candidates(waiting, head, room.compute), room.rows)), room)
 
 
-def _candidates(waiting: WaitingQueue[RequestState], head: RequestState, compute: ComputeInfo) -> Iterable[RequestState]:
+def _candidates(
+    waiting: WaitingQueue[RequestState], head: RequestState, compute: ComputeInfo
+) -> Iterable[RequestState]:
     if head.batch_invariant or compute.padding:
         return _same_kind(waiting, head)
     return (request for request in islice(waiting, MAX_LOOK_AHEAD) if _fits_head(request, head))
