@@ -140,7 +140,7 @@ class Cluster(EngineCommand):
         outcomes: list[SimulatedOutcome] = []
         with ProgressView() as view:
             for done, count in enumerate(counts):
-                view(Progress("simulate", f"{count:,} replicas", done, len(counts)))
+                view(Progress("simulate", "numbers of replicas", done, len(counts)))
                 outcomes.append(simulate(workload, machine, self._load(count)))
         console = result_console()
         for part in (self._facts(workload), "", outcome_table(outcomes, machine), "", facts_table(LEGEND), ""):

@@ -51,11 +51,12 @@ def start_ray(host: str) -> LocalRay:
 
 def end_ray(folder: str) -> None:
     """End the processes of the Ray whose temporary folder this is, and no others; remove the folder."""
+    pids = _processes(folder)
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in _processes(folder):
+        for pid in pids:
             _send(pid, number)
         deadline_s = time.monotonic() + END_S
-        while _processes(folder) and time.monotonic() < deadline_s:
+        while (pids := {pid for pid in pids if _runs(pid)}) and time.monotonic() < deadline_s:
             time.sleep(0.1)
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,18 +89,34 @@ def _address_in(folder: Path) -> str:
     return (folder / "ray_current_cluster").read_text().strip()
 
 
-def _processes(folder: str) -> list[int]:
-    """Return the processes with the folder in their command line, this one left out."""
-    found = []
+def _processes(folder: str) -> set[int]:
+    """Return the processes that name the folder in their command line, and all that descend from them.
+
+    Some of Ray's processes change their command line, so their parents tell whose they are.
+    """
+    found, children = set[int](), dict[int, set[int]]()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal() and int(entry.name) != os.getpid():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if f"{folder}/".encode() in words:
-                found.append(int(entry.name))
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        try:
+            words, status = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
+        except OSError:  # it has just ended
+            continue
+        children.setdefault(int(status.rpartition(")")[2].split()[1]), set()).add(int(entry.name))
+        if f"{folder}/".encode() in words or f"={folder}".encode() in words:
+            found.add(int(entry.name))
+    fresh = found
+    while fresh := {child for pid in fresh for child in children.get(pid, ())} - found:
+        found |= fresh
     return found
+
+
+def _runs(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and that its parent has not looked at does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _send(pid: int, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from expertflow.configs.schema import Config
 from expertflow.errors import EngineError, UsageError
 from expertflow.runtime.cluster.hosts import control, extra, local_ray
 from expertflow.runtime.cluster.hosts.control import ClusterOptions, address_of, start_cluster
-from expertflow.runtime.cluster.hosts.local_ray import LocalRay, forget, recall, remember, start_ray
+from expertflow.runtime.cluster.hosts.local_ray import LocalRay, end_ray, forget, recall, remember, start_ray
 from expertflow.runtime.cluster.hosts.settings import engine_options, read_settings
 from expertflow.runtime.command_line.registry import parse
 
@@ -115,3 +116,31 @@ def test_a_ray_that_does_not_start_is_an_error_with_its_last_words(
     monkeypatch.setattr(local_ray.sys, "executable", str(tmp_path / "python"))
     with pytest.raises(EngineError, match="could not start: the port is taken"):
         start_ray("127.0.0.1")
+
+
+def test_the_end_of_a_ray_takes_its_own_processes_and_no_others(tmp_path: Path) -> None:
+    """One of them has changed its command line, as Ray's do; its parent tells whose it is."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir()
+    script = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    started = [
+        subprocess.Popen([sys.executable, "-c", script, f"--session={folder}/x"], stdout=subprocess.PIPE, text=True)
+        for folder in (own, other)
+    ]
+    children = [int(process.stdout.readline()) for process in started if process.stdout]
+    end_ray(str(own))
+    assert started[0].wait(30) and not own.exists()
+    assert not is_running(children[0]) and is_running(children[1]) and started[1].poll() is None
+    end_ray(str(other))
+    assert started[1].wait(30)
+    for process in started:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
