@@ -105,6 +105,16 @@ def test_a_supervisor_that_was_stopped_blames_nobody() -> None:
     assert history.pass_by(5) == []
 
 
+@pytest.mark.parametrize("limit_s", [3.0, 4.0])
+def test_a_pause_of_the_whole_machine_is_no_hang_with_a_short_limit_either(limit_s: float) -> None:
+    """A virtual machine that moves stands still for some seconds, and nobody could publish (mutant: only 5 s count)."""
+    history = History(limit_s)
+    assert history.pass_by(2) == []
+    history.now_s += limit_s + 0.5
+    assert history.dog.check(history.now_s) == []
+    assert history.pass_by(20) == []
+
+
 def test_chains_that_end_where_they_began_are_followed_once() -> None:
     history = History()
     history.idle, history.waits = set(STAGES), {"compute": "loader", "loader": "compute"}

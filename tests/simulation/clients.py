@@ -186,6 +186,9 @@ class CountedRequest(ClientRequest):
     """A request that objects to a second end, and to tokens that are not its own (I4)."""
 
     __slots__ = ("ends", "planned", "was_cancelled")
+    ends: int
+    planned: PlannedRequest
+    was_cancelled: bool
 
     def expected(self) -> list[int]:
         """Return the tokens of an undisturbed run."""

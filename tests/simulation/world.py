@@ -183,7 +183,8 @@ class World:
         require(until >= self.agenda.now_us, "R10", f"{hang.stage} was killed though it does not hang: {hang.what}")
 
     def on_timeout(self, party: Party) -> None:
-        until = max(self.hanging_us.get(party.stage, -1), self.frozen_until_us)
+        suspects = (self.hanging_us.get(name, -1) for name in (party.stage, "supervisor"))
+        until = max(self.frozen_until_us, *suspects)
         require(until >= self.agenda.now_us, "R10", f"{name_of(party)} was killed though it starts in time")
 
     def on_spawn(self, party: Party) -> None:
