@@ -84,6 +84,8 @@ class Orders:
         self._drain: DrainState | None = None
         self._reload: _Reload | None = None
         self._answers: list[Answer] = []
+        self._open = 0
+        """Open requests, as the scheduler published last."""
         self._exchanged: deque[ExpertFlowError | None] = deque()
         self._exchanger: Thread | None = None
 
@@ -148,6 +150,8 @@ class Orders:
 
     def on_stats(self, stats: StageStats) -> None:
         """Take what a stage published."""
+        if stats.stage == "scheduler":
+            self._open = int(stats.counters.get("open", 0))
         if self._drain is not None:
             self._drain.on_stats(stats)
 
@@ -159,7 +163,7 @@ class Orders:
                 self._on_exchanged(reload, self._exchanged.popleft())
         if self._drain is None or not self._drain.is_over(time.monotonic()):
             return False
-        self._answer_drains(OrderEnded(unfinished=max(self._drain.open, 0)))
+        self._answer_drains(OrderEnded(unfinished=self._open if self._drain.open < 0 else self._drain.open))
         return True
 
     def close(self) -> None:
