@@ -39,6 +39,7 @@ class Handshakes:
         return reconnected
 
     def close(self) -> None:
-        """Stop watching; the socket must still be open."""
-        self._watched.disable_monitor()
+        """Stop watching, before the socket is closed; if its context has closed both, do nothing."""
+        if not self._watched.closed:
+            self._watched.disable_monitor()
         self._monitor.close(linger=0)

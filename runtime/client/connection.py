@@ -111,7 +111,7 @@ class EngineConnection:
     def _on_message(self, message: ToClient, now_ns: int) -> None:
         if isinstance(message, Welcome):
             self._on_welcome(message)
-        elif self.welcome is None and isinstance(message, Refused):
+        elif isinstance(message, Refused) and not message.request_id:  # the client itself is not let in
             self._refusal = EngineError(message.error.what, self.route.address, message.error.remedy)
         else:
             self.session.receive(message, now_ns)

@@ -82,7 +82,7 @@ class Batch(EngineCommand):
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
     cluster: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = ""
     """Use the cluster on the Ray at this address; auto: that of the last `expertflow cluster up`."""
-    replicas: tyro.conf.Suppress[int] = 1
+    replicas: Annotated[tyro.conf.Suppress[int], msgspec.Meta(ge=1)] = 1
     """Replicas of the cluster, once it was joined."""
 
     def run(self) -> int:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from expertflow import Client
-from expertflow.errors import EngineError
+from expertflow import Client, Completion
+from expertflow.errors import EngineError, ExpertFlowError
 from expertflow.runtime.service.stop_signals import stop_signals
+from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, started
 from expertflow.tests.runtime.test_commands_ctrl_c import wait_for
 from expertflow.tests.system.awaiting import await_tokens
@@ -71,12 +72,15 @@ def test_open_requests_end_and_new_ones_are_refused(number: signal.Signals, code
             await_tokens(batch, 1)
             process.send_signal(number)
             wait_for(process.stderr, "the engine drains")
-            (refused,) = other.submit([[5]], max_new_tokens=1).results(timeout_s=100, return_errors=True)
-            assert isinstance(refused, EngineError)
+            wait_until(lambda: isinstance(outcome_of_one(other), EngineError))  # until the scheduler has heard it
             assert all(len(done.token_ids) == TOKENS for done in batch.results(timeout_s=200))
         told = process.communicate(timeout=PATIENCE_S)[1]
         assert process.returncode == code, told
     assert nothing_left(runtime_base)
+
+
+def outcome_of_one(client: Client) -> Completion | ExpertFlowError:
+    return client.submit([[5]], max_new_tokens=1).results(timeout_s=100, return_errors=True)[0]
 
 
 @pytest.mark.slow

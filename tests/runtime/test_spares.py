@@ -16,7 +16,7 @@ PAIR = ("compute", "loader")
 
 def waiting(engine: Supervisor) -> list[int]:
     """Processes of stages that are none yet."""
-    at_work = {facts["pid"] for facts in engine.snapshot().facts.values()}
+    at_work = {facts["pid"] for facts in engine.snapshot().facts.values() if "pid" in facts}
     children = [child for child in psutil.Process().children() if any("fake_stage" in word for word in child.cmdline())]
     return [child.pid for child in children if child.pid not in at_work]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from typing import Any
 
@@ -10,6 +11,8 @@ from expertflow.errors import EngineError
 from expertflow.ipc.messages import Finished, Hello, Message, Tokens
 from expertflow.ipc.messages.to_client import TO_CLIENT
 from expertflow.ipc.messages.to_scheduler import FROM_CLIENT
+from expertflow.ipc.transport.handshakes import Handshakes
+from expertflow.runtime.client.address import LocalRoute
 from expertflow.runtime.client.balancer import RequestBalancer
 from expertflow.runtime.client.connection import EngineConnection
 from expertflow.runtime.client.pool import EnginePool
@@ -23,12 +26,15 @@ from expertflow.tests.simulation.wires import ENCODER, ClientRouter, SimulatedSo
 
 CONNECT_US = (100, 20_000)
 WAKE_US = (5, 300)
+_EVENT = struct.Struct("=HI")
 
 
-def require_alive(run_dir: str) -> None:
-    """Raise EngineError if the engine has ended, as the lock on its run directory would show."""
-    if CURRENT.world.engine_ended:
-        raise EngineError("the engine has ended", run_dir, "")
+class SimulatedRoute(LocalRoute):
+    """The way to the engine, whose end the lock on its run directory would show."""
+
+    def require_alive(self) -> None:
+        if CURRENT.world.engine_ended:
+            raise EngineError("the engine has ended", self.address, "")
 
 
 class Monitor:
@@ -40,10 +46,20 @@ class Monitor:
     def getsockopt(self, option: int) -> int:
         return zmq.POLLIN * bool(self.handshakes)
 
-    def recv_multipart(self) -> None:
+    def recv_multipart(self) -> list[bytes]:
         self.handshakes -= 1
+        return [_EVENT.pack(zmq.EVENT_HANDSHAKE_SUCCEEDED, 0)]
 
-    def close(self, linger: int = 0) -> None: ...
+
+class SimulatedHandshakes(Handshakes):
+    """The real count of handshakes over a simulated monitor."""
+
+    def __init__(self, monitor: Monitor) -> None:  # the real one watches a socket
+        self.refused = False
+        self._monitor = monitor  # type: ignore[assignment]
+        self._connected_before = False
+
+    def close(self) -> None: ...
 
 
 class ClientSocket:
@@ -152,14 +168,15 @@ class SimulatedConnection(EngineConnection):
     """The real connection over a simulated socket."""
 
     def __init__(self, client: Client) -> None:  # the real one opens sockets
-        self.run_dir = "run"
+        self.route = SimulatedRoute("run")
         self.session = EngineSession()
         self.welcome = None
         self._window = 256
         self._answer_timeout_ns = 3600 * 10**9
         self._link = client.socket  # type: ignore[assignment]
-        self._handshakes = client.socket.monitor  # type: ignore[assignment]
-        self._connected_before = self._heard = False
+        self._handshakes = SimulatedHandshakes(client.socket.monitor)
+        self._refusal = None
+        self._heard = False
         self._silent_ns = self._hello_at_ns = 0
         self._link.send(Hello())
 

@@ -11,9 +11,9 @@ import msgspec
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.ipc.stage import stage
-from expertflow.runtime.client import connection, pool
-from expertflow.runtime.engine import engine
-from expertflow.tests.simulation import clients, processes, wires
+from expertflow.runtime.client import pool
+from expertflow.runtime.engine import engine, orders
+from expertflow.tests.simulation import processes, wires
 from expertflow.tests.simulation.current import CURRENT
 from expertflow.workers.compute import shell as compute_shell
 from expertflow.workers.loader import runtime as loader_runtime
@@ -41,7 +41,7 @@ class SimulatedTime:
 def simulated() -> Iterator[None]:
     """Let the shells use simulated time and sockets. Blocks of prefixes are short, since prompts are."""
     time = SimulatedTime()
-    clocks = (stage, pool, engine, compute_shell, loader_runtime, predictor_shell, scheduler_shell)
+    clocks = (stage, pool, engine, orders, compute_shell, loader_runtime, predictor_shell, scheduler_shell)
     parts: list[tuple[Any, str, Any]] = [
         *((module, "time", time) for module in clocks),
         (stage, "Link", wires.SimulatedLink),
@@ -53,7 +53,6 @@ def simulated() -> Iterator[None]:
         (scheduler_shell, "scheduler_limits", scheduler_limits),
         (predictor_shell, "make_forecaster", processes.make_forecaster),
         (loader_runtime, "open_fills", processes.open_fills),
-        (connection, "require_alive", clients.require_alive),
         (prefixes, "BLOCK", 2),
         (admission, "MIN_SHARED", 3),
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from expertflow.ipc.messages import Hint, KeepPrefix, RunStep, Split, Stepped, StepRouting
@@ -165,7 +165,7 @@ class SimulatedCompute(ComputeShell):
     def _assemble(self, model: Any, survey: Any, attachments: Any) -> Compute:
         stage, slots = self.stage, self.stage.spec.slots
         self.holdings = Holdings(slots, survey.layers, survey.experts)
-        reads: Any = SlotReads(survey.layers, survey.experts, survey.fully_resident(slots))
+        reads = cast(Any, SlotReads(survey.layers, survey.experts, survey.fully_resident(slots)))
         residency = Residency(
             self.holdings, reads, lambda message: stage.send("loader", message), self._receive, self._wait,
             lambda: CURRENT.world.agenda.now_us * 1000,

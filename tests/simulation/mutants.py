@@ -62,7 +62,7 @@ def planted(mutant: Mutant) -> Iterator[None]:
 
 def start_over(self: RequestState, *prefix: Any) -> RequestRow:
     """After a death, random numbers start again."""
-    chunk, cached, blocks = (*prefix, 0, 0, ())[:3] if prefix else (0, 0, ())
+    chunk, cached, blocks = prefix or (0, 0, ())
     row = real_row(self, chunk, cached, blocks)
     return RequestRow(row.number, row.token_ids, 0, row.sampling, chunk=row.chunk, cached=row.cached, blocks=row.blocks)
 

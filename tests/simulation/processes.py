@@ -91,7 +91,7 @@ class Process:
         self.dead = True
         if self._wake is not None:
             self._wake.cancelled = True
-        CURRENT.world.graveyard.append(self)
+        CURRENT.world.graveyard.append(self)  # type: ignore[arg-type]
 
     def bury(self) -> None:
         """Free the stack of a dead process; from outside of all processes only."""
@@ -104,7 +104,7 @@ class Process:
     def _switch(self) -> None:
         self._wake = None
         before = getattr(CURRENT, "process", None)
-        CURRENT.process = self
+        CURRENT.process = self  # type: ignore[assignment]
         try:
             self._greenlet.switch()
         finally:
@@ -119,7 +119,7 @@ class Process:
         except Exception as error:
             raise Broken(f"crash: {self.name} ended with {type(error).__name__}: {error}") from error
         if not self.dead:
-            CURRENT.world.ended(self)
+            CURRENT.world.ended(self)  # type: ignore[arg-type]
 
 
 class SimulatedPoller:
@@ -251,7 +251,7 @@ class SimulatedTransfers:
         return f"with {transfer.layer}/{transfer.expert}"
 
 
-def open_fills(survey: Any, slots: Any, open_engine: Any, send: Any) -> SharedFills:
+def open_fills(survey: Any, slots: Any, open_engine: Any, send: Any, open_files: Any) -> SharedFills:
     """Return the real fills of shared memory over simulated transfers."""
     process, runtime = CURRENT.process, open_engine.__self__
     assert isinstance(process, StageProcess)

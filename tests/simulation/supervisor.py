@@ -12,6 +12,7 @@ from expertflow.errors import EngineError
 from expertflow.ipc.transport.addresses import Party
 from expertflow.runtime.engine.children import ChildSet, describe_exit
 from expertflow.runtime.engine.engine import Engine
+from expertflow.runtime.engine.orders import Orders
 from expertflow.runtime.engine.roster import GiveUp, Kill, Roster, RosterAction, Spawn
 from expertflow.runtime.engine.stages import StagePlan
 from expertflow.runtime.engine.watchdog import Hang, Watchdog
@@ -91,7 +92,7 @@ class SimulatedResources:
         self.config = config
 
     def start(self, plan: StagePlan, epoch: int) -> SimulatedChild:
-        return CURRENT.world.start_stage(Party(plan.stage, epoch))
+        return CURRENT.world.start_stage(Party(plan.stage, epoch))  # type: ignore[return-value]
 
 
 class SimulatedEngine(Engine):
@@ -107,6 +108,7 @@ class SimulatedEngine(Engine):
         self._roster = Roster(peers, config.restart_limit, config.start_timeout_s)
         self._watchdog = Watchdog(config.hang_timeout_s)
         self._hung = {}
+        self._orders = Orders(self.resources, self._roster, self)
         self._log_prefix = ""
         self._requests = deque()
         self._stopping = False
@@ -119,16 +121,17 @@ class SimulatedEngine(Engine):
         self._poller.register(self._control.socket)  # type: ignore[arg-type]
         self._children = ChildSet(self._poller)
         now_s = CURRENT.world.agenda.now_us / 1e6
-        self._perform(self._roster.start(now_s))
+        self.perform(self._roster.start(now_s))
         while not self._stopping:
             self._poll()
-            self._perform(self._roster.check_timeouts(CURRENT.world.agenda.now_us / 1e6))
+            self.perform(self._roster.check_timeouts(CURRENT.world.agenda.now_us / 1e6))
             self._kill_hung()
+            self._stopping = self._orders.check() or self._stopping
         CURRENT.world.on_stopping(self.cause)
         self._stop_stages()
         CURRENT.world.on_engine_ended()
 
-    def _perform(self, actions: list[RosterAction]) -> None:
+    def perform(self, actions: list[RosterAction]) -> None:
         for action in actions:
             if isinstance(action, Spawn):
                 CURRENT.world.on_spawn(action.party)
@@ -136,7 +139,7 @@ class SimulatedEngine(Engine):
                 CURRENT.world.on_timeout(action.party)
             if isinstance(action, GiveUp):
                 CURRENT.world.on_gave_up(action.cause)
-        super()._perform(actions)
+        super().perform(actions)
 
     def _kill_hung(self) -> None:
         before = set(self._hung)

@@ -35,7 +35,7 @@ class World:
     """Everything that lives in one history."""
 
     def __init__(self, plan: Plan, agenda: Agenda) -> None:
-        CURRENT.world = self
+        CURRENT.world = self  # type: ignore[assignment]
         self.plan, self.agenda, self.hub = plan, agenda, getcurrent()
         self.survey, self.config, self.decoders = plan.survey(), plan.config(), DECODERS
         self.memory = Memory(plan.slots)
