@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 from expertflow import Client, Completion, Config, Supervisor
@@ -14,7 +15,7 @@ from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.system.references import Reference, random_prompts
 
 TOKENS = 8
-WIDE = {"hidden_size": 512, "vocab_size": VOCABULARY, "max_position_embeddings": 4096}
+WIDE: dict[str, Any] = {"hidden_size": 512, "vocab_size": VOCABULARY, "max_position_embeddings": 4096}
 
 
 @pytest.mark.slow

@@ -108,7 +108,7 @@ class SimulatedEngine(Engine):
         self._roster = Roster(peers, config.restart_limit, config.start_timeout_s)
         self._watchdog = Watchdog(config.hang_timeout_s)
         self._hung = {}
-        self._orders = Orders(self.resources, self._roster, self)
+        self._orders = Orders(self.resources, self._roster, self)  # type: ignore[arg-type]
         self._log_prefix = ""
         self._requests = deque()
         self._stopping = False
@@ -119,7 +119,7 @@ class SimulatedEngine(Engine):
         """Start the stages and watch over them until the end, as `_serve` does."""
         self._poller = SimulatedPoller(CURRENT.process)  # type: ignore[assignment]
         self._poller.register(self._control.socket)  # type: ignore[arg-type]
-        self._children = ChildSet(self._poller)
+        self._children = ChildSet(self._poller)  # type: ignore[arg-type]
         now_s = CURRENT.world.agenda.now_us / 1e6
         self.perform(self._roster.start(now_s))
         while not self._stopping:
