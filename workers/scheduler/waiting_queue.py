@@ -53,8 +53,9 @@ class ClientTurns(Generic[R]):
     It is weighted fair queueing with equal weights. A start moves its client's mark on by the positions that the
     request reserves; the client with the lowest mark starts next, its oldest request first, and of equals the one
     served least recently. The clock moves on by the same positions, divided by the clients that wait, but stays within
-    one request of the lowest mark. Whoever comes is set to the clock: idle clients save nothing up, and newcomers start
-    soon without starving those that wait. While a client waits, another is given at most two of the largest requests.
+    one request of the lowest mark, and never goes back. Whoever comes is set to the clock: idle clients save nothing
+    up, and newcomers start soon without starving those that wait. While a client waits, another is given at most two of
+    the largest requests.
     """
 
     def __init__(self) -> None:
@@ -97,7 +98,7 @@ class ClientTurns(Generic[R]):
         account.mark, account.turn = account.mark + request.positions, self._turns
         lowest = min(self._accounts[waiting].mark for waiting in self._queues)
         clock = self._clock + request.positions / len(self._queues)
-        self._clock = max(lowest, min(clock, lowest + request.positions))
+        self._clock = max(self._clock, lowest, min(clock, lowest + request.positions))  # it never goes back
 
     def leave(self, request: R, client: Client) -> None:
         """Remove a request."""
