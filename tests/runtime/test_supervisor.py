@@ -41,9 +41,8 @@ def test_every_pair_of_stages_talks():
             ("loader", "compute"), ("compute", "loader"), ("compute", "scheduler"),
         ]:  # fmt: skip
             wait_until(lambda stage=stage, peer=peer: heard(engine, stage, f"{peer} said") == 1)
-        snapshot = engine.snapshot()
-    assert set(snapshot.stages) == set(STAGES)
-    assert all(snapshot.pss_bytes[name] > 0 for name in (*STAGES, "supervisor"))
+        assert set(engine.snapshot().stages) == set(STAGES)
+        wait_until(lambda: all(engine.snapshot().pss_bytes[name] > 0 for name in (*STAGES, "supervisor")))
     assert not os.path.exists(engine.address)
 
 
