@@ -80,6 +80,7 @@ def test_se_moe_loads_whole_layers_whatever_the_routing(
     assert loads["se-moe"]["wasted"] > 0 == loads["on-demand"]["wasted"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_the_papers_cache_and_its_transformer_are_exact(
     folder: Path, expected: list[list[int]], tmp_path: Path
