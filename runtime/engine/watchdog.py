@@ -33,21 +33,26 @@ class _Activity:
 
 class Watchdog:
     """Finds stages that have published nothing for `limit_s` (each publishes every second), or that another stage waits
-    for and that made no progress for `limit_s`. A `limit_s` of 0 finds none."""
+    for and that made no progress for `limit_s`. A stage that waits for a restarting one does not hang, however long the
+    restart takes. A `limit_s` of 0 finds none."""
 
     def __init__(self, limit_s: float) -> None:
         self._limit_s = limit_s
         self._max_gap_s = min(MAX_CHECK_GAP_S, max(MIN_CHECK_GAP_S, MAX_GAP_SHARE * limit_s))
         self._stages: dict[str, _Activity] = {}
+        self._restarting: set[str] = set()
+        """Stages that have ended and whose successor is not ready."""
         self._checked_s = 0.0
 
     def on_ready(self, stage: str, now_s: float) -> None:
         """Watch a stage from now on."""
+        self._restarting.discard(stage)
         self._stages[stage] = _Activity(now_s)
 
     def on_ended(self, stage: str) -> None:
         """Stop watching a stage that has ended, until its successor is ready."""
         self._stages.pop(stage, None)
+        self._restarting.add(stage)
 
     def on_stats(self, stats: StageStats, now_s: float) -> None:
         """Note the statistics of a stage."""
@@ -84,6 +89,7 @@ class Watchdog:
             late_s = now_s - self._limit_s
             if (
                 waiting
+                and self._stages[last].waiting_on not in self._restarting
                 and self._stages[last].worked_s < late_s
                 and all(self._stages[waiter].waits_since_s < late_s for waiter in waiting)
             ):

@@ -125,3 +125,14 @@ def test_without_a_limit_nothing_hangs() -> None:
     history = History(limit_s=0)
     history.silent = set(STAGES)
     assert history.pass_by(1000) == []
+
+
+def test_a_stage_that_waits_for_a_restarting_one_does_not_hang() -> None:
+    """A loader may take longer to start than `hang_timeout_s`; its start has a limit of its own."""
+    history = History()
+    history.idle = set(STAGES)
+    history.dog.on_ended("loader")
+    assert history.pass_by(40) == []
+    history.dog.on_ready("loader", history.now_s)
+    assert history.pass_by(8) == []
+    assert [hang.stage for hang in history.pass_by(4)] == ["loader"]
