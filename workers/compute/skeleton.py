@@ -1,4 +1,4 @@
-"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots, its linear layers fast."""
+"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots, its other products fast."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from ..checkpoint.stamps import check_files
 from ..checkpoint.survey import Survey
 from ..kernels.dispatch import Kernels, LinearKernels
+from ..kernels.norms import NativeNorm, native_norm
 from ..kernels.shapes import plain_linears
 from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
 from .experts.hints import Hinter
@@ -37,6 +38,16 @@ class StreamedLinear(nn.Linear):
         return out.contiguous().view(*input.shape[:-1], self.out_features)
 
 
+class NativeNormMixin(nn.Module):
+    """A norm that runs the native library's call on few rows, and its library's own way on all others."""
+
+    native: NativeNorm
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the norms of `hidden` [..., width], of the same shape."""
+        return self.native(hidden) if self.native.takes(hidden) else super().forward(hidden)
+
+
 def load_model(survey: Survey, feed: ExpertFeed, routing: RoutingCollector) -> PreTrainedModel:
     """Load the skeleton on the CPU with every experts module bound to `feed`. Raises as `load_unbound` does."""
     model = load_unbound(survey)
@@ -54,7 +65,10 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
     model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
     check_files(survey.stamps)
     if device is None or device.type == "cpu":
-        stream_linears(model, Kernels(survey.kernels))
+        kernels = Kernels(survey.kernels)
+        stream_linears(model, kernels)
+        if kernels.native is not None:
+            shorten_norms(model)
         return model
     return model.to(device)  # pyright: ignore[reportArgumentType]
 
@@ -65,6 +79,19 @@ def stream_linears(model: nn.Module, kernels: Kernels) -> None:
         own = kernels.linear(module)
         module.__class__ = StreamedLinear
         cast(StreamedLinear, module).kernels = own
+
+
+@torch.inference_mode()
+def shorten_norms(model: nn.Module) -> None:
+    """Make every norm that the native library knows run there; each keeps its class as a base."""
+    classes: dict[type[nn.Module], type[nn.Module]] = {}
+    for module in list(model.modules()):
+        if (norm := native_norm(module)) is not None:
+            own = type(module)
+            if own not in classes:
+                classes[own] = type(own.__name__, (NativeNormMixin, own), {"__module__": own.__module__})
+            module.__class__ = classes[own]
+            cast(NativeNormMixin, module).native = norm
 
 
 def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, survey: Survey) -> Lockstep:
