@@ -28,6 +28,7 @@ _TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
 _MAX_UNEQUAL = 0.01
 """Share of bfloat16 results that another order may turn to the neighbour. Rounding at another place turns a tenth."""
 
+
 class NativeNorm:
     """The norm of one module: rows [..., width] of the type of its weight, few and contiguous."""
 

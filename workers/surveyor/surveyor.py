@@ -14,6 +14,7 @@ from ...errors import CheckpointError, ExpertFlowError
 from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
 from ..checkpoint.generation import Generation, read_generation
+from ..checkpoint.gguf.description import read_description
 from ..checkpoint.headers import first_dtype, ignored_weights
 from ..checkpoint.partial_models import refuse_adapter_tensors
 from ..checkpoint.refused_weights import refuse_packed, refuse_packed_index
@@ -39,6 +40,7 @@ from .sizing import (
     experts_per_token,
     linear_counts,
     notes_on,
+    packable_bytes,
     routed_experts,
     row_facts,
     skeleton_bytes,
@@ -104,6 +106,7 @@ def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice) -> t
     wanted = resolve_dtype(config, dtype, first_dtype(stored))
     skeleton = build_on_meta(config, wanted)
     modules = routed_experts(skeleton, folder)
+    described = read_description(folder)
     sources = find_sources(folder, skeleton, stored)
     refuse_adapter_tensors(stored, skeleton.state_dict(), folder)
     check_complete(skeleton, sources, folder, stored)
@@ -137,6 +140,8 @@ def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice) -> t
         skeleton_bytes=skeleton_bytes(skeleton, modules, dtypes),
         stored_expert_bytes=experts.stored_bytes(),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
+        packable=described.linears if described else {},
+        packable_bytes=packable_bytes(skeleton, described.linears, wanted) if described else 0,
         rows=row_facts(config, run),
         linears=linear_counts(skeleton, dtypes),
         notes=notes_on(folder, values),
