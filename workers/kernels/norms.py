@@ -17,8 +17,9 @@ from .library import open_library
 from .native import DTYPES
 
 FORMS = ("round_then_weigh", "weigh_then_round", "weigh_from_one")
-"""What happens to a normalised value, in the order of native/norm.c: it is rounded to the type and multiplied by its
-weight, as in LLaMA; multiplied, then rounded (gpt-oss); multiplied by its weight plus one, and rounded (Qwen3-Next)."""
+"""Ways from a normalised value to its result, in the order of native/norm.c: it is rounded to the type and multiplied
+by its weight, as in LLaMA; multiplied, then rounded (gpt-oss); multiplied by its weight plus one, and rounded
+(Qwen3-Next)."""
 MAX_VALUES = 1 << 16
 """Values of a call; more are faster on the threads of the library."""
 _ARGUMENTS = (*(ctypes.c_int,) * 2, *(ctypes.c_int64,) * 2, *(ctypes.c_void_p,) * 2, ctypes.c_double, ctypes.c_void_p)

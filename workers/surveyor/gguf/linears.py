@@ -29,7 +29,7 @@ def whole_linears(
     tied = {"lm_head.weight"} if config.get("tie_word_embeddings") else set[str]()
     found: dict[str, str] = {}
     kept: dict[tuple[str, tuple[int, ...]], bool] = {}
-    """What was tried: layers differ in their numbers alone."""
+    """Results by name without numbers, and shape: layers differ in their numbers alone."""
     for path, _ in plain_linears(model):
         own = parameters.get(name := f"{path}.weight")
         if own is not None and name not in tied and len(own.tensors) == 1 and not own.transposed:
