@@ -24,7 +24,7 @@ def no_collection() -> Iterator[None]:
 
 def requests_alive() -> int:
     """Return how many requests of the server's client are in memory."""
-    return sum(isinstance(each, ClientRequest) for each in gc.get_objects())
+    return sum(type(each) is ClientRequest for each in gc.get_objects())
 
 
 @pytest.mark.usefixtures("no_collection")
