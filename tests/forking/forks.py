@@ -78,6 +78,7 @@ class StageForks:
 
     def __init__(self) -> None:
         self.enabled = True
+        self._variables = variables()
         self._servers: dict[tuple[str, ...], ForkServer] = {}
         self._lock = Lock()
 
@@ -89,9 +90,14 @@ class StageForks:
     def start(
         self, arguments: Sequence[str], environment: dict[str, str], output: int, fds: Sequence[int]
     ) -> subprocess.Popen[bytes]:
-        """Do what `children.start_python` does; a process that is no worker of an engine is started afresh."""
+        """Do what `children.start_python` does.
+
+        A process that is no worker of an engine is started afresh, and each one while a test has changed variables of
+        the environment: libraries may read those when they are imported.
+        """
         module = arguments[2] if arguments[:2] == ("-P", "-m") else ""
-        if not self.enabled or not module.startswith("expertflow.workers."):
+        changed = variables() != self._variables
+        if not self.enabled or changed or not module.startswith("expertflow.workers."):
             return REAL_START(arguments, environment, output, fds)
         with self._lock, open(os.devnull, "rb") as nothing:
             order = Order(module, list(arguments[3:]), environment, os.getcwd(), [0, 1, 2, *fds])
@@ -112,6 +118,11 @@ class StageForks:
         if modules not in self._servers:
             self._servers[modules] = ForkServer(modules)
         return self._servers[modules]
+
+
+def variables() -> dict[str, str]:
+    """Return the environment without what pytest changes at each test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
 
 def become_subreaper(wanted: bool) -> None:

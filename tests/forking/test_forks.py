@@ -76,11 +76,14 @@ def test_a_fork_that_lives_can_be_ended(server: ForkServer, tmp_path: Path) -> N
 
 
 def test_only_workers_are_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage of another module, and every one while new processes are wanted, is started afresh."""
+    """A stage of another module is started afresh, and each one where the environment or new processes are tested."""
     started: list[str] = []
     monkeypatch.setattr(forks, "REAL_START", lambda arguments, *rest: started.append(arguments[2]))
     stages = StageForks()
     stages.start(("-P", "-m", TELLING), {}, 1, [])
+    with monkeypatch.context() as patch:
+        patch.setenv("LD_PRELOAD", "")
+        stages.start(("-P", "-m", "expertflow.workers.loader"), {}, 1, [])
     stages.enabled = False
     stages.start(("-P", "-m", "expertflow.workers.compute"), {}, 1, [])
-    assert started == [TELLING, "expertflow.workers.compute"] and not stages.pids
+    assert started == [TELLING, "expertflow.workers.loader", "expertflow.workers.compute"] and not stages.pids
