@@ -34,7 +34,7 @@ def deploy(settings: ClusterSettings, http: HttpAddress) -> Deployed:
     serve.start(http_options={"host": http.host, "port": http.port, "location": "HeadOnly"})
     target = serve.RunTarget(build_application(msgspec.to_builtins(settings)), name=APP, route_prefix="/")
     serve.run_many([target], wait_for_applications_running=False)
-    steady = 0
+    steady, deployed = 0, _look(settings)
     while steady < STEADY_POLLS:
         time.sleep(POLL_S)
         deployed = _look(settings)
@@ -50,6 +50,9 @@ def _look(settings: ClusterSettings) -> Deployed:
     messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
     if application.status == "DEPLOY_FAILED":
         raise EngineError(f"could not start: {first_error(messages)}", APP, "The logs in Ray's folder say more")
-    states = {name: deployment.replica_states for name, deployment in application.deployments.items()}
+    states = {
+        name: {state.upper(): count for state, count in deployment.replica_states.items()}
+        for name, deployment in application.deployments.items()
+    }
     hosts = sum(bool(node["Alive"]) for node in ray.nodes())
     return deployed_of(states, settings.least_replicas, hosts if settings.one_per_host else None)

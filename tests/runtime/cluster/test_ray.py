@@ -42,9 +42,35 @@ def nothing_left_behind() -> None:
     """Replace the check of all tests: Ray starts and ends processes as it likes; `nodes` ends all of them."""
 
 
+class Nodes:
+    """A head without engines and two nodes with one each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False}
+        )
+        self.address = str(self._cluster.address)
+        self.head: Any = self._cluster.head_node
+        self.others = [self.add() for _ in range(2)]
+
+    def add(self) -> Any:
+        """Return another node."""
+        return self._cluster.add_node(**NODE)
+
+    def remove(self, node: Any, kills: bool) -> None:
+        """End a node; with `kills` by SIGKILL of its raylet."""
+        self.others.remove(node)
+        self._cluster.remove_node(node, allow_graceful=not kills)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A head without engines and two nodes with one each, brought up by the command. The head's tables are on disk."""
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Nodes on which the command has brought up two engines. The head's tables are on disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("RAY_gcs_storage", "rocksdb")
@@ -52,11 +78,9 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
         import ray
-        from ray.cluster_utils import Cluster
 
-        nodes = Cluster(initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False})
+        nodes = Nodes()
         try:
-            nodes.extra = [nodes.add_node(**NODE) for _ in range(2)]
             up = ["cluster", "up", "--model", str(MODEL), "--replicas", "2", "--port", str(PORT)]
             code, output, errors = run_command(*up, "--address", nodes.address, *OPTIONS)
             assert code == 0 and "2 of 2 replicas" in output, errors
@@ -64,7 +88,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             yield nodes
         finally:
             ray.shutdown()
-            nodes.shutdown()
+            nodes.close()
 
 
 @pytest.fixture(scope="module")
@@ -84,17 +108,17 @@ def engines_serve(count: int) -> bool:
     return running() == count == len(ray_workers("Engines"))
 
 
-def test_the_front_gives_what_an_engine_gives(nodes: Any, expected: list[str]) -> None:
+def test_the_front_gives_what_an_engine_gives(nodes: Nodes, expected: list[str]) -> None:
     wait_for(lambda: get(f"{URL}/ready") == 200)
     assert texts_with(URL, lambda: None) == expected
 
 
-def test_a_killed_replica_does_not_show_in_the_streams(nodes: Any, expected: list[str]) -> None:
+def test_a_killed_replica_does_not_show_in_the_streams(nodes: Nodes, expected: list[str]) -> None:
     assert texts_with(URL, lambda: kill(ray_workers("Engines")[0])) == expected
     wait_for(lambda: engines_serve(2))
 
 
-def test_a_killed_front_takes_its_http_streams_and_no_batch(nodes: Any, expected: list[str], tmp_path: Path) -> None:
+def test_a_killed_front_takes_its_http_streams_and_no_batch(nodes: Nodes, expected: list[str], tmp_path: Path) -> None:
     given, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     write_lines(given)
     batch = start_command("batch", str(given), str(results), "--cluster", nodes.address)
@@ -110,7 +134,7 @@ def test_a_killed_front_takes_its_http_streams_and_no_batch(nodes: Any, expected
     assert "".join(read_events(open_stream(URL, 1))) == expected[1], "the front is back"
 
 
-def test_a_batch_survives_the_death_of_a_replica(nodes: Any, expected: list[str], tmp_path: Path) -> None:
+def test_a_batch_survives_the_death_of_a_replica(nodes: Nodes, expected: list[str], tmp_path: Path) -> None:
     given, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     write_lines(given)
     batch = start_command("batch", str(given), str(results), "--cluster", nodes.address)
@@ -122,23 +146,22 @@ def test_a_batch_survives_the_death_of_a_replica(nodes: Any, expected: list[str]
     wait_for(lambda: engines_serve(2))
 
 
-def test_a_node_that_dies_does_not_show_in_the_streams(nodes: Any, expected: list[str]) -> None:
+def test_a_node_that_dies_does_not_show_in_the_streams(nodes: Nodes, expected: list[str]) -> None:
     """The raylet is killed, and with it everything on its node; another node takes its place."""
-    victim = nodes.extra.pop()
-    assert texts_with(URL, lambda: nodes.remove_node(victim, allow_graceful=False)) == expected
-    nodes.extra.append(nodes.add_node(**NODE))
+    victim = nodes.others[0]
+    assert texts_with(URL, lambda: nodes.remove(victim, kills=True)) == expected
+    nodes.others.append(nodes.add())
     wait_for(lambda: engines_serve(2))
 
 
-def test_a_drained_node_loses_nothing(nodes: Any, expected: list[str]) -> None:
+def test_a_drained_node_loses_nothing(nodes: Nodes, expected: list[str]) -> None:
     """A third node takes the replica of the drained one."""
-    drained = nodes.extra[0]
-    nodes.extra.append(nodes.add_node(**NODE))
+    drained = nodes.others[0]
+    nodes.others.append(nodes.add())
     before = set(ray_workers("Engines"))
     assert texts_with(URL, lambda: drain(nodes.address, drained.node_id)) == expected
     wait_for(lambda: engines_serve(2) and len(before & set(ray_workers("Engines"))) == 1)
-    nodes.extra.remove(drained)
-    nodes.remove_node(drained)
+    nodes.remove(drained, kills=False)
     assert texts_with(URL, lambda: None) == expected
 
 
@@ -149,11 +172,11 @@ def drain(address: str, node_id: str) -> None:
     subprocess.run([*command, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
 
 
-def test_a_head_that_dies_and_comes_back_interrupts_no_stream(nodes: Any, expected: list[str]) -> None:
+def test_a_head_that_dies_and_comes_back_interrupts_no_stream(nodes: Nodes, expected: list[str]) -> None:
     """Its process is killed under streams, and started again from its tables on disk before the nodes give it up."""
     engines = ray_workers("Engines")
-    assert texts_with(URL, nodes.head_node.kill_gcs_server) == expected
-    nodes.head_node.start_gcs_server()
+    assert texts_with(URL, nodes.head.kill_gcs_server) == expected
+    nodes.head.start_gcs_server()
     wait_for(lambda: engines_serve(2))
     assert ray_workers("Engines") == engines, "no engine was started again"
     kill(engines[0])
