@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from expertflow.errors import ExpertFlowError
+from expertflow.ipc.shared.rundir import living
+from expertflow.ipc.transport.addresses import MONITOR
 from expertflow.runtime.client.async_client import AsyncClient
+from expertflow.runtime.client.completions import Completion
 from expertflow.runtime.client.options import Request
-from expertflow.runtime.client.watching import Watcher, living_engines
+from expertflow.runtime.client.watching import Watcher
 
-from .prompts import mixed
+from .prompts import KINDS, mixed
+
+PUBLISHED_S = 1.5
+"""Time after which engines have published what they counted: they do so once a second."""
+
+
+class Counted(msgspec.Struct, frozen=True):
+    """Counters of one engine."""
+
+    hits: int
+    misses: int
+    loaded_bytes: int
 
 
 class Measured(msgspec.Struct, kw_only=True):
@@ -19,44 +35,43 @@ class Measured(msgspec.Struct, kw_only=True):
 
     seconds: float
     tokens: int
-    tokens_per_s: float
     hits: int
     misses: int
     loaded_bytes: int
-    sent: list[int] = []
-    """Requests of each replica."""
+    busiest: float
+    """Experts used by the busiest engine ÷ the mean."""
 
-    @property
-    def hit_rate(self) -> float:
-        return self.hits / max(self.hits + self.misses, 1)
-
-    @property
-    def bytes_per_token(self) -> float:
-        return self.loaded_bytes / max(self.tokens, 1)
-
-
-def engine_counters() -> dict[str, tuple[int, int, int]]:
-    """Return engine -> its hits, misses and loaded bytes so far, of all engines of this user."""
-    counted = {}
-    for path in living_engines():
-        try:
-            with Watcher(path) as watcher:
-                stages = watcher.snapshot().stages
-        except Exception:  # noqa: BLE001, S112 - a gateway's folder, or an engine that has just ended
-            continue
-        compute, loader = stages["compute"].counters, stages["loader"].counters
-        counted[str(path)] = int(compute["hits"]), int(compute["misses"]), int(loader["bytes"])
-    return counted
+    def row(self, name: str) -> dict[str, Any]:
+        """Return a row for the table and the JSON."""
+        return {
+            "what": name,
+            "tokens/s": round(self.tokens / self.seconds, 2),
+            "found": round(self.hits / max(self.hits + self.misses, 1), 4),
+            "kB/token": round(self.loaded_bytes / max(self.tokens, 1) / 1e3, 1),
+            "busiest": round(self.busiest, 2),
+            "seconds": round(self.seconds, 1),
+        }
 
 
 def engine_folders() -> list[str]:
-    """Return the addresses of engines, without gateways."""
-    return sorted(engine_counters())
+    """Return the addresses of the engines in this process' run folder. Gateways have none of an engine's sockets but one."""
+    return [str(path) for path in living() if (path / MONITOR).exists()]
 
 
-def engine_sizes(folder: str) -> tuple[int, int, int]:
+def counters_of(engines: Sequence[str]) -> list[Counted]:
+    """Return what engines have counted so far."""
+    counted: list[Counted] = []
+    for engine in engines:
+        with Watcher(engine) as watcher:
+            stages = watcher.snapshot().stages
+        compute, loader = stages["compute"].counters, stages["loader"].counters
+        counted.append(Counted(int(compute["hits"]), int(compute["misses"]), int(loader["bytes"])))
+    return counted
+
+
+def engine_sizes(engine: str) -> tuple[int, int, int]:
     """Return the slots of an engine that has run for a while, the bytes of an expert, and the experts of a layer."""
-    with Watcher(folder) as watcher:
+    with Watcher(engine) as watcher:
         heat = None
         while heat is None:
             time.sleep(1)  # stages report while somebody asks
@@ -66,40 +81,75 @@ def engine_sizes(folder: str) -> tuple[int, int, int]:
     return slots, round(counters["bytes"] / max(counters["loads"], 1)), heat.experts
 
 
-def requests_of(count: int, tokens: int, first: int = 0, kinds: tuple[str, ...] | None = None) -> list[Request]:
-    """Return requests of mixed kinds, greedy and seeded ones in turn."""
-    listed = mixed(count + first, kinds) if kinds else mixed(count + first)
+def requests_of(count: int, tokens: int, first: int = 0, kinds: tuple[str, ...] = KINDS) -> list[Request]:
+    """Return requests of mixed kinds, greedy and seeded ones in turn, from the prompt `first` on."""
+    listed = mixed(count + first, kinds)[first:]
     return [
         Request(prompt=prompt, max_new_tokens=tokens, seed=number, temperature=0.8 * (number % 2), eos_ids=[])
-        for number, (_, prompt) in enumerate(listed[first:])
+        for number, (_, prompt) in enumerate(listed)
     ]
 
 
-async def run_load(address: str, requests: list[Request]) -> Measured:
+def measure_load(address: str, requests: list[Request], engines: Sequence[str]) -> Measured:
     """Run requests at once and return the figures."""
-    before = await asyncio.to_thread(engine_counters)
-    async with AsyncClient(address, connect_timeout_s=120) as client:
-        begun_s = time.monotonic()
-        done = await client.generate(requests)
-        seconds = time.monotonic() - begun_s
-    await asyncio.sleep(1.5)  # counters are published every second
-    after = await asyncio.to_thread(engine_counters)
-    deltas = [
-        tuple(new - old for new, old in zip(after[name], before.get(name, (0, 0, 0)), strict=True)) for name in after
-    ]
-    tokens = sum(len(completion.token_ids) for completion in done)
-    hits, misses, loaded = (sum(delta[place] for delta in deltas) for place in range(3))
+    before = counters_of(engines)
+    seconds, done = asyncio.run(_timed(address, requests))
+    time.sleep(PUBLISHED_S)
+    pairs = list(zip(before, counters_of(engines), strict=True))
+    used = [new.hits + new.misses - old.hits - old.misses for old, new in pairs]
     return Measured(
-        seconds=seconds, tokens=tokens, tokens_per_s=tokens / seconds, hits=hits, misses=misses, loaded_bytes=loaded
+        seconds=seconds,
+        tokens=sum(len(each.token_ids) for each in done),
+        hits=sum(new.hits - old.hits for old, new in pairs),
+        misses=sum(new.misses - old.misses for old, new in pairs),
+        loaded_bytes=sum(new.loaded_bytes - old.loaded_bytes for old, new in pairs),
+        busiest=max(used) * len(used) / max(sum(used), 1),
     )
 
 
-def to_row(name: str, measured: Measured) -> dict[str, Any]:
-    """Return a row for the table and the JSON."""
-    return {
-        "what": name,
-        "tokens/s": round(measured.tokens_per_s, 1),
-        "found": round(measured.hit_rate, 3),
-        "kB/token": round(measured.bytes_per_token / 1e3, 1),
-        "seconds": round(measured.seconds, 1),
-    }
+async def _timed(address: str, requests: list[Request]) -> tuple[float, list[Completion]]:
+    async with AsyncClient(address, connect_timeout_s=120) as client:
+        begun_s = time.monotonic()
+        done = await client.generate(requests)
+        return time.monotonic() - begun_s, done
+
+
+def record_routing(address: str, requests: list[Request]) -> list[Completion]:
+    """Run requests and return them with their routing."""
+
+    async def run() -> list[Completion]:
+        async with AsyncClient(address, connect_timeout_s=120) as client:
+            return await client.generate(requests, routed_experts=True)
+
+    return asyncio.run(run())
+
+
+def stream_all(address: str, requests: list[Request], at_once: int) -> list[tuple[list[int], float]]:
+    """Run requests as streams, so many at once; return the ids of each as they came, and its longest gap in seconds.
+
+    A stream that ends with an error has no ids.
+    """
+
+    async def run() -> list[tuple[list[int], float]]:
+        room = asyncio.Semaphore(at_once)
+        async with AsyncClient(address, connect_timeout_s=120) as client:
+            return await asyncio.gather(*(_stream(client, request, room) for request in requests))
+
+    return asyncio.run(run())
+
+
+async def _stream(client: AsyncClient, request: Request, room: asyncio.Semaphore) -> tuple[list[int], float]:
+    ids: list[int] = []
+    last_s, worst_s = 0.0, 0.0
+    async with room:
+        try:
+            async for event in await client.submit([request]):
+                now_s = time.monotonic()
+                worst_s = max(worst_s, now_s - last_s) if last_s else 0.0
+                last_s = now_s
+                ids += event.token_ids
+                if event.error is not None:
+                    return [], worst_s
+        except ExpertFlowError:
+            return [], worst_s
+    return ids, worst_s

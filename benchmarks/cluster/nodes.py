@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,92 +11,112 @@ from pathlib import Path
 from typing import Any
 
 import expertflow
+import msgspec
+from expertflow.runtime.cluster.hosts.extra import SETTINGS
 
 MODEL = Path(expertflow.__file__).parent / "examples" / "model"
 HOST, PORT = "127.0.0.1", 8127
 OBJECT_STORE_BYTES = 80_000_000
+NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
 PATIENCE_S = 400.0
 
 
+class Nodes:
+    """Nodes of a Ray on this machine, the head first; each has room for one engine."""
+
+    def __init__(self, count: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+        self._others = [self._cluster.add_node(**NODE) for _ in range(count - 1)]
+        self.address = str(self._cluster.address)
+
+    def replace_one(self) -> None:
+        """Kill the oldest node but the head, with everything on it, and add another one."""
+        self._cluster.remove_node(self._others.pop(0), allow_graceful=False)
+        self._others.append(self._cluster.add_node(**NODE))
+
+    def close(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
 @contextmanager
-def ray_nodes(count: int) -> Iterator[str]:
-    """Yield the address of a Ray with so many nodes, which this process has joined, and its Serve."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+def ray_nodes(count: int) -> Iterator[Nodes]:
+    """Yield a Ray with so many nodes, which this process has joined, and its Serve; engines are in a folder of its."""
+    os.environ.update(SETTINGS)
+    os.environ["XDG_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="ef-bench-")
     import ray
     from ray import serve
-    from ray.cluster_utils import Cluster
 
-    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
-    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    nodes = Nodes(count)
     try:
-        for _ in range(count - 1):
-            nodes.add_node(**node)
         ray.init(address=nodes.address, namespace="benchmark", log_to_driver=False, logging_level=30)
         serve.start(http_options={"host": HOST, "port": PORT, "location": "HeadOnly"})
-        yield str(nodes.address)
+        yield nodes
         serve.shutdown()
     finally:
         ray.shutdown()
-        nodes.shutdown()
+        nodes.close()
 
 
-def deploy(replicas: int, engine: dict[str, Any]) -> float:
-    """Deploy so many replicas, or change their number; return the seconds until all run."""
-    from expertflow.runtime.cluster.hosts.application import build_application
-    from ray import serve
+def deploy_engines(replicas: int, engine: dict[str, Any]) -> float:
+    """Deploy so many replicas, or change their number; return the seconds until all serve."""
+    from expertflow.runtime.cluster.hosts.deploying import HttpAddress, deploy
+    from expertflow.runtime.cluster.hosts.settings import ClusterSettings
 
     begun_s = time.monotonic()
     settings = {"model": str(MODEL), "replicas": replicas, "engine": engine, "cpus_per_replica": 0.5}
-    serve.run(build_application(settings), name="expertflow", route_prefix="/")
-    while running() != replicas:
-        if time.monotonic() - begun_s > PATIENCE_S:
-            raise TimeoutError(f"{running()} of {replicas} replicas run")
-        time.sleep(0.5)
-    return time.monotonic() - begun_s
+    deploy(msgspec.convert(settings, ClusterSettings), HttpAddress(HOST, PORT))
+    return round(time.monotonic() - begun_s, 1)
 
 
-def running() -> int:
-    """Return the number of replicas that run."""
-    from ray import serve
+@contextmanager
+def gateway(rule: str) -> Iterator[str]:
+    """Yield the address of a gateway with this rule to the replicas that run; Ray was joined before."""
+    from expertflow.runtime.cluster.hosts.joining import GatewayThread
+    from expertflow.runtime.cluster.hosts.settings import ClusterSettings
 
-    application = serve.status().applications.get("expertflow")
-    if application is None or "Engines" not in application.deployments:
-        return 0
-    return sum(n for state, n in application.deployments["Engines"].replica_states.items() if state == "RUNNING")
+    thread = GatewayThread(msgspec.convert({"model": "", "routing": rule}, ClusterSettings))
+    try:
+        yield thread.start().address
+    finally:
+        thread.stop()
 
 
 def replica_processes() -> list[int]:
     """Return the processes of engines' replicas, the oldest first."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words, status = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
-            except OSError:
-                continue
-            if words.startswith(b"ray::ServeReplica:expertflow:Engines"):
-                found.append((int(status.rpartition(")")[2].split()[19]), int(entry.name)))
+    found = [
+        (start, pid) for pid, words, start in _processes() if words.startswith("ray::ServeReplica:expertflow:Engines")
+    ]
     return [pid for _, pid in sorted(found)]
 
 
 def ray_processes() -> dict[str, list[int]]:
     """Return kind -> the processes of Ray on this machine, without engines."""
     kinds: dict[str, list[int]] = {}
+    for pid, words, _ in _processes():
+        if kind := _kind_of(words):
+            kinds.setdefault(kind, []).append(pid)
+    return kinds
+
+
+def _processes() -> Iterator[tuple[int, str, int]]:
+    """Yield process id, command line and start (clock ticks since boot) of all processes."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
-                words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                words, status = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
             except OSError:
                 continue
-            if kind := _kind_of(words):
-                kinds.setdefault(kind, []).append(int(entry.name))
-    return kinds
+            line = words.replace(b"\0", b" ").decode(errors="replace")
+            yield int(entry.name), line, int(status.rpartition(")")[2].split()[19])
 
 
 def _kind_of(words: str) -> str:
     if words.startswith("ray::"):
-        return words.split()[0].partition("::")[2][:40]
-    for part in ("gcs_server", "raylet", "dashboard/agent", "runtime_env/agent", "log_monitor", "monitor.py"):
+        return words.split()[0].partition("::")[2].partition(".")[0][:40]
+    for part in ("gcs_server", "raylet", "dashboard", "log_monitor", "monitor.py"):
         if "/ray/" in words and part in words:
             return part
     return ""

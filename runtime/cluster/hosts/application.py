@@ -9,14 +9,17 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
+from ..progress import ENGINES, FRONT
 from .front import HttpFront
 from .replica import EngineReplica
 from .scaling import ScalingPolicy
-from .settings import ENGINES, FRONT, ClusterSettings, read_settings
+from .settings import ClusterSettings, read_settings
 
 MAX_CALLS = 10_000
 """Calls that a replica takes at once: conversations and sends of gateways; the gateways bound the requests."""
 HEALTH_S = 2.0
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Resource that puts the front where the proxy of Serve listens, and where the file with the keys is."""
 SWITCH = f"{__package__}.switch:Switch"
 """Request router of the engines, as Serve imports it."""
 
@@ -42,7 +45,7 @@ def build_application(args: dict[str, Any]) -> Application:
         max_ongoing_requests=settings.queue_limit,
         graceful_shutdown_timeout_s=20.0,
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, "resources": ON_HEAD},
     )(HttpFront)
     return front.bind(engines.bind(_of_engines(settings)), content)
 

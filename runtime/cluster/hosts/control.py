@@ -16,9 +16,10 @@ from ...http.front import require_extra
 from ...monitor.tables import plain_table, result_console
 from ...service.listening import is_loopback
 from ..autoscaling import ScalingBounds
+from ..progress import Deployed
 from ..routing.rules import RuleName
-from .extra import require_ray
-from .local_ray import LocalRay, end_ray, forget, recall, remember, start_ray
+from .extra import keep_private, require_ray
+from .local_ray import LocalRay, answers, end_ray, forget, recall, remember, require_answer, start_ray
 from .settings import APP, ClusterSettings, engine_options
 
 
@@ -41,7 +42,7 @@ class ClusterOptions:
         scales = self.max_replicas != self.min_replicas
         bounds = ScalingBounds(min_replicas=self.min_replicas, max_replicas=self.max_replicas)
         return ClusterSettings(
-            model=config.model,
+            model=str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model,
             preset=self.preset,
             engine=engine_options(config, self.preset),
             replicas=self.min_replicas,
@@ -67,29 +68,37 @@ def start_cluster(config: Config, options: ClusterOptions) -> None:
     before = recall()
     cluster = _join(options, before)
     try:
-        _deploy(cluster, settings, options)
+        deployed = _deploy(cluster, settings, options)
     except BaseException:
         if cluster.folder and cluster != before:
             end_ray(cluster.folder)
         raise
     url = f"http://{options.host}:{options.port}"
     remember(msgspec.structs.replace(cluster, url=url))
+    _print_deployed(config.model, url, cluster, deployed)
+
+
+def _print_deployed(model: str, url: str, cluster: LocalRay, deployed: Deployed) -> None:
+    lines = [f"Ready: {model}, {deployed.running} of {deployed.wanted} replicas"]
+    if deployed.homeless and is_loopback(cluster.address.rpartition(":")[0]):
+        lines.append("Waiting: one host has one replica; others join a Ray that --host gives a private address")
+    elif deployed.homeless:
+        lines.append(f"Waiting for hosts: on each, ray start --address={cluster.address} --disable-usage-stats")
+    lines += [
+        f"HTTP: {url}/v1",
+        f"Ray: {cluster.address}",
+        f"Batches: expertflow batch IN.jsonl OUT.jsonl --cluster {cluster.address}",
+        "Stop: expertflow cluster down",
+    ]
     console = result_console()
-    console.print(f"Ready: {config.model}", soft_wrap=True)
-    console.print(f"HTTP: {url}/v1", soft_wrap=True)
-    console.print(f"Ray: {cluster.address}", soft_wrap=True)
-    console.print(f"Batches: expertflow batch IN.jsonl OUT.jsonl --cluster {cluster.address}", soft_wrap=True)
-    console.print("Stop: expertflow cluster down", soft_wrap=True)
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def print_status(address: str) -> None:
     """Print the deployments and the states of their replicas. Raises EngineError without a cluster."""
     require_ray()
-    from ray import serve
-
-    from .joining import ray_client
-
-    with ray_client(address_of(address)):
+    with _joined_ray(address_of(address)) as serve:
         application = serve.status().applications.get(APP)
     if application is None:
         raise UsageError("runs no cluster of ExpertFlow", "Ray", "Start one with: expertflow cluster up")
@@ -108,17 +117,15 @@ def print_status(address: str) -> None:
 def stop_cluster(address: str) -> None:
     """End the application, and the Ray if `cluster up` started it. Raises EngineError without a cluster."""
     require_ray()
-    from ray import serve
-
-    from .joining import ray_client
-
     cluster = recall()
-    own = cluster is not None and bool(cluster.folder) and address in ("", cluster.address)
+    own = cluster is not None and bool(cluster.folder) and address in ("", "auto", cluster.address)
+    address = address_of(address)
     try:
-        with ray_client(address_of(address)):
-            serve.delete(APP)
-            if own:
-                serve.shutdown()
+        if answers(address) or not own:
+            with _joined_ray(address) as serve:
+                serve.delete(APP)
+                if own:
+                    serve.shutdown()
     finally:
         if cluster is not None and own:
             end_ray(cluster.folder)
@@ -130,15 +137,18 @@ def stop_cluster(address: str) -> None:
 def joined_cluster(address: str) -> Iterator[Any]:
     """Yield a gateway to the cluster at `address` (`Joined`); auto: that of the last `up`. Raises as `gateway_to`."""
     require_ray()
+    address = address_of(address)
+    require_answer(address)
+    keep_private(address)
     from .joining import gateway_to
 
-    with gateway_to(address_of("" if address == "auto" else address), ClusterSettings(model="")) as joined:
+    with gateway_to(address, ClusterSettings(model="")) as joined:
         yield joined
 
 
 def address_of(address: str) -> str:
-    """Return the address of Ray: the given one, or that of this user's cluster. Raises UsageError without one."""
-    if address:
+    """Return the address of Ray: the given one, or (empty, auto) that of this user's cluster. Raises UsageError."""
+    if address not in ("", "auto"):
         return address
     cluster = recall()
     if cluster is None:
@@ -147,21 +157,34 @@ def address_of(address: str) -> str:
 
 
 def _join(options: ClusterOptions, before: LocalRay | None) -> LocalRay:
-    """Return the Ray to use: the named one, that of this user's cluster, or a new one on this machine."""
+    """Return the Ray to use: the named one, that of this user's cluster, or a new one on this machine.
+
+    What is left of this user's cluster after the death of its head is ended first.
+    """
     if options.address:
         return LocalRay(address=options.address)
-    if before is not None and before.folder and Path(before.folder).is_dir():
-        return before
+    if before is not None and before.folder:
+        if answers(before.address):
+            return before
+        end_ray(before.folder)
     return start_ray(options.host)
 
 
-def _deploy(cluster: LocalRay, settings: ClusterSettings, options: ClusterOptions) -> None:
+@contextmanager
+def _joined_ray(address: str) -> Iterator[Any]:
+    """Connect this process to a Ray; yield `ray.serve`. Raises EngineError if none answers."""
+    require_answer(address)
+    keep_private(address)
     from ray import serve
 
-    from .application import build_application
     from .joining import ray_client
 
-    http: dict[str, Any] = {"host": options.host, "port": options.port, "location": "HeadOnly"}
-    with ray_client(cluster.address):
-        serve.start(http_options=http)
-        serve.run(build_application(msgspec.to_builtins(settings)), name=APP, route_prefix="/")
+    with ray_client(address):
+        yield serve
+
+
+def _deploy(cluster: LocalRay, settings: ClusterSettings, options: ClusterOptions) -> Deployed:
+    with _joined_ray(cluster.address):
+        from .deploying import HttpAddress, deploy
+
+        return deploy(settings, HttpAddress(options.host, options.port))

@@ -6,15 +6,31 @@ import importlib.util
 import os
 
 from ....errors import UsageError
+from ...service.listening import is_loopback
 
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
-"""Settings of Ray in this process and in what it starts: no reports to Ray's authors; none of its own on devices."""
+SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+}
+"""Settings of Ray in this process and in what it starts: no reports to Ray's authors; none of its own on devices; and
+engines with the priority of other processes, where Ray would give them the least but four."""
 
 
 def require_ray() -> None:
-    """Raise UsageError unless Ray is installed; tell it to report to nobody."""
+    """Raise UsageError unless Ray is installed; give it our settings (`SETTINGS`)."""
     if importlib.util.find_spec("ray") is None:
         remedy = "Install the extra: pip install 'expertflow-runtime[ray]'"
         raise UsageError("needs ray, which is not installed", "cluster", remedy)
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def keep_private(address: str) -> None:
+    """Let Ray take the loopback address of a Ray of this machine as it is; call it before ray is imported.
+
+    Ray otherwise looks for such a Ray at the machine's public address, where one that is private does not listen.
+    The setting's name speaks of other systems; on Linux it does this alone.
+    """
+    if is_loopback(address.rpartition(":")[0]):
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")

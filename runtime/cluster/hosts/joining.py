@@ -16,9 +16,10 @@ from ray.serve.exceptions import RayServeException
 
 from ....errors import EngineError, ExpertFlowError
 from ..gateway.shell import GatewayShell
+from ..progress import ENGINES
 from .front import make_shell
 from .links import ReplicaLinks
-from .settings import APP, ENGINES, ClusterSettings
+from .settings import APP, ClusterSettings
 
 READY_S = 120.0
 OTHERS_S = 2.0
@@ -33,6 +34,7 @@ def ray_client(address: str) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         remedy = "Start it with: expertflow cluster up"
         raise EngineError("no Ray answers there", address, remedy) from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         yield
     finally:

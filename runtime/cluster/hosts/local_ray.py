@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,12 @@ import msgspec
 
 from ....configs.user_cache import cache_folder
 from ....errors import EngineError, UsageError
+from .extra import SETTINGS, keep_private
 
 OBJECT_STORE_BYTES = 100_000_000
 """Shared memory for objects of Ray: frames are small and never go there, 78 MB is the least that Ray takes."""
 END_S = 10.0
+ANSWER_S = 5.0
 NAMES = {"0.0.0.0", ""}
 
 
@@ -41,12 +44,29 @@ def start_ray(host: str) -> LocalRay:
         f"--temp-dir={folder}", "--include-dashboard=false", "--disable-usage-stats",
         f"--object-store-memory={OBJECT_STORE_BYTES}",
     ]  # fmt: skip
-    environment = {**os.environ, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    keep_private(f"{host}:0")
+    environment = {**SETTINGS, **os.environ}
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         end_ray(folder)
         raise EngineError(f"could not start: {_last_line(run.stderr or run.stdout)}", "ray", "Its output says why")
     return LocalRay(address=_address_in(Path(folder)), folder=folder)
+
+
+def answers(address: str) -> bool:
+    """Return whether something listens at the address of a Ray; Ray's own client would try for twenty minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def require_answer(address: str) -> None:
+    """Raise EngineError unless something listens at the address of a Ray."""
+    if not answers(address):
+        raise EngineError("no Ray answers there", address, "Start it with: expertflow cluster up")
 
 
 def end_ray(folder: str) -> None:

@@ -12,8 +12,7 @@ from ..autoscaling import ScalingBounds
 from ..routing.rules import DEFAULT_SLACK, RuleName
 
 APP = "expertflow"
-ENGINES, FRONT = "Engines", "Front"
-"""Names of the application and its deployments in Ray Serve."""
+"""Name of the application in Ray Serve."""
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,6 +37,11 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Processors that Ray counts a replica as; it does not bind them."""
     one_per_host: bool = True
     """At most one replica on each host."""
+
+    @property
+    def least_replicas(self) -> int:
+        """Return the number of replicas to begin with."""
+        return self.replicas if self.scaling is None else self.scaling.min_replicas
 
     def config(self) -> Config:
         """Return the configuration of an engine. Raises UsageError for an option that there is not."""

@@ -39,6 +39,8 @@ class SimulatedLoad(msgspec.Struct, frozen=True, kw_only=True):
     slack: int = DEFAULT_SLACK
     seed: int = 0
     learn_every: int = 4
+    warm_up: int = 0
+    """Requests, besides the others and before them, that fill slots and teach the gateway; they are not counted."""
 
 
 class SimulatedOutcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,24 +86,35 @@ class _Simulator:
         self._workload, self._machine, self._load = workload, machine, load
         self._clock, self._rng = VirtualClock(), Random(load.seed)
         router = Router(make_rule(load.rule, load.seed), load.slack)
-        self._gateway = Gateway(router, queue_limit=load.requests + 1, learn_every=load.learn_every)
+        self._gateway = Gateway(router, queue_limit=load.warm_up + load.requests + 1, learn_every=load.learn_every)
         self._counts = ReplicaCounts()
         self._replicas: dict[str, VirtualReplica] = {}
         self._names = 0
         self._ends: list[Finished] = []
-        self._last_ns = 0
+        self._is_warm = load.warm_up == 0
+        self._begun_ns = self._last_ns = 0
         facts = {"model": "", "vocabulary": 1 << 30, "context": 1 << 30, "eos_ids": [], "queue_limit": load.requests}
         self._facts = Welcome(**facts, batch_size=machine.batch_size)
 
     def run(self) -> SimulatedOutcome:
         for _ in range(self._load.replicas):
             self._start_replica()
-        arrival_s = 0.0
-        for number in range(self._load.requests):
-            arrival_s += self._rng.expovariate(self._load.rate) if self._load.rate else 0.0
-            self._after(arrival_s, lambda number=number: self._submit(number))
+        if self._load.warm_up:
+            for number in range(self._load.warm_up):
+                self._after(0.0, lambda number=number: self._submit(number))
+        else:
+            self._begin()
         self._clock.run()
         return self._outcome()
+
+    def _begin(self) -> None:
+        """Let the requests that count arrive, from now on."""
+        self._begun_ns, self._ends = self._clock.now_ns, []
+        self._counts.clear()
+        arrival_s, first = 0.0, self._load.warm_up
+        for number in range(first, first + self._load.requests):
+            arrival_s += self._rng.expovariate(self._load.rate) if self._load.rate else 0.0
+            self._after(arrival_s, lambda number=number: self._submit(number))
 
     def _after(self, delay_s: float, callback: object) -> None:
         self._clock.call_after(round(delay_s * SECOND_NS), callback)  # type: ignore[arg-type]
@@ -132,10 +145,13 @@ class _Simulator:
         if isinstance(message, Finished):
             self._ends.append(message)
             self._last_ns = self._clock.now_ns
+            if not self._is_warm and len(self._ends) == self._load.warm_up:
+                self._is_warm = True
+                self._begin()
 
     @property
     def _over(self) -> bool:
-        return len(self._ends) >= self._load.requests
+        return self._is_warm and len(self._ends) >= self._load.requests
 
     def _start_replica(self) -> None:
         self._names += 1
@@ -174,7 +190,7 @@ class _Simulator:
         return SimulatedOutcome(
             replicas=load.replicas,
             rule=load.rule,
-            seconds=self._last_ns / SECOND_NS,
+            seconds=(self._last_ns - self._begun_ns) / SECOND_NS,
             tokens=counts.tokens,
             hits=counts.hits,
             loads=counts.loads,

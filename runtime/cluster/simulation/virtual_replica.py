@@ -48,6 +48,12 @@ class ReplicaCounts:
     requests: dict[str, int] = field(default_factory=dict)
     """Requests that each replica was sent."""
 
+    def clear(self) -> None:
+        """Begin again."""
+        self.hits = self.loads = self.steps = self.tokens = 0
+        self.busy_s = self.stall_s = 0.0
+        self.requests.clear()
+
 
 class VirtualReplica:
     """One replica. `answer` gets its messages at the time at which it sends them."""

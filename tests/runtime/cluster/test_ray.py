@@ -1,174 +1,187 @@
-"""A cluster of two nodes on a real Ray (`make test-cluster`): the same answers, also when a replica is killed."""
+"""A cluster of nodes on a real Ray (`make test-cluster`): the same answers, whatever dies or is drained."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import expertflow
 import pytest
 import yaml
-from expertflow.runtime.client import Client
-from expertflow.runtime.engine.supervisor import Supervisor
+from expertflow.runtime.cluster.hosts.extra import SETTINGS
+
+from .on_ray import (
+    MODEL,
+    OPTIONS,
+    ROOT,
+    get,
+    kill,
+    open_stream,
+    ray_workers,
+    read_events,
+    read_texts,
+    run_command,
+    start_command,
+    texts_with,
+    undisturbed_texts,
+    wait_for,
+    write_lines,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
 
-ROOT = Path(expertflow.__file__).resolve().parent
-MODEL = ROOT / "examples" / "model"
-PROMPTS = [line for line in (ROOT / "examples" / "prompts.txt").read_text().splitlines() if line][:8]
-ENGINE = {"expert_memory": "2MB", "compute_threads": 1, "dtype": "float32"}
 PORT = 8123
 URL = f"http://127.0.0.1:{PORT}"
-TOKENS = 40
-PATIENCE_S = 300.0
+NODE: dict[str, Any] = {"object_store_memory": 80_000_000, "num_cpus": 1}
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> None:
-    """Replace the check of all tests: Ray starts and ends processes as it likes; `cluster` ends all of them."""
+    """Replace the check of all tests: Ray starts and ends processes as it likes; `nodes` ends all of them."""
+
+
+class Nodes:
+    """A head without engines and two nodes with one each."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(
+            initialize_head=True, head_node_args={**NODE, "num_cpus": 0, "include_dashboard": False}
+        )
+        self.address = str(self._cluster.address)
+        self.head: Any = self._cluster.head_node
+        self.others = [self.add() for _ in range(2)]
+
+    def add(self) -> Any:
+        """Return another node."""
+        return self._cluster.add_node(**NODE)
+
+    def remove(self, node: Any, kills: bool) -> None:
+        """End a node; with `kills` by SIGKILL of its raylet."""
+        self.others.remove(node)
+        self._cluster.remove_node(node, allow_graceful=not kills)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Two nodes with a replica each; yields Ray's address."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    from expertflow.runtime.cluster.hosts.application import build_application
-    from ray import serve
-    from ray.cluster_utils import Cluster
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    """Nodes on which the command has brought up two engines. The head's tables are on disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("RAY_gcs_storage", "rocksdb")
+        patch.setenv("RAY_gcs_storage_path", str(tmp_path_factory.mktemp("gcs")))
+        for name, value in SETTINGS.items():
+            patch.setenv(name, value)
+        import ray
 
-    node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    try:
-        nodes.add_node(**node)
-        ray.init(address=nodes.address, namespace="test", log_to_driver=False)
-        serve.start(http_options={"host": "127.0.0.1", "port": PORT})
-        settings = {"model": str(MODEL), "replicas": 2, "engine": ENGINE, "cpus_per_replica": 0.5}
-        serve.run(build_application(settings), name="expertflow", route_prefix="/")
-        wait_for(lambda: get("/ready") == 200)
-        yield str(nodes.address)
-        serve.shutdown()
-    finally:
-        ray.shutdown()
-        nodes.shutdown()
+        nodes = Nodes()
+        try:
+            up = ["cluster", "up", "--model", str(MODEL), "--replicas", "2", "--port", str(PORT)]
+            code, output, errors = run_command(*up, "--address", nodes.address, *OPTIONS)
+            assert code == 0 and "2 of 2 replicas" in output, errors
+            ray.init(address=nodes.address, namespace="test", log_to_driver=False)
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.close()
 
 
 @pytest.fixture(scope="module")
 def expected() -> list[str]:
-    """Texts of one engine, undisturbed: greedy ones and seeded ones in turn."""
-    from expertflow.configs.schema import Config
-
-    with Supervisor(Config.load(model=str(MODEL), **ENGINE)) as engine, Client(engine.address) as client:
-        return [
-            client.generate([prompt], max_new_tokens=TOKENS, seed=number, temperature=0.8 * (number % 2))[0].text
-            for number, prompt in enumerate(PROMPTS)
-        ]
+    return undisturbed_texts()
 
 
-def body_of(number: int, **more: Any) -> dict[str, Any]:
-    return {
-        "model": "model", "prompt": PROMPTS[number], "max_tokens": TOKENS, "temperature": 0.8 * (number % 2),
-        "top_p": 1, "top_k": 0, "seed": number, **more,
-    }  # fmt: skip
-
-
-def get(path: str) -> int:
-    try:
-        return urllib.request.urlopen(URL + path, timeout=10).status
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
-def wait_for(reached: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not reached():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.2)
-
-
-def open_stream(number: int) -> Any:
-    data = json.dumps(body_of(number, stream=True)).encode()
-    request = urllib.request.Request(URL + "/v1/completions", data, {"content-type": "application/json"})
-    return urllib.request.urlopen(request, timeout=PATIENCE_S)
-
-
-def read_events(stream: Any) -> Iterator[str]:
-    """Yield the texts of a stream; fails unless it ends as a whole one does."""
-    for line in stream:
-        if line.startswith(b"data: [DONE]"):
-            return
-        if line.startswith(b"data: "):
-            event = json.loads(line[6:])
-            assert "error" not in event, event
-            yield event["choices"][0]["text"]
-    raise AssertionError("the stream was cut off")
-
-
-def replicas() -> list[int]:
-    """Return the processes of engines' replicas."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if words.startswith(b"ray::ServeReplica:expertflow:Engines"):
-                found.append(int(entry.name))
-    return found
-
-
-def both_serve() -> bool:
+def running() -> int:
+    """Return how many engines serve."""
     from ray import serve
 
     states = serve.status().applications["expertflow"].deployments["Engines"].replica_states
-    return sum(count for state, count in states.items() if state == "RUNNING") == 2
+    return sum(count for state, count in states.items() if state == "RUNNING")
 
 
-def test_the_front_gives_what_an_engine_gives(cluster: str, expected: list[str]) -> None:
-    texts = ["".join(read_events(open_stream(number))) for number in range(len(PROMPTS))]
-    assert texts == expected
+def engines_serve(count: int) -> bool:
+    return running() == count == len(ray_workers("Engines"))
 
 
-def test_a_killed_replica_does_not_show_in_the_streams(cluster: str, expected: list[str]) -> None:
-    streams = [open_stream(number) for number in range(len(PROMPTS))]
-    readers = [read_events(stream) for stream in streams]
-    texts = [next(reader) for reader in readers]  # all run, on both replicas
-    os.kill(replicas()[0], signal.SIGKILL)
-    texts = [text + "".join(reader) for text, reader in zip(texts, readers, strict=True)]
-    assert texts == expected
-    wait_for(both_serve)
+def test_the_front_gives_what_an_engine_gives(nodes: Nodes, expected: list[str]) -> None:
+    wait_for(lambda: get(f"{URL}/ready") == 200)
+    assert texts_with(URL, lambda: None) == expected
 
 
-def test_a_batch_over_the_cluster_has_one_result_a_line(cluster: str, expected: list[str], tmp_path: Path) -> None:
-    lines = [
-        {"custom_id": str(number), "method": "POST", "url": "/v1/completions", "body": body_of(number)}
-        for number in range(len(PROMPTS))
-    ]
+def test_a_killed_replica_does_not_show_in_the_streams(nodes: Nodes, expected: list[str]) -> None:
+    assert texts_with(URL, lambda: kill(ray_workers("Engines")[0])) == expected
+    wait_for(lambda: engines_serve(2))
+
+
+def test_a_killed_front_takes_its_http_streams_and_no_batch(nodes: Nodes, expected: list[str], tmp_path: Path) -> None:
     given, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    given.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    command = [sys.executable, "-m", "expertflow", "batch", str(given), str(results), "--cluster", cluster]
-    run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: results.exists() and results.stat().st_size > 0 or run.poll() is not None)
-    os.kill(replicas()[0], signal.SIGKILL)
-    _, errors = run.communicate(timeout=PATIENCE_S)
-    assert run.returncode == 0, errors
-    rows = [json.loads(line) for line in results.read_text().splitlines()]
-    texts = {row["custom_id"]: row["response"]["body"]["choices"][0]["text"] for row in rows}
-    assert len(rows) == len(PROMPTS)
-    assert [texts[str(number)] for number in range(len(PROMPTS))] == expected
-    wait_for(both_serve)
+    write_lines(given)
+    batch = start_command("batch", str(given), str(results), "--cluster", nodes.address)
+    stream = read_events(open_stream(URL, 0))
+    next(stream)
+    kill(ray_workers("Front")[0])
+    with pytest.raises((AssertionError, OSError)):
+        list(stream)
+    _, errors = batch.communicate(timeout=300)
+    assert batch.returncode == 0, errors
+    assert read_texts(results) == expected
+    wait_for(lambda: get(f"{URL}/ready") == 200)
+    assert "".join(read_events(open_stream(URL, 1))) == expected[1], "the front is back"
+
+
+def test_a_batch_survives_the_death_of_a_replica(nodes: Nodes, expected: list[str], tmp_path: Path) -> None:
+    given, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write_lines(given)
+    batch = start_command("batch", str(given), str(results), "--cluster", nodes.address)
+    wait_for(lambda: results.exists() and results.stat().st_size > 0 or batch.poll() is not None)
+    kill(ray_workers("Engines")[0])
+    _, errors = batch.communicate(timeout=300)
+    assert batch.returncode == 0, errors
+    assert read_texts(results) == expected
+    wait_for(lambda: engines_serve(2))
+
+
+def test_a_node_that_dies_does_not_show_in_the_streams(nodes: Nodes, expected: list[str]) -> None:
+    """The raylet is killed, and with it everything on its node; another node takes its place."""
+    victim = nodes.others[0]
+    assert texts_with(URL, lambda: nodes.remove(victim, kills=True)) == expected
+    nodes.others.append(nodes.add())
+    wait_for(lambda: engines_serve(2))
+
+
+def test_a_drained_node_loses_nothing(nodes: Nodes, expected: list[str]) -> None:
+    """A third node takes the replica of the drained one."""
+    drained = nodes.others[0]
+    nodes.others.append(nodes.add())
+    before = set(ray_workers("Engines"))
+    assert texts_with(URL, lambda: drain(nodes.address, drained.node_id)) == expected
+    wait_for(lambda: engines_serve(2) and len(before & set(ray_workers("Engines"))) == 1)
+    nodes.remove(drained, kills=False)
+    assert texts_with(URL, lambda: None) == expected
+
+
+def drain(address: str, node_id: str) -> None:
+    """Drain a node as an operator does before maintenance."""
+    words = ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "maintenance"]
+    command = [str(Path(sys.executable).with_name("ray")), "drain-node", "--address", address, *words]
+    subprocess.run([*command, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
+
+
+def test_a_head_that_dies_and_comes_back_interrupts_no_stream(nodes: Nodes, expected: list[str]) -> None:
+    """Its process is killed under streams, and started again from its tables on disk before the nodes give it up."""
+    engines = ray_workers("Engines")
+    assert texts_with(URL, nodes.head.kill_gcs_server) == expected
+    nodes.head.start_gcs_server()
+    wait_for(lambda: engines_serve(2))
+    assert ray_workers("Engines") == engines, "no engine was started again"
+    kill(engines[0])
+    wait_for(lambda: engines_serve(2) and ray_workers("Engines") != engines)
+    assert texts_with(URL, lambda: None) == expected
 
 
 def test_the_example_of_serve_deploy_fits_its_schema() -> None:
