@@ -10,8 +10,8 @@ PYTHON_VERSION ?= 3.12
 WHEELS ?=
 # Two processes share the test modules; each module stays in one of them and in order. ARGS="-n 0": all in one process.
 SHARED := -n 2 --dist loadfile --no-loadscope-reorder
-# What imports ray: its types are checked where ray is installed (make test-cluster installs it).
-WITH_RAY := runtime/cluster/hosts tests/runtime/cluster/test_ray.py benchmarks/cluster
+# The types of what imports ray are checked where ray is installed (make test-cluster installs it).
+WITH_RAY := -p tests/runtime/cluster
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
