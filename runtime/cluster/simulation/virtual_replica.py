@@ -119,16 +119,13 @@ class VirtualReplica:
         if self._waiting and len(self._rows) < self._machine.batch_size:
             row = self._waiting.popleft()
             self._rows.append(row)
-            end = row.request.prompt_tokens + row.told
-            stepped, parts = [row], [row.request.keys[:end]]
-            row.place = end
+            row.place = tokens = row.request.prompt_tokens + row.told
+            stepped, keys = [row], self._workload.union([row.request.keys[:tokens]])
         else:
-            stepped = list(self._rows)
-            parts = [row.request.keys[row.place] for row in stepped]
+            stepped, tokens = list(self._rows), len(self._rows)
+            keys = self._workload.union([row.request.keys[row.place] for row in stepped])
             for row in stepped:
                 row.place += 1
-        keys = np.unique(np.concatenate([part.ravel() for part in parts]))
-        tokens = sum(len(part) if part.ndim > 1 else 1 for part in parts)
         self._clock.call_after(round(self._count(keys, tokens) * SECOND_NS), lambda: self._end_step(stepped))
 
     def _count(self, keys: np.ndarray, tokens: int) -> float:
