@@ -26,8 +26,8 @@ from .prompts import KINDS
 from .simulated import trace_of
 
 TOKENS = 24
-PARTS = ("overhead", "scaling", "rules", "shift", "kills")
-SHIFT_PIECES = 4
+PARTS = ("overhead", "scaling", "kills", "rules", "shift")
+SHIFT_PIECES = 3
 RESIDENT = {"expert_memory": "40MB", "tier": "host", "link": "copy", "link_rate": ""}
 """Engine with every expert in a slot: nothing hides what Ray costs."""
 Results = dict[str, Any]
@@ -86,7 +86,14 @@ def _on_few(options: argparse.Namespace, engine: Results, result: Results) -> No
 
 
 def _on_all(options: argparse.Namespace, engine: Results, result: Results, nodes: Nodes) -> None:
-    """Measure rules and kills on all nodes."""
+    """Measure kills, rules and a shift of kinds on all nodes."""
+    if "kills" in options.parts:
+        deploy_engines(options.nodes, {**engine, **RESIDENT})
+        with gateway("experts") as address:
+            requests = requests_of(options.streams, TOKENS)
+            result["kills"] = measure_kills(address, requests, nodes, options.kill_every, 12 * options.nodes)
+        show_table("kills", [result["kills"]], left=0)
+        write_json(options.out, result)
     if "rules" in options.parts:
         deploy_engines(options.nodes, engine)
         result["rules"] = _rules(options)
@@ -95,12 +102,6 @@ def _on_all(options: argparse.Namespace, engine: Results, result: Results, nodes
         deploy_engines(options.nodes, engine)
         result["shift"] = _shift(options)
         write_json(options.out, result)
-    if "kills" in options.parts:
-        deploy_engines(options.nodes, {**engine, **RESIDENT})
-        with gateway("experts") as address:
-            requests = requests_of(options.streams, TOKENS)
-            result["kills"] = measure_kills(address, requests, nodes, options.kill_every, 12 * options.nodes)
-        show_table("kills", [result["kills"]], left=0)
 
 
 def _overhead(options: argparse.Namespace) -> Results:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 from expertflow.runtime.client.options import Request
@@ -21,41 +21,38 @@ LEAST_ALIVE = 2
 
 
 class Killer:
-    """Kills a replica or a node again and again, in a thread."""
+    """Kills a replica or a node, again and again."""
 
-    def __init__(self, nodes: Nodes, every_s: float) -> None:
+    def __init__(self, nodes: Nodes) -> None:
         self.replicas_killed = self.nodes_killed = 0
-        self._nodes, self._every_s = nodes, every_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._nodes = nodes
 
-    def __enter__(self) -> Killer:
-        self._thread.start()
-        return self
+    def kill(self) -> None:
+        """Kill the oldest replica, or every third time the oldest node, unless few replicas are there.
 
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._over.wait(self._every_s):
-            alive = replica_processes()
-            if len(alive) < LEAST_ALIVE:
-                continue
-            if (self.replicas_killed + self.nodes_killed) % NODE_EVERY == NODE_EVERY - 1:
-                self._nodes.replace_one()
-                self.nodes_killed += 1
-            else:
-                os.kill(alive[0], signal.SIGKILL)
-                self.replicas_killed += 1
+        Call it in the main thread: Ray begins a node there alone.
+        """
+        alive = replica_processes()
+        if len(alive) < LEAST_ALIVE:
+            return
+        if (self.replicas_killed + self.nodes_killed) % NODE_EVERY == NODE_EVERY - 1:
+            self._nodes.replace_one()
+            self.nodes_killed += 1
+        else:
+            os.kill(alive[0], signal.SIGKILL)
+            self.replicas_killed += 1
 
 
 def measure_kills(address: str, requests: list[Request], nodes: Nodes, every_s: float, at_once: int) -> dict[str, Any]:
     """Run streams undisturbed, then under kills; return how they differ, and the longest gaps."""
     calm = stream_all(address, requests, at_once)
     begun_s = time.monotonic()
-    with Killer(nodes, every_s) as killer:
-        wild = stream_all(address, requests, at_once)
+    killer = Killer(nodes)
+    with ThreadPoolExecutor(1) as thread:
+        streaming = thread.submit(stream_all, address, requests, at_once)
+        while not wait([streaming], every_s).done:
+            killer.kill()
+    wild = streaming.result()
     seconds = time.monotonic() - begun_s
     gaps = sorted(gap for _, gap in wild)
     return {

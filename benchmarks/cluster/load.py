@@ -54,7 +54,7 @@ class Measured(msgspec.Struct, kw_only=True):
 
 
 def engine_folders() -> list[str]:
-    """Return the addresses of the engines in this process' run folder. Gateways have none of an engine's sockets but one."""
+    """Return the addresses of the engines in this process' run folder: a gateway has no socket for monitors."""
     return [str(path) for path in living() if (path / MONITOR).exists()]
 
 

@@ -85,9 +85,11 @@ def gateway(rule: str) -> Iterator[str]:
 
 
 def replica_processes() -> list[int]:
-    """Return the processes of engines' replicas, the oldest first."""
+    """Return the processes of engines' replicas, the oldest first; those whose node is dead are about to end."""
     found = [
-        (start, pid) for pid, words, start in _processes() if words.startswith("ray::ServeReplica:expertflow:Engines")
+        (start, pid)
+        for pid, words, start, parent in _processes()
+        if words.startswith("ray::ServeReplica:expertflow:Engines") and parent > 1
     ]
     return [pid for _, pid in sorted(found)]
 
@@ -95,14 +97,14 @@ def replica_processes() -> list[int]:
 def ray_processes() -> dict[str, list[int]]:
     """Return kind -> the processes of Ray on this machine, without engines."""
     kinds: dict[str, list[int]] = {}
-    for pid, words, _ in _processes():
+    for pid, words, _, _ in _processes():
         if kind := _kind_of(words):
             kinds.setdefault(kind, []).append(pid)
     return kinds
 
 
-def _processes() -> Iterator[tuple[int, str, int]]:
-    """Yield process id, command line and start (clock ticks since boot) of all processes."""
+def _processes() -> Iterator[tuple[int, str, int, int]]:
+    """Yield process id, command line, start (clock ticks since boot) and parent of all processes."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
@@ -110,7 +112,8 @@ def _processes() -> Iterator[tuple[int, str, int]]:
             except OSError:
                 continue
             line = words.replace(b"\0", b" ").decode(errors="replace")
-            yield int(entry.name), line, int(status.rpartition(")")[2].split()[19])
+            facts = status.rpartition(")")[2].split()
+            yield int(entry.name), line, int(facts[19]), int(facts[1])
 
 
 def _kind_of(words: str) -> str:

@@ -1,13 +1,14 @@
 """Holds the simulation beside the real runs: python -m expertflow.benchmarks.cluster.simulated RESULT TRACE.
 
-The time of a step is fitted so that one simulated replica does as many tokens a second as the real one; two and four
-replicas, and all hit rates, are predictions then.
+The time of a step is fitted to a run of the same load with every expert in a slot, and the rate of the link is the one
+that was set. Tokens a second and hit rates of all replicas with fewer slots are predictions then.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -49,9 +50,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     result = msgspec.json.decode(options.result.read_bytes())
-    workload = Workload(read_npz(options.trace), 0.5, 1 << 20)
-    machine = _fit(workload, result)
-    rows = [_row(measured, workload, machine, result) for measured in _measured(result)]
+    trace = read_npz(options.trace)
+    machine = _fit(trace, result)
+    rows = [_row(measured, trace, machine, result) for measured in _measured(result)]
     show_table(f"step of {1e3 * machine.step_s:.1f} ms, {machine.slots} slots", rows, left=1)
     if options.out:
         content = {"machine": machine, "rows": rows}
@@ -60,22 +61,31 @@ def main() -> None:
 
 def _measured(result: dict[str, Any]) -> list[tuple[str, int, str, dict[str, Any]]]:
     """Return name, replicas, rule and figures of each run."""
-    scaling = [(f"{n} replicas", n, "experts", row) for n, row in zip((1, 2, 4), result["scaling"], strict=False)]
-    rules = [(row["what"], result["nodes"], row["what"].partition(",")[0], row) for row in result.get("rules", [])]
-    return scaling + rules
+    return [(f"{n} replicas", n, "experts", row) for n, row in zip((1, 2, 4), result["scaling"], strict=False)]
 
 
-def _run(workload: Workload, machine: ReplicaMachine, replicas: int, rule: str, requests: int) -> SimulatedOutcome:
-    return simulate(workload, machine, SimulatedLoad(replicas=replicas, requests=requests * replicas, rule=rule))
+def _run(trace: Trace, machine: ReplicaMachine, replicas: int, rule: str, requests: int) -> SimulatedOutcome:
+    """Simulate a load that runs twice, as in the real measurement; the second time counts."""
+    workload = Workload(first_sequences(trace, requests * replicas), 0.5, 1 << 20)
+    count = requests * replicas
+    return simulate(workload, machine, SimulatedLoad(replicas=replicas, requests=count, warm_up=count, rule=rule))
 
 
-def _fit(workload: Workload, result: dict[str, Any]) -> ReplicaMachine:
-    """Return the machine whose single replica is as fast as the real one."""
-    wanted = result["scaling"][0]["tokens/s"]
+def first_sequences(trace: Trace, count: int) -> Trace:
+    """Return the first sequences of a trace."""
+    end = int(trace.offsets[count])
+    decoded = None if trace.decoded is None else trace.decoded[:end]
+    routes, ids, offsets = trace.routes[:end], trace.token_ids[:end], trace.offsets[: count + 1]
+    return Trace(routes=routes, token_ids=ids, offsets=offsets, expert_count=trace.expert_count, decoded=decoded)
+
+
+def _fit(trace: Trace, result: dict[str, Any]) -> ReplicaMachine:
+    """Return the machine that does as many tokens a second as the real one when nothing is loaded."""
+    wanted = median(result["overhead resident"]["direct"])
     engine = result["engine"]
     machine = ReplicaMachine(
         batch_size=engine["batch_size"],
-        slots=result["slots"],
+        slots=trace.routes.shape[1] * trace.expert_count,
         policy="popularity",
         expert_bytes=result["expert_bytes"],
         link_bytes_per_s=float(parse_size(engine["link_rate"], "link_rate").of(0)),
@@ -84,20 +94,21 @@ def _fit(workload: Workload, result: dict[str, Any]) -> ReplicaMachine:
     low, high = 1e-4, MAX_STEP_S
     for _ in range(FITS):
         machine = msgspec.structs.replace(machine, step_s=(low + high) / 2)
-        fast = _run(workload, machine, 1, "experts", result["requests"]).tokens_per_s > wanted
+        fast = _run(trace, machine, 1, "experts", result["requests"]).tokens_per_s > wanted
         low, high = (machine.step_s, high) if fast else (low, machine.step_s)
-    return machine
+    return msgspec.structs.replace(machine, slots=result["slots"])
 
 
 def _row(
-    run: tuple[str, int, str, dict[str, Any]], workload: Workload, machine: ReplicaMachine, result: dict[str, Any]
+    run: tuple[str, int, str, dict[str, Any]], trace: Trace, machine: ReplicaMachine, result: dict[str, Any]
 ) -> dict[str, Any]:
     name, replicas, rule, real = run
-    outcome = _run(workload, machine, replicas, rule, result["requests"])
+    outcome = _run(trace, machine, replicas, rule, result["requests"])
     return {
         "what": name,
         "tokens/s real": real["tokens/s"],
-        "simulated": round(outcome.tokens_per_s, 1),
+        "simulated": round(outcome.tokens_per_s, 2),
+        "off": f"{outcome.tokens_per_s / real['tokens/s'] - 1:+.1%}",
         "found real": real["found"],
         "found simulated": round(outcome.hit_rate, 3),
     }

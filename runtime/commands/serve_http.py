@@ -34,9 +34,7 @@ class HttpCommand(EngineCommand):
 
     http: Annotated[str | None, tyro.conf.arg(metavar="[HOST:]PORT")] = None
     """Serve OpenAI's API there (docs/how-to/serve-http.md). Without a host only this machine reaches it."""
-    api_key: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="KEY")] = field(
-        default_factory=list
-    )
+    api_key: Annotated[tyro.conf.UseAppendAction[list[str]], tyro.conf.arg(metavar="KEY")] = field(default_factory=list)
     """Key that clients must send; repeatable. Others see it in the list of processes: better give a file, or the
     environment variable EXPERTFLOW_API_KEY."""
     api_key_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import msgspec
+from prometheus_client.core import Metric
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import __version__
 from ...errors import EngineError, ExpertFlowError
-from ..metrics.collector import EXPOSITION
+from ..metrics.collector import EXPOSITION, engine_metrics
 from ..openai.bodies import DetokenizeBody, TokenizeBody
 from ..openai.endpoints import ENDPOINTS
 from ..openai.errors import MISSING, SERVER, ApiError, to_api_error
@@ -149,11 +150,17 @@ async def _version(request: Request, link: EngineLink) -> ASGIApp:
 
 async def _metrics(request: Request, link: EngineLink) -> ASGIApp:
     """Answer with what is known: an engine that gives no snapshot in time has no metrics, the server has."""
+    return Reply(server_exposition(link.counters, await _metrics_behind(link)), kind=EXPOSITION)
+
+
+async def _metrics_behind(link: EngineLink) -> Iterable[Metric]:
+    """Return the metrics of the engine, or of the cluster whose front this is."""
+    if link.cluster_metrics is not None:
+        return link.cluster_metrics()
     try:
-        snapshot = await link.client.stats(SNAPSHOT_S) if link.is_ready else None
+        return engine_metrics(await link.client.stats(SNAPSHOT_S) if link.is_ready else None)
     except EngineError:
-        snapshot = None
-    return Reply(server_exposition(link.counters, snapshot), kind=EXPOSITION)
+        return engine_metrics(None)
 
 
 async def _openapi(request: Request, link: EngineLink) -> ASGIApp:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from ...ipc.messages import Snapshot
-from ..metrics.collector import PREFIX, build_info, engine_metrics, exposition
+from ..metrics.collector import PREFIX, build_info, exposition
 
 GONE = 499
 """Status of requests whose clients hung up."""
@@ -27,9 +26,9 @@ class Counters:
     output_tokens: int = 0
 
 
-def server_exposition(counters: Counters, snapshot: Snapshot | None) -> bytes:
-    """Return all metrics in Prometheus' text format. Without a snapshot, those of the HTTP server alone."""
-    return exposition([build_info(), *_http_metrics(counters), *engine_metrics(snapshot)])
+def server_exposition(counters: Counters, engine: Iterable[Metric]) -> bytes:
+    """Return all metrics in Prometheus' text format: those of the server, and those of what is behind it."""
+    return exposition([build_info(), *_http_metrics(counters), *engine])
 
 
 def _http_metrics(counters: Counters) -> Iterator[Metric]:

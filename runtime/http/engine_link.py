@@ -6,10 +6,12 @@ import asyncio
 import math
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from prometheus_client.core import Metric
 
 from ...errors import ExpertFlowError
 from ..client.async_client import AsyncClient
@@ -49,6 +51,8 @@ class EngineLink:
         self.feed = LiveFeed(self)
         self.address = ""
         """Address of the engine; empty before it is ready."""
+        self.cluster_metrics: Callable[[], Iterable[Metric]] | None = None
+        """Metrics of a cluster, if this is its front: in place of those of an engine."""
         self._client: AsyncClient | None = None
         self._model: ServedModel | None = None
         self._threads = ThreadPoolExecutor(THREADS, "expertflow-bodies")

@@ -70,9 +70,7 @@ async def _prepare(link: EngineLink, path: str, body: bytes, model: ServedModel)
     return await link.in_thread(lambda: prepare_call(path, body, model))
 
 
-async def _answer(
-    request: Request, send: Send, link: EngineLink, call: Call, batch: AsyncBatch, watch: Watch
-) -> None:
+async def _answer(request: Request, send: Send, link: EngineLink, call: Call, batch: AsyncBatch, watch: Watch) -> None:
     try:
         await watch.wait(lambda: batch.done)
         completions = await batch.results()
@@ -82,9 +80,7 @@ async def _answer(
     await JsonReply(call.answer(completions), headers=_headers(call))(request.scope, request.receive, send)
 
 
-async def _stream(
-    request: Request, send: Send, link: EngineLink, call: Call, batch: AsyncBatch, watch: Watch
-) -> None:
+async def _stream(request: Request, send: Send, link: EngineLink, call: Call, batch: AsyncBatch, watch: Watch) -> None:
     """Send a stream. An error before the first event has a status of its own; a later one is the last event."""
     writer, ping_s = call.writer(), link.spec.limits.ping_s
     try:

@@ -78,9 +78,7 @@ class _Families(Collector):
 def _engine_info(engines: dict[str, Snapshot]) -> Metric:
     info = InfoMetricFamily(PREFIX + "engine", "Model and parts of an engine.", labels=["device"])
     for device, part in engines.items():
-        named = {
-            name: str(part.facts.get(stage, {}).get(name, "")) for name, stage in INFO.items()
-        }
+        named = {name: str(part.facts.get(stage, {}).get(name, "")) for name, stage in INFO.items()}
         info.add_metric([device], named)
     return info
 

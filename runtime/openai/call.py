@@ -138,4 +138,3 @@ def _prompt_logprob(entry: TokenLogprob, model: ServedModel) -> dict[str, Any]:
 def routes_of(completion: Completion, body: SamplingBody) -> str | UnsetType:
     """Return `routed_experts` of a choice, if the body asks for them."""
     return encode_routes(completion, body.routed_experts_prompt_start or 0) if body.return_routed_experts else UNSET
-

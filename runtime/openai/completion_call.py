@@ -63,9 +63,7 @@ class CompletionCall(Call):
 
     def wrap(self, choices: list[CompletionChoice], usage: Usage | None | UnsetType) -> CompletionAnswer:
         """Return an answer or a chunk with these choices."""
-        return CompletionAnswer(
-            id=self.id, created=self.created, model=self.model_name, choices=choices, usage=usage
-        )
+        return CompletionAnswer(id=self.id, created=self.created, model=self.model_name, choices=choices, usage=usage)
 
     def writer(self) -> ChunkWriter:
         """Return a writer for a stream."""

@@ -95,9 +95,7 @@ def completion_logprobs(
     return CompletionLogprobs(tokens, values, likeliest, offsets)
 
 
-def chat_logprobs(
-    listed: Sequence[TokenLogprob], names: Name, *, top: int, before: int | None = None
-) -> ChatLogprobs:
+def chat_logprobs(listed: Sequence[TokenLogprob], names: Name, *, top: int, before: int | None = None) -> ChatLogprobs:
     """Return the objects for a piece of output that stands behind token `before`."""
     content = []
     for entry in listed:

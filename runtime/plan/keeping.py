@@ -25,8 +25,6 @@ def keep_run(engine: EngineHandle) -> None:
     with suppress(ExpertFlowError, OSError):
         resources = engine.resources
         survey = resources.survey
-        model = ModelOnMachine(
-            sizes=survey, fingerprint=survey.fingerprint, files=survey.files, kernels=survey.kernels
-        )
+        model = ModelOnMachine(sizes=survey, fingerprint=survey.fingerprint, files=survey.files, kernels=survey.kernels)
         measure = partial(measure_disk_rate, limit_s=LIMIT_S)
         record_run(model, resources.config, resources.budgets.slots, Counted.of(engine.snapshot()), measure=measure)

@@ -60,9 +60,7 @@ def propose(
     fit = budget_fit(sizes, settled, available, device_bytes)
     choice = _choice(config, sizes, available)
     bits = fits_by_bits(sizes, fit.slots_bytes)
-    proposal = Proposal(
-        model=model_needs(sizes), budgets=fit, choice=choice.reason if choice else "", by_bits=bits
-    )
+    proposal = Proposal(model=model_needs(sizes), budgets=fit, choice=choice.reason if choice else "", by_bits=bits)
     if diagnosis is None or diagnosis.kernels.table is None or not diagnosis.files:
         return proposal
     model = ModelOnMachine(
@@ -117,5 +115,3 @@ def _sizes(
     if diagnosis.sizes is None:
         return run_sizes(config, Path(folder, "sizes")), None
     return diagnosis.sizes, diagnosis
-
-

@@ -80,10 +80,15 @@ def start_cluster(config: Config, options: ClusterOptions) -> None:
 
 def _print_deployed(model: str, url: str, cluster: LocalRay, deployed: Deployed) -> None:
     lines = [f"Ready: {model}, {deployed.running} of {deployed.wanted} replicas"]
-    if deployed.homeless and is_loopback(cluster.address.rpartition(":")[0]):
+    private = is_loopback(cluster.address.rpartition(":")[0])
+    if deployed.homeless and private:
         lines.append("Waiting: one host has one replica; others join a Ray that --host gives a private address")
     elif deployed.homeless:
         lines.append(f"Waiting for hosts: on each, ray start --address={cluster.address} --disable-usage-stats")
+    if not private:
+        lines.append(
+            "Open: Ray listens at all addresses of its hosts; let only hosts of the cluster reach them"
+        )
     lines += [
         f"HTTP: {url}/v1",
         f"Ray: {cluster.address}",

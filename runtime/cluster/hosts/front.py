@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ...http.counters import Counters
 from ...http.engine_link import EngineLink
 from ...http.options import read_keys
 from ...http.spec import FrontSpec, Serving
+from ..gateway.metrics import gateway_metrics
 from ..gateway.shell import GatewayShell
 from ..gateway.state import Gateway
 from ..routing.router import Router
@@ -40,6 +42,7 @@ class HttpFront:
         self._shell = make_shell(settings)
         self._links = ReplicaLinks(engines, self._shell)
         self._link = EngineLink(_spec(settings), Counters())
+        self._link.cluster_metrics = lambda: gateway_metrics(self._shell.gateway, time.monotonic_ns())
         self._connecting = asyncio.create_task(self._connect())
 
     def __serve_build_asgi_app__(self) -> Application:

@@ -76,9 +76,13 @@ class ReplicaLinks:
             except LOST:
                 await asyncio.sleep(RETRY_S)
 
-    def _on_change(self, names: frozenset[str]) -> None:
-        """Take the set of replicas, in a thread of Serve."""
-        self._loop.call_soon_threadsafe(self._update, names)
+    def _on_change(self, names: frozenset[str]) -> bool:
+        """Take the set of replicas, in a thread of Serve; return False once the gateway has ended."""
+        try:
+            self._loop.call_soon_threadsafe(self._update, names)
+        except RuntimeError:  # its loop is closed
+            return False
+        return True
 
     def _update(self, names: frozenset[str]) -> None:
         left, self._names = self._names - names, names

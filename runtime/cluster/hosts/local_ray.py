@@ -71,7 +71,7 @@ def require_answer(address: str) -> None:
 
 def end_ray(folder: str) -> None:
     """End the processes of the Ray whose temporary folder this is, and no others; remove the folder."""
-    pids = _processes(folder)
+    pids = processes_of(folder)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in pids:
             _send(pid, number)
@@ -109,7 +109,7 @@ def _address_in(folder: Path) -> str:
     return (folder / "ray_current_cluster").read_text().strip()
 
 
-def _processes(folder: str) -> set[int]:
+def processes_of(folder: str) -> set[int]:
     """Return the processes that name the folder in their command line, and all that descend from them.
 
     Some of Ray's processes change their command line, so their parents tell whose they are.

@@ -38,8 +38,7 @@ class Switch(FIFOMixin, RequestRouter):
 
     def _tell(self) -> None:
         names = frozenset(name_of(replica) for replica in self.curr_replicas.values())
-        for watcher in self._watchers:
-            watcher(names)
+        self._watchers = [watcher for watcher in self._watchers if watcher(names)]
 
 
 def name_of(replica: RunningReplica) -> str:

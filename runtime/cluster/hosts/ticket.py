@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-Watcher = Callable[[frozenset[str]], None]
-"""Takes the names of all replicas; called in a thread of Serve."""
+Watcher = Callable[[frozenset[str]], bool]
+"""Takes the names of all replicas, in a thread of Serve; returns False once it is to be told no more."""
 
 
 class Ticket:

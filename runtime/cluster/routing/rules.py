@@ -44,8 +44,8 @@ class RoutingRule(Protocol):
     lookahead: int
     """Waiting requests among which the best one for a replica is looked for; 1: requests start in their order."""
 
-    def scores(self, job: Job, fleet: Fleet, places: np.ndarray) -> np.ndarray:
-        """Return float64 [places]; the highest is preferred, of equals the least busy, then the least used."""
+    def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
+        """Return float64 [jobs, places]; the highest is preferred, of equals the least busy, then the least used."""
         ...
 
 
@@ -59,14 +59,14 @@ class ByExperts:
 
     lookahead = 16
 
-    def scores(self, job: Job, fleet: Fleet, places: np.ndarray) -> np.ndarray:
+    def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
         at_home, shares = fleet.at_home[places], fleet.shares(places)
         known = max(int((at_home.sum(axis=0) > 0).sum()), 1)
-        home = at_home @ job.mixture - at_home.sum(axis=1) / known
         begun = shares.sum(axis=1) > 0
         overall = fleet.served.sum(axis=0) / max(float(fleet.served.sum()), 1e-12)
-        sent = (shares - np.outer(begun, overall / 2)) @ job.mixture
-        return home + SERVED_WEIGHT * sent
+        fit = at_home + SERVED_WEIGHT * (shares - np.outer(begun, overall / 2))
+        mixtures = np.stack([job.mixture for job in jobs])
+        return mixtures @ fit.T - at_home.sum(axis=1) / known
 
 
 class TwoChoices:
@@ -77,7 +77,10 @@ class TwoChoices:
     def __init__(self, seed: int = 0) -> None:
         self._random = Random(seed)
 
-    def scores(self, job: Job, fleet: Fleet, places: np.ndarray) -> np.ndarray:
+    def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
+        return np.stack([self._draw(fleet, places) for _ in jobs])
+
+    def _draw(self, fleet: Fleet, places: np.ndarray) -> np.ndarray:
         scores = np.zeros(len(places))
         drawn = self._random.sample(range(len(places)), min(2, len(places)))
         scores[min(drawn, key=lambda index: int(fleet.outstanding[places[index]]))] = 1.0
@@ -89,8 +92,8 @@ class RoundRobin:
 
     lookahead = 1
 
-    def scores(self, job: Job, fleet: Fleet, places: np.ndarray) -> np.ndarray:
-        return -fleet.sent[places].astype(np.float64)
+    def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
+        return np.stack([-fleet.sent[places].astype(np.float64)] * len(jobs))
 
 
 class PrefixAffinity:
@@ -98,7 +101,10 @@ class PrefixAffinity:
 
     lookahead = 1
 
-    def scores(self, job: Job, fleet: Fleet, places: np.ndarray) -> np.ndarray:
+    def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
+        return np.stack([self._hashes(job, fleet, places) for job in jobs])
+
+    def _hashes(self, job: Job, fleet: Fleet, places: np.ndarray) -> np.ndarray:
         prefix = np.asarray(job.prompt_ids[:PREFIX_TOKENS], dtype=np.int64).tobytes()
         keys = (fleet.names[place].encode()[-64:] for place in places.tolist())
         digests = [hashlib.blake2b(prefix, key=key, digest_size=6).digest() for key in keys]
@@ -125,7 +131,7 @@ def choose(rule: RoutingRule, job: Job, fleet: Fleet, slack: int = DEFAULT_SLACK
     allowed = free[fleet.outstanding[free] <= fleet.least + slack]
     if not len(allowed):
         return None
-    scores = rule.scores(job, fleet, allowed)
+    scores = rule.scores([job], fleet, allowed)[0]
     best = allowed[scores >= scores.max() - MIN_LEAD]
     return int(best[np.lexsort((fleet.sent[best], fleet.outstanding[best]))[0]])
 
@@ -139,6 +145,6 @@ def best_job(rule: RoutingRule, jobs: Sequence[Job], fleet: Fleet, place: int) -
     own = places == place
     if len(jobs) < 2 or not own.any() or own.all():
         return 0
-    scores = np.stack([rule.scores(job, fleet, places) for job in jobs])
+    scores = rule.scores(jobs, fleet, places)
     lead = scores[:, own][:, 0] - scores[:, ~own].max(axis=1)
     return int(lead.argmax()) if lead.max() - lead[0] > MIN_LEAD else 0

@@ -34,25 +34,25 @@ class LruCache:
     """Evicts the least recently used expert. A dictionary: ten times as fast as `PolicyCache` with the policy lru."""
 
     def __init__(self, layers: int, experts: int, slots: int) -> None:
-        self._size, self._slots = layers * experts, slots
+        self._slots = slots
         self._held: OrderedDict[int, None] = OrderedDict()
+        self._flags = bytearray(layers * experts)
+        """1 for each expert in a slot: `held` without a walk over the dictionary."""
 
     def run(self, keys: np.ndarray) -> StepCounts:
-        held, hits = self._held, 0
+        held, flags, hits = self._held, self._flags, 0
         for key in keys.tolist():
             if key in held:
                 hits += 1
                 held.move_to_end(key)
             else:
-                held[key] = None
+                held[key], flags[key] = None, 1
                 if len(held) > self._slots:
-                    held.popitem(last=False)
+                    flags[held.popitem(last=False)[0]] = 0
         return StepCounts(hits, len(keys) - hits)
 
     def held(self) -> np.ndarray:
-        held = np.zeros(self._size, dtype=bool)
-        held[list(self._held)] = True
-        return held
+        return np.frombuffer(bytes(self._flags), dtype=bool)
 
 
 class PolicyCache:

@@ -19,7 +19,8 @@ ASSUMPTIONS = (
     "Requests are the trace's sequences, over and over; output tokens and their experts are those recorded.",
     "Every replica is the same machine. A step takes --step-ms, --token-ms for each of its tokens, and its loads over "
     "the link; of the loading time, --exposed is waited for. Prefetching by prediction is in --exposed alone.",
-    "A prompt is prefilled in a step of its own. No prefix is shared. There is no limit of KV memory.",
+    "Prompts that wait and find a row are prefilled together, in a step of their own. No prefix is shared. There is no "
+    "limit of KV memory.",
     "Slots are shared by all layers; the policy sees one layer at a time. States are published once a second.",
     "The gateway and the rule are the real code; they, and the front, take no time but --message-ms.",
     "A replica dies at random times, is missed a second later, and is back after --repair-s, with empty slots.",

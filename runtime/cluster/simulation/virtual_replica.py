@@ -112,23 +112,23 @@ class VirtualReplica:
     def _begin(self) -> None:
         if self.alive and not self._stepping and (self._rows or self._waiting):
             self._stepping = True
-            self._step()
+            self._clock.call_after(0, self._step)  # with all that arrives at this moment
 
     def _step(self) -> None:
-        """Run a step: the prefill of the next row if one is free, or one token of every row."""
-        if self._waiting and len(self._rows) < self._machine.batch_size:
-            row = self._waiting.popleft()
-            self._rows.append(row)
-            end = row.request.prompt_tokens + row.told
-            stepped, parts = [row], [row.request.keys[:end]]
-            row.place = end
+        """Run a step: the prefill of all that wait and find a row, or one token of every row."""
+        room = self._machine.batch_size - len(self._rows)
+        stepped = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        if stepped:
+            self._rows += stepped
+            for row in stepped:
+                row.place = row.request.prompt_tokens + row.told
+            tokens = sum(row.place for row in stepped)
+            keys = self._workload.union([row.request.keys[: row.place] for row in stepped])
         else:
-            stepped = list(self._rows)
-            parts = [row.request.keys[row.place] for row in stepped]
+            stepped, tokens = list(self._rows), len(self._rows)
+            keys = self._workload.union([row.request.keys[row.place] for row in stepped])
             for row in stepped:
                 row.place += 1
-        keys = np.unique(np.concatenate([part.ravel() for part in parts]))
-        tokens = sum(len(part) if part.ndim > 1 else 1 for part in parts)
         self._clock.call_after(round(self._count(keys, tokens) * SECOND_NS), lambda: self._end_step(stepped))
 
     def _count(self, keys: np.ndarray, tokens: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,13 @@ class Workload:
         if sequence not in self._requests:
             self._requests[sequence] = self._make(sequence)
         return self._requests[sequence]
+
+    def union(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Return int64 [n], ascending: the experts that are in any of the arrays."""
+        used = np.zeros(self.layers * self.experts, dtype=bool)
+        for part in parts:
+            used[part] = True
+        return np.flatnonzero(used)
 
     def _make(self, sequence: int) -> SimulatedRequest:
         trace = self._trace

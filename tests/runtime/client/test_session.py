@@ -26,9 +26,7 @@ from hypothesis import strategies as st
 NEVER = Timings(queued_ns=0, first_token_ns=0, total_ns=0)
 
 
-def request(
-    name: str, wait_when_busy: bool = True, deadline_ms: int | None = None, priority: int = 0
-) -> ClientRequest:
+def request(name: str, wait_when_busy: bool = True, deadline_ms: int | None = None, priority: int = 0) -> ClientRequest:
     submit = Submit(request_id=name, prompt_ids=[1], max_new_tokens=9, deadline_ms=deadline_ms, priority=priority)
     return ClientRequest(0, submit, BatchUpdates(), wait_when_busy)
 

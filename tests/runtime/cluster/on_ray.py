@@ -132,3 +132,21 @@ def ray_workers(name: str) -> list[int]:
 
 def kill(pid: int) -> None:
     os.kill(pid, 9)
+
+
+def listening_at(pids: set[int]) -> set[str]:
+    """Return the addresses at which processes listen for TCP, in hexadecimal as the kernel shows them."""
+    sockets = {link for pid in pids for link in _links(pid)}
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return {words[1].partition(":")[0] for words in lines if words[3] == "0A" and f"socket:[{words[9]}]" in sockets}
+
+
+def _links(pid: int) -> Iterator[str]:
+    """Yield what the descriptors of a process are, as long as it runs."""
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            yield os.readlink(entry)
+    except OSError:
+        return

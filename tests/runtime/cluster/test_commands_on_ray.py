@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from expertflow.runtime.cluster.hosts.local_ray import recall, remember, start_ray
+from expertflow.runtime.cluster.hosts.local_ray import processes_of, recall, remember, start_ray
 
-from .on_ray import MODEL, OPTIONS, get, kill, read_texts, run_command, undisturbed_texts, write_lines
+from .on_ray import MODEL, OPTIONS, get, kill, listening_at, read_texts, run_command, undisturbed_texts, write_lines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
 
@@ -30,9 +30,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run_command("cluster", "down")
 
 
-def processes_of(folder: str) -> list[str]:
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if folder in line and "ps -eo" not in line]
+LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+"""127.0.0.1 as the kernel shows it, also to sockets of IPv6; and ::1."""
 
 
 def last_folder() -> str:
@@ -50,6 +49,7 @@ def test_a_cluster_comes_up_runs_a_batch_and_goes_down(cache: Path) -> None:
     assert "1 of 2 replicas" in output and "Waiting: one host has one replica" in output
     code, output, errors = run_command("cluster", "status")
     assert code == 0 and "1 running" in output, errors
+    assert listening_at(processes_of(last_folder())) <= LOOPBACK
     given, results = cache / "in.jsonl", cache / "out.jsonl"
     write_lines(given)
     code, _, errors = run_command("batch", str(given), str(results), "--cluster", "auto")
@@ -62,7 +62,7 @@ def test_a_cluster_comes_up_runs_a_batch_and_goes_down(cache: Path) -> None:
     assert processes_of(folder)
     code, _, errors = run_command("cluster", "down")
     assert code == 0, errors
-    assert processes_of(folder) == []
+    assert processes_of(folder) == set()
     code, _, errors = run_command("cluster", "status")
     assert code != 0 and "no cluster is running" in errors
 
@@ -77,4 +77,4 @@ def test_a_head_that_has_died_is_told_and_taken_away(cache: Path) -> None:
     assert code != 0 and "no Ray answers there" in errors
     code, _, errors = run_command("cluster", "down")
     assert code == 0, errors
-    assert processes_of(folder) == []
+    assert processes_of(folder) == set()

@@ -5,14 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from expertflow.runtime.cluster.autoscaling import ScalingBounds
 from expertflow.runtime.cluster.hosts.extra import SETTINGS
+from expertflow.runtime.cluster.hosts.settings import ClusterSettings
 
 from .on_ray import (
+    ENGINE,
     MODEL,
     OPTIONS,
     ROOT,
@@ -182,6 +186,21 @@ def test_a_head_that_dies_and_comes_back_interrupts_no_stream(nodes: Nodes, expe
     kill(engines[0])
     wait_for(lambda: engines_serve(2) and ray_workers("Engines") != engines)
     assert texts_with(URL, lambda: None) == expected
+
+
+def test_the_number_of_replicas_follows_the_load(nodes: Nodes, expected: list[str]) -> None:
+    """Forty streams at once leave some waiting, which brings a second engine; without work it goes again."""
+    bounds = ScalingBounds(min_replicas=1, max_replicas=2, queue_age_s=0.2, up_after_s=0.5, down_after_s=5.0)
+    settings = ClusterSettings(model=str(MODEL), engine=ENGINE, scaling=bounds)
+    from expertflow.runtime.cluster.hosts.deploying import HttpAddress, deploy
+
+    deploy(settings, HttpAddress("127.0.0.1", PORT))
+    wait_for(lambda: engines_serve(1))
+    with ThreadPoolExecutor(40) as threads:
+        texts = threads.map(lambda number: "".join(read_events(open_stream(URL, number % 8))), range(40))
+        wait_for(lambda: engines_serve(2))
+        assert list(texts) == expected * 5
+    wait_for(lambda: engines_serve(1))
 
 
 def test_the_example_of_serve_deploy_fits_its_schema() -> None:

@@ -133,5 +133,3 @@ from expertflow.runtime.plan.disk_rate import measure_disk_rate
 rate = measure_disk_rate([Path(sys.argv[1])], 2, 0.5)
 print(json.dumps([rate.bytes_per_s, rate.seconds, rate.direct]))
 """
-
-

@@ -87,9 +87,7 @@ def test_a_killed_server_is_started_again(front: HttpFront, engine: FakeEngine) 
     assert ask(front, "/v1/completions", {"prompt": [5], "max_tokens": 2})[0] == 200
 
 
-def test_a_server_that_ends_again_and_again_is_given_up(
-    front: HttpFront, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_ends_again_and_again_is_given_up(front: HttpFront, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expertflow.runtime.http.front.MAX_RESTARTS", 1)
     first = front.pid or 0
     os.kill(first, signal.SIGKILL)

@@ -263,9 +263,7 @@ def test_chats_have_log_probabilities(client: OpenAI) -> None:
 def test_options_of_vllm_reach_the_engine(client: OpenAI) -> None:
     def text(**body: Any) -> Any:
         extra = {"ignore_eos": True, **body}
-        done = client.completions.create(
-            model="tiny", prompt=PROMPT, max_tokens=16, temperature=0, extra_body=extra
-        )
+        done = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=16, temperature=0, extra_body=extra)
         return done.choices[0]
 
     free = text()

@@ -31,9 +31,7 @@ class Scene:
         self.closed, self.hang_up, self.stopping = False, asyncio.Event(), StopSignal()
         self.cancelled: list[ClientRequest] = []
         codec = TextCodec(str(folder))
-        self.batch = AsyncBatch(
-            [self.request], self.request.updates, codec, self.cancelled.extend, lambda: self.closed
-        )
+        self.batch = AsyncBatch([self.request], self.request.updates, codec, self.cancelled.extend, lambda: self.closed)
         self.watching = watching(self.batch, self._receive, self.stopping)
 
     async def _receive(self) -> dict[str, str]:

@@ -48,9 +48,7 @@ def make_model(folder: Path, **options: Any) -> ServedModel:
     return ServedModel((NAME, "alias"), facts, TextCodec(str(folder)), **options)
 
 
-def complete(
-    model: ServedModel, prompt: Prompt, text: str, reason: str = "length", **more: Any
-) -> Completion:
+def complete(model: ServedModel, prompt: Prompt, text: str, reason: str = "length", **more: Any) -> Completion:
     """A completion of a prompt with this text."""
     assert isinstance(prompt, list)
     timings = Timings(queued_ns=0, first_token_ns=1, total_ns=2)
