@@ -39,9 +39,13 @@ def metrics_of_a_cluster() -> list[Metric]:
     return list(gateway_metrics(gateway, 3))
 
 
+def exported_names() -> set[str]:
+    """Names of the metrics of an engine and of a cluster's front."""
+    return names_in(engine_metrics(busy_board().snapshot())) | names_in(metrics_of_a_cluster())
+
+
 def test_page_and_exposition_name_the_same_metrics() -> None:
-    exported = names_in(engine_metrics(busy_board().snapshot())) | names_in(metrics_of_a_cluster())
-    assert set(re.findall(r"\bexpertflow_\w+[a-z]\b", PAGE.read_text())) == exported
+    assert set(re.findall(r"\bexpertflow_\w+[a-z]\b", PAGE.read_text())) == exported_names()
 
 
 def test_a_cluster_tells_what_its_replicas_have_published() -> None:
