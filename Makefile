@@ -10,6 +10,8 @@ PYTHON_VERSION ?= 3.12
 WHEELS ?=
 # Two processes share the test modules; each module stays in one of them and in order. ARGS="-n 0": all in one process.
 SHARED := -n 2 --dist loadfile --no-loadscope-reorder
+# The types of what imports ray are checked where ray is installed (make test-cluster installs it).
+WITH_RAY := -p tests/runtime/cluster
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -63,6 +65,8 @@ fuzz: $(READY)
 	$(BIN)/python -m expertflow.tests.fuzz $(ARGS)
 
 test-cluster: $(READY)
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt -e '.[ray]'
+	$(BIN)/pyright $(WITH_RAY)
 	$(BIN)/python -m pytest -n 0 -m cluster --timeout 600 $(ARGS)
 
 soak-protocol: $(READY)
@@ -70,7 +74,8 @@ soak-protocol: $(READY)
 
 lint: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --threads 2
+	$(if $(wildcard $(VENV)/lib/python3*/site-packages/ray),$(BIN)/pyright $(WITH_RAY))
 
 bench: $(READY)
 	$(BIN)/python -m expertflow.benchmarks.bench $(ARGS)
@@ -105,16 +110,16 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first and by itself: it is most of the download, and which build it is (CPU or CUDA) is for the user's pip
-# configuration to say (see docs/dependencies.md).
+# configuration to say (see docs/dependencies.md). Modules are compiled when they are first imported, as few of them are.
 $(READY): pyproject.toml constraints.txt $(wildcard workers/kernels/native/*)
 	@test -n "$(USABLE)" || { echo "make: Python 3.11 or newer is needed; none of '$(CANDIDATES)' is. Install one or name it: make PYTHON=/path/to/python3" >&2; exit 2; }
 	@$(USABLE) -c 'import ensurepip, venv' 2>/dev/null || { v=$$($(USABLE) -c 'import sys; print("python%d.%d" % sys.version_info[:2])'); \
 		echo "make: $(USABLE) cannot make virtual environments. On Debian: apt install python3-venv (or $$v-venv)" >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV) with $(USABLE)"; $(USABLE) -m venv --clear $(VENV); }
 	@echo "Installing torch (step 1 of 2; the largest part, several minutes when it is downloaded)"
-	$(BIN)/python -m pip install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --no-compile -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	@echo "Installing everything else (step 2 of 2)"
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[dev]'
 	@mkdir -p $(VENV)/typing && ln -sfn ../.. $(VENV)/typing/expertflow  # for pyright: see pyproject.toml
 	@touch $@
 

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,9 @@ import zmq
 from expertflow.configs.user_cache import cache_folder
 from expertflow.ipc.shared.rundir import RunDir
 from expertflow.ipc.transport.sockets import Context
+from expertflow.runtime.engine import children, stages
 from expertflow.runtime.plan.past_runs import FILE
+from expertflow.tests.forking.forks import StageForks
 from hypothesis import HealthCheck, settings
 
 SYSTEM = Path(__file__).parent / "system"
@@ -70,13 +72,35 @@ def past_runs_stay() -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def stage_forks(runtime_base: Path) -> Iterator[StageForks]:
+    """Engines in this process fork their stages from servers that have imported torch and transformers once.
+
+    Compute has one thread where a configuration names no number: with more, tiny matrices wait for each other.
+    """
+    forks = StageForks()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(children, "start_python", forks.start)
+        patch.setattr(stages, "compute_threads", forks.compute_threads)
+        yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def new_processes(stage_forks: StageForks) -> Iterator[None]:
+    """Stages of this module's engines are started afresh, as users' are: where memory, times or command lines count."""
+    stage_forks.enabled = False
+    yield
+    stage_forks.enabled = True
+
+
 @pytest.fixture(autouse=True)
-def nothing_left_behind(runtime_base: Path) -> Iterator[None]:
+def nothing_left_behind(runtime_base: Path, stage_forks: StageForks) -> Iterator[None]:
     """Fails a test that leaves a process, a run directory, a descriptor of memory or of a process, or /dev/shm."""
-    before = _belongings(runtime_base)
+    before = _belongings(runtime_base, stage_forks.pids)
     yield
     deadline = time.monotonic() + GRACE_SECONDS
-    while (left := _belongings(runtime_base) - before) and time.monotonic() < deadline:
+    while (left := _belongings(runtime_base, stage_forks.pids) - before) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not left, f"left behind: {dict(left)}"
 
@@ -117,15 +141,17 @@ def context() -> Iterator[Context]:
     made.destroy(linger=0)
 
 
-def _belongings(base: Path) -> Counter[str]:
+def _belongings(base: Path, servers: Set[int]) -> Counter[str]:
     """Counts, since an engine that outlives the test may restart a stage: then as many are there as before."""
     shared = [f"/dev/shm/{name}" for name in os.listdir("/dev/shm") if str(os.getpid()) in name]
-    return Counter([*_children(), *_descriptors(), *(str(path) for path in base.iterdir()), *shared])
+    return Counter([*_children(servers), *_descriptors(), *(str(path) for path in base.iterdir()), *shared])
 
 
-def _children() -> list[str]:
+def _children(servers: Set[int]) -> list[str]:
     found = []
     for child in psutil.Process().children():
+        if child.pid in servers:
+            continue
         try:
             command = " ".join(child.cmdline()[1:4])
         except psutil.Error:

@@ -107,11 +107,14 @@ def test_constraints_pin_every_dependency() -> None:
 def test_the_tests_have_every_extra() -> None:
     """A test that is skipped for want of a package tests nothing; torchvision must match the torch of the machine.
 
-    `make fuzz` alone needs atheris: the tests change inputs without it.
+    `make fuzz` alone needs atheris: the tests change inputs without it. `make test-cluster` alone needs ray, which it
+    installs.
     """
     extras = project()["project"]["optional-dependencies"]
     assert EXTRAS | {"dev", "torchvision", "fuzz"} == set(extras)
-    assert {requirement for name in EXTRAS for requirement in extras[name]} <= set(extras["dev"])
+    assert {requirement for name in EXTRAS - {"ray"} for requirement in extras[name]} <= set(extras["dev"])
+    _, _, cluster = (ROOT / "Makefile").read_text().partition("\ntest-cluster:")
+    assert "-e '.[ray]'" in cluster.partition("\n\n")[0]
 
 
 def test_an_extra_is_explained_and_has_limits() -> None:

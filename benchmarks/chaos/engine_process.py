@@ -24,12 +24,15 @@ RUN_BASE = "XDG_RUNTIME_DIR"
 class EngineProcess:
     """An engine with its HTTP server. `base` is a short folder of its own, `log` the file that its log goes to."""
 
-    def __init__(self, words: list[str], base: Path, log: Path) -> None:
-        """Start it and wait until it is ready. Raises RuntimeError with the end of its log."""
+    def __init__(self, words: list[str], base: Path, log: Path, program: tuple[str, ...] = ("expertflow",)) -> None:
+        """Start it and wait until it is ready. Raises RuntimeError with the end of its log.
+
+        `program` is the module that runs the command, and words of its own.
+        """
         self._base, self._log = base, log
         self._shared_before = shared_memory()
         address_file = base / "address"
-        command = [sys.executable, "-P", "-m", "expertflow", "serve", *words]
+        command = [sys.executable, "-P", "-m", *program, "serve", *words]
         command += ["--http", "127.0.0.1:0", "--served-model-name", "model", "--address-file", str(address_file)]
         run_base = base / "run"
         run_base.mkdir(mode=0o700, exist_ok=True)

@@ -10,7 +10,7 @@ from .runs import Cells, Comparison
 from .tables import Row
 
 ALL = "100%"
-FILE = SmallLlamaCpp("Q4_0", only_experts=True)
+FILE = SmallLlamaCpp("Q4_0")
 
 
 def run_gguf(comparison: Comparison, arguments: argparse.Namespace) -> None:

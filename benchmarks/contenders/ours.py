@@ -13,6 +13,8 @@ from .base import FEW_STEPS, Case, CaseResult, Contender, Task, TaskResult, read
 
 PUBLISHED_S = 1.2
 """Seconds after which every stage has published its counters."""
+FILLED_S = 60.0
+"""Longest wait for slots to be filled."""
 OVERHEAD_BYTES = 850_000_000
 """Memory of all processes beside expert slots, files of the libraries included. With 720 MB their code is evicted and
 read again in every step, which then takes several times as long."""
@@ -49,10 +51,10 @@ def main() -> None:
 
 
 def _run(client: Client, case: Case, task: Task) -> CaseResult:
-    """Run a case; with `trial` a few steps first bring the slots to what they hold in use."""
+    """Run a case; with `trial` a few steps first bring the slots to what they hold in use, and fills come to an end."""
     if case.trial:
         _decode(client, case, task.trial_steps, case.seed + 1, task.patience_s)
-        time.sleep(PUBLISHED_S)
+        _await_fills(client)
     if case.prefills:
         return _prefill(client, case)
     before = _counters(client)
@@ -90,6 +92,14 @@ def _decode(
             batch.cancel()
     tokens = [list(done.token_ids) for done in batch.results()]
     return times, [row[: len(times) - 1] for row in tokens]
+
+
+def _await_fills(client: Client) -> None:
+    """Wait until no expert is brought in any more: with room for all, the engine fills its slots while it runs."""
+    loads, ends = -1.0, time.monotonic() + FILLED_S
+    while (now := _counters(client).get("loads", 0.0)) != loads and time.monotonic() < ends:
+        loads = now
+        time.sleep(PUBLISHED_S)
 
 
 def _counters(client: Client) -> dict[str, float]:

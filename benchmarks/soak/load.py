@@ -41,6 +41,10 @@ class Load:
         self._windows += 1
         return way(prompts)
 
+    def alone(self, count: int) -> list[float]:
+        """Send so many requests, each when the last has ended; return milliseconds of each."""
+        return [millisecond for _ in range(count) for millisecond in self._send_blocking([self._prompt()])]
+
     def close(self) -> None:
         """Disconnect."""
         self._client.close()

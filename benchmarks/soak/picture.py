@@ -19,9 +19,10 @@ def draw_soak(moments: list[Moment], file: Path) -> None:
         for colour, name in zip(OTHERS, moments[0].processes, strict=False):
             values = [getattr(moment.processes[name], field) for moment in moments]
             panel.plot(requests, values, color=colour, label=name)
-    panels[-1].set_title("latency, ms: median, and 95 % (dotted)", fontsize=10)
+    panels[-1].set_title("latency, ms: median, 95 % (dotted), one by one (grey)", fontsize=10)
     panels[-1].plot(requests, [moment.median_ms for moment in moments], "k-")
     panels[-1].plot(requests, [moment.p95_ms for moment in moments], "k:")
+    panels[-1].plot(requests, [moment.alone_ms for moment in moments], color="0.6")
     for panel in panels:
         panel.set_ylim(bottom=0)
         make_plain(panel)

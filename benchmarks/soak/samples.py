@@ -22,6 +22,8 @@ class Sample(NamedTuple):
     """Proportional set size: it also changes when other programs map the same libraries."""
     descriptors: int
     threads: int
+    cpu_s: float
+    """Processor time since its start."""
 
 
 class Moment(NamedTuple):
@@ -32,6 +34,8 @@ class Moment(NamedTuple):
     processes: dict[str, Sample]
     median_ms: float
     p95_ms: float
+    alone_ms: float
+    """Median of requests that were sent one after the other."""
 
 
 def sample_processes(supervisor: int) -> dict[str, Sample]:
@@ -48,4 +52,6 @@ def name_of(command: Sequence[str]) -> str:
 
 def _sample(process: psutil.Process) -> Sample:
     memory = process.memory_full_info()
-    return Sample(memory.uss / MIB, memory.pss / MIB, process.num_fds(), process.num_threads())
+    times = process.cpu_times()
+    cpu_s = times.user + times.system
+    return Sample(memory.uss / MIB, memory.pss / MIB, process.num_fds(), process.num_threads(), cpu_s)

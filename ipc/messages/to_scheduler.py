@@ -38,6 +38,15 @@ class Submit(Message, frozen=True, kw_only=True):
     details: Details = NO_DETAILS
     domain: str = ""
     """A label of the prompt's kind, which a cluster's router learns from; an engine ignores it."""
+    origin: str = ""
+    """Name of the client's session, which no other has."""
+    attempt: int = 0
+    """Number of times that the session had to connect again. What a lost connection still carried may arrive after
+    what the next one brought: of one origin, an earlier attempt changes nothing."""
+
+    def is_late(self, origin: str, attempt: int) -> bool:
+        """Return whether the same request came already by a later attempt of the same origin."""
+        return self.origin == origin and self.attempt < attempt
 
 
 class Cancel(Message, frozen=True):

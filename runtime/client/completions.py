@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ...errors import ExpertFlowError, RequestError
+from ...errors import EngineError, ExpertFlowError, RequestError
 from ...ipc.messages import RoutedExperts, Timings, TokenLogprob
 
 
@@ -60,8 +60,12 @@ class Event:
 def read_routes(routes: RoutedExperts | None, positions: int | None = None) -> np.ndarray | None:
     """Return the experts of the first `positions` as an array [positions, MoE layers, top_k] that cannot be written to.
 
-    None: all of them.
+    None: all of them. Raises EngineError if the engine sent bytes of another size than it states.
     """
     if routes is None:
         return None
-    return np.frombuffer(routes.data, dtype=routes.dtype).reshape(routes.shape)[:positions]
+    try:
+        return np.frombuffer(routes.data, dtype=routes.dtype).reshape(routes.shape)[:positions]
+    except (ValueError, OverflowError) as error:
+        what = f"{len(routes.data)} bytes of routed experts came for a shape of {routes.shape}"
+        raise EngineError(what, "engine", "Use the same version here and at the engine") from error

@@ -11,6 +11,8 @@ already arrived. `EnginePool` does so.
 
 from __future__ import annotations
 
+import secrets
+
 import zmq
 
 from ...errors import EngineError
@@ -38,7 +40,7 @@ class EngineConnection:
 
     def __init__(self, context: Context, route: Route, answer_timeout_s: float, window: int | None = WINDOW) -> None:
         self.route = route
-        self.session = EngineSession()
+        self.session = EngineSession(origin=secrets.token_hex(8))
         self.welcome: Welcome | None = None
         self._window = window
         self._answer_timeout_ns = round(answer_timeout_s * 1e9)

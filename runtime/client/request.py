@@ -110,10 +110,11 @@ class ClientRequest:
         self.cached_tokens = message.cached_tokens
         self._end(message.finish_reason, message.timings)
 
-    def to_send(self, now_ns: int) -> Submit:
+    def to_send(self, now_ns: int, origin: str = "", attempt: int = 0) -> Submit:
         """Return the message for a scheduler, with the remaining time and the output that was delivered before."""
         left_ms = None if self.deadline_ns is None else max(1, (self.deadline_ns - now_ns) // 1_000_000)
-        return msgspec.structs.replace(self.submit, resume_ids=list(self.tokens), deadline_ms=left_ms)
+        changes = {"resume_ids": list(self.tokens), "deadline_ms": left_ms, "origin": origin, "attempt": attempt}
+        return msgspec.structs.replace(self.submit, **changes)
 
     def end_here(self, reason: str) -> None:
         """Finish without the scheduler: the request never ran, or its scheduler has ended."""

@@ -20,10 +20,12 @@ MAX_RETRY_NS = 1_000_000_000
 class EngineSession:
     """All requests of a client to one engine, of all batches."""
 
-    def __init__(self, window: int = WINDOW) -> None:
+    def __init__(self, window: int = WINDOW, origin: str = "") -> None:
+        """`origin`: a name that no other session has."""
         self.window = self.max_outstanding = window
         """`max_outstanding`: number of requests that it gets at once while there are other engines."""
         self.one_of_several = False
+        self._origin, self._attempt = origin, 0
         self.returned: list[ClientRequest] = []
         """Requests that a stopping engine has refused; the other engines get them."""
         self._unsent = UnsentRequests()
@@ -108,6 +110,7 @@ class EngineSession:
 
     def on_reconnect(self) -> None:
         """Queue requests under way first in line again: a new scheduler does not know them."""
+        self._attempt += 1
         requests = list(self._under_way.values())
         self._under_way.clear()
         for request in requests:
@@ -144,7 +147,7 @@ class EngineSession:
     def _send(self, request: ClientRequest, now_ns: int) -> Submit:
         self._under_way[request.submit.request_id] = request
         request.under_way = True
-        return request.to_send(now_ns)
+        return request.to_send(now_ns, self._origin, self._attempt)
 
     def _on_accepted(self, request_id: str) -> None:
         """Note that the request was accepted. A later "busy" comes from a new scheduler, so the request waits then."""

@@ -64,7 +64,7 @@ def plan_budgets(config: Config, survey: ModelSizes, available_bytes: int) -> Bu
     kv = parse_size(config.kv_memory, "kv_memory").of(available_bytes)
     host = _host_bytes(config, survey)
     slot_bytes = REFERENCE_BYTES if config.link == "dma" else survey.stride_bytes
-    budgets = Budgets(slots, slots * slot_bytes, host, kv, survey.skeleton_bytes, config.on_device)
+    budgets = Budgets(slots, slots * slot_bytes, host, kv, survey.loaded_skeleton_bytes, config.on_device)
     if budgets.total_bytes > available_bytes:
         raise _too_large(budgets, available_bytes)
     return budgets
@@ -161,7 +161,7 @@ def settle_memory(config: Config, sizes: ModelSizes, free_bytes: int, process_by
 
 def choose_memory(config: Config, sizes: ModelSizes, free_bytes: int, process_bytes: int) -> MemoryChoice:
     """Return the most slots that leave a margin of the memory beside skeleton, KV caches and processes."""
-    others = sizes.skeleton_bytes + parse_size(config.kv_memory, "kv_memory").of(free_bytes) + process_bytes
+    others = sizes.loaded_skeleton_bytes + parse_size(config.kv_memory, "kv_memory").of(free_bytes) + process_bytes
     room = int(free_bytes * (1 - MARGIN)) - others
     slots = min(room // sizes.stride_bytes, sizes.expert_count)
     if slots < 1:

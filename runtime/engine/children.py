@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import zmq
@@ -84,19 +84,27 @@ def spawn(plan: StagePlan, epoch: int, socket_fd: int, fds: list[int], log: Path
     """
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600) if log else os.dup(2)
     try:
-        process = subprocess.Popen(
-            [sys.executable, *plan.arguments, str(socket_fd), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**os.environ, **plan.environment},
-            pass_fds=[socket_fd, *fds],
-            process_group=0,
-        )
+        arguments = (*plan.arguments, str(socket_fd), str(os.getpid()))
+        process = start_python(arguments, {**os.environ, **plan.environment}, output, [socket_fd, *fds])
     finally:
         os.close(output)
     _lower_priority(process.pid, plan.nice)
     return Child(plan.stage, epoch, process, log)
+
+
+def start_python(
+    arguments: Sequence[str], environment: dict[str, str], output: int, fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    """Start this interpreter in a process group of its own; it inherits `fds`."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        pass_fds=fds,
+        process_group=0,
+    )
 
 
 def describe_exit(code: int) -> str:

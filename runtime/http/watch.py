@@ -29,7 +29,7 @@ class Watch:
         self._gone = False
         self._deadline_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
-        self._client = asyncio.create_task(self._watch_client(receive))
+        self._client: asyncio.Task[None] | None = asyncio.create_task(self._watch_client(receive))
 
     async def wait(self, reached: Callable[[], bool], timeout_s: float = math.inf) -> bool:
         """Wait until `reached`, which updates of the batch bring about; return False after `timeout_s`.
@@ -55,12 +55,18 @@ class Watch:
         self._stopping.listeners.add(self._wake)
 
     def close(self) -> None:
-        """Stop listening, and cancel what still runs."""
+        """Stop listening, and cancel what still runs.
+
+        A cancelled task keeps the frame in which it was: without this reference to it, that is no circle, which would
+        keep the batch until garbage is collected.
+        """
         self._batch.ignore(self._on_update)
         self._stopping.listeners.discard(self._wake)
         if not self._batch.done:
             self._batch.cancel()
-        self._client.cancel()
+        client, self._client = self._client, None
+        if client is not None:
+            client.cancel()
         if self._timer is not None:
             self._timer.cancel()
 

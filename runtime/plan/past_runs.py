@@ -12,6 +12,7 @@ from statistics import median
 
 import msgspec
 
+from ...configs.decoding import UNDECODABLE
 from ...configs.user_cache import cache_folder
 from ...workers.checkpoint.survey import ModelSizes
 from ...workers.kernels.table import KernelTable
@@ -89,7 +90,7 @@ def disk_key(file: Path, readers: int) -> str:
 
 def read_past(folder: Callable[[], Path] = cache_folder) -> Past:
     """Return what the cache holds; nothing if there is no file, or one that cannot be read."""
-    with suppress(OSError, RuntimeError, msgspec.DecodeError):
+    with suppress(OSError, RuntimeError, *UNDECODABLE):
         return msgspec.json.decode((folder() / FILE).read_bytes(), type=Past)
     return Past()
 

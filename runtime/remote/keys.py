@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,7 +156,7 @@ def _read(file: Path) -> tuple[bytes, bytes | None]:
         for key in (public, secret):
             if key is not None and (len(key) != 40 or len(z85.decode(key)) != 32):
                 raise ValueError("its key is damaged")
-    except (OSError, ValueError, KeyError, IndexError) as error:
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "it holds no key"
         raise UsageError(f"cannot be used as a key: {reason}", str(file), _MAKE) from error
     return public, secret

@@ -11,7 +11,7 @@ from ...configs.checks import is_text
 from ...errors import UsageError
 from .chat import ChatTemplates, has_chat_template
 from .conversation import Conversation
-from .tokenizer import load_tokenizer
+from .tokenizer import load_tokenizer, refusing_library
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -52,14 +52,14 @@ class TextCodec:
         Raises UsageError without a tokenizer, and for lone surrogates.
         """
         self._check(text)
-        return self._tokenizer().encode(text, add_special_tokens=add_special_tokens).ids
+        return self._encode(text, add_special_tokens)
 
     def encode_chat(self, conversation: Conversation) -> list[int]:
         """Return the ids of a conversation of texts in the model's chat template.
 
         Raises UsageError without a template or a tokenizer, and for a conversation that the template cannot render.
         """
-        return self._tokenizer().encode(self.render_chat(conversation), add_special_tokens=False).ids
+        return self._encode(self.render_chat(conversation), False)
 
     def render_chat(self, conversation: Conversation) -> str:
         """Return the text of a conversation, its special tokens included. Raises what `encode_chat` raises."""
@@ -96,13 +96,20 @@ class TextCodec:
         """Return a token as the vocabulary spells it (`Ġthe`, `<0x0A>`); empty for an id without a token."""
         return self._tokenizer().id_to_token(token_id) or "" if self.available else ""
 
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        tokenizer = self._tokenizer()
+        with refusing_library(self._file, "the tokenizer cannot read this text"):
+            return tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+
     def _decode_alone(self, token_id: int, special_tokens: bool) -> str:
         return self._decode([token_id], special_tokens)
 
     def _decode(self, token_ids: Sequence[int], special_tokens: bool) -> str:
         if self._loaded is None and not self.available:
             return ""
-        return self._tokenizer().decode(token_ids, skip_special_tokens=not special_tokens)
+        tokenizer = self._tokenizer()
+        with refusing_library(self._file, "the tokenizer cannot write these ids"):
+            return tokenizer.decode(token_ids, skip_special_tokens=not special_tokens)
 
     def _check(self, text: str) -> None:
         if not self.available:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import UsageError
+from ...errors import ExpertFlowError, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken, Tokenizer
@@ -38,6 +38,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     tokenizer.no_truncation()  # a file may carry settings of its training; a shortened prompt would be a wrong answer
     tokenizer.no_padding()
     return tokenizer
+
+
+@contextmanager
+def refusing_library(file: Path, what: str) -> Iterator[None]:
+    """Turn errors of the library `tokenizers` into a UsageError about the file.
+
+    It raises bare Exceptions, and for some contents of the file it panics, which is no Exception.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, GeneratorExit, ExpertFlowError):
+        raise
+    except BaseException as error:  # noqa: BLE001 - see above
+        raise UsageError(f"{what}: {error}", str(file), "Pass prompts as lists of ids") from error
 
 
 def named_tokens(folder: Path) -> dict[str, str]:
@@ -77,10 +91,8 @@ def _refusing(folder: Path) -> Iterator[None]:
 def _from_file(file: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
-    try:
+    with refusing_library(file, "cannot read the tokenizer"):
         return Tokenizer.from_file(str(file))
-    except Exception as error:  # noqa: BLE001 - the library raises bare Exception
-        raise UsageError(f"cannot read the tokenizer: {error}", str(file), "Pass prompts as lists of ids") from error
 
 
 def _add_tokens(tokenizer: Tokenizer, folder: Path) -> None:

@@ -116,7 +116,7 @@ def _replay_steps(runtime: LocalRuntime, start: list[Recorded], forced: _Forced)
 
 
 def _check_memory(survey: Survey, available: int, where: str) -> None:
-    needed = survey.expert_count * survey.stride_bytes + survey.skeleton_bytes
+    needed = survey.expert_count * survey.stride_bytes + survey.loaded_skeleton_bytes
     if needed > available:
         what = f"running with everything resident takes {format_size(needed)}, {format_size(available)} are available"
         raise BudgetError(what, where, "Verify on a machine with more memory")

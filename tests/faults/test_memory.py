@@ -14,6 +14,7 @@ from expertflow.tests.models.families import VOCABULARY, save_tiny
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.system.references import Reference, random_prompts
 
+pytestmark = pytest.mark.usefixtures("new_processes")
 TOKENS = 8
 WIDE: dict[str, Any] = {"hidden_size": 512, "vocab_size": VOCABULARY, "max_position_embeddings": 4096}
 

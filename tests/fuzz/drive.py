@@ -4,8 +4,8 @@
 
 What is imported is instrumented once; each target then runs in a copy of this process. In its folder, inputs that show
 a fault are written, one for each kind and place, and fuzzing goes on; `result.json` says how many ran, `exit` how it
-ended. A process that takes too much memory, or too long for one input, is ended by the library, which leaves that
-input behind.
+ended. A process that takes too much memory is ended by the library, which leaves that input behind; one that computes
+too long for one input is ended by the kernel. Only processor time counts, so a machine that stands still is no fault.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import argparse
 import hashlib
 import importlib
 import json
+import logging
+import mmap
 import os
 import random
 import re
@@ -34,14 +36,19 @@ MEMORY_BYTES = 4 << 30
 RSS_LIMIT_MB, INPUT_LIMIT_S, MAX_INPUT_BYTES = 2048, 20, 4096
 START_S = 60.0
 """Seconds beyond its time after which the process of a target is killed: a busy machine, and one slow input."""
-REPORT, EXIT = "result.json", "exit"
+SLICE_S = 1.0
+OURS = ("expertflow.tests", "expertflow.benchmarks")
+"""Packages whose coverage guides nothing."""
+REPORT, EXIT, CURRENT = "result.json", "exit", "current"
 
 
 class Session:
     """The runs of one target."""
 
-    def __init__(self, target: Target, read: Read, out: Path) -> None:
-        self._target, self._read, self._out = target, read, out
+    def __init__(self, target: Target, read: Read, out: Path, current: CurrentInput | None = None) -> None:
+        from expertflow.tests.fuzz.target import try_input
+
+        self._target, self._read, self._out, self._try, self._current = target, read, out, try_input, current
         self._begun_s = time.monotonic()
         self._runs = 0
         self._faults: dict[str, str] = {}
@@ -49,10 +56,10 @@ class Session:
 
     def run(self, data: bytes) -> None:
         """Try one input, and note its fault. Writes the report about each second."""
-        from expertflow.tests.fuzz.target import try_input
-
         self._runs += 1
-        if fault := try_input(self._read, self._target.refusals, data):
+        if self._current is not None:
+            self._current.set(data)
+        if fault := self._try(self._read, self._target.refusals, data):
             self._note(f"{fault.kind} {fault.place}", data, fault.details)
         if not self._runs % 64 and (now_s := time.monotonic()) > self._written_s + 1:
             self.write(now_s)
@@ -71,6 +78,27 @@ class Session:
         self._written_s = now_s
         report = {"runs": self._runs, "seconds": round(now_s - self._begun_s, 1), "faults": self._faults}
         (self._out / REPORT).write_text(json.dumps(report))
+
+
+class CurrentInput:
+    """The input that is being read, in a file that outlives the process, and the limit on its processor time."""
+
+    def __init__(self, file: Path) -> None:
+        file.write_bytes(bytes(4 + MAX_INPUT_BYTES))
+        with file.open("r+b") as opened:
+            self._memory = mmap.mmap(opened.fileno(), 0)
+
+    def set(self, data: bytes) -> None:
+        """Note an input, and let the kernel end this process (SIGPROF) if it computes too long for it."""
+        count = min(len(data), MAX_INPUT_BYTES)
+        self._memory[: 4 + count] = count.to_bytes(4, "little") + data[:count]
+        signal.setitimer(signal.ITIMER_PROF, INPUT_LIMIT_S)
+
+    @staticmethod
+    def read(file: Path) -> bytes:
+        """Return the input that was noted last; empty without a file."""
+        raw = file.read_bytes() if file.is_file() else bytes(4)
+        return raw[4 : 4 + int.from_bytes(raw[:4], "little")]
 
 
 def change(target: Target, data: bytes, most: int, seed: int) -> bytes:
@@ -97,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with library().instrument_imports(include=["expertflow"]):
+    with library().instrument_imports(include=["expertflow"], exclude=list(OURS)):
         from expertflow.tests.fuzz.all_targets import TARGETS
     for name in arguments.names:
         _fuzz_apart(TARGETS[name], arguments)
@@ -115,13 +143,20 @@ def _fuzz_apart(target: Target, arguments: argparse.Namespace) -> None:
             _fuzz(target, arguments, out, Path(work))
             os._exit(0)
         code = _await_end(child, arguments.seconds + START_S)
+        if code == -signal.SIGPROF:
+            data = CurrentInput.read(Path(work) / CURRENT)
+            (out / f"timeout-{hashlib.sha1(data).hexdigest()}").write_bytes(data)
     (out / EXIT).write_text(f"ended with {code}" if code else "" if code == 0 else "was killed after its time")
 
 
 def _await_end(child: int, limit_s: float) -> int | None:
-    """Return the exit code of a child, negative for a signal; None: it was killed after its time."""
+    """Return the exit code of a child, negative for a signal; None: it was killed after its time.
+
+    It waits in slices: where this process and its child are both stopped for a while, that is one slice.
+    """
     descriptor = os.pidfd_open(child)
-    ended = bool(select.select([descriptor], [], [], limit_s)[0])
+    slices = [min(SLICE_S, limit_s)] * max(1, round(limit_s / SLICE_S))
+    ended = any(select.select([descriptor], [], [], slice_s)[0] for slice_s in slices)
     if not ended:
         signal.pidfd_send_signal(descriptor, signal.SIGKILL)
     os.close(descriptor)
@@ -139,10 +174,11 @@ def _fuzz(target: Target, arguments: argparse.Namespace, out: Path, work: Path) 
     working.mkdir()
     for number, seed in enumerate(target.seeds()):
         (corpus / f"seed-{number}").write_bytes(seed)
-    session = Session(target, target.prepare(working), out)
+    logging.disable()  # refusals may be logged, each of them
+    session = Session(target, target.prepare(working), out, CurrentInput(work / CURRENT))
     words = [
         sys.argv[0], str(corpus), f"-max_total_time={max(1, round(arguments.seconds))}", f"-seed={arguments.seed + 1}",
-        f"-rss_limit_mb={RSS_LIMIT_MB}", f"-timeout={INPUT_LIMIT_S}", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0",
+        f"-rss_limit_mb={RSS_LIMIT_MB}", "-timeout=1000000", f"-max_len={MAX_INPUT_BYTES}", "-verbosity=0",
         "-print_final_stats=0", f"-artifact_prefix={out}/",
     ]  # fmt: skip
     atheris.Setup(words, session.run, custom_mutator=lambda data, most, seed: change(target, data, most, seed))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 from expertflow.tests.fuzz import __main__ as fuzz
-from expertflow.tests.fuzz.drive import EXIT, REPORT, Session, _await_end
+from expertflow.tests.fuzz import drive
+from expertflow.tests.fuzz.drive import EXIT, REPORT, CurrentInput, Session, _await_end
 from expertflow.tests.fuzz.target import Target
 
 
@@ -51,6 +54,33 @@ def test_inputs_that_the_library_left_are_faults_of_this_run_alone(tmp_path: Pat
 def test_ends_of_processes_are_told_apart() -> None:
     assert [_await_end(start_child(code), 60.0) for code in ("pass", "import os; os._exit(7)")] == [0, 7]
     assert _await_end(start_child("import signal; signal.pause()"), 0.0) is None
+
+
+ENDLESS = """
+import pathlib, sys
+from expertflow.tests.fuzz import drive
+drive.INPUT_LIMIT_S = 0.2
+drive.CurrentInput(pathlib.Path(sys.argv[1])).set(b"endless")
+while True: pass
+"""
+
+
+def test_an_input_that_computes_too_long_ends_its_process_and_is_known(tmp_path: Path) -> None:
+    file = tmp_path / "current"
+    ended = subprocess.run([sys.executable, "-P", "-c", ENDLESS, str(file)], check=False, timeout=100)
+    assert ended.returncode == -signal.SIGPROF
+    assert CurrentInput.read(file) == b"endless"
+
+
+def test_time_in_which_a_process_does_not_compute_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drive, "INPUT_LIMIT_S", 0.2)
+    current = CurrentInput(tmp_path / "current")
+    try:
+        current.set(b"patient")
+        time.sleep(0.5)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    assert CurrentInput.read(tmp_path / "current") == b"patient" and CurrentInput.read(tmp_path / "none") == b""
 
 
 def start_child(code: str) -> int:

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from expertflow.errors import UsageError
+from expertflow.tests.fuzz import connections, learned_files, written_files
 from expertflow.tests.fuzz import target as targets
-from expertflow.tests.fuzz import written_files
 from expertflow.tests.fuzz.all_targets import TARGETS
 from expertflow.tests.fuzz.mutations import DEPTHS, mutate
 from expertflow.tests.fuzz.target import Read, Target, opened, peak_bytes, try_input
@@ -86,6 +86,18 @@ FOUND: list[tuple[str, bytes]] = [
     ("predictor (arrays)", b"$\xff\0\0"),
     ("predictor (arrays)", b"'\x03\x02\0"),
     ("gates", b'{"x": ' + b"[" * 5000),
+    ("key file", connections.KEY.replace(b"H8]yf7", b"H#]ff7")),
+    ("past runs", b'{"runs":[{"machine":"\x80"}]}'),
+    ("tokenizer.json", learned_files.tokenizer_without("post_processor", "special_tokens", "</s>")),
+    ("tokenizer.json", learned_files.tokenizer_without("model", "unk_id")),
+    ("lying scheduler", connections.finished_with_routes((2, 2, 2))),
+    ("lying scheduler", connections.finished_with_routes((-1, -1, 1))),
+    ("paper's predictor (header)", learned_files.header_with(blocks=0)),
+    ("paper's predictor (header)", learned_files.header_with(width=2**40)),
+    ("paper's predictor (header)", learned_files.header_with(head=-(2**63))),
+    ("paper's predictor (header)", learned_files.header_with(blocks=2**40)),
+    ("paper's predictor (header)", learned_files.header_with(window=0)),
+    ("paper's predictor (header)", learned_files.header_with(vocabulary=4)),
     ("ledger's log", LEDGER.replace(b"SLOTS\xa6layers\x02", b"\x02\xa6layers\xff")),
     ("ledger's log", LEDGER.replace(b"SLOTS", b"\x02").replace(b"experts\x03", b"experts\0")),
 ]  # fmt: skip
@@ -116,6 +128,16 @@ def test_the_sizes_that_a_ledgers_log_states_reserve_no_memory(slots: int, tmp_p
     target = TARGETS["ledger's log"]
     with opened(target, tmp_path) as read:
         assert peak_bytes(read, target.refusals, header) < 8 * MIB
+
+
+def test_the_sizes_that_the_papers_predictor_states_reserve_no_memory(tmp_path: Path) -> None:
+    """Sixteen gigabytes by its header, a few kilobytes on disk."""
+    target = TARGETS["paper's predictor (header)"]
+    with opened(target, tmp_path) as read:
+        try_input(read, target.refusals, target.seeds()[0])  # imports what it needs
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        fault = try_input(read, target.refusals, learned_files.header_with(vocabulary=2**30))
+        assert fault is None and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 << 10
 
 
 def test_the_sizes_that_gates_state_reserve_no_memory(tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def written_targets() -> list[Target]:
     return [
         Target("configuration (TOML)", in_file("own.toml", _read_toml), lambda: list(TOML)),
         Target("trace (npz)", in_file("trace.npz", read_trace), lambda: [npz_bytes(_trace_arrays())]),
-        Target("trace (arrays)", _arrays_of("trace.npz", _trace_arrays, read_trace), lambda: [b"", b"\0\0\0"]),
+        Target("trace (arrays)", arrays_in("trace.npz", _trace_arrays, read_trace), lambda: [b"", b"\0\0\0"]),
         Target("predictor file", in_file("predictor.npz", _read_predictor), lambda: [npz_bytes(predictor_arrays())]),
-        Target("predictor (arrays)", _arrays_of("p.npz", predictor_arrays, _read_predictor), lambda: [b"", b"\0\0\0"]),
+        Target("predictor (arrays)", arrays_in("p.npz", predictor_arrays, _read_predictor), lambda: [b"", b"\0\0\0"]),
         Target("bundle (zip)", in_file("engine.zip", read_bundle), lambda: [bundle_bytes({})]),
         Target("timeline", lambda folder: _read_timeline, lambda: [TIMELINE]),
         Target("image", lambda folder: _read_image, image_seeds),
@@ -154,7 +154,7 @@ def _trace_arrays() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arrays_of(
+def arrays_in(
     name: str, make: Callable[[], dict[str, Any]], read: Callable[[Path], object]
 ) -> Callable[[Path], Read]:
     """Return a `prepare` whose inputs are edits of valid arrays: which array, in which shape and type, with what."""

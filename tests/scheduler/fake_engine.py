@@ -55,7 +55,10 @@ class _AbruptShell(SchedulerShell):
 
 
 class FakeEngine:
-    """A context manager. `paused` holds compute, `kill_scheduler` and `kill_compute` do what they say."""
+    """A context manager. `paused` holds compute, after `steps_left` steps if that is set.
+
+    `kill_scheduler` and `kill_compute` do what they say.
+    """
 
     def __init__(
         self, folder: Path, config: Config | None = None, vocabulary: int = VOCABULARY, base: Path | None = None
@@ -64,6 +67,7 @@ class FakeEngine:
         self.run_dir = RunDir.create(base)
         self.address = str(self.run_dir.path)
         self.paused = threading.Event()
+        self.steps_left: int | None = None
         self.computes: list[FakeCompute] = []
         self.published: list[Published] = []
         self._survey_path = self.run_dir.path / "survey"
@@ -172,4 +176,11 @@ class FakeEngine:
         stepped = None if self.paused.is_set() else compute.run_next()
         if stepped is not None:
             link.send(stepped)
+            self._count_step()
         return stepped is not None
+
+    def _count_step(self) -> None:
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left <= 0:
+                self.paused.set()

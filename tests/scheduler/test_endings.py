@@ -107,6 +107,30 @@ def test_submitted_again_it_runs_once_and_everything_is_said_again() -> None:
     assert world.core.statistics().accepted == 1
 
 
+def test_what_a_lost_connection_still_carried_does_not_take_the_answers_away() -> None:
+    """The client has connected and submitted again, and only then arrives what it had sent before."""
+    world = World()
+    book = world.submit(max_new_tokens=6, eos_ids=[])
+    world.submit_again(book, identity=b"b", origin="session", attempt=2)
+    world.tick()
+    world.compute_step()
+    world.deliver_late(b"a", book, origin="session", attempt=1)
+    world.lose_client(b"a")
+    world.run_until_idle()
+    assert finished(book).token_ids == book.expected()
+
+
+def test_another_session_with_the_same_request_gets_the_answers() -> None:
+    """A client that died had connected more often than the one that takes its work over."""
+    world = World()
+    book = world.submit(max_new_tokens=6, eos_ids=[])
+    world.submit_again(book, identity=b"b", origin="first", attempt=9)
+    world.submit_again(book, identity=b"c", origin="second", attempt=0)
+    world.lose_client(b"b")
+    world.run_until_idle()
+    assert finished(book).token_ids == book.expected()
+
+
 def test_resumed_output_is_kept_and_continued() -> None:
     """After the scheduler's death a client brings what was delivered: it must neither change nor be made again."""
     world = World()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 from expertflow.ipc.messages import (
     NO_DETAILS,
@@ -210,10 +211,14 @@ class World:
         self.do(events.ClientMessage(identity, submit, self.now_ns))
         return book
 
-    def submit_again(self, book: Book, identity: bytes | None = None) -> None:
+    def submit_again(self, book: Book, identity: bytes | None = None, **attempt: str | int) -> None:
         book.moved |= identity not in (None, book.identity)
         book.identity = identity or book.identity
-        self.do(events.ClientMessage(book.identity, book.submit, self.now_ns))
+        self.do(events.ClientMessage(book.identity, msgspec.structs.replace(book.submit, **attempt), self.now_ns))
+
+    def deliver_late(self, identity: bytes, book: Book, **attempt: str | int) -> None:
+        """Deliver a submission that its client has repeated since: answers still go to the present identity."""
+        self.do(events.ClientMessage(identity, msgspec.structs.replace(book.submit, **attempt), self.now_ns))
 
     def cancel(self, book: Book) -> None:
         self.do(events.ClientMessage(book.identity, Cancel(book.submit.request_id), self.now_ns))

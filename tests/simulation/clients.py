@@ -169,7 +169,7 @@ class SimulatedConnection(EngineConnection):
 
     def __init__(self, client: Client) -> None:  # the real one opens sockets
         self.route = SimulatedRoute("run")
-        self.session = EngineSession()
+        self.session = EngineSession(origin=client.name)
         self.welcome = None
         self._window = 256
         self._answer_timeout_ns = 3600 * 10**9

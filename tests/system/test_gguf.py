@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from expertflow import Client, Config, Supervisor
@@ -19,7 +20,9 @@ from expertflow.tests.system.schedules import Driver
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.compute.executor import sample
 from expertflow.workers.compute.experts.routing import RoutingCollector
-from expertflow.workers.compute.skeleton import load_model
+from expertflow.workers.compute.skeleton import PackedLinear, load_model, load_unbound
+from expertflow.workers.kernels.native import NativeKernels, missing_reason
+from expertflow.workers.kernels.table import NATIVE, KernelTable
 from expertflow.workers.model.unit import RowAbilities
 from expertflow.workers.packed.choice import PackingChoice
 from expertflow.workers.surveyor.surveyor import survey_folder
@@ -177,3 +180,59 @@ def assert_packed_alike(folder: Path, types: set[str]) -> Survey:
         assert other == expected
         assert torch.equal(others, logits)
     return packed
+
+
+def with_native_kernels(survey: Survey) -> Survey:
+    """Return a survey as an engine has it whose table names the native kernels."""
+    native = NativeKernels.open_for_packed()
+    if native is None:
+        pytest.skip(missing_reason())
+    return msgspec.structs.replace(survey, kernels=KernelTable(isa=native.isa, choices={"any": [NATIVE] * 10}))
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "gpt_oss"])
+def test_linear_layers_stay_packed_beside_packed_experts(family: str, tmp_path: Path):
+    """Their values are those of the dequantised ones bit for bit, their products as near as a sum's order allows."""
+    _, folder = made(family, "Q4_0", tmp_path)
+    plain = survey_folder(folder, choice=PackingChoice("packed"))
+    packed = with_native_kernels(plain)
+    ours, theirs = load_unbound(packed), load_unbound(plain)
+    names = [name.rpartition(".")[0] for name in packed.packed_linears]
+    assert "model.layers.1.self_attn.o_proj" in names and not plain.packed_linears
+    assert packed.loaded_skeleton_bytes < 0.4 * plain.loaded_skeleton_bytes == 0.4 * parameter_bytes(theirs)
+    for name in names:
+        own, other = ours.get_submodule(name), theirs.get_submodule(name)
+        assert type(own) is PackedLinear and torch.equal(own.weight, other.weight)  # pyright: ignore[reportArgumentType]
+        for rows in (1, 3, 9):
+            given = torch.randn(2, rows, own.in_features).bfloat16()
+            with torch.inference_mode():
+                torch.testing.assert_close(own(given), other(given), rtol=2**-6, atol=2**-5)
+    others = {name: tensor for name, tensor in theirs.state_dict().items() if name not in packed.packed_linears}
+    assert ours.state_dict().keys() == others.keys()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in ours.state_dict().items())
+
+
+def test_with_packed_linear_layers_a_budget_changes_no_bit(tmp_path: Path):
+    _, folder = made("qwen3_moe", "Q4_0", tmp_path)
+    survey = with_native_kernels(survey_folder(folder, choice=PackingChoice("packed")))
+    *expected, logits = decoded(survey, survey.expert_count, "host")
+    *other, others = decoded(survey, 2)
+    assert survey.packed_linears and other == expected and torch.equal(others, logits)
+
+
+def parameter_bytes(model: torch.nn.Module) -> int:
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum(tensor.numel() * tensor.itemsize for tensor in tensors)
+
+
+def test_with_dequantised_experts_or_other_kernels_no_linear_layer_is_packed(tmp_path: Path):
+    _, folder = made("qwen3_moe", "Q4_0", tmp_path)
+    assert not with_native_kernels(survey_folder(folder, choice=PackingChoice("dequantised"))).packed_linears
+    assert not survey_folder(folder, choice=PackingChoice("packed")).packed_linears
+
+
+def test_rows_of_another_type_are_refused_by_a_packed_linear_layer(tmp_path: Path):
+    _, folder = made("qwen3_moe", "Q8_0", tmp_path)
+    model = load_unbound(with_native_kernels(survey_folder(folder, choice=PackingChoice("packed"))))
+    with pytest.raises(TypeError, match=r"rows are torch.float32, a packed linear layer takes torch.bfloat16"):
+        model.get_submodule("lm_head")(torch.zeros(1, 256))

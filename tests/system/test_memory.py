@@ -12,6 +12,8 @@ from expertflow.workers.checkpoint.widen import widen
 from expertflow.workers.quantize.plan import CHANNEL, Precision
 from expertflow.workers.quantize.writing import quantise_checkpoint
 
+pytestmark = pytest.mark.usefixtures("new_processes")  # forks share memory with each other
+
 MODEL = Path(__file__).parents[2] / "examples" / "model"
 TORCH_BYTES, PLAIN_BYTES = 450e6, 80e6
 PLAIN_PROCESSES = ("supervisor", "scheduler", "predictor", "loader")

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ...ipc.messages import NEUTRAL, GenerationSettings
-from ..kernels.table import KernelTable, LinearShape
+from ..kernels.table import NATIVE, KernelTable, LinearShape
 from ..packed.coding import Coding, Input
 from ..packed.packing import Packing
 from .headers import DTYPE_BYTES
@@ -171,6 +171,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     top_k: int
     """Experts that a token is given to; the most where layers differ."""
     skeleton_bytes: int
+    """Bytes of all but routed experts with every weight dequantised."""
     rows: RowFacts
     tensors: list[SlotTensor]
     packings: list[Packing] = []
@@ -183,11 +184,20 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of all files of weights; 0: not known."""
     stored_expert_bytes: int = 0
     """Bytes of one expert (of the largest kind) in those files, fewer than in its slot if quantised; 0: not known."""
+    packable: dict[str, str] = {}
+    """Weights of linear layers whose GGUF blocks the native kernels can multiply with, and the type of the blocks."""
+    packable_bytes: int = 0
+    """Bytes by which the skeleton is smaller if these stay packed."""
     linears: list[LinearCount] = []
     """Linear layers of the skeleton that a decode step runs through, a shape each."""
     weights_here: bool = False
     notes: list[str] = []
     """Remarks on this checkpoint for the user: one sentence each."""
+
+    @property
+    def loaded_skeleton_bytes(self) -> int:
+        """Return the bytes of all but routed experts as far as is known without kernels."""
+        return self.skeleton_bytes
 
     @property
     def remarks(self) -> list[str]:
@@ -267,6 +277,19 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
 
     kernels: KernelTable = KernelTable()
     """Kernel of every product, measured before the other stages are busy; the same for all processes of an engine."""
+
+    @property
+    def packed_linears(self) -> dict[str, str]:
+        """Return the weights of linear layers that compute keeps packed: beside packed experts, by the native kernels.
+
+        Not on a device, whose table names no kernels.
+        """
+        return self.packable if self.packings and self.kernels.uses(NATIVE) else {}
+
+    @property
+    def loaded_skeleton_bytes(self) -> int:
+        """Return the bytes of all but routed experts as compute loads it."""
+        return self.skeleton_bytes - (self.packable_bytes if self.packed_linears else 0)
 
     def variant_of(self, layer: int) -> int:
         return self.variants[layer] if self.variants else 0

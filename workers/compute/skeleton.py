@@ -1,8 +1,8 @@
-"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots, its linear layers fast."""
+"""The model as compute runs it: transformers' skeleton, its experts modules bound to slots, its other products fast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,8 +14,13 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from ..checkpoint.stamps import check_files
 from ..checkpoint.survey import Survey
 from ..kernels.dispatch import Kernels, LinearKernels
+from ..kernels.native import BoundLinear, NativeKernels
+from ..kernels.norms import NativeNorm, native_norm
+from ..kernels.packed_matrix import PackedMatrix
 from ..kernels.shapes import plain_linears
 from ..model.architecture import EXPERTS_IMPLEMENTATION, experts_modules, load_skeleton
+from ..model.gguf.skeleton_tensors import stored_blocks
+from ..packed.packing import Packing
 from .experts.hints import Hinter
 from .experts.layer import ExpertFeed, ExpertsLayer, dispatch
 from .experts.routing import RoutingCollector
@@ -37,6 +42,38 @@ class StreamedLinear(nn.Linear):
         return out.contiguous().view(*input.shape[:-1], self.out_features)
 
 
+class PackedLinear(nn.Linear):
+    """A linear layer that multiplies with the blocks of a GGUF file as they are stored.
+
+    Its results are those of its values, rounded to the type of `product`, by the native kernels.
+    """
+
+    product: BoundLinear
+    matrix: PackedMatrix
+    native: NativeKernels
+
+    @property
+    def weight(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Return the values [out, in], made anew: for code of a family that looks at them."""
+        return self.native.unpack(self.matrix, self.product.dtype)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the name is the library's
+        """Return the projection of `input` [..., in], [..., out]. Raises TypeError for another type."""
+        if input.dtype is not self.product.dtype:
+            raise TypeError(f"rows are {input.dtype}, a packed linear layer takes {self.product.dtype}")
+        return self.product(input.reshape(-1, self.in_features)).view(*input.shape[:-1], self.out_features)
+
+
+class NativeNormMixin(nn.Module):
+    """A norm that runs the native library's call on few rows, and its library's own way on all others."""
+
+    native: NativeNorm
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the norms of `hidden` [..., width], of the same shape."""
+        return self.native(hidden) if self.native.takes(hidden) else super().forward(hidden)
+
+
 def load_model(survey: Survey, feed: ExpertFeed, routing: RoutingCollector) -> PreTrainedModel:
     """Load the skeleton on the CPU with every experts module bound to `feed`. Raises as `load_unbound` does."""
     model = load_unbound(survey)
@@ -51,10 +88,15 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
     """
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
     check_files(survey.stamps)
-    model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype))
+    packed = survey.packed_linears if device is None or device.type == "cpu" else {}
+    model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype), packed)
+    pack_linears(model, survey, packed)
     check_files(survey.stamps)
     if device is None or device.type == "cpu":
-        stream_linears(model, Kernels(survey.kernels))
+        kernels = Kernels(survey.kernels)
+        stream_linears(model, kernels)
+        if kernels.native is not None:
+            shorten_norms(model)
         return model
     return model.to(device)  # pyright: ignore[reportArgumentType]
 
@@ -65,6 +107,33 @@ def stream_linears(model: nn.Module, kernels: Kernels) -> None:
         own = kernels.linear(module)
         module.__class__ = StreamedLinear
         cast(StreamedLinear, module).kernels = own
+
+
+def pack_linears(model: nn.Module, survey: Survey, packed: Mapping[str, str]) -> None:
+    """Make the linear layers whose weights are `packed`, by name and type of blocks, multiply with these."""
+    native = Kernels(survey.kernels).native
+    if native is None:
+        return
+    for name, blocks in stored_blocks(Path(survey.folder), packed):
+        module: Any = model.get_submodule(name.rpartition(".")[0])
+        rows, columns = module.out_features, module.in_features
+        packing = Packing(parameter=name, format=packed[name], rows=rows, columns=columns, codes="blocks")
+        module.__class__, module.native = PackedLinear, native
+        module.matrix = PackedMatrix(packing, {"blocks": blocks})
+        module.product = native.bound_linear(module.matrix, module.bias, getattr(torch, survey.dtype))
+
+
+@torch.inference_mode()
+def shorten_norms(model: nn.Module) -> None:
+    """Make every norm that the native library knows run there; each keeps its class as a base."""
+    classes: dict[type[nn.Module], type[nn.Module]] = {}
+    for module in list(model.modules()):
+        if (norm := native_norm(module)) is not None:
+            own = type(module)
+            if own not in classes:
+                classes[own] = type(own.__name__, (NativeNormMixin, own), {"__module__": own.__module__})
+            module.__class__ = classes[own]
+            cast(NativeNormMixin, module).native = norm
 
 
 def bind(model: PreTrainedModel, feed: ExpertFeed, routing: RoutingCollector, survey: Survey) -> Lockstep:

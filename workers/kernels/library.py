@@ -47,8 +47,9 @@ def absence() -> str:
     file = library_file()
     if file is None:
         return NOT_BUILT
-    layout = getattr(ctypes.CDLL(str(file)), "expertflow_layout", None)
-    return "" if layout is not None and layout() == LAYOUT else OTHER_VERSION
+    library = ctypes.CDLL(str(file))
+    is_ours = all(hasattr(library, name) for name in ("expertflow_layout", "expertflow_norm"))
+    return "" if is_ours and library.expertflow_layout() == LAYOUT else OTHER_VERSION
 
 
 @functools.cache

@@ -91,9 +91,13 @@ class NativeKernels:
         """Multiply rows [n, in] by a weight [out, in] and add a bias [out]: [n, out]."""
         return self.products([weight], None if bias is None else [bias], [(0, len(rows))], rows)
 
-    def bound_linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> BoundLinear:
-        """Return `linear` for one weight [out, in] and bias, which stay where they are in memory: cheaper to call."""
-        return BoundLinear(self._run, self._variant_of[weight.dtype], self._parallel, weight, bias)
+    def bound_linear(self, weight: Weight, bias: torch.Tensor | None, dtype: torch.dtype | None = None) -> BoundLinear:
+        """Return `linear` for one weight [out, in] and bias, which stay where they are in memory: cheaper to call.
+
+        `dtype`: of rows and bias, by default that of a dense weight.
+        """
+        own = weight.dtype if isinstance(weight, torch.Tensor) else dtype or torch.bfloat16
+        return BoundLinear(self._run, self._variant_of[own], self._parallel, weight, bias, own)
 
     def unpack(self, matrix: PackedMatrix, dtype: torch.dtype, values: torch.Tensor | None = None) -> torch.Tensor:
         """Return the values of a packed matrix, `dtype` [rows, columns], in `values` if given, which is contiguous."""
@@ -169,14 +173,24 @@ class NativeKernels:
 class BoundLinear:
     """A product with one weight, its call prepared: ten microseconds less for each of a step's many linear layers."""
 
-    def __init__(self, run: Any, variant: int, parallel: int, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+    def __init__(
+        self,
+        run: Any,
+        variant: int,
+        parallel: int,
+        weight: Weight,
+        bias: torch.Tensor | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.dtype = dtype
         self._run, self._variant, self._held = run, variant, (weight, bias)
-        self._weights = _pointers([weight])
+        self._weights, self._packed = _pointers([weight]), _packed_pointers([weight])
         self._biases = None if bias is None else _pointers([bias])
         self._first, self._last = ctypes.c_int64(0), ctypes.c_int64(0)
-        self._job = job = Job(dtype=DTYPES[weight.dtype], segments=1, parallel=parallel)
+        self._job = job = Job(dtype=DTYPES[dtype], segments=1, parallel=parallel)
         job.out, job.width = job.y_stride, job.x_stride = weight.shape
         job.first_weight = ctypes.addressof(self._weights)
+        job.first_packed = ctypes.addressof(self._packed) if isinstance(weight, PackedMatrix) else None
         job.first_bias = None if self._biases is None else ctypes.addressof(self._biases)
         job.first, job.last = ctypes.addressof(self._first), ctypes.addressof(self._last)
         self._reference = ctypes.byref(job)

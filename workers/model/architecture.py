@@ -7,7 +7,7 @@ or one that an adapter made to look like it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +195,10 @@ def config_file(config: PreTrainedConfig) -> str:
     return str(Path(folder, "config.json")) if folder else "config.json"
 
 
-def skeleton_class(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
+def skeleton_class(cls: type[PreTrainedModel], left_out: Collection[str] = ()) -> type[PreTrainedModel]:
     """Return a subclass of a model class without routed experts; everything else loads through `from_pretrained`.
+
+    Also without the weights `left_out`, by name, of linear layers.
 
     The library looks conversions up by class name and module, so both stay.
     """
@@ -207,6 +209,9 @@ def skeleton_class(cls: type[PreTrainedModel]) -> type[PreTrainedModel]:
         removed = [name for path, module in experts_modules(self) for name in expert_names(path, module)]
         for path, module in experts_modules(self):
             _skip_initialisation(self, path, module)
+        for name in left_out:
+            self.get_submodule(name.rpartition(".")[0])._is_hf_initialized = True
+        removed += left_out
         for name in removed:
             path, _, parameter = name.rpartition(".")
             delattr(self.get_submodule(path), parameter)
@@ -223,18 +228,21 @@ def _skip_initialisation(model: nn.Module, path: str, experts: nn.Module) -> Non
         module._is_hf_initialized = True  # pyright: ignore[reportArgumentType]
 
 
-def load_skeleton(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def load_skeleton(folder: Path, dtype: torch.dtype, left_out: Collection[str] = ()) -> PreTrainedModel:
     """Load the model without its routed experts, every other tensor exactly as `from_pretrained` gives it.
+
+    `left_out`: names of weights of a GGUF model's linear layers that are not loaded.
 
     Raises CheckpointError if a file can no longer be read.
     """
     config = load_config(folder)
-    cls = skeleton_class(model_class(config))
+    cls = skeleton_class(model_class(config), left_out)
     options: dict[str, Any] = {"dtype": dtype, "experts_implementation": EXPERTS_IMPLEMENTATION}
     described = read_description(folder)
     try:
         if described is not None:
             tensors = lazy_tensors(described, config.to_dict())
+            tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
             return cls.from_pretrained(None, config=config, state_dict=tensors, **options).eval()
         return cls.from_pretrained(folder, config=config, **options).eval()
     except CheckpointError:

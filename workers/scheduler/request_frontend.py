@@ -48,7 +48,10 @@ class RequestFrontend:
         return [Send(identity, make_welcome(self._model, self._limits))]
 
     def repeat(self, identity: bytes, submit: Submit) -> list[SchedulerAction] | None:
-        """Answer a request that was submitted before with all its tokens and its end so far; None: it is new."""
+        """Answer a request that was submitted before with all its tokens and its end so far; None: it is new.
+
+        A submission that arrives after a later one of its client has no answer: nobody is there to read it.
+        """
         request = self.ledger.open.get(submit.request_id)
         ended = self.ledger.ended(submit.request_id)
         previous = request or ended
@@ -56,8 +59,10 @@ class RequestFrontend:
             return None
         if previous.digest != submit_digest(submit):
             return self.reject(identity, submit.request_id, _duplicate_id_error(submit.request_id))
+        if request is not None and submit.is_late(request.origin, request.attempt):
+            return []
         if request is not None:
-            self.ledger.assign_client(request, identity)
+            self.ledger.assign_client(request, identity, submit)
             return _resend(identity, request.request_id, request.tokens, request.details.logprobs)
         end = ended.end if ended else None
         tokens, logprobs = (end.token_ids, end.logprobs) if isinstance(end, Finished) else ([], [])
@@ -174,6 +179,8 @@ class RequestFrontend:
             batch_invariant=self._is_invariant(submit),
             priority=submit.priority,
             user=submit.user,
+            origin=submit.origin,
+            attempt=submit.attempt,
             details=RequestDetails(submit.details, prompt),
             tokens=list(submit.resume_ids),
             deadline_ns=None if submit.deadline_ms is None else now_ns + submit.deadline_ms * 1_000_000,

@@ -60,6 +60,9 @@ class RequestState:
     priority: int = 0
     user: str = ""
     """Whom its client sends it for."""
+    origin: str = ""
+    attempt: int = 0
+    """Those of the latest `Submit`."""
     details: RequestDetails = field(default_factory=RequestDetails)
     whole: bool = False
     """Its output is whole, delivered by an earlier scheduler; its prompt runs for its details alone."""
@@ -152,9 +155,10 @@ class EndedRequest:
 def submit_digest(submit: Submit) -> bytes:
     """Return 16 bytes that identify the content of a request: the same id with another digest is another request.
 
-    A client that reconnects says which tokens it has and how much time is left. Neither is part of the digest.
+    A client that reconnects says which tokens it has and how much time is left. Neither is part of the digest, and
+    nor is by which attempt it came.
     """
-    content = msgspec.structs.replace(submit, deadline_ms=None, resume_ids=[])
+    content = msgspec.structs.replace(submit, deadline_ms=None, resume_ids=[], origin="", attempt=0)
     return hashlib.blake2b(msgspec.msgpack.encode(content), digest_size=16).digest()
 
 
@@ -175,10 +179,11 @@ class RequestLedger:
         if request.deadline_ns is not None:
             self._add_deadline(request.deadline_ns, request.request_id)
 
-    def assign_client(self, request: RequestState, identity: bytes) -> None:
-        """Send all further answers of a request to the identity under which its client reconnected."""
+    def assign_client(self, request: RequestState, identity: bytes, submit: Submit) -> None:
+        """Send all further answers of a request to the identity under which its client reconnected and submitted."""
         self._leave_client(request)
         request.identity = identity
+        request.origin, request.attempt = submit.origin, submit.attempt
         self._by_client.setdefault(identity, {})[request.request_id] = request
 
     def requests_of(self, identity: bytes) -> list[RequestState]:

@@ -140,9 +140,10 @@ def submit_error(submit: Submit, model: ModelInfo) -> ErrorFacts | None:
     if not 0 < len(submit.request_id) <= MAX_ID_LENGTH:
         what = f"has {len(submit.request_id)} characters, 1 to {MAX_ID_LENGTH} are allowed"
         return request_error(what, "request_id", "Use a unique id, such as a UUID")
-    if len(submit.user) > MAX_ID_LENGTH:
-        what = f"has {len(submit.user)} characters, {MAX_ID_LENGTH} are allowed"
-        return request_error(what, "user", "Give a short name, such as a digest")
+    for field, text in (("user", submit.user), ("origin", submit.origin)):
+        if len(text) > MAX_ID_LENGTH:
+            what = f"has {len(text)} characters, {MAX_ID_LENGTH} are allowed"
+            return request_error(what, field, "Give a short name, such as a digest")
     if submit.attachment and not is_attachment_name(submit.attachment):
         return request_error("is not the name of an attachment", "attachment", "Send images through the client")
     return (

@@ -37,6 +37,7 @@ from ..model.kv_cost import cost_of
 from ..model.probing.probe import probe
 from ..model.rope import rope_limits
 from ..packed.choice import DEQUANTISED, PackingChoice
+from ..packed.packing import GGUF_BLOCKS
 from .stated_packings import pack_sizes, stated_bytes
 
 ASSUMED_DTYPE = "bfloat16"
@@ -210,6 +211,15 @@ def skeleton_bytes(model: PreTrainedModel, modules: dict[str, Any], dtypes: dict
     routed = {name for layer, module in modules.items() for name in expert_names(layer, module)}
     tensors = [*model.named_parameters(), *model.named_buffers()]
     return sum(tensor.numel() * dtypes[name].itemsize for name, tensor in tensors if name not in routed)
+
+
+def packable_bytes(model: PreTrainedModel, linears: dict[str, str], dtype: torch.dtype) -> int:
+    """Return the bytes that weights, by their name and the type of their GGUF blocks, need less than in `dtype`."""
+    counts = {name: model.get_parameter(name).numel() for name in linears}
+    return sum(
+        counts[name] * dtype.itemsize - counts[name] // values * size_bytes
+        for name, (values, size_bytes) in ((name, GGUF_BLOCKS[kind]) for name, kind in linears.items())
+    )
 
 
 def encoder_layers(config: PreTrainedConfig, modules: dict[str, Any]) -> int:

@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...errors import CheckpointError, ExpertFlowError
-from ...ipc.messages import GenerationSettings
 from ..checkpoint.config_file import read_config
 from ..checkpoint.generation import Generation, read_generation
+from ..checkpoint.gguf.description import read_description
 from ..checkpoint.headers import first_dtype, ignored_weights
 from ..checkpoint.partial_models import refuse_adapter_tensors
 from ..checkpoint.refused_weights import refuse_packed, refuse_packed_index
@@ -39,6 +39,7 @@ from .sizing import (
     experts_per_token,
     linear_counts,
     notes_on,
+    packable_bytes,
     routed_experts,
     row_facts,
     skeleton_bytes,
@@ -122,9 +123,7 @@ def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice) -> t
         dtype=dtype_name(wanted),
         vocabulary=vocabulary,
         context=exact_positions(config),
-        eos_ids=generation.eos_ids,
-        first_token=generation.first_token if config.is_encoder_decoder else None,
-        settings=_settings(generation, config),
+        **_generation_facts(generation, config),
         notices=[f"{folder}: {notice}" for notice in [ignored_weights(folder, values)] if notice],
         decoder_start=decoder_start(config) if config.is_encoder_decoder else None,
         layers=len(modules),
@@ -137,6 +136,7 @@ def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice) -> t
         skeleton_bytes=skeleton_bytes(skeleton, modules, dtypes),
         stored_expert_bytes=experts.stored_bytes(),
         checkpoint_bytes=sum(file.stat().st_size for file in files),
+        **_packable(folder, skeleton, wanted),
         rows=row_facts(config, run),
         linears=linear_counts(skeleton, dtypes),
         notes=notes_on(folder, values),
@@ -171,8 +171,19 @@ def _checked_dtypes(skeleton: PreTrainedModel, modules: dict[str, Any], wanted: 
     return dtypes
 
 
-def _settings(generation: Generation, config: PreTrainedConfig) -> GenerationSettings:
-    """Return the settings for every request; with an encoder a forced first token is the request's (`first_token`)."""
-    if not config.is_encoder_decoder:
-        return generation.settings
-    return msgspec.structs.replace(generation.settings, forced_bos_token_id=None)
+def _packable(folder: Path, skeleton: PreTrainedModel, wanted: torch.dtype) -> dict[str, Any]:
+    """Return the fields of a survey on linear layers that may stay packed; only a GGUF model has some."""
+    described = read_description(folder)
+    linears = described.linears if described else {}
+    return {"packable": linears, "packable_bytes": packable_bytes(skeleton, linears, wanted)}
+
+
+def _generation_facts(generation: Generation, config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields of a survey on ends of text, a forced first token, and the settings for every request.
+
+    With an encoder a forced first token is the request's (`first_token`).
+    """
+    settings, first = generation.settings, None
+    if config.is_encoder_decoder:
+        settings, first = msgspec.structs.replace(settings, forced_bos_token_id=None), generation.first_token
+    return {"eos_ids": generation.eos_ids, "first_token": first, "settings": settings}

@@ -124,7 +124,7 @@ class Gateway:
         request_id = submit.request_id
         accepted = SendToClient(identity, Accepted(request_id))
         if (stream := self.book.open.get(request_id)) is not None:
-            return [accepted, *self._repeat(stream, identity)]
+            return [] if submit.is_late(*stream.sent) else [accepted, *self._repeat(stream, identity, submit)]
         if (end := self.book.find_end(request_id)) is not None:
             return [accepted, SendToClient(identity, end)]
         if (error := self._refusal(submit)) is not None:
@@ -138,6 +138,7 @@ class Gateway:
             number=number,
             identity=identity,
             submit=submit,
+            sent=(submit.origin, submit.attempt),
             accepted_ns=self._now_ns,
             job=self.router.job(submit.prompt_ids, submit.domain),
             prefix=self._prefix,
@@ -153,9 +154,9 @@ class Gateway:
             return BusyError(f"{waiting} requests wait in the cluster", "queue", "Submit again later")
         return None
 
-    def _repeat(self, stream: Stream, identity: bytes) -> list[GatewayAction]:
+    def _repeat(self, stream: Stream, identity: bytes, submit: Submit) -> list[GatewayAction]:
         """Send what a client that has reconnected may have missed."""
-        stream.identity = identity
+        stream.identity, stream.sent = identity, (submit.origin, submit.attempt)
         if stream.replica is None:
             self.book.waiting.follow(stream)
         tokens = Tokens(stream.submit.request_id, 0, list(stream.delivered))

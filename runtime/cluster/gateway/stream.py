@@ -31,6 +31,8 @@ class Stream:
     learns: bool = False
     """Ask for the routing of this request, to learn from it."""
     priority: int = 0
+    sent: tuple[str, int] = ("", 0)
+    """Origin and attempt of the latest `Submit`."""
     delivered: list[int] = field(default_factory=list)
     """Output that the client has."""
     replica: str | None = None

@@ -72,6 +72,7 @@ def test_an_option_that_engines_do_not_have_is_named() -> None:
 def test_what_cannot_be_started_is_refused_first(
     more: dict[str, Any], model: str, what: str, monkeypatch: pytest.MonkeyPatch, no_process: None
 ) -> None:
+    monkeypatch.setattr(control, "require_ray", lambda: None)  # it is no part of [dev]
     monkeypatch.setattr(control, "_deploy", refuse)
     with pytest.raises(UsageError, match=what):
         start_cluster(Config.load(model=model), options(**more))

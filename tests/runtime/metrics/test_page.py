@@ -40,7 +40,7 @@ def metrics_of_a_cluster() -> list[Metric]:
 
 
 def exported_names() -> set[str]:
-    """Names of the metrics of an engine and of a cluster's front."""
+    """All names: those of an engine and of a cluster."""
     return names_in(engine_metrics(busy_board().snapshot())) | names_in(metrics_of_a_cluster())
 
 

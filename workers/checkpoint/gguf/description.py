@@ -31,7 +31,7 @@ FILE = "gguf.json"
 ERROR = "error.msgpack"
 REFUSED = 2
 """Exit code of the process that describes a model, if it wrote why there is no description."""
-FORMAT = 3
+FORMAT = 4
 """Raised when descriptions change: older ones are made anew."""
 DESCRIBE_SECONDS = 600.0
 STALE_SECONDS = 3600.0
@@ -64,6 +64,8 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """By the name in the model."""
     experts: list[str]
     """Names of those that routed experts have."""
+    linears: dict[str, str]
+    """Weights of linear layers that are one stored tensor of blocks, value by value, and the type of its blocks."""
 
 
 def read_description(folder: Path) -> Description | None:

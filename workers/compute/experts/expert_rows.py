@@ -45,6 +45,8 @@ def rows_by_expert(routes: np.ndarray, run_rows: Callable[[int], int] = padded_r
     `run_rows` returns how many rows are run for a number of rows, so that an expert may get spare ones.
     """
     flat = routes.reshape(-1)
+    if len(routes) == 1 and run_rows(1) == 1 and (rows := _rows_of_token(flat)) is not None:
+        return rows
     counts = np.bincount(flat)
     experts = np.flatnonzero(counts)
     counts = counts[experts]
@@ -57,3 +59,17 @@ def rows_by_expert(routes: np.ndarray, run_rows: Callable[[int], int] = padded_r
     pair_of_row = np.zeros(-(-bounds[-1] // ROWS_MULTIPLE) * ROWS_MULTIPLE, dtype=np.int64)
     pair_of_row[row_of_pair] = np.arange(order.size)
     return ExpertRows(experts.tolist(), bounds.tolist(), pair_of_row, row_of_pair, counts.tolist())
+
+
+def _rows_of_token(flat: np.ndarray) -> ExpertRows | None:
+    """Return the rows of one token, one for each expert, as the general way makes them; None if it chose one twice."""
+    order = flat.argsort(kind="stable")
+    experts: list[int] = flat[order].tolist()
+    count = len(experts)
+    if len(set(experts)) < count:
+        return None
+    row_of_pair = np.empty_like(order)
+    row_of_pair[order] = np.arange(count)
+    pair_of_row = np.zeros(-(-count // ROWS_MULTIPLE) * ROWS_MULTIPLE, dtype=np.int64)
+    pair_of_row[:count] = order
+    return ExpertRows(experts, list(range(count + 1)), pair_of_row, row_of_pair, [1] * count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ....errors import CheckpointError
 from ...checkpoint.gguf.block_types import BLOCK_TYPES
 from ...checkpoint.gguf.container import StoredBlocks
 from ...checkpoint.gguf.dequantise import dequantise
-from ...checkpoint.gguf.description import Description, StoredParameter
+from ...checkpoint.gguf.description import Description, StoredParameter, read_description
 from ...checkpoint.gguf.model_files import read_containers
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -30,6 +31,10 @@ class LazyTensor:
 
     def __getitem__(self, where: Any) -> torch.Tensor:
         return self._whole().reshape(self.shape)[where]
+
+    def blocks(self) -> torch.Tensor:
+        """Return the stored blocks, uint8 [bytes]. Raises CheckpointError if the file has become shorter."""
+        return torch.from_numpy(self._read())
 
     def _whole(self) -> torch.Tensor:
         own = self._stored
@@ -55,6 +60,17 @@ class LazyTensor:
         if done < len(raw):
             raise CheckpointError(f"is cut off in tensor {own.name}", str(self._path), "Download the file again")
         return np.frombuffer(raw, dtype=np.uint8)
+
+
+def stored_blocks(folder: Path, names: Collection[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and blocks, uint8 [bytes], of parameters of a GGUF model that are one stored tensor each.
+
+    Raises CheckpointError for files that cannot be read.
+    """
+    described = read_description(folder)
+    tensors = lazy_tensors(described, {}) if described and names else {}
+    for name in names:
+        yield name, tensors[name].blocks()
 
 
 class LazyParameter:

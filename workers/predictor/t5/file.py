@@ -43,6 +43,8 @@ class T5File:
     weights: dict[str, np.ndarray]
     tokens: np.ndarray
     """[ids]: the token ids (int64), or strings, that the input ids from `FIRST` on stand for."""
+    where: str = "predictor"
+    """Name of the file, for errors."""
 
 
 def write_t5(file: Path, predictor: T5File) -> None:
@@ -53,4 +55,4 @@ def write_t5(file: Path, predictor: T5File) -> None:
 def read_t5(file: Path) -> T5File:
     """Read a predictor. Raise UsageError if the file holds none of the paper's kind and of this version."""
     stored = read_stored(file, KIND, T5Shape)
-    return T5File(stored.header, stored.weights, stored.array("tokens", str(file)))
+    return T5File(stored.header, stored.weights, stored.array("tokens", str(file)), str(file))

@@ -18,7 +18,7 @@ from ..base.model_shape import ModelShape
 from ..base.predictor_file import check_belongs
 from ..base.vocabulary import Spelling, tokenizer_spelling
 from .file import FIRST, UNKNOWN, T5File, read_t5
-from .module import T5Module, empty_cache, pad
+from .module import T5Module, empty_cache, load_module, pad
 
 REMEMBERED_ROWS = 256
 CACHED_TOKENS = 16_384
@@ -34,9 +34,8 @@ class T5Forecaster(Forecaster):
         shape = file.header.shape
         super().__init__(shape.layers, shape.experts)
         self._window, self._spelling, self._named = shape.window, spelling, file.tokens.dtype.kind == "U"
+        self._module = load_module(file)
         self._input_ids = {token: FIRST + index for index, token in enumerate(file.tokens.tolist())}
-        self._module = T5Module(shape).eval()
-        self._module.load_state_dict({name: torch.from_numpy(array) for name, array in file.weights.items()})
         self._rows: LruDict[T5Row] = LruDict(REMEMBERED_ROWS)
 
     def parts(self, request: PredictStep) -> Iterator[Part]:

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 from transformers import T5Config, T5Model
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
-from .file import PAD, T5Shape
+from ....errors import UsageError
+from ..base.predictor_file import REMEDY
+from .file import FIRST, PAD, T5File, T5Shape
 
 
 class T5Module(nn.Module):
@@ -58,6 +60,29 @@ class T5Module(nn.Module):
             use_cache=False,
         ).last_hidden_state
         return self.head(hidden).unflatten(-1, (self.shape.layers, self.shape.experts))
+
+
+def load_module(file: T5File) -> T5Module:
+    """Return the trained module of a file.
+
+    Raises UsageError if its arrays do not fit the sizes that it states, before memory is taken for these sizes.
+    """
+    shape, weights = file.header.shape, file.weights
+    try:
+        if not 0 < shape.blocks <= len(weights) or shape.window < 1:
+            raise ValueError(f"{shape.blocks} blocks, a window of {shape.window}")
+        if file.tokens.ndim != 1 or file.tokens.dtype.kind not in "iuU" or len(file.tokens) + FIRST > shape.vocabulary:
+            raise ValueError(f"tokens {file.tokens.dtype} {file.tokens.shape} for {shape.vocabulary} input ids")
+        with torch.device("meta"):
+            wanted = {name: tuple(value.shape) for name, value in T5Module(shape).state_dict().items()}
+        if wanted != {name: array.shape for name, array in weights.items()}:
+            raise ValueError("weights of other names or shapes")
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        what = f"its arrays do not fit its sizes ({str(error).partition(chr(10))[0]})"
+        raise UsageError(what, file.where, REMEDY) from error
+    module = T5Module(shape).eval()
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+    return module
 
 
 def empty_cache() -> EncoderDecoderCache:

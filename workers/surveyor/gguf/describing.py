@@ -14,6 +14,7 @@ from ...checkpoint.gguf.description import FILE, Description, stamps_of
 from ...checkpoint.gguf.model_files import read_containers
 from ...model.architecture import build_on_meta, expert_names, experts_modules, load_config
 from .configuration import config_values
+from .linears import whole_linears
 from .parameters import stored_parameters
 from .tokenizer_files import write_tokenizer
 
@@ -32,12 +33,15 @@ def write_description(folder: Path, files: list[Path]) -> None:
     config = load_config(folder, values)
     model = build_on_meta(config, torch.float32)
     experts = [name for path, module in experts_modules(model) for name in expert_names(path, module)]
+    parameters = stored_parameters(model, containers, values)
+    outside = {name: own for name, own in parameters.items() if name not in experts}
     described = Description(
         architecture=containers[0].architecture,
         files=[str(file) for file in files],
         stamps=stamps,
-        parameters=stored_parameters(model, containers, values),
+        parameters=parameters,
         experts=experts,
+        linears=whole_linears(model, outside, containers, values),
     )
     (folder / FILE).write_bytes(msgspec.json.encode(described))
 
