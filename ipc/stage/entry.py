@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ...errors import EngineError, ExpertFlowError
+from ..transport.link import LinkCut
 from .logs import set_up_logging
 from .run_with_parent import ORPHANED, end_with_process, end_with_supervisor
 from .stage import Stage
@@ -76,6 +77,8 @@ def unexpected_error(error: Exception, stage: str, tells_all: bool) -> EngineErr
     if is_short_of_memory(error):
         remedy = "Lower expert_memory or kv_memory, or free memory"
         return EngineError("ran out of memory", f"stage {stage}", remedy)
+    if isinstance(error, LinkCut):
+        return EngineError(str(error), f"stage {stage}", "A restart mends that; report it if it comes again")
     told = f"{type(error).__name__}: {error}" if tells_all else type(error).__name__
     return EngineError(told, f"stage {stage}", "This is a bug")
 

@@ -197,7 +197,12 @@ class Stage:
         counters: dict[str, int | float] | None = None,
         histograms: dict[str, HistogramCounts] | None = None,
     ) -> None:
-        """Publish statistics and the spans since the last `publish`. All time outside `poll` counts as busy."""
+        """Publish statistics and the spans since the last `publish`. All time outside `poll` counts as busy.
+
+        Raises LinkCut if the connection to a living peer has broken since.
+        """
+        for link in self._links.values():
+            link.require_whole()
         self._published_ns = now_ns = time.monotonic_ns()
         stats = StageStats(
             stage=self.spec.stage,

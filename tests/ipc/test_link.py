@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,7 +18,7 @@ from expertflow.ipc.shared.rundir import RunDir
 from expertflow.ipc.stage.wiring import decoders_of
 from expertflow.ipc.transport.addresses import Party, pair_address, socket_address
 from expertflow.ipc.transport.codec import Unreadable
-from expertflow.ipc.transport.link import Link
+from expertflow.ipc.transport.link import Link, LinkCut
 from expertflow.ipc.transport.router import Router
 from expertflow.ipc.transport.sockets import Context, Socket
 from expertflow.tests.runtime.fakes import wait_until
@@ -86,6 +88,54 @@ def test_epochs_have_addresses_of_their_own():
     assert len(both) == 1
     assert pair_address("/r", COMPUTE, Party("loader", 2)) not in both
     assert pair_address("/r", Party("compute", 2), LOADER) not in both
+
+
+def connections_at(path: str) -> list[int]:
+    """Descriptors of this process that are ends of connections to the Unix socket `path`: those of the end that bound
+    it. The socket that listens there has the same name."""
+    found = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            peeked = socket.socket(fileno=os.dup(int(name)))
+        except OSError:  # no socket, or closed meanwhile
+            continue
+        with peeked:
+            listens = peeked.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+            if peeked.family == socket.AF_UNIX and not listens and peeked.getsockname() == path:
+                found.append(int(name))
+    return found
+
+
+@pytest.mark.parametrize("sender", ["bound", "connected", "nobody"])
+def test_a_connection_that_broke_between_living_ends_is_not_taken_for_whole(
+    end: Callable[..., Link[Any]], run_dir: RunDir, sender: str
+):
+    """ZeroMQ connects again and says nothing: what was on its way is lost, and neither end knows that it was."""
+    loader, compute = Party("loader", 1), Party("compute", 1)
+    bound, connected = end(loader, compute), end(compute, loader)
+    connected.send(Miss(0, 1, [1]))
+    assert receive(bound, 1, connected) == [Miss(0, 1, [1])]
+    path = pair_address(str(run_dir.path), loader, compute).removeprefix("ipc://")
+    connected.require_whole()
+    [descriptor] = connections_at(path)
+    with socket.socket(fileno=os.dup(descriptor)) as broken:
+        broken.shutdown(socket.SHUT_RDWR)
+    if sender == "bound":
+        bound.send(Filled(1, 1, 1))
+    if sender == "connected":
+        connected.send(Miss(0, 1, [2]))
+    with pytest.raises(LinkCut):
+        wait_until(lambda: connected.require_whole() or bound.receive() and False)
+
+
+def test_the_end_of_a_peer_is_no_broken_connection(end: Callable[..., Link[Any]]):
+    loader, compute = Party("loader", 1), Party("compute", 1)
+    bound, connected = end(loader, compute), end(compute, loader)
+    connected.send(Miss(0, 1, [1]))
+    assert receive(bound, 1, connected) == [Miss(0, 1, [1])]
+    bound.close()
+    time.sleep(0.3)  # longer than a connection takes to be made again
+    connected.require_whole()
 
 
 def test_a_stranger_on_a_bound_end_is_neither_heard_nor_served(

@@ -70,6 +70,12 @@ def disconnect(world: World, client: str, draw: int) -> None:
     world.clients[client].socket.cut(draw)
 
 
+def cut(world: World, link: str, draw: int) -> str:
+    """Break the connection between two stages that go on living."""
+    one, other = link.split("-")
+    return world.cut((one, other), draw)
+
+
 def vanish(world: World, client: str, draw: int) -> None:
     """Kill a client."""
     world.clients[client].vanish(draw)
@@ -105,6 +111,7 @@ FAULTS: dict[str, Callable[[World, str, int], Any]] = {
     "continue": proceed,
     "stall": stall,
     "disconnect": disconnect,
+    "cut": cut,
     "vanish": vanish,
     "freeze": freeze,
     "lose": lose,

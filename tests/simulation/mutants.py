@@ -16,6 +16,7 @@ from expertflow.runtime.client.session import EngineSession
 from expertflow.runtime.engine.roster import Roster
 from expertflow.runtime.engine.watchdog import Hang, Watchdog
 from expertflow.tests.simulation.executor import SimulatedCompute
+from expertflow.tests.simulation.wires import SimulatedLink
 from expertflow.workers.compute.experts.holdings import Holdings
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.slots import Owner, Slot, SlotTable
@@ -55,6 +56,13 @@ def planted(mutant: Mutant) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(mutant.where, mutant.attribute, mutant.mutant)
         yield
+
+
+# Links
+
+
+def go_on_after_a_cut(self: SimulatedLink) -> None:
+    """A connection that broke is used on, as if nothing had been lost."""
 
 
 # Scheduler
@@ -327,27 +335,28 @@ MUTANTS = [
     Mutant("scheduler", RequestState, "row", start_over, 6),
     Mutant("scheduler", WaitingQueue, "put_back", forget_the_lost, 11),
     Mutant("scheduler", UnitState, "leave", forget_to_drop, 8),
-    Mutant("scheduler", RequestLedger, "assign_client", answer_the_old_connection, 76),
+    Mutant("scheduler", RequestLedger, "assign_client", answer_the_old_connection, 35),
     Mutant("scheduler", Stepper, "__init__", count_from_zero, 0),
     Mutant("scheduler", RequestFrontend, "repeat", run_again, 35),
     Mutant("scheduler", SchedulerState, "_requeue_all", wait_for_the_dead, 8),
     Mutant("scheduler", RequestFrontend, "finish", finish_short, 0),
     Mutant("predictor", PredictorState, "_awaited_step", predict_too_soon, 41),
-    Mutant("predictor", PredictorState, "still_useful", predict_the_past, 88),
+    Mutant("predictor", PredictorState, "still_useful", predict_the_past, 153),
     Mutant("ledger", SlotTable, "start", forget_filling, 0),
     Mutant("ledger", SlotTable, "void_recalls", keep_recalls_of_the_dead, 11),
     Mutant("ledger", Ledger, "_on_compute_joined", keep_word_to_the_dead, 5),
     Mutant("ledger", Ledger, "__init__", fill_before_hearing, 4),
     Mutant("ledger", Ledger, "_on_resident_table", ignore_open_miss, 0),
-    Mutant("ledger", Ledger, "_on_compute_joined", release_what_fills, 23),
+    Mutant("ledger", Ledger, "_on_compute_joined", release_what_fills, 249),
     Mutant("ledger", Ledger, "_on_fill_done", forget_misses_under_way, 5),
     Mutant("holdings", Holdings, "_release_due", give_pinned, 0),
     Mutant("holdings", Holdings, "_release_due", hoard, 0),
     Mutant("holdings", Holdings, "_on_loader_joined", keep_silent, 0),
     Mutant("holdings", Holdings, "_forget", give_and_keep, 0),
     Mutant("shells", SimulatedCompute, "_handle_events", tell_nothing, 0),
-    Mutant("shells", SimulatedCompute, "_handle_events", run_steps_of_the_dead, 193),
+    Mutant("shells", SimulatedCompute, "_handle_events", run_steps_of_the_dead, 482),
     Mutant("shells", Stage, "_open_link", know_the_first_only, 0),
+    Mutant("links", SimulatedLink, "require_whole", go_on_after_a_cut, 54),
     Mutant("session", EngineSession, "on_reconnect", sleep_through, 6),
     Mutant("session", EngineSession, "on_reconnect", lose_under_way, 6),
     Mutant("session", EngineSession, "_remove", keep_ended, 21),

@@ -11,6 +11,7 @@ from expertflow.ipc.messages import NEUTRAL, Sampling, Submit
 from expertflow.workers.checkpoint.survey import RowFacts, Survey
 
 STAGES = ("compute", "loader", "predictor", "scheduler")
+LINKS = ("compute-loader", "compute-scheduler", "loader-predictor", "predictor-scheduler")
 EOS = 7
 CONTEXT = 40
 HANG_S = 4
@@ -134,7 +135,7 @@ def draw_plan(seed: int) -> Plan:
         chunk=rng.choice((0, 0, 2, 5)),
         stall_ns=rng.choice((0, 500)),
         requests=_draw_requests(rng),
-        faults=_draw_faults(rng),
+        faults=sorted([*_draw_faults(rng), *_draw_cuts(seed)], key=lambda fault: fault.at_us),
     )
 
 
@@ -192,6 +193,14 @@ def _draw_faults(rng: random.Random) -> list[Fault]:
         target = rng.choice(STAGES)
         faults += [Fault(500_000 + 300_000 * n, "kill", target, rng.randrange(1000)) for n in range(RESTART_LIMIT + 2)]
     return sorted(faults, key=lambda fault: fault.at_us)
+
+
+def _draw_cuts(seed: int) -> list[Fault]:
+    """Return broken connections between living stages. They have a generator of their own: others stay as they are."""
+    rng = random.Random(f"cuts of {seed}")
+    count = rng.choice((0, 0, 0, 0, 0, 1, 1, 2))
+    times = [rng.randrange(*rng.choice(((300_000, 700_000), (400_000, FAULTS_END_US)))) for _ in range(count)]
+    return [Fault(at_us, "cut", rng.choice(LINKS), rng.randrange(1000)) for at_us in times]
 
 
 def _draw_fault(rng: random.Random, at_us: int) -> list[Fault]:

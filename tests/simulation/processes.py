@@ -11,6 +11,7 @@ from expertflow.ipc.stage.events import Received
 from expertflow.ipc.stage.span_quota import quota_of
 from expertflow.ipc.stage.stage import Stage
 from expertflow.ipc.transport.addresses import Party
+from expertflow.ipc.transport.link import LinkCut
 from expertflow.tests.simulation.agenda import Broken, Pending, require
 from expertflow.tests.simulation.current import CURRENT
 from expertflow.tests.simulation.executor import SimulatedCompute
@@ -116,6 +117,9 @@ class Process:
             self._main()
         except (Broken, GreenletExit):
             raise
+        except LinkCut:
+            CURRENT.world.fell(self)  # type: ignore[arg-type]
+            return
         except Exception as error:
             raise Broken(f"crash: {self.name} ended with {type(error).__name__}: {error}") from error
         if not self.dead:

@@ -4,6 +4,8 @@
 - What a killed process has sent arrives up to some message; the rest is lost. What it had received is lost.
 - A client's socket reconnects by itself: what it had not written yet goes to the next scheduler, what was written is
   lost with the old one.
+- A connection between two living stages that breaks is made again a moment later. What was on its way is lost, from
+  some message on, and so is what the bound end sends meanwhile. The end that connects hears of it when it asks.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from expertflow.ipc.messages import Message
 from expertflow.ipc.stage.wiring import decoders_of
 from expertflow.ipc.transport.addresses import Party
 from expertflow.ipc.transport.codec import Unreadable
+from expertflow.ipc.transport.link import LinkCut
 from expertflow.tests.simulation.current import CURRENT
 
 DELAY_US = (20, 1500)
+RECONNECT_US = (5_000, 100_000)
 ENCODER = msgspec.msgpack.Encoder()
 DECODERS = {
     (receiver, sender): decoder
@@ -75,6 +79,7 @@ class Channel:
         self.ends: dict[Party, SimulatedLink] = {}
         self.wires: dict[Party, Wire] = {}
         """By sender."""
+        self.parties, self.cut_off, self.joined_again = parties, False, False
         self._outbox: list[tuple[Party, bytes]] = []
         for sender, receiver in (parties, parties[::-1]):
             decode = DECODERS[receiver.stage, sender.stage].decode
@@ -89,11 +94,30 @@ class Channel:
             self._outbox.clear()
 
     def send(self, sender: Party, data: bytes) -> None:
+        if self.cut_off and sender == self.parties[1]:
+            return
         if len(self.ends) == 2:
             if self.wires[sender].open:
                 self.wires[sender].carry(data)
         else:
             self._outbox.append((sender, data))
+
+    def cut(self, draw: int) -> str:
+        """Break the connection between both ends, and let it be made again."""
+        if len(self.ends) < 2 or self.cut_off or not all(wire.open for wire in self.wires.values()):
+            return "nothing: there is none"
+        self.cut_off = True
+        for wire in self.wires.values():
+            wire.keep(draw % (len(wire.under_way) + 1))
+        name = f"connect {name_of(self.parties[0])} again"
+        CURRENT.world.agenda.after(name, self._join, *RECONNECT_US, may_be_late=False)
+        return "until it is made again"
+
+    def _join(self) -> Any:
+        if any(link.socket.closed for link in self.ends.values()):
+            return "nothing: an end is closed"
+        self.cut_off, self.joined_again = False, True
+        return None
 
     def close(self, party: Party, keep: int) -> None:
         """Close the end of a party: it receives no more, and the first `keep` messages under way still arrive."""
@@ -159,6 +183,11 @@ class SimulatedLink:
         messages = list(self._arrived)
         self._arrived.clear()
         return messages
+
+    def require_whole(self) -> None:
+        """Raise LinkCut as the real one does."""
+        if self._channel.joined_again and self._party == self._channel.parties[0]:
+            raise LinkCut(f"the connection of {name_of(self._party)} broke")
 
     def close(self, linger_ms: int = 0) -> None:
         self.socket.closed = True

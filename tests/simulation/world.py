@@ -135,7 +135,19 @@ class World:
         self._end(process, -9)
         return None
 
-    def ended(self, process: Process) -> None:
+    def fell(self, process: StageProcess) -> None:
+        """Take note of a process that has ended with an error that a restart mends."""
+        self.deaths[process.party.stage] += 1
+        self.ended(process, exit_code=3)
+
+    def cut(self, stages: tuple[str, str], draw: int) -> str:
+        """Break the connection between two stages that live."""
+        one, other = (self.live(stage) for stage in stages)
+        if one is None or other is None:
+            return "nothing: one of them is dead"
+        return self.channel(one.party, other.party).cut(draw)
+
+    def ended(self, process: Process, exit_code: int = 0) -> None:
         """Take note of a process that has ended by itself."""
         process.dead = True
         if not isinstance(process, StageProcess):
@@ -145,7 +157,7 @@ class World:
                 channel.close(process.party, keep=len(channel.wires[process.party].under_way))
         if process.party.stage == "scheduler" and self.router is not None:
             self.close_router(self.router, keep=None)
-        self._end(process, 0)
+        self._end(process, exit_code)
 
     def _end(self, process: StageProcess, exit_code: int) -> None:
         if process.party.stage == "loader":
