@@ -19,7 +19,7 @@ from ...configs.schema import Config
 from ...errors import UsageError
 from ...ipc.messages import Activity, Progress, StageSpans
 from ...ipc.shared.rundir import engines_of
-from ..client.address import run_dir_of
+from ..client.address import is_remote, run_dir_of
 from ..client.watching import Watcher
 from ..doctor.checks import judge_machine
 from ..doctor.facts import gather_facts
@@ -36,14 +36,17 @@ LOOK_EVERY_S = 0.5
 Report = Callable[[Progress], None]
 
 
-def gather_bundle(address: str, seconds: float, report: Report, timeline: Path | None = None) -> Bundle:
+def gather_bundle(
+    address: str, seconds: float, report: Report, timeline: Path | None = None, keys: Path | None = None
+) -> Bundle:
     """Watch the engine at `address` for some seconds, and return a bundle of it.
 
-    `timeline`: file that the engine writes; None: that of its configuration, if it has one. Raises EngineError if no
-    engine answers, UsageError if a file that was named cannot be read.
+    `timeline`: file that the engine writes; None: that of its configuration, if it has one. `keys`: folder of
+    keys, for an engine over TCP; its configuration is not sent, and machine and versions are those of this one. Raises
+    EngineError if no engine answers, UsageError if a file that was named cannot be read.
     """
     configurations = _read_configurations(address)
-    with Watcher(address) as watcher:
+    with Watcher(address, keys) as watcher:
         activity = _watch(watcher, seconds, report)
         snapshot, history = watcher.snapshot(), watcher.history()
     named = [Path(config.timeline) for config in configurations if config.timeline]
@@ -96,7 +99,9 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _read_configurations(address: str) -> list[Config]:
-    """Return the configurations of the engines at an address."""
+    """Return the configurations of the engines at an address; none of one over TCP."""
+    if is_remote(address):
+        return []
     files = [engine / CONFIGURATION for engine in engines_of(Path(run_dir_of(address)))]
     return [msgspec.json.decode(file.read_bytes(), type=Config) for file in files if file.is_file()]
 

@@ -29,7 +29,7 @@ from ..batch_files.store import IndexedInput
 from ..batch_files.view import BatchView
 from ..batch_files.work_order import find_forecast, input_order, shared_order
 from ..client import Client
-from ..client.address import run_dir_of
+from ..client.address import is_remote, run_dir_of
 from ..client.async_client import AsyncClient
 from ..cluster.hosts.control import joined_cluster
 from ..command_line.base import DONE, WRONG_USAGE, EngineCommand
@@ -57,6 +57,7 @@ class Batch(EngineCommand):
             "order",
             "served_model_name",
             "address",
+            "keys",
             "cluster",
         ),
     }
@@ -80,6 +81,8 @@ class Batch(EngineCommand):
     """A name that `model` in a body may have, besides that of the folder; repeat the option for more."""
     address: str = ""
     """Use the engine at this address; options of the engine but batch_invariant do not apply then."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of your keys, for an address over TCP (tcp://HOST:PORT); --model names a folder with the tokenizer."""
     cluster: Annotated[str, tyro.conf.arg(metavar="HOST:PORT")] = ""
     """Use the cluster on the Ray at this address; auto: that of the last `expertflow cluster up`."""
     replicas: Annotated[tyro.conf.Suppress[int], msgspec.Meta(ge=1)] = 1
@@ -112,7 +115,7 @@ class Batch(EngineCommand):
             remedy = "Leave it out, or name a file for the results"
             raise UsageError("results on stdout cannot be sorted: they are written as they end", "--sort", remedy)
         if self.address:
-            refuse_engine_options(self.engine, self.preset)
+            refuse_engine_options(self.engine, self.preset, self.address)
 
     def _required_results(self) -> Path:
         if self.results is None:
@@ -133,8 +136,12 @@ class Batch(EngineCommand):
         """Return the limits of the model: of the running engine, or as the model's folder states them."""
         if not self.address:
             return stated_facts(resolve_folder(self.engine.model, self.engine.revision))
-        with Client(self.address) as client:
+        with Client(self.address, keys=self.keys, model=self._remote_model()) as client:
             return client.model
+
+    def _remote_model(self) -> str:
+        """Return the folder here with the tokenizer of an engine over TCP."""
+        return self.engine.model if is_remote(self.address) else ""
 
     def _job_model(self) -> JobModel:
         folder = Path(self._facts().model)
@@ -174,7 +181,7 @@ class Batch(EngineCommand):
         self, address: str, job: Job, given: IndexedInput, progress: BatchProgress, view: BatchView
     ) -> None:
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(AsyncClient(address))
+            client = await stack.enter_async_context(AsyncClient(address, keys=self.keys, model=self._remote_model()))
             progress.started_s = time.monotonic()
             model = self._served(client.model)
             stack.callback(model.codec.close)
@@ -198,4 +205,4 @@ class Batch(EngineCommand):
 
 
 def _count_engines(address: str) -> int:
-    return len(engines_of(Path(run_dir_of(address))))
+    return 1 if is_remote(address) else len(engines_of(Path(run_dir_of(address))))

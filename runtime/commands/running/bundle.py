@@ -33,6 +33,8 @@ class Bundle(Command):
     """File to write, for example engine.zip."""
     address: str = ""
     """Address of the engine, as `expertflow serve` prints it. Empty: your only running engine."""
+    keys: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of your keys, for an address over TCP (tcp://HOST:PORT): without its configuration, with this machine."""
     seconds: Annotated[float, Meta(ge=0, le=LONGEST_S)] = 5.0
     """Time for which the engine is watched: `why` explains the waits of these seconds, unless there is a timeline."""
     timeline: Path | None = None
@@ -41,7 +43,7 @@ class Bundle(Command):
     def run(self) -> int:
         require_place(self.file)
         with ProgressView() as view:
-            bundle = gather_bundle(find_engine(self.address), self.seconds, view, self.timeline)
+            bundle = gather_bundle(find_engine(self.address), self.seconds, view, self.timeline, self.keys)
         write_bundle(self.file, bundle)
         size = format_size(self.file.stat().st_size)
         words = f"{self.file}: {size}, without prompts. Open it: expertflow top --from {self.file}"

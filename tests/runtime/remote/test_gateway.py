@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from expertflow.errors import EngineError, RequestError, UsageError
 from expertflow.ipc.messages import Hello, Submit, Welcome
 from expertflow.ipc.messages.to_client import TO_CLIENT
 from expertflow.ipc.transport.link import Link
+from expertflow.runtime.bundle.file import read_bundle
 from expertflow.runtime.client.images import ImagePrompt
 from expertflow.runtime.client.watching import Watcher
 from expertflow.runtime.command_line.registry import parse
@@ -233,7 +235,20 @@ def test_an_address_over_tcp_needs_keys_and_another_takes_none(engine: FakeEngin
             Client(wrong, keys=keys / "client")
 
 
-def test_a_remote_watcher_sees_the_engine_and_kills_nothing(keys: Path) -> None:
+def test_a_batch_file_runs_over_tcp(gateway: LocalGateway, engine: FakeEngine, keys: Path, tmp_path: Path) -> None:
+    own = {"ignore_eos": True, "return_token_ids": True}
+    body = own | {"model": tmp_path.name, "prompt": [1, 2, 3], "max_tokens": 3, "seed": 1}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body}
+    given, results = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    given.write_text(json.dumps(line))
+    over_tcp = ["--address", gateway.address, "--keys", str(keys / "client")]
+    assert parse(["batch", str(given), str(results), *over_tcp]).run() == 0
+    [choice] = json.loads(results.read_text())["response"]["body"]["choices"]
+    with Client(engine.address) as local:
+        assert choice["token_ids"] == local.generate([[1, 2, 3]], 3, eos_ids=[], seed=1)[0].token_ids
+
+
+def test_a_remote_watcher_sees_the_engine_and_kills_nothing(keys: Path, tmp_path: Path) -> None:
     with (
         fake_engine(("compute", "loader")) as engine,
         LocalGateway(keys / "server", engine.address) as gateway,
@@ -243,6 +258,8 @@ def test_a_remote_watcher_sees_the_engine_and_kills_nothing(keys: Path) -> None:
         assert set(watcher.history()) == {""} and set(watcher.activity()) == {""}
         over_tcp = ["--address", gateway.address, "--keys", str(keys / "client")]
         assert parse(["top", *over_tcp, "--once", "--interval-s", "0.2"]).run() == 0
+        assert parse(["bundle", str(tmp_path / "it.zip"), *over_tcp, "--seconds", "0"]).run() == 0
+        assert read_bundle(tmp_path / "it.zip").configurations == {}
         with pytest.raises(UsageError, match="takes no orders over TCP"):
             watcher.kill("compute")
         watcher._monitors.kill("compute")  # as a client of another make would
