@@ -24,7 +24,7 @@ MANY = [*FEW, {"expert_memory": "100%"}, {"predictor": "none"}, {"expert_memory"
 """With all experts in slots, these lie elsewhere in their slots."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("reloads", [FEW, pytest.param(MANY, marks=pytest.mark.slow)], ids=["few", "many"])
 def test_reloads_while_it_generates_lose_and_change_nothing(
     reloads: list[dict[str, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
