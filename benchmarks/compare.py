@@ -241,8 +241,8 @@ KINDS = {
     "gguf": Kind(
         _model_q, _random_cases, run_gguf, gguf_rows, (1, 8), 24, 20, "One GGUF file, opened by both",
         (
-            "Model Q has the layers of Qwen3-30B-A3B: 128 experts each, eight used a token, random weights. Experts "
-            "are rounded to Q4_0 by llama.cpp, the rest stays bfloat16. Under a limit of half of the file, with all "
+            "Model Q has the layers of Qwen3-30B-A3B: 128 experts each, eight used a token, random weights. All "
+            "matrices but the routers are rounded to Q4_0 by llama.cpp. Under a limit of half of the file, with all "
             "processes and the page cache, the file is out of the page cache before.",
             "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow and forced on llama.cpp. "
             "Steps are paired by repeat and place; the interval is a bootstrap over both.",
