@@ -35,10 +35,16 @@ class TemplateProcess:
     def render(self, job: RenderJob, where: str) -> str:
         """Return the rendered conversation.
 
-        Raises UsageError if the template fails, needs more time or memory than it may, or ends its process.
+        Raises UsageError if the job has a number of more than 64 bits, or the template fails, needs more time or memory
+        than it may, or ends its process.
         """
+        try:
+            encoded = msgspec.msgpack.encode(job)
+        except OverflowError as error:
+            remedy = "Send numbers between -2^63 and 2^64 - 1, or write them as texts"
+            raise UsageError("a number in this conversation has more than 64 bits", where, remedy) from error
         with self._turn:
-            reply = self._ask(msgspec.msgpack.encode(job), where)
+            reply = self._ask(encoded, where)
         if reply.error is not None:
             raise UsageError(f"its chat template cannot render this conversation: {reply.error}", where, _REMEDY)
         return reply.text

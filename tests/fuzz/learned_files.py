@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -167,3 +169,16 @@ def _prepare_sums(folder: Path) -> Read:
     """Return a reader of checksums whose digest is right."""
     put = in_file("sums", lambda path: _read(path, 1))(folder)
     return lambda data: put(msgspec.msgpack.encode(_Kept(hashlib.sha256(data).digest(), data)))
+
+
+def npz_without_an_array(name: str) -> bytes:
+    """Return an npz file of a trace of which one member is no array."""
+    zeros = np.zeros((4, 2, 2), np.int64)
+    arrays = {"experts": zeros, "prompt_offsets": np.array([0, 4]), "token_ids": zeros[:, 0, 0]}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as packed:
+        for own, array in arrays.items():
+            written = io.BytesIO()
+            np.save(written, array)
+            packed.writestr(f"{own}.npy", b"no array" if own == name else written.getvalue())
+    return file.getvalue()

@@ -100,6 +100,13 @@ FOUND: list[tuple[str, bytes]] = [
     ("paper's predictor (header)", learned_files.header_with(vocabulary=4)),
     ("ledger's log", LEDGER.replace(b"SLOTS\xa6layers\x02", b"\x02\xa6layers\xff")),
     ("ledger's log", LEDGER.replace(b"SLOTS", b"\x02").replace(b"experts\x03", b"experts\0")),
+    ("POST /tokenize", b'{"messages": [{"role": "system", "content": "a", "x": [-9223372036854775809]}]}'),
+    (
+        "POST /v1/chat/completions",
+        b'{"messages": [{"role": "user", "content": "B"}], "chat_template_kwargs": {"": 18446744073751615905}}',
+    ),
+    ("trace (npz)", learned_files.npz_without_an_array("experts")),
+    ("trace (npz)", learned_files.npz_without_an_array("prompt_offsets")),
 ]  # fmt: skip
 """Inputs at which readers failed with an error of Python's own."""
 

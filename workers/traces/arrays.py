@@ -25,7 +25,10 @@ def read_arrays(file: Path, name: str, remedy: str) -> dict[str, np.ndarray]:
                 raise ValueError("it is no npz file")
             source.seek(0)
             with np.load(source, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
+                found = {name: arrays[name] for name in arrays.files}
+        if other := next((name for name, array in found.items() if not isinstance(array, np.ndarray)), None):
+            raise ValueError(f"its member '{other[:80]}' is no array")
+        return found
     except OSError as error:
         raise UsageError(f"cannot be read as {name} ({error.strerror or error})", str(file), remedy) from error
     except _READ_ERRORS as error:
