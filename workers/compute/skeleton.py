@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,17 +88,16 @@ def load_unbound(survey: Survey, device: torch.device | None = None) -> PreTrain
     """
     ALL_EXPERTS_FUNCTIONS.register(EXPERTS_IMPLEMENTATION, dispatch)
     check_files(survey.stamps)
-    packed = survey.packed_linears if device is None or device.type == "cpu" else {}
-    model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype), packed)
-    pack_linears(model, survey, packed)
+    model = load_skeleton(Path(survey.folder), getattr(torch, survey.dtype), survey.packed_linears)
+    kernels = Kernels(survey.kernels)
+    pack_linears(model, survey, kernels)
     check_files(survey.stamps)
-    if device is None or device.type == "cpu":
-        kernels = Kernels(survey.kernels)
-        stream_linears(model, kernels)
-        if kernels.native is not None:
-            shorten_norms(model)
-        return model
-    return model.to(device)  # pyright: ignore[reportArgumentType]
+    if device is not None and device.type != "cpu":
+        return model.to(device)  # pyright: ignore[reportArgumentType]
+    stream_linears(model, kernels)
+    if kernels.native is not None:
+        shorten_norms(model)
+    return model
 
 
 def stream_linears(model: nn.Module, kernels: Kernels) -> None:
@@ -109,9 +108,9 @@ def stream_linears(model: nn.Module, kernels: Kernels) -> None:
         cast(StreamedLinear, module).kernels = own
 
 
-def pack_linears(model: nn.Module, survey: Survey, packed: Mapping[str, str]) -> None:
-    """Make the linear layers whose weights are `packed`, by name and type of blocks, multiply with these."""
-    native = Kernels(survey.kernels).native
+def pack_linears(model: nn.Module, survey: Survey, kernels: Kernels) -> None:
+    """Make the linear layers whose weights stay packed multiply with the blocks of the file."""
+    packed, native = survey.packed_linears, kernels.native
     if native is None:
         return
     for name, blocks in stored_blocks(Path(survey.folder), packed):
