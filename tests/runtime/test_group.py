@@ -11,16 +11,15 @@ from pathlib import Path
 
 import pytest
 from expertflow.configs.schema import Config
-from expertflow.errors import BudgetError, CheckpointError, EngineError, ExpertFlowError
+from expertflow.errors import BudgetError, CheckpointError, EngineError
 from expertflow.ipc.messages import Progress
 from expertflow.ipc.shared.attachments import FOLDER, Attachments, attachment_path
 from expertflow.runtime.client.watching import Watcher, find_engine
 from expertflow.runtime.engine.group import EngineGroup
 from expertflow.runtime.engine.group_resources import GroupResources
-from expertflow.runtime.engine.resources import Setup
 from expertflow.runtime.engine.supervisor import Supervisor
 from expertflow.tests.runtime.fake_survey import fake_survey
-from expertflow.tests.runtime.fakes import fake_plans, heard, wait_until
+from expertflow.tests.runtime.fakes import fail_next_setup, fake_plans, heard, wait_until
 
 DEVICES = ("fake:1", "fake:2")
 STAGES = ("compute", "loader")
@@ -151,18 +150,6 @@ def policies(group: EngineGroup) -> list[str]:
     return [engine.resources.config.policy for engine in group.engines.values()]
 
 
-def fail_first(monkeypatch: pytest.MonkeyPatch, engine: Supervisor, error: ExpertFlowError) -> None:
-    """Let the next new setup of this engine not come up, when its stages have ended already."""
-    make_room, errors = engine.resources.make_room, [error]
-
-    def fail(setup: Setup) -> None:
-        if errors:
-            raise errors.pop()
-        make_room(setup)
-
-    monkeypatch.setattr(engine.resources, "make_room", fail)
-
-
 def test_a_group_reloads_one_engine_after_the_other(caplog: pytest.LogCaptureFixture) -> None:
     """What an operator's command does, and then what a program does that holds the group."""
     with fake_group() as group, Watcher(group.address) as watcher, caplog.at_level(logging.INFO):
@@ -181,7 +168,7 @@ def test_a_group_reloads_one_engine_after_the_other(caplog: pytest.LogCaptureFix
 def test_an_engine_that_fails_is_named_and_no_engine_stays_changed(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_group(policy="lfu") as group, Watcher(group.address) as watcher:
         cause = BudgetError("needs 1 GB, and only 1 MB is available", "shared memory 'slots'")
-        fail_first(monkeypatch, group.engines["fake:2"], cause)
+        fail_next_setup(monkeypatch, group.engines["fake:2"], cause)
         order = partial(watcher.reload, {"policy": "lru"}) if by == "watcher" else partial(group.reload, policy="lru")
         with pytest.raises(BudgetError, match="needs 1 GB") as caught:
             order()

@@ -16,12 +16,12 @@ import pytest
 import zmq
 from expertflow.configs.schema import Config
 from expertflow.ipc.transport.router import Router
+from expertflow.ipc.transport.unread import MAX_LOST, TELL_EVERY_NS, UnreadClients
 from expertflow.runtime.client import Client
 from expertflow.runtime.client.session import ASK_AGAIN_NS
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.scheduler.fake_engine import FakeEngine
 from expertflow.workers.scheduler import shell as shell_module
-from expertflow.workers.scheduler.unread import MAX_LOST, TELL_EVERY_NS, UnreadClients
 
 MANY = 300
 """Answers of 3 kB each: more than the buffers of a connection take."""

@@ -15,7 +15,7 @@ from expertflow.runtime.client import Batch
 from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.engine import engine as engine_module
 from expertflow.tests.models.families import VOCABULARY, save_tiny
-from expertflow.tests.runtime.fakes import wait_until
+from expertflow.tests.runtime.fakes import fail_next_setup, wait_until
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts
 
@@ -103,6 +103,24 @@ def test_a_reload_under_load_changes_one_engine_after_the_other_and_no_text(
         assert getattr(engine.resources.config, option) == value
         wait_until(lambda engine=engine: engine.snapshot().facts["supervisor"]["state"] == "ready")
         wait_until(lambda device=device: loader_epoch(group, device) == epochs[device] + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_reload_that_fails_under_load_changes_no_engine_and_no_text(
+    group: EngineGroup, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second engine's compute and loader have ended when its new setup fails; the first one's have to go back."""
+    prompts = random_prompts(12, VOCABULARY, seed=9)
+    before = [engine.resources.config.expert_memory for engine in group.engines.values()]
+    fail_next_setup(monkeypatch, group.engines["fake:2"], BudgetError("needs 1 GB", "memory"))
+    with Client(group.address) as client:
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        await_tokens(batch, 20)
+        with pytest.raises(BudgetError, match=r"memory of fake:2: needs 1 GB\. fake:1 has its earlier settings again"):
+            parse(["reload", group.address, "--expert-memory", "30%"]).run()
+        assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+    assert [engine.resources.config.expert_memory for engine in group.engines.values()] == before
 
 
 def loader_epoch(group: EngineGroup, device: str) -> int:

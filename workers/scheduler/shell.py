@@ -20,11 +20,11 @@ from ...ipc.stage.stage import Stage
 from ...ipc.transport.addresses import CLIENTS, socket_address
 from ...ipc.transport.codec import Unreadable, decode
 from ...ipc.transport.router import Router
+from ...ipc.transport.unread import UnreadClients, refusal_of
 from ..checkpoint.survey import Survey
 from . import events
 from .limits import ModelInfo, SchedulerLimits, SchedulerStatistics
 from .state import SchedulerState
-from .unread import UnreadClients, refusal_of
 
 MAX_WAIT_MS = 1000
 MAX_CLIENTS = 16_384

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ...ipc.messages import ErrorFacts, Refused
+from ..messages import ErrorFacts, Refused
 
 TELL_EVERY_NS = 1_000_000_000
 MAX_LOST = 10_000
