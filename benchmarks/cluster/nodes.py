@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ HOST, PORT = "127.0.0.1", 8127
 OBJECT_STORE_BYTES = 80_000_000
 NODE: dict[str, Any] = {"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES}
 PATIENCE_S = 400.0
+TRIES = 3
 
 
 class Nodes:
@@ -34,7 +35,14 @@ class Nodes:
     def replace_one(self) -> None:
         """Kill the oldest node but the head, with everything on it, and add another one."""
         self._cluster.remove_node(self._others.pop(0), allow_graceful=False)
-        self._others.append(self._cluster.add_node(**NODE))
+        self._others.append(self._add_one())
+
+    def _add_one(self) -> Any:
+        """Ray gives a node 30 s to begin, too short where four engines begin as well; then try again."""
+        for _ in range(TRIES - 1):
+            with suppress(Exception):  # Ray raises no other type here
+                return self._cluster.add_node(**NODE)
+        return self._cluster.add_node(**NODE)
 
     def close(self) -> None:
         """End all nodes."""
