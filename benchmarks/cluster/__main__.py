@@ -21,7 +21,8 @@ from expertflow.workers.traces.trace import write_npz
 from ..report import show_table, write_json
 from .disturbed import measure_kills
 from .load import engine_folders, engine_sizes, measure_load, record_routing, requests_of
-from .nodes import Nodes, deploy_engines, gateway, ray_nodes, ray_processes
+from .nodes import Nodes, deploy_engines, gateway, ray_nodes
+from .processes import ray_processes
 from .prompts import KINDS
 from .simulated import trace_of
 

@@ -12,7 +12,8 @@ from typing import Any
 from expertflow.runtime.client.options import Request
 
 from .load import stream_all
-from .nodes import Nodes, replica_processes
+from .nodes import Nodes
+from .processes import replica_processes
 
 NODE_EVERY = 3
 """One kill in so many takes a whole node, the others a replica."""

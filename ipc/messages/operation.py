@@ -23,6 +23,8 @@ class OrderEnded(Message, frozen=True):
     error: ErrorFacts | None = None
     unfinished: int = 0
     """Requests that the deadline of a drain cut off; they end with a typed error."""
+    previous: dict[str, str | int | float | bool] = {}
+    """Fields that a reload changed -> their values before."""
 
 
 class CloseIntake(Message, frozen=True):

@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from ...errors import ExpertFlowError, RequestError
+from ...errors import ExpertFlowError, RequestError, UsageError
 
 PACKAGE = __name__.partition(".")[0]
 MAX_LINE_BYTES = 64 << 10
@@ -157,7 +157,7 @@ def error_text(error: BaseException, tells_all: bool) -> str:
     parts = []
     for each in _chain(error):
         frames = "".join(traceback.format_tb(each.__traceback__))
-        known = isinstance(each, ExpertFlowError) and not isinstance(each, RequestError)
+        known = isinstance(each, ExpertFlowError) and not isinstance(each, RequestError | UsageError)
         parts.append(f"{frames}{type(each).__name__}: {each if known else HIDDEN}")
     return "\n".join(parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import zmq
 from msgspec.msgpack import Decoder, Encoder
@@ -13,6 +13,8 @@ from .codec import Unreadable, decode
 from .sockets import Context, open_socket
 
 M = TypeVar("M")
+Delivery = Literal["sent", "unread", "gone"]
+"""Result of a send: unread, if the peer is connected and leaves so much unread that no more fits."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 MAX_UNHANDLED = 1000
@@ -32,6 +34,8 @@ class Router(Generic[M]):
         self.rejected = 0
         self.accepts = True
         """False while there are as many peers as this process may open files, less `SPARE_FILES`."""
+        self.high_water = high_water
+        """Messages that a peer may leave unread."""
         self._address = address
         self._decoder = decoder
         self._encoder = Encoder()
@@ -56,14 +60,18 @@ class Router(Generic[M]):
 
     def send(self, identity: bytes, message: Message) -> bool:
         """Send to one peer; return False if the peer is gone or does not read: the message is dropped and counted."""
+        return self.deliver(identity, message) == "sent"
+
+    def deliver(self, identity: bytes, message: Message) -> Delivery:
+        """Send as `send` does; return why not, if so."""
         try:
             self.socket.send_multipart([identity, self._encoder.encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             self.dropped += 1
-            return False
-        return True
+            return "gone" if error.errno == zmq.EHOSTUNREACH else "unread"
+        return "sent"
 
     def check_room(self) -> None:
         """Let no more peers in while too few files are free; those that are in stay, others try again."""

@@ -78,7 +78,7 @@ class LocalRoute:
 
 @dataclass(frozen=True, slots=True)
 class RemoteRoute:
-    """Over TCP, through the gateway of `expertflow serve --address tcp://...`."""
+    """Over TCP, through the proxy of `expertflow serve --address tcp://...`."""
 
     address: str
     keys: ClientKeys = field(repr=False)
@@ -88,7 +88,7 @@ class RemoteRoute:
         return open_client_socket(context, self.keys)
 
     def endpoint(self, name: str) -> str:
-        """Return the address of the gateway, which is the same for every socket."""
+        """Return the address of the proxy, which is the same for every socket."""
         return self.address
 
     def prefix(self, name: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -27,9 +28,12 @@ from ...ipc.transport.handshakes import Handshakes
 from ...ipc.transport.link import Link
 from ...ipc.transport.sockets import Context
 from .address import Route, key_unknown
-from .snapshots import combine_snapshots, engine_name
+from .rolling_reload import Changes, Member, reload_in_turn
+from .snapshots import combine_snapshots, device_of, engine_name
 
 _POLL_MS = 100
+_NAME_S = 10.0
+"""Longest time for an engine to say its name."""
 A = TypeVar("A", History, Activity)
 Order = DrainEngine | ReloadEngine
 Request = AskSnapshot | AskHistory | AskActivity | Order
@@ -121,6 +125,23 @@ class EngineMonitors:
                 raise outcome
         return [outcome for outcome in outcomes if isinstance(outcome, OrderEnded)]
 
+    def reload(self, changes: Changes, timeout_s: float) -> None:
+        """Change fields of a single engine, or of all engines of a group, one after the other (`reload_in_turn`).
+
+        Each has `timeout_s`. Engines that have ended are left out. Raises the errors of an engine, EngineError if one
+        ends meanwhile, gives no answer, or if none is left.
+        """
+        living = [(number, engine) for number, engine in enumerate(self._engines) if not self._is_group or engine.lives]
+        if not living:
+            raise EngineError("all engines have ended", "group", "Start them again")
+        if not self._is_group:
+            living[0][1].reload(changes, timeout_s)
+            return
+        members = [
+            Member(engine.name(number), partial(engine.reload, timeout_s=timeout_s)) for number, engine in living
+        ]
+        reload_in_turn(sorted(members, key=lambda member: member.name), changes)
+
     def kill(self, stage: str) -> None:
         """Ask every engine to kill one of its stages (SIGKILL)."""
         for engine in self._engines:
@@ -169,6 +190,29 @@ class _EngineMonitor:
             self._outcome = self._check()
         return self._outcome
 
+    @property
+    def lives(self) -> bool:
+        """Return False if it is known that the engine has ended."""
+        try:
+            self._route.require_alive()
+        except EngineError:
+            return False
+        return True
+
+    def name(self, number: int) -> str:
+        """Return the name of the engine in its group. Raises EngineError if it gives no answer."""
+        snapshot = self._await(AskSnapshot(), _NAME_S)
+        return engine_name(device_of(snapshot) if isinstance(snapshot, Snapshot) else "", number)
+
+    def reload(self, changes: Changes, timeout_s: float) -> Changes:
+        """Change fields of the engine; return their earlier values. Raises its errors, or EngineError without one."""
+        answer = self._await(ReloadEngine(changes), timeout_s)
+        if not isinstance(answer, OrderEnded):
+            return {}
+        if answer.error is not None:
+            raise answer.error.to_error()
+        return answer.previous
+
     def wait(self) -> None:
         """Wait up to 100 ms for an answer that has not come."""
         if self._outcome is None:
@@ -178,6 +222,15 @@ class _EngineMonitor:
         """Close the socket; the last messages have `linger_ms` to go out."""
         self._handshakes.close()
         self.link.close(linger_ms)
+
+    def _await(self, request: Request, timeout_s: float) -> Outcome:
+        """Return the answer to a request. Raises EngineError if none comes."""
+        self.ask(request, timeout_s)
+        while (outcome := self.outcome()) is None:
+            self.wait()
+        if isinstance(outcome, EngineError):
+            raise outcome
+        return outcome
 
     def _check(self) -> Outcome | None:
         if answers := [answer for answer in self.link.receive() if isinstance(answer, self._wanted)]:

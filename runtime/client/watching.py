@@ -10,7 +10,7 @@ from types import TracebackType
 import zmq
 
 from ...errors import EngineError, UsageError
-from ...ipc.messages import Activity, DrainEngine, HistoryPoint, OrderEnded, ReloadEngine, Snapshot
+from ...ipc.messages import Activity, DrainEngine, HistoryPoint, OrderEnded, Snapshot
 from ...ipc.shared.open_files import CLIENT_FILES, require_open_files
 from ...ipc.shared.rundir import living
 from ...ipc.transport.sockets import Context
@@ -81,13 +81,13 @@ class Watcher:
         return sum(answer.unfinished for answer in answers)
 
     def reload(self, changes: dict[str, str | int | float | bool]) -> None:
-        """Change these fields of the configuration of the running engine, in a group of each engine.
+        """Change these fields of the configuration of the running engine, in a group of one engine after the other.
 
         Raises UsageError or BudgetError for what is refused, EngineError with the cause if the old setup is back in
-        place. Of a group, the other engines may have changed then.
+        place. Of a group, the error names the engine, and those that had changed are changed back.
         """
         self._require_owner()
-        _raise_first(self._monitors.order(ReloadEngine(changes), ORDER_S))
+        self._monitors.reload(changes, ORDER_S)
 
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL, in a group that of each engine. It is restarted like any dead stage."""

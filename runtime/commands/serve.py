@@ -90,7 +90,7 @@ class Serve(LogCommand, HttpCommand):
         return DONE
 
     def _remote_front(self, log: LogSpec) -> AbstractContextManager[RemoteFront | None]:
-        """Return the gateway for remote clients; None inside without an address over TCP. Raises UsageError."""
+        """Return the proxy for remote clients; None inside without an address over TCP. Raises UsageError."""
         if is_remote(self.address):
             if len(self.engine.devices) > 1:
                 raise UsageError("over TCP there is one device", "--address", "Start an engine for each, or use --http")

@@ -71,7 +71,7 @@ class Engine:
         self._hung: dict[str, str] = {}
         """Hung stages that were killed and have not ended yet -> description of the hang."""
         self._log_prefix = f"{config.device}: " if config.on_device else ""
-        self._orders = Orders(resources, self._roster, self)
+        self._orders = Orders(resources, self._roster, self, self._log_prefix)
         self._requests: deque[EngineOrder] = deque()
         self._stopping = False
         self._poller = zmq.Poller()

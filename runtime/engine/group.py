@@ -18,6 +18,7 @@ from ...errors import EngineError, ExpertFlowError
 from ...ipc.messages import Progress, Snapshot
 from ...ipc.stage.logs import LogSpec
 from ..client.options import require_timeout
+from ..client.rolling_reload import Changes, Member, reload_in_turn
 from ..client.snapshots import merge_snapshots
 from .group_resources import GroupLeader, GroupMember, GroupResources
 from .preflight import check_before_start, require_config, require_device
@@ -95,6 +96,19 @@ class EngineGroup:
         except BaseException:  # Ctrl-C too: nothing half-started stays
             self.stop()
             raise
+
+    def reload(self, **changes: str | int | float | bool) -> None:
+        """Change fields of the configuration of every engine, one after the other: the others serve meanwhile.
+
+        Fields and errors are those of `Supervisor.reload`. If an engine refuses or fails, its error is raised with its
+        device, and those that had changed are changed back. Engines that have ended are left out. Raises EngineError
+        if none is left.
+        """
+        living = {device: engine for device, engine in self.engines.items() if engine.running}
+        if not living:
+            raise EngineError("no engine of the group is running", "group", "Start it")
+        reload_in_turn([Member(device, _reload_of(engine)) for device, engine in living.items()], changes)
+        self.config = structs.replace(self.config, **changes)
 
     def begin_to_drain(self, deadline_s: float) -> None:
         """Let every engine accept nothing new and end once its open requests have, or at the deadline."""
@@ -182,6 +196,10 @@ class EngineGroup:
                 self._on_progress(structs.replace(progress, stage=f"{progress.stage} ({device})"))
 
         return report
+
+
+def _reload_of(engine: Supervisor) -> Callable[[Changes], Changes]:
+    return lambda changes: engine.reload(**changes)
 
 
 def configs_of(config: Config) -> list[Config]:

@@ -72,14 +72,15 @@ class _Reload(NamedTuple):
     state: ReloadState
     before: Setup
     after: Setup
+    changes: dict[str, Any]
     answer: Answer
 
 
 class Orders:
     """The orders under way, at most one drain and one reload. Owned by the engine's thread."""
 
-    def __init__(self, resources: Resources, roster: Roster, control: StageControl) -> None:
-        self._resources, self._roster, self._control = resources, roster, control
+    def __init__(self, resources: Resources, roster: Roster, control: StageControl, log_prefix: str = "") -> None:
+        self._resources, self._roster, self._control, self._log_prefix = resources, roster, control, log_prefix
         self._started_ns = time.monotonic_ns()
         self._drain: DrainState | None = None
         self._reload: _Reload | None = None
@@ -110,7 +111,7 @@ class Orders:
         if self._drain is not None:
             self._drain.hasten(until_s)
             return
-        logging.getLogger(__name__).info("the engine drains, for %g s at most", order.deadline_s)
+        logging.getLogger(__name__).info("%sthe engine drains, for %g s at most", self._log_prefix, order.deadline_s)
         self._drain = DrainState(until_s)
         self._control.tell("scheduler", CloseIntake())
 
@@ -121,7 +122,7 @@ class Orders:
         except ExpertFlowError as error:
             order.answer(OrderEnded(ErrorFacts.of(error)))
             return
-        logging.getLogger(__name__).info("reload: %s", _words(order.changes))
+        logging.getLogger(__name__).info("%sreload: %s", self._log_prefix, _words(order.changes))
         self._reload = reload
         self._perform(reload, reload.state.begin(time.monotonic()))
 
@@ -189,7 +190,7 @@ class Orders:
         after, stages = self._resources.plan_setup(config), stages_to_restart(order.changes)
         members = self._roster.members
         state = ReloadState([stage for stage in stages if stage in members and members[stage].ready])
-        return _Reload(state, self._resources.setup, after, order.answer)
+        return _Reload(state, self._resources.setup, after, order.changes, order.answer)
 
     def _perform(self, reload: _Reload, actions: list[ReloadAction]) -> None:
         for action in actions:
@@ -229,9 +230,11 @@ class Orders:
 
     def _end_reload(self, reload: _Reload, error: ExpertFlowError | None) -> None:
         self._reload = None
+        before = {name: getattr(reload.before.config, name) for name in reload.changes}
         words = "reload done" if error is None else f"reload failed, the old setup is in place: {error}"
-        logging.getLogger(__name__).log(logging.INFO if error is None else logging.WARNING, "%s", words)
-        reload.answer(OrderEnded(None if error is None else ErrorFacts.of(error)))
+        level = logging.INFO if error is None else logging.WARNING
+        logging.getLogger(__name__).log(level, "%s%s", self._log_prefix, words)
+        reload.answer(OrderEnded(previous=before) if error is None else OrderEnded(ErrorFacts.of(error)))
 
 
 def _words(changes: dict[str, Any]) -> str:

@@ -141,7 +141,7 @@ class Resources:
         Slots and store in place count as free: the slots are exchanged, the store stays. So do not KV caches and
         skeleton, which compute may have taken already: what fits narrowly is refused.
         """
-        mine = 0 if config.on_device else self.budgets.slots_bytes + self.budgets.host_bytes
+        mine = self.budgets.host_bytes + (0 if config.on_device else self.budgets.slots_bytes)
         return _plan_setup(config, self.survey, available_bytes() + mine, 0)
 
     def drop_spares(self, setup: Setup) -> None:

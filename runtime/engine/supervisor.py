@@ -13,6 +13,7 @@ from ...errors import EngineError, ExpertFlowError, UsageError
 from ...ipc.messages import OrderEnded, Progress, Snapshot
 from ...ipc.stage.logs import LogSpec
 from ..client.options import require_timeout
+from ..client.rolling_reload import Changes
 from .engine import Engine
 from .group_resources import StandaloneResources
 from .operation.updates import Ended, Started
@@ -72,6 +73,11 @@ class Supervisor:
     def failure(self) -> ExpertFlowError | None:
         """Return the cause if the engine has ended by itself; else None."""
         return self._engine.cause if self._engine else None
+
+    @property
+    def running(self) -> bool:
+        """Return whether the engine was started and has not ended."""
+        return self._engine is not None and not self._engine.join(0)
 
     @property
     def resources(self) -> Resources:
@@ -154,8 +160,8 @@ class Supervisor:
         """Begin as `drain`, without waiting for the end."""
         self._require_engine().order(DrainOrder(deadline_s, lambda answer: None))
 
-    def reload(self, **changes: str | int | float | bool) -> None:
-        """Change fields of the configuration of the running engine; return when the change is in place.
+    def reload(self, **changes: str | int | float | bool) -> Changes:
+        """Change fields of the configuration of the running engine; return their earlier values once that is done.
 
         Which fields: `RELOADABLE` (runtime/engine/operation/changes.py). The stages that read them are started again
         between two steps. No request is lost, and no output changes. Raises UsageError for a field or a value that is
@@ -168,6 +174,7 @@ class Supervisor:
         if answer.error is not None:
             raise answer.error.to_error()
         self.config = self.resources.config
+        return answer.previous
 
     def kill(self, stage: str) -> None:
         """Kill a stage with SIGKILL, as a demonstration; it is restarted. Raises UsageError for an unknown stage."""

@@ -1,1 +1,1 @@
-"""An engine over TCP: keys, and the gateway, a process beside the supervisor that lets in whoever has one of them."""
+"""An engine over TCP: keys, and the proxy, a process beside the supervisor that lets in whoever has one of them."""

@@ -1,4 +1,4 @@
-"""The gateway's socket for remote clients, and the check of their keys (ZAP)."""
+"""The proxy's socket for remote clients, and the check of their keys (ZAP)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The gateway as the command `serve` sees it: a socket, and a process beside the engine.
+"""The proxy as the command `serve` sees it: a socket, and a process beside the engine.
 
 The socket belongs to the command. So a wrong port is refused before the engine starts, nobody can take the port while a
-dead gateway is replaced, and clients that connect meanwhile wait.
+dead proxy is replaced, and clients that connect meanwhile wait.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...ipc.stage.logs import LogSpec
 from ..service.listening import bind, read_address, url_of
 from .curve import SCHEME
 from .keys import AllowedKeys, read_server_pair
-from .spec import GatewaySpec
+from .spec import ProxySpec
 
 OPTION = "--address"
 STOP_S = 3.0
@@ -51,14 +51,14 @@ class RemoteFront:
 
     @property
     def pid(self) -> int | None:
-        """Return the process id of the gateway that runs now."""
+        """Return the process id of the proxy that runs now."""
         return self._process.pid if self._process else None
 
     def serve(self, run_dir: str) -> None:
         """Let remote clients reach the engine at this run directory."""
         self._run_dir = run_dir
         fd, log_fd = self._socket.fileno(), self._log.fd
-        spec = GatewaySpec(parent=os.getpid(), fd=fd, keys=str(self._keys), run_dir=run_dir, log=self._log)
+        spec = ProxySpec(parent=os.getpid(), fd=fd, keys=str(self._keys), run_dir=run_dir, log=self._log)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "expertflow.runtime.remote", spec.to_argument()],
             stdin=subprocess.DEVNULL,
@@ -67,13 +67,13 @@ class RemoteFront:
         )
 
     def check(self) -> None:
-        """Start the gateway again if it has ended: its clients connect again, and lose nothing."""
+        """Start the proxy again if it has ended: its clients connect again, and lose nothing."""
         if self._process is not None and self._process.poll() is not None:
-            logging.getLogger(__name__).warning("the gateway for remote clients ended: it is started again")
+            logging.getLogger(__name__).warning("the proxy for remote clients ended: it is started again")
             self.serve(self._run_dir)
 
     def stop(self) -> None:
-        """End the gateway. Idempotent."""
+        """End the proxy. Idempotent."""
         self._socket.close()
         process, self._process = self._process, None
         if process is None:

@@ -1,4 +1,4 @@
-"""The gateway's state machine: which remote clients there are, what of theirs reaches the engine, what they are told.
+"""The proxy's state machine: which remote clients there are, what of theirs reaches the engine, what they are told.
 
 Pure: no socket, no clock. The engine sees a connection for each remote client, so that clients take turns, and lose
 their requests when they go, as local ones do. A channel is a socket of the engine's run directory, by its name.
@@ -83,8 +83,8 @@ class Close(NamedTuple):
     identity: bytes
 
 
-GatewayEvent = Arrived | Answered | Undelivered | Tick
-GatewayAction = Open | Forward | Reply | Close
+ProxyEvent = Arrived | Answered | Undelivered | Tick
+ProxyAction = Open | Forward | Reply | Close
 
 FROM_REMOTE_WATCHER: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(AskSnapshot | AskHistory | AskActivity)
 """Questions of a remote watcher. It gives no orders."""
@@ -107,8 +107,8 @@ _ENDS = ("Finished", "Refused")
 
 
 @dataclass(slots=True)
-class GatewayCounts:
-    """Counts since the gateway's start."""
+class ProxyCounts:
+    """Counts since the proxy's start."""
 
     clients: int = 0
     """Remote clients now."""
@@ -134,14 +134,14 @@ class _RemoteClient:
 
 
 class RemoteClients:
-    """Core of the gateway: `handle` takes each event; the caller performs the returned actions in order."""
+    """Core of the proxy: `handle` takes each event; the caller performs the returned actions in order."""
 
-    def __init__(self, max_clients: int = MAX_CLIENTS, counts: GatewayCounts | None = None) -> None:
-        self.counts = counts or GatewayCounts()
+    def __init__(self, max_clients: int = MAX_CLIENTS, counts: ProxyCounts | None = None) -> None:
+        self.counts = counts or ProxyCounts()
         self._max_clients = max_clients
         self._clients: dict[bytes, _RemoteClient] = {}
 
-    def handle(self, event: GatewayEvent) -> list[GatewayAction]:
+    def handle(self, event: ProxyEvent) -> list[ProxyAction]:
         """Return the actions that one event causes, in order."""
         match event:
             case Arrived():
@@ -155,7 +155,7 @@ class RemoteClients:
         self.counts.clients = len(self._clients)
         return actions
 
-    def _arrived(self, event: Arrived) -> list[GatewayAction]:
+    def _arrived(self, event: Arrived) -> list[ProxyAction]:
         client = self._clients.get(event.identity)
         if event.channel not in _DECODERS or (client is not None and client.channel != event.channel):
             return self._reject()
@@ -177,7 +177,7 @@ class RemoteClients:
                 return self._remove(event.identity)
         return [] if client.overrun else [*_connect(event.identity, client), Forward(event.identity, event.payload)]
 
-    def _answered(self, event: Answered) -> list[GatewayAction]:
+    def _answered(self, event: Answered) -> list[ProxyAction]:
         client = self._clients.get(event.identity)
         if client is None or not client.connected:
             return []
@@ -185,7 +185,7 @@ class RemoteClients:
             client.open_ids.discard(head.request_id)
         return [Reply(event.identity, client.channel, event.payload)]
 
-    def _undelivered(self, event: Undelivered) -> list[GatewayAction]:
+    def _undelivered(self, event: Undelivered) -> list[ProxyAction]:
         client = self._clients.get(event.identity)
         if client is None:
             return []
@@ -201,7 +201,7 @@ class RemoteClients:
         client.open_ids.clear()
         return [Close(event.identity)]
 
-    def _tick(self, identity: bytes, allows: Callable[[bytes], bool]) -> list[GatewayAction]:
+    def _tick(self, identity: bytes, allows: Callable[[bytes], bool]) -> list[ProxyAction]:
         """Let a client go whose key is allowed no more, tell a slow one what it has lost, ping the others."""
         client = self._clients[identity]
         if not allows(client.key):
@@ -212,22 +212,22 @@ class RemoteClients:
         refusals = [Reply(identity, client.channel, _encode(request_id, _unread_error())) for request_id in lost]
         return [*refusals, *([] if lost else [Reply(identity, client.channel, PING)])]
 
-    def _remove(self, identity: bytes) -> list[GatewayAction]:
+    def _remove(self, identity: bytes) -> list[ProxyAction]:
         del self._clients[identity]
         return [Close(identity)]
 
-    def _reject(self) -> list[GatewayAction]:
+    def _reject(self) -> list[ProxyAction]:
         self.counts.rejected += 1
         return []
 
 
-def _connect(identity: bytes, client: _RemoteClient) -> Iterator[GatewayAction]:
+def _connect(identity: bytes, client: _RemoteClient) -> Iterator[ProxyAction]:
     if not client.connected:
         client.connected = True
         yield Open(identity, client.channel)
 
 
-def _refuse(event: Arrived, request_id: str, error: ErrorFacts) -> list[GatewayAction]:
+def _refuse(event: Arrived, request_id: str, error: ErrorFacts) -> list[ProxyAction]:
     """Return the refusal; a watcher gets none, as its protocol has none."""
     if event.channel != CLIENTS.encode():
         return []

@@ -1,4 +1,4 @@
-"""Specification of the gateway's process, on its command line: nothing in it is secret."""
+"""Specification of the proxy's process, on its command line: nothing in it is secret."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import msgspec
 from ...ipc.stage.logs import LogSpec
 
 
-class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The gateway: its listening socket, the folder of its keys, and the engine."""
+class ProxySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The proxy: its listening socket, the folder of its keys, and the engine."""
 
     parent: int
-    """Process id of the command, with which the gateway ends."""
+    """Process id of the command, with which the proxy ends."""
     fd: int
     keys: str
     run_dir: str
@@ -22,6 +22,6 @@ class GatewaySpec(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self).decode()
 
     @classmethod
-    def from_argument(cls, text: str) -> GatewaySpec:
+    def from_argument(cls, text: str) -> ProxySpec:
         """Return the specification that a text holds."""
         return msgspec.json.decode(text, type=cls)

@@ -128,7 +128,7 @@ async def _talk(config: Any, data: bytes) -> None:
 
 
 class HostileRemoteClient:
-    """Sends inputs to a gateway that serves others: the first byte says who sends, or answers, and on which channel."""
+    """Sends inputs to a proxy that serves others: the first byte says who sends, or answers, and on which channel."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -139,7 +139,7 @@ class HostileRemoteClient:
         self._core.handle(Arrived(b"honest", b"key", CLIENTS.encode(), msgspec.msgpack.encode(_submit("honest"))))
 
     def __call__(self, data: bytes) -> None:
-        """Raise whatever the gateway raises, and ValueError if it passes on what the engine cannot read."""
+        """Raise whatever the proxy raises, and ValueError if it passes on what the engine cannot read."""
         self._count += 1
         if self._count % MESSAGES_A_CORE == 0:
             self._begin()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from expertflow.errors import CheckpointError, RequestError
+from expertflow.errors import CheckpointError, RequestError, UsageError
 from expertflow.ipc.stage import logs
 from expertflow.ipc.stage.logs import MAX_LINE_BYTES, LogSpec, error_text, remove_logging, set_up_logging
 
@@ -59,7 +59,9 @@ def test_an_event_is_a_line_of_text_or_json(tmp_path: Path) -> None:
     assert "is gone" in failed["error"] and "test_logs.py" in failed["error"] and "error" not in seen
 
 
-@pytest.mark.parametrize("error", [ValueError(MARKER), RequestError(MARKER, MARKER), KeyError(MARKER)])
+@pytest.mark.parametrize(
+    "error", [ValueError(MARKER), RequestError(MARKER, MARKER), UsageError(MARKER), KeyError(MARKER)]
+)
 def test_a_traceback_quotes_no_request_unless_asked(error: Exception) -> None:
     caught = raising(error)
     hidden, told = error_text(caught, False), error_text(caught, True)

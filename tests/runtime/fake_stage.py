@@ -58,7 +58,8 @@ def prepare(folder: str) -> None:
 
 def main(stage: Stage) -> None:
     behave(os.environ.get("FAKE", ""), stage)
-    stage.ready({"pid": os.getpid(), "prepared": prepared})
+    device = {"device": stage.config.device} if stage.config.on_device else {}
+    stage.ready({"pid": os.getpid(), "prepared": prepared, **device})
     if os.environ.get("FAKE") == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(60)

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from expertflow.configs.schema import Config
+from expertflow.errors import ExpertFlowError
+from expertflow.runtime.engine.resources import Setup
 from expertflow.runtime.engine.stages import StagePlan
 from expertflow.runtime.engine.supervisor import Supervisor
 
@@ -48,3 +51,15 @@ def heard(engine: Supervisor, stage: str, what: str) -> int | float:
     """The newest number that a fake stage published under this name; 0 before."""
     stats = engine.snapshot().stages.get(stage)
     return stats.counters.get(what, 0) if stats else 0
+
+
+def fail_next_setup(monkeypatch: pytest.MonkeyPatch, engine: Supervisor, error: ExpertFlowError) -> None:
+    """Let the next new setup of this engine not come up, when its stages have ended already."""
+    make_room, errors = engine.resources.make_room, [error]
+
+    def fail(setup: Setup) -> None:
+        if errors:
+            raise errors.pop()
+        make_room(setup)
+
+    monkeypatch.setattr(engine.resources, "make_room", fail)

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from expertflow.runtime.engine.group import EngineGroup
 from expertflow.runtime.engine.group_resources import GroupResources
 from expertflow.runtime.engine.supervisor import Supervisor
 from expertflow.tests.runtime.fake_survey import fake_survey
-from expertflow.tests.runtime.fakes import fake_plans, heard, wait_until
+from expertflow.tests.runtime.fakes import fail_next_setup, fake_plans, heard, wait_until
 
 DEVICES = ("fake:1", "fake:2")
 STAGES = ("compute", "loader")
@@ -143,3 +144,57 @@ def test_whoever_waits_for_an_engine_that_gave_up_is_told() -> None:
     waiting.join(10)
     shared.close()
     assert isinstance(told[0], EngineError)
+
+
+def policies(group: EngineGroup) -> list[str]:
+    return [engine.resources.config.policy for engine in group.engines.values()]
+
+
+def test_a_group_reloads_one_engine_after_the_other(caplog: pytest.LogCaptureFixture) -> None:
+    """What an operator's command does, and then what a program does that holds the group."""
+    with fake_group() as group, Watcher(group.address) as watcher, caplog.at_level(logging.INFO):
+        watcher.reload({"policy": "lru"})
+        assert policies(group) == ["lru", "lru"]
+        group.reload(policy="lfu")
+        assert policies(group) == ["lfu", "lfu"] and group.config.policy == "lfu"
+        told = [each.message for each in caplog.records if "reload" in each.message]
+        steps = [(device, policy) for policy in ("lru", "lfu") for device in DEVICES]
+        lines = [[f"{device}: reload: policy = {policy}", f"{device}: reload done"] for device, policy in steps]
+        assert told == [line for pair in lines for line in pair]
+        assert set(group.snapshot().restarts.values()) == {0}
+
+
+@pytest.mark.parametrize("by", ["watcher", "group"])
+def test_an_engine_that_fails_is_named_and_no_engine_stays_changed(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_group(policy="lfu") as group, Watcher(group.address) as watcher:
+        cause = BudgetError("needs 1 GB, and only 1 MB is available", "shared memory 'slots'")
+        fail_next_setup(monkeypatch, group.engines["fake:2"], cause)
+        order = partial(watcher.reload, {"policy": "lru"}) if by == "watcher" else partial(group.reload, policy="lru")
+        with pytest.raises(BudgetError, match="needs 1 GB") as caught:
+            order()
+        assert caught.value.where == "shared memory 'slots' of fake:2"
+        assert caught.value.remedy == "fake:1 has its earlier settings again"
+        assert policies(group) == ["lfu", "lfu"] and group.config.policy == "lfu"
+        order()
+        assert policies(group) == ["lru", "lru"]
+
+
+def test_a_reload_leaves_out_engines_that_have_ended() -> None:
+    with fake_group() as group, Watcher(group.address) as watcher:
+        one, other = group.engines.values()
+        one.stop()
+        watcher.reload({"policy": "lru"})
+        group.reload(reads_in_flight=2)
+        assert (other.resources.config.policy, other.resources.config.reads_in_flight) == ("lru", 2)
+        other.stop()
+        for order in (partial(watcher.reload, {"policy": "lfu"}), partial(group.reload, policy="lfu")):
+            with pytest.raises(EngineError, match="group"):
+                order()
+
+
+def test_a_store_in_place_is_no_reason_to_refuse_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With slots on a device the host store takes nearly all of the machine's memory, and stays where it is."""
+    with fake_group() as group:
+        monkeypatch.setattr("expertflow.runtime.engine.resources.available_bytes", lambda: 0)
+        group.reload(policy="lru")
+        assert policies(group) == ["lru", "lru"]

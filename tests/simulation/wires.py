@@ -21,6 +21,7 @@ from expertflow.ipc.stage.wiring import decoders_of
 from expertflow.ipc.transport.addresses import Party
 from expertflow.ipc.transport.codec import Unreadable
 from expertflow.ipc.transport.link import LinkCut
+from expertflow.ipc.transport.router import Delivery
 from expertflow.tests.simulation.current import CURRENT
 
 DELAY_US = (20, 1500)
@@ -230,6 +231,7 @@ class ClientRouter:
 
     def __init__(self, context: Any, address: str, decoder: Any, high_water: int = 0) -> None:
         self.dropped = self.rejected = 0
+        self.high_water = high_water
         self.socket = RouterSocket()
         self.wires: dict[bytes, Wire] = {}
         """By identity, to the clients that are connected."""
@@ -240,13 +242,13 @@ class ClientRouter:
         self.socket.arrived.clear()
         return received
 
-    def send(self, identity: bytes, message: Message) -> bool:
+    def deliver(self, identity: bytes, message: Message) -> Delivery:
         wire = self.wires.get(identity)
         if wire is None:
             self.dropped += 1
-            return False
+            return "gone"
         wire.carry(ENCODER.encode(message))
-        return True
+        return "sent"
 
     def check_room(self) -> None: ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ from expertflow import Client, Config, EngineGroup
 from expertflow.errors import BudgetError, EngineError
 from expertflow.ipc.messages import Progress
 from expertflow.runtime.client import Batch
+from expertflow.runtime.command_line.registry import parse
 from expertflow.runtime.engine import engine as engine_module
 from expertflow.tests.models.families import VOCABULARY, save_tiny
-from expertflow.tests.runtime.fakes import wait_until
+from expertflow.tests.runtime.fakes import fail_next_setup, wait_until
 from expertflow.tests.system.awaiting import await_tokens
 from expertflow.tests.system.references import Reference, random_prompts
 
@@ -78,6 +80,51 @@ def test_the_store_is_filled_once_and_by_no_successor(group: EngineGroup) -> Non
         store[:] = before
     for engine in group.engines.values():  # of what ran before
         wait_until(lambda engine=engine: engine.snapshot().stages["scheduler"].done)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("option", "value"), [("policy", "lfu"), pytest.param("expert_memory", "50%", marks=pytest.mark.slow)]
+)
+def test_a_reload_under_load_changes_one_engine_after_the_other_and_no_text(
+    group: EngineGroup, reference: Reference, caplog: pytest.LogCaptureFixture, option: str, value: str
+) -> None:
+    """I1a and I4: by the command, in the middle of a batch; no engine begins before the one before it is ready."""
+    prompts = random_prompts(12, VOCABULARY, seed=7)
+    epochs = {device: loader_epoch(group, device) for device in group.engines}
+    with Client(group.address) as client, caplog.at_level(logging.INFO):
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        await_tokens(batch, 20)
+        assert parse(["reload", group.address, f"--{option.replace('_', '-')}", value]).run() == 0
+        assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+    told = [each.message.partition(": ")[2] for each in caplog.records if "reload" in each.message]
+    assert told == [f"reload: {option} = {value}", "reload done"] * 2
+    for device, engine in group.engines.items():
+        assert getattr(engine.resources.config, option) == value
+        wait_until(lambda engine=engine: engine.snapshot().facts["supervisor"]["state"] == "ready")
+        wait_until(lambda device=device: loader_epoch(group, device) == epochs[device] + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_a_reload_that_fails_under_load_changes_no_engine_and_no_text(
+    group: EngineGroup, reference: Reference, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second engine's compute and loader have ended when its new setup fails; the first one's have to go back."""
+    prompts = random_prompts(12, VOCABULARY, seed=9)
+    before = [engine.resources.config.expert_memory for engine in group.engines.values()]
+    fail_next_setup(monkeypatch, group.engines["fake:2"], BudgetError("needs 1 GB", "memory"))
+    with Client(group.address) as client:
+        batch = client.submit(prompts, max_new_tokens=TOKENS, eos_ids=[])
+        await_tokens(batch, 20)
+        with pytest.raises(BudgetError, match=r"memory of fake:2: needs 1 GB\. fake:1 has its earlier settings again"):
+            parse(["reload", group.address, "--expert-memory", "30%"]).run()
+        assert tokens(batch) == [reference.greedy(prompt, TOKENS) for prompt in prompts]
+    assert [engine.resources.config.expert_memory for engine in group.engines.values()] == before
+
+
+def loader_epoch(group: EngineGroup, device: str) -> int:
+    return group.engines[device].snapshot().stages["loader"].epoch
 
 
 @pytest.mark.timeout(240)

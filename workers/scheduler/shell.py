@@ -20,6 +20,7 @@ from ...ipc.stage.stage import Stage
 from ...ipc.transport.addresses import CLIENTS, socket_address
 from ...ipc.transport.codec import Unreadable, decode
 from ...ipc.transport.router import Router
+from ...ipc.transport.unread import UnreadClients, refusal_of
 from ..checkpoint.survey import Survey
 from . import events
 from .limits import ModelInfo, SchedulerLimits, SchedulerStatistics
@@ -65,6 +66,7 @@ class SchedulerShell:
         address = socket_address(stage.spec.run_dir, CLIENTS)
         # Raw, since a message that breaks the schema must still be answered under its request id.
         self._clients: Router[msgspec.Raw] = Router(stage.context, address, msgspec.msgpack.Decoder(msgspec.Raw))
+        self._unread = UnreadClients()
         self._sent: dict[int, _Sent] = {}
         self._logged_trials = 0
         self._ticked_ns = time.monotonic_ns()
@@ -78,6 +80,7 @@ class SchedulerShell:
             for event in self._poll():
                 self._on_event(event)
             self._clients.check_room()
+            self._tell_unread()
             self._ticked_ns = time.monotonic_ns()
             self._decide(events.Tick(self._ticked_ns))
             if self._stage.publish_due:
@@ -139,16 +142,17 @@ class SchedulerShell:
                 logging.getLogger(__name__).info("request %s: prompt %s", message.request_id, message.prompt_ids)
             if isinstance(message, Unreadable):
                 self._decide(events.Unreadable(identity, _request_id(raw), message.reason))
-            else:
-                self._decide(events.ClientMessage(identity, message, time.monotonic_ns()))
+                continue
+            if isinstance(message, Submit):
+                self._unread.discard(identity, message.request_id)
+            self._decide(events.ClientMessage(identity, message, time.monotonic_ns()))
 
     def _decide(self, event: events.SchedulerEvent) -> None:
         for action in self._state.handle(event):
             match action:
                 case events.Send(identity, message):
                     _log_end(message, self._stage.spec.log.prompts)
-                    if not self._clients.send(identity, message):
-                        self._decide(events.ClientLost(identity, time.monotonic_ns()))
+                    self._answer(identity, message)
                 case events.ToPredictor(message):
                     if not self._resident:  # with a slot for every expert there is nothing to predict
                         self._stage.send("predictor", message)
@@ -156,6 +160,36 @@ class SchedulerShell:
                     if isinstance(message, RunStep):
                         self._record_sent(message)
                     self._stage.send("compute", message)
+
+    def _answer(self, identity: bytes, message: ToClient) -> None:
+        """Send an answer; where it cannot be delivered, the client's requests are dropped."""
+        delivery = self._clients.deliver(identity, message)
+        if delivery == "sent":
+            if isinstance(message, Finished | Refused):
+                self._unread.discard(identity, message.request_id)
+            return
+        lost = self._state.open_ids(identity)
+        self._decide(events.ClientLost(identity, time.monotonic_ns()))
+        if delivery == "gone":
+            self._unread.forget(identity)
+        elif self._unread.lose(identity, [*lost, getattr(message, "request_id", "")]):
+            words = "a client left %d answers unread: %d requests were dropped, and it is told when it reads"
+            logging.getLogger(__name__).warning(words, self._clients.high_water, len(lost))
+
+    def _tell_unread(self) -> None:
+        """Tell clients that read again which requests they have lost."""
+        for identity, request_ids in self._unread.due(time.monotonic_ns()).items():
+            told: list[str] = []
+            delivery = "sent"
+            for request_id in request_ids:
+                delivery = self._clients.deliver(identity, refusal_of(request_id, self._clients.high_water))
+                if delivery != "sent":
+                    break
+                told.append(request_id)
+            if delivery == "gone":
+                self._unread.forget(identity)
+            else:
+                self._unread.on_told(identity, told)
 
     def _record_sent(self, step: RunStep) -> None:
         lane = int(any(sent.lane == 0 for sent in self._sent.values()))

@@ -130,6 +130,10 @@ class SchedulerState:
         """Return the open requests as watchers see them."""
         return list_open(self._frontend.ledger.open.values(), now_ns)
 
+    def open_ids(self, identity: bytes) -> list[str]:
+        """Return the ids of a client's open requests."""
+        return [request.request_id for request in self._frontend.ledger.requests_of(identity)]
+
     @property
     def ends(self) -> dict[str, int]:
         """Return how requests ended, by 'finished_REASON' and 'error_CODE'."""

@@ -74,6 +74,7 @@ class Reload(Command):
 
     The processes concerned start again between two steps. What cannot fit is refused with the numbers; if the new
     processes do not come up, the old ones do, and the exit code is 1. Model, types and devices cannot be changed.
+    Of several devices, one engine changes after the other; where one cannot, the others are changed back.
     """
 
     option_groups: ClassVar = {

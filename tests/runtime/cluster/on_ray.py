@@ -1,4 +1,4 @@
-"""What the tests on a real Ray share: the model's texts, HTTP streams, the commands, and processes by their names."""
+"""What the tests on a real Ray share: the model's texts, HTTP streams, the commands, and addresses of processes."""
 
 from __future__ import annotations
 
@@ -114,20 +114,6 @@ def run_command(*arguments: str) -> tuple[int, str, str]:
     process = start_command(*arguments)
     output, errors = process.communicate(timeout=PATIENCE_S)
     return process.returncode, output, errors
-
-
-def ray_workers(name: str) -> list[int]:
-    """Return the replicas of a deployment, the oldest first."""
-    found: list[tuple[int, int]] = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                words, status = (entry / "cmdline").read_bytes(), (entry / "stat").read_text()
-            except OSError:
-                continue
-            if words.startswith(f"ray::ServeReplica:expertflow:{name}".encode()):
-                found.append((int(status.rpartition(")")[2].split()[19]), int(entry.name)))
-    return [pid for _, pid in sorted(found)]
 
 
 def kill(pid: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from expertflow.benchmarks.cluster.processes import replica_processes
 from expertflow.runtime.cluster.autoscaling import ScalingBounds
 from expertflow.runtime.cluster.hosts.extra import SETTINGS
 from expertflow.runtime.cluster.hosts.settings import ClusterSettings
@@ -23,7 +24,6 @@ from .on_ray import (
     get,
     kill,
     open_stream,
-    ray_workers,
     read_events,
     read_texts,
     run_command,
@@ -109,7 +109,7 @@ def running() -> int:
 
 
 def engines_serve(count: int) -> bool:
-    return running() == count == len(ray_workers("Engines"))
+    return running() == count == len(replica_processes("Engines"))
 
 
 def test_the_front_gives_what_an_engine_gives(nodes: Nodes, expected: list[str]) -> None:
@@ -118,7 +118,7 @@ def test_the_front_gives_what_an_engine_gives(nodes: Nodes, expected: list[str])
 
 
 def test_a_killed_replica_does_not_show_in_the_streams(nodes: Nodes, expected: list[str]) -> None:
-    assert texts_with(URL, lambda: kill(ray_workers("Engines")[0])) == expected
+    assert texts_with(URL, lambda: kill(replica_processes("Engines")[0])) == expected
     wait_for(lambda: engines_serve(2))
 
 
@@ -128,7 +128,7 @@ def test_a_killed_front_takes_its_http_streams_and_no_batch(nodes: Nodes, expect
     batch = start_command("batch", str(given), str(results), "--cluster", nodes.address)
     stream = read_events(open_stream(URL, 0))
     next(stream)
-    kill(ray_workers("Front")[0])
+    kill(replica_processes("Front")[0])
     with pytest.raises((AssertionError, OSError)):
         list(stream)
     _, errors = batch.communicate(timeout=300)
@@ -143,7 +143,7 @@ def test_a_batch_survives_the_death_of_a_replica(nodes: Nodes, expected: list[st
     write_lines(given)
     batch = start_command("batch", str(given), str(results), "--cluster", nodes.address)
     wait_for(lambda: results.exists() and results.stat().st_size > 0 or batch.poll() is not None)
-    kill(ray_workers("Engines")[0])
+    kill(replica_processes("Engines")[0])
     _, errors = batch.communicate(timeout=300)
     assert batch.returncode == 0, errors
     assert read_texts(results) == expected
@@ -162,9 +162,9 @@ def test_a_drained_node_loses_nothing(nodes: Nodes, expected: list[str]) -> None
     """A third node takes the replica of the drained one."""
     drained = nodes.others[0]
     nodes.others.append(nodes.add())
-    before = set(ray_workers("Engines"))
+    before = set(replica_processes("Engines"))
     assert texts_with(URL, lambda: drain(nodes.address, drained.node_id)) == expected
-    wait_for(lambda: engines_serve(2) and len(before & set(ray_workers("Engines"))) == 1)
+    wait_for(lambda: engines_serve(2) and len(before & set(replica_processes("Engines"))) == 1)
     nodes.remove(drained, kills=False)
     assert texts_with(URL, lambda: None) == expected
 
@@ -178,13 +178,13 @@ def drain(address: str, node_id: str) -> None:
 
 def test_a_head_that_dies_and_comes_back_interrupts_no_stream(nodes: Nodes, expected: list[str]) -> None:
     """Its process is killed under streams, and started again from its tables on disk before the nodes give it up."""
-    engines = ray_workers("Engines")
+    engines = replica_processes("Engines")
     assert texts_with(URL, nodes.head.kill_gcs_server) == expected
     nodes.head.start_gcs_server()
     wait_for(lambda: engines_serve(2))
-    assert ray_workers("Engines") == engines, "no engine was started again"
+    assert replica_processes("Engines") == engines, "no engine was started again"
     kill(engines[0])
-    wait_for(lambda: engines_serve(2) and ray_workers("Engines") != engines)
+    wait_for(lambda: engines_serve(2) and replica_processes("Engines") != engines)
     assert texts_with(URL, lambda: None) == expected
 
 

@@ -1,4 +1,4 @@
-"""The gateway's process as the command has it: address, restarts, and its end with the command."""
+"""The proxy's process as the command has it: address, restarts, and its end with the command."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def is_alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def test_a_killed_gateway_is_a_pause(front: RemoteFront, engine: FakeEngine, keys: Path) -> None:
+def test_a_killed_proxy_is_a_pause(front: RemoteFront, engine: FakeEngine, keys: Path) -> None:
     """Its successor has the port, clients connect again and go on where they were."""
     with Client(engine.address) as local:
         [expected] = local.generate([[1, 2]], 40, eos_ids=[], seed=1)
@@ -83,7 +83,7 @@ def test_stopping_closes_the_port_and_the_process(front: RemoteFront) -> None:
         socket.create_connection(("127.0.0.1", port), 1)
 
 
-def test_the_gateway_ends_with_its_command(engine: FakeEngine, keys: Path) -> None:
+def test_the_proxy_ends_with_its_command(engine: FakeEngine, keys: Path) -> None:
     words = [sys.executable, "-P", "-c", SCRIPT, str(keys / "server"), engine.address]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as script:
         assert script.stdout is not None
@@ -99,7 +99,7 @@ def test_no_secret_stands_on_its_command_line(front: RemoteFront, keys: Path) ->
 
 
 def test_its_memory_is_bounded(front: RemoteFront) -> None:
-    """Where a client with a key finds a way to fill it, the gateway dies and not the machine."""
+    """Where a client with a key finds a way to fill it, the proxy dies and not the machine."""
     limits = Path(f"/proc/{front.pid}/limits")
     wanted = ["Max", "data", "size", *[str(MAX_DATA_BYTES)] * 2, "bytes"]
     wait_until(lambda: wanted in [line.split() for line in limits.read_text().splitlines()])

@@ -1,4 +1,4 @@
-"""The gateway's core alone: bounds, what reaches the engine, and what a slow client is told."""
+"""The proxy's core alone: bounds, what reaches the engine, and what a slow client is told."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from expertflow.runtime.remote.remote_clients import (
     Arrived,
     Close,
     Forward,
-    GatewayAction,
     Open,
+    ProxyAction,
     RemoteClients,
     Reply,
     Tick,
@@ -43,14 +43,12 @@ def submit(request_id: str = "1", **more: object) -> Submit:
     return Submit(request_id=request_id, prompt_ids=[1], max_new_tokens=1, **more)  # type: ignore[arg-type]
 
 
-def arrive(
-    clients: RemoteClients, who: bytes, message: Message | bytes, channel: bytes = CLIENTS
-) -> list[GatewayAction]:
+def arrive(clients: RemoteClients, who: bytes, message: Message | bytes, channel: bytes = CLIENTS) -> list[ProxyAction]:
     payload = message if isinstance(message, bytes) else encode(message)
     return clients.handle(Arrived(who, b"key of " + who, channel, payload))
 
 
-def refusals(actions: list[GatewayAction]) -> list[Refused]:
+def refusals(actions: list[ProxyAction]) -> list[Refused]:
     messages = [TO_CLIENT.decode(action.payload) for action in actions if isinstance(action, Reply) and action.payload]
     return [message for message in messages if isinstance(message, Refused)]
 

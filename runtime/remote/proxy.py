@@ -1,4 +1,4 @@
-"""The gateway's shell: the door for remote clients on one side, a connection to the engine for each on the other."""
+"""The proxy's shell: the door for remote clients on one side, a connection to the engine for each on the other."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .remote_clients import (
     Answered,
     Close,
     Forward,
-    GatewayCounts,
-    GatewayEvent,
     Open,
+    ProxyCounts,
+    ProxyEvent,
     RemoteClients,
     Reply,
     Tick,
@@ -27,13 +27,13 @@ from .remote_clients import (
 )
 
 COUNTS = "remote"
-"""File in the run directory with the gateway's counts, as JSON."""
+"""File in the run directory with the proxy's counts, as JSON."""
 TICK_S = 2.0
 MAX_ANSWERS = 100
 """Messages of the engine to one client that are passed on before the others have their turn."""
 
 
-class Gateway:
+class Proxy:
     """Passes messages on between remote clients and the engine at `run_dir`, until its process ends."""
 
     def __init__(self, context: Context, door: Door, run_dir: str, max_clients: int, tick_s: float = TICK_S) -> None:
@@ -52,7 +52,7 @@ class Gateway:
         self._watch_door()
 
     @property
-    def counts(self) -> GatewayCounts:
+    def counts(self) -> ProxyCounts:
         """Return the counts since the start."""
         return self._clients.counts
 
@@ -90,7 +90,7 @@ class Gateway:
                 return
             self._handle(Answered(identity, payload))
 
-    def _handle(self, event: GatewayEvent) -> None:
+    def _handle(self, event: ProxyEvent) -> None:
         for action in self._clients.handle(event):
             match action:
                 case Reply():

@@ -1,4 +1,4 @@
-"""A gateway in a thread before a fake engine, as its process would run it."""
+"""A proxy in a thread before a fake engine, as its process would run it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import zmq
 from expertflow.ipc.transport.sockets import Context
 from expertflow.runtime.remote.door import Door
-from expertflow.runtime.remote.gateway import COUNTS, Gateway
 from expertflow.runtime.remote.keys import AllowedKeys, read_server_pair
+from expertflow.runtime.remote.proxy import COUNTS, Proxy
 from expertflow.runtime.service.listening import bind, url_of
 
 
-class LocalGateway:
+class LocalProxy:
     """A context manager."""
 
     def __init__(self, keys: Path, run_dir: str, max_clients: int = 1000) -> None:
@@ -28,9 +28,9 @@ class LocalGateway:
         self.port = int(self.socket.getsockname()[1])
         self._stopping = threading.Event()
         self._errors: list[BaseException] = []
-        self._thread = threading.Thread(target=self._run, name="gateway")
+        self._thread = threading.Thread(target=self._run, name="proxy")
 
-    def __enter__(self) -> LocalGateway:
+    def __enter__(self) -> LocalProxy:
         self._thread.start()
         return self
 
@@ -42,7 +42,7 @@ class LocalGateway:
 
     @property
     def counts(self) -> dict[str, Any]:
-        """What the gateway has written; empty before."""
+        """What the proxy has written; empty before."""
         try:
             return json.loads(Path(self.run_dir, COUNTS).read_text())
         except FileNotFoundError:
@@ -51,12 +51,12 @@ class LocalGateway:
     def _run(self) -> None:
         context: Context = zmq.Context()
         door = Door(context, read_server_pair(self._keys), AllowedKeys(self._keys), self.socket)
-        gateway = Gateway(context, door, self.run_dir, self._max_clients, tick_s=0.1)
+        proxy = Proxy(context, door, self.run_dir, self._max_clients, tick_s=0.1)
         try:
             while not self._stopping.is_set():
-                gateway.step(0.05)
+                proxy.step(0.05)
         except BaseException as error:  # noqa: BLE001 - shown to the test at its end
             self._errors.append(error)
         finally:
-            gateway.close()
+            proxy.close()
             context.destroy(linger=0)
