@@ -172,9 +172,11 @@ def _config_groups(precision: Precision, layers: Sequence[int]) -> dict[str, Any
     """
     if not precision.wide:
         return {"experts": _config_group(TARGET, precision.bits, precision.group)}
-    parts = {bits: [layer for layer in layers if precision.bits_of(layer) == bits] for bits in (WIDE_BITS, precision.bits)}
-    targets = {bits: LAYERS_TARGET.format("|".join(map(str, own))) for bits, own in parts.items() if own}
-    return {f"experts_{bits}_bits": _config_group(target, bits, precision.group) for bits, target in targets.items()}
+    groups: dict[str, Any] = {}
+    for bits in (WIDE_BITS, precision.bits):
+        own = "|".join(str(layer) for layer in layers if precision.bits_of(layer) == bits)
+        groups[f"experts_{bits}_bits"] = _config_group(LAYERS_TARGET.format(own), bits, precision.group)
+    return groups
 
 
 def _config_group(target: str, bits: int, group: int) -> dict[str, Any]:

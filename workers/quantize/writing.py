@@ -26,7 +26,7 @@ class MixedCopy:
     errors: dict[int, float]
     """Relative error of the experts as they were written: the root of squared errors over squares."""
     costs: dict[int, float]
-    """Squared errors over squares that 4 bits would bring, each expert's weighted by its load."""
+    """Estimated square of the error that 4 bits would bring into a token's state, over the square of that state."""
     wide: tuple[int, ...]
     """Layers in 8 bits."""
 
@@ -53,14 +53,14 @@ def quantise_mixed(
     """Write a copy in 4 bits whose dearest layers have 8, as many as `mixture` allows; raises as the other.
 
     Every expert of the trace is first rounded to 4 bits and measured. What an earlier call measured and wrote is used
-    where the loads are the same, too.
+    where the mixture is the same, too.
     """
     copy = _Copy(source, destination)
     plain = QuantisePlan(source, Precision(NARROW_BITS, group))
-    any_layers = tuple(mixture.loads.layers[: mixture.wide_count])
+    any_layers = tuple(mixture.importance.layers[: mixture.wide_count])
     count_bytes = QuantisePlan(source, Precision(NARROW_BITS, group, any_layers)).count_bytes
-    copy.begin(count_bytes, {"group": group, "share": mixture.share, "loads": _digest(mixture)})
-    costs = measure_costs(plain.matrices, group, mixture.loads, copy.unfinished / COSTS, progress)
+    copy.begin(count_bytes, {"group": group, "mixture": _digest(mixture)})
+    costs = measure_costs(plain.matrices, group, mixture.importance, copy.unfinished / COSTS, progress)
     precision = Precision(NARROW_BITS, group, mixture.choose(costs))
     return MixedCopy(copy.write(QuantisePlan(source, precision, copy.errors.add), progress), costs, precision.wide)
 
@@ -96,7 +96,8 @@ def _stamps(source: Path) -> dict[str, str]:
 
 
 def _digest(mixture: Mixture) -> str:
-    return hashlib.blake2b(mixture.loads.loads.tobytes(), digest_size=16).hexdigest()
+    figures = mixture.importance.loads.tobytes() + mixture.importance.contributions.tobytes()
+    return hashlib.blake2b(figures + repr(mixture.share).encode(), digest_size=16).hexdigest()
 
 
 def _begin(unfinished: Path, made_from: dict[str, Any]) -> None:
