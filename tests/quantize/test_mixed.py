@@ -146,3 +146,16 @@ def test_an_unfinished_copy_with_other_figures_is_begun_anew(models: Models, tmp
     reversed_figures = Importance(figures.importance.layers, figures.importance.loads, np.array([0.0, 0.0, 1.0]))
     copy = quantise_mixed(source, tmp_path / "small", CHANNEL, Mixture(reversed_figures, 0.4), lambda *progress: None)
     assert copy.wide == (2,) and copy.errors[2] < 0.01
+
+
+def test_layers_that_no_model_runs_stay_in_4_bits(models: Models, tmp_path: Path) -> None:
+    """As DeepSeek-V3's last one, which predicts a further token: in the files, in no trace."""
+    source, trace = models["olmoe"]
+    figures = mixture(source, trace, 0.4)
+    tensors = load_file(source / "model.safetensors")
+    last = {name: value for name, value in tensors.items() if ".layers.2." in name}
+    further = {name.replace(".layers.2.", ".layers.9."): value for name, value in last.items()}
+    shutil.copytree(source, tmp_path / "model")
+    save_file(tensors | further, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    copy = quantise_mixed(tmp_path / "model", tmp_path / "small", CHANNEL, figures, lambda *progress: None)
+    assert list(copy.costs) == [0, 1, 2] and list(copy.errors) == [0, 1, 2, 9] and copy.errors[9] > 0.05

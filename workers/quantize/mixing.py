@@ -64,7 +64,7 @@ def measure_costs(
     by_layer = dict(zip(importance.layers, importance.loads, strict=True))
     errors = LayerErrors(file)
     known = errors.names()
-    used = [matrix for matrix in matrices if by_layer[matrix.layer][matrix.expert] > 0]
+    used = [each for each in matrices if each.layer in by_layer and by_layer[each.layer][each.expert] > 0]
     for done, matrix in enumerate(used, start=1):
         if matrix.stored.name not in known:
             weight = matrix.read()
@@ -78,10 +78,12 @@ def measure_costs(
 
 
 def _check_complete(matrices: Sequence[Matrix], importance: Importance) -> None:
-    """Raise CheckpointError if the checkpoint does not have the layers and experts of the trace."""
+    """Raise CheckpointError if an expert of the trace is not in the checkpoint.
+
+    A checkpoint may have more layers: those that predict further tokens (MTP) are in files, and in no model.
+    """
     there = {(matrix.layer, matrix.expert) for matrix in matrices}
     known = {(layer, expert) for layer in importance.layers for expert in range(importance.loads.shape[1])}
-    for layer, expert in sorted(known ^ there):
-        who, other = ("the trace", "checkpoint") if (layer, expert) in known else ("the checkpoint", "trace")
-        what = f"layer {layer} has an expert {expert} in {who} that is not in the {other}"
+    for layer, expert in sorted(known - there):
+        what = f"layer {layer} has an expert {expert} in the trace that is not in the checkpoint"
         raise CheckpointError(what, "experts", "Download the checkpoint again")
