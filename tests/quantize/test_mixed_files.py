@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationConfig
 from compressed_tensors.utils.match import is_match
+from expertflow.ipc.messages import RequestRow, RunStep, Sampling
+from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.quantize.mixtures import FAMILIES, SHARES, Models, mixed, saved_models
 from expertflow.tests.registry.trial import TOLERANCE, exchanged_experts, live
+from expertflow.workers.loader.slots import HELD
 from expertflow.workers.model.library_quantizer import set_dequantising
 from expertflow.workers.quantize.rounding import dequantise, quantise
 from expertflow.workers.quantize.writing import MixedCopy
@@ -137,3 +141,19 @@ def test_the_engine_serves_both_layouts_packed_with_the_same_bits_at_every_budge
     if dtype == "float32":
         assert few.error(twin(source, copy)) <= TOLERANCE
         assert live(exchanged_experts(packed), 3).digests != few.digests
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loads_count_the_bytes_of_their_layers(family: str, models: Models, tmp_path: Path) -> None:
+    """A slot has room for the largest expert, but what is read is told as it is."""
+    source, trace = models[family]
+    copy = mixed(source, trace, tmp_path / "small", SHARES[family])
+    packed = survey_checkpoint(str(tmp_path / "small"), dtype="bfloat16", experts_in="packed")
+    sizes = np.array(packed.layer_bytes())
+    assert [own == packed.expert_bytes for (own,) in sizes] == [layer in copy.wide for layer in copy.costs]
+    assert sizes.min() < 0.7 * packed.expert_bytes
+    with LocalRuntime(packed, packed.expert_count) as runtime:
+        runtime.run(RunStep(number=1, unit=1, admit=[RequestRow(0, [5, 6, 7], 0, Sampling())]))
+        held = runtime.ledger.residence().reshape(packed.layers, packed.experts) == HELD
+        counted = runtime._loader.counters()["read_bytes"]  # pyright: ignore[reportPrivateUsage]
+    assert counted == (held * sizes).sum() > 0
