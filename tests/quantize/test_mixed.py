@@ -154,7 +154,7 @@ def test_layers_that_no_model_runs_stay_in_4_bits(models: Models, tmp_path: Path
     figures = mixture(source, trace, 0.4)
     tensors = load_file(source / "model.safetensors")
     last = {name: value for name, value in tensors.items() if ".layers.2." in name}
-    further = {name.replace(".layers.2.", ".layers.9."): value for name, value in last.items()}
+    further = {name.replace(".layers.2.", ".layers.9."): value.clone() for name, value in last.items()}
     shutil.copytree(source, tmp_path / "model")
     save_file(tensors | further, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
     copy = quantise_mixed(tmp_path / "model", tmp_path / "small", CHANNEL, figures, lambda *progress: None)
