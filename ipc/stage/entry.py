@@ -65,6 +65,10 @@ def _run(main: Callable[[Stage], None], stage: Stage) -> int:
     except ExpertFlowError as error:
         stage.fail(error)
         return FAILED
+    except LinkCut as cut:
+        remedy = "A restart mends that; report it if it comes again"
+        stage.fail(EngineError(str(cut), f"stage {stage.spec.stage}", remedy))
+        return FAILED
     except Exception as error:  # noqa: BLE001 - the boundary of the process: the supervisor gets any error
         logging.getLogger(__name__).exception("stage failed")
         stage.fail(unexpected_error(error, stage.spec.stage, stage.spec.log.tells_all))
@@ -77,8 +81,6 @@ def unexpected_error(error: Exception, stage: str, tells_all: bool) -> EngineErr
     if is_short_of_memory(error):
         remedy = "Lower expert_memory or kv_memory, or free memory"
         return EngineError("ran out of memory", f"stage {stage}", remedy)
-    if isinstance(error, LinkCut):
-        return EngineError(str(error), f"stage {stage}", "A restart mends that; report it if it comes again")
     told = f"{type(error).__name__}: {error}" if tells_all else type(error).__name__
     return EngineError(told, f"stage {stage}", "This is a bug")
 

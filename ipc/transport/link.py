@@ -17,8 +17,11 @@ from .sockets import Context, Socket, open_socket
 M = TypeVar("M")
 
 
-class LinkCut(ConnectionError):
-    """The connection between two living processes broke, and ZeroMQ made another: messages in between may be lost."""
+class LinkCut(BaseException):
+    """The connection between two living processes broke, and ZeroMQ made another: messages in between may be lost.
+
+    The process has to end, so this is no `Exception`: whoever goes on after the failure of a row does not catch it.
+    """
 
 
 class Link(Generic[M]):

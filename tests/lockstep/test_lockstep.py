@@ -85,7 +85,7 @@ def test_rows_that_need_more_forwards_go_on_alone() -> None:
 
 
 @pytest.mark.parametrize("error", [ComputeStopped(), RuntimeError("an expert never arrived")])
-def test_an_error_of_a_layer_ends_all_rows(error: Exception) -> None:
+def test_an_error_of_a_layer_ends_all_rows(error: BaseException) -> None:
     """Their `finally` blocks run, and the next step begins as if nothing had happened."""
     model = Model()
     whole = model.compute

@@ -85,6 +85,11 @@ class Channel:
             decode = DECODERS[receiver.stage, sender.stage].decode
             self.wires[sender] = Wire(f"{name_of(sender)}→{name_of(receiver)}", decode, self._waker(receiver))
 
+    @property
+    def broken(self) -> bool:
+        """Return whether the connection broke, whether or not it has been made again."""
+        return self.cut_off or self.joined_again
+
     def open(self, party: Party, link: SimulatedLink) -> None:
         """Open the end of a party; what either has sent meanwhile goes on its way."""
         self.ends[party] = link

@@ -234,10 +234,15 @@ class World:
 
     @property
     def whole(self) -> bool:
-        """Return whether all stages are there, and know each other."""
+        """Return whether all stages are there, know each other, and have noticed every connection that broke."""
         ready = all(member.ready for member in self.engine._roster.members.values())
         alive = all(not process.dead and not process.stopped for process in self.stages.values())
-        return ready and alive and not self.supervisor.stopped and not self.stopping
+        broken = any(channel.broken for parties, channel in self._channels.items() if all(map(self._lives, parties)))
+        return ready and alive and not broken and not self.supervisor.stopped and not self.stopping
+
+    def _lives(self, party: Party) -> bool:
+        process = self.live(party.stage)
+        return process is not None and process.party == party
 
     @property
     def idle(self) -> bool:

@@ -19,7 +19,7 @@ from ..model.unit import RowAbilities, Unit
 from .details import DetailCollector
 from .device.base import Device
 from .experts.hints import SILENT, Hinter
-from .experts.residency import ComputeStopped, FeedCounts, Residency
+from .experts.residency import FeedCounts, Residency
 from .experts.routing import RoutingCollector
 from .lockstep.lockstep import Lockstep
 from .lockstep.unit import LockstepUnit
@@ -128,8 +128,6 @@ class Executor:
             if isinstance(unit, LockstepUnit) and not unit.has_whole_routing:
                 return self._retry_failed(step, unit, rows, chosen), None
             return chosen, self._routing.step_routing(step.number, self._residency.counts - before)
-        except ComputeStopped:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever one row causes, the others of its unit must go on
             return self._rescue(step, error), None
 
@@ -238,8 +236,6 @@ class Executor:
             chosen = self._run_unit(part, unit, rows)
             while unit.filling:
                 chosen = self._run_unit(part, unit, [])
-        except ComputeStopped:
-            raise
         except Exception as error:  # noqa: BLE001 - one of these rows causes it
             failure = error
             self._oom_limits.record_failure(rows, error)

@@ -27,8 +27,8 @@ class FeedCounts(NamedTuple):
         return FeedCounts(*(count - before for count, before in zip(self, other, strict=True)))
 
 
-class ComputeStopped(Exception):
-    """The process was asked to end while a step ran."""
+class ComputeStopped(BaseException):
+    """The process was asked to end while a step ran. No `Exception`: no row failed, and none may go on."""
 
 
 class Residency:

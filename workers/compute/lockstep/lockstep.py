@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from greenlet import GreenletExit, getcurrent, greenlet
 from torch import Tensor
 
-from ..experts.residency import ComputeStopped
-
 Forward = Callable[[], Tensor]
 """Runs one row, and returns its logits [1, vocabulary]."""
 
@@ -91,8 +89,6 @@ class _RowForward:
         self.call = None
         try:
             answer = self._greenlet.switch(*result)
-        except ComputeStopped:
-            raise
         except Exception as error:  # noqa: BLE001 - whatever one row causes, the others go on
             self.outcome = error
             return
