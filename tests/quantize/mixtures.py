@@ -41,9 +41,10 @@ def recorded(source: Path) -> Trace:
     rows = [RequestRow(row, tokens.tolist(), 0, Sampling()) for row, tokens in enumerate(prompts)]
     with LocalRuntime(survey, survey.expert_count) as runtime:
         _, routing = runtime.run(RunStep(number=1, unit=1, admit=rows))
-    assert routing is not None
+    routes = None if routing is None else read_routing(routing, survey.layers, survey.experts)
+    assert routes is not None
     return Trace(
-        routes=read_routing(routing, survey.layers, survey.experts).astype(np.uint16),
+        routes=routes.astype(np.uint16),
         token_ids=prompts.reshape(-1).numpy(),
         offsets=np.arange(0, prompts.numel() + 1, 20),
         expert_count=survey.experts,

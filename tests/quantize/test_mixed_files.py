@@ -17,6 +17,7 @@ from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.quantize.mixtures import FAMILIES, SHARES, Models, mixed, saved_models
 from expertflow.tests.registry.trial import TOLERANCE, exchanged_experts, live
+from expertflow.workers.checkpoint.layout import layer_bytes
 from expertflow.workers.loader.slots import HELD
 from expertflow.workers.model.library_quantizer import set_dequantising
 from expertflow.workers.quantize.rounding import dequantise, quantise
@@ -77,14 +78,14 @@ def test_compressed_tensors_makes_the_same_values_by_the_group_of_each_module(
     source, trace = models[family]
     copy = mixed(source, trace, tmp_path / "small", SHARES[family])
     stated = json.loads((tmp_path / "small" / "config.json").read_text())["quantization_config"]
-    config = QuantizationConfig.model_validate(stated)
+    groups: list[Any] = list(QuantizationConfig.model_validate(stated).config_groups.values())
     stored = load_file(tmp_path / "small" / "model-00001-of-00001.safetensors")
     before = load_file(source / "model.safetensors")
     names = [name.removesuffix(".weight_packed") for name in stored if name.endswith(".weight_packed")]
     compressor: Any = BaseCompressor.get_value_from_registry("pack-quantized")
     assert names
     for name in names:
-        (group,) = [own for own in config.config_groups.values() if is_match(name, torch.nn.Linear(1, 1), own.targets)]
+        (group,) = [own for own in groups if is_match(name, torch.nn.Linear(1, 1), own.targets)]
         parts = {part: stored[f"{name}.{part}"] for part in ("weight_packed", "weight_scale", "weight_shape")}
         bits = 8 if int(name.split(".layers.")[1].split(".")[0]) in copy.wide else 4
         weight = before[f"{name}.weight"]
@@ -149,7 +150,7 @@ def test_loads_count_the_bytes_of_their_layers(family: str, models: Models, tmp_
     source, trace = models[family]
     copy = mixed(source, trace, tmp_path / "small", SHARES[family])
     packed = survey_checkpoint(str(tmp_path / "small"), dtype="bfloat16", experts_in="packed")
-    sizes = np.array(packed.layer_bytes())
+    sizes = np.array(layer_bytes(packed))
     assert [own == packed.expert_bytes for (own,) in sizes] == [layer in copy.wide for layer in copy.costs]
     assert sizes.min() < 0.7 * packed.expert_bytes
     with LocalRuntime(packed, packed.expert_count) as runtime:

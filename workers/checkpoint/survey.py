@@ -301,15 +301,6 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
         kind, variant = self.kind_of(expert), self.variant_of(layer) if self.packings else 0
         return [n for n, tensor in enumerate(self.tensors) if (tensor.kind, tensor.variant) == (kind, variant)]
 
-    def layer_bytes(self) -> list[list[int]]:
-        """Return [layers][kinds], the payload bytes of an expert: layers may be stored in different types."""
-        sizes: dict[tuple[int, int], int] = {}
-        for tensor in self.tensors:
-            key = tensor.variant, tensor.kind
-            sizes[key] = sizes.get(key, 0) + tensor.count_bytes
-        variants = [self.variant_of(layer) if self.packings else 0 for layer in range(self.layers)]
-        return [[sizes.get((variant, kind), 0) for kind in range(self.kinds)] for variant in variants]
-
     def packings_of(self, layer: int) -> list[Packing]:
         """Return the packed matrices of the experts of a layer."""
         return [packing for packing in self.packings if packing.variant == self.variant_of(layer)]

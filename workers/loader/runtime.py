@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...ipc.messages import CacheHeat, ComputeFromLoader, CopiesDone, Copy, Filled
+from ..checkpoint.layout import layer_bytes
 from ..checkpoint.survey import Survey
 from .drawing import Drawing
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
@@ -51,7 +52,7 @@ class LoaderRuntime:
         self._log, self._drawing = log or LedgerLog(None), drawing
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._ordered_bytes = self._read_bytes = 0
-        self._layer_bytes = survey.layer_bytes()
+        self._layer_bytes = layer_bytes(survey)
         self._slow = SlowReads()
         self._reads = reads or Reads()
         self._fills = open_fills(survey, slots, self._open_engine, self._send_copy, self._reads.open)
