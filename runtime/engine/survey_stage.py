@@ -72,12 +72,14 @@ def _receive(process: PrestartedStage, config: Config) -> FromSurveyor:
 def run_sizes(config: Config, out_path: Path) -> ModelSizes:
     """Return the sizes that a plan needs, from file headers or, where those are missing, from config.json alone.
 
-    Runs in a process of its own and writes `out_path`. Raises the errors of `run_survey`.
+    The kernel table that this machine keeps, if any, says which weights stay packed. Runs in a process of its own and
+    writes `out_path`. Raises the errors of `run_survey`.
     """
     command = [sys.executable, "-P", "-m", "expertflow.ipc.stage.run_with_parent", str(os.getpid())]
     command += ["expertflow.workers.surveyor", config.model, config.revision, config.dtype]
     choice = msgspec.json.encode(packing_choice(config)).decode()
-    command += [config.generation_settings, choice, os.fspath(out_path)]
+    kernels = "" if config.on_device else config.kernels  # a device has no table
+    command += [config.generation_settings, choice, kernels, os.fspath(out_path)]
     try:
         ended = subprocess.run(
             command,

@@ -107,7 +107,7 @@ def model_needs(survey: ModelSizes) -> Needs:
         stored_expert_bytes=survey.stored_expert_bytes,
         slot_bytes=survey.stride_bytes,
         experts_bytes=survey.experts_bytes,
-        skeleton_bytes=survey.skeleton_bytes,
+        skeleton_bytes=survey.loaded_skeleton_bytes,
         checkpoint_bytes=survey.checkpoint_bytes,
         weights_here=survey.weights_here,
         kv_bytes_per_position=survey.rows.kv_bytes_per_position,

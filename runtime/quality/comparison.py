@@ -67,6 +67,12 @@ def compare_models(original: Path, model: Path, token_ids: Sequence[int], report
     return sums.comparison()
 
 
+def few_slots(survey: Survey) -> int:
+    """Return the slots for a model that may be larger than the memory."""
+    slots = int(MEMORY_SHARE * available_bytes()) // survey.stride_bytes
+    return max(min(slots, survey.expert_count), survey.top_k)
+
+
 def _check_alike(original: Survey, model: Survey) -> None:
     facts = [(each.layers, each.experts, each.top_k, each.vocabulary) for each in (original, model)]
     if facts[0] != facts[1]:
@@ -88,9 +94,7 @@ class _Reader:
         self._survey = survey
         self._rows: list[list[int]] = []
         self._logits = torch.empty(0)
-        slots = int(MEMORY_SHARE * available_bytes()) // survey.stride_bytes
-        slots = max(min(slots, survey.expert_count), survey.top_k)
-        self._runtime = LocalRuntime(survey, slots, choose=self._choose)
+        self._runtime = LocalRuntime(survey, few_slots(survey), choose=self._choose)
 
     def __enter__(self) -> _Reader:
         return self

@@ -32,7 +32,7 @@ def hub_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sized_in_process(cache: Path, model: str, revision: str, answer: Path) -> tuple[int, str, str]:
-    arguments = ["-m", "expertflow.workers.surveyor", model, revision, "auto", "honour", CHOICE, str(answer)]
+    arguments = ["-m", "expertflow.workers.surveyor", model, revision, "auto", "honour", CHOICE, "", str(answer)]
     return run_python(arguments, {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"})
 
 

@@ -70,6 +70,16 @@ def filled_bytes(sizes: ModelSizes, expert: int) -> int:
     return min(end + sizes.block_bytes, sizes.stride_bytes)
 
 
+def layer_bytes(survey: Survey) -> list[list[int]]:
+    """Return [layers][kinds], the payload bytes of an expert: layers may be stored in different types."""
+    sizes: dict[tuple[int, int], int] = {}
+    for tensor in survey.tensors:
+        key = tensor.variant, tensor.kind
+        sizes[key] = sizes.get(key, 0) + tensor.count_bytes
+    variants = [survey.variant_of(layer) if survey.packings else 0 for layer in range(survey.layers)]
+    return [[sizes.get((variant, kind), 0) for kind in range(survey.kinds)] for variant in variants]
+
+
 def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 

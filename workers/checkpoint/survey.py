@@ -188,6 +188,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Weights of linear layers whose GGUF blocks the native kernels can multiply with, and the type of the blocks."""
     packable_bytes: int = 0
     """Bytes by which the skeleton is smaller if these stay packed."""
+    packs_linears: bool = False
+    """They stay packed, by the kernel table that the survey was made with."""
     linears: list[LinearCount] = []
     """Linear layers of the skeleton that a decode step runs through, a shape each."""
     weights_here: bool = False
@@ -196,8 +198,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def loaded_skeleton_bytes(self) -> int:
-        """Return the bytes of all but routed experts as far as is known without kernels."""
-        return self.skeleton_bytes
+        """Return the bytes of all but routed experts as compute loads it, as far as is known."""
+        return self.skeleton_bytes - (self.packable_bytes if self.packs_linears else 0)
 
     @property
     def remarks(self) -> list[str]:

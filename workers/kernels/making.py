@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,14 @@ class ModelParts:
 class TableMaker:
     """Makes the table that a configuration asks for: `kernels` is auto, the name of a kernel, or a file.
 
-    With `again` an auto table is measured even if the cache has one.
+    With `again` an auto table is measured even if the cache has one; without `times` it is never measured, and empty
+    where the cache has none.
     """
 
-    def __init__(self, kernels: str, report: Callable[[Progress], None], again: bool = False) -> None:
-        self._kernels, self._report, self._again = kernels, report, again
+    def __init__(
+        self, kernels: str, report: Callable[[Progress], None], again: bool = False, times: bool = True
+    ) -> None:
+        self._kernels, self._report, self._again, self._times = kernels, report, again, times
         self.notices: list[str] = []
         """Remarks for the user, after `make`."""
 
@@ -107,6 +111,8 @@ class TableMaker:
         keys = [shape.key for shape in [*linears, *experts]]
         if not keys:
             return KernelTable(machine=machine)
+        if not self._times:
+            return _kept(machine, keys)
         try:
             file = table_file(machine, keys)
         except RuntimeError as error:
@@ -153,6 +159,14 @@ class TableMaker:
             write_table(file, table)
         except OSError as error:
             self.notices.append(_unkept(f"{file.parent}: {error.strerror}"))
+
+
+def _kept(machine: dict[str, str], keys: list[str]) -> KernelTable:
+    """Return the table that the cache has for this machine; an empty one if it has none."""
+    with suppress(RuntimeError):  # a user without a home
+        if (found := read_cached(table_file(machine, keys), machine, keys)) is not None:
+            return structs.replace(found, origin="cache")
+    return KernelTable(machine=machine)
 
 
 def _expert_workload(

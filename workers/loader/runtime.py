@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ...ipc.messages import CacheHeat, ComputeFromLoader, CopiesDone, Copy, Filled
+from ..checkpoint.layout import layer_bytes
 from ..checkpoint.survey import Survey
 from .drawing import Drawing
 from .events import ComputeJoined, FillDone, LedgerAction, LedgerEvent, PromoteFill, StartFill
@@ -51,6 +52,7 @@ class LoaderRuntime:
         self._log, self._drawing = log or LedgerLog(None), drawing
         self._done: queue.SimpleQueue[Transfer] = queue.SimpleQueue()
         self._ordered_bytes = self._read_bytes = 0
+        self._layer_bytes = layer_bytes(survey)
         self._slow = SlowReads()
         self._reads = reads or Reads()
         self._fills = open_fills(survey, slots, self._open_engine, self._send_copy, self._reads.open)
@@ -126,7 +128,7 @@ class LoaderRuntime:
         for action in actions:
             match action:
                 case StartFill():
-                    self._ordered_bytes += self._survey.bytes_of(action.expert)
+                    self._ordered_bytes += self._bytes_of(action.layer, action.expert)
                     self._fills.start(action.slot, action.layer, action.expert, action.urgent, action.cause)
                 case PromoteFill():
                     self._fills.promote(action.slot)
@@ -134,6 +136,9 @@ class LoaderRuntime:
                     pass
                 case _:
                     self._send(action)
+
+    def _bytes_of(self, layer: int, expert: int) -> int:
+        return self._layer_bytes[layer][self._survey.kind_of(expert)]
 
     def _send_copy(self, copy: Copy) -> None:
         if self._drawing is not None and self._drawing.is_on():
@@ -150,7 +155,7 @@ class LoaderRuntime:
         if (failure := failure_of(transfer, self._survey.folder)) is not None:
             raise failure
         self._slow.watch(transfer, time.monotonic_ns())
-        self._read_bytes += self._survey.bytes_of(transfer.expert)
+        self._read_bytes += self._bytes_of(transfer.layer, transfer.expert)
         if self._drawing is not None and self._drawing.is_on():
             self._drawing.draw_transfer(transfer)
         self._complete(self._fills.on_read(transfer))

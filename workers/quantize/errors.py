@@ -22,21 +22,40 @@ class LayerErrors:
     def add(self, matrix: Matrix, weight: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor) -> None:
         """Add a matrix: its weight [out, in], codes [out, in] and scales [out, groups]."""
         error, whole = squared_errors(weight, codes, scales)
-        line = {"name": matrix.stored.name, "layer": matrix.layer, "error": error, "whole": whole}
+        where = {"name": matrix.stored.name, "layer": matrix.layer, "expert": matrix.expert}
+        line = {**where, "error": error, "whole": whole}
         with self.file.open("a") as file:
             file.write("\n" + json.dumps(line))  # the line before may have been broken off
+
+    def names(self) -> set[str]:
+        """Return the names of the matrices that were added."""
+        return set(self._lines())
 
     def by_layer(self) -> dict[int, float]:
         """Return the relative error of each layer: the root of squared errors over squares.
 
         A matrix that was rounded twice, since its shard was broken off, counts once.
         """
-        lines = {line["name"]: line for line in _whole_lines(self.file.read_text())}
-        sums: dict[int, tuple[float, float]] = {}
-        for line in lines.values():
-            error, whole = sums.get(line["layer"], (0.0, 0.0))
-            sums[line["layer"]] = error + line["error"], whole + line["whole"]
-        return {layer: (error / whole) ** 0.5 if whole else 0.0 for layer, (error, whole) in sorted(sums.items())}
+        sums = self._sums("layer")
+        return {layer: share**0.5 for (layer,), share in sums.items()}
+
+    def by_expert(self) -> dict[tuple[int, int], float]:
+        """Return the squared errors over the squares of each (layer, expert)."""
+        return {(layer, expert): share for (layer, expert), share in self._sums("layer", "expert").items()}
+
+    def _sums(self, *parts: str) -> dict[tuple[int, ...], float]:
+        """Return squared errors over squares of the matrices that these fields tell apart, ascending."""
+        sums: dict[tuple[int, ...], tuple[float, float]] = {}
+        for line in self._lines().values():
+            key = tuple(line[part] for part in parts)
+            error, whole = sums.get(key, (0.0, 0.0))
+            sums[key] = error + line["error"], whole + line["whole"]
+        return {key: error / whole if whole else 0.0 for key, (error, whole) in sorted(sums.items())}
+
+    def _lines(self) -> dict[str, dict[str, Any]]:
+        """Return the last line of each matrix by its name."""
+        text = self.file.read_text() if self.file.exists() else ""
+        return {line["name"]: line for line in _whole_lines(text)}
 
 
 def _whole_lines(text: str) -> Iterator[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,16 @@ from ..checkpoint.shards import OutputTensor
 from .rounding import pack, quantise
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+WIDE_BITS = 8
+"""Bits of the layers that have more than the others."""
 CHANNEL = 0
 """Group that is a whole row."""
 GROUPS = (32, 64, 128, CHANNEL)
-EXPERT = re.compile(r"(.*\.layers\.(\d+)\..*\.experts\.\d+\.\w+)\.weight$")
+EXPERT = re.compile(r"(.*\.layers\.(\d+)\..*\.experts\.(\d+)\.\w+)\.weight$")
 TARGET = r"re:.*\.experts\.\d+\..*"
 """Modules that are quantised, as compressed-tensors names them: the linear layers of each expert."""
+LAYERS_TARGET = r"re:.*\.layers\.({})\..*\.experts\.\d+\..*"
+"""The same in some layers, whose numbers stand between bars."""
 FORMAT = "pack-quantized"
 
 Watch = Callable[["Matrix", torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -33,10 +37,17 @@ Watch = Callable[["Matrix", torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 @dataclass(frozen=True)
 class Precision:
-    """Bits of a code, and values of a row that share a scale (`CHANNEL`: all)."""
+    """Bits of a code, and values of a row that share a scale (`CHANNEL`: all).
+
+    The decoder layers `wide` have `WIDE_BITS` instead.
+    """
 
     bits: int
     group: int
+    wide: tuple[int, ...] = ()
+
+    def bits_of(self, layer: int) -> int:
+        return WIDE_BITS if layer in self.wide else self.bits
 
     def group_of(self, columns: int) -> int:
         return self.group or columns
@@ -50,6 +61,8 @@ class Matrix:
     file: Path
     layer: int
     """Number of its decoder layer, as in its name."""
+    expert: int
+    """Number of its expert in that layer."""
 
     def read(self) -> torch.Tensor:
         """Return it. Raises CheckpointError if a value is not finite."""
@@ -70,12 +83,15 @@ class QuantisePlan:
         self._precision, self._watch = precision, watch
         files = checkpoint_files(source)
         stored = list(read_headers(files).values())
+        self.matrices: list[Matrix] = []
+        """Matrices that are rounded, in the order in which they are written."""
         self._quantised: tuple[str, torch.Tensor, torch.Tensor] | None = None
         """Name, codes and scales of the last matrix: its scales are written after its codes."""
         self.tensors = [output for tensor in stored for output in self._outputs(tensor, files[tensor.file], source)]
         if not any(EXPERT.match(tensor.name) for tensor in stored):
             raise _unsupported(source, "no tensor is named …layers.N.….experts.N.….weight")
-        self.config = config | {"quantization_config": _quantisation_config(precision)}
+        layers = sorted({matrix.layer for matrix in self.matrices})
+        self.config = config | {"quantization_config": _quantisation_config(precision, layers)}
         self.config.pop("transformers_weights", None)  # the copy has one set of weights
 
     @property
@@ -91,7 +107,8 @@ class QuantisePlan:
             stays = partial(tensor.read, file)
             return [OutputTensor(tensor.name, tensor.dtype, tensor.shape, tensor.count_bytes, stays)]
         self._check(tensor)
-        return self._packed(found[1], Matrix(tensor, file, int(found[2])))
+        self.matrices.append(Matrix(tensor, file, int(found[2]), int(found[3])))
+        return self._packed(found[1], self.matrices[-1])
 
     def _check(self, tensor: StoredTensor) -> None:
         if tensor.dtype not in DTYPES or len(tensor.shape) != 2:
@@ -104,7 +121,8 @@ class QuantisePlan:
     def _packed(self, name: str, matrix: Matrix) -> list[OutputTensor]:
         stored, precision = matrix.stored, self._precision
         rows, columns = stored.shape
-        words, groups = -(-columns * precision.bits // 32), columns // precision.group_of(columns)
+        words = -(-columns * precision.bits_of(matrix.layer) // 32)
+        groups = columns // precision.group_of(columns)
         item_bytes = stored.count_bytes // (rows * columns)
         shape = torch.tensor(stored.shape, dtype=torch.int64)
         codes, scales = partial(self._codes, matrix), partial(self._scales, matrix)
@@ -115,7 +133,7 @@ class QuantisePlan:
         ]
 
     def _codes(self, matrix: Matrix) -> memoryview:
-        return _bytes_of(pack(self._quantise(matrix)[0], self._precision.bits))
+        return _bytes_of(pack(self._quantise(matrix)[0], self._precision.bits_of(matrix.layer)))
 
     def _scales(self, matrix: Matrix) -> memoryview:
         return _bytes_of(self._quantise(matrix)[1])
@@ -124,7 +142,8 @@ class QuantisePlan:
         name, precision = matrix.stored.name, self._precision
         if self._quantised is None or self._quantised[0] != name:
             weight = matrix.read()
-            codes, scales = quantise(weight, precision.bits, precision.group_of(weight.shape[1]))
+            group = precision.group_of(weight.shape[1])
+            codes, scales = quantise(weight, precision.bits_of(matrix.layer), group)
             if self._watch is not None:
                 self._watch(matrix, weight, codes, scales)
             self._quantised = name, codes, scales
@@ -135,24 +154,41 @@ def _bytes_of(values: torch.Tensor) -> memoryview:
     return values.contiguous().view(torch.uint8).numpy().data.cast("B")
 
 
-def _quantisation_config(precision: Precision) -> dict[str, Any]:
+def _quantisation_config(precision: Precision, layers: Sequence[int]) -> dict[str, Any]:
     """Return the `quantization_config` that compressed-tensors, transformers and vLLM read."""
-    weights = {
-        "num_bits": precision.bits,
-        "type": "int",
-        "symmetric": True,
-        "strategy": "group" if precision.group else "channel",
-        "group_size": precision.group or None,
-        "dynamic": False,
-    }
-    group = {"targets": [TARGET], "weights": weights, "format": FORMAT}
     return {
         "quant_method": "compressed-tensors",
         "format": FORMAT,
         "quantization_status": "compressed",
-        "config_groups": {"experts": group},
+        "config_groups": _config_groups(precision, layers),
         "ignore": ["lm_head"],
     }
+
+
+def _config_groups(precision: Precision, layers: Sequence[int]) -> dict[str, Any]:
+    """Return the groups of quantised modules: one, or those of each number of bits, the most bits first.
+
+    No module is in two of them: readers do not agree on which one would count.
+    """
+    if not precision.wide:
+        return {"experts": _config_group(TARGET, precision.bits, precision.group)}
+    groups: dict[str, Any] = {}
+    for bits in (WIDE_BITS, precision.bits):
+        own = "|".join(str(layer) for layer in layers if precision.bits_of(layer) == bits)
+        groups[f"experts_{bits}_bits"] = _config_group(LAYERS_TARGET.format(own), bits, precision.group)
+    return groups
+
+
+def _config_group(target: str, bits: int, group: int) -> dict[str, Any]:
+    weights = {
+        "num_bits": bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group" if group else "channel",
+        "group_size": group or None,
+        "dynamic": False,
+    }
+    return {"targets": [target], "weights": weights, "format": FORMAT}
 
 
 def _unsupported(source: Path, why: str) -> UsageError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,22 @@ from ...errors import UsageError
 from ..checkpoint.shards import ReportProgress, check_destination, copy_other_files, write_shards
 from ..checkpoint.stamps import FileStamp
 from .errors import LayerErrors
+from .mixing import NARROW_BITS, Mixture, measure_costs
 from .plan import Precision, QuantisePlan
 
-STATE = "quantise.json"
+STATE, COSTS = "quantise.json", "costs.jsonl"
+
+
+@dataclass(frozen=True)
+class MixedCopy:
+    """Result of a mixed quantisation, by decoder layer."""
+
+    errors: dict[int, float]
+    """Relative error of the experts as they were written: the root of squared errors over squares."""
+    costs: dict[int, float]
+    """Estimated square of the error that 4 bits would bring into a token's state, over the square of that state."""
+    wide: tuple[int, ...]
+    """Layers in 8 bits."""
 
 
 def quantise_checkpoint(
@@ -26,30 +41,68 @@ def quantise_checkpoint(
     layer's experts, by its number: the root of squared errors over squares. Raises CheckpointError if the source is
     broken. Raises UsageError if the experts cannot be quantised, `destination` exists or its disk is too small.
     """
-    unfinished = destination.parent / f".{destination.name}.unfinished"
-    errors = LayerErrors(unfinished / "errors.jsonl")
-    plan = QuantisePlan(source, precision, errors.add)
-    check_destination(source, destination, 0 if unfinished.exists() else plan.count_bytes)
-    _begin(unfinished, _state(source, precision))
-    write_shards(unfinished, plan.tensors, "quantising", progress)
-    (unfinished / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n")
-    copy_other_files(source, unfinished)
-    by_layer = errors.by_layer()
-    for name in (STATE, errors.file.name):
-        (unfinished / name).unlink(missing_ok=True)
-    unfinished.rename(destination)
-    return by_layer
+    copy = _Copy(source, destination)
+    plan = QuantisePlan(source, precision, copy.errors.add)
+    copy.begin(plan.count_bytes, {"bits": precision.bits, "group": precision.group, "wide": precision.wide})
+    return copy.write(plan, progress)
 
 
-def _state(source: Path, precision: Precision) -> dict[str, Any]:
-    """Return what an unfinished copy must have been made from to be used."""
+def quantise_mixed(
+    source: Path, destination: Path, group: int, mixture: Mixture, progress: ReportProgress
+) -> MixedCopy:
+    """Write a copy in 4 bits whose dearest layers have 8, as many as `mixture` allows; raises as the other.
+
+    Every expert of the trace is first rounded to 4 bits and measured. What an earlier call measured and wrote is used
+    where the mixture is the same, too.
+    """
+    copy = _Copy(source, destination)
+    plain = QuantisePlan(source, Precision(NARROW_BITS, group))
+    any_layers = tuple(mixture.importance.layers[: mixture.wide_count])
+    count_bytes = QuantisePlan(source, Precision(NARROW_BITS, group, any_layers)).count_bytes
+    copy.begin(count_bytes, {"group": group, "mixture": _digest(mixture)})
+    costs = measure_costs(plain.matrices, group, mixture.importance, copy.unfinished / COSTS, progress)
+    precision = Precision(NARROW_BITS, group, mixture.choose(costs))
+    return MixedCopy(copy.write(QuantisePlan(source, precision, copy.errors.add), progress), costs, precision.wide)
+
+
+class _Copy:
+    """A copy under way, in a folder of its own beside the destination."""
+
+    def __init__(self, source: Path, destination: Path) -> None:
+        self._source, self._destination = source, destination
+        self.unfinished = destination.parent / f".{destination.name}.unfinished"
+        self.errors = LayerErrors(self.unfinished / "errors.jsonl")
+
+    def begin(self, count_bytes: int, made_from: dict[str, Any]) -> None:
+        """Open the folder; what it holds is kept if it was made from the same source, and the same as now."""
+        check_destination(self._source, self._destination, 0 if self.unfinished.exists() else count_bytes)
+        _begin(self.unfinished, made_from | {"files": _stamps(self._source)})
+
+    def write(self, plan: QuantisePlan, progress: ReportProgress) -> dict[int, float]:
+        """Write all files, and give the folder its name. Returns the relative error of each layer."""
+        write_shards(self.unfinished, plan.tensors, "quantising", progress)
+        (self.unfinished / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n")
+        copy_other_files(self._source, self.unfinished)
+        by_layer = self.errors.by_layer()
+        for name in (STATE, COSTS, self.errors.file.name):
+            (self.unfinished / name).unlink(missing_ok=True)
+        self.unfinished.rename(self._destination)
+        return by_layer
+
+
+def _stamps(source: Path) -> dict[str, str]:
     files = sorted(source.glob("*.safetensors")) + [source / "config.json"]
-    stamps = {file.name: str(FileStamp.of(file.stat())) for file in files}
-    return {"bits": precision.bits, "group": precision.group, "files": stamps}
+    return {file.name: str(FileStamp.of(file.stat())) for file in files}
 
 
-def _begin(unfinished: Path, state: dict[str, Any]) -> None:
+def _digest(mixture: Mixture) -> str:
+    figures = mixture.importance.loads.tobytes() + mixture.importance.contributions.tobytes()
+    return hashlib.blake2b(figures + repr(mixture.share).encode(), digest_size=16).hexdigest()
+
+
+def _begin(unfinished: Path, made_from: dict[str, Any]) -> None:
     file = unfinished / STATE
+    state = json.loads(json.dumps(made_from))
     if file.exists() and json.loads(file.read_text()) == state:
         return
     if unfinished.exists():

@@ -1,7 +1,7 @@
 """`python -m expertflow.workers.surveyor`: writes the sizes of a checkpoint to a file, for `expertflow plan`.
 
-Arguments: model, revision, dtype, generation settings, `PackingChoice` as JSON, file. Exit code 0: the file holds a
-`Survey` or, without the weights, a `ModelSizes`; 2: it holds an `ErrorFacts`.
+Arguments: model, revision, dtype, generation settings, `PackingChoice` as JSON, kernels (empty: none), file. Exit code
+0: the file holds a `Survey` or, without the weights, a `ModelSizes`; 2: it holds an `ErrorFacts`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from .entry import plan_sizes
 
 
 def main() -> int:
-    model, revision, dtype, generation_settings, choice, target = sys.argv[1:7]
+    model, revision, dtype, settings, choice, kernels, target = sys.argv[1:8]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        answer, code = (
-            plan_sizes(model, revision, dtype, generation_settings, msgspec.json.decode(choice, type=PackingChoice)),
-            0,
-        )
+        packing = msgspec.json.decode(choice, type=PackingChoice)
+        answer, code = plan_sizes(model, revision, dtype, settings, packing, kernels), 0
     except ExpertFlowError as error:
         answer, code = ErrorFacts.of(error), 2
     Path(target).write_bytes(msgspec.msgpack.encode(answer))

@@ -51,14 +51,16 @@ def plan_sizes(
     dtype: str = "auto",
     generation_settings: str = "honour",
     choice: PackingChoice = DEQUANTISED,
+    kernels: str = "",
 ) -> ModelSizes:
     """Return the survey of a checkpoint whose weights are on this machine, else the sizes by its configuration.
 
-    Only configuration and index of a hub id are fetched. Raises what `survey_checkpoint` raises.
+    Only configuration and index of a hub id are fetched. `kernels`: as configured, for a survey with the table that
+    this machine keeps; nothing is timed. Empty: no table. Raises what `survey_checkpoint` raises.
     """
     folder, weights_here = _find(model, revision)
     if weights_here:
-        return _survey(folder, dtype, generation_settings, choice)
+        return _survey(folder, dtype, generation_settings, choice, kernels)
     if local_folder(model):
         return _sizes_by_config(folder, dtype, choice)
     return msgspec.structs.replace(
@@ -79,10 +81,12 @@ def _find(model: str, revision: str) -> tuple[Path, bool]:
     return folder, all((folder / name).is_file() for name in needed_weights(model, folder))
 
 
-def _survey(folder: Path, dtype: str, generation_settings: str, choice: PackingChoice) -> ModelSizes:
-    from .surveyor import survey_folder
+def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice, kernels: str) -> ModelSizes:
+    from ..kernels.making import TableMaker
+    from .surveyor import kernels_by_rule, survey_folder
 
-    return survey_folder(folder, dtype, generation_settings, choice=choice)
+    make_table = TableMaker(kernels, lambda progress: None, times=False).make if kernels else kernels_by_rule
+    return survey_folder(folder, dtype, settings, make_table, choice)
 
 
 def _sizes_by_config(folder: Path, dtype: str, choice: PackingChoice) -> ModelSizes:

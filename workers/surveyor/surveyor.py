@@ -90,7 +90,8 @@ def survey_folder(
         raise
     except Exception as error:  # noqa: BLE001 - the library meets values here that nobody has thought of
         raise unexpected_error(folder, error) from error
-    return msgspec.structs.replace(survey, kernels=make_table(parts, survey.dtype))
+    survey = msgspec.structs.replace(survey, kernels=make_table(parts, survey.dtype))
+    return msgspec.structs.replace(survey, packs_linears=bool(survey.packed_linears))
 
 
 def _survey(folder: Path, dtype: str, settings: str, choice: PackingChoice) -> tuple[Survey, ModelParts]:
