@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from random import Random
 from statistics import median
 from typing import Any, get_args
 
@@ -57,6 +58,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--link", default="40MB", help="rate of each engine's emulated link, a second")
     parser.add_argument("--requests", type=int, default=32, help="requests for each replica")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rules", nargs="+", choices=get_args(RuleName), default=list(get_args(RuleName)))
     parser.add_argument("--streams", type=int, default=500, help="streams under kills")
     parser.add_argument("--kill-every", type=float, default=5.0, help="seconds between two kills")
     parser.add_argument("--out", type=Path, help="JSON; the routing of all requests goes beside it, for .simulated")
@@ -123,18 +125,23 @@ def _overhead(options: argparse.Namespace) -> Results:
 
 
 @contextmanager
-def _gateways() -> Iterator[dict[str, str]]:
+def _gateways(rules: list[str]) -> Iterator[dict[str, str]]:
     """Yield rule -> the address of a gateway; each keeps what it has learned."""
     with ExitStack() as stack:
-        yield {rule: stack.enter_context(gateway(rule)) for rule in get_args(RuleName)}
+        yield {rule: stack.enter_context(gateway(rule)) for rule in rules}
 
 
 def _rules(options: argparse.Namespace) -> list[Results]:
-    """Run the same four kinds of requests by each rule in turn; the first round fills slots and teaches."""
+    """Run the same four kinds of requests by each rule in turn; the first round fills slots and teaches.
+
+    Kinds come in a random order: in turn, round robin would give each of four replicas one kind.
+    """
     engines, rows = engine_folders(), list[Results]()
-    with _gateways() as addresses:
+    with _gateways(options.rules) as addresses:
         for number in range(options.rounds + 1):
-            requests = requests_of(options.requests * options.nodes, TOKENS, first=number * options.requests)
+            count = options.requests * options.nodes
+            requests = requests_of(count, TOKENS, first=number * count)
+            Random(number).shuffle(requests)
             for rule, address in addresses.items():
                 rows.append(measure_load(address, requests, engines).row(f"{rule}, round {number}"))
     show_table("rules", rows, left=1)
