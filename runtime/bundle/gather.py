@@ -33,6 +33,8 @@ from .masking import mask_activity, mask_values
 MAX_TIMELINE_BYTES = 256 << 20
 """Bytes of the newest part of a timeline that are taken."""
 LOOK_EVERY_S = 0.5
+PATIENCE_S = 5.0
+"""Time for which the requests of a scheduler that is busy are waited for, after the others have answered."""
 Report = Callable[[Progress], None]
 
 
@@ -112,7 +114,10 @@ def _name_configurations(configurations: list[Config], engines: Iterable[str]) -
 
 
 def _watch(watcher: Watcher, seconds: float, report: Report) -> dict[str, Activity]:
-    """Return what the engines did for some seconds, the spans of all answers together."""
+    """Return what the engines did for some seconds, the spans of all answers together.
+
+    A busy scheduler may tell its requests a little later.
+    """
     found: dict[str, Activity] = {}
     spans: dict[str, list[StageSpans]] = {}
     started = time.monotonic()
@@ -122,9 +127,10 @@ def _watch(watcher: Watcher, seconds: float, report: Report) -> dict[str, Activi
             found[engine] = structs.replace(activity, spans=spans[engine])
         passed = time.monotonic() - started
         report(Progress("bundle", "watching the engine", min(round(passed), round(seconds)), round(seconds)))
-        if passed >= seconds:
+        answered = all(activity.requests is not None for activity in found.values())
+        if passed >= seconds and (answered or passed >= seconds + PATIENCE_S):
             return found
-        time.sleep(min(LOOK_EVERY_S, seconds - passed))
+        time.sleep(min(LOOK_EVERY_S, max(seconds - passed, LOOK_EVERY_S / 10)))
 
 
 def _watched_timeline(activity: dict[str, Activity]) -> bytes:

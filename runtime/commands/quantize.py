@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 from msgspec import Meta
@@ -35,6 +35,11 @@ class Quantize(Command):
     One matrix is in memory at a time. A run that was broken off goes on where it ended. The copy opens in
     transformers, and here.
     """
+
+    option_groups: ClassVar = {
+        "Mixed": ("mixed", "mixed_share"),
+        "Comparison": ("text", "tokens", "beside"),
+    }
 
     source: tyro.conf.Positional[Path]
     """Model folder in bfloat16, float16 or float32, with separate matrices for each expert."""
