@@ -84,6 +84,9 @@ def vanish(world: World, client: str, draw: int) -> None:
 def freeze(world: World, target: str, draw: int) -> str:
     """Let the whole machine stand still for a while: everybody's clock jumps."""
     pause_us = 1000 * (500 + 40 * draw)
+    for stage, until_us in world.hanging_us.items():
+        if until_us >= world.agenda.now_us:  # what hangs does so for as long as before, by its own time
+            world.hanging_us[stage] = until_us + pause_us
     world.agenda.now_us += pause_us
     world.frozen_us += pause_us
     world.frozen_until_us = world.agenda.now_us + 1_000_000
