@@ -23,6 +23,7 @@ from ..gateway.state import Gateway
 from ..routing.router import Router
 from ..routing.rules import make_rule
 from .links import ReplicaLinks
+from .private_port import keep_port_private
 from .settings import ClusterSettings, read_settings
 
 
@@ -38,6 +39,7 @@ class HttpFront:
     """The front: a gateway to the replicas, and the HTTP application as its client."""
 
     async def __init__(self, engines: DeploymentHandle, content: dict[str, Any]) -> None:
+        keep_port_private()
         settings = read_settings(content)
         self._shell = make_shell(settings)
         self._links = ReplicaLinks(engines, self._shell)

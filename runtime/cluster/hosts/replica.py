@@ -18,6 +18,7 @@ from ...client.watching import Watcher
 from ...engine.supervisor import Supervisor
 from ..gateway.bridge import Bridge
 from ..routing.fleet import ReplicaState, pack_held
+from .private_port import keep_port_private
 from .scaling import BUSY, QUEUE_AGE, STALLS
 from .settings import read_settings
 from .ticket import Ticket
@@ -34,6 +35,7 @@ class EngineReplica:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         """Start the engine. Raises ExpertFlowError, which Serve shows in the status of the deployment."""
+        keep_port_private()
         self._name = serve.get_replica_context().replica_id.unique_id
         self._engine = Supervisor(read_settings(settings).config())
         self._engine.start()
