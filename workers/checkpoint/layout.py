@@ -129,6 +129,10 @@ class ByteRun(msgspec.Struct, frozen=True):
     """File and offset of the scales of a piece that has them."""
     inputs_at: list[tuple[int, int]] = []
     """The same for the inputs of its coding."""
+    check: str = ""
+    """Type of the scales that a plain copy brings, none of which may be NaN; empty: it brings none."""
+    tensor: int = 0
+    """Slot tensor that it fills, or begins to fill."""
 
     @property
     def files(self) -> tuple[int, ...]:
@@ -168,7 +172,9 @@ class ReadPlan:
         closes = self._is_last(number)
         opens, scales_at = piece.position_bytes == 0, self._scales_at(layer, expert, piece)
         inputs_at = [tuple(at) for at in self._places[layer, expert, piece.inputs].tolist()]
-        return ByteRun(file, offset, piece.source_bytes, position, converted, opens, closes, scales_at, inputs_at)
+        check = piece.check if converted is None else ""
+        where = (file, offset, piece.source_bytes, position)
+        return ByteRun(*where, converted, opens, closes, scales_at, inputs_at, check, piece.tensor)
 
     def _is_last(self, number: int) -> bool:
         """Return whether a piece ends its tensor."""
@@ -187,6 +193,7 @@ def _continues(earlier: ByteRun, later: ByteRun) -> bool:
     return (
         earlier.piece is None
         and later.piece is None
+        and earlier.check == later.check
         and earlier.file == later.file
         and earlier.offset_bytes + earlier.count_bytes == later.offset_bytes
         and earlier.position_bytes + earlier.count_bytes == later.position_bytes

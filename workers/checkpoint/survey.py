@@ -100,9 +100,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_copy(self) -> bool:
-        """Return whether its bytes can be read straight into the slot."""
+        """Return whether its bytes can be read straight into the slot, and be checked there."""
         repacked = self.input is not None and self.input.repack
-        return self.operation == "copy" and not (self.check or repacked or self.inputs)
+        return self.operation == "copy" and not (repacked or self.inputs)
 
     @property
     def is_whole(self) -> bool:

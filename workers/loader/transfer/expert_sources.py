@@ -69,13 +69,13 @@ class PieceReader:
             return
         if piece.input is not None:
             raw = self._view(run.file, run.offset_bytes, piece.source_bytes, bounce)
-            self._refuse_nan(raw, piece.check, run.file, piece)
+            self.refuse_nan(raw, piece.check, run.file, piece.tensor)
             self._require_equal(raw, run, piece)
             target[:] = np.ascontiguousarray(pack_input(piece.input, raw)).view(np.uint8).reshape(-1)
             return
         if piece.scales is None:
             raw = self._rows(run, piece, rows, bounce)
-            self._refuse_nan(raw, piece.check, run.file, piece)
+            self.refuse_nan(raw, piece.check, run.file, piece.tensor)
             convert_rows(raw, target, piece, rows, dtype)
             return
         scales = self._scales(run, piece.scales, rows, bounce)
@@ -87,7 +87,7 @@ class PieceReader:
         stored: list[np.ndarray] = []
         for (file, offset), (role, one) in zip(run.inputs_at, coding.inputs.items(), strict=True):
             stored.append(self._view(file, offset, one.count_bytes, BounceBuffer(one.count_bytes)))
-            self._refuse_nan(stored[-1], coding.packing.scale_dtype if role == "scales" else "", file, piece)
+            self.refuse_nan(stored[-1], coding.packing.scale_dtype if role == "scales" else "", file, piece.tensor)
         unpack(coding, stored, target, piece, dtype)
 
     def _require_equal(self, raw: np.ndarray, run: ByteRun, piece: Piece) -> None:
@@ -98,10 +98,10 @@ class PieceReader:
                 what = f"the stored matrices of {self._names[piece.tensor]} of an expert have different ones"
                 raise CheckpointError(what, self._files[file].path, "Use experts_in = dequantised")
 
-    def _refuse_nan(self, scales: np.ndarray, dtype: str, file: int, piece: Piece) -> None:
-        """Raise CheckpointError if one of the scales, uint8 [bytes], is NaN; no `dtype`: they are no scales."""
+    def refuse_nan(self, scales: np.ndarray, dtype: str, file: int, tensor: int) -> None:
+        """Raise CheckpointError if a scale of a slot tensor, uint8 [bytes], is NaN; no `dtype`: these are no scales."""
         if dtype and has_nan(scales, dtype):
-            what = f"the scales of {self._names[piece.tensor]} of an expert hold a value that is no number (NaN)"
+            what = f"the scales of {self._names[tensor]} of an expert hold a value that is no number (NaN)"
             raise CheckpointError(what, self._files[file].path, "Download the checkpoint again")
 
     def _rows(self, run: ByteRun, piece: Piece, rows: range, bounce: BounceBuffer) -> np.ndarray:
@@ -195,10 +195,10 @@ class FileSource:
     def _plain(self, memory: np.ndarray, file: int, spans: list[ByteRange]) -> Chunk:
         def read(bounce: BounceBuffer) -> None:
             self._files[file].read_joined(memory, spans, bounce)
-            if self.recorder is not None:
-                for span in spans:
-                    own = memory[span.start_bytes + span.lead_bytes : span.start_bytes + span.count_bytes]
-                    self.recorder.note_plain(file, span.offset_bytes + span.lead_bytes, own)
+            for span in spans:
+                self._pieces.refuse_nan(memory[span.own], span.check, file, span.tensor)
+                if self.recorder is not None:
+                    self.recorder.note_plain(file, span.offset_bytes + span.lead_bytes, memory[span.own])
 
         return self._checked((file,), read)
 

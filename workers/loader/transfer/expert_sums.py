@@ -21,7 +21,7 @@ from ...checkpoint.survey import Survey
 from .files import BounceBuffer
 from .read_checks import Chunk, Recorder, Sums, add_sums
 
-FORMAT = 1
+FORMAT = 2
 """Rises when checksums are made in another way."""
 WHAT = "making checksums of the experts"
 

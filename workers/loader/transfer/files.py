@@ -33,6 +33,20 @@ class ByteRange(msgspec.Struct, frozen=True):
     lands: bool
     lead_bytes: int = 0
     """Bytes at its start that are not of the expert, but of the same block."""
+    check: str = ""
+    """Type of the scales that it holds, none of which may be NaN; empty: it holds none."""
+    tensor: int = 0
+    """Slot tensor that it is a part of."""
+
+    @property
+    def own(self) -> slice:
+        """Return the places in memory of its bytes that are the expert's."""
+        return slice(self.start_bytes + self.lead_bytes, self.start_bytes + self.count_bytes)
+
+    @property
+    def end_bytes(self) -> int:
+        """Return the offset in the file behind its last byte."""
+        return self.offset_bytes + self.count_bytes
 
     @property
     def whole_bytes(self) -> int:
@@ -56,7 +70,8 @@ def chunk_spans(run: ByteRun, base_bytes: int, guarded: bool) -> list[ByteRange]
     for at in range(0, count, max_bytes):
         size = min(max_bytes, count - at)
         fits = lands and (run.closes or size % BLOCK_BYTES == 0)
-        spans.append(ByteRange(start + at, offset + at, size, fits, lead if lands and at == 0 else 0))
+        own_lead = lead if lands and at == 0 else 0
+        spans.append(ByteRange(start + at, offset + at, size, fits, own_lead, run.check, run.tensor))
     return spans
 
 
@@ -72,11 +87,12 @@ def _equal_parts(count_bytes: int, about_bytes: int) -> int:
 def join_spans(spans: list[ByteRange]) -> list[list[ByteRange]]:
     """Group spans of one file, given in its order, by the reads that can bring them.
 
-    Spans of one read land, and each begins in the block in which the one before ends, or in the next.
+    Spans of one read land, and each begins in the block in which the one before ends, or in the next; or they are so
+    near and small that they fit a bounce buffer together.
     """
     joined: list[list[ByteRange]] = []
     for span in spans:
-        if joined and _follows(joined[-1], span):
+        if joined and (_follows(joined[-1], span) or _is_near(joined[-1], span)):
             joined[-1].append(span)
         else:
             joined.append([span])
@@ -84,11 +100,24 @@ def join_spans(spans: list[ByteRange]) -> list[list[ByteRange]]:
 
 
 def _follows(earlier: list[ByteRange], span: ByteRange) -> bool:
-    last = earlier[-1]
-    overlap = last.offset_bytes + last.whole_bytes - span.offset_bytes
     total = sum(one.count_bytes for one in earlier) + span.count_bytes
-    near = overlap in (0, BLOCK_BYTES) and span.count_bytes > BLOCK_BYTES
-    return last.lands and span.lands and near and 2 * total <= 3 * READ_BYTES
+    return scatters([*earlier, span]) and 2 * total <= 3 * READ_BYTES
+
+
+def _is_near(earlier: list[ByteRange], span: ByteRange) -> bool:
+    gap = span.offset_bytes + span.lead_bytes - earlier[-1].end_bytes
+    stretch = span.end_bytes - earlier[0].offset_bytes - earlier[0].lead_bytes
+    return 0 <= gap <= BLOCK_BYTES and stretch <= CHUNK_BYTES
+
+
+def scatters(spans: list[ByteRange]) -> bool:
+    """Return whether one read can bring spans to their places, each sharing no more than a block with the next."""
+    pairs = zip(spans, spans[1:], strict=False)
+    return all(span.lands for span in spans) and all(
+        earlier.offset_bytes + earlier.whole_bytes - later.offset_bytes in (0, BLOCK_BYTES)
+        and later.count_bytes > BLOCK_BYTES
+        for earlier, later in pairs
+    )
 
 
 class BounceBuffer:
@@ -164,16 +193,25 @@ class CheckpointFile:
 
         Raises OSError as `read`.
         """
-        if len(spans) > 1 and self.direct and self._read_scattered(memory, spans):
-            return
-        for span in spans:
-            self.read(memory, span, bounce)
+        if len(spans) == 1:
+            return self.read(memory, spans[0], bounce)
+        if not scatters(spans):
+            return self._read_stretch(memory, spans, bounce)
+        if not (self.direct and self._read_scattered(memory, spans)):
+            for span in spans:
+                self.read(memory, span, bounce)
 
     def view(self, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
         """Return bytes of the file, uint8 [count_bytes], as a view of `bounce`. Raises OSError as `read`."""
         lead = offset_bytes % BLOCK_BYTES
         self.read(bounce.array, ByteRange(0, offset_bytes - lead, lead + count_bytes, lands=True), bounce)
         return bounce.array[lead : lead + count_bytes]
+
+    def _read_stretch(self, memory: np.ndarray, spans: list[ByteRange], bounce: BounceBuffer) -> None:
+        start = spans[0].offset_bytes + spans[0].lead_bytes
+        data = self.view(start, spans[-1].end_bytes - start, bounce)
+        for span in spans:
+            memory[span.own] = data[span.offset_bytes + span.lead_bytes - start : span.end_bytes - start]
 
     def _read_direct(self, memory: np.ndarray, span: ByteRange, bounce: BounceBuffer) -> None:
         if span.lands:
