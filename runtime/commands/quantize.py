@@ -32,7 +32,7 @@ DEFAULT_SHARE = "25%"
 class Quantize(Command):
     """Write a copy of a model whose experts are stored in 4 or 8 bits; all other weights stay as they are.
 
-    One matrix is in memory at a time. A run that was broken off goes on where it ended. The copy opens in
+    One expert is in memory at a time. A run that was broken off goes on where it ended. The copy opens in
     transformers, and here.
     """
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ ReportProgress = Callable[[str, int, int], None]
 """Called with (what, bytes done, bytes in all)."""
 
 SHARD_BYTES = 256 * 1000**2
-"""Largest size of a shard, unless one tensor is larger."""
+"""Largest size of a shard, unless what stays together is larger."""
+
+DATA_ALIGNMENT_BYTES = 4096
+"""Alignment of the data in a shard. Tensors of whole blocks at its beginning then lie as direct reads want them."""
 
 _COPIED_SUFFIXES = {".json", ".txt", ".model", ".jinja"}
 _PREDICTOR = "predictor.npz"
@@ -39,6 +43,8 @@ class OutputTensor:
     shape: list[int]
     count_bytes: int
     make: Callable[[], bytes | bytearray | memoryview]
+    together: Hashable = None
+    """Tensors in a row that have the same are written to one shard; None: it stands alone."""
 
 
 def write_shards(folder: Path, tensors: Sequence[OutputTensor], what: str, progress: ReportProgress) -> None:
@@ -82,12 +88,14 @@ def copy_other_files(source: Path, folder: Path) -> None:
 def _shards(tensors: Sequence[OutputTensor]) -> list[list[OutputTensor]]:
     shards: list[list[OutputTensor]] = [[]]
     shard_bytes = 0
-    for tensor in tensors:
-        if shards[-1] and shard_bytes + tensor.count_bytes > SHARD_BYTES:
+    for _, group in groupby(tensors, key=lambda one: one.name if one.together is None else one.together):
+        own = list(group)
+        own_bytes = sum(tensor.count_bytes for tensor in own)
+        if shards[-1] and shard_bytes + own_bytes > SHARD_BYTES:
             shards.append([])
             shard_bytes = 0
-        shards[-1].append(tensor)
-        shard_bytes += tensor.count_bytes
+        shards[-1] += own
+        shard_bytes += own_bytes
     return shards
 
 
@@ -115,5 +123,5 @@ def _header(shard: list[OutputTensor]) -> bytes:
         entries[tensor.name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # readers expect the data to start at a multiple of eight
+    text += b" " * (-(8 + len(text)) % DATA_ALIGNMENT_BYTES)
     return len(text).to_bytes(8, "little") + text

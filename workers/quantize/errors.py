@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .plan import Matrix
+from .matrices import Matrix
 from .rounding import squared_errors
 
 

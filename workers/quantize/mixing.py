@@ -14,7 +14,7 @@ from ...errors import CheckpointError, UsageError
 from ..checkpoint.shards import ReportProgress
 from .errors import LayerErrors
 from .importance import Importance
-from .plan import Matrix
+from .matrices import Matrix
 from .rounding import quantise
 
 NARROW_BITS = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,20 +11,20 @@ from typing import Any
 
 import torch
 
-from ...errors import CheckpointError, UsageError
+from ...errors import UsageError
 from ..checkpoint.config_file import read_config
 from ..checkpoint.headers import StoredTensor, checkpoint_files, read_headers
 from ..checkpoint.quantisation_config import quantisation_of
 from ..checkpoint.shards import OutputTensor
+from .matrices import DTYPES, Matrix, sort_by_expert, split_by_tensor
 from .rounding import pack, quantise
 
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 WIDE_BITS = 8
 """Bits of the layers that have more than the others."""
 CHANNEL = 0
 """Group that is a whole row."""
 GROUPS = (32, 64, 128, CHANNEL)
-EXPERT = re.compile(r"(.*\.layers\.(\d+)\..*\.experts\.(\d+)\.\w+)\.weight$")
+EXPERT = re.compile(r"(.*\.layers\.(\d+)\..*\.experts)\.(\d+)\.(\w+)\.weight$")
 TARGET = r"re:.*\.experts\.\d+\..*"
 """Modules that are quantised, as compressed-tensors names them: the linear layers of each expert."""
 LAYERS_TARGET = r"re:.*\.layers\.({})\..*\.experts\.\d+\..*"
@@ -53,27 +53,12 @@ class Precision:
         return self.group or columns
 
 
-@dataclass(frozen=True)
-class Matrix:
-    """A matrix [out, in] of an expert, as the source stores it."""
-
-    stored: StoredTensor
-    file: Path
-    layer: int
-    """Number of its decoder layer, as in its name."""
-    expert: int
-    """Number of its expert in that layer."""
-
-    def read(self) -> torch.Tensor:
-        """Return it. Raises CheckpointError if a value is not finite."""
-        values = torch.frombuffer(self.stored.read(self.file), dtype=DTYPES[self.stored.dtype])
-        if not values.isfinite().all():
-            raise CheckpointError("holds values that are not finite", self.stored.name, "Use a whole checkpoint")
-        return values.view(self.stored.shape)
-
-
 class QuantisePlan:
-    """Tensors of a quantised copy of the model folder `source`, in the order in which they are written."""
+    """Tensors of a quantised copy of the model folder `source`, in the order in which they are written.
+
+    Experts come first: layer by layer, expert by expert, and what a slot holds of an expert lies together, in the order
+    of the slot. Tensors that no slot holds follow behind all of them.
+    """
 
     def __init__(self, source: Path, precision: Precision, watch: Watch | None = None) -> None:
         """Raises CheckpointError if the source is broken, UsageError if its experts cannot be quantised."""
@@ -81,15 +66,14 @@ class QuantisePlan:
         if quantisation_of(config):
             raise _unsupported(source, "they are quantised already")
         self._precision, self._watch = precision, watch
-        files = checkpoint_files(source)
-        stored = list(read_headers(files).values())
+        self._quantised: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        """Codes and scales of the matrices of one expert by name: those that are still to be written."""
         self.matrices: list[Matrix] = []
         """Matrices that are rounded, in the order in which they are written."""
-        self._quantised: tuple[str, torch.Tensor, torch.Tensor] | None = None
-        """Name, codes and scales of the last matrix: its scales are written after its codes."""
-        self.tensors = [output for tensor in stored for output in self._outputs(tensor, files[tensor.file], source)]
-        if not any(EXPERT.match(tensor.name) for tensor in stored):
+        others = self._read(source)
+        if not self.matrices:
             raise _unsupported(source, "no tensor is named …layers.N.….experts.N.….weight")
+        self.tensors = [*self._experts(), *map(_shape_of, self.matrices), *others]
         layers = sorted({matrix.layer for matrix in self.matrices})
         self.config = config | {"quantization_config": _quantisation_config(precision, layers)}
         self.config.pop("transformers_weights", None)  # the copy has one set of weights
@@ -99,16 +83,28 @@ class QuantisePlan:
         """Return the bytes of all tensors."""
         return sum(tensor.count_bytes for tensor in self.tensors)
 
-    def _outputs(self, tensor: StoredTensor, file: Path, source: Path) -> list[OutputTensor]:
-        found = EXPERT.match(tensor.name)
-        if found is None:
-            if ".experts." in tensor.name:
+    def _read(self, source: Path) -> list[OutputTensor]:
+        """Find the matrices of the experts; return all other tensors, which stay as they are."""
+        files = checkpoint_files(source)
+        others: list[OutputTensor] = []
+        for tensor in read_headers(files).values():
+            file, found = files[tensor.file], EXPERT.match(tensor.name)
+            if found is not None:
+                self._check(tensor)
+                self.matrices.append(Matrix(tensor, file, int(found[2]), int(found[3])))
+            elif ".experts." in tensor.name:
                 raise _unsupported(source, f"it also has {tensor.name}")
-            stays = partial(tensor.read, file)
-            return [OutputTensor(tensor.name, tensor.dtype, tensor.shape, tensor.count_bytes, stays)]
-        self._check(tensor)
-        self.matrices.append(Matrix(tensor, file, int(found[2]), int(found[3])))
-        return self._packed(found[1], self.matrices[-1])
+            else:
+                stays = partial(tensor.read, file)
+                others.append(OutputTensor(tensor.name, tensor.dtype, tensor.shape, tensor.count_bytes, stays))
+        self.matrices = sort_by_expert(self.matrices)
+        return others
+
+    def _experts(self) -> Iterator[OutputTensor]:
+        """Yield codes and scales of all matrices; those of an expert stay in one file."""
+        for parts in split_by_tensor(self.matrices):
+            yield from map(self._packed, parts)
+            yield from map(self._scaled, parts)
 
     def _check(self, tensor: StoredTensor) -> None:
         if tensor.dtype not in DTYPES or len(tensor.shape) != 2:
@@ -118,36 +114,39 @@ class QuantisePlan:
             what = f"has rows of {tensor.shape[1]} values, which are no whole groups of {self._precision.group}"
             raise UsageError(what, tensor.name, "Choose a smaller --group, or channel: one scale a row")
 
-    def _packed(self, name: str, matrix: Matrix) -> list[OutputTensor]:
-        stored, precision = matrix.stored, self._precision
-        rows, columns = stored.shape
-        words = -(-columns * precision.bits_of(matrix.layer) // 32)
-        groups = columns // precision.group_of(columns)
-        item_bytes = stored.count_bytes // (rows * columns)
-        shape = torch.tensor(stored.shape, dtype=torch.int64)
-        codes, scales = partial(self._codes, matrix), partial(self._scales, matrix)
-        return [
-            OutputTensor(f"{name}.weight_packed", "I32", [rows, words], 4 * rows * words, codes),
-            OutputTensor(f"{name}.weight_scale", stored.dtype, [rows, groups], item_bytes * rows * groups, scales),
-            OutputTensor(f"{name}.weight_shape", "I64", [2], 16, lambda: _bytes_of(shape)),
-        ]
+    def _packed(self, matrix: Matrix) -> OutputTensor:
+        rows, columns = matrix.stored.shape
+        words = -(-columns * self._precision.bits_of(matrix.layer) // 32)
+        name, codes = f"{matrix.name}.weight_packed", partial(self._codes, matrix)
+        return OutputTensor(name, "I32", [rows, words], 4 * rows * words, codes, matrix.module)
+
+    def _scaled(self, matrix: Matrix) -> OutputTensor:
+        rows, columns = matrix.stored.shape
+        groups = columns // self._precision.group_of(columns)
+        count_bytes = matrix.stored.count_bytes // columns * groups
+        name, scales = f"{matrix.name}.weight_scale", partial(self._scales, matrix)
+        return OutputTensor(name, matrix.stored.dtype, [rows, groups], count_bytes, scales, matrix.module)
 
     def _codes(self, matrix: Matrix) -> memoryview:
-        return _bytes_of(pack(self._quantise(matrix)[0], self._precision.bits_of(matrix.layer)))
+        self._quantised[matrix.name] = self._quantise(matrix)
+        return _bytes_of(pack(self._quantised[matrix.name][0], self._precision.bits_of(matrix.layer)))
 
     def _scales(self, matrix: Matrix) -> memoryview:
-        return _bytes_of(self._quantise(matrix)[1])
+        _, scales = self._quantised.pop(matrix.name)
+        return _bytes_of(scales)
 
     def _quantise(self, matrix: Matrix) -> tuple[torch.Tensor, torch.Tensor]:
-        name, precision = matrix.stored.name, self._precision
-        if self._quantised is None or self._quantised[0] != name:
-            weight = matrix.read()
-            group = precision.group_of(weight.shape[1])
-            codes, scales = quantise(weight, precision.bits_of(matrix.layer), group)
-            if self._watch is not None:
-                self._watch(matrix, weight, codes, scales)
-            self._quantised = name, codes, scales
-        return self._quantised[1:]
+        weight = matrix.read()
+        group = self._precision.group_of(weight.shape[1])
+        codes, scales = quantise(weight, self._precision.bits_of(matrix.layer), group)
+        if self._watch is not None:
+            self._watch(matrix, weight, codes, scales)
+        return codes, scales
+
+
+def _shape_of(matrix: Matrix) -> OutputTensor:
+    shape = torch.tensor(matrix.stored.shape, dtype=torch.int64)
+    return OutputTensor(f"{matrix.name}.weight_shape", "I64", [2], 16, lambda: _bytes_of(shape))
 
 
 def _bytes_of(values: torch.Tensor) -> memoryview:

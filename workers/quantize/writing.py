@@ -17,6 +17,8 @@ from .mixing import NARROW_BITS, Mixture, measure_costs
 from .plan import Precision, QuantisePlan
 
 STATE, COSTS = "quantise.json", "costs.jsonl"
+ORDER = 2
+"""Rises when tensors are written in another order: files of an earlier one do not belong to the same copy."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def quantise_checkpoint(
 ) -> dict[int, float]:
     """Write to `destination` a copy of the model folder `source` with quantised experts; the rest stays as it is.
 
-    One matrix is held at a time. `destination` appears only when complete. What an earlier call left unfinished (in
+    One expert is held at a time. `destination` appears only when complete. What an earlier call left unfinished (in
     `.NAME.unfinished` beside it) is used where source and precision are the same. Returns the relative error of each
     layer's experts, by its number: the root of squared errors over squares. Raises CheckpointError if the source is
     broken. Raises UsageError if the experts cannot be quantised, `destination` exists or its disk is too small.
@@ -76,7 +78,7 @@ class _Copy:
     def begin(self, count_bytes: int, made_from: dict[str, Any]) -> None:
         """Open the folder; what it holds is kept if it was made from the same source, and the same as now."""
         check_destination(self._source, self._destination, 0 if self.unfinished.exists() else count_bytes)
-        _begin(self.unfinished, made_from | {"files": _stamps(self._source)})
+        _begin(self.unfinished, made_from | {"order": ORDER, "files": _stamps(self._source)})
 
     def write(self, plan: QuantisePlan, progress: ReportProgress) -> dict[int, float]:
         """Write all files, and give the folder its name. Returns the relative error of each layer."""

@@ -193,13 +193,13 @@ class CheckpointFile:
 
         Raises OSError as `read`.
         """
-        if len(spans) == 1:
-            return self.read(memory, spans[0], bounce)
-        if not scatters(spans):
-            return self._read_stretch(memory, spans, bounce)
-        if not (self.direct and self._read_scattered(memory, spans)):
-            for span in spans:
-                self.read(memory, span, bounce)
+        if len(spans) > 1 and not scatters(spans):
+            self._read_stretch(memory, spans, bounce)
+            return
+        if len(spans) > 1 and self.direct and self._read_scattered(memory, spans):
+            return
+        for span in spans:
+            self.read(memory, span, bounce)
 
     def view(self, offset_bytes: int, count_bytes: int, bounce: BounceBuffer) -> np.ndarray:
         """Return bytes of the file, uint8 [count_bytes], as a view of `bounce`. Raises OSError as `read`."""
