@@ -21,6 +21,8 @@ python -m expertflow.benchmarks.compare small --out docs/results/small.json
 python -m expertflow.benchmarks.compare gguf --layers 8 --out docs/results/gguf.json
     one GGUF file of model Q in 4 bits, opened by ExpertFlow and by llama.cpp: in memory, and in half of its size
     (targets P1, P3)
+python -m expertflow.benchmarks.compare layouts --out docs/results/layout-steps.json
+    model R in 4 bits from disk, its experts side by side or their tensors by name, and a commit before that
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from expertflow.configs.sizes import parse_size
 
 from .comparison.gguf import gguf_rows, run_gguf
 from .comparison.kernels import BESIDE, add_kernel_options, kernel_cases, kernel_rows, run_kernels, run_model_q
+from .comparison.layouts import add_layout_options, layout_rows, run_layouts
 from .comparison.rows import as_row
 from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
 from .comparison.small import add_small_options, run_small, small_rows
@@ -45,6 +48,7 @@ from .contenders.base import Case, Contender
 from .contenders.llama_cpp import LlamaCpp
 from .contenders.ours import ExpertFlow
 from .contenders.resident import Resident
+from .contenders.small import SmallExpertFlow
 from .contenders.vllm_cpu import VllmCpu
 from .models import Q_LAYERS, model_q, model_r, widened
 
@@ -67,23 +71,26 @@ MODEL_R = (
 
 def run_under_limit(comparison: Comparison, arguments: argparse.Namespace) -> None:
     """Run the references without a limit first; then every limit once before any twice."""
-    for reference in (ExpertFlow(ALL), Resident()):
+    small = [SmallExpertFlow(arguments.bits, share) for share in (ALL, "") if arguments.bits]
+    for reference in (ExpertFlow(ALL), *small[:1], Resident()):
         if not any(name == reference.name for name, *_ in comparison.cells):
             comparison.run(reference)
     for _ in range(arguments.repeats):
         for limit_bytes in (parse_size(limit, "limits").of(0) for limit in arguments.limits):
-            for contender in (ExpertFlow(), *(cls() for cls in OFFLOADING)):
+            for contender in (*small[1:], ExpertFlow(), *(cls() for cls in OFFLOADING)):
                 comparison.run(contender, limit_bytes)
 
 
 def under_limit_rows(cells: Cells) -> list[Row]:
-    """Compare every repeat with the references, and the others with ours."""
+    """Compare every repeat with the references, and the others with ours: in few bits, where that was run."""
     rows = []
+    small = next((name for name, limit_bytes, *_ in cells if limit_bytes and "bits" in name), "")
     for (name, limit_bytes, batch, state), cell in cells.items():
         drawing = name.startswith(ExpertFlow.name)
-        reference = cells.get((ExpertFlow(ALL).name if drawing else Resident().name, 0, batch, state))
-        ours = None if drawing else cells.get((ExpertFlow.name, limit_bytes, batch, state))
-        rows.append(as_row(cell, ours, reference))
+        resident = f"{small} {ALL}" if "bits" in name else ExpertFlow(ALL).name if drawing else Resident().name
+        ours = cells.get((small or ExpertFlow.name, limit_bytes, batch, state))
+        compared = None if name.startswith(small or ExpertFlow.name) else ours
+        rows.append(as_row(cell, compared, cells.get((resident, 0, batch, state))))
     return sorted(rows, key=lambda row: (-(row["limit_bytes"] or 10**12), row["batch"]))
 
 
@@ -251,6 +258,18 @@ KINDS = {
         ),
         False,
     ),
+    "layouts": Kind(
+        _model_r, _random_cases, run_layouts, layout_rows, (1, 8), 24, 20, "Model R in 4 bits from disk, by layout",
+        (
+            MODEL_R + "Experts are rounded by `expertflow quantize` in groups of 32 and held as stored, a third of "
+            "them in slots. Without more in the name, an expert's tensors lie side by side, as that command writes "
+            "them. *By name*: in the order of their names. *Commit* is ExpertFlow before, which read them one by one.",
+            "Prompts are 32 random tokens; tokens are drawn at temperature 1, the same by all. Files are out of the "
+            "page cache before. Steps are paired by repeat and place; the interval is a bootstrap over both.",
+            "*Identical*: tokens equal to those of the first row of the batch.",
+        ),
+        False,
+    ),
 }  # fmt: skip
 
 
@@ -302,8 +321,11 @@ def parse_arguments() -> argparse.Namespace:
             command.add_argument("--folder", type=Path, help="made in and read from here, such as /dev/shm")
         if name == "under-limit":
             command.add_argument("--limits", nargs="+", default=LIMITS, help="in the order in which they are run")
+            command.add_argument("--bits", type=int, choices=(4, 8), help="ours in so many bits as well: model R")
         if name == "small":
             add_small_options(command)
+        if name == "layouts":
+            add_layout_options(command)
         if name == "residency":
             command.add_argument("--limit", default="1.65GB", help="of the control group, smaller than model R")
         if name == "matrix":

@@ -131,13 +131,17 @@ def _bars(axes: Any, spans: Spans, y: float, color: str, label: str, start: floa
     axes.broken_barh(bars, (y, height), facecolors=color, label=label or None)
 
 
-def run(file: Path) -> None:
-    """Run what is measured: 8 texts, 64 tokens each, greedy."""
+def run(file: Path, bits: int | None) -> None:
+    """Run what is measured: 8 texts, 64 tokens each, greedy; with `bits` on a quantised copy, packed."""
     from expertflow import Client, Config, Supervisor
 
+    from .contenders.small import quantised_folder
     from .models import held_out_prompts, widened
 
-    config = Config.load("cpu-disk", model=widened(), expert_memory="25%", batch_size=8, timeline=str(file))
+    model, experts_in = (quantised_folder(widened(), bits), "packed") if bits else (widened(), "auto")
+    config = Config.load(
+        "cpu-disk", model=model, experts_in=experts_in, expert_memory="25%", batch_size=8, timeline=str(file)
+    )
     with Supervisor(config) as engine, Client(engine.address) as client:
         client.generate(held_out_prompts(8), max_new_tokens=64, eos_ids=[])
 
@@ -145,12 +149,13 @@ def run(file: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--timeline", type=Path, help="read this file instead of running")
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="of a quantised copy, whose experts stay packed")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parents[1] / "docs" / "images" / "timeline.png")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = arguments.timeline or Path(folder, "timeline.json")
         if not arguments.timeline:
-            run(file)
+            run(file, arguments.bits)
         timeline = read_timeline(file)
         print(report(timeline))  # noqa: T201 - a script's answer
         draw(file, timeline, arguments.picture)

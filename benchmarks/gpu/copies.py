@@ -65,7 +65,7 @@ def in_order(device: Device, target: Tensor, source: Tensor, piece_bytes: int) -
 
 def as_ordered(device: Device, target: Tensor, store: Tensor, piece_bytes: int) -> Callable[[], None]:
     """Return what enqueues them as compute does when the loader orders copies of experts."""
-    traffic = CopyScheduler(device, target, store, piece_bytes, lambda expert: piece_bytes)
+    traffic = CopyScheduler(device, target, store, piece_bytes, lambda layer, expert: piece_bytes)
     slots = list(range(len(target) // piece_bytes))
     places = random.Random(0).sample(slots, len(slots))
 

@@ -4,6 +4,7 @@ python -m expertflow.benchmarks.transfer disk-rate --out docs/results/disk-rate.
 python -m expertflow.benchmarks.transfer disk-steps --out docs/results/disk-steps.json
 python -m expertflow.benchmarks.transfer disk-steps --models r --batches 1 8 --contenders auto
 python -m expertflow.benchmarks.transfer fill-rates --out docs/results/fill-rates.json
+python -m expertflow.benchmarks.transfer layouts --out docs/results/layouts.json
 python -m expertflow.benchmarks.transfer link --out docs/results/link.json
 """
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from ..report import write_json
 
-MEASUREMENTS = ("disk-rate", "disk-steps", "fill-rates", "link")
+MEASUREMENTS = ("disk-rate", "disk-steps", "fill-rates", "layouts", "link")
 
 
 def main() -> None:

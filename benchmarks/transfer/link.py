@@ -22,6 +22,7 @@ from typing import Any
 
 from expertflow import Client, Config, Supervisor
 
+from ..contenders.small import quantised_folder
 from ..counters import read_counters, subtract_counters, thread_ns
 from ..models import held_out_prompts, widened
 from ..report import show_table
@@ -64,6 +65,9 @@ class Bench:
 
     def __init__(self, arguments: argparse.Namespace, folder: str) -> None:
         self._arguments, self._folder = arguments, folder
+        self._model: dict[str, Any] = {"model": widened()}
+        if arguments.bits:
+            self._model = {"model": quantised_folder(widened(), arguments.bits), "experts_in": "packed"}
         self._tokens: list[list[int]] = []
         self._compute_ms: list[float] = []
 
@@ -82,7 +86,7 @@ class Bench:
     def _run(self, name: str, options: dict[str, str], rate: int) -> list[float]:
         arguments = self._arguments
         config = Config.load(
-            "cpu-host", model=widened(), batch_size=arguments.rows, units=arguments.units, grouping="off",
+            "cpu-host", **self._model, batch_size=arguments.rows, units=arguments.units, grouping="off",
             prediction="on", compute_threads=arguments.threads, link_rate=str(rate) if rate else "", **options,
         )  # fmt: skip
         steps, tokens = [], []
@@ -158,6 +162,7 @@ def measure(arguments: argparse.Namespace) -> tuple[int, list[Run]]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of this measurement."""
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--bits", type=int, choices=(4, 8), help="of a quantised copy, whose experts stay packed")
     parser.add_argument("--units", choices=("one", "two"), default="one")
     parser.add_argument("--share", default="31.3%", help="expert memory; 31.3 %% are 10 of 32 experts a layer")
     parser.add_argument("--tokens", type=int, default=120, help="of a sequence in a block")

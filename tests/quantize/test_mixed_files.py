@@ -15,10 +15,12 @@ from compressed_tensors.quantization import QuantizationConfig
 from compressed_tensors.utils.match import is_match
 from expertflow.ipc.messages import RequestRow, RunStep, Sampling
 from expertflow.runtime.verify.local_runtime import LocalRuntime
+from expertflow.tests.loader.arenas import CANARY, fill, make_arena, payload
 from expertflow.tests.quantize.mixtures import FAMILIES, SHARES, Models, mixed, saved_models
 from expertflow.tests.registry.trial import TOLERANCE, exchanged_experts, live
-from expertflow.workers.checkpoint.layout import layer_bytes
+from expertflow.workers.checkpoint.layout import filled_bytes, layer_bytes
 from expertflow.workers.loader.slots import HELD
+from expertflow.workers.loader.transfer.expert_sources import StoreSource
 from expertflow.workers.model.library_quantizer import set_dequantising
 from expertflow.workers.quantize.rounding import dequantise, quantise
 from expertflow.workers.quantize.writing import MixedCopy
@@ -158,3 +160,26 @@ def test_loads_count_the_bytes_of_their_layers(family: str, models: Models, tmp_
         held = runtime.ledger.residence().reshape(packed.layers, packed.experts) == HELD
         counted = runtime._loader.counters()["read_bytes"]  # pyright: ignore[reportPrivateUsage]
     assert counted == (held * sizes).sum() > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mixed_model_is_as_large_as_its_layers_are(family: str, models: Models, tmp_path: Path) -> None:
+    """Not as if all layers had 8 bits; and the host store copies no more than a layer's experts are."""
+    source, trace = models[family]
+    mixed(source, trace, tmp_path / "small", SHARES[family])
+    packed = survey_checkpoint(str(tmp_path / "small"), dtype="bfloat16", experts_in="packed")
+    sizes = [size for (size,) in layer_bytes(packed)]
+    assert packed.experts_bytes == sum(sizes) * packed.experts < packed.expert_bytes * packed.expert_count
+    assert packed.stored_expert_bytes == pytest.approx(sum(sizes) / len(sizes), abs=1)
+    store = make_arena(packed.expert_count * packed.stride_bytes)
+    fill(packed, {key: divmod(key, packed.experts) for key in range(packed.expert_count)}, store)
+    wide, narrow = sizes.index(max(sizes)), sizes.index(min(sizes))
+    assert filled_bytes(packed, narrow, 1) < 0.8 * filled_bytes(packed, wide, 1)
+    memory = make_arena(2 * packed.stride_bytes)
+    fill(packed, {0: (narrow, 1), 1: (wide, 1)}, memory, StoreSource(store, packed))
+    for slot, layer in enumerate((narrow, wide)):
+        held = store[(layer * packed.experts + 1) * packed.stride_bytes :]
+        parts = payload(packed, layer, 1)
+        for part in (parts[number] for number in packed.tensors_of(layer, 1)):
+            assert np.array_equal(memory[slot * packed.stride_bytes :][part], held[part])
+    assert (memory[filled_bytes(packed, narrow, 1) : packed.stride_bytes] == CANARY).all()

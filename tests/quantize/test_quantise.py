@@ -6,15 +6,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from expertflow.errors import CheckpointError, UsageError
+from expertflow.tests.loader.arenas import fill, make_arena
 from expertflow.workers.checkpoint import shards
+from expertflow.workers.checkpoint.layout import ReadPlan, tensor_positions
+from expertflow.workers.loader.transfer.files import chunk_spans, join_spans, scatters
 from expertflow.workers.quantize.plan import CHANNEL, Precision, QuantisePlan
 from expertflow.workers.quantize.rounding import dequantise, pack, quantise
 from expertflow.workers.quantize.writing import quantise_checkpoint
+from expertflow.workers.surveyor.surveyor import survey_checkpoint
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -109,6 +114,36 @@ def test_the_copy_opens_in_transformers_with_the_dequantised_weights(
     assert torch.equal(model.lm_head.weight, original.lm_head.weight)
     with torch.no_grad():
         assert torch.isfinite(model(IDS).logits).all()
+
+
+def test_an_expert_of_the_copy_comes_with_one_read_past_the_page_cache(tmp_path: Path) -> None:
+    """Its tensors are whole blocks here: all land in their places of the slot, none goes through a buffer."""
+    torch.manual_seed(1)
+    sizes = {**SHAPE, "hidden_size": 512, "intermediate_size": 512, "num_hidden_layers": 1, "num_experts": 12}
+    OlmoeForCausalLM(OlmoeConfig(**sizes)).bfloat16().save_pretrained(tmp_path / "large")
+    folder = quantised(tmp_path / "large", tmp_path / "small")
+    survey = survey_checkpoint(str(folder), dtype="bfloat16", experts_in="packed").lay_out(1, "disk")
+    plan, behind = ReadPlan(survey), 0
+    for expert in range(12):  # 10 comes behind 9, not behind 1
+        spans = [span for run in plan.runs(0, expert) for span in chunk_spans(run, 0, guarded=True)]
+        assert scatters(spans) and join_spans(spans) == [spans]
+        assert spans[0].offset_bytes == behind or not expert
+        behind = spans[-1].end_bytes
+    memory = make_arena(12 * survey.stride_bytes)
+    assert not any(transfer.error for transfer in fill(survey, {expert: (0, expert) for expert in range(12)}, memory))
+    stored = load_file(folder / "model-00001-of-00001.safetensors")
+    start = int(tensor_positions(survey)[0, 10, 2])
+    codes = stored["model.layers.0.mlp.experts.10.down_proj.weight_packed"].view(torch.uint8).numpy().reshape(-1)
+    assert np.array_equal(memory[10 * survey.stride_bytes + start :][: codes.size], codes)
+
+
+def test_an_expert_is_in_one_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 10_000)
+    folder = quantised(source, tmp_path / "small")
+    files = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    parts = {name: file for name, file in files.items() if name.endswith(("weight_packed", "weight_scale"))}
+    experts = {(name.rsplit(".", 2)[0], file) for name, file in parts.items()}
+    assert len(parts) == 2 * 3 * 8 and len(experts) == 8 and len(set(parts.values())) > 2
 
 
 def test_a_run_that_was_broken_off_goes_on_and_gives_the_same_files(

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from .headers import SLOT_BYTES
-from .survey import ModelSizes, Piece, SlotTensor, Survey
+from .survey import Piece, SlotTensor, Survey
 
 DIRECT_BLOCK_BYTES = 4096
 DIRECT_FROM_BYTES = 256 * 1024
@@ -63,11 +63,11 @@ def place_kinds(kinds: list[dict[str, list[int]]], dtype: str, block_bytes: int)
     return tensors, max(stride_bytes for _, stride_bytes in placed)
 
 
-def filled_bytes(sizes: ModelSizes, expert: int) -> int:
-    """Return the bytes of a slot, from its start, that this expert may take in any layer, guards included."""
-    own = [tensor for tensor in sizes.tensors if tensor.kind == sizes.kind_of(expert)]
+def filled_bytes(survey: Survey, layer: int, expert: int) -> int:
+    """Return the bytes of a slot, from its start, that this expert of this layer may take, guards included."""
+    own = [survey.tensors[number] for number in survey.tensors_of(layer, expert)]
     end = max(tensor.region_bytes + tensor.count_bytes for tensor in own)
-    return min(end + sizes.block_bytes, sizes.stride_bytes)
+    return min(end + survey.block_bytes, survey.stride_bytes)
 
 
 def layer_bytes(survey: Survey) -> list[list[int]]:

@@ -258,10 +258,20 @@ def unpack(coding: Coding, stored: list[np.ndarray], target: np.ndarray, piece: 
         rows_in(target, piece, own, dtype)[:] = cast(unpack_rows(coding.packing, parts, own), "float32", dtype)
 
 
+_MAGNITUDES: dict[str, tuple[type[np.uint16] | type[np.uint32], int]] = {
+    "float32": (np.uint32, 0x7F800000),
+    "float16": (np.uint16, 0x7C00),
+    "bfloat16": (np.uint16, 0x7F80),
+}
+"""Integers as wide as a float of each type, and infinity without its sign: larger magnitudes are NaN."""
+
+
 def has_nan(raw: np.ndarray, scale_dtype: str) -> bool:
     """Return whether one of the stored scales, `raw` uint8 [bytes], is NaN; `scale_dtype` as in `Packing`."""
     if scale_dtype == EXPONENT:
         return bool((raw == 255).any())
     if scale_dtype == FLOAT8_SCALE:
         return bool(((raw & 127) == 127).any())
-    return bool(np.isnan(cast(raw.view(NUMPY_DTYPES[scale_dtype]), scale_dtype, "float32")).any())
+    bits, infinity = _MAGNITUDES[scale_dtype]
+    magnitudes = raw.view(bits) & bits(2 ** (8 * bits().itemsize - 1) - 1)
+    return bool(magnitudes.max(initial=0) > infinity)

@@ -7,6 +7,7 @@ compute views slots by it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -183,7 +184,10 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_bytes: int = 0
     """Bytes of all files of weights; 0: not known."""
     stored_expert_bytes: int = 0
-    """Bytes of one expert (of the largest kind) in those files, fewer than in its slot if quantised; 0: not known."""
+    """Bytes of one expert (of the largest kind) in those files, the mean over the layers; 0: not known.
+
+    Fewer than in its slot if quantised.
+    """
     packable: dict[str, str] = {}
     """Weights of linear layers whose GGUF blocks the native kernels can multiply with, and the type of the blocks."""
     packable_bytes: int = 0
@@ -236,7 +240,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def experts_bytes(self) -> int:
-        """Return the payload bytes of all experts."""
+        """Return the payload bytes of all experts, those of every layer being as large as the largest."""
         return sum(self.kind_bytes) * (self.expert_count // self.kinds)
 
     @property
@@ -292,6 +296,12 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     def loaded_skeleton_bytes(self) -> int:
         """Return the bytes of all but routed experts as compute loads it."""
         return self.skeleton_bytes - (self.packable_bytes if self.packed_linears else 0)
+
+    @property
+    def experts_bytes(self) -> int:
+        """Return the payload bytes of all experts, each as its own layer packs it."""
+        layers = Counter(self.variant_of(layer) if self.packings else 0 for layer in range(self.layers))
+        return sum(tensor.count_bytes * layers[tensor.variant] for tensor in self.tensors) * self.experts // self.kinds
 
     def variant_of(self, layer: int) -> int:
         return self.variants[layer] if self.variants else 0

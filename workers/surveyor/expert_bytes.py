@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,12 +37,13 @@ class ExpertBytes:
         self._lay_out(self._tensors(parts, choice))
 
     def stored_bytes(self) -> int:
-        """Return the bytes in the files of one expert of the largest kind, in the layers that store it largest."""
-        sizes: dict[tuple[int, int], int] = {}
+        """Return the bytes in the files of one expert of the kind that is largest there, the mean over the layers."""
+        layers = Counter(self.variants or [0] * len(self.places))
+        sizes: dict[int, int] = {}
         for piece in self.pieces:
-            key = piece.variant, self.tensors[piece.tensor].kind
-            sizes[key] = sizes.get(key, 0) + piece.stored_bytes
-        return max(sizes.values())
+            kind = self.tensors[piece.tensor].kind
+            sizes[kind] = sizes.get(kind, 0) + piece.stored_bytes * layers[piece.variant]
+        return round(max(sizes.values()) / len(self.places))
 
     def _parts_of(
         self, layer: str, shapes: dict[str, list[int]], sources: dict[str, ParameterSource]

@@ -27,7 +27,7 @@ class Loader:
         self.device = FakeDevice(seed)
         self.memory = self.device.allocate(SLOTS * STRIDE)
         store = torch.arange(SLOTS, dtype=torch.uint8).repeat_interleave(STRIDE)
-        self._traffic = CopyScheduler(self.device, self.memory, store, STRIDE, lambda expert: STRIDE)
+        self._traffic = CopyScheduler(self.device, self.memory, store, STRIDE, lambda layer, expert: STRIDE)
         self._inbox: list[ComputeFromLoader] = []
         self._held: dict[int, int] = {}
         """Slot → key, as the loader knows."""

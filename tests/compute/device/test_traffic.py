@@ -26,7 +26,7 @@ class World:
         self._device = FakeDevice(seed)
         self._memory = self._device.allocate(SLOTS * STRIDE)
         self._store = torch.zeros(PLACES * STRIDE, dtype=torch.uint8)
-        self._traffic = CopyScheduler(self._device, self._memory, self._store, STRIDE, lambda expert: STRIDE)
+        self._traffic = CopyScheduler(self._device, self._memory, self._store, STRIDE, lambda layer, expert: STRIDE)
         self._content = [0] * PLACES
         self._held: dict[int, int] = {}
         """Slot → content it was filled with."""

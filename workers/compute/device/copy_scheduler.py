@@ -27,11 +27,11 @@ class _PendingCopy(NamedTuple):
 class CopyScheduler:
     """The slots of a device, `memory` uint8 [slots * stride], filled from the host store, uint8 [places * stride].
 
-    Each copy takes the first `filled_bytes(expert)` bytes of a place.
+    Each copy takes the first `filled_bytes(layer, expert)` bytes of a place.
     """
 
     def __init__(
-        self, device: Device, memory: Tensor, store: Tensor, stride_bytes: int, filled_bytes: Callable[[int], int]
+        self, device: Device, memory: Tensor, store: Tensor, stride_bytes: int, filled_bytes: Callable[[int, int], int]
     ) -> None:
         self._device, self._memory, self._store = device, memory, store
         self._stride_bytes, self._filled_bytes = stride_bytes, filled_bytes
@@ -61,7 +61,7 @@ class CopyScheduler:
         """Enqueue a copy into a released slot, behind the kernels that read it before."""
         stream = self._device.urgent if order.urgent else self._device.copies
         self._await_kernels(stream, order.slot)
-        count = self._filled_bytes(order.expert)
+        count = self._filled_bytes(order.layer, order.expert)
         stream.copy(self._part(self._memory, order.slot, count), self._part(self._store, order.place, count))
         self._filled[order.slot] = stream.record()
         self._lanes[order.urgent].append(_PendingCopy(order.number, order.slot, self._filled[order.slot]))

@@ -235,7 +235,7 @@ class StoreSource:
     def chunks(self, memory: np.ndarray, base_bytes: int, layer: int, expert: int) -> list[Chunk]:
         """Return chunks that copy the expert from the host store into `memory`, uint8 [bytes]."""
         source = (layer * self._survey.experts + expert) * self._survey.stride_bytes
-        filled = filled_bytes(self._survey, expert)
+        filled = filled_bytes(self._survey, layer, expert)
         return [
             self._copy(memory, base_bytes + at, source + at, min(CHUNK_BYTES, filled - at), opens=at == 0)
             for at in range(0, filled, CHUNK_BYTES)

@@ -42,7 +42,8 @@ class StoreReferences:
         """
         references, slot = SlotReferences(memory), base_bytes // self._survey.stride_bytes
         references.clear(slot)
-        starts, filled = range(0, filled_bytes(self._survey, expert), CHUNK_BYTES), filled_bytes(self._survey, expert)
+        filled = filled_bytes(self._survey, layer, expert)
+        starts = range(0, filled, CHUNK_BYTES)
         arrival = _Arrival(references, slot, layer * self._survey.experts + expert, len(starts))
         ordered_ns = self._link.clock_ns()
         return [self._wait(arrival, min(CHUNK_BYTES, filled - at), ordered_ns, at == 0) for at in starts]
