@@ -2,8 +2,9 @@
 
 Model R in 4 bits, packed. *Side by side*: as `expertflow quantize` writes; *by name*: the same tensors in the order of
 their names, as most tools write. *One by one*: a read for each part of a slot's tensor; *joined*: as the loader reads.
-*Neighbours*: plain direct reads of so many experts that follow each other, the most that joining their reads could
-give. All take turns in random order within a round; medians over rounds, ratios within a round.
+*Dequantised*: into slots of bfloat16. *Neighbours*: plain direct reads of so many experts that follow each other, the
+most that joining their reads could give. All take turns in random order within a round; medians over rounds, ratios
+within a round.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import statistics
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 from expertflow.workers.checkpoint.survey import Survey
 from expertflow.workers.loader.transfer import expert_sources
+from expertflow.workers.packed.choice import ExpertsIn
 from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 from ..contenders.small import folder_by_name, quantised_folder
@@ -32,18 +35,22 @@ from .fills import Spent, Stopwatch, fill_slots, touched_memory
 BITS = 4
 IN_FLIGHT = 4
 SIDE_BY_SIDE, BY_NAME, JOINED, ONE_BY_ONE = "side by side", "by name", "joined", "one by one"
+DEQUANTISED = "side by side, dequantised"
 FASTEST = f"{SIDE_BY_SIDE}, {JOINED}"
 
 
 def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure and show; return one row a contender."""
     copies = {SIDE_BY_SIDE: quantised_folder(model_r(), BITS), BY_NAME: folder_by_name(model_r(), BITS)}
-    surveys = {
-        name: survey_checkpoint(str(folder), experts_in="packed").lay_out(1, "disk") for name, folder in copies.items()
-    }
+    surveys = {name: _survey(folder, "packed") for name, folder in copies.items()}
+    surveys[DEQUANTISED] = _survey(copies[SIDE_BY_SIDE], "dequantised")
     rows = measure(surveys, arguments)
     show_table("experts in 4 bits that fill slots, to the first row in the same round", [_shown(row) for row in rows])
     return rows
+
+
+def _survey(folder: Path, experts_in: ExpertsIn) -> Survey:
+    return survey_checkpoint(str(folder), experts_in=experts_in).lay_out(1, "disk")
 
 
 def measure(surveys: dict[str, Survey], arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -59,12 +66,14 @@ def measure(surveys: dict[str, Survey], arguments: argparse.Namespace) -> list[d
             for order in (SIDE_BY_SIDE, BY_NAME)
             for how in (JOINED, ONE_BY_ONE)
         }
+        turns[DEQUANTISED] = partial(filled, surveys[DEQUANTISED], JOINED, experts, memory, arguments.readers)
         turns |= {
             f"plain, {count} neighbours": partial(plain, survey, count, arguments.experts, memory, arguments.readers)
             for count in arguments.neighbours
         }
         rounds.append({name: turns[name]() for name in rng.sample(list(turns), len(turns))})
-    return [_row(name, rounds[1:], survey.expert_bytes * arguments.experts) for name in sorted(rounds[0], reverse=True)]
+    names = sorted(rounds[0], key=lambda name: (name != FASTEST, name))
+    return [_row(name, rounds[1:], survey.expert_bytes * arguments.experts) for name in names]
 
 
 def filled(survey: Survey, how: str, experts: list[tuple[int, int]], memory: np.ndarray, readers: int) -> Spent:
