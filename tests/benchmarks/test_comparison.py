@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 import pytest
+from expertflow.benchmarks.compare import run_under_limit, under_limit_rows
 from expertflow.benchmarks.comparison import runs
 from expertflow.benchmarks.comparison.kernels import BACKENDS, kernel_rows, run_kernels
+from expertflow.benchmarks.comparison.layouts import layout_rows, run_layouts
 from expertflow.benchmarks.comparison.rows import rate
 from expertflow.benchmarks.comparison.runs import (
     COLD,
@@ -135,3 +137,23 @@ def test_cold_and_warm_cases_are_of_other_text_and_one_length() -> None:
     prompts = [*cold.prompts, *warm.prompts]
     assert {len(prompt) for prompt in prompts} == {32}
     assert len({tuple(prompt) for prompt in prompts}) == 4
+
+
+def test_under_a_limit_all_are_compared_with_ours_in_few_bits_where_that_runs(tasks: list[Task]) -> None:
+    for bits, ours in ((None, "ExpertFlow"), (4, "ExpertFlow 4 bits")):
+        comparison = Comparison(setting(1.0), lambda line: None)
+        run_under_limit(comparison, argparse.Namespace(bits=bits, repeats=1, limits=["1GB"]))
+        rows = {row["contender"]: row for row in under_limit_rows(comparison.cells) if row["limit_bytes"]}
+        assert {name for name, row in rows.items() if "speedup" not in row} == {ours}
+        assert set(rows) == {ours, "ExpertFlow", "llama.cpp mmap", "accelerate disk offload"}
+
+
+def test_layouts_take_turns_in_being_first(tasks: list[Task]) -> None:
+    said: list[str] = []
+    comparison = Comparison(setting(1.0), lambda line: said.append(line.rpartition(", no limit")[0]))
+    run_layouts(comparison, argparse.Namespace(repeats=3, share="33%", against="abc"))
+    first = "ExpertFlow 4 bits 33%"
+    assert said[:3] == [first, f"{first}, by name", "commit abc 33%, by name"]
+    assert sorted(said[::3]) == sorted(said[:3])
+    rows = layout_rows(comparison.cells)
+    assert [row["contender"] for row in rows if "speedup" not in row] == [first, first]
