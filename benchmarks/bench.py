@@ -96,6 +96,12 @@ PARTS = (
          ("--later", "1"), 1, extra=True),
     Part("model Q", ("K6",), ("compare", "model-q", "--isa", "avx2", "--minutes", "20"), 23,
          "model-q.json", kernel_targets.model_q, QUICK_KERNELS, 6, extra=True),
+    Part("under limit, 4 bits", ("S4",),
+         ("compare", "under-limit", "--bits", "4", "--limits", "1.1GB", "1.65GB", "--repeats", "1", "--steps", "16",
+          "--patience", "8", "--minutes", "8"), 9, "under-limit-4-bits.json",
+         lambda file: targets.in_bits(4, targets.under_limit(file)), ("--batches", "8", "--steps", "8"), 5, extra=True),
+    Part("link, 4 bits", ("S5",), ("transfer", "link", "--bits", "4", "--blocks", "2"), 6, "link-4-bits.json",
+         lambda file: targets.in_bits(4, targets.link(file)), ("--blocks", "1"), 4, extra=True),
 )  # fmt: skip
 """In the order in which they run: what matters most comes first."""
 

@@ -43,19 +43,15 @@ from .comparison.rows import as_row
 from .comparison.runs import Cells, Comparison, Setting, add_options, random_cases, run_comparison, text_cases
 from .comparison.small import add_small_options, run_small, small_rows
 from .comparison.tables import Row
-from .contenders.accelerate_offload import AccelerateCpu, AccelerateDisk
+from .comparison.under_limit import add_limit_options, run_under_limit, under_limit_rows
+from .contenders.accelerate_offload import AccelerateCpu
 from .contenders.base import Case, Contender
 from .contenders.llama_cpp import LlamaCpp
 from .contenders.ours import ExpertFlow
 from .contenders.resident import Resident
-from .contenders.small import SmallExpertFlow
 from .contenders.vllm_cpu import VllmCpu
 from .models import Q_LAYERS, model_q, model_r, widened
 
-LIMITS = ("1.65GB", "1.1GB", "2.4GB")
-"""Half the model, with which ExpertFlow holds a quarter of the experts; a third; with which it holds half of them."""
-OFFLOADING: tuple[type[Contender], ...] = (LlamaCpp, AccelerateDisk)
-"""Those that run a model larger than their memory, ours aside."""
 ALL, QUARTER = "100%", "25%"
 REPEATED: tuple[Contender, ...] = (ExpertFlow(ALL), ExpertFlow(QUARTER), Resident())
 ONCE: tuple[Contender, ...] = (Resident("eager"), VllmCpu(), LlamaCpp(), AccelerateCpu())
@@ -67,31 +63,6 @@ SLOW_TIMEOUT_S = 900.0
 MODEL_R = (
     "Model R has OLMoE's architecture: 16 layers of 64 experts, eight used a token, random bfloat16 weights, 3.3 GB. "
 )
-
-
-def run_under_limit(comparison: Comparison, arguments: argparse.Namespace) -> None:
-    """Run the references without a limit first; then every limit once before any twice."""
-    small = [SmallExpertFlow(arguments.bits, share) for share in (ALL, "") if arguments.bits]
-    for reference in (ExpertFlow(ALL), *small[:1], Resident()):
-        if not any(name == reference.name for name, *_ in comparison.cells):
-            comparison.run(reference)
-    for _ in range(arguments.repeats):
-        for limit_bytes in (parse_size(limit, "limits").of(0) for limit in arguments.limits):
-            for contender in (*small[1:], ExpertFlow(), *(cls() for cls in OFFLOADING)):
-                comparison.run(contender, limit_bytes)
-
-
-def under_limit_rows(cells: Cells) -> list[Row]:
-    """Compare every repeat with the references, and the others with ours: in few bits, where that was run."""
-    rows = []
-    small = next((name for name, limit_bytes, *_ in cells if limit_bytes and "bits" in name), "")
-    for (name, limit_bytes, batch, state), cell in cells.items():
-        drawing = name.startswith(ExpertFlow.name)
-        resident = f"{small} {ALL}" if "bits" in name else ExpertFlow(ALL).name if drawing else Resident().name
-        ours = cells.get((small or ExpertFlow.name, limit_bytes, batch, state))
-        compared = None if name.startswith(small or ExpertFlow.name) else ours
-        rows.append(as_row(cell, compared, cells.get((resident, 0, batch, state))))
-    return sorted(rows, key=lambda row: (-(row["limit_bytes"] or 10**12), row["batch"]))
 
 
 def run_residency(comparison: Comparison, arguments: argparse.Namespace) -> None:
@@ -189,6 +160,9 @@ KINDS = {
             "Prompts are 32 random tokens; tokens are drawn at temperature 1 by ExpertFlow and forced on the others. "
             "Steps are paired by repeat and place; the interval is a bootstrap over both. A case ends early when "
             "patience ends.",
+            "*4 bits*, where it stands: experts rounded by `expertflow quantize` in groups of 32 and held as stored. "
+            "All others have the bfloat16 weights; all times are then compared with those of 4 bits, tokens with their "
+            "own.",
             "*Identical*: of ExpertFlow, drawn tokens equal to those with all experts in memory; of the others, the "
             "likeliest token equal to resident transformers' after the same tokens.",
         ),
@@ -320,8 +294,7 @@ def parse_arguments() -> argparse.Namespace:
             command.add_argument("--layers", type=int, default=Q_LAYERS, help="of model Q, 1.2 GB each")
             command.add_argument("--folder", type=Path, help="made in and read from here, such as /dev/shm")
         if name == "under-limit":
-            command.add_argument("--limits", nargs="+", default=LIMITS, help="in the order in which they are run")
-            command.add_argument("--bits", type=int, choices=(4, 8), help="ours in so many bits as well: model R")
+            add_limit_options(command)
         if name == "small":
             add_small_options(command)
         if name == "layouts":

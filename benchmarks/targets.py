@@ -83,6 +83,11 @@ def under_limit(file: dict[str, Any]) -> list[Verdict]:
     return under_limit_speedups("S4", file, UNDER_LIMIT)
 
 
+def in_bits(bits: int, verdicts: list[Verdict]) -> list[Verdict]:
+    """Say in verdicts that ours ran a copy whose experts have so many bits."""
+    return [verdict._replace(what=f"{bits} bits, {verdict.what}") for verdict in verdicts]
+
+
 def under_limit_speedups(target: str, file: dict[str, Any], goals: dict[tuple[str, int], float]) -> list[Verdict]:
     """Judge how many times as fast we are in less than about half of the model; goals by contender and batch size."""
     rows = [row for row in file["rows"] if 0 < row.get("limit_bytes", 0) <= SMALL_LIMIT_BYTES]

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 import pytest
-from expertflow.benchmarks.compare import run_under_limit, under_limit_rows
 from expertflow.benchmarks.comparison import runs
 from expertflow.benchmarks.comparison.kernels import BACKENDS, kernel_rows, run_kernels
 from expertflow.benchmarks.comparison.layouts import layout_rows, run_layouts
@@ -21,6 +20,7 @@ from expertflow.benchmarks.comparison.runs import (
     prefill_cases,
     text_cases,
 )
+from expertflow.benchmarks.comparison.under_limit import run_under_limit, under_limit_rows
 from expertflow.benchmarks.contenders.base import Case, CaseResult, Contender, Task, TaskResult
 from expertflow.benchmarks.contenders.resident import Resident
 from expertflow.benchmarks.contenders.running import Run
