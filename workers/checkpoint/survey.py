@@ -7,7 +7,6 @@ compute views slots by it.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from typing import Literal
 
 import msgspec
@@ -175,6 +174,8 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of all but routed experts with every weight dequantised."""
     rows: RowFacts
     tensors: list[SlotTensor]
+    variants: list[int] = []
+    """For each layer, the variant of pieces that its experts have; empty: all layers are stored alike."""
     packings: list[Packing] = []
     """Matrices that slots hold as they are stored; compute unpacks them."""
     stride_bytes: int
@@ -184,10 +185,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_bytes: int = 0
     """Bytes of all files of weights; 0: not known."""
     stored_expert_bytes: int = 0
-    """Bytes of one expert (of the largest kind) in those files, the mean over the layers; 0: not known.
-
-    Fewer than in its slot if quantised.
-    """
+    """Bytes of one expert (of the largest kind) in those files, the mean over the layers; 0: not known."""
     packable: dict[str, str] = {}
     """Weights of linear layers whose GGUF blocks the native kernels can multiply with, and the type of the blocks."""
     packable_bytes: int = 0
@@ -240,8 +238,10 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def experts_bytes(self) -> int:
-        """Return the payload bytes of all experts, those of every layer being as large as the largest."""
-        return sum(self.kind_bytes) * (self.expert_count // self.kinds)
+        """Return the payload bytes of all experts, each as its own layer packs it."""
+        layers = self.variants if self.packings and self.variants else [0] * self.layers
+        each_bytes = sum(tensor.count_bytes * layers.count(tensor.variant) for tensor in self.tensors)
+        return each_bytes * self.experts // self.kinds
 
     @property
     def expert_count(self) -> int:
@@ -275,12 +275,9 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     places: bytes
     """int64 [layers, experts, pieces and their scales and inputs, 2]: file index, offset in that file; zeros for pieces
     that an expert of this kind or layer does not have."""
-    variants: list[int] = []
-    """For each layer, the variant of pieces that its experts have; empty: all layers are stored alike."""
     weights_here: bool = True
     aligned: bool = False
     """True if every tensor begins where its region does; else at the offset that a direct read needs (layout.py)."""
-
     kernels: KernelTable = KernelTable()
     """Kernel of every product, measured before the other stages are busy; the same for all processes of an engine."""
 
@@ -296,12 +293,6 @@ class Survey(ModelSizes, frozen=True, kw_only=True):
     def loaded_skeleton_bytes(self) -> int:
         """Return the bytes of all but routed experts as compute loads it."""
         return self.skeleton_bytes - (self.packable_bytes if self.packed_linears else 0)
-
-    @property
-    def experts_bytes(self) -> int:
-        """Return the payload bytes of all experts, each as its own layer packs it."""
-        layers = Counter(self.variant_of(layer) if self.packings else 0 for layer in range(self.layers))
-        return sum(tensor.count_bytes * layers[tensor.variant] for tensor in self.tensors) * self.experts // self.kinds
 
     def variant_of(self, layer: int) -> int:
         return self.variants[layer] if self.variants else 0
