@@ -240,8 +240,7 @@ class ModelSizes(msgspec.Struct, frozen=True, kw_only=True):
     def experts_bytes(self) -> int:
         """Return the payload bytes of all experts, each as its own layer packs it."""
         layers = self.variants if self.packings and self.variants else [0] * self.layers
-        each_bytes = sum(tensor.count_bytes * layers.count(tensor.variant) for tensor in self.tensors)
-        return each_bytes * self.experts // self.kinds
+        return sum(each.count_bytes * layers.count(each.variant) for each in self.tensors) * self.experts // self.kinds
 
     @property
     def expert_count(self) -> int:
