@@ -174,7 +174,7 @@ class Gateway:
     def _drop_client(self, identity: bytes) -> list[GatewayAction]:
         """End the requests of a client that has gone, without a word."""
         self._greeted_later.pop(identity, None)
-        streams = [stream for stream in self.book.open.values() if stream.identity == identity]
+        streams = self.book.streams_of(identity)
         actions: list[GatewayAction] = [
             SendToReplica(stream.replica, Cancel(stream.id_at_replica)) for stream in streams if stream.replica
         ]
