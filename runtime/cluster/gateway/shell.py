@@ -93,6 +93,7 @@ class GatewayShell:
 
     def receive(self, name: str, frames: list[bytes]) -> None:
         """Take frames of the engine of a replica."""
+        answers: list[GatewayEvent] = []
         for frame in frames:
             message = decode(TO_CLIENT, frame)
             if isinstance(message, Unreadable):
@@ -100,7 +101,8 @@ class GatewayShell:
             elif isinstance(message, Welcome):
                 self._welcome(name, message)
             else:
-                self._handle(FromReplica(name, message))
+                answers.append(FromReplica(name, message))
+        self._handle(*answers)
         self._flush()
 
     def publish(self, name: str, state: ReplicaState) -> None:
@@ -143,16 +145,18 @@ class GatewayShell:
         """Receive from clients until nothing is left: the descriptor does not tell twice of what has arrived."""
         self._pumping = None
         while received := self._clients.receive():
+            events: list[GatewayEvent] = []
             for identity, message in received:
                 if isinstance(message, Submit):
                     self._unread.discard(identity, message.request_id)
                 if not isinstance(message, Unreadable):
-                    self._handle(FromFront(identity, message))
+                    events.append(FromFront(identity, message))
+            self._handle(*events)
         self._flush()
 
-    def _handle(self, event: GatewayEvent) -> None:
+    def _handle(self, *events: GatewayEvent) -> None:
         failed: dict[bytes, tuple[Delivery, list[str]]] = {}
-        for action in self.gateway.handle(event, time.monotonic_ns()):
+        for action in self.gateway.handle_all(events, time.monotonic_ns()):
             if isinstance(action, SendToClient):
                 delivery = self._answer(action.identity, action.message)
                 if delivery != "sent":
