@@ -42,6 +42,11 @@ class Forecasts:
         self._all = _Mean()
         self._labels: OrderedDict[str, _Mean] = OrderedDict()
 
+    @property
+    def mean(self) -> np.ndarray:
+        """Return float32 [FEATURES], the mean uses of all tokens, which forecasts are less."""
+        return self._all.value
+
     def features(self, uses: np.ndarray) -> np.ndarray:
         """Return float32 [FEATURES] of `uses`, float [experts], how often each was used."""
         return np.bincount(self._columns, uses * self._signs, FEATURES).astype(np.float32)
@@ -64,13 +69,13 @@ class Forecasts:
     def forecast(self, prompt_ids: Sequence[int], label: str = "") -> np.ndarray:
         """Return float32 [FEATURES], expected uses of a prompt's request less those of all; 0 before learning."""
         if label in self._labels:
-            return self._labels[label].value - self._all.value
+            return self._labels[label].value - self.mean
         tokens = set(prompt_ids)
         rows = [row for row in map(self._row_of.get, tokens) if row is not None]
         if not rows:
             return np.zeros(FEATURES, dtype=np.float32)
         counts = self._counts[rows, None]
-        return ((self._sums[rows] - counts * self._all.value) / (counts + PRIOR)).sum(axis=0) / len(tokens)
+        return ((self._sums[rows] - counts * self.mean) / (counts + PRIOR)).sum(axis=0) / len(tokens)
 
     def _shares(self, keys: np.ndarray) -> np.ndarray:
         """Return float32 [positions, FEATURES] of the uses of each position, which sum to 1 before the sketch."""
