@@ -78,8 +78,7 @@ class Gateway:
 
     def queue_age_ns(self, now_ns: int) -> int:
         """Return for how long the request has waited that waits longest for its first start."""
-        oldest_ns = self.book.waiting.oldest_ns
-        return now_ns - oldest_ns if oldest_ns else 0
+        return now_ns - (self.book.waiting.oldest_ns or now_ns)
 
     def handle(self, event: GatewayEvent, now_ns: int) -> list[GatewayAction]:
         """Apply an event that happened at `now_ns` (monotonic); return what is to be sent, in this order."""
@@ -215,8 +214,7 @@ class Gateway:
             self._unplace(stream)
         return cancels + self._put_back(streams)
 
-    def _put_back(self, streams: Iterable[Stream]) -> list[GatewayAction]:
-        streams = list(streams)
+    def _put_back(self, streams: list[Stream]) -> list[GatewayAction]:
         self.moved += len(streams)
         return [*self.book.put_back(streams, self._now_ns)]
 
@@ -260,8 +258,6 @@ class Gateway:
         if message.error.code == EngineError.code:
             return [*self._put_back([stream]), *self._drain(name)]
         return [*self.book.fail(stream, message.error.to_error())]
-
-    # Time and places
 
     def _tick(self) -> list[GatewayAction]:
         """End waiting requests whose time is up, and give busy replicas work again."""
