@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 import zmq
 from msgspec.msgpack import Decoder, Encoder
@@ -10,11 +10,10 @@ from msgspec.msgpack import Decoder, Encoder
 from ..messages import Message
 from ..shared.open_files import free_files
 from .codec import Unreadable, decode
+from .delivery import Delivery
 from .sockets import Context, open_socket
 
 M = TypeVar("M")
-Delivery = Literal["sent", "unread", "gone"]
-"""Result of a send: unread, if the peer is connected and leaves so much unread that no more fits."""
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 MAX_UNHANDLED = 1000

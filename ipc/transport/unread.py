@@ -5,9 +5,10 @@ Such a client is still connected, so nothing else tells it: it would wait until 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..messages import ErrorFacts, Refused
+from .delivery import Delivery
 
 TELL_EVERY_NS = 1_000_000_000
 MAX_LOST = 10_000
@@ -45,6 +46,21 @@ class UnreadClients:
             return {}
         self._told_ns = now_ns
         return {identity: list(lost) for identity, lost in self._lost.items()}
+
+    def tell(self, deliver: Callable[[bytes, Refused], Delivery], high_water: int, now_ns: int) -> None:
+        """Tell clients that read again which requests they have lost, by `deliver` (`Router.deliver`)."""
+        for identity, request_ids in self.due(now_ns).items():
+            told: list[str] = []
+            delivery: Delivery = "sent"
+            for request_id in request_ids:
+                delivery = deliver(identity, refusal_of(request_id, high_water))
+                if delivery != "sent":
+                    break
+                told.append(request_id)
+            if delivery == "gone":
+                self.forget(identity)
+            else:
+                self.on_told(identity, told)
 
     def on_told(self, identity: bytes, request_ids: Sequence[str]) -> None:
         """Note that a client was sent the refusals of these requests, which may be none of the due ones."""

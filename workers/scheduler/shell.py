@@ -20,7 +20,7 @@ from ...ipc.stage.stage import Stage
 from ...ipc.transport.addresses import CLIENTS, socket_address
 from ...ipc.transport.codec import Unreadable, decode
 from ...ipc.transport.router import Router
-from ...ipc.transport.unread import UnreadClients, refusal_of
+from ...ipc.transport.unread import UnreadClients
 from ..checkpoint.survey import Survey
 from . import events
 from .limits import ModelInfo, SchedulerLimits, SchedulerStatistics
@@ -80,7 +80,7 @@ class SchedulerShell:
             for event in self._poll():
                 self._on_event(event)
             self._clients.check_room()
-            self._tell_unread()
+            self._unread.tell(self._clients.deliver, self._clients.high_water, time.monotonic_ns())
             self._ticked_ns = time.monotonic_ns()
             self._decide(events.Tick(self._ticked_ns))
             if self._stage.publish_due:
@@ -175,21 +175,6 @@ class SchedulerShell:
         elif self._unread.lose(identity, [*lost, getattr(message, "request_id", "")]):
             words = "a client left %d answers unread: %d requests were dropped, and it is told when it reads"
             logging.getLogger(__name__).warning(words, self._clients.high_water, len(lost))
-
-    def _tell_unread(self) -> None:
-        """Tell clients that read again which requests they have lost."""
-        for identity, request_ids in self._unread.due(time.monotonic_ns()).items():
-            told: list[str] = []
-            delivery = "sent"
-            for request_id in request_ids:
-                delivery = self._clients.deliver(identity, refusal_of(request_id, self._clients.high_water))
-                if delivery != "sent":
-                    break
-                told.append(request_id)
-            if delivery == "gone":
-                self._unread.forget(identity)
-            else:
-                self._unread.on_told(identity, told)
 
     def _record_sent(self, step: RunStep) -> None:
         lane = int(any(sent.lane == 0 for sent in self._sent.values()))

@@ -36,6 +36,10 @@ class StreamBook:
         """Return the end of a request that has ended not long ago."""
         return self._ended.get(request_id)
 
+    def streams_of(self, identity: bytes) -> list[Stream]:
+        """Return the open requests of a client."""
+        return [stream for stream in self.open.values() if stream.identity == identity]
+
     def next_streams(self, most: int) -> list[Stream]:
         """Return the first waiting requests of one priority, at most `most`, in the order of their starts."""
         streams = list(islice(self.waiting, most))

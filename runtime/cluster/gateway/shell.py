@@ -15,14 +15,16 @@ from typing import Protocol
 import msgspec
 import zmq
 
-from ....ipc.messages import Hello, Welcome
+from ....ipc.messages import Finished, Hello, Refused, Submit, ToClient, Welcome
 from ....ipc.messages.to_client import TO_CLIENT
 from ....ipc.messages.to_scheduler import FROM_CLIENT, FromClient
 from ....ipc.shared.rundir import RunDir
 from ....ipc.transport.addresses import CLIENTS, socket_address
 from ....ipc.transport.codec import Unreadable, decode
+from ....ipc.transport.delivery import Delivery
 from ....ipc.transport.router import Router as ClientSocket
 from ....ipc.transport.sockets import Context
+from ....ipc.transport.unread import UnreadClients
 from ..routing.fleet import ReplicaState
 from .events import (
     ClientGone,
@@ -65,6 +67,7 @@ class GatewayShell:
         self._clients: ClientSocket[FromClient] = ClientSocket(
             self._context, socket_address(str(run_dir.path), CLIENTS), FROM_CLIENT
         )
+        self._unread = UnreadClients()
         self._ports: dict[str, ReplicaPort] = {}
         self._outbox: dict[str, list[bytes]] = {}
         self._encoder = msgspec.msgpack.Encoder()
@@ -90,6 +93,7 @@ class GatewayShell:
 
     def receive(self, name: str, frames: list[bytes]) -> None:
         """Take frames of the engine of a replica."""
+        answers: list[GatewayEvent] = []
         for frame in frames:
             message = decode(TO_CLIENT, frame)
             if isinstance(message, Unreadable):
@@ -97,7 +101,8 @@ class GatewayShell:
             elif isinstance(message, Welcome):
                 self._welcome(name, message)
             else:
-                self._handle(FromReplica(name, message))
+                answers.append(FromReplica(name, message))
+        self._handle(*answers)
         self._flush()
 
     def publish(self, name: str, state: ReplicaState) -> None:
@@ -140,21 +145,46 @@ class GatewayShell:
         """Receive from clients until nothing is left: the descriptor does not tell twice of what has arrived."""
         self._pumping = None
         while received := self._clients.receive():
+            events: list[GatewayEvent] = []
             for identity, message in received:
+                if isinstance(message, Submit):
+                    self._unread.discard(identity, message.request_id)
                 if not isinstance(message, Unreadable):
-                    self._handle(FromFront(identity, message))
+                    events.append(FromFront(identity, message))
+            self._handle(*events)
         self._flush()
 
-    def _handle(self, event: GatewayEvent) -> None:
-        gone: set[bytes] = set()
-        for action in self.gateway.handle(event, time.monotonic_ns()):
+    def _handle(self, *events: GatewayEvent) -> None:
+        failed: dict[bytes, tuple[Delivery, list[str]]] = {}
+        for action in self.gateway.handle_all(events, time.monotonic_ns()):
             if isinstance(action, SendToClient):
-                if not self._clients.send(action.identity, action.message):
-                    gone.add(action.identity)
+                delivery = self._answer(action.identity, action.message)
+                if delivery != "sent":
+                    _, lost = failed.get(action.identity, (delivery, []))
+                    failed[action.identity] = delivery, [*lost, getattr(action.message, "request_id", "")]
             else:
                 self._outbox.setdefault(action.name, []).append(self._encoder.encode(action.message))
-        for identity in gone:
-            self._handle(ClientGone(identity))
+        for identity, (delivery, lost) in failed.items():
+            self._drop_client(identity, delivery, lost)
+
+    def _answer(self, identity: bytes, message: ToClient) -> Delivery:
+        delivery = self._clients.deliver(identity, message)
+        if delivery == "sent" and isinstance(message, Finished | Refused):
+            self._unread.discard(identity, message.request_id)
+        return delivery
+
+    def _drop_client(self, identity: bytes, delivery: Delivery, request_ids: list[str]) -> None:
+        """Drop the requests of a client that has gone, or reads nothing: that one is told when it reads again.
+
+        `request_ids` are those of the answers that could not be sent.
+        """
+        lost = [stream.submit.request_id for stream in self.gateway.book.streams_of(identity)]
+        self._handle(ClientGone(identity))
+        if delivery == "gone":
+            self._unread.forget(identity)
+        elif self._unread.lose(identity, [*lost, *request_ids]):
+            words = "a client left %d answers unread: %d requests were dropped, and it is told when it reads"
+            logging.getLogger(__name__).warning(words, self._clients.high_water, len(lost))
 
     def _flush(self) -> None:
         """Send what is due to replicas, and look again for what clients sent: sending takes the descriptor's signal."""
@@ -168,6 +198,7 @@ class GatewayShell:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(TICK_S, self._tick)
         self._handle(Tick())
+        self._unread.tell(self._clients.deliver, self._clients.high_water, time.monotonic_ns())
         self._flush()
         for listener in self.on_tick:
             listener()

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from itertools import count
 
-from ....errors import BusyError, EngineError, ExpertFlowError, RequestError
+from ....errors import BusyError, EngineError, ExpertFlowError
 from ....ipc.messages import Accepted, Cancel, Finished, FromClient, Hello, Refused, Submit, ToClient, Tokens, Welcome
 from ....ipc.messages.base import ErrorFacts
 from ..routing.router import MAX_PASSED, Router
@@ -30,12 +30,15 @@ from .events import (
     Tick,
 )
 from .facts import combine_facts
+from .refusals import refusal_of
 from .stream import Stream
 
 REQUESTS_AHEAD = 2
 """Requests that a replica gets for each that it runs at once: it is never idle, and most are placed late."""
 LEARN_EVERY = 4
 """One request in so many tells its routing. Such a request shares no prefix: every position of it is computed."""
+LEARN_FIRST = 64
+"""First requests, each of which tells its routing."""
 DEFAULT_QUEUE_LIMIT = 4096
 PAUSE_NS = 200_000_000
 """Time for which a replica that is too busy gets nothing."""
@@ -75,32 +78,36 @@ class Gateway:
 
     def queue_age_ns(self, now_ns: int) -> int:
         """Return for how long the request has waited that waits longest for its first start."""
-        oldest_ns = self.book.waiting.oldest_ns
-        return now_ns - oldest_ns if oldest_ns else 0
+        return now_ns - (self.book.waiting.oldest_ns or now_ns)
 
     def handle(self, event: GatewayEvent, now_ns: int) -> list[GatewayAction]:
         """Apply an event that happened at `now_ns` (monotonic); return what is to be sent, in this order."""
+        return self.handle_all([event], now_ns)
+
+    def handle_all(self, events: Iterable[GatewayEvent], now_ns: int) -> list[GatewayAction]:
+        """Apply all events before requests are placed: the best of those that come together goes to each replica."""
         self._now_ns = now_ns
+        return [*(action for event in events for action in self._apply(event)), *self._place()]
+
+    def _apply(self, event: GatewayEvent) -> list[GatewayAction]:
         match event:
             case FromFront(identity, message):
-                actions = self._on_client(identity, message)
+                return self._on_client(identity, message)
             case ClientGone(identity):
-                actions = self._drop_client(identity)
+                return self._drop_client(identity)
             case ReplicaJoined(name, facts):
-                actions = self._join(name, facts)
+                return self._join(name, facts)
             case ReplicaLost(name):
-                actions = self._lose(name)
+                return self._lose(name)
             case ReplicaDraining(name):
-                actions = self._drain(name)
+                return self._drain(name)
             case FromReplica(name, message):
-                actions = self._on_replica(name, message)
+                return self._on_replica(name, message)
             case StatePublished(name, state):
-                if name in self.router.fleet:
-                    self.router.publish(name, state)
-                actions = []
+                self.router.publish(name, state)
+                return []
             case Tick():
-                actions = self._tick()
-        return actions + self._place()
+                return self._tick()
 
     # Clients
 
@@ -127,7 +134,7 @@ class Gateway:
             return [] if submit.is_late(*stream.sent) else [accepted, *self._repeat(stream, identity, submit)]
         if (end := self.book.find_end(request_id)) is not None:
             return [accepted, SendToClient(identity, end)]
-        if (error := self._refusal(submit)) is not None:
+        if (error := refusal_of(submit, len(self.book.waiting), self._queue_limit)) is not None:
             return [SendToClient(identity, Refused(request_id, ErrorFacts.of(error)))]
         self.book.add(self._stream(identity, submit))
         return [accepted]
@@ -142,17 +149,10 @@ class Gateway:
             accepted_ns=self._now_ns,
             job=self.router.job(submit.prompt_ids, submit.domain),
             prefix=self._prefix,
-            learns=self._learn_every > 0 and number % self._learn_every == 0,
+            learns=self._learn_every > 0 and (number < LEARN_FIRST or number % self._learn_every == 0),
             priority=submit.priority,
             delivered=list(submit.resume_ids),
         )
-
-    def _refusal(self, submit: Submit) -> ExpertFlowError | None:
-        if submit.attachment:
-            return RequestError("has images, which a cluster does not carry", "prompt", "Send it to a single engine")
-        if (waiting := len(self.book.waiting)) >= self._queue_limit:
-            return BusyError(f"{waiting} requests wait in the cluster", "queue", "Submit again later")
-        return None
 
     def _repeat(self, stream: Stream, identity: bytes, submit: Submit) -> list[GatewayAction]:
         """Send what a client that has reconnected may have missed."""
@@ -174,7 +174,7 @@ class Gateway:
     def _drop_client(self, identity: bytes) -> list[GatewayAction]:
         """End the requests of a client that has gone, without a word."""
         self._greeted_later.pop(identity, None)
-        streams = [stream for stream in self.book.open.values() if stream.identity == identity]
+        streams = self.book.streams_of(identity)
         actions: list[GatewayAction] = [
             SendToReplica(stream.replica, Cancel(stream.id_at_replica)) for stream in streams if stream.replica
         ]
@@ -214,8 +214,7 @@ class Gateway:
             self._unplace(stream)
         return cancels + self._put_back(streams)
 
-    def _put_back(self, streams: Iterable[Stream]) -> list[GatewayAction]:
-        streams = list(streams)
+    def _put_back(self, streams: list[Stream]) -> list[GatewayAction]:
         self.moved += len(streams)
         return [*self.book.put_back(streams, self._now_ns)]
 
@@ -244,7 +243,8 @@ class Gateway:
     def _on_finished(self, stream: Stream, message: Finished) -> list[GatewayAction]:
         end = stream.finish(message, self._now_ns)
         if message.routed_experts is not None:
-            self.router.learn(stream.submit.prompt_ids, message.routed_experts, stream.submit.domain)
+            tokens = [*stream.submit.prompt_ids, *stream.delivered]
+            self.router.learn(tokens, message.routed_experts, stream.submit.domain)
         self._unplace(stream)
         return [*self.book.end(stream, end)]
 
@@ -258,8 +258,6 @@ class Gateway:
         if message.error.code == EngineError.code:
             return [*self._put_back([stream]), *self._drain(name)]
         return [*self.book.fail(stream, message.error.to_error())]
-
-    # Time and places
 
     def _tick(self) -> list[GatewayAction]:
         """End waiting requests whose time is up, and give busy replicas work again."""
@@ -291,7 +289,7 @@ class Gateway:
         self.book.waiting.start(stream)
         submit = stream.place(name, self._now_ns)
         self._placed[name][stream.id_at_replica] = stream
-        self.router.fleet.send(place, stream.job.mixture)
+        self.router.fleet.send(place, stream.job.forecast)
         return SendToReplica(name, submit)
 
     def _unplace(self, stream: Stream) -> None:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from .domains import MAX_DOMAINS
-
-MEMORY = 0.97
-"""Factor on what a replica was sent, at each request that it is sent: half is forgotten after about 23."""
+from .forecasts import Forecasts
+from .homes import Homes
 
 
 class ReplicaState(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -43,13 +41,10 @@ def pack_held(held: np.ndarray) -> bytes:
 class Fleet:
     """All replicas, by index. An index is free again after `remove`, so arrays stay as long as the largest fleet."""
 
-    def __init__(self, domains: int = MAX_DOMAINS) -> None:
+    def __init__(self) -> None:
         self.names: list[str] = []
         """Names by index; empty: no replica has this index."""
-        self.at_home = np.zeros((0, domains))
-        """float64 [replicas, domains]: share of the uses of each domain that fall on experts which a replica holds."""
-        self.served = np.zeros((0, domains))
-        """float64 [replicas, domains]: faded number of requests of each domain that a replica was sent."""
+        self.homes = Homes()
         self.outstanding = np.zeros(0, dtype=np.int64)
         """int64 [replicas]: requests that a replica has and has not ended."""
         self.sent = np.zeros(0, dtype=np.int64)
@@ -84,7 +79,7 @@ class Fleet:
         place = self._index.pop(name, None)
         if place is not None:
             self.names[place], self.open[place], self.states[place] = "", False, None
-            self.at_home[place] = self.served[place] = 0
+            self.homes.forget(place)
             self.outstanding[place] = self.sent[place] = self.capacity[place] = 0
 
     def close(self, name: str) -> None:
@@ -95,19 +90,19 @@ class Fleet:
         """Let a replica that was closed take requests again."""
         self.open[self._index[name]] = True
 
-    def publish(self, name: str, state: ReplicaState, means: np.ndarray) -> None:
-        """Take a published state; `means` are `Domains.means`. What is held is ignored if it is of another size."""
+    def publish(self, name: str, state: ReplicaState, forecasts: Forecasts | None) -> None:
+        """Take a published state. What is held is ignored if it is of another size than `forecasts`."""
         place = self._index[name]
         self.states[place] = state
-        if state.keys == means.shape[1] and len(state.held) * 8 >= state.keys > 0:
+        if forecasts is not None and state.keys == forecasts.experts and len(state.held) * 8 >= state.keys > 0:
             held = np.unpackbits(np.frombuffer(state.held, dtype=np.uint8), count=state.keys)
-            self.at_home[place] = means @ held.astype(np.float32)
+            self.homes.hold(place, forecasts.features(held / max(int(held.sum()), 1)))
 
-    def send(self, place: int, mixture: np.ndarray) -> None:
-        """Note that a request of this mixture, float64 [domains], was sent to a replica."""
+    def send(self, place: int, forecast: np.ndarray) -> None:
+        """Note that a request of this forecast, float [FEATURES], was sent to a replica."""
         self.outstanding[place] += 1
         self.sent[place] += 1
-        self.served[place] = MEMORY * self.served[place] + mixture
+        self.homes.send(place, forecast)
 
     def end(self, name: str) -> None:
         """Note that a replica has one request less."""
@@ -125,18 +120,12 @@ class Fleet:
         """Return the requests of the least busy open replica; 0 without one."""
         return int(self.outstanding[self.open].min()) if self.open.any() else 0
 
-    def shares(self, places: np.ndarray) -> np.ndarray:
-        """Return float64 [n, domains]: the shares of the domains in what replicas were sent; 0 before the first."""
-        served = self.served[places]
-        return served / np.maximum(served.sum(axis=1, keepdims=True), 1e-12)
-
     def _free_index(self) -> int:
         if "" in self.names:
             return self.names.index("")
         self.names.append("")
         self.states.append(None)
-        self.at_home = _longer(self.at_home)
-        self.served = _longer(self.served)
+        self.homes.reserve(len(self.names))
         self.outstanding = _longer(self.outstanding)
         self.sent = _longer(self.sent)
         self.capacity = _longer(self.capacity)
@@ -145,4 +134,4 @@ class Fleet:
 
 
 def _longer(array: np.ndarray) -> np.ndarray:
-    return np.concatenate([array, np.zeros((1, *array.shape[1:]), dtype=array.dtype)])
+    return np.concatenate([array, np.zeros(1, dtype=array.dtype)])

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....ipc.messages import RoutedExperts
-from .domains import MAX_DOMAINS, Domains
 from .fleet import Fleet, ReplicaState
-from .rules import DEFAULT_SLACK, Job, RoutingRule, best_job, choose
+from .forecasts import FEATURES, Forecasts
+from .rules import DEFAULT_SLACK, Job, RoutingRule, choose
 
 MAX_PASSED = 16
 """Number of times that a waiting request may be passed over by one that fits a replica better."""
 REFRESH_AFTER = 16
 """Requests learned from after which a waiting request is judged anew."""
-NOTHING_KNOWN = np.zeros(MAX_DOMAINS)
+NOTHING_KNOWN = np.zeros(FEATURES, dtype=np.float32)
 
 
 class Router:
@@ -23,11 +23,10 @@ class Router:
 
     def __init__(self, rule: RoutingRule, slack: int = DEFAULT_SLACK) -> None:
         self.fleet = Fleet()
-        self.domains: Domains | None = None
+        self.forecasts: Forecasts | None = None
         """None before the first replica has said how many experts the model has."""
         self._rule, self._slack = rule, slack
         self._shape = (0, 0)
-        self._version = 0
 
     @property
     def lookahead(self) -> int:
@@ -36,47 +35,36 @@ class Router:
 
     def job(self, prompt_ids: Sequence[int], label: str = "") -> Job:
         """Return what the rule is to know of a request."""
-        if self.domains is None:
+        if self.forecasts is None:
             return Job(prompt_ids, NOTHING_KNOWN, label)
-        return Job(prompt_ids, self.domains.mixture(prompt_ids, label), label, self.domains.learned)
+        return Job(prompt_ids, self.forecasts.forecast(prompt_ids, label), label, self.forecasts.learned)
 
     def refresh(self, job: Job) -> Job:
         """Return the job as of now, if much was learned while it waited; else the job itself."""
-        if self.domains is None or self.domains.learned - job.learned < REFRESH_AFTER:
+        if self.forecasts is None or self.forecasts.learned - job.learned < REFRESH_AFTER:
             return job
         return self.job(job.prompt_ids, job.label)
 
     def publish(self, name: str, state: ReplicaState) -> None:
-        """Take the state that a replica published."""
-        if self.domains is None and state.keys:
-            self.domains, self._shape = Domains(state.keys), (state.layers, state.experts)
-        self.fleet.publish(name, state, NO_MEANS if self.domains is None else self.domains.means)
+        """Take the state that a replica published; ignored if the replica is gone."""
+        if name not in self.fleet:
+            return
+        if self.forecasts is None and state.keys:
+            self.forecasts, self._shape = Forecasts(state.keys), (state.layers, state.experts)
+        self.fleet.publish(name, state, self.forecasts)
 
-    def learn(self, prompt_ids: Sequence[int], routes: RoutedExperts, label: str = "") -> None:
-        """Learn from the routing of a request that has ended; ignored if it does not fit the model."""
+    def learn(self, token_ids: Sequence[int], routes: RoutedExperts, label: str = "") -> None:
+        """Learn from the routing of a request that has ended, prompt and output; ignored if of another model."""
         layers, experts = self._shape
-        if self.domains is None or routes.shape[1] != layers:
+        if self.forecasts is None or routes.shape[1] != layers:
             return
         chosen = np.frombuffer(routes.data, dtype=routes.dtype).reshape(routes.shape).astype(np.int64)
-        keys = (chosen + np.arange(layers)[:, None] * experts)[chosen < experts]
-        self.domains.learn(prompt_ids, np.bincount(keys, minlength=layers * experts), label)
-        if self.domains.version != self._version:
-            self._forget_served(self.domains.version)
+        keys = np.where(chosen < experts, chosen + np.arange(layers)[:, None] * experts, -1)
+        self.forecasts.learn(token_ids, keys.reshape(len(keys), -1), label)
 
     def place(self, jobs: Sequence[Job], may_pass: bool = True) -> tuple[int, int] | None:
         """Return the index of the job that starts next and the index of its replica; None: none can start now.
 
-        `jobs` wait in this order; the replica is chosen for the first. With `may_pass` another one may take it.
+        `jobs` wait in this order; without `may_pass` the first one starts.
         """
-        place = choose(self._rule, jobs[0], self.fleet, self._slack)
-        if place is None:
-            return None
-        return (best_job(self._rule, jobs, self.fleet, place) if may_pass else 0), place
-
-    def _forget_served(self, version: int) -> None:
-        """Forget what replicas were sent: domains were merged, so that their numbers mean something else."""
-        self._version = version
-        self.fleet.served[:] = 0
-
-
-NO_MEANS = np.zeros((MAX_DOMAINS, 0), dtype=np.float32)
+        return choose(self._rule, jobs if may_pass else jobs[:1], self.fleet, self._slack)

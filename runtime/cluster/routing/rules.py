@@ -1,7 +1,7 @@
 """Rules that choose a replica for a request: by experts, and three to compare with. Pure.
 
-A rule only ranks. `choose` bounds the imbalance: a replica that has more than `slack` requests beyond the least busy
-one is never chosen, whatever the rule says.
+A rule only ranks. `choose` bounds the imbalance: a replica that has too many requests beyond the least busy one is
+never chosen, whatever the rule says.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ RuleName = Literal["experts", "two-choices", "round-robin", "prefix"]
 DEFAULT_SLACK = 4
 PREFIX_TOKENS = 32
 """Tokens of a prompt that decide under prefix affinity: one block of shared prefixes."""
-SERVED_WEIGHT = 0.5
-"""Weight of what a replica was sent, beside what it holds, which is known about a second later."""
-MIN_LEAD = 1e-9
+SLACK_PART = 16
+"""Requests of the least busy replica for each that another one may have beyond it, under routing by experts."""
+MIN_LEAD = 1e-12
 
 
 @dataclass(frozen=True)
@@ -31,48 +31,64 @@ class Job:
     """A request as a rule knows it."""
 
     prompt_ids: Sequence[int]
-    mixture: np.ndarray
-    """float64 [domains]: probabilities of the domains of its prompt."""
+    forecast: np.ndarray
+    """float32 [FEATURES]: expected uses of experts, less those of all requests; 0: not known."""
     label: str = ""
     learned: int = -1
-    """Requests that were learned from when `mixture` was worked out (`Domains.learned`)."""
+    """Requests that were learned from when `forecast` was worked out (`Forecasts.learned`)."""
 
 
 class RoutingRule(Protocol):
-    """Ranks replicas for a request."""
+    """Ranks replicas for requests."""
 
     lookahead: int
-    """Waiting requests among which the best one for a replica is looked for; 1: requests start in their order."""
+    """Waiting requests among which one is looked for that fits a replica; 1: requests start in their order."""
+
+    def bound(self, slack: int, least: int) -> int:
+        """Return how many requests a replica may have beyond the least busy one, which has `least`."""
+        ...
 
     def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
-        """Return float64 [jobs, places]; the highest is preferred, of equals the least busy, then the least used."""
+        """Return float64 [jobs, places]; the highest is preferred, of equals the first job, at the least busy."""
         ...
 
 
 class ByExperts:
-    """Prefers replicas whose held experts, and whose past requests, fit this domain better than the others.
+    """Prefers a replica whose home (`Homes`) a forecast is nearer to than to any other open replica's.
 
-    The fit of what a replica holds is relative to the mean over all domains; that of what it was sent, to half of the
-    domain's share in all requests. A replica that holds many experts of every domain is no better for one of them, and
-    one that was sent nothing is neutral: so the first domain does not draw all others to it.
+    Imbalance grows with the load up to `slack`: where few requests run, one more than elsewhere is felt at their end.
     """
 
     lookahead = 16
 
+    def bound(self, slack: int, least: int) -> int:
+        return min(slack, least // SLACK_PART)
+
     def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
-        at_home, shares = fleet.at_home[places], fleet.shares(places)
-        known = max(int((at_home.sum(axis=0) > 0).sum()), 1)
-        begun = shares.sum(axis=1) > 0
-        overall = fleet.served.sum(axis=0) / max(float(fleet.served.sum()), 1e-12)
-        fit = at_home + SERVED_WEIGHT * (shares - np.outer(begun, overall / 2))
-        mixtures = np.stack([job.mixture for job in jobs])
-        return mixtures @ fit.T - at_home.sum(axis=1) / known
+        among = np.flatnonzero(fleet.open)
+        fits = fleet.homes.fits(np.stack([job.forecast for job in jobs]), among)
+        return leads(fits)[:, np.searchsorted(among, places)]
 
 
-class TwoChoices:
-    """Takes the less busy of two replicas drawn at random."""
+def leads(fits: np.ndarray) -> np.ndarray:
+    """Return float64 [jobs, places]: by how much each of `fits` is above the best other one of its row."""
+    if fits.shape[1] < 2:
+        return np.zeros_like(fits)
+    second, first = np.partition(fits, -2, axis=1)[:, -2:].T[:, :, None]
+    return fits - np.where(fits >= first, second, first)
+
+
+class PlainRule:
+    """Rules to compare with: the bound of imbalance is `slack` alone."""
 
     lookahead = 1
+
+    def bound(self, slack: int, least: int) -> int:
+        return slack
+
+
+class TwoChoices(PlainRule):
+    """Takes the less busy of two replicas drawn at random."""
 
     def __init__(self, seed: int = 0) -> None:
         self._random = Random(seed)
@@ -87,19 +103,15 @@ class TwoChoices:
         return scores
 
 
-class RoundRobin:
+class RoundRobin(PlainRule):
     """Takes the replicas in turn."""
-
-    lookahead = 1
 
     def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
         return np.stack([-fleet.sent[places].astype(np.float64)] * len(jobs))
 
 
-class PrefixAffinity:
+class PrefixAffinity(PlainRule):
     """Sends prompts that begin alike to one replica, by rendezvous hashing."""
-
-    lookahead = 1
 
     def scores(self, jobs: Sequence[Job], fleet: Fleet, places: np.ndarray) -> np.ndarray:
         return np.stack([self._hashes(job, fleet, places) for job in jobs])
@@ -125,26 +137,14 @@ def make_rule(name: str, seed: int = 0) -> RoutingRule:
     raise UsageError(f"no routing rule '{name}'", "routing", "Choose experts, two-choices, round-robin or prefix")
 
 
-def choose(rule: RoutingRule, job: Job, fleet: Fleet, slack: int = DEFAULT_SLACK) -> int | None:
-    """Return the index of the replica for a request, among those that have room; None: none is within the bound."""
+def choose(rule: RoutingRule, jobs: Sequence[Job], fleet: Fleet, slack: int = DEFAULT_SLACK) -> tuple[int, int] | None:
+    """Return the index of the job that starts next and that of its replica; None: none has room within the bound."""
     free = fleet.free
-    allowed = free[fleet.outstanding[free] <= fleet.least + slack]
+    allowed = free[fleet.outstanding[free] <= fleet.least + rule.bound(slack, fleet.least)]
     if not len(allowed):
         return None
-    scores = rule.scores([job], fleet, allowed)[0]
-    best = allowed[scores >= scores.max() - MIN_LEAD]
-    return int(best[np.lexsort((fleet.sent[best], fleet.outstanding[best]))[0]])
-
-
-def best_job(rule: RoutingRule, jobs: Sequence[Job], fleet: Fleet, place: int) -> int:
-    """Return the index of the job that a replica should take: where its lead over the best other replica is greatest.
-
-    Of equals the first, so without a lead requests start in their order.
-    """
-    places = np.flatnonzero(fleet.open)
-    own = places == place
-    if len(jobs) < 2 or not own.any() or own.all():
-        return 0
-    scores = rule.scores(jobs, fleet, places)
-    lead = scores[:, own][:, 0] - scores[:, ~own].max(axis=1)
-    return int(lead.argmax()) if lead.max() - lead[0] > MIN_LEAD else 0
+    scores = rule.scores(jobs, fleet, allowed)
+    job, column = np.nonzero(scores >= scores.max() - MIN_LEAD)
+    place = allowed[column]
+    best = np.lexsort((fleet.sent[place], fleet.outstanding[place], job))[0]
+    return int(job[best]), int(place[best])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
 import numpy as np
 
-from ....ipc.messages import Finished, FromClient, Submit, ToClient, Tokens, Welcome
+from ....ipc.messages import Finished, FromClient, Submit, ToClient, Welcome
 from ...replay.virtual_loader import VirtualClock
 from ..gateway.events import (
     FromFront,
@@ -100,8 +101,7 @@ class _Simulator:
         for _ in range(self._load.replicas):
             self._start_replica()
         if self._load.warm_up:
-            for number in range(self._load.warm_up):
-                self._after(0.0, lambda number=number: self._submit(number))
+            self._after(0.0, lambda: self._submit(*range(self._load.warm_up)))
         else:
             self._begin()
         self._clock.run()
@@ -111,35 +111,41 @@ class _Simulator:
         """Let the requests that count arrive, from now on."""
         self._begun_ns, self._ends = self._clock.now_ns, []
         self._counts.clear()
-        arrival_s, first = 0.0, self._load.warm_up
-        for number in range(first, first + self._load.requests):
-            arrival_s += self._rng.expovariate(self._load.rate) if self._load.rate else 0.0
+        arrival_s, numbers = 0.0, range(self._load.warm_up, self._load.warm_up + self._load.requests)
+        if not self._load.rate:
+            self._after(0.0, lambda: self._submit(*numbers))
+            return
+        for number in numbers:
+            arrival_s += self._rng.expovariate(self._load.rate)
             self._after(arrival_s, lambda number=number: self._submit(number))
 
     def _after(self, delay_s: float, callback: object) -> None:
         self._clock.call_after(round(delay_s * SECOND_NS), callback)  # type: ignore[arg-type]
 
-    def _handle(self, event: GatewayEvent) -> None:
-        for action in self._gateway.handle(event, self._clock.now_ns + 1):
+    def _handle(self, *events: GatewayEvent) -> None:
+        for action in self._gateway.handle_all(events, self._clock.now_ns + 1):
             if isinstance(action, SendToClient):
                 self._receive(action.message)
             else:
                 name, message = action
                 self._after(self._machine.message_s, lambda name=name, message=message: self._deliver(name, message))
 
-    def _submit(self, number: int) -> None:
+    def _submit(self, *numbers: int) -> None:
+        """Let requests arrive together."""
+        self._handle(*(FromFront(CLIENT, self._message(number)) for number in numbers))
+
+    def _message(self, number: int) -> Submit:
         request = self._workload.request(number)
         length = len(request.output_ids)
-        submit = Submit(request_id=str(number), prompt_ids=request.prompt_ids, max_new_tokens=length)
-        self._handle(FromFront(CLIENT, submit))
+        return Submit(request_id=str(number), prompt_ids=request.prompt_ids, max_new_tokens=length)
 
     def _deliver(self, name: str, message: FromClient) -> None:
         replica = self._replicas.get(name)
         if replica is not None and replica.alive:
             replica.receive(message)
 
-    def _answer(self, name: str, message: ToClient) -> None:
-        self._after(self._machine.message_s, lambda: self._handle(FromReplica(name, message)))
+    def _answer(self, name: str, messages: Sequence[ToClient]) -> None:
+        self._after(self._machine.message_s, lambda: self._handle(*(FromReplica(name, each) for each in messages)))
 
     def _receive(self, message: ToClient) -> None:
         if isinstance(message, Finished):
@@ -173,12 +179,9 @@ class _Simulator:
         if self._over:
             return
         for message in self._replicas[name].die():
-            self._answer_now(name, message)
+            self._handle(FromReplica(name, message))
         self._after(self._machine.noticed_after_s, lambda: self._notice(name))
         self._after(self._machine.repaired_after_s, self._start_replica)
-
-    def _answer_now(self, name: str, message: Tokens) -> None:
-        self._handle(FromReplica(name, message))
 
     def _notice(self, name: str) -> None:
         del self._replicas[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -65,7 +65,7 @@ class VirtualReplica:
         workload: Workload,
         clock: VirtualClock,
         counts: ReplicaCounts,
-        answer: Callable[[str, ToClient], None],
+        answer: Callable[[str, Sequence[ToClient]], None],
     ) -> None:
         self.name, self.alive = name, True
         self._machine, self._workload, self._clock, self._counts, self._answer = (
@@ -144,23 +144,24 @@ class VirtualReplica:
     def _end_step(self, stepped: list[_Row]) -> None:
         if not self.alive:
             return
-        for row in stepped:
-            if row in self._rows:
-                self._counts.tokens += 1
-                self._tell(row)
+        going = [row for row in stepped if row in self._rows]
+        self._counts.tokens += len(going)
+        if answers := [answer for row in going if (answer := self._tell(row)) is not None]:
+            self._answer(self.name, answers)
         self._stepping = False
         self._begin()
 
-    def _tell(self, row: _Row) -> None:
-        """Send the first token and the end. Tokens between them are told at a death: the gateway decides nothing by
+    def _tell(self, row: _Row) -> ToClient | None:
+        """Return the first token or the end. Tokens between them are told at a death: the gateway decides nothing by
         them."""
         if row.done >= len(row.request.output_ids):
             self._rows.remove(row)
-            self._answer(self.name, self._end(row))
-        elif row.told == 0:
-            message = self._tokens(row)
-            row.told = row.done
-            self._answer(self.name, message)
+            return self._end(row)
+        if row.told:
+            return None
+        message = self._tokens(row)
+        row.told = row.done
+        return message
 
     def _tokens(self, row: _Row) -> Tokens:
         return Tokens(row.submit.request_id, row.told, row.request.output_ids[row.told : row.done])

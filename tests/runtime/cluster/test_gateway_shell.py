@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 from expertflow.configs.schema import Config
 from expertflow.errors import RequestError
 from expertflow.ipc.shared.rundir import RunDir
+from expertflow.ipc.transport.router import Router as ClientSocket
 from expertflow.runtime.client.async_client import AsyncClient
 from expertflow.runtime.client.completions import Completion
+from expertflow.runtime.cluster.gateway import shell as shell_module
 from expertflow.runtime.cluster.gateway.bridge import Bridge
 from expertflow.runtime.cluster.gateway.shell import GatewayShell
 from expertflow.runtime.cluster.gateway.state import Gateway
@@ -21,6 +25,7 @@ from expertflow.runtime.cluster.routing.router import Router
 from expertflow.runtime.cluster.routing.rules import make_rule
 from expertflow.tests.runtime.openai.models import VOCABULARY, save_model
 from expertflow.tests.scheduler.fake_engine import FakeEngine
+from expertflow.tests.scheduler.test_unread import SlowClient
 
 LIMIT_S = 60.0
 
@@ -179,3 +184,31 @@ def test_two_gateways_to_one_engine_do_not_take_each_others_requests(tmp_path: P
                 assert outputs(got[1]) == outputs(await direct.generate(others, 6, seed=1))
 
     run_with(tmp_path, 1, body)
+
+
+def test_a_client_that_reads_again_is_told_what_the_gateway_dropped_and_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As an engine does: `busy`, and with the tokens that it has it loses nothing. Other clients notice nothing."""
+    monkeypatch.setattr(shell_module, "ClientSocket", partial(ClientSocket, high_water=5))
+
+    async def body(cluster: LocalCluster, client: AsyncClient, engines: list[FakeEngine]) -> None:
+        engines[0].paused.set()
+        with closing(SlowClient(cluster.shell.address)) as slow:
+            slow.submit("one")
+            assert (await asyncio.to_thread(slow.receive)) == {"type": "Accepted", "request_id": "one"}
+            while cluster.shell.gateway.book.open:
+                slow.say(type="Hello")
+                await asyncio.sleep(0)
+            assert caplog.text.count("a client left 5 answers unread: 1 requests were dropped") == 1
+            engines[0].paused.clear()
+            (done,) = await client.generate([[5]], max_new_tokens=20, eos_ids=[], temperature=0.0)
+            refused = await asyncio.to_thread(slow.receive_end, "one")
+            assert refused["type"] == "Refused" and refused["error"]["code"] == "busy"
+            slow.submit("one", resume_ids=done.token_ids[:3])
+            finished = await asyncio.to_thread(slow.receive_end, "one")
+            assert finished["type"] == "Finished" and finished["token_ids"][:3] == done.token_ids[:3]
+            assert len(finished["token_ids"]) == 20
+
+    with caplog.at_level(logging.WARNING):
+        run_with(tmp_path, 1, body)
