@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     (folder / "imported_before.py").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        server = ForkServer(["imported_before"])
+        server = ForkServer.start(["imported_before"])
     yield server
     server.close()
 
