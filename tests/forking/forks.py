@@ -29,9 +29,9 @@ OTHERS = ("scheduler", "predictor", "loader")
 WITH_TORCH = (
     *(f"expertflow.workers.{name}" for name in ("compute.shell", "kernels.making")),
     *(f"expertflow.workers.surveyor.{name}" for name in ("surveyor", "entry", "diagnosis")),
-    *(f"expertflow.runtime.{name}" for name in ("verify.checks", "command_line.program", "http.app")),
+    *(f"expertflow.runtime.{name}" for name in ("verify.checks", "command_line.program")),
     *(f"expertflow.runtime.commands.{name}" for name in ("serve", "generate", "running.top")),
-    *("expertflow.tests.forking.forks", "transformers.models.qwen3_moe.modeling_qwen3_moe", "uvicorn"),
+    *("expertflow.tests.forking.forks", "transformers.models.qwen3_moe.modeling_qwen3_moe"),
 )
 WITHOUT_TORCH = tuple(f"expertflow.workers.{stage}.shell" for stage in OTHERS)
 READ_LATE = frozenset({"XDG_CACHE_HOME", "NOTIFY_SOCKET", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS"})
