@@ -87,9 +87,8 @@ def stage_forks(runtime_base: Path) -> Iterator[StageForks]:
 @pytest.fixture(scope="module")
 def new_processes(stage_forks: StageForks) -> Iterator[None]:
     """Stages and commands of this module are started afresh, as users' are: where imports, memory or times count."""
-    stage_forks.enabled = False
-    yield
-    stage_forks.enabled = True
+    with stage_forks.afresh():
+        yield
 
 
 @pytest.fixture(autouse=True)

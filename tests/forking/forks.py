@@ -14,8 +14,8 @@ import pickle
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from threading import Lock
 from unittest.mock import patch
 
@@ -111,6 +111,13 @@ class StageForks:
             patches.enter_context(patch.object(stages, "compute_threads", self.compute_threads))
             patches.enter_context(patch.object(subprocess, "Popen", forking_popen(self)))
             return patches.pop_all().close
+
+    @contextmanager
+    def afresh(self) -> Iterator[None]:
+        """Start processes afresh meanwhile: in a restart that takes as long as a user's, or where imports count."""
+        self.enabled = False
+        yield
+        self.enabled = True
 
     def start(
         self, arguments: Sequence[str], environment: dict[str, str], output: int, fds: Sequence[int]
