@@ -16,7 +16,6 @@ import zmq
 from expertflow.configs.user_cache import cache_folder
 from expertflow.ipc.shared.rundir import RunDir
 from expertflow.ipc.transport.sockets import Context
-from expertflow.runtime.engine import children, stages
 from expertflow.runtime.plan.past_runs import FILE
 from expertflow.tests.forking.forks import StageForks
 from hypothesis import HealthCheck, settings
@@ -74,24 +73,22 @@ def past_runs_stay() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def stage_forks(runtime_base: Path) -> Iterator[StageForks]:
-    """Engines in this process fork their stages from servers that have imported torch and transformers once.
+    """Stages and commands that tests start are forks of servers that have imported torch and transformers once.
 
     Compute has one thread where a configuration names no number: with more, tiny matrices wait for each other.
     """
     forks = StageForks()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(children, "start_python", forks.start)
-        patch.setattr(stages, "compute_threads", forks.compute_threads)
-        yield forks
+    undo = forks.replace_starts()
+    yield forks
+    undo()
     forks.close()
 
 
 @pytest.fixture(scope="module")
 def new_processes(stage_forks: StageForks) -> Iterator[None]:
-    """Stages of this module's engines are started afresh, as users' are: where memory, times or command lines count."""
-    stage_forks.enabled = False
-    yield
-    stage_forks.enabled = True
+    """Stages and commands of this module are started afresh, as users' are: where imports, memory or times count."""
+    with stage_forks.afresh():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -21,6 +21,8 @@ def main() -> None:
         "group": os.getpgid(0),
         "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
         "imported": "imported_before" in sys.modules,
+        "server": "expertflow.tests.forking.forks" in sys.modules,
+        "signals": signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN,
         "descriptors": sorted(int(fd) for fd in os.listdir("/proc/self/fd")),
     }
     print(json.dumps(told), flush=True)  # noqa: T201 - its output is what is tested

@@ -25,7 +25,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     (folder / "imported_before.py").write_text("")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
-        server = ForkServer(["imported_before"])
+        server = ForkServer.start(["imported_before"])
     yield server
     server.close()
 
@@ -56,6 +56,7 @@ def test_a_fork_has_what_a_new_process_has(server: ForkServer, tmp_path: Path, c
     afresh, other_end, other_pid = start(None, code, tmp_path)
     assert ended == other_end == code
     assert forked.pop("imported") and not afresh.pop("imported")
+    assert forked.pop("server") is afresh.pop("server") is False
     assert (forked.pop("group"), afresh.pop("group")) == (pid, other_pid)
     for told in (forked, afresh):
         told["environment"].pop("LC_CTYPE", None)  # of the interpreter's own start

@@ -219,7 +219,8 @@ def test_a_fault_in_the_kernels_is_found(fault: str, tmp_path: Path) -> None:
     library = str(tmp_path / "faulty.so")
     sources = [str(folder / name) for name in ("run.c", "avx2.c")]
     subprocess.run(["cc", "-O0", "-w", "-fPIC", "-shared", *sources, "-lm", "-o", library], check=True)
-    assert subprocess.run([sys.executable, "-m", "expertflow.tests.kernels.faulty", library]).returncode == 1
+    checks = [sys.executable, "-P", "-m", "expertflow.tests.kernels.faulty", library]
+    assert subprocess.run(checks, check=False).returncode == 1
 
 
 def _replace(file: Path, before: str, after: str) -> None:

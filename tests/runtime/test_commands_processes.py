@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from expertflow.runtime.bundle.file import read_bundle
 from expertflow.runtime.service.listening import bind
+from expertflow.tests.forking.forks import StageForks
 from expertflow.tests.runtime.processes import MODEL, PATIENCE_S, ran, read_when_there, started
 
 pytestmark = [
@@ -20,8 +21,13 @@ pytestmark = [
 ]
 
 
-def test_serve_generate_and_top(tmp_path: Path, runtime_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second terminal must find the engine, use it and see it; SIGTERM must end it in good order (I6)."""
+def test_serve_generate_and_top(
+    tmp_path: Path, runtime_base: Path, monkeypatch: pytest.MonkeyPatch, stage_forks: StageForks
+) -> None:
+    """A second terminal must find the engine, use it and see it; SIGTERM must end it in good order (I6).
+
+    Every process is a new one, so what a module uses without importing it is missed here.
+    """
     file, pid_file, fixed = tmp_path / "address", tmp_path / "pid", runtime_base / "fixed"
     with bind("127.0.0.1", 0) as free:
         port = str(free.getsockname()[1])
@@ -29,7 +35,7 @@ def test_serve_generate_and_top(tmp_path: Path, runtime_base: Path, monkeypatch:
     systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     systemd.bind(str(tmp_path / "notify"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    with systemd, started("serve", "--model", str(MODEL), *files) as server:
+    with stage_forks.afresh(), systemd, started("serve", "--model", str(MODEL), *files) as server:
         address = read_when_there(file, server)
         assert (address, pid_file.read_text()) == (str(fixed), f"{server.pid}\n")
         assert systemd.recv(100) == b"READY=1"

@@ -14,8 +14,8 @@ from expertflow.tests.simulation.clock import simulated
 from expertflow.tests.simulation.history import Outcome, replay, run_plan, run_seed, shrink
 from expertflow.tests.simulation.plan import STAGES, Fault, Plan, draw_plan
 
-BLOCKS = [range(first, first + 200) for first in range(0, 3000, 200)]
-SLOW_BLOCKS = [range(first, first + 1000) for first in range(3000, 9000, 1000)]
+BLOCKS = [range(first, first + 200) for first in range(0, 1000, 200)]
+SLOW_BLOCKS = [range(first, first + 1000) for first in range(1000, 9000, 1000)]
 
 
 @pytest.fixture(scope="module", autouse=True)

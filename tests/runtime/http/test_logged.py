@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from expertflow import Client
 from expertflow.runtime.client.watching import Watcher
 from expertflow.runtime.remote.keys import new_keys
+from expertflow.tests.forking.forks import StageForks
 from expertflow.tests.runtime.fakes import wait_until
 from expertflow.tests.runtime.http.test_real_engine import free_port
 from expertflow.tests.runtime.processes import MODEL, command
@@ -34,13 +36,23 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(params=[False, True], ids=["hidden", "asked for"])
-def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, list[dict[str, Any]], str]]:
-    """A server that gets good and bad requests and loses compute; its log, and all that its processes wrote."""
+def run(
+    request: pytest.FixtureRequest, tmp_path: Path, stage_forks: StageForks
+) -> Iterator[tuple[bool, list[dict[str, Any]], str]]:
+    """A server that gets good and bad requests and loses compute; its log, and all that its processes wrote.
+
+    Where nothing may be told, its processes are new ones: forks have no command lines of their own.
+    """
+    with nullcontext() if request.param else stage_forks.afresh():
+        yield serve_and_listen(request.param, tmp_path)
+
+
+def serve_and_listen(log_prompts: bool, tmp_path: Path) -> tuple[bool, list[dict[str, Any]], str]:
     port, log = free_port(), tmp_path / "log"
     words = ["serve", "--model", str(MODEL), "--http", str(port), "--compute-threads", "1", "--log-file", str(log)]
     new_keys(tmp_path / "keys")
     words += ["--address", "tcp://127.0.0.1:0", "--keys", str(tmp_path / "keys" / "server")]
-    words += ["--timeline", str(tmp_path / "timeline"), "--log-format", "json", *["--log-prompts"] * request.param]
+    words += ["--timeline", str(tmp_path / "timeline"), "--log-format", "json", *["--log-prompts"] * log_prompts]
     process = subprocess.Popen(command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -63,7 +75,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[bool, 
         process.communicate()
     text = log.read_text()
     written = text + raw + (tmp_path / "timeline").read_text() + out + errors + "".join(lines)
-    yield request.param, [json.loads(line) for line in text.splitlines()], written
+    return log_prompts, [json.loads(line) for line in text.splitlines()], written
 
 
 def ask_remotely(lines: list[str], keys: Path, watcher: Watcher) -> str:
