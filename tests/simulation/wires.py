@@ -20,8 +20,8 @@ from expertflow.ipc.messages import Message
 from expertflow.ipc.stage.wiring import decoders_of
 from expertflow.ipc.transport.addresses import Party
 from expertflow.ipc.transport.codec import Unreadable
-from expertflow.ipc.transport.link import LinkCut
 from expertflow.ipc.transport.delivery import Delivery
+from expertflow.ipc.transport.link import LinkCut
 from expertflow.tests.simulation.current import CURRENT
 
 DELAY_US = (20, 1500)

@@ -8,7 +8,7 @@ from random import Random
 import msgspec
 import numpy as np
 
-from ....ipc.messages import Finished, FromClient, Submit, ToClient, Welcome
+from ....ipc.messages import Finished, FromClient, Refused, Submit, ToClient, Welcome
 from ...replay.virtual_loader import VirtualClock
 from ..gateway.events import (
     FromFront,
@@ -92,6 +92,7 @@ class _Simulator:
         self._replicas: dict[str, VirtualReplica] = {}
         self._names = 0
         self._ends: list[Finished] = []
+        self._refused = 0
         self._is_warm = load.warm_up == 0
         self._begun_ns = self._last_ns = 0
         facts = {"model": "", "vocabulary": 1 << 30, "context": 1 << 30, "eos_ids": [], "queue_limit": load.requests}
@@ -109,7 +110,7 @@ class _Simulator:
 
     def _begin(self) -> None:
         """Let the requests that count arrive, from now on."""
-        self._begun_ns, self._ends = self._clock.now_ns, []
+        self._begun_ns, self._ends, self._refused = self._clock.now_ns, [], 0
         self._counts.clear()
         arrival_s, numbers = 0.0, range(self._load.warm_up, self._load.warm_up + self._load.requests)
         if not self._load.rate:
@@ -150,14 +151,18 @@ class _Simulator:
     def _receive(self, message: ToClient) -> None:
         if isinstance(message, Finished):
             self._ends.append(message)
-            self._last_ns = self._clock.now_ns
-            if not self._is_warm and len(self._ends) == self._load.warm_up:
-                self._is_warm = True
-                self._begin()
+        elif isinstance(message, Refused):  # too many replicas died with it
+            self._refused += 1
+        else:
+            return
+        self._last_ns = self._clock.now_ns
+        if not self._is_warm and len(self._ends) + self._refused == self._load.warm_up:
+            self._is_warm = True
+            self._begin()
 
     @property
     def _over(self) -> bool:
-        return self._is_warm and len(self._ends) >= self._load.requests
+        return self._is_warm and len(self._ends) + self._refused >= self._load.requests
 
     def _start_replica(self) -> None:
         self._names += 1

@@ -30,10 +30,10 @@ def prompt_of(domain: int, rng: np.random.Generator) -> list[int]:
 
 
 def teach(learned: Forecasts, domain: int, rng: np.random.Generator, uses: int | None = None, label: str = "") -> None:
-    """Learn from a request of a domain; common tokens use any expert, its own those of domain `uses`."""
+    """Learn from a request of a domain, whose tokens use the experts of domain `uses`."""
     tokens = prompt_of(domain, rng)
-    of = [domain if uses is None else uses if token >= 100 else int(rng.integers(4)) for token in tokens]
-    learned.learn(tokens, np.stack([experts_of(each, rng) for each in of]), label)
+    used = domain if uses is None else uses
+    learned.learn(tokens, np.stack([experts_of(used, rng) for _ in tokens]), label)
 
 
 def taught(domains: int, rng: np.random.Generator, requests: int = 200, labelled: bool = False) -> Forecasts:
