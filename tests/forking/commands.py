@@ -14,6 +14,7 @@ COMMAND = "expertflow"
 WITH_PARENT = "expertflow.ipc.stage.run_with_parent"
 FORKED = frozenset({
     COMMAND, "expertflow.runtime.verify", "expertflow.tests.kernels.faulty",
+    "expertflow.tests.kernels.one_of_two",
     "expertflow.workers.surveyor", "expertflow.workers.surveyor.diagnosis", "expertflow.workers.surveyor.gguf",
 })  # fmt: skip
 """Modules, besides the stages, whose processes are forks, also where `run_with_parent` runs them."""

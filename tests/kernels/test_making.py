@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,22 +153,11 @@ def test_a_model_of_small_weights_is_not_measured(measurements: list[list[str]])
     assert make(model=small).origin == "rule" and measurements == []
 
 
-TWO = """
-import sys
-import torch
-torch.set_num_threads(1)
-from expertflow.workers.kernels import measuring, workloads
-workloads.POOL_BYTES, measuring.ROW_STEPS = 1 << 24, (1,) * 10
-from expertflow.tests.kernels.test_making import make, parts
-print(make().origin)
-"""
-
-
 @pytest.mark.timeout(300)
 def test_of_two_processes_at_once_one_measures(cache: Path) -> None:
     """The other waits for it and finds its table, unless the machine was too busy to keep one."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    both = [subprocess.Popen([sys.executable, "-c", TWO], stdout=subprocess.PIPE, env=environment) for _ in range(2)]
+    words = [sys.executable, "-P", "-m", "expertflow.tests.kernels.one_of_two"]
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
     answers = sorted(process.communicate(timeout=280)[0].decode().strip() for process in both)
     assert answers == ["cache", "measured"] if list(cache.glob("kernels-*.json")) else ["measured", "measured"]
     assert not list(cache.glob(".kernels-*")), "no half-written file is left"

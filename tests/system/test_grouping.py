@@ -8,7 +8,6 @@ import pytest
 from expertflow import Client, Config, Supervisor
 from expertflow.runtime.verify.local_runtime import LocalRuntime
 from expertflow.tests.models.families import FAMILIES, VOCABULARY, save_tiny
-from expertflow.tests.models.outside import OUTSIDE
 from expertflow.tests.system.references import Reference, random_prompts
 from expertflow.tests.system.scheduled import Scheduled, run_again
 from expertflow.tests.system.schedules import Digests
@@ -19,10 +18,10 @@ from expertflow.workers.surveyor.surveyor import survey_checkpoint
 
 UNITS = ("two", "three", "four")
 COUNTS = [12, 30, 21, 30, 9, 30, 30, 17, 30, 25, 30, 6]
-
-
+DEFAULT = {"qwen3_moe", "qwen3_next", "gpt_oss", "deepseek_v3"}
+"""One family of each kind of cache: full attention, linear attention, sliding windows, latent attention."""
 CASES = [
-    pytest.param(number, family, marks=[pytest.mark.slow] if family in OUTSIDE else [])
+    pytest.param(number, family, marks=[] if family in DEFAULT else [pytest.mark.slow])
     for number, family in enumerate(FAMILIES)
 ]
 
