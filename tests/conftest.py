@@ -20,7 +20,7 @@ from expertflow.runtime.plan.past_runs import FILE
 from expertflow.tests.forking.forks import StageForks
 from hypothesis import HealthCheck, settings
 
-SYSTEM = Path(__file__).parent / "system"
+TESTS = Path(__file__).parent
 GRACE_SECONDS = 20.0
 """A busy machine takes its time to end a process; only a failing test waits that long."""
 
@@ -42,7 +42,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long modules first where several processes share the tests: the last module then ends soon."""
     if is_worker():
-        items.sort(key=lambda item: not item.path.is_relative_to(SYSTEM))
+        items.sort(key=lambda item: not (item.path.is_relative_to(TESTS / "system") or item.path.parent == TESTS))
 
 
 def is_worker() -> bool:
