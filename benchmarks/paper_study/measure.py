@@ -14,7 +14,7 @@ from expertflow.runtime.prompt_sources.workloads import Format
 from ..counters import read_counters, subtract_counters
 from ..experiments.systems import Option, System
 from .cells import Cell
-from .workloads import FORMS, held_out_text, prompts
+from .workloads import FORMS, Prompts, ask
 
 WARM_BLOCK = -1
 UNBOUND_RATE = "1000GB"
@@ -92,14 +92,15 @@ class Work:
     def warm_up(self, client: Client, system: System, batch: int) -> None:
         """Let the engine settle on its ways, and predictors learn."""
         tokens = max(self.warm_tokens, self.settling_tokens * system.settles)
-        _decode(client, prompts(held_out_text(), self.workloads[0], WARM_BLOCK, batch), tokens, seed=0)
+        _decode(client, ask(self.folder, self.workloads[0], WARM_BLOCK, batch), tokens, seed=0)
 
     def run_blocks(self, client: Client, batch: int) -> tuple[list[Block], list[list[int]]]:
         """Run the counted blocks; return them and the token ids of every sequence."""
-        blocks, generated, text = [], [], held_out_text()
+        blocks, generated = [], []
         for number in range(self.rounds):
             for form in self.workloads:
-                tokens, times = _decode(client, prompts(text, form, number, batch), self.tokens, 1000 * (number + 1))
+                asked = ask(self.folder, form, number, batch)
+                tokens, times = _decode(client, asked, self.tokens, 1000 * (number + 1))
                 blocks.append(_block(form, times))
                 generated += tokens
         return blocks, generated
@@ -163,7 +164,7 @@ def _way(counters: dict[str, float]) -> str:
     return ", ".join([units, *(name for name in ("prediction", "grouping") if counters[f"{name}_wanted"])])
 
 
-def _decode(client: Client, asked: list[str], tokens: int, seed: int) -> tuple[list[list[int]], list[list[float]]]:
+def _decode(client: Client, asked: Prompts, tokens: int, seed: int) -> tuple[list[list[int]], list[list[float]]]:
     """Draw tokens, since greedy text soon repeats itself; return them and the seconds after which each came."""
     started = time.perf_counter()
     batch = client.submit(asked, max_new_tokens=tokens, temperature=1.0, seed=seed, eos_ids=[])

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 from expertflow.runtime.prompt_sources.workloads import Format, record_prompts
+from tokenizers import Tokenizer
 
 from ..models import EXAMPLES
 
+Prompts = list[str] | list[list[int]]
+"""Texts, or token ids."""
 FORMS: dict[Format, int] = {"alpaca": 60, "wmt16": 100, "xsum": 400, "aime": 160}
 """Characters of text in a record of each form."""
 
@@ -21,6 +25,18 @@ def held_out_text() -> str:
     """Return the half of the held-out text from which no gates are trained."""
     text = (EXAMPLES / "held_out.txt").read_text()
     return text[len(text) // 2 :]
+
+
+def ask(folder: Path, form: Format, block: int, rows: int) -> Prompts:
+    """Return the prompts of a block for the model in `folder`.
+
+    A model without a tokenizer, whose weights are random, gets them as the built-in model's token ids.
+    """
+    texts = prompts(held_out_text(), form, block, rows)
+    if (folder / "tokenizer.json").exists():
+        return texts
+    tokenizer = Tokenizer.from_file(str(EXAMPLES / "model" / "tokenizer.json"))
+    return [tokenizer.encode(text).ids for text in texts]
 
 
 def prompts(text: str, form: Format, block: int, rows: int) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from expertflow.benchmarks.models import EXAMPLES
 from expertflow.benchmarks.paper_study import study as module
 from expertflow.benchmarks.paper_study.cells import BASE, BATCHES, LINKS, SLOTS, Cell, Choice, all_cells
 from expertflow.benchmarks.paper_study.figures import figures_of, share_equal, speed_up
@@ -15,9 +16,10 @@ from expertflow.benchmarks.paper_study.picture import draw_study, lines_along
 from expertflow.benchmarks.paper_study.study import Study, write_result
 from expertflow.benchmarks.paper_study.systems import CACHE_MOE, EXPERTFLOW, MAIN, NAMES, ORACLE, SYSTEMS
 from expertflow.benchmarks.paper_study.tables import page, targets
-from expertflow.benchmarks.paper_study.workloads import FORMS, held_out_text, prompts
+from expertflow.benchmarks.paper_study.workloads import FORMS, ask, held_out_text, prompts
 from expertflow.configs.schema import Config
 from expertflow.errors import EngineError
+from tokenizers import Tokenizer
 
 
 def result_of(cell: Cell, seconds: tuple[float, ...] = (2.0, 4.0, 1.0), **more: Any) -> Result:
@@ -64,6 +66,14 @@ def test_prompts_have_the_form_of_their_data_set_and_are_the_same_at_every_call(
     assert first == prompts(text, form, 0, 3) and len(set(first + prompts(text, form, 1, 3))) == 6
     mark = {"alpaca": "### Response:", "wmt16": "German phrase:", "xsum": "Summarize the above", "aime": "Answer:"}
     assert all(mark[form] in prompt for prompt in first)
+
+
+def test_a_model_without_a_tokenizer_is_asked_by_token_ids(tmp_path: Path) -> None:
+    texts = ask(EXAMPLES / "model", "xsum", 0, 2)
+    ids = ask(tmp_path, "xsum", 0, 2)
+    assert texts == prompts(held_out_text(), "xsum", 0, 2)
+    tokenizer = Tokenizer.from_file(str(EXAMPLES / "model" / "tokenizer.json"))
+    assert [tokenizer.encode(str(text)).ids for text in texts] == ids
 
 
 def test_figures_of_a_cell() -> None:
