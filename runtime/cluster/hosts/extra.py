@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 from ....errors import UsageError
 from ...service.listening import is_loopback
@@ -24,6 +25,18 @@ def require_ray() -> None:
         raise UsageError("needs ray, which is not installed", "cluster", remedy)
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    if _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def _has_token() -> bool:
+    """Return whether this user has a token of Ray's.
+
+    `ray start` of Ray 2.60 asks for it then, while its client (`ray.init`) does not always show it: without a mode that
+    both are told, a cluster refused the command that had started it.
+    """
+    named = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    return named or (Path.home() / ".ray" / "auth_token").is_file()
 
 
 def keep_private(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -145,3 +146,18 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_client_and_cluster_are_told_one_mode_where_ray_has_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_token: bool
+) -> None:
+    variables = {"HOME": str(tmp_path)}
+    monkeypatch.setattr(os, "environ", variables)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr(extra.importlib.util, "find_spec", lambda name: name)
+    if has_token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("0" * 64)
+    extra.require_ray()
+    assert variables.get("RAY_AUTH_MODE") == ("token" if has_token else None)
