@@ -30,8 +30,6 @@ from .simulated import trace_of
 TOKENS = 24
 PARTS = ("overhead", "scaling", "kills", "rules", "shift")
 SHIFT_PIECES = 3
-UNSHARED = {"prefix_cache": "off"}
-"""The second run of a load repeats the prompts of the first, and the simulation shares no prefix."""
 RESIDENT = {"expert_memory": "40MB", "tier": "host", "link": "copy", "link_rate": ""}
 """Engine with every expert in a slot: nothing hides what Ray costs."""
 Results = dict[str, Any]
@@ -77,7 +75,7 @@ def _on_few(options: argparse.Namespace, engine: Results, result: Results) -> No
     if "scaling" not in options.parts:
         return
     for count in [count for count in (1, 2, 4) if count <= options.nodes]:
-        result[f"deployed_{count}_s"] = deploy_engines(count, {**engine, **UNSHARED})
+        result[f"deployed_{count}_s"] = deploy_engines(count, engine)
         if count == 1:
             result["requests"] = options.requests
             _record(options, result)
