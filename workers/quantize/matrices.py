@@ -1,4 +1,5 @@
 """Matrices of the experts of a checkpoint, in the order in which a slot holds them: one read then brings an expert."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable
