@@ -7,7 +7,8 @@ python -m expertflow.benchmarks.paper_study --quick          a few short cells, 
 python -m expertflow.benchmarks.paper_study --only-tables    tables and picture of the cells that are there
 python -m expertflow.benchmarks.paper_study --replay         an oracle for one part at a time, without an engine
 
-Every cell is a fresh engine with a file of its own in docs/results/paper/cells/.
+Systems of one setting are measured side by side, their engines taking blocks in turn; each such run has a file in
+docs/results/paper/runs/.
 """
 
 from __future__ import annotations
@@ -27,34 +28,39 @@ from ..experiments.cell import trained_gates
 from ..machine import cpu_kind
 from ..models import EXAMPLES, folder_of
 from ..report import write_json
-from .cells import BASE, BATCHES, LINKS, MODELS, SLOTS, Cell, Choice, all_cells
+from .cells import BASE, BATCHES, LINKS, MODELS, SLOTS, Cell, Choice, Run, all_runs
 from .measure import Work
 from .picture import draw_study
 from .replaying import Row, Setting, ablate, recorded_trace
 from .study import Study
-from .systems import CACHE_MOE, EXPERTFLOW, NAMES, find_system
+from .systems import NAMES, find_system
 from .tables import page, systems_list
 from .workloads import held_out_text
 
 FOLDER = Path(__file__).parents[2] / "docs" / "results" / "paper"
 REPLAYED_CHARACTERS, REPLAYED_TOKENS, REPLAYED_BATCHES = 20_000, 128, (8, 16)
-QUICK = Choice(systems=(EXPERTFLOW, CACHE_MOE), models=("widened",), slots=("25%",), batches=(8,), links=(0.5,))
 
 
 def main() -> None:
     arguments = parse_arguments()
     out = Path(tempfile.mkdtemp(prefix="paper-study-")) if arguments.quick and not arguments.out else arguments.out
     console = Console(stderr=True)
-    study = Study(out or FOLDER, kept() / f"{arguments.tokens}-{arguments.rounds}", works(arguments), console.log)
+    out = out or default_folder(arguments.compute_threads)
+    study = Study(out, kept() / f"{arguments.tokens}-{arguments.rounds}", works(arguments), console.log)
     if arguments.prepare:
-        study.prepare(chosen_cells(arguments))
+        study.prepare(chosen_runs(arguments))
         return
     if arguments.replay:
         replay(study, arguments, console)
     elif not arguments.only_tables:
-        study.run(chosen_cells(arguments), arguments.minutes)
+        study.run(chosen_runs(arguments), arguments.minutes)
     write_pages(study, arguments)
     console.log(f"tables and picture are in {study.out.name}")
+
+
+def default_folder(compute_threads: int) -> Path:
+    """Return the folder of the results, one of its own for another number of threads than the engine chooses."""
+    return FOLDER / f"threads-{compute_threads}" if compute_threads else FOLDER
 
 
 def kept() -> Path:
@@ -76,11 +82,13 @@ def replay(study: Study, arguments: argparse.Namespace, console: Console) -> Non
     write_json(study.out / "replay.json", rows)
 
 
-def chosen_cells(arguments: argparse.Namespace) -> list[Cell]:
-    """Return the cells that the options allow, those that tell most first; without the paper's if it is not trained."""
+def chosen_runs(arguments: argparse.Namespace) -> list[Run]:
+    """Return the runs that the options allow, those that tell most first; without the paper's if it is not trained."""
+    if arguments.quick:
+        return [Run(all_runs()[0].cells[:2])]
     only = Choice(arguments.systems, arguments.models, arguments.slots, arguments.batches, arguments.links)
-    cells = [cell for cell in all_cells() if only.allows(cell) and (not arguments.quick or QUICK.allows(cell))]
-    return [cell for cell in cells if arguments.paper_file or find_system(cell.system).needs != "paper"]
+    untrained = [] if arguments.paper_file else [name for name in NAMES if find_system(name).needs == "paper"]
+    return [run.without(untrained) for run in all_runs() if only.allows(run)]
 
 
 def works(arguments: argparse.Namespace) -> Callable[[Cell], Work]:
@@ -91,7 +99,8 @@ def works(arguments: argparse.Namespace) -> Callable[[Cell], Work]:
     def work_of(cell: Cell) -> Work:
         folder = folder_of(cell.model)
         files = _trained(cell, folder, arguments.paper_file)
-        return Work(folder, files, tokens, short or arguments.warm_tokens, settling, arguments.rounds)
+        warm_tokens, threads = short or arguments.warm_tokens, arguments.compute_threads
+        return Work(folder, files, tokens, warm_tokens, settling, arguments.rounds, compute_threads=threads)
 
     return work_of
 
@@ -109,12 +118,12 @@ def _trained(cell: Cell, folder: Path, paper_file: Path | None) -> dict[str, Pat
 
 def write_pages(study: Study, arguments: argparse.Namespace) -> None:
     """Write tables.md and study.png of all results that are there."""
-    results = study.results()
+    runs = study.runs()
     needs = ", ".join(f"{name} {rate / 1e6:,.0f} MB/s" for name, rate in study.needs().items())
     about = f"{cpu_kind()}. What on demand needs, by model and batch: {needs or 'not measured'}.\n\n{systems_list()}"
     study.out.mkdir(parents=True, exist_ok=True)
-    (study.out / "tables.md").write_text(page(command(sys.argv), about, results, study.failures))
-    draw_study(results, study.out / "study.png")
+    (study.out / "tables.md").write_text(page(command(sys.argv), about, runs, study.failures))
+    draw_study(runs, study.out / "study.png")
 
 
 def command(argv: list[str]) -> str:
@@ -125,7 +134,7 @@ def command(argv: list[str]) -> str:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--minutes", type=float, default=0, help="begin no cell after so many; 0: all cells")
+    parser.add_argument("--minutes", type=float, default=0, help="begin no run after so many; 0: all runs")
     parser.add_argument("--quick", action="store_true", help="two short cells, into a temporary folder")
     parser.add_argument("--only-tables", action="store_true", help="measure nothing")
     parser.add_argument("--prepare", action="store_true", help="make what cells need and what is not timed")
@@ -140,6 +149,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warm-tokens", type=int, default=16)
     parser.add_argument("--settling-tokens", type=int, default=64, help="warm-up of systems that try their ways first")
     parser.add_argument("--rounds", type=int, default=1, help="blocks of each workload")
+    parser.add_argument("--compute-threads", type=int, default=0, help="threads of compute; 0: the engine chooses")
     parser.add_argument("--paper-file", type=Path, help="the paper's predictor (expertflow train --kind paper)")
     parser.add_argument("--out", type=Path, help="folder of the results; default: docs/results/paper")
     return parser.parse_args(argv)

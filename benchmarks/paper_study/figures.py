@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..intervals import Interval, median_interval
 from .cells import Cell
 from .measure import Block, Result
+from .systems import EXPERTFLOW
 
 
 def cell_of(result: Result) -> Cell:
@@ -78,6 +79,18 @@ def share_equal(mine: Result, theirs: Result) -> float:
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
-def find_result(results: Sequence[Result], cell: Cell) -> Result | None:
-    """Return the result of a cell, None if it was not measured."""
-    return next((result for result in results if cell_of(result) == cell), None)
+class Pair(NamedTuple):
+    """A result, and that of ExpertFlow in the same run."""
+
+    expertflow: Result
+    other: Result
+
+
+def find_pair(runs: Sequence[Sequence[Result]], cell: Cell) -> Pair | None:
+    """Return the result of a cell beside ExpertFlow's in the same run, None if it was not measured."""
+    for run in runs:
+        mine = next((result for result in run if result["system"] == EXPERTFLOW), None)
+        theirs = next((result for result in run if cell_of(result) == cell), None)
+        if mine and theirs:
+            return Pair(mine, theirs)
+    return None

@@ -1,4 +1,4 @@
-"""Sources that know the future of a replayed trace: one part of the loader at a time gets an oracle."""
+"""Sources that know the future of a replayed trace, for a part of the loader; and one that expects everything."""
 
 from __future__ import annotations
 
@@ -31,6 +31,20 @@ class ForeseenSteps:
         for layer in range(self._program.layers):
             scores[layer, list(self._program.experts_of(step, layer))] = CERTAIN
         return scores.tobytes()
+
+
+class EverythingUsed:
+    """Predictions that every expert of a step is used, as SE-MoE's ring of layers takes it."""
+
+    def __init__(self, program: Program) -> None:
+        self._scores = bytes([CERTAIN]) * (program.layers * program.experts)
+
+    def begin(self, step: int) -> list[tuple[int, StepPrediction]]:
+        """Return the prediction of this step, without delay."""
+        return [(0, StepPrediction(step, self._scores))]
+
+    def learn(self, routing: StepRouting) -> None:
+        """Ignore the routing: it changes nothing."""
 
 
 class ForeseenUses(Belady):

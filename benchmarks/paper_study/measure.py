@@ -1,9 +1,11 @@
-"""Measure a cell: a fresh engine over the emulated link that costs no core, a warm-up, a block of each workload."""
+"""Measure cells side by side: fresh engines over the emulated link that costs no core, and blocks of work in turn."""
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -75,10 +77,13 @@ class Work:
     settling_tokens: int
     rounds: int
     workloads: tuple[Format, ...] = tuple(FORMS)
+    compute_threads: int = 0
+    """Threads of compute; 0: as many as the engine chooses."""
 
     def config(self, cell: Cell, system: System, rate: str, **more: Option) -> Config:
         """Return the configuration of a cell over a link of so many bytes a second."""
-        options = {"model": str(self.folder), "tier": "host", "link": "dma", "link_rate": rate}
+        options: dict[str, Option] = {"model": str(self.folder), "tier": "host", "link": "dma", "link_rate": rate}
+        options["compute_threads"] = self.compute_threads
         options |= system.options | self._trained(system) | more
         return Config.load(system.preset, **options, expert_memory=cell.slots, batch_size=cell.batch)
 
@@ -94,53 +99,89 @@ class Work:
         tokens = max(self.warm_tokens, self.settling_tokens * system.settles)
         _decode(client, ask(self.folder, self.workloads[0], WARM_BLOCK, batch), tokens, seed=0)
 
-    def run_blocks(self, client: Client, batch: int) -> tuple[list[Block], list[list[int]]]:
-        """Run the counted blocks; return them and the token ids of every sequence."""
-        blocks, generated = [], []
-        for number in range(self.rounds):
-            for form in self.workloads:
-                asked = ask(self.folder, form, number, batch)
-                tokens, times = _decode(client, asked, self.tokens, 1000 * (number + 1))
-                blocks.append(_block(form, times))
-                generated += tokens
-        return blocks, generated
+    def run_block(self, client: Client, batch: int, number: int, form: Format) -> tuple[Block, list[list[int]]]:
+        """Run one block; return it and the token ids of every sequence."""
+        tokens, times = _decode(client, ask(self.folder, form, number, batch), self.tokens, 1000 * (number + 1))
+        return _block(form, times), tokens
+
+    def blocks(self) -> list[tuple[int, Format]]:
+        """Return the number and the workload of each block, in their order."""
+        return list(itertools.product(range(self.rounds), self.workloads))
 
 
-def measure(work: Work, cell: Cell, system: System, rate_bytes_per_s: float, oracle: str = "") -> Result:
-    """Run a cell. `oracle`: recording of its requests. Raises ExpertFlowError if the engine cannot do it."""
-    more: dict[str, Option] = {"oracle_routes": oracle} if oracle else {}
-    rate = f"{rate_bytes_per_s:.0f}B" if rate_bytes_per_s else UNBOUND_RATE
-    with Supervisor(work.config(cell, system, rate, **more)) as engine, Client(engine.address) as client:
-        work.warm_up(client, system, cell.batch)
-        before = read_counters(client)
-        blocks, generated = work.run_blocks(client, cell.batch)
-        after = read_counters(client)
-        facts = client.stats().facts["loader"]
-    grown = subtract_counters(after, before)
-    return Result(
-        system=cell.system,
-        model=cell.model,
-        slots=cell.slots,
-        batch=cell.batch,
-        link=cell.link,
-        rate_bytes_per_s=rate_bytes_per_s,
-        blocks=blocks,
-        steps=grown["steps"],
-        hits=grown["hits"],
-        misses=grown["misses"],
-        loads=grown["loads"],
-        useful=grown["useful"],
-        wasted=grown["wasted"],
-        loaded_bytes=grown["bytes"],
-        compute_s=round(grown["busy_ns"] / 1e9, 4),
-        transfer_s=round(grown["bytes"] / rate_bytes_per_s, 4) if rate_bytes_per_s else 0.0,
-        elapsed_s=round(sum(block["seconds"] for block in blocks), 4),
-        accuracy=after["accuracy"],
-        way=_way(after),
-        slots_bytes=int(facts["slots"]) * int(facts["slot_bytes"]),
-        experts_bytes=int(facts["experts_bytes"]),
-        generated=generated,
-    )
+@dataclass(frozen=True)
+class Contender:
+    """A cell to be measured, with what it needs."""
+
+    cell: Cell
+    system: System
+    work: Work
+    oracle: str = ""
+    """Folder with the recording of its requests."""
+
+
+class _Engine:
+    """The running engine of a contender, warmed up, and what it has done since."""
+
+    def __init__(self, contender: Contender, rate_bytes_per_s: float, stack: ExitStack) -> None:
+        self._contender, self._rate_bytes_per_s = contender, rate_bytes_per_s
+        cell, system, work = contender.cell, contender.system, contender.work
+        more: dict[str, Option] = {"oracle_routes": contender.oracle} if contender.oracle else {}
+        rate = f"{rate_bytes_per_s:.0f}B" if rate_bytes_per_s else UNBOUND_RATE
+        engine = stack.enter_context(Supervisor(work.config(cell, system, rate, **more)))
+        self._client = stack.enter_context(Client(engine.address))
+        work.warm_up(self._client, system, cell.batch)
+        self._before = read_counters(self._client)
+        self._blocks: list[Block] = []
+        self._generated: list[list[int]] = []
+
+    def run_block(self, number: int, form: Format) -> None:
+        """Run one block."""
+        cell, work = self._contender.cell, self._contender.work
+        block, generated = work.run_block(self._client, cell.batch, number, form)
+        self._blocks.append(block)
+        self._generated += generated
+
+    def result(self) -> Result:
+        """Return what all blocks together gave."""
+        after = read_counters(self._client)
+        grown = subtract_counters(after, self._before)
+        facts = self._client.stats().facts["loader"]
+        rate_bytes_per_s = self._rate_bytes_per_s
+        return Result(
+            **self._contender.cell._asdict(),
+            rate_bytes_per_s=rate_bytes_per_s,
+            blocks=self._blocks,
+            steps=grown["steps"],
+            hits=grown["hits"],
+            misses=grown["misses"],
+            loads=grown["loads"],
+            useful=grown["useful"],
+            wasted=grown["wasted"],
+            loaded_bytes=grown["bytes"],
+            compute_s=round(grown["busy_ns"] / 1e9, 4),
+            transfer_s=round(grown["bytes"] / rate_bytes_per_s, 4) if rate_bytes_per_s else 0.0,
+            elapsed_s=round(sum(block["seconds"] for block in self._blocks), 4),
+            accuracy=after["accuracy"],
+            way=_way(after),
+            slots_bytes=int(facts["slots"]) * int(facts["slot_bytes"]),
+            experts_bytes=int(facts["experts_bytes"]),
+            generated=self._generated,
+        )
+
+
+def measure(contenders: Sequence[Contender], rate_bytes_per_s: float) -> list[Result]:
+    """Run the blocks of all contenders in turn, each time beginning with the next one; return a result a contender.
+
+    Raises ExpertFlowError if an engine cannot do it.
+    """
+    with ExitStack() as stack:
+        engines = [_Engine(contender, rate_bytes_per_s, stack) for contender in contenders]
+        for place, (number, form) in enumerate(contenders[0].work.blocks()):
+            first = place % len(engines)
+            for engine in engines[first:] + engines[:first]:
+                engine.run_block(number, form)
+        return [engine.result() for engine in engines]
 
 
 def record(work: Work, cell: Cell, system: System, folder: Path) -> None:
@@ -148,7 +189,8 @@ def record(work: Work, cell: Cell, system: System, folder: Path) -> None:
     config = work.config(cell._replace(slots="100%"), system, UNBOUND_RATE, record=str(folder))
     with Supervisor(config) as engine, Client(engine.address) as client:
         work.warm_up(client, system, cell.batch)
-        work.run_blocks(client, cell.batch)
+        for number, form in work.blocks():
+            work.run_block(client, cell.batch, number, form)
 
 
 def need_bytes_per_s(result: Result) -> float:

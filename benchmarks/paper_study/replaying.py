@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypedDict
 
+import msgspec
 from expertflow.runtime.replay.choices import hint_source, prediction_maker
 from expertflow.runtime.replay.experiment import BELADY, Experiment, no_predictions
 from expertflow.runtime.replay.machine import Machine
@@ -21,7 +22,8 @@ from expertflow.runtime.replay.timed import replay_timed
 from expertflow.workers.loader.ledger import Ledger
 from expertflow.workers.loader.policies import Policy, make_policy
 
-from .foresight import ForeseenSteps, ForeseenUses
+from .foresight import EverythingUsed, ForeseenSteps, ForeseenUses
+from .systems import CACHE_MOE, SE_MOE
 
 COMPUTE_STEP_NS = 54_000_000
 """Time of computing a step of the widened model at batch 8 on two cores (docs/studies/paper.md)."""
@@ -45,6 +47,7 @@ class Row(TypedDict):
     hit_ratio: float
     step_of_bound: float
     over_cache_moe: float
+    over_se_moe: float
 
 
 class Setting:
@@ -67,18 +70,21 @@ class Setting:
             decide_ns=MESSAGE_NS,
         )
 
-    def row(self, name: str, policy: str, predictions: PredictionSource | None, **options: object) -> Row:
-        """Replay one loader. `options`: by_layer, rank_victims, hints (recall and precision)."""
-        program, hints = self.source.program, options.pop("hints", "")
+    def row(self, policy: str, predictions: PredictionSource | None, **options: object) -> Row:
+        """Replay one loader. `options`: hints (recall and precision), copies (of a load), and those of Ledger."""
+        program, hints, copies = self.source.program, str(options.pop("hints", "")), options.pop("copies", 1)
+        assert isinstance(copies, int)
         shape = program.layers, program.experts, program.top_k
         ledger = Ledger(self.slots, *shape, self.policy(policy), fills_in_flight=2 * READERS, **options)  # pyright: ignore[reportArgumentType]
-        hinted = hint_source(str(hints), self.source, 0)
-        outcome = replay_timed(program, ledger, self.slots, self.machine, hints=hinted, predictions=predictions)
+        machine = msgspec.structs.replace(self.machine, link_bytes_per_s=self.machine.link_bytes_per_s / copies)
+        hinted = hint_source(hints, self.source, 0)
+        outcome = replay_timed(program, ledger, self.slots, machine, hints=hinted, predictions=predictions)
         step_ns, loads = outcome.total_ns / outcome.steps, outcome.ledger.loads / outcome.steps
         return Row(
-            loader=name, batch=self.batch, link=self.link, slots=self.slots, step_ms=round(step_ns / 1e6, 2),
+            loader="", batch=self.batch, link=self.link, slots=self.slots, step_ms=round(step_ns / 1e6, 2),
             loads_a_step=round(loads, 1), hit_ratio=round(outcome.hit_rate, 3),
-            step_of_bound=round(step_ns / max(COMPUTE_STEP_NS, loads * self.load_ns), 3), over_cache_moe=0.0,
+            step_of_bound=round(step_ns / max(COMPUTE_STEP_NS, loads * copies * self.load_ns), 3),
+            over_cache_moe=0.0, over_se_moe=0.0,
         )  # fmt: skip
 
     def policy(self, name: str) -> Policy:
@@ -96,6 +102,10 @@ class Setting:
         """Return true predictions of the step that begins and of `ahead` more."""
         return ForeseenSteps(self.source.program, ahead)
 
+    def everything(self) -> PredictionSource:
+        """Return predictions that every expert is used."""
+        return EverythingUsed(self.source.program)
+
     def belady_loads(self) -> float:
         """Return the loads a step of the bound that knows the future and needs no slot for what is under way."""
         row = Experiment(source=self.source, sharing="pool").run(BELADY, self.slots)
@@ -104,20 +114,23 @@ class Setting:
 
 def ablate(setting: Setting) -> Iterator[Row]:
     """Yield a row a loader: baselines, ExpertFlow as shipped, and with an oracle for one part at a time."""
-    cache_moe = setting.row("Cache-MoE", "lru", None, by_layer=True)
-    yield cache_moe | Row(over_cache_moe=1.0)  # pyright: ignore[reportCallIssue]
-    for name, run in _loaders(setting).items():
-        row = run()
-        row["loader"], row["over_cache_moe"] = name, round(cache_moe["step_ms"] / row["step_ms"], 3)
+    rows = {name: run() for name, run in _loaders(setting).items()}
+    for name, row in rows.items():
+        row["loader"] = name
+        row["over_cache_moe"] = round(rows[CACHE_MOE]["step_ms"] / row["step_ms"], 3)
+        row["over_se_moe"] = round(rows[SE_MOE]["step_ms"] / row["step_ms"], 3)
         yield row
 
 
 def _loaders(setting: Setting) -> dict[str, Callable[[], Row]]:
     def loader(policy: str, predictions: Callable[[], PredictionSource | None], **options: object) -> Callable[[], Row]:
-        return lambda: setting.row("", policy, predictions(), **options)
+        return lambda: setting.row(policy, predictions(), **options)
 
     default, path = "popularity", setting.path
     return {
+        CACHE_MOE: loader("lru", no_predictions, by_layer=True),
+        "Cache-MoE that copies victims back": loader("lru", no_predictions, by_layer=True, copies=2),
+        SE_MOE: loader("ring", setting.everything, whole_layers=True, rank_victims="always", uncalibrated=True),
         "on demand": loader("lru", no_predictions),
         "nothing predicted": loader(default, no_predictions),
         "as shipped": loader(default, path, hints=HINTS),

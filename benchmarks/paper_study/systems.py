@@ -39,6 +39,14 @@ SYSTEMS = [
 NAMES = [system.name for system in SYSTEMS]
 MAIN = (EXPERTFLOW, CACHE_MOE, SE_MOE, ON_DEMAND, ORACLE)
 """Systems of the sweeps. All others run in the base case alone."""
+GROUPS = (
+    (CACHE_MOE, SE_MOE),
+    (ON_DEMAND, ORACLE),
+    ("Pregated-MoE", "MoE-Infinity", "static", "previous step"),
+    ("ExpertFlow, table", "ExpertFlow, paper", "no hints", "no forecasts"),
+    ("LRU victims", "slots per layer", "no grouping", "one unit"),
+)
+"""Systems that are measured side by side with ExpertFlow; the first two groups are those of MAIN."""
 CLAIMS = {SE_MOE: "2.0–5.9×", CACHE_MOE: "1.9–2.2×"}
 """What the paper says of ExpertFlow's throughput over theirs."""
 

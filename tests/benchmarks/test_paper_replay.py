@@ -50,8 +50,21 @@ def test_uses_reported_at_the_end_of_a_step_are_past(setting: Setting) -> None:
 
 
 def test_an_oracle_loads_less_and_waits_less_than_a_cache(setting: Setting) -> None:
-    cache = setting.row("Cache-MoE", "lru", None, by_layer=True)
-    oracle = setting.row("oracle", "popularity", setting.foreseen(1))
+    cache = setting.row("lru", None, by_layer=True)
+    oracle = setting.row("popularity", setting.foreseen(1))
     assert oracle["step_ms"] < cache["step_ms"] and oracle["hit_ratio"] > cache["hit_ratio"]
     assert setting.belady_loads() <= min(cache["loads_a_step"], oracle["loads_a_step"])
     assert min(cache["step_of_bound"], oracle["step_of_bound"]) >= 1
+
+
+def test_a_cache_that_copies_victims_back_waits_longer_for_as_many_loads(setting: Setting) -> None:
+    once, twice = (setting.row("lru", None, by_layer=True, copies=copies) for copies in (1, 2))
+    assert twice["loads_a_step"] == once["loads_a_step"] and twice["step_ms"] > once["step_ms"]
+    assert twice["step_of_bound"] >= 1
+
+
+def test_a_ring_of_layers_loads_experts_that_no_token_needs(setting: Setting) -> None:
+    ring = setting.row("ring", setting.everything(), whole_layers=True, rank_victims="always", uncalibrated=True)
+    needed = setting.row("lru", None)
+    assert ring["loads_a_step"] > float(setting.source.unions.sum(axis=-1).mean()) >= needed["loads_a_step"]
+    assert ring["step_of_bound"] >= 1

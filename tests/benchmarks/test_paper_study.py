@@ -1,4 +1,4 @@
-"""The pure parts of the paper's comparison: the order of cells, prompts, figures, ratios, tables, and going on."""
+"""The pure parts of the paper's comparison: the order of runs, prompts, figures, ratios, tables, and going on."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from expertflow.benchmarks.models import EXAMPLES
 from expertflow.benchmarks.paper_study import study as module
-from expertflow.benchmarks.paper_study.cells import BASE, BATCHES, LINKS, SLOTS, Cell, Choice, all_cells
-from expertflow.benchmarks.paper_study.figures import figures_of, share_equal, speed_up
-from expertflow.benchmarks.paper_study.measure import Block, Result, Work, need_bytes_per_s
+from expertflow.benchmarks.paper_study.cells import BASE, BATCHES, LINKS, SLOTS, Cell, Choice, Run, all_runs
+from expertflow.benchmarks.paper_study.figures import cell_of, figures_of, find_pair, share_equal, speed_up
+from expertflow.benchmarks.paper_study.measure import Block, Contender, Result, Work, need_bytes_per_s
 from expertflow.benchmarks.paper_study.picture import draw_study, lines_along
-from expertflow.benchmarks.paper_study.study import Study, write_result
+from expertflow.benchmarks.paper_study.study import Study, write_results
 from expertflow.benchmarks.paper_study.systems import CACHE_MOE, EXPERTFLOW, MAIN, NAMES, ORACLE, SYSTEMS
 from expertflow.benchmarks.paper_study.tables import page, targets
 from expertflow.benchmarks.paper_study.workloads import FORMS, ask, held_out_text, prompts
@@ -36,17 +36,32 @@ def result_of(cell: Cell, seconds: tuple[float, ...] = (2.0, 4.0, 1.0), **more: 
     return values | more  # type: ignore[return-value]
 
 
-def test_the_base_case_comes_first_and_every_cell_once() -> None:
-    cells = all_cells()
-    assert cells[: len(MAIN)] == [BASE._replace(system=system) for system in MAIN]
-    assert len(set(cells)) == len(cells) == len(NAMES) * len(SLOTS) * len(BATCHES) * len(LINKS) * 2
-    assert len({cell.name for cell in cells}) == len(cells), "each has a file of its own"
+def run_of(*results: Result) -> list[Result]:
+    """A run with the given results behind one of ExpertFlow in the setting of the first."""
+    setting = cell_of(results[0])
+    return [result_of(setting._replace(system=EXPERTFLOW)), *results]
+
+
+def test_the_base_case_comes_first_and_every_cell_is_beside_expertflow_once() -> None:
+    runs = all_runs()
+    first = [cell.system for run in runs[:2] for cell in run.cells]
+    assert set(first) == set(MAIN) and all(run.cells[0] == BASE._replace(system=EXPERTFLOW) for run in runs[:2])
+    assert all(len({cell.setting for cell in run.cells}) == 1 and len(run.cells) <= 5 for run in runs)
+    others = [cell for run in runs for cell in run.cells[1:]]
+    assert len(set(others)) == len(others) == (len(NAMES) - 1) * len(SLOTS) * len(BATCHES) * len(LINKS) * 2
+    assert len({run.name for run in runs}) == len(runs), "each has a file of its own"
 
 
 def test_a_choice_restricts_the_axes_it_names() -> None:
-    chosen = [cell for cell in all_cells() if Choice(systems=[CACHE_MOE], batches=[1]).allows(cell)]
-    assert chosen and all(cell.system == CACHE_MOE and cell.batch == 1 for cell in chosen)
-    assert {cell.slots for cell in chosen} == set(SLOTS)
+    chosen = [run for run in all_runs() if Choice(systems=[CACHE_MOE], batches=[1]).allows(run)]
+    assert chosen and all(CACHE_MOE in run.name and run.cells[0].batch == 1 for run in chosen)
+    assert {run.cells[0].slots for run in chosen} == set(SLOTS)
+
+
+def test_a_system_that_is_not_trained_is_left_out_of_its_run() -> None:
+    run = next(run for run in all_runs() if any(cell.system == "ExpertFlow, paper" for cell in run.cells))
+    left = run.without(["ExpertFlow, paper"])
+    assert left.name == run.name and len(left.cells) == len(run.cells) - 1
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=NAMES)
@@ -105,20 +120,28 @@ def test_what_on_demand_needs_is_its_bytes_in_the_time_of_its_computing() -> Non
 
 
 def test_targets_say_what_was_missed() -> None:
-    slow, fast = result_of(BASE._replace(system=EXPERTFLOW)), result_of(BASE._replace(system=CACHE_MOE))
-    assert "≥ 1.5 | 1.00 (1.00–1.00) | missed" in targets([slow, fast])
+    slow = result_of(BASE._replace(system=CACHE_MOE))
+    assert "≥ 1.5 | 1.00 (1.00–1.00) | missed" in targets([run_of(slow)])
     slower = result_of(BASE._replace(system=CACHE_MOE), (4.0, 8.0, 2.0))
-    assert "≥ 1.5 | 2.00 (2.00–2.00) | met" in targets([slow, slower])
+    assert "≥ 1.5 | 2.00 (2.00–2.00) | met" in targets([run_of(slower)])
+
+
+def test_ratios_are_of_one_run_only() -> None:
+    """ExpertFlow in another run, on a machine that was slower then, is not what a system is compared with."""
+    other = [result_of(BASE._replace(system=EXPERTFLOW), (9.0, 9.0, 9.0)), result_of(BASE._replace(system="static"))]
+    pair = find_pair([other, run_of(result_of(BASE._replace(system=CACHE_MOE)))], BASE._replace(system=CACHE_MOE))
+    assert pair is not None and speed_up(*pair).estimate == 1.0
+    assert find_pair([other], BASE._replace(system=CACHE_MOE)) is None
 
 
 def test_pages_and_picture_are_made_of_what_is_there(tmp_path: Path) -> None:
-    results = [result_of(BASE._replace(system=system, link=link)) for system in MAIN for link in (0.5, 1.0)]
-    text = page("command", "about", results, {"a cell": "no memory"})
-    assert text.count(f"\n| {EXPERTFLOW} |") >= 3 and "- a cell: no memory" in text
-    assert set(lines_along(results, "link")) == set(MAIN) and lines_along(results, "batch") == {}
-    draw_study(results, tmp_path / "study.png")
+    runs = [run_of(*(result_of(BASE._replace(system=name, link=link)) for name in MAIN[1:])) for link in (0.5, 1.0)]
+    text = page("command", "about", runs, {"a run": "no memory"})
+    assert f"\n| {EXPERTFLOW} |" in text and f"\n| × {CACHE_MOE} |" in text and "- a run: no memory" in text
+    assert set(lines_along(runs, "link")) == set(MAIN[1:]) and lines_along(runs, "batch") == {}
+    draw_study(runs, tmp_path / "study.png")
     assert (tmp_path / "study.png").stat().st_size > 1000
-    draw_study(results[:1], tmp_path / "none.png")
+    draw_study(runs[:1], tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()
 
 
@@ -127,22 +150,27 @@ def work() -> Work:
     return Work(Path("model"), {}, tokens=2, warm_tokens=2, settling_tokens=2, rounds=1)
 
 
-def test_a_run_goes_on_where_the_last_one_ended(tmp_path: Path, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cells with a file are not measured again; a failure is named and does not end the run."""
+def test_a_study_goes_on_where_it_ended(tmp_path: Path, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a file is not measured again, unless a system is missing; a failure is named and ends nothing."""
     measured: list[Cell] = []
 
-    def measure(work: Work, cell: Cell, system: Any, rate: float, oracle: str = "") -> Result:
-        measured.append(cell)
-        if cell.batch == 16 and cell.link:
+    def measure(contenders: list[Contender], rate: float) -> list[Result]:
+        cells = [contender.cell for contender in contenders]
+        measured.extend(cells if rate else [])
+        if rate and cells[0].batch == 16:
             raise EngineError("stopped", "engine", "Try again")
-        return result_of(cell)
+        return [result_of(cell) for cell in cells]
 
     monkeypatch.setattr(module, "measure", measure)
-    cells = [BASE._replace(system=CACHE_MOE, batch=batch) for batch in (8, 16, 1)]
-    study = Study(tmp_path, tmp_path, lambda model: work, lambda text: None)
-    write_result(study._file(cells[0]), result_of(cells[0]))
-    study.run(cells, minutes=0)
-    assert [cell for cell in measured if cell.link] == cells[1:], "without the runs of what on demand needs"
-    assert list(study.failures) == [cells[1].name] and len(study.results()) == 2
+    settings = [BASE._replace(batch=batch) for batch in (8, 16, 1)]
+    runs = [Run((each._replace(system=EXPERTFLOW), each._replace(system=CACHE_MOE))) for each in settings]
+    study = Study(tmp_path, tmp_path, lambda cell: work, lambda text: None)
+    write_results(study._file(runs[0]), [result_of(cell) for cell in runs[0].cells])
+    study.run(runs, minutes=0)
+    assert measured == [*runs[1].cells, *runs[2].cells]
+    assert list(study.failures) == [runs[1].name] and len(study.runs()) == 2
     assert study.needs() == {"widened_16": 1.5e9, "widened_1": 1.5e9}
-    assert json.loads(study._file(cells[2]).read_text())["batch"] == 1
+    assert json.loads(study._file(runs[2]).read_text())[0]["batch"] == 1
+    wider = Run((*runs[0].cells, runs[0].cells[0]._replace(system="static")))
+    study.run([wider], minutes=0)
+    assert measured[-3:] == list(wider.cells)
