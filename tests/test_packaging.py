@@ -179,6 +179,7 @@ def copy_sources(folder: Path) -> None:
         shutil.copytree(ROOT / top, folder / top, ignore=left_out)
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
     """Files that are only in the repository are missed by nobody who develops."""
     with zipfile.ZipFile(wheel) as archive:

@@ -44,6 +44,7 @@ def counter(engine: Supervisor, name: str) -> int | float:
     return engine.snapshot().stages["loader"].counters.get(name, 0)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fails_once_costs_a_read_and_one_that_fails_always_the_engine(
     model: Path, right: list[list[int]], faults: Faults
 ) -> None:

@@ -153,6 +153,7 @@ def test_a_model_of_small_weights_is_not_measured(measurements: list[list[str]])
     assert make(model=small).origin == "rule" and measurements == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_of_two_processes_at_once_one_measures(cache: Path) -> None:
     """The other waits for it and finds its table, unless the machine was too busy to keep one."""

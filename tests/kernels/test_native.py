@@ -177,6 +177,7 @@ def test_activations_at_their_ends(kernels: NativeKernels) -> None:
         torch.testing.assert_close(result[:, 0], baseline(values), rtol=2e-6, atol=1e-35, equal_nan=True)
 
 
+@pytest.mark.slow
 def test_the_limit_of_torch_is_the_kernels_limit_too() -> None:
     """ATEN_CPU_CAPABILITY=avx2 makes one machine stand for another: torch and the kernels follow it alike."""
     code = "from expertflow.workers.kernels.native import NativeKernels as K; k = K.open(); print(k and k.isas())"

@@ -90,6 +90,7 @@ def test_while_it_loads(moment: str, delay_s: float, runtime_base: Path) -> None
         check(process, interrupted(process), runtime_base)
 
 
+@pytest.mark.slow
 def test_in_the_prefill_and_twice(runtime_base: Path) -> None:
     """The link is so slow that the first step takes minutes. The second Ctrl-C must not break off the end."""
     address, slow = str(runtime_base / "engine"), ["--tier", "host", "--link-rate", "100KB"]

@@ -67,6 +67,7 @@ def test_the_kernel_that_is_used_is_marked() -> None:
     assert len(lines) == 1 + len(ROW_STEPS)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_with_a_model_its_table_is_measured_shown_kept_and_saved(
     model: Path, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -129,6 +129,7 @@ def busy_day(seconds: int, seed: int = 1) -> Iterator[Snapshot]:
         )
 
 
+@pytest.mark.slow
 def test_a_day_stays_within_the_bound() -> None:
     """24 hours, a point a second: the ring holds the last hour, within 8 MB and what Python needs beside it."""
     ring, largest = HistoryRing(), 0

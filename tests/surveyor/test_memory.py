@@ -63,6 +63,7 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_peak_of_survey_and_loading_is_the_skeleton(big: Path):
     """The skeleton counts twice while it is loaded: its own memory, and the pages of the mapped file that it came from.
 

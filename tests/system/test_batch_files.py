@@ -17,7 +17,7 @@ from expertflow.runtime.engine.supervisor import Supervisor
 
 MODEL = Path(expertflow.__file__).parent / "examples" / "model"
 PATIENCE_S = 300.0
-LINES = 48
+LINES = 24
 
 pytestmark = [pytest.mark.skipif(not MODEL.is_dir(), reason="the built-in model is not here"), pytest.mark.timeout(600)]
 
@@ -69,12 +69,12 @@ def kill_after(words: list[str], results: Path, lines: int) -> None:
 def test_a_killed_batch_is_resumed_and_equals_one_left_alone(address: str, requests: Path, tmp_path: Path) -> None:
     """Killed twice, its last line torn, compute killed under the third run: line for line the undisturbed results."""
     results, errors = tmp_path / "out.jsonl", tmp_path / "out.errors.jsonl"
-    for lines in (5, 20):
+    for lines in (3, 10):
         kill_after(command(requests, results, address), results, lines)
     with results.open("ab") as file:
         file.write(b'{"id":"batch_req_1","custom_id":"request 1')
     before, reported = (file.read_bytes().count(b"\n") for file in (results, errors))
-    assert 20 <= before < LINES
+    assert 10 <= before < LINES
     with Watcher(address) as watcher:
         watcher.kill("compute")
     ended = run(requests, results, address, "--sort", "input")
@@ -90,7 +90,7 @@ def test_a_killed_batch_is_resumed_and_equals_one_left_alone(address: str, reque
     assert [json.loads(line)["line"] for line in errors.read_bytes().splitlines()] == [8, 21]
 
     again = run(requests, results, address)
-    assert again.returncode == 2 and again.stderr.startswith("0 lines, 49 were done before")
+    assert again.returncode == 2 and again.stderr.startswith(f"0 lines, {LINES + 1} were done before")
     refused = run(requests, results, address, "--served-model-name", "x", "--errors", str(tmp_path / "other"))
     assert refused.returncode == 2 and "another job" in refused.stderr
 
@@ -109,7 +109,7 @@ def test_a_check_runs_nothing(requests: Path, tmp_path: Path) -> None:
     """It needs the model's folder, and no engine."""
     words = [sys.executable, "-P", "-m", "expertflow", "batch", str(requests), "--check", "--model", str(MODEL)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert done.returncode == 2 and "49 lines, 2 that cannot run" in done.stderr
+    assert done.returncode == 2 and f"{LINES + 1} lines, 2 that cannot run" in done.stderr
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [
         f"{requests}, line 8",
         f"{requests}, line 21",

@@ -67,6 +67,7 @@ def test_a_seeded_text_alone_is_the_text_in_a_batch(
     assert outputs(client.generate(prompts, TOKENS, **INVARIANT)) == texts
 
 
+@pytest.mark.slow
 def test_without_the_option_some_text_differs(client: Client, prompts: list[list[int]]) -> None:
     """Else the test above would prove nothing."""
     assert outputs(client.generate(prompts, TOKENS, **SEEDED)) != alone(client, prompts, batch_invariant=False)

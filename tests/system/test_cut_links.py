@@ -52,7 +52,7 @@ def cut(run_dir: str, connected: str, bound: str, bound_pid: int) -> None:
     ("connected", "bound"),
     [
         ("compute", "loader"),
-        ("compute", "scheduler"),
+        pytest.param("compute", "scheduler", marks=pytest.mark.slow),
         pytest.param("loader", "predictor", marks=pytest.mark.slow),
         pytest.param("predictor", "scheduler", marks=pytest.mark.slow),
     ],

@@ -49,6 +49,7 @@ def test_regrouped_rows_get_the_tokens_and_bits_they_would_get(number: int, fami
     assert outputs == [reference.greedy(*each) for each in zip(prompts, COUNTS, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_deaths_of_predictor_and_compute_while_rows_change_units(tmp_path: Path) -> None:
     """I4 through all processes: questions that nobody answers, units that are gone, and no token lost."""

@@ -98,6 +98,7 @@ def wide_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_restarted_compute_measures_nothing_and_uses_the_same_table(wide_model: Path, tmp_path: Path) -> None:
     """Nor does a later start, unless the machine was too busy to keep the table."""

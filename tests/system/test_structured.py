@@ -78,6 +78,7 @@ def test_outputs_have_their_form(client: Client) -> None:
     assert done[12].token_ids == client.generate([plain], max_new_tokens=120)[0].token_ids
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_deaths_change_no_letter(engine: Supervisor, client: Client) -> None:
     """I4: the state of a grammar is made of the tokens again; so is the place of a stop string."""

@@ -72,6 +72,7 @@ def _states_of_transformers(folder: Path, text: list[int]) -> np.ndarray:
     return torch.stack(seen, dim=1).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_deaths_neither_lose_nor_repeat_a_token_of_a_trace(model: Path, tmp_path: Path) -> None:
     config = Config.load(model=model, batch_size=4, trace=str(tmp_path / "trace"), restart_limit=50)

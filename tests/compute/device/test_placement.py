@@ -28,6 +28,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "families"), CASES)
 def test_a_step_mixes_no_devices_and_the_host_waits_for_routes_alone(
     folders: Path, mode: str, families: Sequence[str]

@@ -56,6 +56,7 @@ def test_top_shows_the_only_engine_once(capsys: pytest.CaptureFixture[str]) -> N
     assert "throughput" in table and "\x1b" not in table
 
 
+@pytest.mark.slow
 def test_top_without_an_engine_or_with_two() -> None:
     """Choosing one of two silently would show the wrong one."""
     with pytest.raises(UsageError, match="no engine is running"):

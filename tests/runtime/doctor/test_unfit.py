@@ -69,6 +69,7 @@ def test_a_control_group_without_room_for_the_processes() -> None:
     assert group.folder.name in memory["what"] and "docker run --memory" in memory["cure"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_control_group_below_skeleton_and_one_slot() -> None:
     with limited(1150 * MB) as group:

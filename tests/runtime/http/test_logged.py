@@ -35,7 +35,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.fixture(params=[False, True], ids=["hidden", "asked for"])
+@pytest.fixture(params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["hidden", "asked for"])
 def run(
     request: pytest.FixtureRequest, tmp_path: Path, stage_forks: StageForks
 ) -> Iterator[tuple[bool, list[dict[str, Any]], str]]:

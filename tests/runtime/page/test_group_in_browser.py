@@ -16,6 +16,7 @@ from expertflow.tests.system.references import random_prompts
 DEVICES = ["fake:1", "fake:2"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_each_engine_of_a_group_has_its_figures(tmp_path: Path, stage_forks: StageForks) -> None:
     """A choice of engines appears, each has figures, and the death of a stage is told with its engine's name.

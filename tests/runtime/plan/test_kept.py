@@ -11,6 +11,7 @@ from expertflow.runtime.plan.past_runs import FILE, MOST_CORRECTION
 from expertflow.tests.runtime.processes import MODEL, ran
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_generate_says_what_it_chose_keeps_its_speed_and_plan_takes_it(tmp_path: Path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}

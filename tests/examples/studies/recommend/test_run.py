@@ -103,6 +103,7 @@ def test_the_module_says_what_is_wrong_and_exits_with_two(tmp_path: Path) -> Non
     assert "is no folder" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_memory_of_a_model_counts_no_other_process() -> None:
     """The process that starts it is larger than the model's own will ever be."""
     held = torch.ones(300_000_000)
