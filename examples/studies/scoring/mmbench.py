@@ -12,7 +12,7 @@ from pathlib import Path
 
 from expertflow.errors import UsageError
 
-from .bad_rows import BadRows
+from .bad_rows import BadRows, require_answers
 from .choices import find_option
 
 ROTATION_STEP = 1_000_000
@@ -88,6 +88,8 @@ def _table_rows(file: Path, bad: BadRows) -> Iterable[tuple[int, dict[str, str]]
                     yield reader.line_num, row
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", str(file), "Name the table of the data") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"is not UTF-8: {error.reason}", str(file), "Download the file again") from error
 
 
 def _row(row: Mapping[str, str], image: bytes, options: dict[str, str]) -> MmbenchRow:
@@ -145,7 +147,11 @@ class MmbenchScores:
 
 
 def score_mmbench(rows: list[MmbenchRow], answers: Mapping[int, str]) -> MmbenchScores:
-    """Return the scores; `answers` holds a text for each row's index."""
+    """Return the scores; `answers` holds a text for each row's index.
+
+    Raises UsageError if a row has no answer.
+    """
+    require_answers([row.index for row in rows], answers)
     groups: defaultdict[int, list[bool]] = defaultdict(list)
     firsts: list[bool] = []
     categories = {row.group: row.category for row in rows if row.index == row.group}
