@@ -135,3 +135,12 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "table.tsv").write_bytes(HEADER.encode() + b"\n\xff\n")
     with pytest.raises(UsageError, match="is not UTF-8"):
         read_mmbench(tmp_path / "table.tsv", BadRows(skip=True))
+
+
+@pytest.mark.parametrize("bad_row", ["1000001\t1\tWhich?\tring\tcross\tE", "1000001\t1\t\tring\tcross\tA"])
+def test_all_rotations_of_a_skipped_row_are_left_out(tmp_path: Path, bad_row: str) -> None:
+    good = [f"{index}\t{BASE64}\tWhich?\tring\tcross\tA" for index in (1, 2)]
+    (tmp_path / "table.tsv").write_text("\n".join([HEADER, *good, bad_row]) + "\n")
+    bad = BadRows(skip=True)
+    assert [row.index for row in read_mmbench(tmp_path / "table.tsv", bad)] == [2]
+    assert bad.counts == {"table.tsv": 1}
