@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,32 @@ def missing_field(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next((name for name in names if row.get(name) is None), "")
 
 
+def bad_number(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
+    """Return what is wrong with the first of `names` that holds no whole number, empty if all do."""
+    name = next((name for name in names if not _is_whole_number(row[name])), "")
+    return f"has the {name} {row[name]!r}, which is no whole number" if name else ""
+
+
+def _is_whole_number(value: object) -> bool:
+    if isinstance(value, str):
+        return value.isascii() and value.isdecimal()
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def require_answers(asked: Iterable[Hashable], answers: Mapping[Any, str], where: str = "answers") -> None:
+    """Raise UsageError unless each question id has an answer."""
+    missing = [name for name in asked if name not in answers]
+    if missing:
+        what = f"holds no answer to {len(missing)} questions, the first is {missing[0]}"
+        raise UsageError(what, where, "Answer every question")
+
+
 def json_lines(file: Path, fields: tuple[str, ...], bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, object) of a file with a JSON object a line; empty lines are passed over."""
-    for line, text in enumerate(read_text(file).splitlines(), start=1):
+    """Yield (line, object) of a file with a JSON object a line; empty lines are passed over.
+
+    Only a line feed ends a line: JSON may hold the other separators of Unicode as they are.
+    """
+    for line, text in enumerate(read_text(file).split("\n"), start=1):
         if not text.strip():
             continue
         try:

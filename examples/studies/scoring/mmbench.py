@@ -12,7 +12,7 @@ from pathlib import Path
 
 from expertflow.errors import UsageError
 
-from .bad_rows import BadRows
+from .bad_rows import BadRows, require_answers
 from .choices import find_option
 
 ROTATION_STEP = 1_000_000
@@ -54,25 +54,31 @@ class MmbenchRow:
 def read_mmbench(file: Path, bad: BadRows) -> list[MmbenchRow]:
     """Return the rows of a table; an image may be base64 or the index of the row that has it.
 
+    Where bad rows are skipped, all rotations of a bad row are left out with it: a question asked in fewer rotations is
+    easier.
+
     Raises BadRowError for a row without a field, with an answer that is no option, or whose image is no image and
     points to no row; UsageError if the table lacks a column.
     """
-    rows = list(_table_rows(file, bad))
+    refused: set[int] = set()
+    rows = list(_table_rows(file, bad, refused))
     images = {row["index"]: row["image"] for _, row in rows if len(row["image"]) > _MAX_REFERENCE}
     read: list[MmbenchRow] = []
     for line, row in rows:
         image = _decode(images.get(row["image"], row["image"]))
         options = {letter: row[letter] for letter in LETTERS if row.get(letter)}
+        if image is None or row["answer"] not in options:
+            refused.add(int(row["index"]) % ROTATION_STEP)
         if image is None:
             bad.refuse(file, line, f"has the image {row['image'][:20]!r}, which is no row with an image and no base64")
         elif row["answer"] not in options:
             bad.refuse(file, line, f"has the answer {row['answer']!r}, which is none of its options")
         else:
             read.append(_row(row, image, options))
-    return read
+    return [row for row in read if row.group not in refused]
 
 
-def _table_rows(file: Path, bad: BadRows) -> Iterable[tuple[int, dict[str, str]]]:
+def _table_rows(file: Path, bad: BadRows, refused: set[int]) -> Iterable[tuple[int, dict[str, str]]]:
     csv.field_size_limit(2**31 - 1)  # an image is one field
     try:
         with file.open(encoding="utf-8", newline="") as lines:
@@ -82,12 +88,16 @@ def _table_rows(file: Path, bad: BadRows) -> Iterable[tuple[int, dict[str, str]]
             for row in reader:
                 if name := next((name for name in _FIELDS if not row[name]), ""):
                     bad.refuse(file, reader.line_num, f"has no field '{name}'")
+                    if (row["index"] or "").isdecimal():
+                        refused.add(int(row["index"]) % ROTATION_STEP)
                 elif not row["index"].isdecimal():
                     bad.refuse(file, reader.line_num, f"has the index {row['index']!r}, which is no number")
                 else:
                     yield reader.line_num, row
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", str(file), "Name the table of the data") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"is not UTF-8: {error.reason}", str(file), "Download the file again") from error
 
 
 def _row(row: Mapping[str, str], image: bytes, options: dict[str, str]) -> MmbenchRow:
@@ -145,7 +155,11 @@ class MmbenchScores:
 
 
 def score_mmbench(rows: list[MmbenchRow], answers: Mapping[int, str]) -> MmbenchScores:
-    """Return the scores; `answers` holds a text for each row's index."""
+    """Return the scores; `answers` holds a text for each row's index.
+
+    Raises UsageError if a row has no answer.
+    """
+    require_answers([row.index for row in rows], answers)
     groups: defaultdict[int, list[bool]] = defaultdict(list)
     firsts: list[bool] = []
     categories = {row.group: row.category for row in rows if row.index == row.group}

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from expertflow.errors import UsageError
 
-from .bad_rows import BadRows, json_lines
+from .bad_rows import BadRows, bad_number, json_lines
 from .punctuation import replace_punctuation
 
 Rule = Literal["random", "popular", "adversarial"]
@@ -57,13 +57,16 @@ def pope_file_name(rule: Rule, prefix: str = "coco") -> str:
 def read_pope(file: Path, bad: BadRows, has_image: Callable[[str], bool] | None = None) -> list[PopeQuestion]:
     """Return the questions of a file with one JSON object a line.
 
-    Raises BadRowError for a line without a field, with a label other than yes and no, or whose image `has_image` does
-    not know; UsageError for an empty file.
+    Raises BadRowError for a line without a field, with a label other than yes and no, with an id that is no
+    whole number, or whose image `has_image` does not know; UsageError for an empty file.
     """
     questions: list[PopeQuestion] = []
     for line, row in json_lines(file, ("question_id", "image", "text", "label"), bad):
         if row["label"] not in ("yes", "no"):
             bad.refuse(file, line, f"has the label {row['label']!r}, neither yes nor no")
+            continue
+        if what := bad_number(row, ("question_id",)):
+            bad.refuse(file, line, what)
             continue
         if has_image is not None and not has_image(str(row["image"])):
             bad.refuse(file, line, f"names the image {row['image']!r}, which is not in the folder")

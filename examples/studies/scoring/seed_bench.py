@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .bad_rows import BadRows, json_array
+from .bad_rows import BadRows, json_array, require_answers
 
 LETTERS = "ABCD"
 DIMENSIONS = (
@@ -86,7 +86,11 @@ def first_letter(answer: str) -> str:
 
 
 def score_seed(questions: list[SeedQuestion], letters: Mapping[str, str]) -> dict[str, float]:
-    """Return the share of right letters, by dimension and "overall"; `letters` holds one for each question id."""
+    """Return the share of right letters, by dimension and "overall"; `letters` holds one for each question id.
+
+    Raises UsageError if a question has none.
+    """
+    require_answers([each.question_id for each in questions], letters)
     rights: defaultdict[str, list[bool]] = defaultdict(list)
     for each in questions:
         right = letters[each.question_id].lower() == each.answer.lower()

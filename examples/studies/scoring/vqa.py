@@ -6,13 +6,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .bad_rows import BadRows, json_array
+from .bad_rows import BadRows, bad_number, json_array, require_answers
 from .contractions import CONTRACTIONS
 from .punctuation import replace_punctuation
 
 _NUMBER_WORDS = "zero one two three four five six seven eight nine ten"
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_WORDS.split())} | {"none": "0"}
+PEOPLE = 10
+"""Answers to each question, as published."""
 _ARTICLES = frozenset(("a", "an", "the"))
 
 
@@ -42,20 +45,35 @@ class VqaScores:
 def read_vqa(questions_file: Path, annotations_file: Path, bad: BadRows) -> list[VqaQuestion]:
     """Return the questions that have an annotation, in the annotations' order.
 
-    Raises BadRowError for an annotation without a field, without a question, or with answers that are none.
+    Raises BadRowError for an annotation without a field, without a question, or without ten answers, and for an
+    id that is no whole number.
     """
-    asked = {row["question_id"]: row for _, row in json_array(questions_file, "questions", _QUESTION_FIELDS, bad)}
+    asked = _read_asked(questions_file, bad)
     joined: list[VqaQuestion] = []
     for line, row in json_array(annotations_file, "annotations", _ANNOTATION_FIELDS, bad):
         texts = _answer_texts(row["answers"])
-        if row["question_id"] not in asked:
+        if what := bad_number(row, ("question_id",)):
+            bad.refuse(annotations_file, line, what)
+        elif int(row["question_id"]) not in asked:
             bad.refuse(annotations_file, line, f"answers question {row['question_id']}, which nobody asks")
         elif not texts:
             bad.refuse(annotations_file, line, "has no answers with a text")
+        elif len(texts) != PEOPLE:
+            bad.refuse(annotations_file, line, f"has {len(texts)} answers, not {PEOPLE}")
         else:
-            question = asked[row["question_id"]]
+            question = asked[int(row["question_id"])]
             joined.append(_join(question, row, texts))
     return joined
+
+
+def _read_asked(file: Path, bad: BadRows) -> dict[int, dict[str, Any]]:
+    asked: dict[int, dict[str, Any]] = {}
+    for line, row in json_array(file, "questions", _QUESTION_FIELDS, bad):
+        if what := bad_number(row, ("question_id", "image_id")):
+            bad.refuse(file, line, what)
+        else:
+            asked[int(row["question_id"])] = row
+    return asked
 
 
 _QUESTION_FIELDS = ("question_id", "image_id", "question")
@@ -100,7 +118,11 @@ def _one_line(text: str) -> str:
 
 
 def score_vqa(questions: list[VqaQuestion], answers: Mapping[int, str]) -> VqaScores:
-    """Return mean accuracies over the questions; `answers` holds a text for each question id."""
+    """Return mean accuracies over the questions; `answers` holds a text for each question id.
+
+    Raises UsageError if a question has no answer.
+    """
+    require_answers([each.question_id for each in questions], answers)
     overall: list[float] = []
     by_answer: defaultdict[str, list[float]] = defaultdict(list)
     by_question: defaultdict[str, list[float]] = defaultdict(list)

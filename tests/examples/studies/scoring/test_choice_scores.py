@@ -71,6 +71,8 @@ def test_a_question_is_right_only_in_every_rotation() -> None:
     rows = rotations(row())
     answers = {each.index: each.answer for each in rows}
     assert score_mmbench(rows, answers).circular == 1.0
+    with pytest.raises(UsageError, match=f"the first is {rows[1].index}"):
+        score_mmbench(rows, {rows[0].index: "A"})
     wrong = score_mmbench(rows, answers | {rows[2].index: "Z"})
     assert (wrong.circular, wrong.plain, wrong.by_category) == (0.0, 1.0, {"identity": 0.0})
 
@@ -112,6 +114,8 @@ def test_videos_are_left_out_and_letters_scored_by_dimension(tmp_path: Path) -> 
     (tmp_path / "seed.json").write_text(json.dumps({"questions": rows, "question_type": {}}))
     questions = read_seed(tmp_path / "seed.json", BadRows())
     assert [each.question_id for each in questions] == ["1_0"]
+    with pytest.raises(UsageError, match="the first is 1_0"):
+        score_seed(questions, {})
     assert score_seed(questions, {"1_0": "b"}) == {"overall": 1.0, "Instance Attributes": 1.0}
 
 
@@ -125,3 +129,18 @@ def test_a_bad_seed_question_names_its_line(tmp_path: Path, changed: dict[str, A
 def test_the_letter_is_the_likeliest_text_or_the_first_character() -> None:
     assert likeliest_choice([-2.0, -0.5, -3.0, -0.6]) == "B"
     assert [first_letter(text) for text in ("B", " B.", "The answer is B", "")] == ["B", "B", "T", ""]
+
+
+def test_a_table_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "table.tsv").write_bytes(HEADER.encode() + b"\n\xff\n")
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        read_mmbench(tmp_path / "table.tsv", BadRows(skip=True))
+
+
+@pytest.mark.parametrize("bad_row", ["1000001\t1\tWhich?\tring\tcross\tE", "1000001\t1\t\tring\tcross\tA"])
+def test_all_rotations_of_a_skipped_row_are_left_out(tmp_path: Path, bad_row: str) -> None:
+    good = [f"{index}\t{BASE64}\tWhich?\tring\tcross\tA" for index in (1, 2)]
+    (tmp_path / "table.tsv").write_text("\n".join([HEADER, *good, bad_row]) + "\n")
+    bad = BadRows(skip=True)
+    assert [row.index for row in read_mmbench(tmp_path / "table.tsv", bad)] == [2]
+    assert bad.counts == {"table.tsv": 1}

@@ -9,6 +9,7 @@ import pytest
 from expertflow.errors import UsageError
 from expertflow.examples.studies.scoring.bad_rows import BadRowError, BadRows
 from expertflow.examples.studies.scoring.pope import (
+    READINGS,
     PopeQuestion,
     read_exact,
     read_original,
@@ -78,6 +79,8 @@ def test_a_published_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ({**LINE, "label": None}, "line 2: has no field 'label'"),
         ({**LINE, "label": "maybe"}, "line 2: has the label 'maybe'"),
+        ({**LINE, "question_id": "first"}, "line 2: has the question_id 'first'"),
+        ({**LINE, "question_id": 1.5}, "line 2: has the question_id 1.5"),
         ([1], "line 2: is not an object"),
         ("x", "line 2: is not JSON"),
     ],
@@ -97,3 +100,15 @@ def test_an_empty_or_missing_file_is_refused(tmp_path: Path) -> None:
     for name in ("empty.json", "missing.json"):
         with pytest.raises(UsageError, match=name):
             read_pope(tmp_path / name, BadRows())
+
+
+def test_a_line_separator_of_unicode_inside_a_text_ends_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "pope.json"
+    text = "Is there a dog\u2028in the image?"
+    file.write_text(json.dumps({**LINE, "text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [each.text for each in read_pope(file, BadRows())] == [text]
+
+
+def test_the_three_readings_agree_on_answers_of_one_word() -> None:
+    for word in ("Yes", "No", "yes", "no"):
+        assert {read(word) for read in READINGS.values()} == {word.lower()}

@@ -67,6 +67,8 @@ def test_both_files_are_joined_and_scored_by_type(tmp_path: Path) -> None:
     [
         ({"question_id": 8}, "line 3: answers question 8"),
         ({"answers": [{"answer_id": 1}]}, "line 3: has no answers"),
+        ({"answers": [{"answer": "2", "answer_id": 1}] * 3}, "line 3: has 3 answers, not 10"),
+        ({"question_id": [7]}, "line 3: has the question_id"),
         ({"answer_type": None}, "line 3: has no field 'answer_type'"),
     ],
 )
@@ -86,3 +88,18 @@ def test_a_file_without_the_array_or_cut_off_is_refused(tmp_path: Path, text: st
     files[0].write_text(text)
     with pytest.raises(UsageError, match="questions"):
         read_vqa(*files, BadRows(skip=True))
+
+
+@pytest.mark.parametrize("changed", [{"question_id": [7]}, {"image_id": "COCO_3"}])
+def test_a_question_whose_id_is_no_number_names_its_line_or_is_counted(tmp_path: Path, changed: dict[str, Any]) -> None:
+    files = write_files(tmp_path)
+    files[0].write_text(json.dumps({"questions": [QUESTION | {"question_id": 8}, QUESTION | changed, QUESTION]}))
+    with pytest.raises(BadRowError, match="questions.json, line 1: has the .*no whole number"):
+        read_vqa(*files, BadRows())
+    bad = BadRows(skip=True)
+    assert len(read_vqa(*files, bad)) == 1 and bad.counts == {"questions.json": 1}
+
+
+def test_a_question_without_an_answer_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no answer to 1 questions, the first is 7"):
+        score_vqa(read_vqa(*write_files(tmp_path), BadRows()), {8: "2"})
