@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,10 +60,8 @@ def test_a_run_killed_at_any_change_of_a_folder_gives_the_whole_copy_at_the_next
 
     with monkeypatch.context() as patched:
         patched.setattr(Path, function, killing)
-        try:
+        with suppress(Killed):
             quantised(source, tmp_path / "copy")
-        except Killed:
-            pass
     if not (tmp_path / "copy").exists():
         quantised(source, tmp_path / "copy")
     found = contents(tmp_path / "copy")

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from expertflow.errors import UsageError
 
-from .bad_rows import BadRows, json_lines
+from .bad_rows import BadRows, is_number, json_lines
 from .punctuation import replace_punctuation
 
 Rule = Literal["random", "popular", "adversarial"]
@@ -64,6 +64,9 @@ def read_pope(file: Path, bad: BadRows, has_image: Callable[[str], bool] | None 
     for line, row in json_lines(file, ("question_id", "image", "text", "label"), bad):
         if row["label"] not in ("yes", "no"):
             bad.refuse(file, line, f"has the label {row['label']!r}, neither yes nor no")
+            continue
+        if not is_number(row["question_id"]):
+            bad.refuse(file, line, f"has the id {row['question_id']!r}, which is no number")
             continue
         if has_image is not None and not has_image(str(row["image"])):
             bad.refuse(file, line, f"names the image {row['image']!r}, which is not in the folder")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .bad_rows import BadRows, json_array
+from .bad_rows import BadRows, is_number, json_array
 from .contractions import CONTRACTIONS
 from .punctuation import replace_punctuation
 
@@ -39,23 +39,43 @@ class VqaScores:
     by_question_type: dict[str, float]
 
 
-def read_vqa(questions_file: Path, annotations_file: Path, bad: BadRows) -> list[VqaQuestion]:
+def read_vqa(
+    questions_file: Path,
+    annotations_file: Path,
+    bad: BadRows,
+    has_image: Callable[[VqaQuestion], bool] = lambda _: True,
+) -> list[VqaQuestion]:
     """Return the questions that have an annotation, in the annotations' order.
 
-    Raises BadRowError for an annotation without a field, without a question, or with answers that are none.
+    Raises BadRowError for an annotation without a field, without a question, or with answers that are none; also for a
+    row whose id is no number, or whose image `has_image` does not know.
     """
-    asked = {row["question_id"]: row for _, row in json_array(questions_file, "questions", _QUESTION_FIELDS, bad)}
+    asked = {
+        int(row["question_id"]): row
+        for line, row in json_array(questions_file, "questions", _QUESTION_FIELDS, bad)
+        if _has_numbers(questions_file, line, row, ("question_id", "image_id"), bad)
+    }
     joined: list[VqaQuestion] = []
     for line, row in json_array(annotations_file, "annotations", _ANNOTATION_FIELDS, bad):
         texts = _answer_texts(row["answers"])
-        if row["question_id"] not in asked:
+        if not _has_numbers(annotations_file, line, row, ("question_id",), bad):
+            continue
+        if (question := asked.get(int(row["question_id"]))) is None:
             bad.refuse(annotations_file, line, f"answers question {row['question_id']}, which nobody asks")
         elif not texts:
             bad.refuse(annotations_file, line, "has no answers with a text")
+        elif not has_image(whole := _join(question, row, texts)):
+            bad.refuse(annotations_file, line, f"is about image {whole.image_id}, which is not in the folder")
         else:
-            question = asked[row["question_id"]]
-            joined.append(_join(question, row, texts))
+            joined.append(whole)
     return joined
+
+
+def _has_numbers(file: Path, line: int, row: Mapping[str, object], names: tuple[str, ...], bad: BadRows) -> bool:
+    wrong = next((name for name in names if not is_number(row[name])), "")
+    if wrong:
+        bad.refuse(file, line, f"has the {wrong} {row[wrong]!r}, which is no number")
+    return not wrong
 
 
 _QUESTION_FIELDS = ("question_id", "image_id", "question")
