@@ -25,10 +25,10 @@ def parse_rating(text: object, scale: tuple[float, float, float]) -> float:
 
 def parse_time(value: object) -> int:
     """Return a whole number of seconds or milliseconds since 1970. Raises ValueError for none, or one out of range."""
-    time = int(value) if isinstance(value, int | str) else int(float(str(value)))
-    if abs(time) > MAX_TIME:
+    number = int(value) if isinstance(value, int | str) else float(str(value))
+    if not abs(number) <= MAX_TIME:
         raise ValueError("no number")
-    return time
+    return int(number)
 
 
 def parse_seconds(text: str) -> int:

@@ -70,7 +70,7 @@ def movielens(folder: Path, ratings: bytes) -> Path:
 
 @pytest.mark.parametrize("ratings", [b"1,2,3.5,\xff\n", b'"' + b"x" * 200_000, b"1,2,3.5\r,1\n"])
 def test_a_file_that_is_no_csv_in_utf_8_is_refused_with_its_line(tmp_path: Path, ratings: bytes) -> None:
-    with pytest.raises(DataError, match=r"ratings.csv:[23]"):
+    with pytest.raises(DataError, match=r"ratings.csv:\d"):
         read_folder(movielens(tmp_path, ratings), BadRows())
 
 
