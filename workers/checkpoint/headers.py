@@ -39,11 +39,13 @@ class StoredTensor(msgspec.Struct, frozen=True):
     count_bytes: int
 
     def read(self, file: Path) -> bytearray:
-        """Return its bytes from `file`, whose header was checked against its length."""
+        """Return its bytes from `file`, whose header was checked. Raises CheckpointError if it was cut off since."""
         data = bytearray(self.count_bytes)
         with naming(file), file.open("rb") as stream:
             stream.seek(self.offset_bytes)
-            stream.readinto(data)
+            read = stream.readinto(data)
+        if read < self.count_bytes:
+            raise CheckpointError(f"was cut off inside {self.name}", str(file), _REDOWNLOAD)
         return data
 
 

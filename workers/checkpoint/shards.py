@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -67,7 +68,7 @@ def check_destination(source: Path, destination: Path, count_bytes: int) -> None
     """Raise UsageError if `source` is no model folder, or if so many bytes cannot be written to `destination`."""
     if not (source / "config.json").is_file():
         raise UsageError("there is no config.json", str(source), "Name a model folder")
-    if destination.exists():
+    if destination.exists() or destination.is_symlink():
         raise UsageError("the destination exists", str(destination), "Remove it or name another folder")
     if not destination.parent.is_dir():
         raise UsageError("the folder to write into does not exist", str(destination.parent), "Create it first")
@@ -77,10 +78,21 @@ def check_destination(source: Path, destination: Path, count_bytes: int) -> None
         raise UsageError(what, str(destination.parent), "Make it smaller, or choose another disk")
 
 
+@contextmanager
+def name_failures(folder: Path) -> Iterator[None]:
+    """Turn what the system says against a read or a write in here into UsageError; `folder` where it names no file."""
+    try:
+        yield
+    except OSError as error:
+        what = f"cannot be read or written: {error.strerror or error}"
+        remedy = "Correct that, then give the same command again"
+        raise UsageError(what, str(error.filename or folder), remedy) from error
+
+
 def copy_other_files(source: Path, folder: Path) -> None:
     """Copy what a model folder has besides weights and config.json: tokenizer, settings, its predictor."""
     for file in sorted(source.iterdir()):
-        copied = file.suffix in _COPIED_SUFFIXES or file.name == _PREDICTOR
+        copied = file.is_file() and (file.suffix in _COPIED_SUFFIXES or file.name == _PREDICTOR)
         if copied and file.name != "config.json" and not file.name.endswith(".safetensors.index.json"):
             shutil.copyfile(file, folder / file.name)
 

@@ -20,7 +20,7 @@ import torch
 from ...errors import UsageError
 from .config_file import read_config
 from .headers import StoredTensor, checkpoint_files, read_headers
-from .shards import OutputTensor, ReportProgress, check_destination, copy_other_files, write_shards
+from .shards import OutputTensor, ReportProgress, check_destination, copy_other_files, name_failures, write_shards
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 _EXPERT = re.compile(r"\.experts\.\d+\.(?:(gate_proj|up_proj)|(down_proj))\.weight$")
@@ -57,9 +57,17 @@ def widen(source: Path, destination: Path, factor: int, progress: ReportProgress
     config = _widened_config(source, tensors, factor)
     widened = [tensor.widened(factor) for tensor in tensors]
     check_destination(source, destination, sum(tensor.count_bytes for tensor in widened))
+    with name_failures(destination.parent):
+        _write(source, destination, widened, config, progress or _no_progress)
+
+
+def _write(
+    source: Path, destination: Path, tensors: list[OutputTensor], config: dict[str, Any], progress: ReportProgress
+) -> None:
+    """Write the copy under another name, and give it its own when it is complete."""
     fresh = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
-        write_shards(fresh, widened, "widening", progress or _no_progress)
+        write_shards(fresh, tensors, "widening", progress)
         (fresh / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         copy_other_files(source, fresh)
         fresh.chmod(0o755)

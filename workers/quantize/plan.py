@@ -107,7 +107,7 @@ class QuantisePlan:
             yield from map(self._scaled, parts)
 
     def _check(self, tensor: StoredTensor) -> None:
-        if tensor.dtype not in DTYPES or len(tensor.shape) != 2:
+        if tensor.dtype not in DTYPES or len(tensor.shape) != 2 or 0 in tensor.shape:
             what = f"is {tensor.dtype} {tensor.shape}, not a matrix of bfloat16, float16 or float32"
             raise UsageError(what, tensor.name, "Quantise the original checkpoint")
         if tensor.shape[1] % self._precision.group_of(tensor.shape[1]):

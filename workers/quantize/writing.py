@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import UsageError
-from ..checkpoint.shards import ReportProgress, check_destination, copy_other_files, write_shards
+from ...errors import CheckpointError
+from ..checkpoint.shards import ReportProgress, check_destination, copy_other_files, name_failures, write_shards
 from ..checkpoint.stamps import FileStamp
 from .errors import LayerErrors
 from .mixing import NARROW_BITS, Mixture, measure_costs
 from .plan import Precision, QuantisePlan
+from .unfinished import STATE, unfinished_folder
 
-STATE, COSTS = "quantise.json", "costs.jsonl"
+COSTS = "costs.jsonl"
 ORDER = 2
 """Rises when tensors are written in another order: files of an earlier one do not belong to the same copy."""
 
@@ -41,12 +43,14 @@ def quantise_checkpoint(
     One expert is held at a time. `destination` appears only when complete. What an earlier call left unfinished (in
     `.NAME.unfinished` beside it) is used where source and precision are the same. Returns the relative error of each
     layer's experts, by its number: the root of squared errors over squares. Raises CheckpointError if the source is
-    broken. Raises UsageError if the experts cannot be quantised, `destination` exists or its disk is too small.
+    broken or changes meanwhile. Raises UsageError if the experts cannot be quantised, `destination` exists or cannot be
+    written, its disk is too small, or another run writes it.
     """
     copy = _Copy(source, destination)
     plan = QuantisePlan(source, precision, copy.errors.add)
-    copy.begin(plan.count_bytes, {"bits": precision.bits, "group": precision.group, "wide": precision.wide})
-    return copy.write(plan, progress)
+    made_from = {"bits": precision.bits, "group": precision.group, "wide": precision.wide}
+    with copy.begin(plan.count_bytes, made_from):
+        return copy.write(plan, progress)
 
 
 def quantise_mixed(
@@ -61,10 +65,10 @@ def quantise_mixed(
     plain = QuantisePlan(source, Precision(NARROW_BITS, group))
     any_layers = tuple(mixture.importance.layers[: mixture.wide_count])
     count_bytes = QuantisePlan(source, Precision(NARROW_BITS, group, any_layers)).count_bytes
-    copy.begin(count_bytes, {"group": group, "mixture": _digest(mixture)})
-    costs = measure_costs(plain.matrices, group, mixture.importance, copy.unfinished / COSTS, progress)
-    precision = Precision(NARROW_BITS, group, mixture.choose(costs))
-    return MixedCopy(copy.write(QuantisePlan(source, precision, copy.errors.add), progress), costs, precision.wide)
+    with copy.begin(count_bytes, {"group": group, "mixture": _digest(mixture)}):
+        costs = measure_costs(plain.matrices, group, mixture.importance, copy.unfinished / COSTS, progress)
+        precision = Precision(NARROW_BITS, group, mixture.choose(costs))
+        return MixedCopy(copy.write(QuantisePlan(source, precision, copy.errors.add), progress), costs, precision.wide)
 
 
 class _Copy:
@@ -73,44 +77,37 @@ class _Copy:
     def __init__(self, source: Path, destination: Path) -> None:
         self._source, self._destination = source, destination
         self.unfinished = destination.parent / f".{destination.name}.unfinished"
+        self._stamps = _stamps(source)
         self.errors = LayerErrors(self.unfinished / "errors.jsonl")
 
-    def begin(self, count_bytes: int, made_from: dict[str, Any]) -> None:
-        """Open the folder; what it holds is kept if it was made from the same source, and the same as now."""
+    @contextmanager
+    def begin(self, count_bytes: int, made_from: dict[str, Any]) -> Iterator[None]:
+        """Hold the folder; what is in it is kept if it was made from the same source, and the same as now."""
         check_destination(self._source, self._destination, 0 if self.unfinished.exists() else count_bytes)
-        _begin(self.unfinished, made_from | {"order": ORDER, "files": _stamps(self._source)})
+        state = made_from | {"order": ORDER, "files": self._stamps}
+        with name_failures(self._destination.parent), unfinished_folder(self.unfinished, state):
+            yield
 
     def write(self, plan: QuantisePlan, progress: ReportProgress) -> dict[int, float]:
         """Write all files, and give the folder its name. Returns the relative error of each layer."""
         write_shards(self.unfinished, plan.tensors, "quantising", progress)
         (self.unfinished / "config.json").write_text(json.dumps(plan.config, indent=2) + "\n")
         copy_other_files(self._source, self.unfinished)
+        if _stamps(self._source) != self._stamps:
+            what = "was changed while it was copied"
+            raise CheckpointError(what, str(self._source), "Give the same command again: it begins anew")
         by_layer = self.errors.by_layer()
-        for name in (STATE, COSTS, self.errors.file.name):
-            (self.unfinished / name).unlink(missing_ok=True)
         self.unfinished.rename(self._destination)
+        for name in (STATE, COSTS, self.errors.file.name):  # behind the name: a run killed between them is complete
+            (self._destination / name).unlink(missing_ok=True)
         return by_layer
 
 
 def _stamps(source: Path) -> dict[str, str]:
-    files = sorted(source.glob("*.safetensors")) + [source / "config.json"]
-    return {file.name: str(FileStamp.of(file.stat())) for file in files}
+    files = [*sorted(source.glob("*.safetensors")), source / "config.json"]
+    return {file.name: str(FileStamp.of(file.stat())) for file in files if file.is_file()}
 
 
 def _digest(mixture: Mixture) -> str:
     figures = mixture.importance.loads.tobytes() + mixture.importance.contributions.tobytes()
     return hashlib.blake2b(figures + repr(mixture.share).encode(), digest_size=16).hexdigest()
-
-
-def _begin(unfinished: Path, made_from: dict[str, Any]) -> None:
-    file = unfinished / STATE
-    state = json.loads(json.dumps(made_from))
-    if file.exists() and json.loads(file.read_text()) == state:
-        return
-    if unfinished.exists():
-        if not file.exists() and any(unfinished.iterdir()):
-            what = "is in the way, and was not left by an unfinished quantisation"
-            raise UsageError(what, str(unfinished), "Remove it")
-        shutil.rmtree(unfinished)
-    unfinished.mkdir()
-    file.write_text(json.dumps(state))

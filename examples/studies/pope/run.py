@@ -11,9 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from expertflow.errors import UsageError
 from rich.console import Console
 
-from ..resumable import ResultFolder, Row, save_rows
+from ..resumable import ResultFolder, Row, digest_of, save_rows
 from ..scoring.bad_rows import BadRows
 from ..vlm.architectures import ARCHITECTURES
 from ..vlm.folders import trained_folder
@@ -88,11 +89,28 @@ class _Study:
     def run(self, cell: Cell) -> Row | None:
         """Return the cell's row."""
         part = "-part" if cell.kind == "control" and self._arguments.part else ""
-        return self.results.run(f"{cell.name}{part}", lambda: self._compute(cell))
+        return self.results.run(f"{cell.name}{part}", lambda: self._compute(cell), self._settings(cell))
+
+    def _settings(self, cell: Cell) -> Row:
+        """Return what a cell depends on and its name does not say."""
+        asked = ((each.rule, each.question) for each in self._asked(cell))
+        settings: Row = {"questions": digest_of(asked)}
+        if self._arguments.model:
+            settings["model"] = str(self._folders[cell.model].resolve())
+        if cell.kind in ("exact", "speed"):
+            settings |= {"widen": self._factor, "link_rate": self._arguments.link_rate}
+        return settings
+
+    def _asked(self, cell: Cell) -> list[AskedQuestion]:
+        whole = cell.kind == "whole" or (cell.kind == "control" and not self._arguments.part)
+        return self.questions if whole and not self._arguments.quick else self._few
+
+    @property
+    def _factor(self) -> int:
+        return 2 if self._arguments.quick else self._arguments.widen
 
     def _compute(self, cell: Cell) -> Row:
-        whole = cell.kind == "whole" or (cell.kind == "control" and not self._arguments.part)
-        questions = self.questions if whole and not self._arguments.quick else self._few
+        questions = self._asked(cell)
         if cell.kind == "control":
             texts, figures = run_control(cell, self._folders[cell.model], questions)
             logprobs: list[float] = []
@@ -114,14 +132,16 @@ class _Study:
 
     def _named_models(self) -> dict[str, Path]:
         if self._arguments.model:
-            return {folder.name: folder for folder in self._arguments.model}
+            folders = {folder.resolve().name: folder for folder in self._arguments.model}
+            if len(folders) < len(self._arguments.model):
+                raise UsageError("names two folders of one name", "model", "Rename one: cells have the folder's name")
+            return folders
         return {name: trained_folder(name) for name in self._arguments.architectures}
 
     def _widened(self, model: str) -> Path:
-        factor = 2 if self._arguments.quick else self._arguments.widen
-        if self._arguments.model or factor == 1:
+        if self._arguments.model or self._factor == 1:
             return self._folders[model]
-        folder = self._arguments.out / "models" / f"{model}-x{factor}"
+        folder = self._arguments.out / "models" / f"{model}-x{self._factor}"
         if not folder.is_dir():
-            widen_folder(self._folders[model], folder, factor)
+            widen_folder(self._folders[model], folder, self._factor)
         return folder

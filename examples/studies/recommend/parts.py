@@ -37,15 +37,19 @@ class PartStore:
         self._console.print(f"{name} …", style="dim", highlight=False)
         result = msgspec.to_builtins(make(), str_keys=True)
         unfinished = file.with_suffix(".part")
-        unfinished.write_text(json.dumps({"settings": self._settings, "result": result}, indent=1) + "\n")
-        unfinished.replace(file)
+        try:
+            unfinished.write_text(json.dumps({"settings": self._settings, "result": result}, indent=1) + "\n")
+            unfinished.replace(file)
+        except OSError as error:
+            what = f"cannot be written: {error.strerror or error}"
+            raise UsageError(what, str(file), "Make room, or name another --out; finished parts are kept") from error
         return result
 
     def _read(self, file: Path) -> Any:
         try:
             stored = json.loads(file.read_text())
-            settings, result = stored["settings"], stored["result"]
-        except (ValueError, KeyError, TypeError) as error:
+            settings, result = dict(stored["settings"]), stored["result"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UsageError("is no part of this study", str(file), "Remove it, or name another --out") from error
         if settings != self._settings:
             changed = [key for key in self._settings if settings.get(key) != self._settings[key]]

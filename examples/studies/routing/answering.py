@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from expertflow.errors import UsageError
 from PIL import Image
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -23,9 +24,13 @@ ImageFile = Path | bytes
 
 
 def image_pixels(image: ImageFile) -> np.ndarray:
-    """Return uint8 [SIZE, SIZE, 3] of a path or of a file's bytes."""
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return np.asarray(opened.convert("RGB").resize((SIZE, SIZE)))
+    """Return uint8 [SIZE, SIZE, 3] of a path or of a file's bytes. Raises UsageError for what is no image."""
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+            return np.asarray(opened.convert("RGB").resize((SIZE, SIZE)))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        where = f"an image of {len(image)} bytes in the table" if isinstance(image, bytes) else str(image)
+        raise UsageError(f"is no image that can be read: {error}", where, "Download the data again") from error
 
 
 class Answerer:

@@ -60,15 +60,18 @@ def write_sets(folder: Path, scenes: int) -> None:
 def read_sets(folder: Path, bad: BadRows) -> QuestionSets:
     """Return the sets of a folder with the published files.
 
-    Raises UsageError if a file is missing, BadRowError for a bad row.
+    Raises UsageError if a file is missing, BadRowError for a bad row, or one whose image is missing.
     """
     if not (folder / MMBENCH_TABLE).is_file():
         raise UsageError(f"holds no {MMBENCH_TABLE}", str(folder), "Name the folder of the published files")
+    images = folder / "images"
     return QuestionSets(
-        read_vqa(folder / VQA_QUESTIONS, folder / VQA_ANNOTATIONS, bad),
+        read_vqa(
+            folder / VQA_QUESTIONS, folder / VQA_ANNOTATIONS, bad, lambda asked: vqa_image(images, asked).is_file()
+        ),
         read_mmbench(folder / MMBENCH_TABLE, bad),
-        read_seed(folder / SEED_FILE, bad),
-        folder / "images",
+        read_seed(folder / SEED_FILE, bad, lambda name: (images / name).is_file()),
+        images,
     )
 
 

@@ -7,19 +7,20 @@ seconds, and compares accuracy, cost and specialisation.
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from ..resumable import ResultFolder, Row, save_rows
+from ..resumable import ResultFolder, Row, digest_of, save_rows
 from ..scoring.bad_rows import BadRows
 from .answering import Answerer
 from .costs import BATCHES, IMAGES, expert_bytes, expert_flops, measure_costs
 from .kinds import BY_NAME, KINDS, Kind
 from .quality import measure_quality
-from .question_sets import MMBENCH_TABLE, QuestionSets, read_sets, write_sets
+from .question_sets import SEED_FILE, QuestionSets, read_sets, write_sets
 from .specialisation import routing_facts, trace_routing
 from .tables import show_results
 from .train_kind import load_kind, train_kind
@@ -69,6 +70,7 @@ class _Study:
         self.kinds = [kind for kind in KINDS if kind.name in names]
         self.seeds = range(1 if arguments.quick else arguments.seeds)
         self._sets = self._read_sets(bad)
+        self._asked = digest_of([*self._sets.vqa, *self._sets.mmbench, *self._sets.seed])
 
     def row(self, kind: Kind, seed: int) -> Row | None:
         """Return all that is known of a model; None if there was no time to train it."""
@@ -78,18 +80,27 @@ class _Study:
         for part in self._arguments.parts:
             if part == "costs" and seed > 0:
                 continue  # the times of a kind do not depend on its weights
-            found = self.results.run(f"{part}-{name}", lambda part=part: steps[part](kind, seed))
+            compute = partial(steps[part], kind, seed)
+            found = self.results.run(f"{part}-{name}", compute, self._settings(part))
             if found is None and part == "train":
                 return None
             parts[part] = found
         return parts
 
+    @property
+    def _minutes(self) -> float:
+        return 1 / 60 if self._arguments.quick else self._arguments.cpu_minutes
+
+    def _settings(self, part: str) -> Row:
+        """Return what a part depends on and its name does not say: a quick run is not the beginning of a whole one."""
+        asked = {"questions": self._asked} if part == "quality" else {}
+        return {"processor minutes": self._minutes, "quick": self._arguments.quick, **asked}
+
     def _train(self, kind: Kind, seed: int) -> Row:
-        minutes = 1 / 60 if self._arguments.quick else self._arguments.cpu_minutes
         checkpoint = self._checkpoint(kind, seed)
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         return train_kind(
-            kind, seed, 60 * minutes, checkpoint, lambda line: self._report(f"{kind.name} {seed}: {line}")
+            kind, seed, 60 * self._minutes, checkpoint, lambda line: self._report(f"{kind.name} {seed}: {line}")
         )
 
     def _quality(self, kind: Kind, seed: int) -> Row:
@@ -115,6 +126,6 @@ class _Study:
 
     def _read_sets(self, bad: BadRows) -> QuestionSets:
         folder = self._arguments.data or self._arguments.out / ("quick-sets" if self._arguments.quick else "sets")
-        if self._arguments.data is None and not (folder / MMBENCH_TABLE).is_file():
+        if self._arguments.data is None and not (folder / SEED_FILE).is_file():
             write_sets(folder, 4 if self._arguments.quick else SCENES)
         return read_sets(folder, bad)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from expertflow.errors import UsageError
 
 SKIP_REMEDY = "Correct the file, or leave such rows out with --skip-bad"
+_MAX_DIGITS = 19
 
 
 class BadRowError(UsageError):
@@ -35,7 +37,7 @@ class BadRows:
 def read_text(file: Path) -> str:
     """Return the file's text. Raises UsageError if the file is missing or is not UTF-8."""
     try:
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", str(file), "Name the folder of the data") from error
     except UnicodeDecodeError as error:
@@ -47,16 +49,16 @@ def missing_field(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
     return next((name for name in names if row.get(name) is None), "")
 
 
+def is_number(value: object) -> bool:
+    """Return whether a field is a whole number, or the text of one, as ids of published sets are."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    return text.isascii() and text.isdigit() and len(text) < _MAX_DIGITS
+
+
 def bad_number(row: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    """Return what is wrong with the first of `names` that holds no whole number, empty if all do."""
-    name = next((name for name in names if not _is_whole_number(row[name])), "")
-    return f"has the {name} {row[name]!r}, which is no whole number" if name else ""
-
-
-def _is_whole_number(value: object) -> bool:
-    if isinstance(value, str):
-        return value.isascii() and value.isdecimal()
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Return what is wrong with the first of `names` that holds no number, empty if all do."""
+    name = next((name for name in names if not is_number(row[name])), "")
+    return f"has the {name} {row[name]!r}, which is no number" if name else ""
 
 
 def require_answers(asked: Iterable[Hashable], answers: Mapping[Any, str], where: str = "answers") -> None:
@@ -77,7 +79,7 @@ def json_lines(file: Path, fields: tuple[str, ...], bad: BadRows) -> Iterator[tu
             continue
         try:
             row = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             bad.refuse(file, line, f"is not JSON: {error}")
             continue
         if _is_whole(file, line, row, fields, bad):
@@ -96,7 +98,7 @@ def json_array(file: Path, key: str, fields: tuple[str, ...], bad: BadRows) -> I
         line, counted = line + text.count("\n", counted, place), place
         try:
             row, place = decoder.raw_decode(text, place)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             what = f"is broken inside '{key}': {error}"
             raise UsageError(what, f"{file}, line {line}", "Download the file again") from error
         if _is_whole(file, line, row, fields, bad):
@@ -106,11 +108,10 @@ def json_array(file: Path, key: str, fields: tuple[str, ...], bad: BadRows) -> I
 
 
 def _array_start(file: Path, text: str, key: str) -> int:
-    place = text.find(f'"{key}"')
-    start = text.find("[", place)
-    if place < 0 or start < 0 or text[place + len(key) + 2 : start].strip() != ":":
+    found = re.search(rf'"{re.escape(key)}"\s*:\s*\[', text)
+    if found is None:
         raise UsageError(f"has no array '{key}'", str(file), "Name a file of this data set's format")
-    return start + 1
+    return found.end()
 
 
 def _next_value(text: str, place: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from expertflow.errors import UsageError
 
-from .bad_rows import BadRows, require_answers
+from .bad_rows import BadRows, is_number, require_answers
 from .choices import find_option
 
 ROTATION_STEP = 1_000_000
@@ -81,23 +81,25 @@ def read_mmbench(file: Path, bad: BadRows) -> list[MmbenchRow]:
 def _table_rows(file: Path, bad: BadRows, refused: set[int]) -> Iterable[tuple[int, dict[str, str]]]:
     csv.field_size_limit(2**31 - 1)  # an image is one field
     try:
-        with file.open(encoding="utf-8", newline="") as lines:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.DictReader(lines, delimiter="\t")
             if missing := [name for name in _FIELDS if name not in (reader.fieldnames or ())]:
                 raise UsageError(f"has no column '{missing[0]}'", str(file), "Name a table of MMBench")
             for row in reader:
                 if name := next((name for name in _FIELDS if not row[name]), ""):
                     bad.refuse(file, reader.line_num, f"has no field '{name}'")
-                    if (row["index"] or "").isdecimal():
+                    if is_number(row["index"]):
                         refused.add(int(row["index"]) % ROTATION_STEP)
-                elif not row["index"].isdecimal():
+                elif not is_number(row["index"]):
                     bad.refuse(file, reader.line_num, f"has the index {row['index']!r}, which is no number")
                 else:
                     yield reader.line_num, row
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror}", str(file), "Name the table of the data") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"is not UTF-8: {error.reason}", str(file), "Download the file again") from error
+        raise UsageError(f"is not UTF-8: {error}", str(file), "Download the file again") from error
+    except csv.Error as error:
+        raise UsageError(f"is no table: {error}", str(file), "Download the file again") from error
 
 
 def _row(row: Mapping[str, str], image: bytes, options: dict[str, str]) -> MmbenchRow:

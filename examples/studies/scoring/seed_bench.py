@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,10 +51,11 @@ class SeedQuestion:
         return self.choice_a, self.choice_b, self.choice_c, self.choice_d
 
 
-def read_seed(file: Path, bad: BadRows) -> list[SeedQuestion]:
+def read_seed(file: Path, bad: BadRows, has_image: Callable[[str], bool] = lambda _: True) -> list[SeedQuestion]:
     """Return the questions about images; those about videos are left out, since no model here takes videos.
 
-    Raises BadRowError for a question without a field, with a type outside 1 to 12, or an answer outside A to D.
+    Raises BadRowError for a question without a field, with a type outside 1 to 12, an answer outside A to D, or an
+    image that `has_image` does not know.
     """
     questions: list[SeedQuestion] = []
     for line, row in json_array(file, "questions", _FIELDS, bad):
@@ -62,6 +63,8 @@ def read_seed(file: Path, bad: BadRows) -> list[SeedQuestion]:
             bad.refuse(file, line, f"has the answer {row['answer']!r}, which is none of A, B, C, D")
         elif row["question_type_id"] not in range(1, len(DIMENSIONS) + 1):
             bad.refuse(file, line, f"has the question type {row['question_type_id']!r}, which is none of 1 to 12")
+        elif row["data_type"] == "image" and not has_image(str(row["data_id"])):
+            bad.refuse(file, line, f"names the image {row['data_id']!r}, which is not in the folder")
         elif row["data_type"] == "image":
             texts = {name: str(row[name]) for name in _FIELDS if name != "question_type_id"}
             questions.append(SeedQuestion(question_type_id=int(row["question_type_id"]), **texts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,16 @@ class VqaScores:
     by_question_type: dict[str, float]
 
 
-def read_vqa(questions_file: Path, annotations_file: Path, bad: BadRows) -> list[VqaQuestion]:
+def read_vqa(
+    questions_file: Path,
+    annotations_file: Path,
+    bad: BadRows,
+    has_image: Callable[[VqaQuestion], bool] = lambda _: True,
+) -> list[VqaQuestion]:
     """Return the questions that have an annotation, in the annotations' order.
 
-    Raises BadRowError for an annotation without a field, without a question, or without ten answers, and for an
-    id that is no whole number.
+    Raises BadRowError for an annotation without a field, without a question, or without ten answers, for an id that is
+    no number, and for an image that `has_image` does not know.
     """
     asked = _read_asked(questions_file, bad)
     joined: list[VqaQuestion] = []
@@ -60,9 +65,10 @@ def read_vqa(questions_file: Path, annotations_file: Path, bad: BadRows) -> list
             bad.refuse(annotations_file, line, "has no answers with a text")
         elif len(texts) != PEOPLE:
             bad.refuse(annotations_file, line, f"has {len(texts)} answers, not {PEOPLE}")
+        elif not has_image(whole := _join(asked[int(row["question_id"])], row, texts)):
+            bad.refuse(annotations_file, line, f"is about image {whole.image_id}, which is not in the folder")
         else:
-            question = asked[int(row["question_id"])]
-            joined.append(_join(question, row, texts))
+            joined.append(whole)
     return joined
 
 

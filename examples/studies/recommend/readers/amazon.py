@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ast
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .lines import open_text, read_lines
+from .lines import read_lines, read_table
 from .rows import BadRows, DataError, Interaction, ItemFacts, Ratings, build_ratings
-from .values import STARS, parse_rating
+from .values import STARS, parse_rating, parse_time
 
 SPLIT_HEADER = ["user_id", "parent_asin", "rating", "timestamp"]
 VALID_FROM_MS, TEST_FROM_MS = 1628643414042, 1658002729837
@@ -41,15 +40,16 @@ def read_amazon_split(file: Path, bad: BadRows) -> list[Interaction]:
     A fifth column, the history, may be there and may be empty. Raises DataError.
     """
     rows = []
-    with open_text(file) as stream:
-        for cells in (reader := csv.reader(stream)):
-            if cells[:4] == SPLIT_HEADER:
-                continue
-            try:
-                user, item, rating, time_ms = cells[:4]
-                rows.append(Interaction(user, item, parse_rating(rating, STARS), int(time_ms) // 1000))
-            except ValueError as error:
-                bad.report(file, reader.line_num, _reason(error, len(cells)), ",".join(cells))
+    for line, cells in read_table(file):
+        if cells[:4] == SPLIT_HEADER:
+            continue
+        try:
+            user, item, rating, time_ms = cells[:4]
+            if not user or not item:
+                raise ValueError("no user or no item")
+            rows.append(Interaction(user, item, parse_rating(rating, STARS), parse_time(time_ms) // 1000))
+        except ValueError as error:
+            bad.report(file, line, _reason(error, len(cells)), ",".join(cells))
     return rows
 
 
@@ -126,17 +126,19 @@ def _parsed(file: Path, parse: Parse, bad: BadRows) -> Iterator[Interaction]:
 def _reason(error: Exception, cells: int) -> str:
     if cells < 4:
         return f"has {cells} fields, not 4"
-    return str(error) if str(error).startswith(("rating", "no JSON")) else "no number"
+    return str(error) if str(error).startswith(("rating", "no JSON", "no user")) else "no number"
 
 
 def _load(text: str) -> dict[str, Any] | None:
     """Return the object of a line: JSON, or a Python dict as in the metadata of 2014. None if it is neither."""
     try:
         fields = json.loads(text)
+    except RecursionError:
+        return None
     except ValueError:
         try:
             fields = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
     return fields if isinstance(fields, dict) else None
 
@@ -145,13 +147,21 @@ def _parse_2023(fields: dict[str, Any]) -> Interaction:
     """Return a review of 2023: keyed by parent_asin, as the metadata is; its time is in milliseconds."""
     name = next((name for name in _TIMES_2023 if name in fields), _TIMES_2023[0])
     rating = parse_rating(fields["rating"], STARS)
-    return Interaction(fields["user_id"], fields["parent_asin"], rating, int(fields[name]) // 1000)
+    user, item = _names(fields["user_id"], fields["parent_asin"])
+    return Interaction(user, item, rating, parse_time(fields[name]) // 1000)
 
 
 def _parse_2018(fields: dict[str, Any]) -> Interaction:
     """Return a review of 2018: its time is in seconds, at whole days."""
     rating = parse_rating(fields["overall"], STARS)
-    return Interaction(fields["reviewerID"], fields["asin"], rating, int(fields["unixReviewTime"]))
+    user, item = _names(fields["reviewerID"], fields["asin"])
+    return Interaction(user, item, rating, parse_time(fields["unixReviewTime"]))
+
+
+def _names(user: object, item: object) -> tuple[str, str]:
+    if not (isinstance(user, str) and isinstance(item, str) and user and item):
+        raise ValueError("no user or no item")
+    return user, item
 
 
 def _facts(file: Path, bad: BadRows) -> Iterator[tuple[str, ItemFacts]]:
@@ -167,13 +177,14 @@ def _facts(file: Path, bad: BadRows) -> Iterator[tuple[str, ItemFacts]]:
 
 def _title(fields: dict[str, Any]) -> str:
     """Return title and first description, as the paper's encoders read them."""
-    description = fields.get("description") or []
-    first = description if isinstance(description, str) else next(iter(description), "")
+    description = fields.get("description") or ""
+    first = next(iter(description), "") if isinstance(description, list) else description
     return f"{fields.get('title') or ''} {first}".strip()
 
 
 def _labels(fields: dict[str, Any]) -> tuple[str, ...]:
     """Return the categories: a flat list, or in 2014 a list of lists."""
     categories = fields.get("categories") or fields.get("category") or []
-    flat = [name for entry in categories for name in (entry if isinstance(entry, list) else [entry])]
+    entries = categories if isinstance(categories, list) else [categories]
+    flat = [name for entry in entries for name in (entry if isinstance(entry, list) else [entry])]
     return tuple(map(str, flat)) or ((str(fields["main_category"]),) if fields.get("main_category") else ())

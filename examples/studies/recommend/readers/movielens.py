@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from .lines import read_fields
+from .lines import read_fields, read_table
 from .rows import BadRows, DataError, Interaction, ItemFacts, Ratings, build_ratings
 from .values import HALVES, STARS, parse_rating, parse_seconds, split_year
 
@@ -74,15 +73,15 @@ def read_csv(file: Path, header: str, bad: BadRows) -> Iterator[tuple[int, dict[
     Raises DataError if the header is another, or for a row with a missing field.
     """
     names = header.split(",")
-    with open(file, newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
-        if (first := next(reader, [])) != names:
-            raise DataError(f"must begin with the header {header}, not {','.join(first)[:80]!r}", f"{file}:1")
-        for cells in reader:
-            if len(cells) == len(names):
-                yield reader.line_num, dict(zip(names, cells, strict=True))
-            else:
-                bad.report(file, reader.line_num, f"has {len(cells)} fields, not {len(names)}", ",".join(cells))
+    rows = read_table(file)
+    _, first = next(rows, (1, []))
+    if first != names:
+        raise DataError(f"must begin with the header {header}, not {','.join(first)[:80]!r}", f"{file}:1")
+    for line, cells in rows:
+        if len(cells) == len(names):
+            yield line, dict(zip(names, cells, strict=True))
+        else:
+            bad.report(file, line, f"has {len(cells)} fields, not {len(names)}", ",".join(cells))
 
 
 def _csv_ratings(file: Path, bad: BadRows) -> Iterator[Interaction]:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 HALVES = (0.5, 5.0, 0.5)
 STARS = (1.0, 5.0, 1.0)
 """Lowest and highest rating, and the step between two."""
+MAX_TIME = 10**15
+"""Far behind every time in seconds or milliseconds, and within 64 bits."""
 _YEAR = re.compile(r"\((\d{4})(?:[-–]\d{0,4})?\)\s*$")
 
 
@@ -21,10 +23,18 @@ def parse_rating(text: object, scale: tuple[float, float, float]) -> float:
     return rating
 
 
+def parse_time(value: object) -> int:
+    """Return a whole number of seconds or milliseconds since 1970. Raises ValueError for none, or one out of range."""
+    number = int(value) if isinstance(value, int | str) else float(str(value))
+    if not abs(number) <= MAX_TIME:
+        raise ValueError("no number")
+    return int(number)
+
+
 def parse_seconds(text: str) -> int:
     """Return seconds since 1970, UTC, of seconds or of a date as Kaggle's copy writes it. Raises ValueError."""
     if text.isdigit():
-        return int(text)
+        return parse_time(text)
     return int(datetime.strptime(text, "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp())
 
 

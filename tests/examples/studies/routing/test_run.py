@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from expertflow.errors import UsageError
+from expertflow.examples.studies.resumable import ResultFolder
 from expertflow.examples.studies.routing import run as study
 from expertflow.examples.studies.routing.question_sets import SEED_FILE, read_sets, write_sets
 from expertflow.examples.studies.scoring.bad_rows import BadRowError, BadRows
@@ -54,3 +55,12 @@ def test_bad_rows_and_missing_files_are_refused(tmp_path: Path) -> None:
         read_sets(tmp_path, BadRows())
     bad = BadRows(skip=True)
     assert len(read_sets(tmp_path, bad).seed) == 3 and bad.counts == {SEED_FILE: 1}
+
+
+def test_a_whole_run_takes_no_part_of_a_quick_one_for_its_own(tmp_path: Path) -> None:
+    words = ("--out", str(tmp_path), "--kinds", "smoes", "--parts", "train")
+    made = ResultFolder(tmp_path, 0, lambda line: None)
+    made.run("train-smoes-s0", lambda: {"steps": 1}, {"processor minutes": 1 / 60, "quick": True})
+    write_sets(tmp_path / "sets", scenes=4)
+    with pytest.raises(UsageError, match="made with other settings"):
+        study.run(arguments(*words))

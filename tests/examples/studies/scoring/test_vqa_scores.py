@@ -94,7 +94,7 @@ def test_a_file_without_the_array_or_cut_off_is_refused(tmp_path: Path, text: st
 def test_a_question_whose_id_is_no_number_names_its_line_or_is_counted(tmp_path: Path, changed: dict[str, Any]) -> None:
     files = write_files(tmp_path)
     files[0].write_text(json.dumps({"questions": [QUESTION | {"question_id": 8}, QUESTION | changed, QUESTION]}))
-    with pytest.raises(BadRowError, match="questions.json, line 1: has the .*no whole number"):
+    with pytest.raises(BadRowError, match="questions.json, line 1: has the .*no number"):
         read_vqa(*files, BadRows())
     bad = BadRows(skip=True)
     assert len(read_vqa(*files, bad)) == 1 and bad.counts == {"questions.json": 1}
