@@ -13,7 +13,7 @@ from .readers.rows import Ratings
 from .serving.measure import Workload, serve
 from .speed import grown_model
 from .stream import StreamSettings, WindowResult, run_stream
-from .windows import cut_windows
+from .windows import cut_windows, require_full_windows
 from .xsmoe.model import Recommender
 
 ROWS_A_STEP = 8
@@ -23,7 +23,11 @@ ROWS_A_STEP = 8
 def stream_results(
     ratings: Ratings, states: Tensor, settings: StreamSettings, file: Path, experts: int
 ) -> list[WindowResult]:
-    """Run the stream; keep in `file` the first model whose layers all have `experts` experts, else the last one."""
+    """Run the stream; keep in `file` the first model whose layers all have `experts` experts, else the last one.
+
+    Raises DataError for a data set that is too small.
+    """
+    require_full_windows(ratings, settings.windows)
     results = []
     for result, model in run_stream(ratings, states, settings):
         results.append(result)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from .readers.rows import Ratings
+from .readers.rows import DataError, Ratings
 from .xsmoe.model import HISTORY, NO_ITEM
 
 WINDOWS = 10
@@ -57,11 +57,20 @@ def cut_windows(ratings: Ratings, count: int = WINDOWS, least: int = 5) -> list[
     return windows
 
 
+def require_full_windows(ratings: Ratings, count: int) -> None:
+    """Raise DataError if one of `count` windows has nobody to train on, or to ask."""
+    for number, window in enumerate(cut_windows(ratings, count), start=1):
+        if not len(training_sequences(window)) or not len(next_questions(window)):
+            what = f"is too small: window {number} of {count} has no user with enough interactions"
+            raise DataError(what, ratings.name, "Name a larger data set, whose users have 5 interactions in a window")
+
+
 def sequences_of(window: Window) -> dict[int, np.ndarray]:
     """Return user -> items of the window in the order of time."""
     order = np.argsort(window.users, kind="stable")
     users, starts = np.unique(window.users[order], return_index=True)
-    return dict(zip(users.tolist(), np.split(window.items[order], starts[1:]), strict=True))
+    pieces = np.split(window.items[order], starts[1:])[: len(users)]  # an empty array is split into one piece, too
+    return dict(zip(users.tolist(), pieces, strict=True))
 
 
 def training_sequences(window: Window) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from expertflow.examples.studies.recommend.readers.folder import read_folder
 from expertflow.examples.studies.recommend.readers.rows import BadRows, DataError
+from expertflow.examples.studies.recommend.synthetic import make_ratings
+from expertflow.examples.studies.recommend.windows import require_full_windows
 
 REVIEW = {"user_id": "u", "parent_asin": "i", "rating": 5.0, "timestamp": 1_600_000_000_000}
 OLD = {"reviewerID": "u", "asin": "i", "overall": 5.0, "unixReviewTime": 1_600_000_000}
@@ -94,3 +96,10 @@ def test_a_gzipped_file_that_is_broken_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Books.jsonl.gz").write_bytes(packed)
     with pytest.raises(DataError, match="cannot be read"):
         read_folder(tmp_path, BadRows())
+
+
+def test_a_data_set_too_small_for_its_windows_is_refused(tmp_path: Path) -> None:
+    ratings = read_folder(movielens(tmp_path, b"1,2,3.5,1001\n" * 12), BadRows())
+    with pytest.raises(DataError, match="window 1 of 4 has no user"):
+        require_full_windows(ratings, 4)
+    require_full_windows(make_ratings(), 4)
