@@ -7,10 +7,12 @@ seconds, and compares accuracy, cost and specialisation.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from expertflow.errors import UsageError
 from rich.console import Console
 from torch import nn
 
@@ -22,12 +24,14 @@ from .kinds import BY_NAME, KINDS, Kind
 from .quality import measure_quality
 from .question_sets import SEED_FILE, QuestionSets, read_sets, write_sets
 from .specialisation import routing_facts, trace_routing
+from .stalls import stall_facts
 from .tables import show_results
 from .train_kind import load_kind, train_kind
 
-PARTS = ("train", "quality", "routing", "costs")
+PARTS = ("train", "quality", "routing", "stalls", "costs")
 SCENES = 200
 _QUICK_KINDS = ("smoes", "hard")
+_QUICK_ROWS = 8
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +80,8 @@ class _Study:
         """Return all that is known of a model; None if there was no time to train it."""
         name = f"{kind.name}-s{seed}"
         parts: Row = {"kind": kind.name, "what": kind.what, "seed": seed}
-        steps = {"train": self._train, "quality": self._quality, "routing": self._routing, "costs": self._costs}
+        steps = {"train": self._train, "quality": self._quality, "costs": self._costs}
+        steps |= {"routing": self._routing, "stalls": self._stalls}
         for part in self._arguments.parts:
             if part == "costs" and seed > 0:
                 continue  # the times of a kind do not depend on its weights
@@ -113,13 +118,22 @@ class _Study:
         flops = expert_flops(kind, layers=len(trace.chosen))
         return {**facts, "expert_flops_a_token": flops, "expert_bytes_a_step": step_bytes}
 
+    def _stalls(self, kind: Kind, seed: int) -> Row:
+        trace = trace_routing(self._model(kind, seed), kind.experts)
+        rows = _QUICK_ROWS if self._arguments.quick else trace.chosen.shape[1]
+        return stall_facts(replace(trace, chosen=trace.chosen[:, :rows]))
+
     def _costs(self, kind: Kind, seed: int) -> Row:
         sizes = ((1, 2), (1,)) if self._arguments.quick else (BATCHES, IMAGES)
         return {"times": measure_costs(self._model(kind, seed), *sizes)}
 
     def _model(self, kind: Kind, seed: int) -> nn.Module:
         torch.set_num_threads(1)
-        return load_kind(kind, seed, self._checkpoint(kind, seed))
+        checkpoint = self._checkpoint(kind, seed)
+        if not checkpoint.is_file():
+            cell = f"train-{kind.name}-s{seed}.json"
+            raise UsageError("is missing, though its training is recorded", str(checkpoint), f"Remove cells/{cell}")
+        return load_kind(kind, seed, checkpoint)
 
     def _checkpoint(self, kind: Kind, seed: int) -> Path:
         return self._arguments.out / "models" / f"{kind.name}-s{seed}.pt"

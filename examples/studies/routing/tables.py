@@ -28,10 +28,13 @@ _QUALITY: dict[str, _Figure] = {
 
 
 def show_results(rows: list[Row], console: Console) -> None:
-    """Print accuracy and specialisation by kind, then the costs."""
+    """Print accuracy and specialisation by kind, stalls behind a link, then the costs."""
     complete = [row for row in rows if row.get("quality") and row.get("routing")]
     if complete:
         console.print(quality_table(complete))
+    replayed = [row for row in rows if row.get("stalls")]
+    if replayed:
+        console.print(stall_table(replayed))
     measured = [row for row in rows if row.get("costs")]
     if measured:
         console.print(cost_table(measured))
@@ -43,6 +46,18 @@ def quality_table(rows: list[Row]) -> Table:
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         table.add_row(kind, str(len(own)), *(_spread([figure(row) for row in own]) for figure in _QUALITY.values()))
+    return table
+
+
+def stall_table(rows: list[Row]) -> Table:
+    """Return stalls and loads a token of text with a quarter of the slots, by loader: means over the seeds."""
+    loaders = list(rows[0]["stalls"])
+    names = [f"{what}, {loader}" for loader in loaders for what in ("stall ms", "loads")]
+    table = Table("kind", "seeds", *names, title="behind a link, a token of text")
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own = [row["stalls"] for row in rows if row["kind"] == kind]
+        figures = [[each[loader][key] for each in own] for loader in loaders for key in ("stall_ms", "loads")]
+        table.add_row(kind, str(len(own)), *map(_spread, figures))
     return table
 
 

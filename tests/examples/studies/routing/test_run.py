@@ -27,7 +27,7 @@ def test_the_quick_form_fills_every_part_and_resumes(tmp_path: Path) -> None:
     assert [row["kind"] for row in rows] == ["smoes", "hard"]  # pyright: ignore
     for row in rows:  # pyright: ignore
         assert row["train"]["steps"] >= 1 and 0.0 <= row["quality"]["mean"] <= 1.0
-        assert len(row["routing"]["msi"]) == 4
+        assert len(row["routing"]["msi"]) == 4 and row["stalls"]["bins"]["loads"] > 0
         assert {each["batch"] for each in row["costs"]["times"]} == {1, 2}
     assert json.loads((tmp_path / "rows.json").read_text()) == rows
     assert (tmp_path / "picture.png").stat().st_size > 10_000
@@ -64,3 +64,11 @@ def test_a_whole_run_takes_no_part_of_a_quick_one_for_its_own(tmp_path: Path) ->
     write_sets(tmp_path / "sets", scenes=4)
     with pytest.raises(UsageError, match="made with other settings"):
         study.run(arguments(*words))
+
+
+def test_a_model_that_is_gone_is_named_with_the_cell_that_brings_it_back(tmp_path: Path) -> None:
+    asked = arguments("--quick", "--out", str(tmp_path), "--parts", "train", "stalls")
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "train-smoes-s0.json").write_text('{"steps": 1}')
+    with pytest.raises(UsageError, match=r"models/smoes-s0.pt: is missing.*Remove cells/train-smoes-s0.json"):
+        study.run(asked)
